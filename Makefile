@@ -1,0 +1,95 @@
+# `make` alone lists the targets. A machine needs Python 3.11 or newer, make and a package registry.
+
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+# More arguments for test, bench and demo: make test ARGS="-k expression -x"
+ARGS ?=
+
+# Stamps: what is installed is installed again only when these files change.
+RUNTIME := .venv/.runtime-installed
+TOOLS := .venv/.tools-installed
+RIVALS := .venv/.bench-installed
+DECLARED := setup.cfg pyproject.toml
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: $(RUNTIME) ## the service and a receiver on this machine: one invoice in, one callback out
+	@$(BIN)/python -m service demo $(ARGS)
+
+.PHONY: test
+test: $(TOOLS) ## every test
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: coverage
+coverage: $(TOOLS) ## every test, and the lines that none of them ran
+	$(BIN)/python -m pytest --cov $(ARGS)
+
+.PHONY: check
+check: format-check lint types imports test ## what CI runs: format, lint, types, import rules, tests
+
+.PHONY: bench
+bench: $(RIVALS) ## the benchmark table of this machine
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-quick
+bench-quick: $(RIVALS) ## the same in about a minute, with less to trust
+	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+.PHONY: screenshot
+screenshot: $(TOOLS) ## the picture of the README, taken anew with Chromium
+	$(BIN)/python -m tests.browser.screenshot
+
+.PHONY: format
+format: $(TOOLS) ## rewrite the code in the one format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix-only --select I .
+
+.PHONY: format-check
+format-check: $(TOOLS) ## say which files are not in the one format
+	$(BIN)/ruff format --check .
+
+.PHONY: lint
+lint: $(TOOLS) ## ruff's rules
+	$(BIN)/ruff check .
+
+.PHONY: types
+types: $(TOOLS) ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(TOOLS) ## who may import whom
+	$(BIN)/lint-imports
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf .venv build dist *.egg-info .coverage htmlcov
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
+
+# Debian keeps ensurepip in a package of its own. Without it another pip can fill the environment.
+$(BIN)/python:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	    if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	        exec "$$python" -m venv .venv; \
+	    elif "$$python" -m pip --version >/dev/null 2>&1; then \
+	        "$$python" -m venv --without-pip .venv && \
+	        exec "$$python" -m pip --python .venv/bin/python install --quiet pip; \
+	    fi; \
+	    echo "$$python has neither ensurepip nor pip: apt-get install python3-venv" >&2; exit 1; \
+	done; \
+	echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python" >&2; exit 1
+
+$(RUNTIME): $(DECLARED) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(TOOLS): $(DECLARED) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@ $(RUNTIME)
+
+$(RIVALS): $(DECLARED) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@ $(RUNTIME)

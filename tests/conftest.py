@@ -1,0 +1,28 @@
+"""What holds for every test: in CI none is left out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With CI=true a skipped test, or an expected failure without a reason, fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or reporter is None:
+        return
+    expected = reporter.stats.get("xfailed", [])
+    left_out = [*reporter.stats.get("skipped", []), *filter(_is_unexplained, expected)]
+    if not left_out:
+        return
+    reporter.section("left out, which CI does not accept", red=True)
+    for report in left_out:
+        reporter.line(report.nodeid)
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _is_unexplained(report: pytest.TestReport) -> bool:
+    # pytest.xfail() puts a prefix before the reason, the marker does not.
+    return not report.wasxfail.removeprefix("reason: ").strip()

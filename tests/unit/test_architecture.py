@@ -1,0 +1,124 @@
+"""
+The rules between the rooms that import-linter cannot see.
+
+It knows packages of others as a whole only, and no names inside of modules.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(path for room in ("schemas", "service") for path in (ROOT / room).rglob("*.py"))
+CALLBACK_URL = "/invoices/{$request.body#/id}"
+NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "manager", "base"}
+
+# What is used where: a dotted name, and the only places that may use it or anything below it.
+HOMES = {
+    "aiohttp.web": ("service/api/", "service/receiver/", "service/app.py", "service/__main__.py"),
+    "aiohttp.ClientSession": ("service/delivery/", "service/receiver/"),
+    "aiohttp.request": (),
+    "sqlalchemy": ("service/storage/",),
+    "alembic": ("service/storage/",),
+}
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a module."""
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imported(tree: ast.Module) -> dict[str, str]:
+    """The dotted name behind each name that an import binds."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.partition(".")[0]
+                names[alias.asname or alias.name] = alias.name
+                names.setdefault(alias.asname or first, alias.name if alias.asname else first)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def used(tree: ast.Module) -> Iterator[str]:
+    """Every dotted name that is imported, or reached by attributes of what is imported."""
+    names = imported(tree)
+    yield from names.values()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            first, *rest = ast.unparse(node).split(".")
+            if first in names:
+                yield ".".join([names[first], *rest])
+
+
+def is_below(name: str, parent: str) -> bool:
+    """Whether a dotted name is *parent* or something inside of it."""
+    return name == parent or name.startswith(f"{parent}.")
+
+
+@pytest.mark.parametrize("guarded", HOMES)
+def test_each_library_stays_in_its_rooms(guarded: str) -> None:
+    """A library that decides how a room works is used in that room alone."""
+    strangers = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if any(is_below(name, guarded) for name in used(parsed(path)))
+        and not str(path.relative_to(ROOT)).startswith(HOMES[guarded] or ("nowhere",))
+    }
+
+    assert set() == strangers
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from aiohttp import web",
+        "import aiohttp.web",
+        "import aiohttp.web as w",
+        "import aiohttp\naiohttp.web.run_app",
+        "from aiohttp.web import Response",
+        "import aiohttp as a\na.web.Application()",
+    ],
+)
+def test_every_way_to_reach_a_name_is_seen(source: str) -> None:
+    """The rule cannot be avoided by another spelling of the import."""
+    assert any(is_below(name, "aiohttp.web") for name in used(ast.parse(source)))
+
+
+def test_no_import_stands_inside_a_function() -> None:
+    """What a module needs is said at its top."""
+    hidden = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in MODULES
+        for function in ast.walk(parsed(path))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+
+    assert [] == hidden
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    """A module's name says what it is for."""
+    parts = {part for path in MODULES for part in path.relative_to(ROOT).with_suffix("").parts}
+
+    assert set() == parts & NAMES_THAT_SAY_NOTHING
+
+
+def test_the_callback_url_is_spelled_once() -> None:
+    """The declaration is the only place that knows where the callback goes."""
+    spelled = {
+        str(path.relative_to(ROOT)): count
+        for path in MODULES
+        if (count := path.read_text(encoding="utf-8").count(CALLBACK_URL))
+    }
+
+    assert [1] == list(spelled.values()), spelled
