@@ -1,0 +1,13 @@
+"""The answer of a health check."""
+
+from __future__ import annotations
+
+from marshmallow import fields
+
+from schemas.answer import AnswerSchema
+
+
+class HealthSchema(AnswerSchema):
+    """All is well; anything else is a problem document."""
+
+    status = fields.String(metadata={"example": "ok"})

@@ -1,0 +1,89 @@
+"""Money: text in, whole minor units inside, text out, and nothing rounded on the way."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.money import AMOUNT_MAX, CURRENCIES, is_amount, to_minor, to_text
+
+
+@pytest.mark.parametrize(
+    ("expected", "amount", "currency"),
+    [
+        (999900, "9999", "USD"),
+        (1230, "12.3", "USD"),
+        (1, "0.01", "USD"),
+        (5, "5", "JPY"),
+        (1234, "1.234", "BHD"),
+        (12345, "1.2345", "CLF"),
+        (99999999999999, "999999999999.99", "USD"),
+    ],
+)
+def test_amount_becomes_whole_minor_units(expected, amount, currency):
+    """An amount is what it says, in the smallest unit of its currency."""
+    assert expected == to_minor(amount, currency)
+
+
+@pytest.mark.parametrize(
+    ("expected", "amount", "currency"),
+    [
+        ("more than zero", "0", "USD"),
+        ("more than zero", "0.00", "USD"),
+        ("USD has 2 decimals; this amount has 3", "1.234", "USD"),
+        ("JPY has 0 decimals; this amount has 1", "1.0", "JPY"),
+        ("an amount such as", "1e3", "USD"),
+        ("an amount such as", "-1", "USD"),
+        ("an amount such as", "1\n", "USD"),
+        ("an amount such as", "١", "USD"),
+        ("an amount such as", "9" * 13, "USD"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_words(expected, amount, currency):
+    """The refusal says what would fit."""
+    with pytest.raises(ValueError, match=expected):
+        to_minor(amount, currency)
+
+
+@given(st.integers(1, 10**12 - 1), st.sampled_from(sorted(CURRENCIES)))
+def test_text_and_minor_units_say_the_same(minor, currency):
+    """What is shown is what was stored, with all decimals of the currency."""
+    text = to_text(minor, currency)
+
+    assert minor == to_minor(text, currency)
+    assert CURRENCIES[currency] == len(text.partition(".")[2])
+    assert Decimal(text).scaleb(CURRENCIES[currency]) == minor
+
+
+@given(st.integers(1, 10**8))
+def test_no_cent_is_lost_in_a_json_number(cents):
+    """An amount with two decimals survives the double that JSON readers make of it."""
+    number = json.loads(f"{cents // 100}.{cents % 100:02}")
+
+    assert cents == to_minor(str(number), "USD")
+
+
+@given(st.text())
+def test_only_ascii_digits_make_an_amount(text):
+    """Whatever looks like a number to somebody is not an amount unless it is written like one."""
+    if is_amount(text):
+        assert text.isascii()
+        assert text.replace(".", "", 1).isdigit()
+        assert len(text) <= 17
+
+
+def test_largest_amount_fits_64_bits():
+    """Whatever the currency, databases can hold the largest amount."""
+    assert is_amount(f"{AMOUNT_MAX:.4f}")
+    assert all(to_minor("9" * 12, currency) < 2**63 for currency in CURRENCIES)
+
+
+def test_currencies_are_money():
+    """Metals, test codes and units of account without decimals are not currencies here."""
+    assert {"USD": 2, "JPY": 0, "BHD": 3, "CLF": 4}.items() <= CURRENCIES.items()
+    assert set() == {"XXX", "XTS", "XAU", "XDR"} & set(CURRENCIES)
+    assert sorted(CURRENCIES) == list(CURRENCIES)
