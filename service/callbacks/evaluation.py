@@ -1,0 +1,197 @@
+"""
+How the values of an exchange become the URL of a callback.
+
+OpenAPI does not say how a value becomes part of a URL. The rule here: the expression that a URL
+begins with is the caller's own URL and taken verbatim; any other value is data, and
+percent-encoding keeps it inside the one place of the URL that the declaration gave it.
+
+Each request that asks for a callback comes through here, so whatever the template alone decides
+is decided once, when it is declared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from urllib.parse import quote
+
+from service.callbacks.exchange import Exchange
+from service.callbacks.expression import Expression, Template
+from service.callbacks.url import CallbackUrl, parse_url
+from service.errors import EvaluationError
+
+
+class Evaluator:
+    """
+    Makes URLs out of one *template* and the values of many exchanges.
+
+    *declared* is the template as its author wrote it, to be named where no expression leads.
+    """
+
+    __slots__ = ("_continuation", "_is_in_path", "_named", "_open_seams", "_template")
+
+    def __init__(self, template: Template, declared: str) -> None:
+        self._template = template
+        self._named = str(template.leading) if template.leading else declared
+        self._continuation = _continuation(template)
+        self._is_in_path = tuple(_places(template.parts))
+        self._open_seams = tuple(_open_seams(template.parts, self._is_in_path))
+
+    def url_for(self, exchange: Exchange) -> CallbackUrl | None:
+        """
+        The URL to call for what happened in *exchange*.
+
+        Returns:
+            None where the value that the URL begins with was not sent.
+
+        Raises:
+            EvaluationError: where the values do not make a URL that may be called.
+        """
+        try:
+            pieces = self._beginning(exchange)
+        except EvaluationError as error:
+            if error.is_absent:
+                return None
+            raise
+        parts = self._template.parts
+        for index in range(len(pieces), len(parts)):
+            part = parts[index]
+            if not isinstance(part, str):
+                part = _encoded(part, part.value(exchange), self._is_in_path[index])
+            pieces.append(part)
+        url = _judged(self._named, "".join(pieces))
+        if self._open_seams:
+            self._refuse_composed_dots(pieces)
+        return url
+
+    def _beginning(self, exchange: Exchange) -> list[str]:
+        """The value of the leading expression, if one leads, ready for more to be put behind."""
+        leading = self._template.leading
+        if leading is None:
+            return []
+        value = leading.value(exchange)
+        if not isinstance(value, str):
+            reason = f"must be a string that holds a URL, not {_kind(value)}"
+            raise EvaluationError(self._named, reason)
+        if self._continuation is None:
+            return [value]
+        if "?" in value or "#" in value:
+            reason = "must not have a query (?) or a fragment (#), because more is put behind it"
+            raise EvaluationError(self._named, reason)
+        _judged(self._named, value)
+        return [value.removesuffix("/") if self._continuation.startswith("/") else value]
+
+    def _refuse_composed_dots(self, pieces: Sequence[str]) -> None:
+        """
+        Refuse a path segment "." or ".." that no piece has alone but several have together.
+
+        A server or proxy on the way may resolve it, and the call would end up somewhere else.
+        """
+        path = "".join(pieces).partition("?")[0]
+        seams = tuple(accumulate(map(len, pieces), initial=0))
+        for index in self._open_seams:
+            seam = seams[index]
+            start, end = path.rfind("/", 0, seam) + 1, path.find("/", seam)
+            segment = path[start:] if end < 0 else path[start:end]
+            if start < seam < start + len(segment) and _is_dots(segment):
+                part = self._template.parts[index]
+                expression = self._template.parts[index - 1] if isinstance(part, str) else part
+                reason = f'must not make a "{segment}" of a part of the callback URL\'s path'
+                raise EvaluationError(str(expression), reason)
+
+
+# --- What the template alone decides.
+
+
+def _continuation(template: Template) -> str | None:
+    """The literal text after the leading expression; None where nothing follows at all."""
+    following = template.parts[1:2]
+    if not following:
+        return None
+    return following[0] if isinstance(following[0], str) else ""
+
+
+def _places(parts: Sequence[str | Expression]) -> Iterator[bool]:
+    """Whether each part begins in the URL's path, or anywhere before its query and fragment."""
+    is_in_path = True
+    for part in parts:
+        yield is_in_path
+        if isinstance(part, str):
+            is_in_path = is_in_path and "?" not in part and "#" not in part
+
+
+def _open_seams(parts: Sequence[str | Expression], is_in_path: Sequence[bool]) -> Iterator[int]:
+    """
+    The indices of the parts that may begin inside of a path segment.
+
+    Around all the others stands a slash or the end of the path, whatever the values are, so that
+    each value is one whole segment.
+    """
+    for index, (left, right) in enumerate(pairwise(parts), start=1):
+        is_after_slash = isinstance(left, str) and left.endswith("/")
+        is_before_end = isinstance(right, str) and right.startswith(("/", "?"))
+        if is_in_path[index] and not is_after_slash and not is_before_end:
+            yield index
+
+
+# --- What one value contributes.
+
+
+def _encoded(expression: Expression, value: object, is_in_path: bool) -> str:
+    text = _text(expression, value)
+    if is_in_path and text in _NOT_IN_PATH:
+        raise EvaluationError(str(expression), _NOT_IN_PATH[text])
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        reason = "holds half of a surrogate pair, which is not a character"
+        raise EvaluationError(str(expression), reason) from None
+
+
+def _text(expression: Expression, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        try:
+            return json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise EvaluationError(str(expression), "is not a number that JSON has") from None
+    reason = f"must be a string, a number or a boolean to be part of a URL, not {_kind(value)}"
+    raise EvaluationError(str(expression), reason)
+
+
+_NOT_IN_PATH = {
+    "": "must not be empty, because it is part of the callback URL's path",
+    ".": 'must not be ".", because it is part of the callback URL\'s path',
+    "..": 'must not be "..", because it is part of the callback URL\'s path',
+}
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    return next((kind for type_, kind in _KINDS if isinstance(value, type_)), "this")
+
+
+_KINDS: tuple[tuple[type, str], ...] = (
+    (bool, "a boolean"),
+    (int, "a number"),
+    (float, "a number"),
+    (list, "an array"),
+    (Mapping, "an object"),
+)
+
+
+# --- What all of them make together.
+
+
+def _judged(name: str, text: str) -> CallbackUrl:
+    try:
+        return parse_url(text)
+    except ValueError as error:
+        raise EvaluationError(name, f"makes no URL that can be called: {error}") from None
+
+
+def _is_dots(segment: str) -> bool:
+    return segment.lower().replace("%2e", ".") in (".", "..")

@@ -1,0 +1,48 @@
+"""
+What happened between a caller and the API, as far as runtime expressions can see it.
+
+Whoever evaluates an expression describes the exchange in these plain values. So the callbacks
+know no web server, and a test needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+
+class Absent(Enum):
+    """The type of ABSENT, which is not None: JSON has a null of its own."""
+
+    ABSENT = "absent"
+
+
+ABSENT: Final = Absent.ABSENT
+"""Stands for a body that was not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """
+    One half of an exchange: what expressions can see of a request or a response.
+
+    *body* is parsed JSON, or ABSENT. A response has neither *query* nor *path*.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    path: Mapping[str, str] = field(default_factory=dict)
+    body: object = ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and, once there is one, its response: what an expression is evaluated against."""
+
+    url: str
+    method: str
+    request: Message
+    status_code: int | None = None
+    response: Message | None = None

@@ -1,0 +1,193 @@
+"""
+What a callback URL may look like, judged on the raw text.
+
+This module keeps the invariant that the URL that was judged is byte for byte the URL that is
+called. URL libraries repair what they read: they resolve dots, drop control characters and map
+full-width digits to ASCII, so that the address judged is not the address reached. Here nothing
+is repaired: the text fits a strict ASCII grammar as it is, or it is refused.
+
+Source: RFC 3986, narrowed to what an HTTP client can be sent to without interpretation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
+
+MAX_CHARACTERS = 2048
+"""The longest URL that is accepted: what proxies and servers commonly take in a request line."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackUrl:
+    """
+    A URL that may be called, as it was written.
+
+    *text* is what is sent. *scheme* and *host* are in lower case, an IPv6 *host* is without its
+    brackets, and *port* is the scheme's own where the text names none.
+    """
+
+    text: str
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, the port always written out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+# A receiver's own URL is judged with every invoice that names it.
+@lru_cache(maxsize=1024)
+def parse_url(text: str) -> CallbackUrl:
+    """
+    Read *text* as a URL that may be called.
+
+    Raises:
+        ValueError: in words for the API user, where *text* does not fit the grammar.
+    """
+    for rule in _RULES:
+        rule(text)
+    scheme, _, rest = text.partition("://")
+    authority = _TARGET.split(rest, maxsplit=1)[0]
+    host, port = _split(authority)
+    _check_target(rest[len(authority) :])
+    scheme = scheme.lower()
+    return CallbackUrl(text, scheme, _host(host), _port(port, _DEFAULT_PORTS[scheme]))
+
+
+# --- Rules on the whole text, in the order in which they are told.
+
+
+def _is_given(text: str) -> None:
+    if not text:
+        raise ValueError("the URL is empty")
+
+
+def _is_short_enough(text: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"the URL is longer than {MAX_CHARACTERS} characters")
+
+
+def _has_only_url_characters(text: str) -> None:
+    foreign = _FOREIGN.search(text)
+    if foreign:
+        raise ValueError(
+            f"the URL has {foreign[0]!a} as its character {foreign.start() + 1};"
+            " percent-encode whatever is not a URL character"
+        )
+
+
+def _has_valid_triplets(text: str) -> None:
+    broken = _BROKEN_TRIPLET.search(text)
+    if broken:
+        raise ValueError(
+            f"the URL has a % as its character {broken.start() + 1}"
+            " that two hexadecimal digits do not follow"
+        )
+
+
+def _is_http(text: str) -> None:
+    if not _SCHEME.match(text):
+        raise ValueError("the URL must begin with http:// or https://")
+
+
+def _has_no_fragment(text: str) -> None:
+    if "#" in text:
+        raise ValueError("the URL must not have a fragment (#)")
+
+
+_RULES: tuple[Callable[[str], None], ...] = (
+    _is_given,
+    _is_short_enough,
+    _has_only_url_characters,
+    _has_valid_triplets,
+    _is_http,
+    _has_no_fragment,
+)
+
+# Outside of this class: blanks, control characters, non-ASCII, and " < > \ ^ ` { | }.
+_FOREIGN = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
+_BROKEN_TRIPLET = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SCHEME = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
+_TARGET = re.compile(r"[/?]")
+
+
+# --- Rules on the parts.
+
+
+def _split(authority: str) -> tuple[str, str | None]:
+    """The host and, where there is a colon after it, the port."""
+    if "@" in authority:
+        raise ValueError("the URL must not have a user name or password (@)")
+    bracketed = _BRACKETED.fullmatch(authority)
+    if bracketed:
+        return bracketed[1], bracketed[2]
+    host, colon, port = authority.partition(":")
+    return host, port if colon else None
+
+
+def _check_target(target: str) -> None:
+    if "[" in target or "]" in target:
+        raise ValueError("the URL has a square bracket behind its host; write %5B or %5D")
+
+
+def _port(port: str | None, default: int) -> int:
+    if port is None:
+        return default
+    if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
+        raise ValueError("the port of the URL must be a number from 1 to 65535")
+    return int(port)
+
+
+def _host(host: str) -> str:
+    if not host:
+        raise ValueError("the URL must name a host")
+    if host.startswith("["):
+        _check_ipv6(host)
+    elif _NUMBER.fullmatch(host.rpartition(".")[2]):
+        _check_ipv4(host)
+    else:
+        _check_name(host)
+    return host.lower().removeprefix("[").removesuffix("]")
+
+
+def _check_ipv6(host: str) -> None:
+    try:
+        IPv6Address(host.removeprefix("[").removesuffix("]"))
+    except AddressValueError:
+        raise ValueError("the host of the URL is not an IPv6 address in brackets") from None
+
+
+def _check_ipv4(host: str) -> None:
+    # Resolvers read more than this as a number: 127.1, 2130706433 and 0x7f.1 are all loopback.
+    if not _IPV4.fullmatch(host):
+        raise ValueError(
+            "the host of the URL ends in a number and is not an IPv4 address"
+            " of four decimal numbers from 0 to 255 without leading zeros"
+        )
+
+
+def _check_name(host: str) -> None:
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+        raise ValueError(
+            "the host of the URL is not a host name: labels of 1 to 63 letters, digits,"
+            " hyphens and underscores with a dot between them, 253 characters at most,"
+            " no hyphen first or last in a label"
+        )
+
+
+# No % between the brackets: a zone id names an interface of this machine.
+_BRACKETED = re.compile(r"(\[[0-9A-Fa-f:.]*\])(?::(.*))?")
+_PORT = re.compile(r"[0-9]{1,5}")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")

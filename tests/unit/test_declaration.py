@@ -1,0 +1,472 @@
+"""A callback as promise and execution: its URL, its body, its answer, and what it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.event import InvoiceEventReceivedSchema, InvoiceEventSchema
+from service.callbacks import (
+    INVOICE_NOTIFICATION,
+    Callback,
+    DeclaredOperation,
+    Exchange,
+    InvalidAnswer,
+    Message,
+)
+from service.errors import DeclarationError, EvaluationError, ExpressionError
+
+LEADING = "{$request.query.callback_url}"
+BOTH = "{$request.query.callback_url}/invoices/{$request.body#/id}"
+
+
+def a_callback(expression: str) -> Callback:
+    """The invoice notification, called somewhere else."""
+    return dataclasses.replace(INVOICE_NOTIFICATION, expression=expression)
+
+
+def an_exchange(callback_url: str | None = None, **body: object) -> Exchange:
+    """A request with *callback_url*, if any, and the properties of its JSON body."""
+    query = {} if callback_url is None else {"callback_url": callback_url}
+    return Exchange("https://api.example/invoices/", "POST", Message(query=query, body=body))
+
+
+class TestUrl:
+    @pytest.mark.parametrize(
+        ("expected", "callback_url", "id_"),
+        [
+            ("https://r.example/invoices/2expen51ve", "https://r.example", "2expen51ve"),
+            ("https://r.example/invoices/2expen51ve", "https://r.example/", "2expen51ve"),
+            ("https://r.example//invoices/1", "https://r.example//", "1"),
+            ("https://r.example/a/invoices/1", "https://r.example/a/", "1"),
+            ("HTTPS://R.Example:443/A/../b/invoices/1", "HTTPS://R.Example:443/A/../b", "1"),
+            ("https://r.example/%2e%2E/invoices/1", "https://r.example/%2e%2E", "1"),
+            ("https://r.example/invoices/a%2Fb", "https://r.example", "a/b"),
+            ("https://r.example/invoices/..%2F..%2Fx", "https://r.example", "../../x"),
+            ("https://r.example/invoices/%252e%252e", "https://r.example", "%2e%2e"),
+            ("https://r.example/invoices/a%3Fb%23c", "https://r.example", "a?b#c"),
+            ("https://r.example/invoices/a%20b%2Bc", "https://r.example", "a b+c"),
+            ("https://r.example/invoices/%C3%A9%F0%9F%98%80", "https://r.example", "é😀"),
+            ("https://r.example/invoices/-._~", "https://r.example", "-._~"),
+            ("https://r.example/invoices/...", "https://r.example", "..."),
+            ("https://r.example/invoices/%00%0D%0A", "https://r.example", "\x00\r\n"),
+            ("https://r.example/invoices/%21%24%26%27%28%29%2A", "https://r.example", "!$&'()*"),
+            ("https://r.example/invoices/7", "https://r.example", 7),
+            ("https://r.example/invoices/-7", "https://r.example", -7),
+            ("https://r.example/invoices/1.5", "https://r.example", 1.5),
+            ("https://r.example/invoices/1e%2B30", "https://r.example", 1e30),
+            ("https://r.example/invoices/true", "https://r.example", True),
+            ("https://r.example/invoices/false", "https://r.example", False),
+        ],
+    )
+    def test_leading_value_is_verbatim_and_others_are_encoded(
+        self, expected: str, callback_url: str, id_: object
+    ) -> None:
+        """The caller's URL is kept as it is; data is percent-encoded into its place."""
+        url = INVOICE_NOTIFICATION.url_for(an_exchange(callback_url, id=id_))
+
+        assert url is not None
+        assert expected == url.text
+
+    @pytest.mark.parametrize(
+        ("expected", "expression", "body"),
+        [
+            ("http://n.example?t=1&e=", "http://n.example?t={$request.body#/a}&e=", {"a": 1}),
+            ("http://n.example/?t=", "http://n.example/?t={$request.body#/a}", {"a": ""}),
+            ("http://n.example/?t=..", "http://n.example/?t={$request.body#/a}", {"a": ".."}),
+            (
+                "http://n.example/x?a=&b=.",
+                "http://n.example/x?a={$request.body#/a}&b={$request.body#/b}",
+                {"a": "", "b": "."},
+            ),
+            ("http://n.example/POST", "http://n.example/{$method}", {}),
+            ("http://a.example/x", "http://{$request.body#/a}/x", {"a": "a.example"}),
+            ("http://n.example/.a", "http://n.example/.{$request.body#/a}", {"a": "a"}),
+            (
+                "http://n.example/https%3A%2F%2Fapi.example%2Finvoices%2F",
+                "http://n.example/{$url}",
+                {},
+            ),
+        ],
+    )
+    def test_a_url_may_begin_with_literal_text(
+        self, expected: str, expression: str, body: dict[str, Any]
+    ) -> None:
+        """Behind literal text every value is data; a query takes an empty one too."""
+        url = a_callback(expression).url_for(an_exchange(**body))
+
+        assert url is not None
+        assert expected == url.text
+
+    @pytest.mark.parametrize("expression", [LEADING, "$request.query.callback_url"])
+    def test_a_url_alone_may_have_a_query(self, expression: str) -> None:
+        """Where nothing follows the caller's URL, nothing of it is touched."""
+        text = "https://r.example/a/?token=x&b=%20"
+
+        url = a_callback(expression).url_for(an_exchange(text))
+
+        assert url is not None
+        assert text == url.text
+
+    @pytest.mark.parametrize(
+        ("expression", "exchange"),
+        [
+            (BOTH, an_exchange(id="1")),
+            (BOTH, an_exchange()),
+            ("{$request.body#/url}", an_exchange()),
+            ("{$request.body#/url}", Exchange("https://a.example", "POST", Message())),
+            ("{$response.header.location}", an_exchange()),
+        ],
+    )
+    def test_without_the_leading_value_nobody_is_called(
+        self, expression: str, exchange: Exchange
+    ) -> None:
+        """Who sends no callback URL is not called, whatever else is missing."""
+        assert a_callback(expression).url_for(exchange) is None
+
+    @pytest.mark.parametrize(
+        ("expected", "expression", "exchange"),
+        [
+            ("URL is empty", BOTH, an_exchange("", id="1")),
+            ("http:// or https://", BOTH, an_exchange("r.example", id="1")),
+            ("http:// or https://", LEADING, an_exchange("/relative")),
+            ("user name", BOTH, an_exchange("https://u:p@r.example", id="1")),
+            ("query (?)", BOTH, an_exchange("https://r.example/?a=b", id="1")),
+            ("query (?)", BOTH, an_exchange("https://r.example?", id="1")),
+            ("fragment (#)", BOTH, an_exchange("https://r.example/#a", id="1")),
+            ("fragment (#)", LEADING, an_exchange("https://r.example/#a")),
+            ("query (?)", LEADING + "{$request.body#/id}", an_exchange("https://r.e/?", id="1")),
+            ("character 19", BOTH, an_exchange("https://r.example/ ", id="1")),
+            ("character 19", BOTH, an_exchange("https://r.example/\ud800", id="1")),
+            ("longer than", BOTH, an_exchange("https://r.example/" + "a" * 2029, id="1")),
+            ("user name", LEADING + "@evil.example/", an_exchange("https://r.example")),
+        ],
+    )
+    def test_an_unusable_leading_value_is_named(
+        self, expected: str, expression: str, exchange: Exchange
+    ) -> None:
+        """A URL that cannot be called is refused by the name of what it came from."""
+        with pytest.raises(EvaluationError) as failure:
+            a_callback(expression).url_for(exchange)
+
+        assert "$request.query.callback_url" == failure.value.expression
+        assert expected in failure.value.reason
+        assert not failure.value.is_absent
+
+    @pytest.mark.parametrize(
+        ("expected", "value"),
+        [
+            ("null", None),
+            ("a boolean", True),
+            ("a number", 5),
+            ("a number", 5.5),
+            ("an array", []),
+            ("an object", {}),
+        ],
+    )
+    def test_a_leading_value_is_a_string(self, expected: str, value: object) -> None:
+        """What is no string is no URL, and null is not the same as nothing."""
+        with pytest.raises(EvaluationError) as failure:
+            a_callback("{$request.body#/url}/x").url_for(an_exchange(url=value))
+
+        assert f"must be a string that holds a URL, not {expected}" == failure.value.reason
+        assert not failure.value.is_absent
+
+    @pytest.mark.parametrize(
+        ("expected", "body"),
+        [
+            ("was not sent", {}),
+            ("must not be empty", {"id": ""}),
+            ('must not be "."', {"id": "."}),
+            ('must not be ".."', {"id": ".."}),
+            ("not null", {"id": None}),
+            ("not an array", {"id": ["a"]}),
+            ("not an object", {"id": {"a": 1}}),
+            ("not a number that JSON has", {"id": float("nan")}),
+            ("not a number that JSON has", {"id": float("inf")}),
+            ("not a number that JSON has", {"id": 10**5000}),
+            ("half of a surrogate pair", {"id": "a\ud800"}),
+        ],
+    )
+    def test_a_value_that_cannot_stand_in_a_path_is_refused(
+        self, expected: str, body: dict[str, Any]
+    ) -> None:
+        """A value must be one whole, real path segment, and is named where it is not."""
+        with pytest.raises(EvaluationError) as failure:
+            INVOICE_NOTIFICATION.url_for(an_exchange("https://r.example", **body))
+
+        assert "$request.body#/id" == failure.value.expression
+        assert expected in failure.value.reason
+
+    def test_a_missing_value_fails_in_a_query_as_well(self) -> None:
+        """Only an empty value may be empty; a missing one cannot be evaluated."""
+        with pytest.raises(EvaluationError):
+            a_callback("http://n.example/?t={$request.body#/a}").url_for(an_exchange())
+
+    def test_a_literal_beginning_is_named_as_a_whole(self) -> None:
+        """Where no expression leads, the whole declaration is what makes no URL."""
+        expression = "ftp://n.example/{$method}"
+
+        with pytest.raises(EvaluationError) as failure:
+            a_callback(expression).url_for(an_exchange())
+
+        assert expression == failure.value.expression
+
+    @pytest.mark.parametrize(
+        ("named", "expression", "exchange"),
+        [
+            (
+                "$request.query.callback_url",
+                LEADING + "./{$request.body#/a}",
+                an_exchange("https://r.example/.", a="x"),
+            ),
+            (
+                "$request.query.callback_url",
+                LEADING + "e/x",
+                an_exchange("https://r.example/%2"),
+            ),
+            (
+                "$request.body#/a",
+                "https://r.example/%2{$request.body#/a}/x",
+                an_exchange(a="e"),
+            ),
+            (
+                "$request.body#/a",
+                "https://r.example/%2{$request.body#/a}.",
+                an_exchange(a="E"),
+            ),
+        ],
+        ids=["dots", "broken-triplet", "encoded", "encoded-and-dot"],
+    )
+    def test_pieces_do_not_make_dots_together(
+        self, named: str, expression: str, exchange: Exchange
+    ) -> None:
+        """No path segment "." or ".." comes about where two pieces meet."""
+        with pytest.raises(EvaluationError) as failure:
+            a_callback(expression).url_for(exchange)
+
+        assert named == failure.value.expression
+
+    @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=100))
+    def test_an_id_is_always_one_segment(self, id_: str) -> None:
+        """No id adds a path segment, a query or a fragment, or changes the origin."""
+        try:
+            url = INVOICE_NOTIFICATION.url_for(an_exchange("https://r.example/base", id=id_))
+        except EvaluationError:
+            assert id_ in ("", ".", "..")
+            return
+
+        assert url is not None
+        assert "https://r.example:443" == url.origin
+        assert ["https:", "", "r.example", "base", "invoices"] == url.text.split("/")[:-1]
+        assert "?" not in url.text
+        assert "#" not in url.text
+
+    @given(
+        st.text(st.characters(exclude_categories=()))
+        | st.text(":/?#@.%[]a1").map("http://".__add__),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text("a./%é\ud800"),
+            lambda values: st.lists(values, max_size=2) | st.dictionaries(st.text(), values),
+        ),
+    )
+    def test_any_values_make_a_url_or_an_evaluation_error(
+        self, callback_url: str, id_: object
+    ) -> None:
+        """Whatever was sent, it can be called verbatim or is refused on purpose."""
+        try:
+            url = INVOICE_NOTIFICATION.url_for(an_exchange(callback_url, id=id_))
+        except EvaluationError as failure:
+            assert failure.reason
+            return
+
+        assert url is not None
+        assert url.text.startswith(callback_url.removesuffix("/") + "/invoices/")
+
+
+class TestDeclaration:
+    def test_a_bad_expression_fails_where_it_is_declared(self) -> None:
+        """The mistake shows at start-up, not when nobody is called."""
+        with pytest.raises(ExpressionError) as refusal:
+            a_callback("{$callback_url}/invoices/{$request.body.id}")
+
+        assert 2 == refusal.value.position
+
+    DECLARED = DeclaredOperation(
+        query=frozenset({"callback_url", "Mixed"}),
+        headers=frozenset({"x-tag"}),
+        path=frozenset({"id"}),
+        body=frozenset({"id", "title", "a/b"}),
+    )
+
+    @pytest.mark.parametrize(
+        "expression",
+        [
+            BOTH,
+            "$request.body",
+            "{$request.query.Mixed}",
+            "{$request.header.X-Tag}",
+            "{$request.header.Accept}{$request.header.content-type}",
+            "{$request.path.id}",
+            "{$request.body#/id/deeper/0}",
+            "{$request.body#/a~1b}",
+            "{$url}{$method}{$statusCode}",
+            "{$response.body#/unknown}{$response.header.unknown}",
+            "https://n.example/",
+        ],
+    )
+    def test_declared_names_may_be_used(self, expression: str) -> None:
+        """What the operation declares, and what every exchange has, needs no more."""
+        callback = a_callback(expression)
+
+        callback.check(self.DECLARED)
+
+        assert [] == callback.undeclared(self.DECLARED)
+
+    @pytest.mark.parametrize(
+        ("expression", "name", "suggestion"),
+        [
+            ("{$request.query.callbackurl}", "query parameter callbackurl", "callback_url"),
+            ("{$request.query.mixed}", "query parameter mixed", "Mixed"),
+            ("{$request.query.zzz}", "query parameter zzz", None),
+            ("{$request.query.id}", "query parameter id", None),
+            ("{$request.header.X-Tags}", "header x-tags", "x-tag"),
+            ("{$request.path.ids}", "path parameter ids", "id"),
+            ("{$request.body#/titel}", "request body property titel", "title"),
+            ("{$request.body#/}", "request body property ", None),
+        ],
+    )
+    def test_undeclared_names_are_told_with_the_nearest(
+        self, expression: str, name: str, suggestion: str | None
+    ) -> None:
+        """A name that the operation does not declare is told, and the nearest one suggested."""
+        (sentence,) = a_callback(expression).undeclared(self.DECLARED)
+
+        assert f"the {name}" in sentence
+        assert (f"Did you mean {suggestion}?" in sentence) is (suggestion is not None)
+
+    def test_an_operation_without_a_body_has_no_properties(self) -> None:
+        """An expression into the body needs an operation that has one."""
+        for expression in ("$request.body", "$request.body#/id"):
+            assert 1 == len(a_callback(expression).undeclared(DeclaredOperation()))
+
+    def test_everything_undeclared_is_told_at_once(self) -> None:
+        """The error names the callback and all that is missing, never only the first."""
+        with pytest.raises(DeclarationError) as refusal:
+            INVOICE_NOTIFICATION.check(DeclaredOperation(body=frozenset({"ids"})))
+
+        assert "invoice_notification" in str(refusal.value)
+        assert "callback_url" in str(refusal.value)
+        assert "Did you mean ids?" in str(refusal.value)
+
+
+class TestBodyAndAnswer:
+    def test_an_event_has_one_body(self) -> None:
+        """The body is compact JSON in the order of the schema, whatever else the event holds."""
+        expected = b'{"description":"Invoice paid","paid":true}'
+        events: list[dict[str, Any]] = [
+            {"description": "Invoice paid", "paid": True},
+            {"paid": True, "description": "Invoice paid", "internal": object()},
+        ]
+
+        assert [expected, expected] == [INVOICE_NOTIFICATION.render(event) for event in events]
+
+    @pytest.mark.parametrize(
+        "body", [b'{"ok": true}', b' {"ok":true}\n', b'{"more": [1], "ok": true}']
+    )
+    def test_an_acknowledgement_is_read(self, body: bytes) -> None:
+        """Fields that are not declared are ignored."""
+        assert {"ok": True} == INVOICE_NOTIFICATION.read_answer(body)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"ok",
+            b"<html>parked</html>",
+            b"null",
+            b"true",
+            b"[]",
+            b'[{"ok": true}]',
+            b"{}",
+            b'{"ok": false}',
+            b'{"ok": null}',
+            b'{"ok": 1}',
+            b'{"ok": 1.0}',
+            b'{"ok": "true"}',
+            b'{"ok": "yes"}',
+            b'{"ok": [true]}',
+            b'{"OK": true}',
+            b'{"ok": true} {"ok": true}',
+            b"{'ok': true}",
+            b'\xef\xbb\xbf{"ok": true}',
+            '{"ok": true}'.encode("utf-16"),
+            b'{"ok": true, "a": "\xff"}',
+            b'{"ok": true, "a": NaN}',
+            b'{"ok": true, "a": "\\ud800"}',
+            b"[" * 100_000,
+            b'{"ok": ' + b"1" * 5000 + b"}",
+        ],
+        ids=lambda body: repr(body[:20]),
+    )
+    def test_anything_else_is_no_acknowledgement(self, body: bytes) -> None:
+        """Only what the callback declares is an acknowledgement; the message shows both."""
+        with pytest.raises(InvalidAnswer) as refusal:
+            INVOICE_NOTIFICATION.read_answer(body)
+
+        assert str(refusal.value).startswith('expected {"ok": true}, got ')
+
+    def test_the_refusal_shows_the_beginning(self) -> None:
+        """A long answer is cut short."""
+        with pytest.raises(InvalidAnswer) as refusal:
+            INVOICE_NOTIFICATION.read_answer(b"<html>" + b"x" * 5000)
+
+        assert "got '<html>xxx" in str(refusal.value)
+        assert str(refusal.value).endswith("…'")
+
+    @given(st.binary(max_size=600) | st.text("\x00\U000e0001é😀").map(str.encode))
+    def test_a_refusal_is_short_and_printable(self, body: bytes) -> None:
+        """Whatever came, the message is at most 300 printable characters."""
+        with pytest.raises(InvalidAnswer) as refusal:
+            INVOICE_NOTIFICATION.read_answer(body)
+
+        assert len(str(refusal.value)) <= 300
+        assert str(refusal.value).isprintable()
+
+
+class TestInvoiceNotification:
+    def test_its_examples_keep_its_schemas(self) -> None:
+        """What the document shows is what is sent and accepted."""
+        callback = INVOICE_NOTIFICATION
+
+        assert {} == callback.request().validate(callback.request_example)
+        assert {} == callback.response().validate(callback.response_example)
+        assert callback.response_example == callback.read_answer(b'{"ok": true}')
+
+    @pytest.mark.parametrize(
+        "words",
+        ["webhook-id", "webhook-timestamp", "webhook-signature", "15 seconds", "410", "once"],
+    )
+    def test_its_description_says_what_receivers_need(self, words: str) -> None:
+        """An external developer learns all of the protocol from the description."""
+        assert words in INVOICE_NOTIFICATION.description
+
+    @pytest.mark.parametrize("schema", [InvoiceEventSchema, InvoiceEventReceivedSchema])
+    def test_its_schemas_are_open_and_described(self, schema: type) -> None:
+        """A field may be added later without breaking anybody, and each is explained."""
+        spec = APISpec("t", "1", "3.1.0", plugins=[MarshmallowPlugin()])
+        spec.components.schema("It", schema=schema)
+        published = spec.to_dict()["components"]["schemas"]["It"]
+
+        assert published.get("additionalProperties") is not False
+        assert sorted(published["properties"]) == sorted(published["required"])
+        for field in published["properties"].values():
+            assert field["description"]
+            assert "example" in field
+            assert field["type"] in ("string", "boolean")
