@@ -1,0 +1,128 @@
+"""The story of deliveries, attempt by attempt, as their account reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import eq, ge, lt
+from typing import Any
+
+from sqlalchemy import Connection, Select, select
+
+from service.errors import NotFound
+from service.storage.states import DeliveryStatus
+from service.storage.tables import attempts, deliveries, events, invoices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryFilter:
+    """Which deliveries to list; None does not narrow. *since* and *until* bound `created_at`."""
+
+    status: str | None = None
+    invoice_id: str | None = None
+    origin: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+_told = (
+    select(
+        deliveries,
+        invoices.c.id.label("invoice_id"),
+        events.c.description,
+        events.c.paid,
+    )
+    .join_from(deliveries, invoices, invoices.c.key == deliveries.c.invoice_key)
+    .join(
+        events,
+        (events.c.invoice_key == deliveries.c.invoice_key)
+        & (events.c.sequence == deliveries.c.sequence),
+    )
+)
+
+
+def find(tx: Connection, account_id: str, delivery_id: str) -> dict[str, Any]:
+    """
+    One delivery of *account_id* with its event and its attempts in order.
+
+    Raises:
+        NotFound: if the account has no delivery of that id.
+    """
+    told = _tell(tx, _of_account(account_id).where(deliveries.c.id == delivery_id))
+    if not told:
+        raise NotFound(f"There is no delivery {delivery_id!r}.")
+    return told[0]
+
+
+def of_invoice(tx: Connection, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
+    """
+    The deliveries of one invoice, newest first.
+
+    Raises:
+        NotFound: if the account has no invoice of that id.
+    """
+    invoice = select(invoices.c.key).where(
+        invoices.c.account_id == account_id, invoices.c.id == invoice_id
+    )
+    key = tx.scalar(invoice)
+    if key is None:
+        raise NotFound(f"There is no invoice {invoice_id!r}.")
+    query = _of_account(account_id).where(deliveries.c.invoice_key == key)
+    return _tell(tx, query.order_by(deliveries.c.sequence.desc()))
+
+
+def list_deliveries(
+    tx: Connection, account_id: str, wanted: DeliveryFilter, *, after: str | None, limit: int
+) -> tuple[list[dict[str, Any]], str | None]:
+    """
+    Up to *limit* deliveries of *account_id*, newest first, and the cursor of the next page.
+
+    A page starts behind the delivery whose id is *after*; the cursor is None on the last one.
+    """
+    query = _narrow(_of_account(account_id), wanted)
+    if after is not None:
+        query = query.where(deliveries.c.id < after)
+    told = _tell(tx, query.order_by(deliveries.c.id.desc()).limit(limit + 1))
+    items = told[:limit]
+    return items, items[-1]["id"] if len(told) > limit else None
+
+
+def _of_account(account_id: str) -> Select[Any]:
+    return _told.where(deliveries.c.account_id == account_id)
+
+
+def _narrow(query: Select[Any], wanted: DeliveryFilter) -> Select[Any]:
+    conditions = (
+        (eq, deliveries.c.status, wanted.status),
+        (eq, invoices.c.id, wanted.invoice_id),
+        (eq, deliveries.c.origin, wanted.origin),
+        (ge, deliveries.c.created_at, wanted.since),
+        (lt, deliveries.c.created_at, wanted.until),
+    )
+    return query.where(
+        *(compare(column, value) for compare, column, value in conditions if value is not None)
+    )
+
+
+def _tell(tx: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    rows = tx.execute(query).mappings().all()
+    made = _attempts_of(tx, [row["id"] for row in rows])
+    return [
+        {
+            **row,
+            # A settled delivery keeps the instant of its last attempt; nothing is due any more.
+            "due_at": row["due_at"] if row["status"] == DeliveryStatus.PENDING else None,
+            "event": {"description": row["description"], "paid": row["paid"]},
+            "attempts": made.get(row["id"], []),
+        }
+        for row in rows
+    ]
+
+
+def _attempts_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, list[Any]]:
+    made: dict[str, list[Any]] = {}
+    query = select(attempts).where(attempts.c.delivery_id.in_(delivery_ids))
+    for row in tx.execute(query.order_by(attempts.c.delivery_id, attempts.c.number)).mappings():
+        made.setdefault(row["delivery_id"], []).append(row)
+    return made

@@ -1,0 +1,68 @@
+"""
+The states of an invoice and of a delivery, and every legal move between them.
+
+If it changes a state, it stands in one of these two tables; the statements of this room match
+on the states from which a move may start, so that an illegal one changes no row.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class InvoiceStatus(StrEnum):
+    """How far the collection of an invoice has come."""
+
+    RECEIVED = "received"
+    SENT = "sent"
+    PAID = "paid"
+    PAYMENT_FAILED = "payment_failed"
+
+
+class DeliveryStatus(StrEnum):
+    """Whether the duty to bring an event to its URL still stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
+class DeadReason(StrEnum):
+    """Why a delivery gets no more automatic attempts."""
+
+    EXHAUSTED = "exhausted"
+    GONE = "gone"
+    BLOCKED = "blocked"
+
+
+INVOICE_MOVES: dict[InvoiceStatus, frozenset[InvoiceStatus]] = {
+    InvoiceStatus.RECEIVED: frozenset(
+        {InvoiceStatus.SENT, InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED}
+    ),
+    InvoiceStatus.SENT: frozenset(
+        {InvoiceStatus.SENT, InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED}
+    ),
+    InvoiceStatus.PAID: frozenset(),
+    InvoiceStatus.PAYMENT_FAILED: frozenset(),
+}
+"""
+From each state, the states that one step of the collection may write.
+
+`received` to `paid` is a step of its own: a collector that sends and is paid at once writes
+once. `sent` to `sent` is a collector that wants to be asked again. A failure before anything was
+sent is an invoice that could not be sent at all.
+"""
+
+DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
+    DeliveryStatus.PENDING: frozenset(
+        {DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.DEAD}
+    ),
+    DeliveryStatus.DELIVERED: frozenset(),
+    DeliveryStatus.DEAD: frozenset(),
+}
+"""From each state, the states that settling an attempt may write; pending again is a retry."""
+
+
+def sources_of(status: InvoiceStatus) -> list[InvoiceStatus]:
+    """The states from which an invoice may move to *status*."""
+    return [source for source, targets in INVOICE_MOVES.items() if status in targets]

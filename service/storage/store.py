@@ -1,0 +1,137 @@
+"""
+The one object through which the other rooms store and read.
+
+It decides which work shares transactions, and announces what a commit has made due: between two
+steps of an invoice's road there is only the database, a signal, and rows that were born leased.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sqlalchemy import text
+
+from service.storage import deliveries, history, invoices, steps
+from service.storage.commits import GroupCommit
+from service.storage.engine import Database
+from service.storage.handover import Handover
+
+
+class Store:
+    """
+    Everything durable.
+
+    Each method that writes returns after its commit, and raises StorageUnavailable if the
+    database cannot be written to; nothing was stored then.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._commits = GroupCommit(database)
+        self.invoices_due = asyncio.Event()
+        """Set when an invoice may have become due for collection."""
+        self.deliveries_due = asyncio.Event()
+        """Set when a delivery may have become due."""
+        # Once an invoice has had a second event, settling one delivery may make another due.
+        self._have_followers = False
+        self.to_collection: Handover[steps.LeasedInvoice] = Handover()
+        self.to_dispatcher: Handover[deliveries.LeasedDelivery] = Handover()
+
+    async def accept(self, invoice: invoices.NewInvoice) -> invoices.Acceptance:
+        """Store *invoice* unless its account has used the id; see `invoices.accept`."""
+        origin = invoice.call.origin if invoice.call else ""
+        until, row = self.to_collection.reserve(origin), None
+        try:
+            incoming = invoices.Incoming(invoice, until)
+            acceptance = await self._commits.run(invoices.accept, incoming)
+            if acceptance is invoices.Acceptance.STORED:
+                row = steps.born_leased(invoice) if until else None
+                if row is None:
+                    self.invoices_due.set()
+            return acceptance
+        finally:
+            self.to_collection.finish(origin, until, row)
+
+    async def lease_invoices(self, round_: steps.LeaseRound) -> steps.DueInvoices:
+        """Lease invoices that are due for collection."""
+        return await self._commits.run(steps.lease_due, round_)
+
+    async def take_step(self, step: steps.Step) -> bool:
+        """Write one step of a collection; False if its lease had passed on."""
+        origin = step.invoice.call.origin if step.invoice.call else ""
+        is_calling = bool(step.event and step.event.delivery)
+        # A second event has to wait for the first: whether it is due, only the database knows.
+        is_first = step.invoice.event_count == 0
+        until = self.to_dispatcher.reserve(origin) if is_calling and is_first else None
+        taken = steps.StepTaken(is_taken=False)
+        try:
+            taken = await self._commits.run(steps.take_steps, steps.StepToTake(step, until))
+        finally:
+            self.to_dispatcher.finish(origin, until, taken.delivery)
+        if taken.is_taken:
+            self._announce(step, taken)
+        return taken.is_taken
+
+    async def lease_deliveries(self, round_: deliveries.LeaseRound) -> deliveries.DueDeliveries:
+        """Lease deliveries that are due."""
+        return await self._commits.run(deliveries.lease_due, round_)
+
+    async def settle(self, settlement: deliveries.Settlement) -> bool:
+        """Record an attempt and what it means; False if its lease had passed on."""
+        is_settled = await self._commits.run(deliveries.settle, settlement)
+        if is_settled and (self._have_followers or settlement.due_at):
+            self.deliveries_due.set()
+        return is_settled
+
+    async def release(self, delivery: deliveries.LeasedDelivery) -> bool:
+        """Give a lease back unused; False if it had passed on."""
+        is_released = await self._commits.run(deliveries.release, delivery)
+        self.deliveries_due.set()
+        return is_released
+
+    def _announce(self, step: steps.Step, taken: steps.StepTaken) -> None:
+        if step.due_at:
+            self.invoices_due.set()
+        if step.event and step.event.delivery and not taken.delivery:
+            self._have_followers |= bool(step.invoice.event_count)
+            self.deliveries_due.set()
+
+    async def find_invoice(self, account_id: str, invoice_id: str) -> dict[str, Any]:
+        """One invoice with its events, or NotFound."""
+        return await self._database.read(lambda tx: invoices.find(tx, account_id, invoice_id))
+
+    async def list_invoices(
+        self, account_id: str, *, status: str | None, after: str | None, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of invoices, newest first, and the cursor of the next one."""
+        return await self._database.read(
+            lambda tx: invoices.list_invoices(
+                tx, account_id, status=status, after=after, limit=limit
+            )
+        )
+
+    async def find_delivery(self, account_id: str, delivery_id: str) -> dict[str, Any]:
+        """One delivery with its attempts, or NotFound."""
+        return await self._database.read(lambda tx: history.find(tx, account_id, delivery_id))
+
+    async def deliveries_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
+        """The deliveries of one invoice, newest first, or NotFound."""
+        return await self._database.read(lambda tx: history.of_invoice(tx, account_id, invoice_id))
+
+    async def list_deliveries(
+        self,
+        account_id: str,
+        wanted: history.DeliveryFilter,
+        *,
+        after: str | None,
+        limit: int,
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of deliveries, newest first, and the cursor of the next one."""
+        return await self._database.read(
+            lambda tx: history.list_deliveries(tx, account_id, wanted, after=after, limit=limit)
+        )
+
+    async def ping(self) -> None:
+        """Return if the database answers; raises StorageUnavailable otherwise."""
+        await self._database.read(lambda tx: tx.execute(text("SELECT 1")).close())

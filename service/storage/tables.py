@@ -1,0 +1,150 @@
+"""
+The tables, as SQLAlchemy Core sees them; `migrations/` makes them and a test compares the two.
+
+Instants are whole microseconds since 1970 in UTC and money is whole minor units, so that
+SQLite and PostgreSQL hold, compare and index exactly the same values.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.types import TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def microseconds(instant: datetime | None) -> int | None:
+    """*instant* as the database holds it."""
+    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware datetime in UTC, stored as whole microseconds since 1970."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:
+        """Whole microseconds, for the database."""
+        return microseconds(value)
+
+    def process_result_value(self, value: Any, dialect: Any) -> datetime | None:
+        """The instant, from whole microseconds."""
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+metadata = MetaData()
+
+invoices = Table(
+    "invoices",
+    metadata,
+    # Ours, and sortable by time: newest first is the order of the key.
+    Column("key", Text, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("title", Text),
+    Column("customer", Text, nullable=False),
+    Column("customer_email", Text),
+    Column("total_minor", BigInteger, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    # What the API user gave, and what the declared callback made of it at acceptance.
+    Column("callback_url", Text),
+    Column("callback", Text),
+    Column("url", Text),
+    Column("origin", Text),
+    Column("event_count", Integer, nullable=False),
+    # When the collection looks at it next; null once there is nothing left to collect.
+    Column("due_at", Instant),
+    Column("leased_until", Instant),
+    Column("lease_token", BigInteger, nullable=False),
+    UniqueConstraint("account_id", "id", name="invoices_account_id_id"),
+)
+Index("invoices_newest", invoices.c.account_id, invoices.c.key)
+Index(
+    "invoices_due",
+    invoices.c.due_at,
+    sqlite_where=invoices.c.due_at.is_not(None),
+    postgresql_where=invoices.c.due_at.is_not(None),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("invoice_key", Text, ForeignKey("invoices.key"), primary_key=True),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("description", Text, nullable=False),
+    Column("paid", Boolean, nullable=False),
+    Column("collector", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    # Also the webhook-id: sortable by time, so that newest first is the order of the key.
+    Column("id", Text, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("invoice_key", Text, ForeignKey("invoices.key"), nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("callback", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("attempt_count", Integer, nullable=False),
+    # Attempts that the receiver failed; those that were lost on our side are not among them.
+    Column("failure_count", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("settled_at", Instant),
+    Column("leased_until", Instant),
+    Column("lease_token", BigInteger, nullable=False),
+)
+Index("deliveries_invoice", deliveries.c.invoice_key, deliveries.c.sequence, unique=True)
+Index(
+    "deliveries_due",
+    deliveries.c.due_at,
+    deliveries.c.origin,
+    sqlite_where=deliveries.c.status == "pending",
+    postgresql_where=deliveries.c.status == "pending",
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("delivery_id", Text, ForeignKey("deliveries.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("started_at", Instant, nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    Column("status_code", Integer),
+    Column("outcome", Text, nullable=False),
+    Column("detail", Text),
+    Column("response_body", Text),
+)
+
+origins = Table(
+    "origins",
+    metadata,
+    Column("origin", Text, primary_key=True),
+    # No attempt to this origin before then: it asked for that with Retry-After.
+    Column("held_until", Instant, nullable=False),
+)

@@ -1,0 +1,193 @@
+"""Databases in a folder, and the rows that tests start from."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from sqlalchemy import select
+
+from service.storage.deliveries import (
+    AttemptOutcome,
+    AttemptRecord,
+    LeaseRound,
+    Settlement,
+)
+from service.storage.engine import Database
+from service.storage.invoices import Call, NewInvoice
+from service.storage.schema import migrate
+from service.storage.states import DeliveryStatus, InvoiceStatus
+from service.storage.steps import LeaseRound as InvoiceRound
+from service.storage.steps import NewDelivery, NewEvent, Step
+from tests.clock import PATIENCE_SECONDS, START
+
+ONE, TWO, THREE = (f"https://{name}.example:443" for name in ("one", "two", "three"))
+LEASE = timedelta(seconds=30)
+SECOND = timedelta(seconds=1)
+
+
+@asynccontextmanager
+async def a_database(folder, kind=Database):
+    """A database on the newest schema in *folder*, closed at the end."""
+    database = kind(f"sqlite:///{folder}/invoices.db")
+    try:
+        await migrate(database)
+        yield database
+    finally:
+        await database.close()
+
+
+def an_invoice(id_="1", *, account_id="dev", origin=ONE, at=START, **changes):
+    """A new invoice; nobody is called for it if *origin* is None."""
+    values = {
+        "account_id": account_id,
+        "id": id_,
+        "title": None,
+        "customer": "Mr. Richie Rich",
+        "customer_email": None,
+        "total_minor": 999900,
+        "currency": "USD",
+        "created_at": at,
+        "callback_url": origin,
+        "call": origin and Call("invoice_notification", f"{origin}/invoices/{id_}", origin),
+    }
+    return NewInvoice(**{**values, **changes})
+
+
+def an_event(description="Invoice paid", *, paid=True, at=START, delivery_id="msg_1"):
+    """An event with the delivery that tells of it, or without one."""
+    body = b'{"description":"%s","paid":%s}' % (
+        description.encode(),
+        b"true" if paid else b"false",
+    )
+    return NewEvent(
+        description=description,
+        paid=paid,
+        at=at,
+        delivery=NewDelivery(delivery_id, body) if delivery_id else None,
+    )
+
+
+def a_step(invoice, status=InvoiceStatus.PAID, *, due_at=None, event=None):
+    """What the collection of a leased *invoice* came to."""
+    return Step(invoice=invoice, status=status, due_at=due_at, collector="sandbox", event=event)
+
+
+async def lease_invoice(store, *, now=START, until=None, limit=100):
+    """Lease the one invoice that is due."""
+    due = await store.lease_invoices(InvoiceRound(now, until or now + LEASE, limit))
+    (invoice,) = due.invoices
+    return invoice
+
+
+async def add_delivery(store, id_="1", *, account_id="dev", origin=ONE, at=START):
+    """An invoice that is paid, and its delivery `msg_{id}`, due at *at*."""
+    await store.accept(an_invoice(id_, account_id=account_id, origin=origin, at=at))
+    invoice = await lease_invoice(store, now=at)
+    event = an_event(at=at, delivery_id=f"msg_{id_}")
+    assert await store.take_step(a_step(invoice, event=event))
+
+
+async def add_two_events(store, id_="1", *, origin=ONE, at=START):
+    """An invoice that was sent and paid, with a delivery for each: `msg_{id}a` and `msg_{id}b`."""
+    await store.accept(an_invoice(id_, origin=origin, at=at))
+    sent = an_event("Invoice sent", paid=False, at=at, delivery_id=f"msg_{id_}a")
+    invoice = await lease_invoice(store, now=at)
+    assert await store.take_step(a_step(invoice, InvoiceStatus.SENT, due_at=at, event=sent))
+    paid = an_event(at=at, delivery_id=f"msg_{id_}b")
+    assert await store.take_step(a_step(await lease_invoice(store, now=at), event=paid))
+
+
+def a_round(*, now=START, until=None, limit=100, origin_limit=100, held_counts=None):
+    """One round of leasing deliveries."""
+    return LeaseRound(now, until or now + LEASE, limit, origin_limit, held_counts or {})
+
+
+async def lease_deliveries(store, **changes):
+    """The deliveries that one round leases, in order."""
+    return list((await store.lease_deliveries(a_round(**changes))).deliveries)
+
+
+async def lease_delivery(store, **changes):
+    """The one delivery that is due."""
+    (delivery,) = await lease_deliveries(store, **changes)
+    return delivery
+
+
+def a_record(number=1, outcome=AttemptOutcome.DELIVERED, *, status_code=200, at=START):
+    """An attempt, as it is kept."""
+    return AttemptRecord(
+        number=number,
+        started_at=at,
+        duration_ms=12,
+        status_code=status_code,
+        outcome=outcome,
+        detail=None,
+        response_body='{"ok": true}',
+    )
+
+
+def delivered(delivery, *, at=START):
+    """The settlement of an attempt that was answered as declared."""
+    return Settlement(
+        delivery_id=delivery.id,
+        lease_token=delivery.lease_token,
+        attempt=a_record(delivery.attempt_count + 1, at=at),
+        status=DeliveryStatus.DELIVERED,
+        at=at,
+        origin=delivery.origin,
+    )
+
+
+def failed(delivery, *, status=DeliveryStatus.PENDING, at=START, **changes):
+    """The settlement of an attempt that was refused; it stays pending unless *status* says so."""
+    record = a_record(delivery.attempt_count + 1, AttemptOutcome.REFUSED, status_code=500, at=at)
+    return Settlement(
+        delivery_id=delivery.id,
+        lease_token=delivery.lease_token,
+        attempt=record,
+        status=status,
+        at=at,
+        origin=delivery.origin,
+        **changes,
+    )
+
+
+class GatedDatabase(Database):
+    """A database in which a test can hold back every write transaction that has not begun."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._is_reached = asyncio.Event()
+
+    async def write(self, work):
+        """As it is, once the gate is open."""
+        self._is_reached.set()
+        await self._is_open.wait()
+        return await super().write(work)
+
+    def shut(self):
+        """From now on, writes wait."""
+        self._is_open.clear()
+        self._is_reached.clear()
+
+    def open(self):
+        """Writes go on."""
+        self._is_open.set()
+
+    async def reached(self):
+        """Wait until a write waits."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self._is_reached.wait()
+
+
+async def rows_of(database, table):
+    """Every row of *table*, as committed, in the order of its key."""
+    return await database.read(
+        lambda tx: [
+            dict(row) for row in tx.execute(select(table).order_by(*table.primary_key)).mappings()
+        ]
+    )

@@ -1,0 +1,533 @@
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from service.storage.deliveries import AttemptOutcome
+from service.storage.states import DeadReason, DeliveryStatus
+from service.storage.tables import attempts, deliveries, origins
+from tests.clock import START
+from tests.rows import (
+    LEASE,
+    ONE,
+    SECOND,
+    THREE,
+    TWO,
+    a_round,
+    add_delivery,
+    add_two_events,
+    delivered,
+    failed,
+    lease_deliveries,
+    lease_delivery,
+    rows_of,
+)
+
+DEAD = DeliveryStatus.DEAD
+MICROSECOND = timedelta(microseconds=1)
+
+
+async def leased(store, **changes):
+    """The ids that a round leases."""
+    return [delivery.id for delivery in await lease_deliveries(store, **changes)]
+
+
+async def next_due_at(store, **changes):
+    """When a round says that the next may find more."""
+    return (await store.lease_deliveries(a_round(**changes))).next_due_at
+
+
+async def everything(database):
+    """Every row that settling may write."""
+    return [await rows_of(database, table) for table in (deliveries, attempts, origins)]
+
+
+# Leasing
+
+
+async def test_a_delivery_is_leased_with_all_that_an_attempt_needs(store):
+    """Who leases a delivery has to ask for nothing more."""
+    await add_delivery(store)
+
+    delivery = await lease_delivery(store, until=START + LEASE)
+
+    assert ("msg_1", "dev", "1") == (delivery.id, delivery.account_id, delivery.invoice_id)
+    assert ("invoice_notification", "sandbox") == (delivery.callback, delivery.collector)
+    assert (f"{ONE}/invoices/1", ONE) == (delivery.url, delivery.origin)
+    assert b'{"description":"Invoice paid","paid":true}' == delivery.body
+    assert (0, 0) == (delivery.attempt_count, delivery.failure_count)
+    assert (START, START + LEASE) == (delivery.created_at, delivery.leased_until)
+
+
+async def test_a_leased_delivery_is_nobody_elses(store):
+    """A delivery is in progress exactly while its lease has not run out."""
+    await add_delivery(store)
+    first = await lease_delivery(store)
+
+    assert [] == await leased(store)
+    assert [] == await leased(store, now=START + LEASE - MICROSECOND)
+    second = await lease_delivery(store, now=START + LEASE)
+    assert first.lease_token + 1 == second.lease_token
+
+
+async def test_what_waited_longest_comes_first(store):
+    """Deliveries are leased in the order in which they became due."""
+    for id_, seconds in (("third", 3), ("first", 1), ("second", 2)):
+        await add_delivery(store, id_, at=START + seconds * SECOND)
+
+    assert ["msg_first", "msg_second"] == await leased(store, now=START + LEASE, limit=2)
+
+
+async def test_what_is_not_due_is_not_leased(store):
+    """Nothing is attempted before its instant."""
+    await add_delivery(store, at=START + SECOND)
+
+    assert [] == await leased(store, now=START + SECOND - MICROSECOND)
+    assert ["msg_1"] == await leased(store, now=START + SECOND)
+
+
+async def test_an_origin_gets_its_share_and_no_more(store):
+    """The limit counts what is held already, and what it leaves behind stays free."""
+    for number in range(4):
+        await add_delivery(store, f"one{number}", origin=ONE)
+    await add_delivery(store, "two", origin=TWO)
+
+    first = await leased(store, origin_limit=3, held_counts={ONE: 1})
+    assert ["msg_one0", "msg_one1", "msg_two"] == first
+
+    assert ["msg_one2", "msg_one3"] == await leased(store, origin_limit=3)
+
+
+async def test_full_origins_are_left_alone(store):
+    """An origin whose share is used up gets nothing, and hides nobody behind it."""
+    for number in range(4):
+        await add_delivery(store, f"one{number}", origin=ONE)
+    await add_delivery(store, "two", origin=TWO, at=START + SECOND)
+
+    full = {"now": START + SECOND, "limit": 2, "origin_limit": 3}
+    assert ["msg_two"] == await leased(store, held_counts={ONE: 3, THREE: 5}, **full)
+    assert [] == await leased(store, held_counts={ONE: 9}, **full)
+
+
+async def test_the_share_of_an_origin_hides_nobody_for_long(store):
+    """However much of one origin is due before it, the next rounds reach the other."""
+    for number in range(6):
+        await add_delivery(store, f"one{number}", origin=ONE)
+    await add_delivery(store, "two", origin=TWO, at=START + SECOND)
+
+    now, held_counts, found = START + SECOND, {}, []
+    for _ in range(3):
+        for delivery in await lease_deliveries(
+            store, now=now, limit=3, origin_limit=2, held_counts=held_counts
+        ):
+            held_counts[delivery.origin] = held_counts.get(delivery.origin, 0) + 1
+            found.append(delivery.id)
+
+    assert ["msg_one0", "msg_one1", "msg_two"] == found
+
+
+async def test_rounds_of_one_transaction_share_nothing(store):
+    """Two rounds that are committed together lease different deliveries."""
+    for number in range(4):
+        await add_delivery(store, str(number))
+
+    given = await asyncio.gather(leased(store, limit=2), leased(store, limit=9))
+
+    assert [["msg_0", "msg_1"], ["msg_2", "msg_3"]] == given
+
+
+async def test_a_round_that_left_some_behind_is_followed_at_once(store):
+    """Where there was no room for all, the next round is due now."""
+    for number in range(2):
+        await add_delivery(store, str(number))
+
+    assert START == await next_due_at(store, limit=1)
+
+
+async def test_the_next_round_is_told(store):
+    """A round says when something becomes due by itself, to the microsecond."""
+    assert None is await next_due_at(store)
+
+    await add_delivery(store, "later", at=START + SECOND + MICROSECOND)
+
+    assert START + SECOND + MICROSECOND == await next_due_at(store)
+
+
+async def test_a_lease_wakes_nobody_early(store):
+    """What is leased or settled announces no further round."""
+    await add_delivery(store)
+    delivery = await lease_delivery(store)
+
+    assert None is await next_due_at(store)
+
+    await store.settle(delivered(delivery))
+    assert None is await next_due_at(store)
+
+
+# The order of an invoice
+
+
+async def test_a_later_event_waits_for_an_earlier_one(store):
+    """The second event of an invoice is not leased before the first is delivered."""
+    await add_two_events(store)
+
+    first = await lease_delivery(store)
+    assert "msg_1a" == first.id
+    assert [] == await leased(store)
+    await store.settle(failed(first, due_at=START + LEASE))
+    assert [] == await leased(store)
+    first = await lease_delivery(store, now=START + LEASE)
+    assert "msg_1a" == first.id
+
+    await store.settle(delivered(first))
+
+    assert ["msg_1b"] == await leased(store, now=START + LEASE)
+
+
+async def test_a_dead_event_is_not_waited_for(store):
+    """A later event is sent once an earlier one is dead."""
+    await add_two_events(store)
+
+    await store.settle(failed(await lease_delivery(store), status=DEAD, reason=DeadReason.GONE))
+
+    assert ["msg_1b"] == await leased(store)
+
+
+async def test_a_lease_that_ran_out_keeps_its_place(store):
+    """An earlier event whose attempt was lost still comes first."""
+    await add_two_events(store)
+    await lease_delivery(store)
+
+    assert ["msg_1a"] == await leased(store, now=START + LEASE)
+
+
+async def test_invoices_do_not_wait_for_each_other(store):
+    """The order holds within one invoice only."""
+    await add_two_events(store, "1")
+    await add_two_events(store, "2")
+
+    assert ["msg_1a", "msg_2a"] == sorted(await leased(store))
+
+
+# Lost attempts
+
+
+async def test_a_lease_that_ran_out_is_a_lost_attempt(store):
+    """Whoever leases it next records that an attempt may have been made, and counts on."""
+    await add_delivery(store)
+    await lease_delivery(store)
+
+    delivery = await lease_delivery(store, now=START + LEASE + SECOND)
+
+    assert (1, 0) == (delivery.attempt_count, delivery.failure_count)
+    told = await store.find_delivery("dev", "msg_1")
+    (attempt,) = told["attempts"]
+    assert (1, AttemptOutcome.LOST) == (attempt["number"], attempt["outcome"])
+    assert (None, None) == (attempt["status_code"], attempt["response_body"])
+    assert START + LEASE == attempt["started_at"]
+    assert (1, DeliveryStatus.PENDING) == (told["attempt_count"], told["status"])
+
+
+async def test_lost_attempts_are_told_one_by_one(store):
+    """Each lease that ran out is an attempt of its own, and none counts as a failure."""
+    await add_delivery(store)
+    for count in range(4):
+        delivery = await lease_delivery(store, now=START + count * LEASE)
+
+    assert (3, 0) == (delivery.attempt_count, delivery.failure_count)
+    await store.settle(failed(delivery, due_at=START + 9 * LEASE))
+
+    told = await store.find_delivery("dev", "msg_1")
+    assert [(1, "lost"), (2, "lost"), (3, "lost"), (4, "refused")] == [
+        (attempt["number"], attempt["outcome"]) for attempt in told["attempts"]
+    ]
+    (row,) = await rows_of(store._database, deliveries)
+    assert (4, 1) == (row["attempt_count"], row["failure_count"])
+
+
+async def test_a_stale_lease_settles_nothing(store, database):
+    """A sender that outlived its lease changes nothing, whatever it brings."""
+    await add_delivery(store)
+    stale = await lease_delivery(store)
+    held = await lease_delivery(store, now=START + LEASE)
+    before = await everything(database)
+
+    for settlement in (
+        delivered(stale),
+        failed(stale, due_at=START + 9 * LEASE),
+        failed(stale, status=DEAD, reason=DeadReason.GONE),
+        failed(stale, due_at=START + SECOND, held_until=START + 9 * LEASE),
+    ):
+        assert not await store.settle(settlement)
+    assert not await store.release(stale)
+    assert before == await everything(database)
+
+    assert await store.settle(delivered(held))
+
+
+async def test_a_lease_that_ran_out_unnoticed_still_settles(store):
+    """As long as nobody else leased the delivery, a late answer is as good as any."""
+    await add_delivery(store)
+    delivery = await lease_delivery(store)
+
+    assert await store.settle(delivered(delivery, at=START + 9 * LEASE))
+
+
+@pytest.mark.parametrize(
+    "first", [delivered, lambda leased: failed(leased, status=DEAD, reason=DeadReason.GONE)]
+)
+async def test_a_lease_is_good_for_one_settlement(store, database, first):
+    """Settling gives up the lease: what is delivered or dead stays so."""
+    await add_delivery(store)
+    delivery = await lease_delivery(store)
+    await store.settle(first(delivery))
+    before = await everything(database)
+
+    again = replace(delivery, attempt_count=1)
+    assert not await store.settle(delivered(again))
+    assert not await store.settle(failed(again, due_at=START))
+
+    assert before == await everything(database)
+
+
+async def test_a_lease_that_was_given_back_settles_nothing(store, database):
+    """Who released a delivery has no right to it any more."""
+    await add_delivery(store)
+    delivery = await lease_delivery(store)
+    await store.release(delivery)
+    before = await everything(database)
+
+    assert not await store.settle(delivered(delivery))
+
+    assert before == await everything(database)
+
+
+# Giving back
+
+
+async def test_a_lease_that_is_given_back_leaves_no_trace(store):
+    """What was not attempted is free at once, and no attempt is told of it."""
+    await add_delivery(store)
+
+    assert await store.release(await lease_delivery(store))
+
+    delivery = await lease_delivery(store)
+    assert (0, 0) == (delivery.attempt_count, delivery.failure_count)
+    assert [] == (await store.find_delivery("dev", "msg_1"))["attempts"]
+
+
+async def test_giving_back_wakes_the_dispatcher(store):
+    """What is free again may be leased by somebody who waits."""
+    await add_delivery(store)
+    delivery = await lease_delivery(store)
+    store.deliveries_due.clear()
+
+    await store.release(delivery)
+
+    assert store.deliveries_due.is_set()
+
+
+# Settling
+
+
+async def test_a_delivered_one_is_done(store):
+    """A settled delivery keeps its attempt and its instant, and never comes back."""
+    await add_delivery(store)
+
+    assert await store.settle(delivered(await lease_delivery(store), at=START + SECOND))
+
+    told = await store.find_delivery("dev", "msg_1")
+    assert (DeliveryStatus.DELIVERED, None, 1) == (
+        told["status"],
+        told["reason"],
+        told["attempt_count"],
+    )
+    assert (START + SECOND, None) == (told["settled_at"], told["due_at"])
+    (attempt,) = told["attempts"]
+    assert {
+        "delivery_id": "msg_1",
+        "number": 1,
+        "started_at": START + SECOND,
+        "duration_ms": 12,
+        "status_code": 200,
+        "outcome": "delivered",
+        "detail": None,
+        "response_body": '{"ok": true}',
+    } == dict(attempt)
+    assert [] == await leased(store, now=START + 9999 * LEASE)
+
+
+async def test_a_failed_one_is_due_again(store):
+    """A retry is due when the settlement says, with one failure more."""
+    await add_delivery(store)
+    due_at = START + 300 * SECOND
+
+    assert await store.settle(failed(await lease_delivery(store), due_at=due_at))
+
+    told = await store.find_delivery("dev", "msg_1")
+    assert (DeliveryStatus.PENDING, due_at, None) == (
+        told["status"],
+        told["due_at"],
+        told["settled_at"],
+    )
+    assert due_at == await next_due_at(store)
+    assert [] == await leased(store, now=due_at - MICROSECOND)
+    delivery = await lease_delivery(store, now=due_at)
+    assert (1, 1) == (delivery.attempt_count, delivery.failure_count)
+
+
+@pytest.mark.parametrize("reason", DeadReason)
+async def test_a_dead_one_says_why(store, reason):
+    """A dead delivery keeps its reason and its instant, and never comes back."""
+    await add_delivery(store)
+
+    settlement = failed(await lease_delivery(store), status=DEAD, reason=reason, at=START + SECOND)
+    assert await store.settle(settlement)
+
+    told = await store.find_delivery("dev", "msg_1")
+    assert (DEAD, reason, START + SECOND) == (told["status"], told["reason"], told["settled_at"])
+    assert None is told["due_at"]
+    assert [] == await leased(store, now=START + 9999 * LEASE)
+
+
+async def test_settlements_of_one_transaction_are_written_each_for_itself(store):
+    """What is settled together keeps its own state, instants and attempts."""
+    for number in range(5):
+        await add_delivery(store, str(number), origin=(ONE, TWO)[number % 2])
+    found = await lease_deliveries(store)
+    ends = [
+        delivered(found[0], at=START + SECOND),
+        delivered(found[1], at=START + 2 * SECOND),
+        failed(found[2], due_at=START + 300 * SECOND),
+        failed(found[3], status=DEAD, reason=DeadReason.GONE, at=START + 3 * SECOND),
+        failed(replace(found[4], lease_token=99), due_at=START),
+    ]
+
+    settled = await asyncio.gather(*(store.settle(end) for end in ends))
+
+    assert [True, True, True, True, False] == settled
+    told = [await store.find_delivery("dev", one.id) for one in found]
+    assert [
+        # One commit settles both, at one instant.
+        ("delivered", None, 1, START + 2 * SECOND),
+        ("delivered", None, 1, START + 2 * SECOND),
+        ("pending", None, 1, None),
+        ("dead", "gone", 1, START + 3 * SECOND),
+        ("pending", None, 0, None),
+    ] == [(one["status"], one["reason"], len(one["attempts"]), one["settled_at"]) for one in told]
+    assert START + 300 * SECOND == told[2]["due_at"]
+
+
+# Origins that asked to be left alone
+
+
+async def test_a_held_origin_waits_as_a_whole(store):
+    """After a Retry-After no delivery of the origin is leased, and every other one is."""
+    for id_, origin in (("1", ONE), ("2", ONE), ("3", TWO)):
+        await add_delivery(store, id_, origin=origin)
+    first = (await lease_deliveries(store, limit=1))[0]
+    held_until = START + 60 * SECOND
+
+    await store.settle(failed(first, due_at=START + 5 * SECOND, held_until=held_until))
+
+    other = await lease_delivery(store)
+    assert "msg_3" == other.id
+    await store.settle(delivered(other))
+    await add_delivery(store, "4", origin=ONE, at=START + SECOND)
+    assert [] == await leased(store, now=held_until - MICROSECOND)
+    assert ["msg_1", "msg_2", "msg_4"] == sorted(await leased(store, now=held_until))
+
+
+async def test_the_end_of_a_hold_is_a_round(store):
+    """Who waits for an origin is told when it may be called again."""
+    for id_ in ("1", "2"):
+        await add_delivery(store, id_)
+    first = (await lease_deliveries(store, limit=1))[0]
+
+    held_until = START + 60 * SECOND
+    await store.settle(failed(first, due_at=START + 90 * SECOND, held_until=held_until))
+
+    assert held_until == await next_due_at(store)
+
+
+@pytest.mark.parametrize("order", [(60, 10), (10, 60)])
+@pytest.mark.parametrize("is_together", [True, False])
+async def test_the_later_instant_of_two_holds_counts(store, database, order, is_together):
+    """A receiver that asks twice is left alone until the later instant, in whatever order."""
+    for id_ in ("1", "2"):
+        await add_delivery(store, id_)
+    settlements = [
+        failed(delivery, due_at=START, held_until=START + seconds * SECOND)
+        for delivery, seconds in zip(await lease_deliveries(store), order, strict=True)
+    ]
+
+    if is_together:
+        await asyncio.gather(*(store.settle(settlement) for settlement in settlements))
+    else:
+        for settlement in settlements:
+            await store.settle(settlement)
+
+    (held,) = await rows_of(database, origins)
+    assert {"origin": ONE, "held_until": START + 60 * SECOND} == held
+
+
+async def test_a_dead_delivery_holds_its_origin_too(store):
+    """The wish of a receiver counts for the others, although this delivery is over."""
+    for id_ in ("1", "2"):
+        await add_delivery(store, id_)
+    first = (await lease_deliveries(store, limit=1))[0]
+
+    held_until = START + 60 * SECOND
+    await store.settle(
+        failed(first, status=DEAD, reason=DeadReason.EXHAUSTED, held_until=held_until)
+    )
+
+    assert [] == await leased(store)
+    assert ["msg_2"] == await leased(store, now=held_until)
+
+
+async def test_a_delivery_born_under_a_hold_waits(store):
+    """What becomes due while its origin is held is not leased before the hold ends."""
+    await add_delivery(store, "1")
+    held_until = START + 60 * SECOND
+    await store.settle(
+        failed(await lease_delivery(store), due_at=held_until, held_until=held_until)
+    )
+    await add_delivery(store, "2", at=START + SECOND)
+
+    assert [] == await leased(store, now=START + 59 * SECOND)
+    assert ["msg_2", "msg_1"] == await leased(store, now=held_until)
+
+
+# Signals
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda leased: failed(leased, due_at=START + SECOND),
+        lambda leased: failed(leased, status=DEAD, reason=DeadReason.GONE),
+    ],
+    ids=["failed", "dead"],
+)
+async def test_what_may_make_something_due_wakes_the_dispatcher(store, end):
+    """A retry has an instant to be waited for, and the next event waits for a dead one."""
+    await add_two_events(store)
+    delivery = await lease_delivery(store)
+    store.deliveries_due.clear()
+
+    await store.settle(end(delivery))
+
+    assert store.deliveries_due.is_set()
+
+
+async def test_the_next_event_of_an_invoice_wakes_the_dispatcher(store):
+    """Once an event is delivered, the one that waited for it may have become due."""
+    await add_two_events(store)
+    delivery = await lease_delivery(store)
+    store.deliveries_due.clear()
+
+    await store.settle(delivered(delivery))
+
+    assert store.deliveries_due.is_set()

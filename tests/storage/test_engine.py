@@ -1,0 +1,193 @@
+import asyncio
+import sqlite3
+import threading
+
+import pytest
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
+
+from service.errors import StorageUnavailable
+from service.storage import engine
+from service.storage.engine import Database
+from service.storage.tables import events, origins
+from tests.clock import PATIENCE_SECONDS, START
+from tests.rows import a_database
+
+
+def write_name(tx, name="a"):
+    """Write one row."""
+    tx.execute(insert(origins), {"origin": name, "held_until": START})
+
+
+def names(tx):
+    """The rows that are there."""
+    return list(tx.scalars(select(origins.c.origin)))
+
+
+@pytest.fixture
+async def impatient(tmp_path, monkeypatch):
+    """A database that waits for others for a moment only."""
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.01)
+    async with a_database(tmp_path) as database:
+        yield database
+
+
+@pytest.fixture
+def another(tmp_path):
+    """A connection of another program to the same file."""
+    connection = sqlite3.connect(tmp_path / "invoices.db", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("expected", "pragma"), [("wal", "journal_mode"), (2, "synchronous"), (1, "foreign_keys")]
+)
+async def test_connections_are_durable(database, expected, pragma):
+    """Write-ahead log, full synchronisation and foreign keys hold on every connection."""
+
+    def setting(tx):
+        return tx.scalar(text(f"PRAGMA {pragma}"))
+
+    assert expected == await database.write(setting)
+    assert [expected] * 8 == await asyncio.gather(*(database.read(setting) for _ in range(8)))
+
+
+async def test_what_was_committed_is_there_for_everybody(database, another):
+    """Another program sees a write as soon as it has returned."""
+    await database.write(write_name)
+
+    assert [("a",)] == another.execute("SELECT origin FROM origins").fetchall()
+
+
+async def test_what_was_committed_survives_a_new_start(tmp_path):
+    """A database that is closed and opened again holds what was written."""
+    async with a_database(tmp_path) as database:
+        await database.write(write_name)
+
+    async with a_database(tmp_path) as database:
+        assert ["a"] == await database.read(names)
+
+
+async def test_what_raises_is_rolled_back(database):
+    """Half a transaction is none."""
+
+    def write_and_fail(tx):
+        write_name(tx)
+        raise LookupError("afterwards")
+
+    with pytest.raises(LookupError):
+        await database.write(write_and_fail)
+
+    assert [] == await database.read(names)
+
+
+async def test_references_are_kept(database):
+    """No event exists without its invoice, even if the code were wrong."""
+    row = {"invoice_key": "1", "sequence": 1, "description": "", "paid": True}
+
+    with pytest.raises(IntegrityError):
+        await database.write(
+            lambda tx: tx.execute(insert(events), {**row, "collector": "x", "at": START})
+        )
+
+
+async def test_reads_go_on_beside_a_write(database):
+    """A long write delays no read, and the read sees what was committed before."""
+    has_written, may_commit = threading.Event(), threading.Event()
+
+    def write_and_wait(tx):
+        write_name(tx)
+        has_written.set()
+        assert may_commit.wait(PATIENCE_SECONDS)
+
+    writing = asyncio.create_task(database.write(write_and_wait))
+    assert await asyncio.to_thread(has_written.wait, PATIENCE_SECONDS)
+
+    assert [] == await database.read(names)
+
+    may_commit.set()
+    await writing
+    assert ["a"] == await database.read(names)
+
+
+async def test_a_read_sees_one_state_throughout(database, another):
+    """What is committed in the middle of a read is not part of it."""
+
+    def read_twice(tx):
+        before = names(tx)
+        another.execute("INSERT INTO origins VALUES ('b', 0)")
+        return before, names(tx)
+
+    # The other connection is used in the thread that reads.
+    another.close()
+    another = sqlite3.connect(
+        database._read_engine.url.database, isolation_level=None, check_same_thread=False
+    )
+    try:
+        assert ([], []) == await database.read(read_twice)
+    finally:
+        another.close()
+    assert ["b"] == await database.read(names)
+
+
+async def test_writes_take_turns(database):
+    """Writes that come together all succeed, one after another."""
+    await asyncio.gather(
+        *(database.write(lambda tx, name=f"n{n}": write_name(tx, name)) for n in range(20))
+    )
+
+    assert 20 == len(await database.read(names))
+
+
+async def test_a_locked_database_is_unavailable(impatient, another):
+    """While another program writes, a write fails as something that may be tried again."""
+    another.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(StorageUnavailable):
+        await impatient.write(write_name)
+    assert [] == await impatient.read(names)
+
+    another.execute("ROLLBACK")
+    await impatient.write(write_name)
+    assert ["a"] == await impatient.read(names)
+
+
+async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path):
+    """A folder that is not there is the operator's to make, and said as such."""
+    database = Database(f"sqlite:///{tmp_path}/missing/invoices.db")
+    try:
+        with pytest.raises(StorageUnavailable, match="unable to open"):
+            await database.write(write_name)
+        with pytest.raises(StorageUnavailable):
+            await database.read(names)
+    finally:
+        await database.close()
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path):
+    """A damaged or foreign file is the operator's to look at, and no traceback."""
+    (tmp_path / "invoices.db").write_bytes(b"this is no database at all" * 100)
+    database = Database(f"sqlite:///{tmp_path}/invoices.db")
+    try:
+        with pytest.raises(StorageUnavailable, match="not a database"):
+            await database.write(write_name)
+    finally:
+        await database.close()
+
+
+async def test_what_was_begun_is_finished_before_closing(tmp_path):
+    """Closing waits for a write in progress, so that its caller gets an answer."""
+    async with a_database(tmp_path) as database:
+        has_begun = threading.Event()
+
+        def write(tx):
+            has_begun.set()
+            write_name(tx)
+
+        writing = asyncio.create_task(database.write(write))
+        assert await asyncio.to_thread(has_begun.wait, PATIENCE_SECONDS)
+
+    await writing
+    async with a_database(tmp_path) as database:
+        assert ["a"] == await database.read(names)

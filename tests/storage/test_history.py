@@ -1,0 +1,187 @@
+from dataclasses import replace
+
+import pytest
+
+from service.errors import NotFound
+from service.storage.deliveries import AttemptOutcome
+from service.storage.history import DeliveryFilter
+from service.storage.states import DeadReason, DeliveryStatus
+from tests.clock import START
+from tests.rows import (
+    ONE,
+    SECOND,
+    TWO,
+    add_delivery,
+    add_two_events,
+    an_invoice,
+    delivered,
+    failed,
+    lease_deliveries,
+)
+
+
+async def page(store, account_id="dev", *, after=None, limit=50, **wanted):
+    """The ids on one page, and the cursor of the next."""
+    rows, cursor = await store.list_deliveries(
+        account_id, DeliveryFilter(**wanted), after=after, limit=limit
+    )
+    return [row["id"] for row in rows], cursor
+
+
+@pytest.fixture
+async def filled(store):
+    """A delivered, a dead and two pending deliveries, a second apart, and one of another's."""
+    for number in range(4):
+        origin = (ONE, TWO)[number % 2]
+        await add_delivery(store, str(number), origin=origin, at=START + number * SECOND)
+    await add_delivery(store, "9", account_id="other", at=START)
+    found = {delivery.id: delivery for delivery in await lease_deliveries(store, now=START)}
+    later = await lease_deliveries(store, now=START + SECOND)
+    await store.settle(delivered(found["msg_0"], at=START + SECOND))
+    await store.settle(
+        failed(later[0], status=DeliveryStatus.DEAD, reason=DeadReason.GONE, at=START + SECOND)
+    )
+    return store
+
+
+# One
+
+
+async def test_a_delivery_tells_its_story(store):
+    """Where it goes, what it brings, when the next attempt is due, and every attempt so far."""
+    await add_delivery(store)
+    (first,) = await lease_deliveries(store)
+    attempt = failed(first, due_at=START + SECOND).attempt
+    body = {"detail": "the receiver answered 500", "response_body": "oops – très"}
+    await store.settle(
+        replace(failed(first, due_at=START + SECOND), attempt=replace(attempt, **body))
+    )
+    (second,) = await lease_deliveries(store, now=START + SECOND)
+    await store.settle(failed(second, due_at=START + 9 * SECOND, at=START + SECOND))
+
+    told = await store.find_delivery("dev", "msg_1")
+
+    assert ("msg_1", "1", "invoice_notification") == (
+        told["id"],
+        told["invoice_id"],
+        told["callback"],
+    )
+    assert (f"{ONE}/invoices/1", {"description": "Invoice paid", "paid": True}) == (
+        told["url"],
+        told["event"],
+    )
+    assert (START, START + 9 * SECOND, None) == (
+        told["created_at"],
+        told["due_at"],
+        told["settled_at"],
+    )
+    assert [1, 2] == [made["number"] for made in told["attempts"]]
+    first_made = told["attempts"][0]
+    assert (AttemptOutcome.REFUSED, 500, 12, START) == (
+        first_made["outcome"],
+        first_made["status_code"],
+        first_made["duration_ms"],
+        first_made["started_at"],
+    )
+    assert body == {name: first_made[name] for name in body}
+
+
+async def test_many_attempts_are_in_their_order(store):
+    """The tenth attempt stands behind the ninth, not behind the first."""
+    await add_delivery(store)
+    for number in range(12):
+        (delivery,) = await lease_deliveries(store, now=START + number * SECOND)
+        await store.settle(failed(delivery, due_at=START + (number + 1) * SECOND))
+
+    told = await store.find_delivery("dev", "msg_1")
+
+    assert list(range(1, 13)) == [made["number"] for made in told["attempts"]]
+    assert 12 == told["attempt_count"]
+
+
+@pytest.mark.parametrize(("account_id", "id_"), [("other", "msg_1"), ("dev", "msg_2"), ("dev", "")])
+async def test_what_is_not_there_or_not_yours_is_not_found(store, account_id, id_):
+    """Nobody can tell another account's delivery from one that does not exist."""
+    await add_delivery(store)
+
+    with pytest.raises(NotFound):
+        await store.find_delivery(account_id, id_)
+
+
+# Those of an invoice
+
+
+async def test_the_deliveries_of_an_invoice_are_newest_first(store):
+    """All deliveries of one invoice and of no other are told, the latest event first."""
+    await add_two_events(store, "1")
+    await add_delivery(store, "2")
+
+    told = await store.deliveries_of("dev", "1")
+
+    assert ["msg_1b", "msg_1a"] == [one["id"] for one in told]
+    assert [True, False] == [one["event"]["paid"] for one in told]
+
+
+async def test_an_invoice_without_deliveries_is_not_one_that_is_missing(store):
+    """Nobody called is an empty list; no such invoice is not found."""
+    await store.accept(an_invoice(origin=None))
+
+    assert [] == await store.deliveries_of("dev", "1")
+    for account_id, id_ in (("dev", "2"), ("other", "1")):
+        with pytest.raises(NotFound):
+            await store.deliveries_of(account_id, id_)
+
+
+# Lists
+
+
+async def test_pages_run_from_the_newest_to_the_oldest(filled):
+    """Following the cursor shows every delivery once, and ends."""
+    assert (["msg_3", "msg_2"], "msg_2") == await page(filled, limit=2)
+    assert (["msg_1", "msg_0"], None) == await page(filled, after="msg_2", limit=2)
+    assert ([], None) == await page(filled, after="msg_0", limit=2)
+
+
+@pytest.mark.parametrize(
+    ("expected", "wanted"),
+    [
+        (["msg_3", "msg_2", "msg_1", "msg_0"], {}),
+        (["msg_3", "msg_2"], {"status": "pending"}),
+        (["msg_0"], {"status": "delivered"}),
+        (["msg_1"], {"status": "dead"}),
+        (["msg_2"], {"invoice_id": "2"}),
+        ([], {"invoice_id": "9"}),
+        (["msg_2", "msg_0"], {"origin": ONE}),
+        ([], {"origin": "https://one.example"}),
+        (["msg_3", "msg_2"], {"since": START + 2 * SECOND}),
+        (["msg_1", "msg_0"], {"until": START + 2 * SECOND}),
+        (["msg_2"], {"since": START + 2 * SECOND, "until": START + 3 * SECOND}),
+        (["msg_3"], {"status": "pending", "origin": TWO, "since": START, "invoice_id": "3"}),
+        ([], {"status": "dead", "origin": ONE}),
+    ],
+)
+async def test_filters_narrow(filled, expected, wanted):
+    """Each filter narrows further; `since` is included and `until` is not."""
+    assert (expected, None) == await page(filled, **wanted)
+
+
+async def test_filters_and_cursors_go_together(filled):
+    """A narrowed list has pages too."""
+    assert (["msg_3"], "msg_3") == await page(filled, status="pending", limit=1)
+    assert (["msg_2"], None) == await page(filled, status="pending", after="msg_3", limit=1)
+
+
+async def test_lists_hold_one_account(filled):
+    """Nobody sees a delivery of somebody else, by no filter and no cursor."""
+    assert (["msg_9"], None) == await page(filled, "other")
+    assert ([], None) == await page(filled, "other", origin=TWO)
+    assert ([], None) == await page(filled, "nobody")
+    assert (["msg_3"], "msg_3") == await page(filled, after="msg_9", limit=1)
+
+
+async def test_lists_tell_the_whole_story(filled):
+    """A delivery in a list is told as it is by itself, attempts included."""
+    rows, _ = await filled.list_deliveries("dev", DeliveryFilter(), after=None, limit=50)
+
+    assert [await filled.find_delivery("dev", row["id"]) for row in rows] == rows
+    assert [0, 0, 1, 1] == [len(row["attempts"]) for row in rows]

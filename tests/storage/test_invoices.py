@@ -1,0 +1,243 @@
+import asyncio
+
+import pytest
+
+from service.errors import NotFound
+from service.storage.invoices import Acceptance
+from service.storage.states import InvoiceStatus
+from service.storage.tables import invoices
+from tests.clock import START
+from tests.rows import (
+    ONE,
+    SECOND,
+    TWO,
+    a_step,
+    add_delivery,
+    add_two_events,
+    an_event,
+    an_invoice,
+    lease_invoice,
+    rows_of,
+)
+
+STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT
+
+
+async def page(store, account_id="dev", *, status=None, after=None, limit=50):
+    """The ids on one page, and the cursor of the next."""
+    rows, cursor = await store.list_invoices(account_id, status=status, after=after, limit=limit)
+    return [row["id"] for row in rows], cursor
+
+
+# Accepting
+
+
+async def test_an_invoice_is_stored_as_it_came(store, database):
+    """What was accepted can be found afterwards, complete, and is due for collection."""
+    invoice = an_invoice(
+        title="Expensive – très", customer_email="richie@example.com", total_minor=2**53 + 1
+    )
+
+    assert STORED is await store.accept(invoice)
+
+    found = await store.find_invoice("dev", "1")
+    for name in ("id", "title", "customer", "customer_email", "total_minor", "currency"):
+        assert getattr(invoice, name) == found[name]
+    assert (START, ONE, f"{ONE}/invoices/1") == (
+        found["created_at"],
+        found["callback_url"],
+        found["url"],
+    )
+    assert (InvoiceStatus.RECEIVED, []) == (found["status"], found["events"])
+    (row,) = await rows_of(database, invoices)
+    assert START == row["due_at"]
+
+
+async def test_the_same_invoice_again_changes_nothing(store, database):
+    """A caller that lost our answer may send the invoice again, any time later."""
+    await store.accept(an_invoice())
+    before = await rows_of(database, invoices)
+
+    assert REPLAYED is await store.accept(an_invoice(at=START + SECOND))
+
+    assert before == await rows_of(database, invoices)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"title": "Another"},
+        {"title": ""},
+        {"customer": "Mr. Poor"},
+        {"customer_email": "richie@example.com"},
+        {"total_minor": 999901},
+        {"currency": "EUR"},
+        {"origin": TWO},
+        {"origin": None},
+    ],
+    ids=lambda changes: ",".join(f"{key}={value}" for key, value in changes.items()),
+)
+async def test_other_content_under_a_known_id_is_a_conflict(store, database, changes):
+    """An id stands for one content, and what was stored first stays."""
+    await store.accept(an_invoice())
+    before = await rows_of(database, invoices)
+
+    assert CONFLICT is await store.accept(an_invoice(**changes))
+
+    assert before == await rows_of(database, invoices)
+
+
+async def test_ids_belong_to_their_account(store):
+    """Two accounts use the same id without knowing of each other."""
+    assert STORED is await store.accept(an_invoice(account_id="a", title="Of a"))
+    assert STORED is await store.accept(an_invoice(account_id="b", title="Of b"))
+
+    assert "Of a" == (await store.find_invoice("a", "1"))["title"]
+    assert "Of b" == (await store.find_invoice("b", "1"))["title"]
+
+
+async def test_the_rules_hold_within_one_batch(store, database):
+    """Requests that share a transaction get the answers they would have got one after another."""
+    await store.accept(an_invoice("known"))
+
+    given = await asyncio.gather(
+        store.accept(an_invoice("new")),
+        store.accept(an_invoice("known")),
+        store.accept(an_invoice("new")),
+        store.accept(an_invoice("new", title="Another")),
+        store.accept(an_invoice("new", account_id="other", title="Another")),
+        store.accept(an_invoice("known", title="Another")),
+        store.accept(an_invoice("new", account_id="other", title="Another")),
+    )
+
+    assert [STORED, REPLAYED, REPLAYED, CONFLICT, STORED, CONFLICT, REPLAYED] == given
+    assert 3 == len(await rows_of(database, invoices))
+
+
+async def test_the_winner_of_a_batch_is_what_is_stored(store):
+    """Where two contents race for an id, the one that was answered `stored` is kept."""
+    given = await asyncio.gather(
+        *(store.accept(an_invoice(title=title)) for title in ("first", "second"))
+    )
+
+    assert [STORED, CONFLICT] == given
+    assert "first" == (await store.find_invoice("dev", "1"))["title"]
+
+
+async def test_a_replay_after_the_collection_is_still_a_replay(store):
+    """What happened to an invoice since does not make it another one."""
+    await add_delivery(store)
+
+    assert REPLAYED is await store.accept(an_invoice())
+    assert InvoiceStatus.PAID == (await store.find_invoice("dev", "1"))["status"]
+
+
+async def test_accepting_wakes_the_collection(store):
+    """Who collects is told once an invoice is committed, and not for a replay."""
+    await store.accept(an_invoice())
+    assert store.invoices_due.is_set()
+
+    store.invoices_due.clear()
+    await store.accept(an_invoice())
+    assert not store.invoices_due.is_set()
+
+
+# Finding
+
+
+@pytest.mark.parametrize(("account_id", "id_"), [("dev", "2"), ("other", "1"), ("dev", "")])
+async def test_what_is_not_there_or_not_yours_is_not_found(store, account_id, id_):
+    """Nobody can tell another account's invoice from one that does not exist."""
+    await store.accept(an_invoice("1"))
+
+    with pytest.raises(NotFound):
+        await store.find_invoice(account_id, id_)
+
+
+async def test_events_are_told_in_their_order(store):
+    """What happened to an invoice reads from first to last."""
+    await add_two_events(store)
+
+    found = await store.find_invoice("dev", "1")
+    assert [("Invoice sent", False), ("Invoice paid", True)] == [
+        (event["description"], event["paid"]) for event in found["events"]
+    ]
+    assert {("sandbox", START)} == {(event["collector"], event["at"]) for event in found["events"]}
+
+
+# Listing
+
+
+async def test_pages_run_from_the_newest_to_the_oldest(store):
+    """Following the cursor shows every invoice once, and ends."""
+    for number in range(5):
+        await store.accept(an_invoice(f"i{number}"))
+
+    assert (["i4", "i3"], "i3") == await page(store, limit=2)
+    assert (["i2", "i1"], "i1") == await page(store, after="i3", limit=2)
+    assert (["i0"], None) == await page(store, after="i1", limit=2)
+
+
+async def test_a_page_that_is_just_full_is_the_last(store):
+    """There is no cursor to an empty page."""
+    for number in range(2):
+        await store.accept(an_invoice(f"i{number}"))
+
+    assert (["i1", "i0"], None) == await page(store, limit=2)
+
+
+async def test_what_comes_in_meanwhile_does_not_move_pages(store):
+    """New invoices stand before the first page and disturb no later one."""
+    for number in range(3):
+        await store.accept(an_invoice(f"i{number}"))
+    _, cursor = await page(store, limit=1)
+
+    await store.accept(an_invoice("new"))
+
+    assert (["i1", "i0"], None) == await page(store, after=cursor)
+
+
+async def test_the_order_is_that_of_arrival_even_in_the_same_instant(store):
+    """Invoices of one batch and one instant are listed newest first all the same."""
+    ids = [f"i{number}" for number in range(20)]
+
+    await asyncio.gather(*(store.accept(an_invoice(id_)) for id_ in ids))
+
+    assert (ids[::-1], None) == await page(store)
+
+
+async def test_lists_hold_one_account(store):
+    """Nobody sees an invoice of somebody else, by no cursor."""
+    for id_, account_id in (("a1", "a"), ("b1", "b"), ("a2", "a")):
+        await store.accept(an_invoice(id_, account_id=account_id))
+
+    assert (["a2", "a1"], None) == await page(store, "a")
+    assert (["b1"], None) == await page(store, "b")
+    assert ([], None) == await page(store, "a", after="b1")
+    assert ([], None) == await page(store, "nobody")
+
+
+async def test_lists_can_be_narrowed_to_a_status(store):
+    """A filter narrows every page, and its cursors lead on."""
+    for id_ in ("i0", "i1"):
+        await add_delivery(store, id_)
+    await store.accept(an_invoice("i2"))
+
+    assert (["i2"], None) == await page(store, status="received")
+    assert (["i1"], "i1") == await page(store, status="paid", limit=1)
+    assert (["i0"], None) == await page(store, status="paid", after="i1", limit=1)
+    assert ([], None) == await page(store, status="payment_failed")
+
+
+async def test_lists_tell_events_of_their_own_invoice(store):
+    """Each invoice of a page comes with what happened to it."""
+    await store.accept(an_invoice("i0"))
+    event = an_event("Payment failed", paid=False)
+    await store.take_step(a_step(await lease_invoice(store), event=event))
+    await store.accept(an_invoice("i1"))
+
+    rows, _ = await store.list_invoices("dev", status=None, after=None, limit=50)
+
+    assert [[], ["Payment failed"]] == [
+        [event["description"] for event in row["events"]] for row in rows
+    ]

@@ -1,0 +1,84 @@
+import pytest
+
+from schemas.delivery import OUTCOMES, REASONS
+from schemas.delivery import STATUSES as DELIVERY_STATUSES
+from schemas.invoice import STATUSES as INVOICE_STATUSES
+from service.storage.deliveries import AttemptOutcome
+from service.storage.states import (
+    DELIVERY_MOVES,
+    INVOICE_MOVES,
+    DeadReason,
+    DeliveryStatus,
+    InvoiceStatus,
+    sources_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "moves"),
+    [(InvoiceStatus, INVOICE_MOVES), (DeliveryStatus, DELIVERY_MOVES)],
+    ids=["invoice", "delivery"],
+)
+def test_every_status_has_its_moves(statuses, moves):
+    """The table says of each state where it may lead, and names no other states."""
+    assert set(statuses) == set(moves)
+    assert set(statuses) >= set().union(*moves.values())
+
+
+@pytest.mark.parametrize(
+    ("first", "moves"),
+    [(InvoiceStatus.RECEIVED, INVOICE_MOVES), (DeliveryStatus.PENDING, DELIVERY_MOVES)],
+    ids=["invoice", "delivery"],
+)
+def test_every_status_can_be_reached(first, moves):
+    """No state stands in a table that nothing can come into."""
+    reached, frontier = {first}, {first}
+    while frontier:
+        frontier = set().union(*(moves[status] for status in frontier)) - reached
+        reached |= frontier
+
+    assert set(moves) == reached
+
+
+@pytest.mark.parametrize("status", [InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED])
+def test_an_invoice_that_is_collected_stays_as_it_is(status):
+    """Paid and failed are final."""
+    assert frozenset() == INVOICE_MOVES[status]
+
+
+@pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DEAD])
+def test_a_delivery_that_is_settled_stays_as_it_is(status):
+    """No attempt changes what is delivered or dead."""
+    assert frozenset() == DELIVERY_MOVES[status]
+
+
+def test_a_failed_attempt_leaves_a_delivery_pending():
+    """A retry is a move from pending to pending."""
+    assert DeliveryStatus.PENDING in DELIVERY_MOVES[DeliveryStatus.PENDING]
+
+
+@pytest.mark.parametrize(
+    ("status", "sources"),
+    [
+        (InvoiceStatus.RECEIVED, []),
+        (InvoiceStatus.PAID, [InvoiceStatus.RECEIVED, InvoiceStatus.SENT]),
+        (InvoiceStatus.PAYMENT_FAILED, [InvoiceStatus.RECEIVED, InvoiceStatus.SENT]),
+    ],
+)
+def test_sources_are_read_from_the_table(status, sources):
+    """From where an invoice may come is the table, read the other way round."""
+    assert sources == sources_of(status)
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        (InvoiceStatus, INVOICE_STATUSES),
+        (DeliveryStatus, DELIVERY_STATUSES),
+        (DeadReason, REASONS),
+        (AttemptOutcome, OUTCOMES),
+    ],
+)
+def test_what_is_stored_is_what_is_documented(stored, shown):
+    """The wire knows exactly the states, reasons and outcomes that can be stored."""
+    assert sorted(shown) == sorted(one.value for one in stored)
