@@ -1,0 +1,191 @@
+"""
+The loop that brings every invoice to its end: lease what is due, ask the collector, write it.
+
+One round leases a batch; every invoice of it moves on by itself, so that one slow collection
+holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from service.clock import Clock
+from service.collection.collector import Collector, Progress
+from service.errors import StorageUnavailable
+from service.storage.states import InvoiceStatus
+from service.storage.steps import LeasedInvoice, LeaseRound, NewDelivery, NewEvent, Step
+from service.storage.store import Store
+
+log = logging.getLogger("invoices.collection")
+
+LEASE = timedelta(seconds=15)
+"""How long one step may take. After a crash, this is also how long an invoice waits."""
+
+POLL = timedelta(seconds=2)
+"""The net under the signals: how soon leases that ran out are found."""
+
+GRAIN = timedelta(milliseconds=20)
+"""Waits end on multiples of this, so that steps taken together are written by one statement."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+CONCURRENCY = 512
+"""Invoices in collection at a time; what is beyond that waits in the database."""
+
+
+Announce = Callable[[str, str, bool], NewDelivery]
+"""Callback name, description, paid -> what brings that event to the receiver."""
+
+
+def _rounded(instant: datetime) -> datetime:
+    """*instant* or a little later, in steps of `GRAIN`."""
+    return instant + (EPOCH - instant) % GRAIN
+
+
+class Collection:
+    """
+    Collects every accepted invoice, with as many others beside it as there is room for.
+
+    Takes invoices that were accepted here as they are (`Takes`), and leases all others.
+
+    *announce* renders an event for the callback of the invoice; it is called only where the
+    API user asked to be called.
+    """
+
+    def __init__(
+        self, store: Store, collector: Collector, announce: Announce, clock: Clock
+    ) -> None:
+        self._store = store
+        self._collector = collector
+        self._announce = announce
+        self._clock = clock
+        self._steps: asyncio.TaskGroup
+        self._is_draining = False
+        self._is_backlogged = False
+        self._in_progress_count = 0
+
+    async def run(self) -> None:
+        """Collect until `drain` is called, then finish what was begun."""
+        async with asyncio.TaskGroup() as steps:
+            self._steps = steps
+            self._store.to_collection.connect(self)
+            try:
+                while not self._is_draining:
+                    next_round_at = await self._try_round()
+                    await self._clock.wait(self._store.invoices_due, next_round_at)
+                await self._empty()
+            finally:
+                self._store.to_collection.connect(None)
+
+    def drain(self) -> None:
+        """Lease nothing more; `run` returns once the steps in progress are written."""
+        self._is_draining = True
+        self._store.invoices_due.set()
+
+    def reserve(self, origin: str) -> datetime | None:
+        """Room for an invoice that is about to be accepted, unless older ones wait for it."""
+        if self._is_draining:
+            return None
+        if self._is_backlogged or self._in_progress_count >= CONCURRENCY:
+            self._is_backlogged = True
+            return None
+        self._in_progress_count += 1
+        return self._clock.now() + LEASE
+
+    def cancel(self, origin: str) -> None:
+        """Give back the room of an invoice that was not accepted."""
+        self._give_room()
+
+    def start(self, row: LeasedInvoice) -> None:
+        """Collect an invoice that was accepted with a lease."""
+        self._steps.create_task(self._take_step(row, self._clock.now()))
+
+    async def run_round(self) -> datetime:
+        """
+        Lease what is due and start a task for each.
+
+        Returns:
+            When the next round is due unless a signal comes first.
+        """
+        now = self._clock.now()
+        room = CONCURRENCY - self._in_progress_count
+        if room <= 0:
+            return now + POLL
+        due = await self._store.lease_invoices(LeaseRound(now, now + LEASE, room))
+        self._in_progress_count += len(due.invoices)
+        self._is_backlogged = len(due.invoices) == room
+        for invoice in due.invoices:
+            self._steps.create_task(self._take_step(invoice, now))
+        return min(due.next_due_at or now + POLL, now + POLL)
+
+    async def _empty(self) -> None:
+        """Wait until nothing is in progress any more, nor about to be handed over."""
+        while self._in_progress_count:
+            self._store.invoices_due.clear()
+            await self._store.invoices_due.wait()
+
+    async def _try_round(self) -> datetime:
+        try:
+            return await self.run_round()
+        except StorageUnavailable as error:
+            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+            return self._clock.now() + POLL
+
+    async def _take_step(self, invoice: LeasedInvoice, now: datetime) -> None:
+        """One invoice's step; whatever goes wrong with it, its lease brings it back."""
+        try:
+            progress = await self._advance(invoice)
+            is_taken = await self._store.take_step(self._step(invoice, progress, now))
+            if not is_taken:
+                log.warning("step.outlived_lease", extra={"fields": {"invoice_id": invoice.id}})
+        except StorageUnavailable as error:
+            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        except Exception:  # one bad invoice must not stop the others
+            log.exception("step.failed", extra={"fields": {"invoice_id": invoice.id}})
+        finally:
+            self._give_room()
+
+    def _give_room(self) -> None:
+        self._in_progress_count -= 1
+        if self._is_backlogged or self._is_draining:
+            self._store.invoices_due.set()
+
+    async def _advance(self, invoice: LeasedInvoice) -> Progress:
+        """As far as the invoice comes without waiting."""
+        if invoice.status is InvoiceStatus.SENT:
+            return await self._collector.collect(invoice)
+        progress = await self._collector.send(invoice)
+        if progress.status is InvoiceStatus.SENT and progress.look_again_after == timedelta(0):
+            return await self._collector.collect(invoice)
+        return progress
+
+    def _step(self, invoice: LeasedInvoice, progress: Progress, now: datetime) -> Step:
+        wait = progress.look_again_after
+        return Step(
+            invoice=invoice,
+            status=progress.status,
+            due_at=None if wait is None else _rounded(now + wait),
+            collector=self._collector.name,
+            event=self._event(invoice, progress),
+        )
+
+    def _event(self, invoice: LeasedInvoice, progress: Progress) -> NewEvent | None:
+        if progress.description is None:
+            return None
+        is_paid = progress.status is InvoiceStatus.PAID
+        return NewEvent(
+            description=progress.description,
+            paid=is_paid,
+            at=self._clock.now(),
+            delivery=self._delivery(invoice, progress.description, is_paid=is_paid),
+        )
+
+    def _delivery(
+        self, invoice: LeasedInvoice, description: str, *, is_paid: bool
+    ) -> NewDelivery | None:
+        if invoice.call is None:
+            return None
+        return self._announce(invoice.call.callback, description, is_paid)

@@ -1,0 +1,434 @@
+import asyncio
+import itertools
+from collections import Counter
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.collection.collector import Progress
+from service.collection.loop import LEASE, POLL, Collection
+from service.collection.sandbox import Sandbox
+from service.storage.states import InvoiceStatus
+from service.storage.steps import NewDelivery
+from service.storage.store import Store
+from service.storage.tables import invoices
+from tests.clock import PATIENCE_SECONDS, START, ManualClock
+from tests.fakes import WatchedStore
+from tests.rows import ONE, SECOND, GatedDatabase, a_database, an_invoice, rows_of
+
+RECEIVED, SENT, PAID, FAILED = InvoiceStatus
+DELAY = SECOND
+MICROSECOND = timedelta(microseconds=1)
+
+
+@pytest.fixture
+async def database(tmp_path):
+    """A real database, whose writes a test may hold back."""
+    async with a_database(tmp_path, GatedDatabase) as database:
+        yield database
+
+
+@pytest.fixture
+def store(database):
+    """The store that the collection works on."""
+    return WatchedStore(database)
+
+
+@pytest.fixture
+def elsewhere(database):
+    """The store of another process on the same database."""
+    return Store(database)
+
+
+@pytest.fixture
+def clock():
+    """The clock of the collection."""
+    return ManualClock()
+
+
+@pytest.fixture
+def announced():
+    """What was rendered for receivers."""
+    return []
+
+
+@pytest.fixture
+def collecting(store, clock, announced):
+    """Runs the collection with a collector, and drains it at the end of the block."""
+    numbers = itertools.count(1)
+
+    def announce(callback, description, paid):
+        announced.append((callback, description, paid))
+        body = INVOICE_NOTIFICATION.render({"description": description, "paid": paid})
+        return NewDelivery(f"msg_{next(numbers)}", body)
+
+    @asynccontextmanager
+    async def run(collector=None, *, delay=DELAY):
+        collection = Collection(store, collector or Sandbox(delay), announce, clock)
+        running = asyncio.create_task(collection.run())
+        try:
+            await clock.parked()
+            yield collection, running
+        finally:
+            collection.drain()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await running
+
+    return run
+
+
+class FakeCollector:
+    """Does with each invoice what the test has put there for its id, or pays it."""
+
+    name = "fake"
+
+    def __init__(self, **ends):
+        self.ends = ends
+        self.asked = Counter()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.is_asked = asyncio.Event()
+
+    async def send(self, invoice):
+        """Answer what the test said, once it lets us."""
+        self.asked[invoice.id] += 1
+        self.is_asked.set()
+        await self.may_answer.wait()
+        end = self.ends.get(invoice.id, Progress(PAID, "Invoice paid"))
+        if isinstance(end, Exception) and self.asked[invoice.id] == 1:
+            raise end
+        return Progress(PAID, "Invoice paid") if isinstance(end, Exception) else end
+
+    async def collect(self, invoice):
+        """As `send`."""
+        return await self.send(invoice)
+
+
+async def quiet(clock, database):
+    """Wait until the collection waits, and what it started has begun."""
+    await clock.parked()
+    await database.read(lambda tx: None)
+    await clock.parked()
+
+
+async def story(store, id_="1"):
+    """The state of an invoice and what was told of it."""
+    found = await store.find_invoice("dev", id_)
+    return found["status"], [(event["description"], event["paid"]) for event in found["events"]]
+
+
+def bodies(told):
+    """The events of deliveries."""
+    return [(one["event"]["description"], one["event"]["paid"]) for one in told]
+
+
+# The endings
+
+
+async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, clock, database):
+    """It is sent at once, and paid when the delay is over and not before."""
+    async with collecting():
+        await store.accept(an_invoice())
+        await store.taken.reaches(1)
+        assert (SENT, []) == await story(store)
+
+        await clock.parked()
+        clock.advance(DELAY - MICROSECOND)
+        await quiet(clock, database)
+        assert (SENT, []) == await story(store)
+
+        clock.advance(MICROSECOND)
+        await store.taken.reaches(2)
+
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+
+
+@pytest.mark.parametrize(
+    ("description", "tag"),
+    [
+        ("Payment failed: the card was declined", "declined"),
+        ("Payment failed: insufficient funds", "insufficient_funds"),
+        ("Payment failed: the card has expired", "expired_card"),
+        ("Payment failed: an error occurred while processing the card", "processing_error"),
+    ],
+)
+async def test_a_failing_payment_is_told(collecting, store, clock, description, tag):
+    """Every tag that fails ends in `payment_failed`, with its own words, after the delay."""
+    async with collecting():
+        await store.accept(an_invoice(customer=f"Acme+{tag}"))
+        await store.taken.reaches(1)
+        await clock.parked()
+        clock.advance(DELAY)
+        await store.taken.reaches(2)
+
+    assert (FAILED, [(description, False)]) == await story(store)
+    assert [(description, False)] == bodies(await store.deliveries_of("dev", "1"))
+
+
+async def test_an_invoice_that_cannot_be_sent_fails_at_once(collecting, store):
+    """`+undeliverable` never becomes sent."""
+    async with collecting():
+        await store.accept(an_invoice(customer="Acme+undeliverable"))
+        await store.taken.reaches(1)
+
+    status, ((description, paid),) = await story(store)
+    assert (FAILED, False) == (status, paid)
+    assert "could not be sent" in description
+
+
+async def test_pending_takes_ten_times_the_delay(collecting, store, clock, database):
+    """`+pending` is paid after ten delays and not before."""
+    async with collecting():
+        await store.accept(an_invoice(customer="Acme+pending"))
+        await store.taken.reaches(1)
+        await clock.parked()
+        clock.advance(10 * DELAY - MICROSECOND)
+        await quiet(clock, database)
+        assert (SENT, []) == await story(store)
+
+        clock.advance(MICROSECOND)
+        await store.taken.reaches(2)
+
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+
+
+async def test_never_stays_sent(collecting, store, clock, database):
+    """`+never` is sent, and nothing more happens to it, ever."""
+    async with collecting():
+        await store.accept(an_invoice(customer="Acme+never"))
+        await store.taken.reaches(1)
+        for _ in range(3):
+            await clock.parked()
+            clock.advance(timedelta(days=100))
+            await quiet(clock, database)
+
+    assert (SENT, []) == await story(store)
+    (row,) = await rows_of(database, invoices)
+    assert (None, None) == (row["due_at"], row["leased_until"])
+    assert 1 == len(store.taken)
+
+
+async def test_without_a_delay_one_step_is_enough(collecting, store, clock):
+    """From received to paid is one transaction where nothing has to be waited for."""
+    async with collecting(delay=timedelta(0)):
+        await store.accept(an_invoice())
+        ((step, is_taken),) = await store.taken.reaches(1)
+
+    assert (PAID, True) == (step.status, is_taken)
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert START == clock.now()
+
+
+@pytest.mark.parametrize("tag", ["declined", "pending"])
+async def test_without_a_delay_every_tag_ends_in_one_step(collecting, store, tag):
+    """Failures, and ten times nothing, need no second step either."""
+    async with collecting(delay=timedelta(0)):
+        await store.accept(an_invoice(customer=f"Acme+{tag}"))
+        await store.taken.reaches(1)
+
+    assert {"declined": FAILED, "pending": PAID}[tag] == (await story(store))[0]
+
+
+# Who is told
+
+
+async def test_the_receiver_is_told_what_happened(collecting, store, announced):
+    """The event is rendered by the callback of the invoice, and becomes its delivery."""
+    async with collecting(delay=timedelta(0)):
+        await store.accept(an_invoice())
+        await store.taken.reaches(1)
+
+    assert [("invoice_notification", "Invoice paid", True)] == announced
+    (told,) = await store.deliveries_of("dev", "1")
+    assert ("msg_1", f"{ONE}/invoices/1", START) == (told["id"], told["url"], told["created_at"])
+    assert [("Invoice paid", True)] == bodies([told])
+
+
+async def test_nobody_is_told_who_did_not_ask(collecting, store, announced):
+    """Without a callback URL nothing is rendered, and the event can still be looked at."""
+    async with collecting(delay=timedelta(0)):
+        await store.accept(an_invoice(origin=None))
+        await store.taken.reaches(1)
+
+    assert [] == announced == await store.deliveries_of("dev", "1")
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+
+
+async def test_events_carry_the_name_of_their_collector(collecting, store):
+    """A developer can tell the sandbox from real money."""
+    async with collecting(FakeCollector()):
+        await store.accept(an_invoice())
+        await store.taken.reaches(1)
+
+    found = await store.find_invoice("dev", "1")
+    assert ["fake"] == [event["collector"] for event in found["events"]]
+
+
+# What goes wrong
+
+
+async def test_what_was_left_behind_is_collected(collecting, elsewhere, store):
+    """Invoices that another process accepted are found by the first round."""
+    for number in range(3):
+        await elsewhere.accept(an_invoice(str(number)))
+
+    async with collecting(delay=timedelta(0)):
+        await store.taken.reaches(3)
+
+    assert {PAID} == {(await story(store, str(number)))[0] for number in range(3)}
+
+
+async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock, database, caplog):
+    """A collector that raises is logged; the invoice comes back once its lease ran out."""
+    collector = FakeCollector(bad=LookupError("nobody foresaw this"))
+
+    async with collecting(collector) as (_, running):
+        await store.accept(an_invoice("bad"))
+        await store.accept(an_invoice("good"))
+        await store.taken.reaches(1)
+        assert (PAID, [("Invoice paid", True)]) == await story(store, "good")
+        assert (RECEIVED, []) == await story(store, "bad")
+        assert "step.failed" in caplog.messages
+        assert not running.done()
+
+        await clock.parked()
+        clock.advance(LEASE - MICROSECOND)
+        await quiet(clock, database)
+        assert 1 == collector.asked["bad"]
+        clock.advance(POLL)
+        await store.taken.reaches(2)
+
+    assert (PAID, [("Invoice paid", True)]) == await story(store, "bad")
+
+
+@pytest.mark.parametrize("method", ["lease_invoices", "take_step"])
+async def test_a_database_that_is_away_for_a_moment_is_survived(
+    collecting, store, elsewhere, clock, method
+):
+    """The loop goes on, and what could not be written is done again once its lease is over."""
+    await elsewhere.accept(an_invoice())
+    store.failing.append(method)
+
+    async with collecting(delay=timedelta(0)) as (_, running):
+        await store.failed.reaches(1)
+        while not store.taken.entries:
+            assert not running.done()
+            await clock.parked()
+            clock.advance(LEASE)
+            await clock.parked()
+            await elsewhere.ping()
+
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+
+
+async def test_a_slow_collection_holds_up_no_other(collecting, store):
+    """While one invoice is with the collector, others are collected from start to end."""
+    collector = FakeCollector()
+
+    async with collecting(collector):
+        collector.may_answer.clear()
+        await store.accept(an_invoice("slow"))
+        await collector.is_asked.wait()
+        slow, collector.may_answer = collector.may_answer, asyncio.Event()
+        collector.may_answer.set()
+        await store.accept(an_invoice("quick"))
+        await store.taken.reaches(1)
+        assert (PAID, [("Invoice paid", True)]) == await story(store, "quick")
+        slow.set()
+        await store.taken.reaches(2)
+
+    assert (PAID, [("Invoice paid", True)]) == await story(store, "slow")
+
+
+async def test_a_step_that_outlived_its_lease_changes_nothing(
+    collecting, store, clock, database, caplog
+):
+    """The invoice belongs to whoever leased it next, and one event is told of it."""
+    collector = FakeCollector(**{"1": Progress(FAILED, "Too late")})
+
+    async with collecting(collector):
+        collector.may_answer.clear()
+        await store.accept(an_invoice())
+        await collector.is_asked.wait()
+        slow, collector.may_answer = collector.may_answer, asyncio.Event()
+        collector.may_answer.set()
+        collector.ends.clear()
+        await clock.parked()
+        clock.advance(LEASE)
+        await store.taken.reaches(1)
+        collector.ends["1"] = Progress(FAILED, "Too late")
+        slow.set()
+        taken = await store.taken.reaches(2)
+
+    assert [True, False] == [is_taken for _, is_taken in taken]
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert "step.outlived_lease" in caplog.messages
+
+
+async def test_a_collector_may_ask_to_be_asked_again(collecting, store, clock):
+    """A payment that is not there yet is looked at again when the collector said."""
+    collector = FakeCollector(**{"1": Progress(SENT, look_again_after=DELAY)})
+
+    async with collecting(collector):
+        await store.accept(an_invoice())
+        for count in (1, 2, 3):
+            await store.taken.reaches(count)
+            await clock.parked()
+            if count == 3:
+                collector.ends.clear()
+            clock.advance(DELAY)
+        await store.taken.reaches(4)
+
+    assert [True] * 4 == [is_taken for _, is_taken in store.taken.entries]
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+
+
+# Draining
+
+
+async def test_draining_finishes_what_was_begun(collecting, store, database):
+    """After a drain the steps in progress are written, and only then the collection ends."""
+    collector = FakeCollector()
+    collector.may_answer.clear()
+
+    async with collecting(collector) as (collection, running):
+        await store.accept(an_invoice())
+        await collector.is_asked.wait()
+        collection.drain()
+        await database.read(lambda tx: None)
+        assert not running.done()
+        collector.may_answer.set()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running
+
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+
+
+async def test_after_a_drain_nothing_is_leased(collecting, store, database):
+    """What is accepted afterwards is left to the next process, free and due."""
+    async with collecting() as (collection, running):
+        collection.drain()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running
+        await store.accept(an_invoice())
+
+    assert (RECEIVED, []) == await story(store)
+    (row,) = await rows_of(database, invoices)
+    assert (START, None) == (row["due_at"], row["leased_until"])
+
+
+async def test_what_is_accepted_while_draining_is_left_free(collecting, store, database):
+    """An invoice that was on its way into the database is not kept leased by who has ended."""
+    async with collecting(delay=timedelta(0)) as (collection, _):
+        database.shut()
+        accepting = asyncio.create_task(store.accept(an_invoice()))
+        await database.reached()
+        collection.drain()
+        await database.read(lambda tx: None)
+        database.open()
+        await accepting
+
+    (row,) = await rows_of(database, invoices)
+    assert RECEIVED != row["status"] or row["leased_until"] is None
