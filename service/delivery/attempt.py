@@ -1,0 +1,194 @@
+"""
+One attempt: signed, sent, classified, decided, and then told as a settlement and as a log line.
+
+Each step is a small function of what is known so far, and the finished attempt is a value. The
+ends are a closed set (`service.delivery.outcome`), and each means one state of the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from service.callbacks.declaration import Callback
+from service.clock import Clock
+from service.delivery.failures import NoAnswer
+from service.delivery.outcome import Dead, Delivered, Outcome, Retry, Verified, classify, decide
+from service.delivery.sender import Answer, OutgoingRequest
+from service.delivery.signing import Signer
+from service.storage.deliveries import AttemptRecord, LeasedDelivery, Settlement
+from service.storage.states import DeliveryStatus
+
+KEPT_BYTES = 4096
+"""How much of an answer is kept for the receiver's developer to see."""
+
+
+class Sends(Protocol):
+    """What performs one request; see `service.delivery.sender.Sender`."""
+
+    async def send(self, request: OutgoingRequest) -> Answer | NoAnswer:
+        """Send *request* once; always comes back with a value, within the deadline."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What holds for every attempt: the operator's decisions, and where chance comes from."""
+
+    retry_schedule: tuple[timedelta, ...]
+    is_strict: bool
+    user_agent: str
+    chance: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One HTTP request that was made for one leased delivery, and what came of it."""
+
+    delivery: LeasedDelivery
+    started_at: datetime
+    ended_at: datetime
+    answer: Answer | NoAnswer
+    verified: Verified
+    outcome: Outcome
+
+    @property
+    def held_until(self) -> datetime | None:
+        """Until when the receiver asked for the whole origin to wait, if it did."""
+        hold = None if isinstance(self.outcome, Delivered) else self.outcome.hold
+        return None if hold is None else self.ended_at + hold
+
+
+class Performer:
+    """Performs attempts for the declared *callbacks*, signed for their account."""
+
+    def __init__(
+        self,
+        sender: Sends,
+        signer_of: Callable[[str], Signer],
+        callbacks: Mapping[str, Callback],
+        rules: Rules,
+        clock: Clock,
+    ) -> None:
+        self._sender = sender
+        self._signer_of = signer_of
+        self._callbacks = callbacks
+        self._rules = rules
+        self._clock = clock
+
+    async def perform(self, delivery: LeasedDelivery) -> Attempt:
+        """Attempt *delivery* once and say what it came to; nothing is recorded yet."""
+        started_at = self._clock.now()
+        request = self._signed(delivery, started_at)
+        answer = await self._sender.send(request)
+        ended_at = self._clock.now()
+        verified = self._classified(delivery, answer)
+        return Attempt(
+            delivery=delivery,
+            started_at=started_at,
+            ended_at=ended_at,
+            answer=answer,
+            verified=verified,
+            outcome=self._decided(delivery, answer, verified, ended_at),
+        )
+
+    def _signed(self, delivery: LeasedDelivery, at: datetime) -> OutgoingRequest:
+        """The id and the bytes are the delivery's, the timestamp is the attempt's."""
+        signer = self._signer_of(delivery.account_id)
+        headers = signer.headers(delivery.id, at, delivery.body)
+        headers["Content-Type"] = "application/json"
+        headers["User-Agent"] = self._rules.user_agent
+        headers["Invoices-Collector"] = delivery.collector
+        method = self._callbacks[delivery.callback].method.upper()
+        return OutgoingRequest(delivery.url, method, headers, delivery.body)
+
+    def _classified(self, delivery: LeasedDelivery, answer: Answer | NoAnswer) -> Verified:
+        callback = self._callbacks[delivery.callback]
+        return classify(answer, callback, is_strict=self._rules.is_strict)
+
+    def _decided(
+        self,
+        delivery: LeasedDelivery,
+        answer: Answer | NoAnswer,
+        verified: Verified,
+        now: datetime,
+    ) -> Outcome:
+        return decide(
+            verified,
+            answer,
+            failure_count=delivery.failure_count + 1,
+            schedule=self._rules.retry_schedule,
+            now=now,
+            chance=self._rules.chance(),
+        )
+
+
+def settlement_of(attempt: Attempt) -> Settlement:
+    """What *attempt* means for its delivery's row."""
+    delivery, outcome = attempt.delivery, attempt.outcome
+    return Settlement(
+        delivery_id=delivery.id,
+        lease_token=delivery.lease_token,
+        attempt=record_of(attempt),
+        status=STATUSES[type(outcome)],
+        at=attempt.ended_at,
+        reason=outcome.reason if isinstance(outcome, Dead) else None,
+        due_at=attempt.ended_at + outcome.delay if isinstance(outcome, Retry) else None,
+        origin=delivery.origin,
+        held_until=attempt.held_until,
+    )
+
+
+STATUSES: Mapping[type[Outcome], DeliveryStatus] = {
+    Delivered: DeliveryStatus.DELIVERED,
+    Retry: DeliveryStatus.PENDING,
+    Dead: DeliveryStatus.DEAD,
+}
+"""The closed set of ends, and the state that each leaves its delivery in."""
+
+
+def record_of(attempt: Attempt) -> AttemptRecord:
+    """*attempt*, as it is kept and shown."""
+    answer = attempt.answer if isinstance(attempt.answer, Answer) else None
+    return AttemptRecord(
+        number=attempt.delivery.attempt_count + 1,
+        started_at=attempt.started_at,
+        duration_ms=round((attempt.ended_at - attempt.started_at).total_seconds() * 1000),
+        status_code=answer.status_code if answer else None,
+        outcome=attempt.verified.outcome,
+        detail=attempt.verified.detail,
+        response_body=_as_text(answer.body) if answer else None,
+    )
+
+
+def log_fields(delivery: LeasedDelivery, settlement: Settlement) -> dict[str, Any]:
+    """
+    Everything about an attempt of *delivery* in one flat record, for one wide line in the log.
+
+    The URL is not among it: its path and query are the API user's, and may hold a secret.
+    """
+    record, age = settlement.attempt, settlement.at - delivery.created_at
+    return {
+        "delivery_id": delivery.id,
+        "invoice_id": delivery.invoice_id,
+        "account_id": delivery.account_id,
+        "callback": delivery.callback,
+        "origin": delivery.origin,
+        "number": record.number,
+        "outcome": record.outcome,
+        "detail": record.detail,
+        "status_code": record.status_code,
+        "duration_ms": record.duration_ms,
+        "status": settlement.status,
+        "reason": settlement.reason,
+        "due_at": settlement.due_at,
+        "held_until": settlement.held_until,
+        "age_ms": round(age.total_seconds() * 1000),
+    }
+
+
+def _as_text(body: bytes) -> str:
+    """The first bytes of *body* as text that every database stores: no NUL, no half characters."""
+    return body[:KEPT_BYTES].decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,141 @@
+"""
+Why there was no answer: the one place that translates the errors of lower libraries.
+
+Whatever aiohttp, the loop, TLS or a name server raises, the sender has one value to give back.
+Its words go to the developer of the receiver, so they tell what that developer may know.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aiohttp import client_exceptions as lower
+
+from service.delivery.connection import UNREAD_LIMIT, WIRE_LIMIT, AnswerTooLong
+from service.delivery.egress import AddressDenied
+
+REASON_LENGTH = 200
+
+_log = logging.getLogger(__name__)
+
+
+class NoAnswerKind(StrEnum):
+    """Why there is no answer."""
+
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    MALFORMED = "malformed"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """
+    There was no usable answer; *detail* says why, to the developer of the receiver.
+
+    The detail is the same for a denied address, a name without address and a connection that
+    failed: anything else would let API users scan ports and networks through the service.
+    """
+
+    kind: NoAnswerKind
+    detail: str
+
+
+def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:
+    """
+    Translate *failure*, which ended a request that had *timeout_seconds* to be answered.
+
+    A failure that nobody foresaw is logged, because it is a defect of ours.
+    """
+    cause = _cause(failure)
+    known = next(kind for kind in type(cause).__mro__ if kind in FAILURES)
+    if known is Exception:
+        _log.error("request.broken", exc_info=failure)
+    kind, words = FAILURES[known]
+    return NoAnswer(kind, words.format(reason=_reason(cause), seconds=timeout_seconds))
+
+
+_NOT_CONNECTED = (NoAnswerKind.UNREACHABLE, "no connection to the receiver could be made")
+_NOT_CALLABLE = (NoAnswerKind.UNREACHABLE, "the URL cannot be called")
+_UNTRUSTED = (NoAnswerKind.UNREACHABLE, "the TLS certificate was not accepted: {reason}")
+_NO_HANDSHAKE = (NoAnswerKind.UNREACHABLE, "the TLS handshake failed: {reason}")
+_LOST = (NoAnswerKind.UNREACHABLE, "the connection was lost before the answer was complete")
+_LATE = (NoAnswerKind.TIMEOUT, "no answer within {seconds:g} s")
+_NOT_HTTP = (NoAnswerKind.MALFORMED, "the answer is not valid HTTP: {reason}")
+_BROKEN_BODY = (NoAnswerKind.MALFORMED, "the body of the answer is incomplete or not valid HTTP")
+_TOO_LONG = (
+    NoAnswerKind.MALFORMED,
+    f"the answer takes more than {WIRE_LIMIT // 1024} KiB or {UNREAD_LIMIT} interim answers",
+)
+
+# Foreign errors are translated here and nowhere else; the nearest class of the failure decides.
+# aiohttp's are all listed, those that can only come of what is switched off (redirects, proxies,
+# Unix sockets, WebSockets, fingerprints) included: a test tells when a release brings a new one.
+FAILURES: Mapping[type[Exception], tuple[NoAnswerKind, str]] = {
+    AddressDenied: (NoAnswerKind.BLOCKED, _NOT_CONNECTED[1]),
+    lower.ClientConnectorError: _NOT_CONNECTED,
+    lower.ClientConnectorDNSError: _NOT_CONNECTED,
+    lower.ClientProxyConnectionError: _NOT_CONNECTED,
+    lower.UnixClientConnectorError: _NOT_CONNECTED,
+    UnicodeError: _NOT_CONNECTED,  # Names that cannot be looked up, such as "." or "a..b".
+    lower.InvalidURL: _NOT_CALLABLE,
+    lower.InvalidUrlClientError: _NOT_CALLABLE,
+    lower.NonHttpUrlClientError: _NOT_CALLABLE,
+    ValueError: _NOT_CALLABLE,
+    AssertionError: _NOT_CALLABLE,
+    lower.ClientConnectorCertificateError: _UNTRUSTED,
+    lower.ServerFingerprintMismatch: _UNTRUSTED,
+    lower.ClientConnectorSSLError: _NO_HANDSHAKE,
+    lower.ClientSSLError: _NO_HANDSHAKE,
+    lower.ClientError: _LOST,
+    lower.ClientConnectionError: _LOST,
+    lower.ClientConnectionResetError: _LOST,
+    lower.ClientOSError: _LOST,
+    lower.ServerConnectionError: _LOST,
+    lower.ServerDisconnectedError: _LOST,
+    lower.UploadAbortedError: _LOST,
+    OSError: _LOST,
+    RuntimeError: _LOST,  # uvloop's way to say that a transport is closed, and aiohttp's.
+    TimeoutError: _LATE,
+    lower.ServerTimeoutError: _LATE,
+    lower.ConnectionTimeoutError: _LATE,
+    lower.SocketTimeoutError: _LATE,
+    lower.ClientResponseError: _NOT_HTTP,
+    lower.ContentTypeError: _NOT_HTTP,
+    lower.ClientHttpProxyError: _NOT_HTTP,
+    lower.WSServerHandshakeError: _NOT_HTTP,
+    lower.WSMessageTypeError: _NOT_HTTP,
+    lower.TooManyRedirects: _NOT_HTTP,
+    lower.RedirectClientError: _NOT_HTTP,
+    lower.InvalidUrlRedirectClientError: _NOT_HTTP,
+    lower.NonHttpUrlRedirectClientError: _NOT_HTTP,
+    lower.ClientPayloadError: _BROKEN_BODY,
+    AnswerTooLong: _TOO_LONG,
+    Exception: _BROKEN_BODY,
+}
+
+
+def _cause(failure: Exception) -> Exception:
+    if isinstance(failure, lower.ClientConnectorError):
+        denied = failure.os_error
+        return denied if isinstance(denied, AddressDenied) else failure
+    return failure
+
+
+def _reason(failure: Exception) -> str:
+    text = str(failure)
+    if isinstance(failure, lower.ClientConnectorCertificateError):
+        text = getattr(failure.certificate_error, "verify_message", text)
+    elif isinstance(failure, lower.ClientSSLError):
+        text = getattr(failure.os_error, "reason", text) or text
+    elif isinstance(failure, lower.ClientResponseError):
+        text = failure.message
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
+    line = text.strip().partition("\n")[0][:REASON_LENGTH]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

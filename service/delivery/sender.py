@@ -1,0 +1,166 @@
+"""
+Performs one HTTP request, against receivers that may be broken or hostile.
+
+The only home of `aiohttp.ClientSession`. Whatever a receiver does, `Sender.send` ends within the
+deadline, holds little memory, follows nothing, decodes nothing, and comes back with a value: an
+`Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from yarl import URL
+
+from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
+from service.delivery.egress import EgressPolicy, Lookup, Resolver, look_up
+from service.delivery.failures import NoAnswer, NoAnswerKind, no_answer
+
+# An acknowledgement has a handful of headers. What aiohttp allows by default (128 of 8 KiB) is a
+# megabyte for every attempt.
+HEAD_LINE_LIMIT = 4096
+HEAD_COUNT_LIMIT = 64
+READ_BUFFER_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingRequest:
+    """
+    One request, complete.
+
+    *url* is sent byte for byte as it stands. Nothing is added to *headers* but `Host`, `Accept`,
+    `Content-Length` and `Accept-Encoding: identity`.
+    """
+
+    url: str
+    method: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    What the receiver said: a final status (200 to 599) and a body that was read to its end.
+
+    A body longer than `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after* is the header
+    as it came.
+    """
+
+    status_code: int
+    retry_after: str | None
+    body: bytes
+    is_truncated: bool
+
+
+class Sender:
+    """
+    Sends requests, keeping connections alive between them; an asynchronous context manager.
+
+    How many run at once is the caller's business. *concurrency* bounds the DNS lookups only; it
+    is best as high as the caller's own bound, so that dead names cannot use up the lookups of
+    others.
+
+    *lookup* turns a name into numeric addresses and may block; *tls* replaces the context that
+    trusts the authorities of the system.
+    """
+
+    def __init__(
+        self,
+        policy: EgressPolicy,
+        *,
+        timeout_seconds: float,
+        concurrency: int = 256,
+        lookup: Lookup = look_up,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._policy = policy
+        self._timeout_seconds = timeout_seconds
+        self._concurrency = concurrency
+        self._lookup = lookup
+        self._tls = tls or verified_tls()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Make ready to send, in the running loop."""
+        self._resolver = Resolver(self._policy, concurrency=self._concurrency, lookup=self._lookup)
+        self._session = aiohttp.ClientSession(
+            connector=BoundedConnector(self._policy, self._resolver, self._tls),
+            # Kept per process, cookies of one account's receiver would reach another's.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # One deadline stands around everything in send(): aiohttp's own start anew with
+            # every byte or address, and are rounded up to whole seconds.
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity"},
+            # With a proxy, the policy would be shown the address of the proxy.
+            trust_env=False,
+            read_bufsize=READ_BUFFER_BYTES,
+            max_line_size=HEAD_LINE_LIMIT,
+            max_field_size=HEAD_LINE_LIMIT,
+            max_headers=HEAD_COUNT_LIMIT,
+        )
+
+    async def close(self) -> None:
+        """Close every connection; the caller has let its requests end before."""
+        await self._session.close()
+        await self._resolver.close()
+
+    async def send(self, request: OutgoingRequest) -> Answer | NoAnswer:
+        """
+        Send *request* once and read what comes back.
+
+        Ends within the deadline given at construction, and raises nothing but the cancellation
+        of the caller.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                response = await self._session.request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    data=request.body,
+                    headers=request.headers,
+                    allow_redirects=False,
+                )
+                try:
+                    return await _read_answer(response)
+                finally:
+                    # A body that was read to its end has given its connection back already.
+                    response.close()
+        except Exception as failure:  # noqa: BLE001 -- no answer, however odd, may stop an attempt
+            return no_answer(failure, self._timeout_seconds)
+
+
+async def _read_answer(response: aiohttp.ClientResponse) -> Answer | NoAnswer:
+    status_code = response.status
+    if not 200 <= status_code <= 599:
+        return NoAnswer(
+            NoAnswerKind.MALFORMED, f"the status {status_code:03} is not one of 200 to 599"
+        )
+    content = response.content
+    body = bytearray()
+    while len(body) <= ANSWER_LIMIT and not content.at_eof():
+        body += await content.readany()
+    return Answer(
+        status_code,
+        response.headers.get("Retry-After"),
+        bytes(body[:ANSWER_LIMIT]),
+        len(body) > ANSWER_LIMIT,
+    )

@@ -1,0 +1,644 @@
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.delivery.attempt import Performer, Rules
+from service.delivery.dispatcher import LEASE_AHEAD, LEASE_MARGIN, POLL, Dispatcher, Limits
+from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.delivery.signing import DEV_SECRET, Signer
+from service.storage.store import Store
+from service.storage.tables import deliveries
+from tests.clock import PATIENCE_SECONDS, START, ManualClock
+from tests.fakes import FakeReceivers, WatchedStore, answer
+from tests.rows import (
+    ONE,
+    SECOND,
+    THREE,
+    TWO,
+    GatedDatabase,
+    a_database,
+    a_round,
+    a_step,
+    add_delivery,
+    add_two_events,
+    an_event,
+    an_invoice,
+    lease_delivery,
+    lease_invoice,
+    rows_of,
+)
+
+TIMEOUT = 15 * SECOND
+LEASE = TIMEOUT + LEASE_MARGIN
+RULES = Rules(
+    retry_schedule=(5 * SECOND, 300 * SECOND),
+    is_strict=True,
+    user_agent="invoices/test",
+    chance=lambda: 0.5,
+)
+
+
+@pytest.fixture
+async def database(tmp_path):
+    """A real database, whose writes a test may hold back."""
+    async with a_database(tmp_path, GatedDatabase) as database:
+        yield database
+
+
+@pytest.fixture
+def store(database):
+    """The store that the dispatcher works on."""
+    return WatchedStore(database)
+
+
+@pytest.fixture
+def elsewhere(database):
+    """The store of another process on the same database."""
+    return Store(database)
+
+
+@pytest.fixture
+def receivers():
+    """Every receiver there is."""
+    return FakeReceivers()
+
+
+@pytest.fixture
+def clock():
+    """The clock of the dispatcher."""
+    return ManualClock()
+
+
+@pytest.fixture
+def dispatching(store, receivers, clock):
+    """Runs a dispatcher, and drains it at the end of the block."""
+
+    @asynccontextmanager
+    async def run(*, on=store, concurrency=8, origin_concurrency=4):
+        callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
+        signer = Signer((DEV_SECRET,))
+        performer = Performer(receivers, lambda account_id: signer, callbacks, RULES, clock)
+        limits = Limits(
+            concurrency=concurrency, origin_concurrency=origin_concurrency, timeout=TIMEOUT
+        )
+        dispatcher = Dispatcher(on, performer, limits, clock)
+        running = asyncio.create_task(dispatcher.run())
+        try:
+            await clock.parked()
+            yield dispatcher, running
+        finally:
+            dispatcher.drain()
+            receivers.let_all_go()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await running
+
+    return run
+
+
+async def add_deliveries(store, origin, *names):
+    """A delivery `msg_{name}` to *origin* for each of *names*."""
+    for name in names:
+        await add_delivery(store, name, origin=origin)
+
+
+async def quiet(clock, database):
+    """Wait until the dispatcher waits, and what it started has begun."""
+    await clock.parked()
+    # A round trip to another thread: every task that can go on has gone on by then.
+    await database.read(lambda tx: None)
+    await clock.parked()
+
+
+async def story(store, id_):
+    """The state of a delivery and what came of its attempts."""
+    told = await store.find_delivery("dev", id_)
+    return told["status"], [attempt["outcome"] for attempt in told["attempts"]]
+
+
+# Waking up
+
+
+async def test_a_lone_delivery_leaves_at_once(dispatching, store, receivers, clock):
+    """A delivery is attempted as soon as it is committed: no instant has to come first."""
+    async with dispatching():
+        await add_delivery(store)
+        await store.settled.reaches(1)
+
+    assert START == clock.now()
+    assert ["msg_1"] == receivers.ids
+    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+
+
+async def test_what_was_waiting_before_the_start_leaves_at_once(dispatching, store, receivers):
+    """What another process left behind is found by the first round."""
+    await add_deliveries(store, ONE, "1", "2")
+
+    async with dispatching():
+        await store.settled.reaches(2)
+
+    assert ["msg_1", "msg_2"] == sorted(receivers.ids)
+
+
+async def test_what_another_process_wrote_is_found_by_the_net(dispatching, elsewhere, store, clock):
+    """Without a signal, a delivery is found within the poll."""
+    async with dispatching():
+        await add_delivery(elsewhere)
+        assert clock.now() + POLL == await clock.parked()
+        clock.advance(POLL)
+        await store.settled.reaches(1)
+
+    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+
+
+async def test_two_processes_share_and_repeat_nothing(
+    dispatching, store, elsewhere, receivers, database
+):
+    """Any number of dispatchers work on one database, and each delivery is sent by one of them."""
+    names = [str(number) for number in range(40)]
+    await add_deliveries(store, ONE, *names[::2])
+    await add_deliveries(store, TWO, *names[1::2])
+
+    async with dispatching(), dispatching(on=elsewhere):
+        await receivers.answered.reaches(40)
+
+    assert sorted(f"msg_{name}" for name in names) == sorted(receivers.ids)
+    assert {"delivered"} == {row["status"] for row in await rows_of(database, deliveries)}
+
+
+# Limits
+
+
+async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clock, database):
+    """No more attempts run at the same time than the operator allows, whoever they go to."""
+    origins = [f"https://r{number}.example:443" for number in range(6)]
+    for origin in origins:
+        receivers.hang(origin)
+
+    async with dispatching(concurrency=2):
+        for number, origin in enumerate(origins):
+            await add_delivery(store, str(number), origin=origin)
+        await receivers.requests.reaches(2)
+        await quiet(clock, database)
+        assert 2 == len(receivers.requests)
+        receivers.let_all_go()
+        await store.settled.reaches(6)
+
+    assert 2 == receivers.peak
+
+
+async def test_attempts_to_one_origin_are_limited(dispatching, store, receivers, clock, database):
+    """An origin has its share of the slots, even while others stand empty."""
+    receivers.hang(ONE)
+    names = [str(number) for number in range(9)]
+
+    async with dispatching(concurrency=8, origin_concurrency=3):
+        await add_deliveries(store, ONE, *names)
+        await receivers.requests.reaches(3)
+        await quiet(clock, database)
+        assert 3 == len(receivers.requests)
+        receivers.let_all_go()
+        await store.settled.reaches(9)
+
+    assert 3 == receivers.peaks[ONE]
+    assert sorted(f"msg_{name}" for name in names) == sorted(receivers.ids)
+
+
+@pytest.mark.parametrize("is_before", [True, False], ids=["backlog", "fresh"])
+async def test_a_hanging_origin_delays_no_other(
+    dispatching, store, elsewhere, receivers, clock, is_before
+):
+    """However much waits for a receiver that hangs, others are called without any delay."""
+    receivers.hang(ONE)
+    names = [f"one{number}" for number in range(3 * LEASE_AHEAD * 4)]
+    if is_before:
+        await add_deliveries(elsewhere, ONE, *names)
+        await add_delivery(elsewhere, "two", origin=TWO)
+
+    async with dispatching(concurrency=4, origin_concurrency=1):
+        if not is_before:
+            await add_deliveries(store, ONE, *names)
+            await add_delivery(store, "two", origin=TWO)
+        await store.settled.reaches(1)
+        assert ("delivered", ["delivered"]) == await story(store, "msg_two")
+        assert (START, 1) == (clock.now(), receivers.in_flight[ONE])
+
+
+async def test_slots_that_fall_free_are_used_at_once(dispatching, store, receivers, clock):
+    """A backlog far beyond what is leased is worked off without the clock moving."""
+    names = [str(number) for number in range(5 * LEASE_AHEAD)]
+    await add_deliveries(store, ONE, *names)
+
+    async with dispatching(concurrency=2, origin_concurrency=1):
+        await store.settled.reaches(len(names))
+
+    assert START == clock.now()
+    assert 1 == receivers.peaks[ONE]
+
+
+async def test_room_that_falls_free_during_a_round_is_used_at_once(
+    dispatching, store, elsewhere, receivers, clock, database
+):
+    """What a round left behind for want of room does not wait for the net."""
+    receivers.hang(ONE)
+    first = [f"a{number}" for number in range(LEASE_AHEAD - 1)]
+
+    async with dispatching(concurrency=2, origin_concurrency=1):
+        await add_deliveries(store, ONE, *first)
+        await receivers.requests.reaches(1)
+        # There is room for one more of this origin; two are left behind.
+        await add_deliveries(elsewhere, ONE, "b0", "b1", "b2")
+        await quiet(clock, database)
+        database.shut()
+        store.deliveries_due.set()
+        await database.reached()
+        receivers.let_go(ONE, 4)
+        await receivers.answered.reaches(4)
+        database.open()
+        receivers.let_all_go()
+        await store.settled.reaches(len(first) + 3)
+
+    assert START == clock.now()
+
+
+# Failures
+
+
+async def test_a_failed_attempt_comes_again_after_the_schedule(
+    dispatching, store, receivers, clock, database
+):
+    """The second attempt is made when the schedule says and not before, with the same bytes."""
+    receivers.answers[ONE].extend([answer(500), NoAnswer(NoAnswerKind.TIMEOUT, "")])
+
+    async with dispatching():
+        await add_delivery(store)
+        await store.settled.reaches(1)
+        for count, delay in ((1, 5 * SECOND), (2, 300 * SECOND)):
+            await clock.parked()
+            clock.advance(delay - timedelta(microseconds=1))
+            await quiet(clock, database)
+            assert count == len(receivers.requests)
+            clock.advance(timedelta(microseconds=1))
+            await store.settled.reaches(count + 1)
+
+    assert ("delivered", ["refused", "timeout", "delivered"]) == await story(store, "msg_1")
+    assert 1 == len({(one.body, one.headers["webhook-id"]) for one in receivers.requests.entries})
+
+
+async def test_a_dead_delivery_is_never_attempted_again(
+    dispatching, store, receivers, clock, database
+):
+    """After the last failure, however long one waits, nothing more is sent."""
+    receivers.answers[ONE].extend([answer(500)] * 9)
+
+    async with dispatching():
+        await add_delivery(store)
+        for count in (1, 2, 3):
+            await store.settled.reaches(count)
+            await clock.parked()
+            clock.advance(300 * SECOND)
+        await quiet(clock, database)
+        clock.advance(timedelta(days=9))
+        await quiet(clock, database)
+
+    assert ("dead", ["refused"] * 3) == await story(store, "msg_1")
+    assert 3 == len(receivers.requests)
+
+
+async def test_one_bad_attempt_does_not_stop_the_others(
+    dispatching, store, receivers, clock, caplog
+):
+    """An attempt that raises is logged, others go on, and its lease brings it back."""
+    receivers.answers[ONE].append(LookupError("nobody foresaw this"))
+
+    async with dispatching() as (_, running):
+        await add_delivery(store, "1", origin=ONE)
+        await add_delivery(store, "2", origin=TWO)
+        await store.settled.reaches(1)
+        assert not running.done()
+        assert ("delivered", ["delivered"]) == await story(store, "msg_2")
+        assert ("pending", []) == await story(store, "msg_1")
+        assert "attempt.failed" in caplog.messages
+
+        await clock.parked()
+        clock.advance(LEASE)
+        await store.settled.reaches(2)
+
+    assert ("delivered", ["lost", "delivered"]) == await story(store, "msg_1")
+
+
+async def test_a_bad_attempt_gives_its_slot_back(dispatching, store, receivers):
+    """As many attempts as there are slots may raise, and the next one is made all the same."""
+    receivers.answers[ONE].extend([LookupError("again")] * 3)
+
+    async with dispatching(concurrency=1, origin_concurrency=1):
+        await add_deliveries(store, ONE, "1", "2", "3", "4")
+        await store.settled.reaches(1)
+
+    assert ("delivered", ["delivered"]) == await story(store, "msg_4")
+
+
+@pytest.mark.parametrize("method", ["lease_deliveries", "settle"])
+async def test_a_database_that_is_away_for_a_moment_is_survived(
+    dispatching, store, elsewhere, clock, method
+):
+    """The loop goes on, and what could not be written is attempted again once its lease is over."""
+    await add_delivery(elsewhere)
+    store.failing.append(method)
+
+    async with dispatching() as (_, running):
+        await store.failed.reaches(1)
+        while not store.settled.entries:
+            assert not running.done()
+            await clock.parked()
+            clock.advance(LEASE)
+            await clock.parked()
+            await elsewhere.ping()
+
+    assert "delivered" == (await story(store, "msg_1"))[0]
+
+
+# Retry-After
+
+
+async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers, clock, database):
+    """After a Retry-After nothing is sent to the origin until then, and everything to others."""
+    receivers.answers[ONE].append(answer(429, retry_after="60"))
+
+    async with dispatching():
+        await add_delivery(store, "1")
+        await store.settled.reaches(1)
+        await add_delivery(store, "2")
+        await add_delivery(store, "3", origin=TWO)
+        await store.settled.reaches(2)
+        assert ("delivered", ["delivered"]) == await story(store, "msg_3")
+
+        await clock.parked()
+        clock.advance(60 * SECOND - timedelta(microseconds=1))
+        await quiet(clock, database)
+        assert ["msg_1", "msg_3"] == receivers.ids
+
+        clock.advance(timedelta(microseconds=1))
+        await store.settled.reaches(4)
+
+    assert ["msg_1", "msg_2"] == sorted(receivers.ids[2:])
+
+
+async def test_retry_after_holds_what_waits_for_a_slot(
+    dispatching, store, receivers, clock, database
+):
+    """Deliveries that were leased before the receiver asked are given back unsent."""
+    receivers.hang(ONE)
+    receivers.answers[ONE].append(answer(503, retry_after="60"))
+
+    async with dispatching(origin_concurrency=1):
+        await add_deliveries(store, ONE, "1", "2", "3")
+        await receivers.requests.reaches(1)
+        await quiet(clock, database)
+        receivers.let_all_go()
+        await store.settled.reaches(1)
+        await quiet(clock, database)
+        assert ["msg_1"] == receivers.ids
+        assert ("pending", []) == await story(store, "msg_2")
+
+        clock.advance(60 * SECOND)
+        await store.settled.reaches(4)
+
+    assert ("delivered", ["delivered"]) == await story(store, "msg_2")
+
+
+async def test_retry_after_holds_what_is_written_in_the_same_moment(
+    dispatching, store, receivers, database, clock
+):
+    """A delivery that is committed together with the hold of its origin is not sent either."""
+    receivers.hang(ONE)
+    receivers.answers[ONE].append(answer(503, retry_after="60"))
+    invoices = []
+    for id_, origin in (("two", TWO), ("late", ONE)):
+        await store.accept(an_invoice(id_, origin=origin))
+        invoices.append(await lease_invoice(store))
+
+    async with dispatching():
+        await add_delivery(store, "first")
+        await receivers.requests.reaches(1)
+        await quiet(clock, database)
+        database.shut()
+        writing = [asyncio.create_task(store.accept(an_invoice("unrelated", origin=None)))]
+        await database.reached()
+        # All of this waits for the same transaction: a step, the hold, and a step again.
+        step = a_step(invoices[0], event=an_event(delivery_id="msg_two"))
+        writing.append(asyncio.create_task(store.take_step(step)))
+        await database.read(lambda tx: None)
+        receivers.let_all_go()
+        await receivers.answered.reaches(1)
+        await database.read(lambda tx: None)
+        step = a_step(invoices[1], event=an_event(delivery_id="msg_late"))
+        writing.append(asyncio.create_task(store.take_step(step)))
+        await database.read(lambda tx: None)
+        database.open()
+        await asyncio.gather(*writing)
+        await store.settled.reaches(2)
+        await quiet(clock, database)
+
+    assert ["msg_first", "msg_two"] == receivers.ids
+
+
+async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clock, database):
+    """A receiver that asks for a minute and then for a second is left alone for the minute."""
+    receivers.hang(ONE)
+    receivers.answers[ONE].extend([answer(503, retry_after="60"), answer(503, retry_after="1")])
+
+    async with dispatching(origin_concurrency=2):
+        await add_deliveries(store, ONE, "1", "2")
+        await receivers.requests.reaches(2)
+        receivers.let_all_go()
+        await store.settled.reaches(2)
+        await add_delivery(store, "3")
+        await clock.parked()
+        clock.advance(59 * SECOND)
+        await quiet(clock, database)
+
+    assert ["msg_1", "msg_2"] == sorted(receivers.ids)
+
+
+# The order of an invoice
+
+
+async def test_the_events_of_an_invoice_arrive_in_order(
+    dispatching, store, receivers, clock, database
+):
+    """A later event is not sent before the earlier one is delivered, however often that fails."""
+    receivers.answers[ONE].append(answer(500))
+
+    async with dispatching():
+        await add_two_events(store)
+        await store.settled.reaches(1)
+        await quiet(clock, database)
+        assert ["msg_1a"] == receivers.ids
+
+        clock.advance(5 * SECOND)
+        await store.settled.reaches(2)
+        await clock.parked()
+        clock.advance(POLL)
+        await store.settled.reaches(3)
+
+    assert ["msg_1a", "msg_1a", "msg_1b"] == receivers.ids
+
+
+async def test_the_next_event_leaves_as_soon_as_the_earlier_is_delivered(
+    dispatching, store, receivers, clock
+):
+    """Waiting for its turn costs an event nothing but that."""
+    receivers.hang(ONE)
+
+    async with dispatching():
+        await add_two_events(store)
+        await receivers.requests.reaches(1)
+        await clock.parked()
+        receivers.let_all_go()
+        await store.settled.reaches(2)
+
+    assert START == clock.now()
+    assert ["msg_1a", "msg_1b"] == receivers.ids
+
+
+# Leases
+
+
+async def test_an_attempt_that_outlived_its_lease_changes_nothing(
+    dispatching, store, receivers, clock, caplog
+):
+    """The delivery belongs to whoever leased it next; the late answer is logged and dropped."""
+    caplog.set_level(logging.INFO)
+    receivers.hang(ONE)
+    receivers.answers[ONE].append(answer(410))
+
+    async with dispatching():
+        await add_delivery(store)
+        await receivers.requests.reaches(1)
+        await clock.parked()
+        clock.advance(LEASE)
+        await receivers.requests.reaches(2)
+        receivers.let_all_go()
+        settlements = await store.settled.reaches(2)
+
+    assert {(410, False), (200, True)} == {
+        (settlement.attempt.status_code, is_settled) for settlement, is_settled in settlements
+    }
+    assert ("delivered", ["lost", "delivered"]) == await story(store, "msg_1")
+    assert "attempt.outlived_lease" in caplog.messages
+
+
+async def test_what_waited_too_long_for_a_slot_is_given_back(dispatching, store, receivers, clock):
+    """No attempt begins that might not end before its lease; it is leased anew instead."""
+    receivers.hang(ONE)
+
+    async with dispatching(origin_concurrency=1):
+        await add_deliveries(store, ONE, "1", "2")
+        await receivers.requests.reaches(1)
+        await clock.parked()
+        clock.advance(LEASE_MARGIN)
+        receivers.let_all_go()
+        await store.settled.reaches(2)
+        assert ["msg_2"] == [delivery.id for delivery, _ in store.released.entries]
+
+    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await story(store, "msg_2")
+    assert ["msg_1", "msg_2"] == receivers.ids
+
+
+# Draining
+
+
+async def test_draining_finishes_what_is_in_flight(dispatching, store, receivers, clock, database):
+    """After a drain the attempts in flight are settled, and only then the dispatcher ends."""
+    receivers.hang(ONE)
+
+    async with dispatching() as (dispatcher, running):
+        await add_delivery(store)
+        await receivers.requests.reaches(1)
+        dispatcher.drain()
+        await database.read(lambda tx: None)
+        assert not running.done()
+        receivers.let_all_go()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running
+
+    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+
+
+async def test_draining_gives_back_what_has_not_begun(dispatching, store, elsewhere, receivers):
+    """What waits for a slot is free for another process as soon as the dispatcher has ended."""
+    receivers.hang(ONE)
+
+    async with dispatching(origin_concurrency=1) as (dispatcher, running):
+        await add_deliveries(store, ONE, "1", "2", "3")
+        await receivers.requests.reaches(1)
+        dispatcher.drain()
+        receivers.let_all_go()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running
+
+    assert ["msg_1"] == receivers.ids
+    assert ("pending", []) == await story(store, "msg_2")
+    due = await elsewhere.lease_deliveries(a_round())
+    assert ["msg_2", "msg_3"] == sorted(delivery.id for delivery in due.deliveries)
+    assert [0, 0] == [delivery.attempt_count for delivery in due.deliveries]
+
+
+async def test_after_a_drain_nothing_is_leased(dispatching, store, elsewhere, receivers):
+    """What is written afterwards is left to the next process, free."""
+    async with dispatching() as (dispatcher, running):
+        dispatcher.drain()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running
+        await add_delivery(store)
+
+    assert [] == receivers.ids
+    assert 0 == (await lease_delivery(elsewhere)).attempt_count
+
+
+async def test_what_is_written_while_draining_is_left_free(
+    dispatching, store, elsewhere, receivers, database
+):
+    """A delivery that was on its way into the database is not kept leased by who has ended."""
+    await store.accept(an_invoice())
+    invoice = await lease_invoice(store)
+
+    async with dispatching() as (dispatcher, _):
+        database.shut()
+        writing = asyncio.create_task(store.take_step(a_step(invoice, event=an_event())))
+        await database.reached()
+        dispatcher.drain()
+        await database.read(lambda tx: None)
+        database.open()
+        await writing
+
+    assert [] == receivers.ids
+    assert ["msg_1"] == [one.id for one in (await elsewhere.lease_deliveries(a_round())).deliveries]
+    assert ("pending", []) == await story(store, "msg_1")
+
+
+# The log
+
+
+async def test_every_attempt_is_one_wide_line(dispatching, store, receivers, caplog):
+    """Whatever came of it, an attempt is logged once, with everything about it."""
+    caplog.set_level(logging.INFO)
+    receivers.answers[ONE].append(answer(500))
+    receivers.answers[TWO].append(answer(410))
+
+    async with dispatching():
+        for id_, origin in (("1", ONE), ("2", TWO), ("3", THREE)):
+            await add_delivery(store, id_, origin=origin)
+        await store.settled.reaches(3)
+
+    fields = [record.fields for record in caplog.records if record.msg == "attempt.settled"]
+    assert {("msg_1", "pending", 500), ("msg_2", "dead", 410), ("msg_3", "delivered", 200)} == {
+        (one["delivery_id"], one["status"], one["status_code"]) for one in fields
+    }
+    assert 3 == len(fields)
+    assert "/invoices/" not in repr(fields)
