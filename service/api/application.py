@@ -1,0 +1,65 @@
+"""The aiohttp application: routes, middlewares and documentation put together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp_apispec import setup_aiohttp_apispec, validation_middleware
+
+from service.api import keys
+from service.api.docs import add_docs
+from service.api.middlewares import (
+    BODY_BYTES_MAX,
+    bounded_bodies,
+    callbacks,
+    dress_answer,
+    expect,
+    problems,
+)
+from service.api.routes import OPERATIONS, add_operation
+from service.api.validation import RequestParser
+from service.callbacks.url import CallbackUrl
+from service.clock import Clock
+from service.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the application is wired from; `service.api.keys` says what each part is for."""
+
+    store: Store
+    clock: Clock
+    document: dict[str, Any]
+    account_id: str
+    currency: str
+    judge: Callable[[CallbackUrl], str | None]
+    is_ready: Callable[[], bool]
+
+
+def make_application(parts: Parts) -> web.Application:
+    """The application, ready to be served."""
+    app = web.Application(
+        middlewares=[problems, bounded_bodies, validation_middleware, callbacks],
+        client_max_size=BODY_BYTES_MAX,
+    )
+    app[keys.STORE] = parts.store
+    app[keys.CLOCK] = parts.clock
+    app[keys.ACCOUNT_ID] = parts.account_id
+    app[keys.CURRENCY] = parts.currency
+    app[keys.JUDGE] = parts.judge
+    app[keys.IS_READY] = parts.is_ready
+    # Before any route exists: called later, it would take the declarations off the handlers.
+    with warnings.catch_warnings():
+        # aiohttp-apispec looks for its settings under plain names, which aiohttp warns of.
+        warnings.simplefilter("ignore", web.NotAppKeyWarning)
+        setup_aiohttp_apispec(app, url=None, in_place=True)
+        app["_apispec_parser"] = RequestParser()
+    for operation in OPERATIONS:
+        add_operation(app, operation, expect)
+    add_docs(app, parts.document)
+    app.on_response_prepare.append(dress_answer)
+    return app

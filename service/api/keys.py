@@ -1,0 +1,36 @@
+"""What the handlers find in their application and request: put there by whoever wires it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from service.callbacks.declaration import Callback
+from service.callbacks.url import CallbackUrl
+from service.clock import Clock
+from service.errors import Mistake
+from service.storage.store import Store
+
+STORE = web.AppKey("store", Store)
+CLOCK = web.AppKey("clock", Clock)
+CURRENCY = web.AppKey("currency", str)
+"""The currency of invoices that name none."""
+
+JUDGE: web.AppKey[Callable[[CallbackUrl], str | None]] = web.AppKey("judge")
+"""Says why a URL may not be called, in words for the API user; None where it may."""
+
+IS_READY: web.AppKey[Callable[[], bool]] = web.AppKey("is_ready")
+"""Whether the loops behind the API are running."""
+
+ACCOUNT_ID = web.AppKey("account_id", str)
+"""The account that requests without a key belong to."""
+
+BODY = web.RequestKey("body", object)
+"""The request's body as parsed JSON, once it has been parsed."""
+
+MISTAKES = web.RequestKey("mistakes", list[Mistake])
+"""All that was found wrong with the request so far."""
+
+CALLED = web.RequestKey("called", dict[Callback, CallbackUrl])
+"""The declared callbacks that this request asked for, each with the URL to call."""

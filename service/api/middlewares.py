@@ -1,0 +1,139 @@
+"""
+What stands between the socket and a handler.
+
+Errors become problem documents, bodies are bounded in time and size, and declared callbacks are
+evaluated from the very request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from errno import ENAMETOOLONG
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from service.api.callbacks import evaluate_callbacks
+from service.api.keys import MISTAKES
+from service.api.problems import problem_of, problem_of_status
+from service.api.responses import dress
+from service.errors import (
+    InvalidInput,
+    MalformedRequest,
+    RequestError,
+    RequestTimedOut,
+    RequestTooLarge,
+    StorageUnavailable,
+    UnsupportedMedia,
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger("invoices.api")
+
+BODY_BYTES_MAX = 64 * 1024
+"""The largest body that is read: some hundred times the largest invoice anybody writes."""
+
+BODY_SECONDS_MAX = 10
+"""How long a body may take. Without a bound, one that never ends holds a handler for good."""
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error as a problem document; what nobody foresaw is logged, and told to nobody."""
+    try:
+        return await handler(request)
+    except (RequestError, StorageUnavailable) as error:
+        if isinstance(error, StorageUnavailable):
+            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        return problem_of(error)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _answer_to(request, error)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
+            # aiohttp looks for a file of the very name that it was asked for.
+            return problem_of_status(404)
+        # The border: what happened is for the log, and a caller never sees a traceback.
+        log.exception("request.failed", extra={"fields": {"path": request.path}})
+        return problem_of_status(500)
+
+
+@web.middleware
+async def bounded_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Read the body within its bounds; handlers find it read."""
+    if request.can_read_body:
+        await _read(request)
+    return await handler(request)
+
+
+@web.middleware
+async def callbacks(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Evaluate the callbacks that the handler declares; refuse a request with mistakes."""
+    mistakes = request.get(MISTAKES, [])
+    mistakes += evaluate_callbacks(request, mistakes)
+    if mistakes:
+        raise InvalidInput(mistakes)
+    return await handler(request)
+
+
+async def expect(request: web.Request) -> web.StreamResponse | None:
+    """
+    Answer an `Expect` header, before anything else sees the request.
+
+    A client that waits for `100 Continue` is told at once that its body is too large.
+    """
+    if (request.content_length or 0) > BODY_BYTES_MAX:
+        return problem_of(_too_large())
+    if request.version >= HttpVersion11:
+        if request.headers[hdrs.EXPECT].lower() != "100-continue":
+            return problem_of_status(417, "The only expectation that is met is 100-continue.")
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # That was no answer yet: aiohttp would refuse to begin another.
+        request.writer.output_size = 0
+    return None
+
+
+async def dress_answer(_request: web.Request, response: web.StreamResponse) -> None:
+    """Give every *response* its headers, whoever made it."""
+    dress(response)
+
+
+async def _read(request: web.Request) -> None:
+    if (request.content_length or 0) > BODY_BYTES_MAX:
+        raise _too_large()
+    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise UnsupportedMedia("The body must be sent without a Content-Encoding.")
+    try:
+        if request.content.is_eof():
+            # It came in one piece with the head, as most do: there is nothing to wait for.
+            await request.read()
+            return
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            await request.read()
+    except TimeoutError:
+        raise RequestTimedOut(
+            f"The body was not complete after {BODY_SECONDS_MAX} seconds."
+        ) from None
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large() from None
+    except (web.RequestPayloadError, HttpProcessingError, ConnectionError) as error:
+        raise MalformedRequest("The body is not what its headers announce.") from error
+
+
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(f"The body is larger than {BODY_BYTES_MAX} bytes.")
+
+
+def _answer_to(request: web.Request, error: web.HTTPException) -> web.Response:
+    """The problem that aiohttp's own *error* is, or what the path can do if that was asked."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        methods = ", ".join(sorted({*error.allowed_methods, hdrs.METH_OPTIONS}))
+        if request.method == hdrs.METH_OPTIONS:
+            return web.Response(status=204, headers={hdrs.ALLOW: methods})
+        detail = f"{error.method} is not possible here; {methods} are."
+        return problem_of_status(405, detail, headers={hdrs.ALLOW: methods})
+    return problem_of_status(error.status)

@@ -1,0 +1,46 @@
+"""
+Every operation of the API, in the order of the document.
+
+The application and the document are both made from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from service.api import deliveries, health, invoices
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+
+OPERATIONS: tuple[tuple[str, str, Handler], ...] = (
+    (hdrs.METH_POST, "/invoices/", invoices.create_invoice),
+    (hdrs.METH_GET, "/invoices/", invoices.list_invoices),
+    (hdrs.METH_GET, "/invoices/{id}", invoices.get_invoice),
+    (hdrs.METH_GET, "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
+    (hdrs.METH_GET, "/deliveries", deliveries.list_deliveries),
+    (hdrs.METH_GET, "/deliveries/{id}", deliveries.get_delivery),
+    (hdrs.METH_GET, "/healthz", health.is_alive),
+    (hdrs.METH_GET, "/readyz", health.is_ready),
+)
+"""Method, path as documented, handler. Every path works with and without the slash."""
+
+
+def add_operation(
+    app: web.Application, operation: tuple[str, str, Handler], expect: Expect
+) -> None:
+    """Serve *operation* under both forms of its path; what answers GET answers HEAD too."""
+    method, path, handler = operation
+    for form in (path, other_form(path)):
+        # By itself, {id} would not match an id with braces in it.
+        pattern = form.replace("{id}", "{id:[^/]+}")
+        app.router.add_route(method, pattern, handler, expect_handler=expect)
+        if method == hdrs.METH_GET:
+            app.router.add_route(hdrs.METH_HEAD, pattern, handler, expect_handler=expect)
+
+
+def other_form(path: str) -> str:
+    """*path* with a trailing slash if it has none, and without if it has one."""
+    return path.removesuffix("/") if path.endswith("/") else path + "/"

@@ -1,0 +1,124 @@
+"""The application on a database of its own: asked in process, or over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass, replace
+
+import pytest
+
+from service.api import server as server_module
+from service.api.application import Parts, make_application
+from service.api.server import Server
+from service.app import document_of, for_development, judge_of
+from service.settings import Settings
+from service.storage.engine import Database
+from service.storage.schema import migrate
+from service.storage.store import Store
+from tests.clock import START, ManualClock
+
+HOST = "127.0.0.1"
+PATIENCE_SECONDS = 20
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory):
+    """The file of a database on the newest schema, to be copied: migrating takes a while."""
+    path = tmp_path_factory.mktemp("database") / "new.db"
+
+    async def make():
+        database = Database(f"sqlite:///{path}")
+        await migrate(database)
+        await database.close()
+
+    asyncio.run(make())
+    return path
+
+
+@pytest.fixture
+async def store(tmp_path, new_database):
+    """The store on a new database."""
+    path = shutil.copy(new_database, tmp_path / "invoices.db")
+    database = Database(f"sqlite:///{path}")
+    yield Store(database)
+    await database.close()
+
+
+@pytest.fixture(scope="session")
+def document():
+    """The document with default settings."""
+    return document_of(Settings())
+
+
+@pytest.fixture
+def served_document():
+    """What the application serves as its document: only its own tests need the real one."""
+    return {"openapi": "3.1.0"}
+
+
+@pytest.fixture
+def parts(store, served_document):
+    """What the application of these tests is wired from, receivers as in production."""
+    return Parts(
+        store=store,
+        clock=ManualClock(START),
+        document=served_document,
+        account_id="dev",
+        currency="USD",
+        judge=judge_of(Settings()),
+        is_ready=lambda: True,
+    )
+
+
+@pytest.fixture
+async def api(aiohttp_client, parts):
+    """Asks the application in process."""
+    return await aiohttp_client(make_application(parts))
+
+
+@pytest.fixture
+async def dev_api(aiohttp_client, parts):
+    """Asks the application as `--dev` has it: receivers may be anywhere."""
+    settings = for_development(Settings())
+    return await aiohttp_client(make_application(replace(parts, judge=judge_of(settings))))
+
+
+@dataclass(frozen=True)
+class Wire:
+    """Sends bytes to the listening service."""
+
+    port: int
+
+    async def connect(self):
+        """A reader and a writer of one connection."""
+        return await asyncio.open_connection(HOST, self.port)
+
+    async def talk(self, *pieces):
+        """Send *pieces* and return everything that is answered until the service hangs up."""
+        reader, writer = await self.connect()
+        answer = bytearray()
+        try:
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while some := await reader.read(2**16):
+                    answer += some
+        except ConnectionError:
+            # It hung up without reading all: what it said before that counts.
+            pass
+        finally:
+            writer.close()
+        return bytes(answer)
+
+
+@pytest.fixture
+async def wire(parts, monkeypatch):
+    """The service on a real socket, behind the server that it has in production."""
+    # What is left of refused bodies is thrown away for a moment only.
+    monkeypatch.setattr(server_module, "LINGER_SECONDS", 0.05)
+    server = Server(make_application(parts))
+    port = await server.start(HOST, 0)
+    yield Wire(port)
+    await server.stop()

@@ -1,0 +1,210 @@
+"""`/deliveries`: why a callback did not come, attempt by attempt."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from service.storage.states import DeadReason, DeliveryStatus
+from tests.clock import START
+from tests.rows import (
+    ONE,
+    SECOND,
+    TWO,
+    add_delivery,
+    add_two_events,
+    delivered,
+    failed,
+    lease_delivery,
+)
+
+
+async def ids_of(api, path, **params):
+    """The ids on one page."""
+    answer = await api.get(path, params=params)
+    assert 200 == answer.status, await answer.text()
+    return [one["id"] for one in (await answer.json())["items"]]
+
+
+async def test_pending_delivery_is_shown(api, store):
+    """A delivery that waits says when its next attempt may be made."""
+    await add_delivery(store)
+    expected = {
+        "id": "msg_1",
+        "invoice_id": "1",
+        "callback": "invoice_notification",
+        "url": f"{ONE}/invoices/1",
+        "status": "pending",
+        "reason": None,
+        "event": {"description": "Invoice paid", "paid": True},
+        "attempt_count": 0,
+        "due_at": "2026-01-31T12:00:00.000Z",
+        "created_at": "2026-01-31T12:00:00.000Z",
+        "settled_at": None,
+        "attempts": [],
+    }
+
+    assert expected == await (await api.get("/deliveries/msg_1")).json()
+
+
+async def test_delivered_delivery_tells_its_attempt(api, store):
+    """What was answered stands with the attempt, and nothing is due any more."""
+    await add_delivery(store)
+    await store.settle(delivered(await lease_delivery(store), at=START + SECOND))
+    expected = {
+        "number": 1,
+        "started_at": "2026-01-31T12:00:01.000Z",
+        "duration_ms": 12,
+        "status_code": 200,
+        "outcome": "delivered",
+        "detail": None,
+        "response_body": '{"ok": true}',
+    }
+    shown = await (await api.get("/deliveries/msg_1")).json()
+
+    assert [expected] == shown["attempts"]
+    assert ("delivered", None) == (shown["status"], shown["due_at"])
+    assert "2026-01-31T12:00:01.000Z" == shown["settled_at"]
+
+
+async def test_dead_delivery_says_why(api, store):
+    """The reason of a dead delivery is one of a closed set."""
+    await add_delivery(store)
+    leased = await lease_delivery(store)
+    await store.settle(failed(leased, status=DeliveryStatus.DEAD, reason=DeadReason.GONE))
+    shown = await (await api.get("/deliveries/msg_1")).json()
+
+    assert ("dead", "gone", 1) == (shown["status"], shown["reason"], shown["attempt_count"])
+
+
+async def test_attempts_are_shown_in_order(api, store):
+    """The story of a delivery is told from its first attempt."""
+    await add_delivery(store)
+    await store.settle(failed(await lease_delivery(store), due_at=START))
+    await store.settle(delivered(await lease_delivery(store)))
+    shown = await (await api.get("/deliveries/msg_1")).json()
+
+    assert [1, 2] == [one["number"] for one in shown["attempts"]]
+    assert ["refused", "delivered"] == [one["outcome"] for one in shown["attempts"]]
+
+
+@pytest.mark.parametrize("path", ["/deliveries/msg_1", "/deliveries/msg_1/"])
+async def test_unknown_delivery_is_not_found(api, path):
+    """There is no such delivery."""
+    answer = await api.get(path)
+
+    assert 404 == answer.status
+    assert "/api/docs/problems#not-found" == (await answer.json())["type"]
+
+
+async def test_delivery_of_another_account_is_not_found(api, store):
+    """What belongs to somebody else looks like what does not exist."""
+    await add_delivery(store, account_id="other")
+
+    assert 404 == (await api.get("/deliveries/msg_1")).status
+    assert [] == await ids_of(api, "/deliveries")
+
+
+@pytest.mark.parametrize("id_", ["%00", "%0d%0a", "a" * 201])
+async def test_id_that_no_delivery_has_is_refused(api, id_):
+    """An id with control characters cannot be one of ours."""
+    answer = await api.get(f"/deliveries/{id_}")
+
+    assert 422 == answer.status
+    assert [("path", "/id")] == [
+        (one["location"], one["pointer"]) for one in (await answer.json())["errors"]
+    ]
+
+
+@pytest.mark.parametrize("path", ["/invoices/1/deliveries", "/invoices/1/deliveries/"])
+async def test_deliveries_of_an_invoice_are_listed_newest_first(api, store, path):
+    """All that an invoice's receiver was sent, the last first."""
+    await add_two_events(store, "1")
+    await add_delivery(store, "2")
+
+    assert ["msg_1b", "msg_1a"] == await ids_of(api, path)
+
+
+async def test_invoice_without_callback_has_no_deliveries(api):
+    """Nobody asked to be called: that is an empty list, not an error."""
+    await api.post("/invoices/", json={"id": "1", "customer": "c", "total": "1"})
+
+    assert [] == await ids_of(api, "/invoices/1/deliveries")
+
+
+@pytest.mark.parametrize("path", ["/deliveries", "/deliveries/"])
+async def test_deliveries_are_listed_newest_first(api, store, path):
+    """The newest delivery is on top."""
+    for number in "123":
+        await add_delivery(store, number)
+
+    assert ["msg_3", "msg_2", "msg_1"] == await ids_of(api, path)
+
+
+async def test_pages_follow_each_other(api, store):
+    """Page after page shows every delivery once."""
+    for number in "12345":
+        await add_delivery(store, number)
+    seen, after = [], {}
+    while after is not None:
+        page = await (await api.get("/deliveries", params={"limit": "2", **after})).json()
+        seen += [one["id"] for one in page["items"]]
+        after = {"after": page["next"]} if page["next"] else None
+
+    assert [f"msg_{number}" for number in "54321"] == seen
+
+
+@pytest.mark.parametrize(
+    ("expected", "params"),
+    [
+        (["msg_1"], {"status": "delivered"}),
+        (["msg_2"], {"status": "pending"}),
+        ([], {"status": "dead"}),
+        (["msg_2"], {"invoice_id": "2"}),
+        ([], {"invoice_id": "none"}),
+        (["msg_2"], {"origin": TWO}),
+        (["msg_2"], {"origin": "https://two.example"}),
+        (["msg_2"], {"origin": "HTTPS://Two.example/"}),
+        ([], {"origin": "http://two.example"}),
+        (["msg_2"], {"since": "2026-01-31T12:01:00Z"}),
+        (["msg_2"], {"since": "2026-01-31T13:01:00+01:00"}),
+        (["msg_1"], {"until": "2026-01-31T12:01:00Z"}),
+        ([], {"status": "delivered", "invoice_id": "2"}),
+        (["msg_2", "msg_1"], {"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59Z"}),
+    ],
+)
+async def test_filters_narrow(api, store, expected, params):
+    """Every filter narrows the list, and all of them together."""
+    await add_delivery(store, "1")
+    await store.settle(delivered(await lease_delivery(store)))
+    await add_delivery(store, "2", origin=TWO, at=START + timedelta(minutes=1))
+
+    assert expected == await ids_of(api, "/deliveries", **params)
+
+
+@pytest.mark.parametrize(
+    ("expected", "query"),
+    [
+        ("/status", "status=failed"),
+        ("/invoice_id", "invoice_id=.."),
+        ("/origin", "origin=x"),
+        ("/origin", "origin=https://a%0ab"),
+        ("/since", "since=yesterday"),
+        ("/since", "since=2026-01-31"),
+        ("/since", "since=2026-01-31T12:00:00"),
+        ("/since", "since=0001-01-01T00:00:00%2B14:00"),
+        ("/until", "until=9999-12-31T23:59:59-14:00"),
+        ("/until", "until=1769860800"),
+        ("/limit", "limit=1000"),
+        ("/reason", "reason=gone"),
+    ],
+)
+async def test_filter_that_means_nothing_is_refused(api, expected, query):
+    """A filter that is not understood is told, not ignored."""
+    answer = await api.get(f"/deliveries?{query}")
+
+    assert 422 == answer.status
+    assert [("query", expected)] == [
+        (one["location"], one["pointer"]) for one in (await answer.json())["errors"]
+    ]

@@ -1,0 +1,434 @@
+"""What a hostile client can do to the socket: it is answered or hung up on, and costs little."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import re
+import resource
+import zlib
+
+import orjson
+import pytest
+
+from service.api import middlewares, server
+from service.api.application import make_application
+from tests.contract.conftest import PATIENCE_SECONDS
+
+BODY = b'{"id": "1", "customer": "c", "total": "1"}'
+TINY_SECONDS = 0.05
+
+
+def a_request(*headers, body=BODY, target="/invoices/", method="POST", length=None):
+    """The bytes of one request; the length is the body's unless another is given."""
+    lines = [
+        f"{method} {target} HTTP/1.1",
+        "Host: api.example",
+        "Content-Type: application/json",
+        *headers,
+    ]
+    if length is not False:
+        lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+CLOSE = "Connection: close"
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def statuses_in(answer):
+    """The status of each response in *answer*; what is no HTTP is answered in HTTP/1.0."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
+
+
+def problem_in(answer, *statuses):
+    """The problem document that *answer* ends with; its status is one of *statuses*."""
+    head, _, body = answer.rpartition(b"\r\n\r\n")
+    assert statuses_in(answer)[-1] in statuses, answer
+    assert b"application/problem+json" in head
+    assert b"Server: invoices\r\n" in head
+    document = orjson.loads(body)
+    assert document["status"] in statuses
+    return document
+
+
+@pytest.fixture
+def short_patience(monkeypatch):
+    """Slow clients are given up on at once."""
+    monkeypatch.setattr(middlewares, "BODY_SECONDS_MAX", TINY_SECONDS)
+    monkeypatch.setattr(server, "IDLE_SECONDS", TINY_SECONDS)
+    monkeypatch.setattr(server, "LINGER_SECONDS", TINY_SECONDS)
+
+
+@pytest.fixture
+async def hasty_wire(short_patience, wire):
+    """The service on a socket, where slow clients are given up on at once."""
+    return wire
+
+
+async def is_well(wire):
+    """Whether the service still takes invoices."""
+    answer = await wire.talk(a_request(CLOSE))
+    return statuses_in(answer) in ([202], [200])
+
+
+class TestBodies:
+    async def test_slow_body_times_out(self, hasty_wire):
+        """A body that does not come is answered 408, and the connection ends."""
+        answer = await hasty_wire.talk(a_request(body=b'{"id"', length=100))
+
+        assert b"Connection: close" in answer
+        problem_in(answer, 408)
+
+    async def test_endless_body_times_out(self, hasty_wire):
+        """A body that comes byte by byte has one deadline for all of it."""
+        reader, writer = await hasty_wire.connect()
+        writer.write(a_request(CHUNKED, body=b"", length=False))
+        answer = asyncio.ensure_future(reader.readuntil(b'"}'))
+        while not answer.done():
+            writer.write(b"1\r\n \r\n")
+            await asyncio.wait([answer], timeout=TINY_SECONDS / 10)
+        writer.close()
+
+        problem_in(answer.result(), 408)
+
+    async def test_endless_chunks_are_too_large(self, wire):
+        """A chunked body is read up to the bound and no further."""
+        chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
+        answer = await wire.talk(a_request(CHUNKED, body=chunk * 8, length=False))
+
+        problem_in(answer, 413)
+
+    async def test_malformed_later_chunk_is_refused(self, hasty_wire):
+        """A chunk that is none ends the request, and does not hang."""
+        first = a_request(CHUNKED, body=b"1\r\n{\r\n", length=False)
+
+        problem_in(await hasty_wire.talk(first, b"zz\r\nnonsense"), 400, 408)
+
+    @pytest.mark.parametrize("length", [64 * 1024 + 1, 10 * 1024**3, 2**63 - 1])
+    async def test_announced_size_is_refused_at_once(self, wire, length):
+        """Nobody waits for ten gigabytes."""
+        answer = await wire.talk(a_request(body=b"{", length=length))
+
+        assert b"Connection: close" in answer
+        problem_in(answer, 413)
+
+    @pytest.mark.parametrize(
+        ("method", "target"),
+        [
+            ("POST", "/invoices/"),
+            ("POST", "/invoices"),
+            ("GET", "/invoices/1"),
+            ("GET", "/deliveries/1/"),
+            ("GET", "/healthz"),
+        ],
+    )
+    async def test_expectation_is_refused_before_the_body_is_sent(self, wire, method, target):
+        """Who asks before sending too much is told so, and not to continue."""
+        expecting = a_request(
+            "Expect: 100-continue", body=b"", length=10 * 1024**3, method=method, target=target
+        )
+        answer = await wire.talk(expecting)
+
+        assert b"100 Continue" not in answer
+        problem_in(answer, 413)
+
+    @pytest.mark.parametrize("target", ["/none", "/deliveries"])
+    async def test_expectation_where_nothing_is_taken_is_refused(self, wire, target):
+        """Where no operation takes a body, none is read, however large."""
+        expecting = a_request("Expect: 100-continue", body=b"", length=10 * 1024**3, target=target)
+
+        problem_in(await wire.talk(expecting), 413)
+
+    async def test_expectation_is_met(self, wire):
+        """Who asks before sending an invoice is told to continue, and answered."""
+        reader, writer = await wire.connect()
+        writer.write(a_request("Expect: 100-continue", CLOSE, body=b"", length=len(BODY)))
+
+        assert b"HTTP/1.1 100 Continue\r\n\r\n" == await reader.readuntil(b"\r\n\r\n")
+        writer.write(BODY)
+        assert (await reader.read()).startswith(b"HTTP/1.1 202")
+        writer.close()
+
+    async def test_unknown_expectation_is_refused(self, wire):
+        """There is one expectation only."""
+        problem_in(await wire.talk(a_request("Expect: a-miracle", CLOSE)), 417)
+
+    @pytest.mark.parametrize(
+        ("encoding", "body"),
+        [
+            ("gzip", gzip.compress(b" " * 50_000_000)),
+            ("gzip", gzip.compress(BODY)),
+            ("gzip", b"\x1f\x8b\x08 broken"),
+            ("deflate", zlib.compress(b" " * 50_000_000)),
+            ("br", b"broken"),
+            ("zstd", b"broken"),
+            ("GZIP", gzip.compress(BODY)),
+            ("x", BODY),
+            ("identity, gzip", gzip.compress(BODY)),
+        ],
+    )
+    async def test_encoded_body_is_not_unpacked(self, wire, encoding, body):
+        """Nothing small grows large: what is encoded is refused as it is."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        answer = await wire.talk(a_request(f"Content-Encoding: {encoding}", CLOSE, body=body))
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+        problem_in(answer, 415)
+        assert grown < 20_000
+
+    async def test_body_may_come_in_pieces(self, wire):
+        """An honest client may be as slow as a network."""
+        request = a_request(CLOSE)
+        pieces = [request[at : at + 7] for at in range(0, len(request), 7)]
+
+        assert (await wire.talk(*pieces)).startswith(b"HTTP/1.1 202")
+
+    async def test_truncated_body_costs_nothing(self, wire, caplog):
+        """A client that leaves in the middle of its body is not our failure."""
+        _, writer = await wire.connect()
+        writer.write(a_request(body=b'{"id"', length=100))
+        await writer.drain()
+        writer.close()
+
+        assert await is_well(wire)
+        assert [] == [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+class TestHeads:
+    @pytest.mark.parametrize(
+        "head",
+        [b"", b"P", b"POST /invoices/ HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nA: b"],
+    )
+    async def test_slow_head_is_hung_up_on(self, hasty_wire, head):
+        """A connection on which no request arrives is closed."""
+        assert b"" == await hasty_wire.talk(head)
+
+    async def test_silent_connection_is_hung_up_on_after_an_answer(self, hasty_wire):
+        """A connection is kept for a while after each answer, not for ever."""
+        answer = await hasty_wire.talk(a_request())
+
+        assert answer.startswith(b"HTTP/1.1 202")
+
+    @pytest.mark.parametrize(
+        "garbage",
+        [
+            b"\r\n\r\n\x00\x01\x02\x03\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 64,
+            b"GET\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"G\x00T / HTTP/1.1\r\n\r\n",
+            b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\x00b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"nonsense\r\n\r\n",
+        ],
+    )
+    async def test_what_is_not_http_is_a_problem(self, wire, caplog, garbage):
+        """Garbage is answered as a problem and hung up on, without a line in the log."""
+        with caplog.at_level(logging.INFO):
+            answer = await wire.talk(garbage)
+
+        problem_in(answer, 400)
+        assert [] == caplog.records
+        assert await is_well(wire)
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 10_000 + b"\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A" * 10_000 + b": b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 2_000 + b"\r\n",
+        ],
+    )
+    async def test_huge_head_is_a_problem(self, wire, caplog, head):
+        """A head is a few kilobytes, not whatever a client likes."""
+        with caplog.at_level(logging.INFO):
+            problem_in(await wire.talk(head), 400)
+
+        assert [] == caplog.records
+
+    @pytest.mark.parametrize(
+        "head",
+        [
+            ["Content-Length: 5", "Content-Length: 6"],
+            ["Content-Length: 5", CHUNKED],
+            [CHUNKED, "Content-Length: 5"],
+            ["Transfer-Encoding: chunked, identity"],
+            ["Transfer-Encoding: xchunked"],
+            ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+            ["Content-Length: +5"],
+            ["Content-Length: -5"],
+            ["Content-Length: 5_0"],
+            ["Content-Length: 0x5"],
+            ["Content-Length: 5, 5"],
+            ["Content-Length: " + "9" * 30],
+            ["Content-Length:"],
+        ],
+    )
+    async def test_ambiguous_length_is_refused(self, hasty_wire, head):
+        """Where a request ends is never for two parties to understand differently."""
+        smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+        answer = await hasty_wire.talk(a_request(*head, body=b"{}   " + smuggled, length=False))
+
+        assert [400] == statuses_in(answer)
+        problem_in(answer, 400)
+
+    async def test_garbage_behind_a_request_spoils_only_itself(self, wire):
+        """What was asked before is answered; the garbage that follows ends the connection."""
+        reader, writer = await wire.connect()
+        writer.write(a_request())
+        first = await reader.readuntil(b'received"}')
+        writer.write(b"\x00nonsense\r\n\r\n")
+        second = await reader.read()
+        writer.close()
+
+        assert [202] == statuses_in(first)
+        problem_in(second, 400)
+
+    async def test_garbage_in_the_packet_of_a_request_is_a_problem(self, wire):
+        """Where both arrive as one, nothing of it is taken."""
+        problem_in(await wire.talk(a_request() + b"\x00nonsense\r\n\r\n"), 400)
+
+    async def test_pipelined_requests_are_answered_in_order(self, wire):
+        """Requests may be sent without waiting for answers."""
+        asked = [
+            a_request(body=BODY.replace(b'"1", "c', b'"%d", "c' % number)) for number in range(50)
+        ]
+        answer = await wire.talk(b"".join(asked) + a_request(CLOSE, target="/none"))
+
+        assert 50 == answer.count(b"HTTP/1.1 202")
+        assert [b"/invoices/%d" % number for number in range(50)] == [
+            line.removeprefix(b"Location: ")
+            for line in answer.split(b"\r\n")
+            if line.startswith(b"Location: ")
+        ]
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "/invoices/%00",
+            "/invoices/%0d%0aSet-Cookie:x",
+            "/invoices/%zz",
+            "/invoices/%",
+            "/invoices/%ff%fe",
+            "/invoices/%ed%a0%80",
+            "/invoices/" + "%2f" * 300,
+            "/invoices/..",
+            "/invoices/.",
+            "/invoices/../../etc/passwd",
+            "/%2e%2e/%2e%2e",
+            "//invoices",
+            "http://evil.example/invoices/1",
+            "http://[::1/invoices/1",
+            "*",
+            "?",
+            "/?" + "a=1&" * 1500,
+            "/invoices/?callback_url=%ed%a0%80",
+            "/invoices/?%ff=%ff",
+            "/invoices/?limit=%00",
+            "/invoices/?after=%ed%a0%80",
+            "/deliveries?origin=%ff",
+            "/deliveries?since=%ed%a0%80",
+            "/api/docs/static/%00",
+            "/api/docs/static/%ff",
+            "/api/docs/static/" + "a" * 5000,
+            "/invoices/\xff",
+            "/invoices/#x",
+        ],
+    )
+    async def test_strange_target_is_no_failure_of_ours(self, wire, target):
+        """Whatever stands in the request line, the answer is not 500."""
+        answer = await wire.talk(a_request(CLOSE, body=b"", target=target, method="GET"))
+
+        (status,) = statuses_in(answer)
+        assert 200 <= status < 500, answer
+
+    @pytest.mark.parametrize("method", ["CONNECT", "TRACE", "FOO", "OPTIONS", "get", "M-SEARCH"])
+    async def test_strange_method_is_no_failure_of_ours(self, wire, method):
+        """Whatever the method, the answer is not 500."""
+        answer = await wire.talk(a_request(CLOSE, body=b"", method=method))
+
+        (status,) = statuses_in(answer)
+        assert 200 <= status < 500, answer
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            "Upgrade: websocket\r\nConnection: Upgrade",
+            "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: x",
+            "Range: bytes=5-1",
+            "Range: nonsense",
+            "If-Modified-Since: nonsense",
+            "If-None-Match: nonsense",
+            "Cookie: =;;;=\xff",
+            "Accept: \xff",
+            "Authorization: \xff",
+            "X-Forwarded-For: \xff",
+        ],
+    )
+    @pytest.mark.parametrize("target", ["/healthz", "/api/docs/static/swagger-ui.css"])
+    async def test_strange_header_is_no_failure_of_ours(self, hasty_wire, header, target):
+        """Whatever a header says, the answer is not 500."""
+        answer = await hasty_wire.talk(a_request(header, body=b"", target=target, method="GET"))
+
+        (status,) = statuses_in(answer)
+        assert 200 <= status < 500, answer[:300]
+
+    @pytest.mark.parametrize("host", ["", "[::1", "a:99999", "a b", "\xff", "x" * 300])
+    async def test_host_header_is_never_believed(self, wire, host):
+        """An invoice is received whatever the Host header says."""
+        head = ["POST /invoices/?callback_url=https://a.example HTTP/1.1"]
+        head += [
+            f"Host: {host}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(BODY)}",
+            CLOSE,
+            "",
+            "",
+        ]
+        answer = await wire.talk("\r\n".join(head).encode("latin-1") + BODY)
+
+        assert answer.startswith(b"HTTP/1.1 202"), answer
+
+    async def test_old_http_is_spoken(self, wire):
+        """HTTP/1.0 has no Host and no chunks, and works."""
+        answer = await wire.talk(b"GET /healthz HTTP/1.0\r\n\r\n")
+
+        assert b"200 OK" in answer
+
+
+async def test_idle_connections_cost_the_others_nothing(wire):
+    """Five hundred connections that say nothing leave the service as it was."""
+    connections = await asyncio.gather(*(wire.connect() for _ in range(500)))
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await is_well(wire)
+    finally:
+        for _, writer in connections:
+            writer.close()
+
+
+async def test_silent_crowd_is_hung_up_on(hasty_wire):
+    """Connections that say nothing are closed, however many there are."""
+    connections = await asyncio.gather(*(hasty_wire.connect() for _ in range(500)))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        ends = await asyncio.gather(*(reader.read() for reader, _ in connections))
+    for _, writer in connections:
+        writer.close()
+
+    assert {b""} == set(ends)
+
+
+async def test_taken_port_is_told(wire, parts):
+    """Who cannot listen says so, and can be stopped all the same."""
+    second = server.Server(make_application(parts))
+    with pytest.raises(OSError, match="in use"):
+        await second.start("127.0.0.1", wire.port)
+    await second.stop()

@@ -1,0 +1,372 @@
+"""The served document: valid, complete, and true to the declaration."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from itertools import pairwise
+
+import pytest
+from aiohttp import web
+from aiohttp_apispec import docs, json_schema, querystring_schema
+from openapi_schema_validator import OAS31Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from standardwebhooks import Webhook
+
+from schemas.invoice import CallbackQuerySchema, InvoiceSchema
+from service.api.openapi import WEBHOOK_HEADERS, build_document
+from service.api.responses import refuses
+from service.api.routes import OPERATIONS
+from service.app import document_of
+from service.callbacks import INVOICE_NOTIFICATION
+from service.delivery.signing import DEV_SECRET
+from service.errors import DeclarationError
+from service.settings import Settings
+
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+def operations_in(paths):
+    """Every operation below *paths*, those of callbacks included."""
+    for path, item in paths.items():
+        for method, operation in item.items():
+            if method in METHODS:
+                yield path, method, operation
+                for callback in operation.get("callbacks", {}).values():
+                    yield from operations_in(callback)
+
+
+def resolve(document, schema):
+    """*schema*, or what its reference points at."""
+    reference = schema.get("$ref")
+    return document["components"]["schemas"][reference.rsplit("/", 1)[1]] if reference else schema
+
+
+def examples_in(document):
+    """Every example in *document*: where it stands, its schema, the example."""
+    for path, method, operation in operations_in(document["paths"]):
+        where = f"{method} {path}"
+        for parameter in operation.get("parameters", ()):
+            yield from examples_of(f"{where} {parameter['name']}", parameter, parameter["schema"])
+        for name, body in bodies_of(operation):
+            for part in (*body.get("content", {}).values(), *body.get("headers", {}).values()):
+                yield from examples_of(f"{where} {name}", part)
+    for name, schema in document["components"]["schemas"].items():
+        for field, inner in schema["properties"].items():
+            yield from examples_of(f"{name}.{field}", inner)
+
+
+def examples_of(where, *holders):
+    """The examples that *holders* have, each with the schema that the first of them has or is."""
+    schema = holders[0].get("schema", holders[0])
+    return [(where, schema, holder["example"]) for holder in holders if "example" in holder]
+
+
+def bodies_of(operation):
+    """The request of *operation* and its answers, by name."""
+    return [("request", operation.get("requestBody", {})), *operation["responses"].items()]
+
+
+def test_document_is_valid(document):
+    """The document is valid OpenAPI 3.1."""
+    assert [] == [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()]
+    assert "3.1.0" == document["openapi"]
+    assert "openapi" == next(iter(document))
+
+
+def test_document_says_who_where_and_under_which_licence(document):
+    """A reader learns who made it, where it is served and what may be done with it."""
+    assert {"name": "MIT", "identifier": "MIT"} == document["info"]["license"]
+    assert document["info"]["contact"]["url"]
+    assert document["info"]["description"]
+    assert "http://127.0.0.1:8080" == document["servers"][0]["url"]
+
+
+def test_servers_entry_is_the_public_url():
+    """The document names the URL under which users reach the service."""
+    settings = Settings(public_url="https://invoices.example.net")
+
+    assert "https://invoices.example.net" == document_of(settings)["servers"][0]["url"]
+
+
+def test_every_operation_is_described(document):
+    """Each operation has an id of its own, a known tag, a summary and a description."""
+    tags = {tag["name"] for tag in document["tags"] if tag["description"]}
+    ids = []
+    for path, method, operation in operations_in(document["paths"]):
+        where = f"{method} {path}"
+        ids.append(operation["operationId"])
+        assert tags.issuperset(operation["tags"]), where
+        assert operation["summary"], where
+        assert operation["description"], where
+        assert all(one["description"] for one in operation.get("parameters", ())), where
+
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_body_has_an_example(document):
+    """Whoever reads what is sent or answered sees an example of it."""
+    missing = [
+        f"{method} {path} {name}"
+        for path, method, operation in operations_in(document["paths"])
+        for name, body in bodies_of(operation)
+        for content in body.get("content", {}).values()
+        if "example" not in content
+    ]
+
+    assert [] == missing
+
+
+def test_every_example_fits_its_schema(document):
+    """An example can be copied: it is what its own schema allows."""
+    broken = {}
+    count = 0
+    for where, schema, example in examples_in(document):
+        whole = {**schema, "components": document["components"]}
+        validator = OAS31Validator(whole, format_checker=OAS31Validator.FORMAT_CHECKER)
+        count += 1
+        if mistakes := [error.message for error in validator.iter_errors(example)]:
+            broken[where] = mistakes
+
+    assert {} == broken
+    assert count > 80
+
+
+def test_every_answered_field_is_described(document):
+    """A field that is answered says what it means."""
+    silent = [
+        f"{name}.{field}"
+        for name, schema in document["components"]["schemas"].items()
+        for field, inner in schema["properties"].items()
+        if "description" not in resolve(document, inner) and "$ref" not in inner
+        if name not in {"Health", "Mistake", "DeliveryPage", "InvoicePage"}
+    ]
+
+    assert [] == silent
+
+
+def test_the_invoice_of_the_readme_is_the_example(document):
+    """The example of the request is the invoice that the README sends."""
+    body = document["paths"]["/invoices/"]["post"]["requestBody"]
+    example = body["content"]["application/json"]["example"]
+
+    assert "2expen51ve" == example["id"]
+    assert "9999" == example["total"]
+
+
+def test_examples_tell_one_story_in_order(document):
+    """Invoice, event, delivery and attempt of the examples follow each other in time."""
+    paths = document["paths"]
+    invoice, page = (
+        paths[path]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+        for path in ("/invoices/{id}", "/invoices/{id}/deliveries")
+    )
+    delivery = page["items"][0]
+    attempt = delivery["attempts"][0]
+    instants = [
+        invoice["created_at"],
+        invoice["events"][0]["at"],
+        delivery["created_at"],
+        attempt["started_at"],
+        delivery["settled_at"],
+    ]
+
+    assert invoice["id"] == delivery["invoice_id"]
+    assert delivery["attempt_count"] == len(delivery["attempts"])
+    assert all(earlier <= later for earlier, later in pairwise(instants))
+
+
+@pytest.mark.parametrize(
+    ("expected", "path", "method"),
+    [
+        (
+            {"200", "202", "400", "408", "409", "413", "415", "422", "503"},
+            "/invoices/",
+            "post",
+        ),
+        ({"200", "400", "422", "503"}, "/invoices/", "get"),
+        ({"200", "400", "404", "422", "503"}, "/invoices/{id}", "get"),
+        ({"200", "400", "404", "422", "503"}, "/invoices/{id}/deliveries", "get"),
+        ({"200", "400", "422", "503"}, "/deliveries", "get"),
+        ({"200", "400", "404", "422", "503"}, "/deliveries/{id}", "get"),
+        ({"200", "400"}, "/healthz", "get"),
+        ({"200", "400", "503"}, "/readyz", "get"),
+    ],
+)
+def test_every_status_is_documented(document, expected, path, method):
+    """An operation lists the statuses that it answers."""
+    assert expected == set(document["paths"][path][method]["responses"])
+
+
+def test_every_error_is_a_problem_document(document):
+    """Whatever goes wrong is told in one form."""
+    for path, method, operation in operations_in(document["paths"]):
+        for code, answer in operation["responses"].items():
+            if code.isdigit() and int(code) >= 400 and "callback_url" not in path:
+                content = answer["content"]["application/problem+json"]
+
+                assert {"$ref": "#/components/schemas/Problem"} == content["schema"]
+                assert int(code) == content["example"]["status"], (method, path)
+
+
+def test_mistakes_of_an_example_are_possible_there(document):
+    """The example of invalid input names what the operation itself declares."""
+    for path, method, operation in operations_in(document["paths"]):
+        if "422" in operation["responses"] and "callback_url" not in path:
+            names = {(one["in"], one["name"]) for one in operation["parameters"]}
+            if "requestBody" in operation:
+                names |= {("body", name) for name in InvoiceSchema().fields}
+            content = operation["responses"]["422"]["content"]["application/problem+json"]
+            mistakes = content["example"]["errors"]
+
+            assert mistakes, (method, path)
+            assert names.issuperset((one["location"], one["pointer"][1:]) for one in mistakes)
+
+
+def test_callback_key_is_the_declared_expression(document):
+    """The callback of the document is the declaration, spelled by nobody else."""
+    callbacks = document["paths"]["/invoices/"]["post"]["callbacks"]
+
+    assert [INVOICE_NOTIFICATION.name] == list(callbacks)
+    assert [INVOICE_NOTIFICATION.expression] == list(callbacks[INVOICE_NOTIFICATION.name])
+
+
+def test_callback_follows_the_declaration():
+    """Whoever changes the declaration changes the document."""
+
+    @docs(
+        tags=["invoices"],
+        callbacks=[
+            dataclasses.replace(
+                INVOICE_NOTIFICATION,
+                name="told",
+                expression="{$request.query.callback_url}/told/{$request.body#/customer}",
+                method="put",
+            )
+        ],
+    )
+    @querystring_schema(CallbackQuerySchema)
+    @json_schema(InvoiceSchema)
+    @refuses(422)
+    async def handler(_request: web.Request) -> web.Response:
+        raise NotImplementedError
+
+    changed = build_document([("POST", "/x", handler)], version="1", public_url="http://x.example")
+    callback = changed["paths"]["/x"]["post"]["callbacks"]["told"]
+    ((expression, item),) = callback.items()
+
+    assert "{$request.query.callback_url}/told/{$request.body#/customer}" == expression
+    assert ["put"] == list(item)
+
+
+def callback_operation(document):
+    """The operation that a receiver builds."""
+    callbacks = document["paths"]["/invoices/"]["post"]["callbacks"]
+    return callbacks[INVOICE_NOTIFICATION.name][INVOICE_NOTIFICATION.expression]["post"]
+
+
+def test_callback_shows_headers_and_expected_answers(document):
+    """A receiver's developer sees what is sent, which answer counts and what the others mean."""
+    operation = callback_operation(document)
+    answer = operation["responses"]["2XX"]["content"]["application/json"]
+
+    assert set(WEBHOOK_HEADERS) == {one["name"] for one in operation["parameters"]}
+    assert {"description": "Invoice paid", "paid": True} == operation["requestBody"]["content"][
+        "application/json"
+    ]["example"]
+    assert {"ok": True} == answer["example"]
+    assert {"2XX", "3XX", "410", "4XX", "5XX"} == set(operation["responses"])
+
+
+def test_example_of_the_signature_verifies(document):
+    """The signature of the document can be computed from its other examples."""
+    examples = {name: example for name, (_, example) in WEBHOOK_HEADERS.items()}
+    body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
+    at = datetime.fromtimestamp(int(examples["webhook-timestamp"]), UTC)
+    signature = Webhook(DEV_SECRET).sign(examples["webhook-id"], at, body.decode())
+
+    assert signature == examples["webhook-signature"]
+
+
+@pytest.mark.parametrize("name", ["InvoiceEvent", "InvoiceEventReceived"])
+def test_bodies_of_the_callback_are_open(document, name):
+    """A field may be added to an event without breaking strict receivers."""
+    assert "additionalProperties" not in document["components"]["schemas"][name]
+
+
+def test_answers_are_open_and_complete(document):
+    """What is answered always has all of its fields, and may have more one day."""
+    for name, schema in document["components"]["schemas"].items():
+        if name in {"Invoice", "InvoiceEventReceived"}:
+            continue
+        optional = {"errors"} if name == "Problem" else set()
+
+        assert set(schema["properties"]) - optional == set(schema["required"]), name
+        assert "additionalProperties" not in schema, name
+
+
+def test_request_is_closed(document):
+    """A field that is not declared is refused, and the document says so."""
+    assert False is document["components"]["schemas"]["Invoice"]["additionalProperties"]
+
+
+def test_nullable_fields_have_two_types(document):
+    """Null is a type of its own, as in JSON Schema, not the keyword of OpenAPI 3.0."""
+    properties = document["components"]["schemas"]["CollectedInvoice"]["properties"]
+
+    assert ["string", "null"] == properties["callback_url"]["type"]
+    assert "nullable" not in str(document)
+
+
+def test_document_can_be_built_again():
+    """Building the document changes nothing that it was built from."""
+    assert document_of(Settings()) == document_of(Settings())
+
+
+@pytest.mark.parametrize(
+    ("expected", "expression"),
+    [
+        ("callback_uri", "{$request.query.callback_uri}/invoices/{$request.body#/id}"),
+        ("Did you mean callback_url?", "{$request.query.callback_uri}"),
+        ("number", "{$request.query.callback_url}/invoices/{$request.body#/number}"),
+        ("x-callback", "{$request.header.x-callback}"),
+        ("invoice_id", "{$request.query.callback_url}/{$request.path.invoice_id}"),
+    ],
+)
+def test_undeclared_name_stops_the_start(expected, expression):
+    """An expression that names what the operation does not take is refused by name."""
+
+    @docs(
+        tags=["invoices"],
+        callbacks=[dataclasses.replace(INVOICE_NOTIFICATION, expression=expression)],
+    )
+    @querystring_schema(CallbackQuerySchema)
+    @json_schema(InvoiceSchema)
+    @refuses(422)
+    async def handler(_request: web.Request) -> web.Response:
+        raise NotImplementedError
+
+    with pytest.raises(DeclarationError, match="invoice_notification") as refusal:
+        build_document([("POST", "/x", handler)], version="1", public_url="http://x.example")
+
+    assert expected in str(refusal.value)
+
+
+def test_body_of_an_operation_without_one_stops_the_start():
+    """An expression cannot reach into a body that is never sent."""
+
+    @docs(tags=["invoices"], callbacks=[INVOICE_NOTIFICATION])
+    @querystring_schema(CallbackQuerySchema)
+    @refuses(422)
+    async def handler(_request: web.Request) -> web.Response:
+        raise NotImplementedError
+
+    with pytest.raises(DeclarationError, match="declares none"):
+        build_document([("POST", "/x", handler)], version="1", public_url="http://x.example")
+
+
+def test_every_documented_operation_is_served(document):
+    """The document and the routes are made from one table."""
+    documented = {(method.upper(), path) for path, method, _ in operations_in(document["paths"])}
+
+    assert {(method, path) for method, path, _ in OPERATIONS} <= documented

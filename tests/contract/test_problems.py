@@ -1,0 +1,235 @@
+"""Every error is a problem document, whoever raised it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from aiohttp import web
+
+from service.api.application import make_application
+from service.api.problems import PROBLEMS
+from service.errors import RequestError, StorageUnavailable
+
+JSON = {"Content-Type": "application/json"}
+INVOICE = {"id": "1", "customer": "c", "total": "1"}
+
+
+async def problem_of(answer, status):
+    """The problem document of *answer*, which has *status*."""
+    assert status == answer.status, await answer.text()
+    assert "application/problem+json" == answer.content_type
+    document = await answer.json()
+    assert status == document["status"]
+    assert {"type", "title", "status", "detail"} <= set(document)
+    return document
+
+
+def leaves(error):
+    """The errors that are raised: those that nothing else is derived from."""
+    below = error.__subclasses__()
+    return {one for child in below for one in leaves(child)} if below else {error}
+
+
+def test_every_error_of_a_caller_has_a_number():
+    """An error that a caller can act on is never an unforeseen one."""
+    assert leaves(RequestError) | {StorageUnavailable} == set(PROBLEMS)
+
+
+@pytest.mark.parametrize("path", ["/", "/none", "/invoice", "/invoices//", "/invoices/1/x", "/.."])
+async def test_unknown_path_is_a_problem(api, path):
+    """Aiohttp's own 404 is told like every other error."""
+    document = await problem_of(await api.get(path), 404)
+
+    assert "/api/docs" in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "method", "path"),
+    [
+        ("GET, HEAD, OPTIONS, POST", "PUT", "/invoices/"),
+        ("GET, HEAD, OPTIONS, POST", "DELETE", "/invoices"),
+        ("GET, HEAD, OPTIONS", "POST", "/invoices/1"),
+        ("GET, HEAD, OPTIONS", "PATCH", "/deliveries/1/"),
+        ("GET, HEAD, OPTIONS", "POST", "/deliveries"),
+        ("GET, HEAD, OPTIONS", "POST", "/healthz"),
+        ("GET, HEAD, OPTIONS", "TRACE", "/invoices/1"),
+        ("GET, HEAD, OPTIONS", "POST", "/api/docs/openapi.json"),
+    ],
+)
+async def test_method_that_is_not_possible_is_a_problem(api, expected, method, path):
+    """Aiohttp's own 405 is told like every other error, with the methods that there are."""
+    answer = await api.request(method, path)
+    await problem_of(answer, 405)
+
+    assert expected == answer.headers["Allow"]
+
+
+async def test_options_says_what_is_possible(api):
+    """OPTIONS answers with the methods and nothing else."""
+    answer = await api.options("/invoices/")
+
+    assert 204 == answer.status
+    assert "GET, HEAD, OPTIONS, POST" == answer.headers["Allow"]
+    assert b"" == await answer.read()
+
+
+async def test_options_of_nothing_is_not_found(api):
+    """What is not there can do nothing."""
+    await problem_of(await api.options("/none"), 404)
+
+
+@pytest.mark.parametrize(
+    "path", ["/invoices/", "/deliveries", "/healthz", "/readyz/", "/api/docs", "/api/docs/problems"]
+)
+async def test_head_answers_like_get_without_the_body(api, path):
+    """HEAD tells what GET would answer."""
+    head, get = await api.head(path), await api.get(path)
+
+    assert (get.status, get.content_type) == (head.status, head.content_type)
+    assert get.headers["Content-Length"] == head.headers["Content-Length"]
+    assert b"" == await head.read()
+
+
+async def test_head_of_a_missing_invoice_is_404(api):
+    """HEAD tells that there is nothing."""
+    assert 404 == (await api.head("/invoices/none")).status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"nonsense",
+        b"{'id': 1}",
+        b'{"id": 1,}',
+        b'{"id": NaN}',
+        b'{"id": Infinity}',
+        b'{"id": 01}',
+        b'{"id": "\\ud800"}',
+        b'{"id": "\xff"}',
+        b'{"id": "\xed\xa0\x80"}',
+        b'\xef\xbb\xbf{"id": "1"}',
+        '{"id": "1"}'.encode("utf-16"),
+        b"[" * 60000,
+        b'{"a":' * 10000,
+        b'{"id": "1"} {"id": "2"}',
+        b"\x00",
+        b'{"total": ' + b"9" * 5000 + b"}",
+    ],
+)
+async def test_what_is_not_json_is_a_problem(api, body):
+    """A body that is not JSON as the standard has it is the caller's mistake, never a failure."""
+    await problem_of(await api.post("/invoices/", data=body, headers=JSON), 400)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+        "application/vnd.api+json",
+        "application/json; charset=foo",
+        "application/json; charset=utf-16",
+        "application/json; CHARSET=latin-1",
+        'application/json; charset="utf-7"',
+        ";;;",
+        "é",
+    ],
+)
+async def test_body_that_is_not_declared_as_json_is_a_problem(api, content_type):
+    """A body is read only if it is declared as JSON in UTF-8."""
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    skip = ["Content-Type"] if content_type is None else []
+    answer = await api.post("/invoices/", data=b"{}", headers=headers, skip_auto_headers=skip)
+
+    await problem_of(answer, 415)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/json; charset=utf-8", 'Application/JSON; Charset="UTF-8"'],
+)
+async def test_json_in_utf_8_is_read(api, content_type):
+    """JSON in UTF-8 may be declared in every way that says so."""
+    body = b'{"id": "1", "customer": "J\xc3\xb6rg", "total": "1"}'
+    answer = await api.post("/invoices/", data=body, headers={"Content-Type": content_type})
+
+    assert 202 == answer.status
+
+
+async def test_largest_body_is_read_and_the_next_is_not(api):
+    """The bound on bodies is exact, and its refusal says so."""
+    body = b'{"id": "1", "customer": "c", "total": "1"}'
+    largest = body + b" " * (64 * 1024 - len(body))
+
+    assert 202 == (await api.post("/invoices/", data=largest, headers=JSON)).status
+    document = await problem_of(
+        await api.post("/invoices/", data=largest + b" ", headers=JSON), 413
+    )
+    assert "65536" in document["detail"]
+
+
+async def test_unforeseen_error_is_told_to_the_log_alone(aiohttp_client, parts, caplog):
+    """What nobody foresaw is a 500 that says nothing, and a traceback in the log."""
+
+    class Broken:
+        def __getattr__(self, name):
+            raise ZeroDivisionError("secret")
+
+    api = await aiohttp_client(make_application(replace(parts, store=Broken())))
+    document = await problem_of(await api.post("/invoices/", json=INVOICE), 500)
+
+    assert "secret" not in str(document)
+    assert "secret" in caplog.text
+
+
+async def test_readiness_is_a_problem_once_a_loop_has_ended(aiohttp_client, parts):
+    """A service that accepts but does not deliver says so."""
+    api = await aiohttp_client(make_application(replace(parts, is_ready=lambda: False)))
+
+    assert {"status": "ok"} == await (await api.get("/healthz")).json()
+    await problem_of(await api.get("/readyz"), 503)
+
+
+async def test_ready_service_says_so(api):
+    """The database answers, and the loops run."""
+    assert {"status": "ok"} == await (await api.get("/readyz")).json()
+
+
+async def test_redirects_are_not_problems(parts, aiohttp_client):
+    """Only errors are told as problems."""
+    app = make_application(parts)
+
+    async def move(_request):
+        raise web.HTTPFound("/healthz")
+
+    app.router.add_get("/moved", move)
+    api = await aiohttp_client(app)
+
+    assert 302 == (await api.get("/moved", allow_redirects=False)).status
+
+
+@pytest.mark.parametrize(
+    ("expected", "path"),
+    [
+        ("no-store", "/invoices/"),
+        ("no-store", "/none"),
+        ("no-store", "/healthz"),
+        ("no-store", "/api/docs"),
+        ("no-cache", "/api/docs/static/swagger-ui.css"),
+    ],
+)
+async def test_every_answer_is_dressed_alike(api, expected, path):
+    """No answer names our software's version, is guessed at by browsers, or outlives its truth."""
+    headers = (await api.get(path)).headers
+
+    assert "invoices" == headers["Server"]
+    assert "nosniff" == headers["X-Content-Type-Options"]
+    assert expected == headers["Cache-Control"]

@@ -1,0 +1,64 @@
+"""The parts of the document: examples from fields, callbacks from declarations, YAML to read."""
+
+from __future__ import annotations
+
+import yaml
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+
+from schemas.delivery import DeliveryPageSchema
+from schemas.invoice import CallbackQuerySchema, InvoiceSchema
+from service.api.docs import as_yaml
+from service.api.openapi import CallbackPlugin, example_of
+from service.api.routes import OPERATIONS, other_form
+from service.callbacks import INVOICE_NOTIFICATION
+
+
+def test_example_is_made_of_the_examples_of_fields():
+    """Nested objects and lists are filled from the inside."""
+    example = example_of(DeliveryPageSchema)
+
+    assert {"items", "next"} == set(example)
+    assert "2expen51ve" == example["items"][0]["invoice_id"]
+    assert {"description": "Invoice paid", "paid": True} == example["items"][0]["event"]
+
+
+def test_plugin_adds_the_declared_callbacks():
+    """The hook works on any specification that apispec builds."""
+    spec = APISpec("t", "1", "3.1.0", plugins=[CallbackPlugin(), MarshmallowPlugin()])
+    operation = {
+        "parameters": [{"in": "query", "schema": CallbackQuerySchema}],
+        "requestBody": {"content": {"application/json": {"schema": InvoiceSchema}}},
+        "responses": {},
+    }
+    spec.path("/x", operations={"post": operation}, declared=[INVOICE_NOTIFICATION])
+    callbacks = spec.to_dict()["paths"]["/x"]["post"]["callbacks"]
+    body = callbacks["invoice_notification"][INVOICE_NOTIFICATION.expression]["post"]["requestBody"]
+    reference = body["content"]["application/json"]["schema"]["$ref"]
+
+    assert reference.startswith("#/components/schemas/InvoiceEvent")
+
+
+def test_operation_without_callbacks_is_left_alone():
+    """Most operations call nobody back."""
+    spec = APISpec("t", "1", "3.1.0", plugins=[CallbackPlugin()])
+    spec.path("/x", operations={"get": {"responses": {}}})
+
+    assert "callbacks" not in spec.to_dict()["paths"]["/x"]["get"]
+
+
+def test_yaml_is_written_to_be_read():
+    """Paragraphs are blocks, repeated values are written out, and the order is kept."""
+    shared = ["a", "b"]
+    document = {"z": "one\ntwo\n", "a": shared, "m": shared}
+    text = as_yaml(document)
+
+    assert "z: |\n  one\n  two\na:\n- a\n- b\nm:\n- a\n- b\n" == text
+    assert document == yaml.safe_load(text)
+
+
+def test_every_path_has_another_form():
+    """A path works with and without the trailing slash, and both forms are each other's."""
+    for _, path, _ in OPERATIONS:
+        assert path != other_form(path)
+        assert path == other_form(other_form(path))

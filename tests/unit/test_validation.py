@@ -1,0 +1,98 @@
+"""Reading a request: each mistake with its place, all of them together."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+from marshmallow import Schema, fields
+
+from service.api.keys import MISTAKES
+from service.api.validation import RequestParser
+from service.errors import MalformedRequest, Mistake, UnsupportedMedia
+
+
+class InnerSchema(Schema):
+    number = fields.Integer(required=True)
+
+
+class QuerySchema(Schema):
+    limit = fields.Integer()
+    inner = fields.List(fields.Nested(InnerSchema))
+
+
+def a_request(query="", *, body=b"", **headers):
+    """A request whose body is read already."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = make_mocked_request("POST", f"/{query}", headers=named)
+    request._read_bytes = body
+    return request
+
+
+async def parse(request, location="querystring", schema=QuerySchema):
+    """What the middleware makes of *location*."""
+    return await RequestParser().parse(schema(), request, location=location, unknown=None)
+
+
+async def test_loaded_data_comes_back():
+    """What is right is loaded, and no mistake is remembered."""
+    request = a_request("?limit=5")
+
+    assert {"limit": 5} == await parse(request)
+    assert MISTAKES not in request
+
+
+async def test_mistakes_are_remembered_and_parsing_goes_on():
+    """A mistake does not stop the next location from being read."""
+    request = a_request("?limit=x&new=1")
+
+    assert {} == await parse(request)
+    assert {} == await parse(request, "match_info")
+    assert {("query", "/limit"), ("query", "/new")} == {
+        (one.location, one.pointer) for one in request[MISTAKES]
+    }
+
+
+@pytest.mark.parametrize(
+    ("expected", "query"),
+    [
+        ("/a~1b~0c", "?a/b~c=1"),
+        ("/???", "?%ed%a0%80=1"),
+        ("/limit", "?limit=1&limit=2"),
+        ("/new", "?new=1"),
+    ],
+)
+async def test_pointer_names_the_place(expected, query):
+    """Pointers are escaped, and always text that JSON can carry."""
+    request = a_request(query)
+    await parse(request)
+
+    assert expected in [one.pointer.replace("\ufffd", "?")[:8] for one in request[MISTAKES]]
+
+
+async def test_nested_mistakes_have_nested_pointers():
+    """The pointer leads through lists and objects to the very value."""
+    request = a_request(body=b'{"inner": [{"number": 1}, {"number": "x"}, 3]}', Content_Type=JSON)
+    await parse(request, "json")
+    expected = [
+        Mistake("body", "/inner/1/number", "Not a valid integer."),
+        Mistake("body", "/inner/2", "Invalid input type."),
+    ]
+
+    assert expected == request[MISTAKES]
+
+
+JSON = "application/json"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json; charset=utf-16"])
+async def test_other_media_are_refused(content_type):
+    """A body is JSON in UTF-8, or not read."""
+    with pytest.raises(UnsupportedMedia):
+        await parse(a_request(body=b"{}", Content_Type=content_type), "json")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 60_000, b"9" * 5_000, b'"\\ud800"', b"NaN"])
+async def test_what_is_not_json_is_refused(body):
+    """Whatever breaks a JSON reader is a mistake of the caller."""
+    with pytest.raises(MalformedRequest):
+        await parse(a_request(body=body, Content_Type=JSON), "json")
