@@ -1,0 +1,229 @@
+"""
+The composition root: settings in, a wired service out.
+
+The only place where the rooms meet. Who judges, who signs and who renders is decided here and
+handed in as plain functions, so that the rooms need not know each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from service import __version__
+from service.api.application import Parts, make_application
+from service.api.openapi import build_document
+from service.api.routes import OPERATIONS
+from service.api.server import Server
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.callbacks.url import CallbackUrl
+from service.clock import SystemClock
+from service.collection.loop import Collection
+from service.collection.sandbox import Sandbox
+from service.delivery.attempt import Performer, Rules
+from service.delivery.dispatcher import Dispatcher, Limits
+from service.delivery.egress import DEV_NETWORKS, EgressPolicy
+from service.delivery.sender import Sender
+from service.delivery.signing import DEV_SECRET, Signer
+from service.settings import Settings
+from service.storage.engine import Database
+from service.storage.keys import new_key
+from service.storage.schema import migrate
+from service.storage.steps import NewDelivery
+from service.storage.store import Store
+
+log = logging.getLogger("invoices")
+
+CALLBACKS = {callback.name: callback for callback in (INVOICE_NOTIFICATION,)}
+"""Every declared callback by its name."""
+
+DEV_ACCOUNT = "dev"
+
+SWITCH_SECONDS = 0.001
+"""
+How long a thread may keep the interpreter from another.
+
+The database's thread needs it for microseconds after every statement. With Python's 5 ms, each
+of those moments could cost it 5 ms under load.
+"""
+
+
+def for_development(settings: Settings) -> Settings:
+    """*settings* as `--dev` has them: receivers on this machine and this network, without TLS."""
+    networks = (*settings.callback_allow, *DEV_NETWORKS)
+    return replace(settings, callback_allow=networks, callback_require_https=False)
+
+
+def document_of(settings: Settings) -> dict[str, Any]:
+    """
+    The OpenAPI document, without starting anything.
+
+    Raises:
+        DeclarationError: if a callback promises what its operation cannot keep.
+    """
+    return build_document(OPERATIONS, version=__version__, public_url=settings.public_url)
+
+
+async def upgrade(settings: Settings) -> tuple[str | None, str | None]:
+    """Bring the database to the newest schema; the revisions before and now."""
+    database = Database(settings.database_url)
+    try:
+        return await migrate(database)
+    finally:
+        await database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that runs; *failed* is done once one of its loops has ended by itself."""
+
+    port: int
+    failed: asyncio.Future[None]
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """
+    A service that accepts, collects and delivers; it is drained at the end of the block.
+
+    Raises:
+        ConfigurationError: before anything is started.
+        OSError: if the address cannot be listened on.
+    """
+    document = document_of(settings)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    database = Database(settings.database_url)
+    try:
+        await migrate(database)
+        async with (
+            _sender(settings) as sender,
+            _serving(settings, Store(database), sender, document) as service,
+        ):
+            yield service
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _serving(
+    settings: Settings, store: Store, sender: Sender, document: dict[str, Any]
+) -> AsyncIterator[Running]:
+    clock = SystemClock()
+    collection = Collection(store, Sandbox(settings.sandbox_delay), announce, clock)
+    dispatcher = _dispatcher(settings, store, sender, clock)
+    collecting = asyncio.create_task(collection.run())
+    dispatching = asyncio.create_task(dispatcher.run())
+    app = make_application(
+        Parts(
+            store=store,
+            clock=clock,
+            document=document,
+            account_id=DEV_ACCOUNT,
+            currency=settings.currency,
+            judge=judge_of(settings),
+            is_ready=lambda: not (collecting.done() or dispatching.done()),
+        )
+    )
+    server = Server(app)
+    try:
+        port = await server.start(settings.host, settings.port)
+        yield Running(port, _first_to_end(collecting, dispatching))
+    finally:
+        await server.stop()
+        await _drain(
+            (collection.drain, collecting),
+            (dispatcher.drain, dispatching),
+            timeout_seconds=settings.drain_timeout.total_seconds(),
+        )
+
+
+def announce(name: str, description: str, paid: bool) -> NewDelivery:
+    """The delivery that brings an event of an invoice, rendered as the callback declares."""
+    body = CALLBACKS[name].render({"description": description, "paid": paid})
+    return NewDelivery(f"msg_{new_key()}", body)
+
+
+def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
+    """What says why a URL may not be called, in words that tell nothing about our network."""
+    # The same few receivers are called again and again.
+    permits_host = lru_cache(maxsize=4096)(_policy(settings).permits_host)
+
+    def judge(url: CallbackUrl) -> str | None:
+        if settings.callback_require_https and url.scheme != "https":
+            return "must be an https:// URL"
+        if not permits_host(url.host):
+            return "is an address that cannot be called"
+        return None
+
+    return judge
+
+
+def _policy(settings: Settings) -> EgressPolicy:
+    return EgressPolicy(settings.callback_allow)
+
+
+def _sender(settings: Settings) -> Sender:
+    return Sender(
+        _policy(settings),
+        timeout_seconds=settings.callback_timeout.total_seconds(),
+        concurrency=settings.callback_concurrency,
+    )
+
+
+def _dispatcher(settings: Settings, store: Store, sender: Sender, clock: SystemClock) -> Dispatcher:
+    signer = Signer((DEV_SECRET,))
+    rules = Rules(
+        retry_schedule=settings.retry_schedule,
+        is_strict=settings.receiver_contract == "strict",
+        user_agent=f"invoices/{__version__}",
+        chance=random.random,
+    )
+    limits = Limits(
+        concurrency=settings.callback_concurrency,
+        origin_concurrency=settings.origin_concurrency,
+        timeout=settings.callback_timeout,
+    )
+    performer = Performer(sender, lambda account_id: signer, CALLBACKS, rules, clock)
+    return Dispatcher(store, performer, limits, clock)
+
+
+def _first_to_end(*loops: asyncio.Task[None]) -> asyncio.Future[None]:
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(_loop: asyncio.Task[None]) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    for loop in loops:
+        loop.add_done_callback(tell)
+    return ended
+
+
+async def _drain(
+    *roads: tuple[Callable[[], None], asyncio.Task[None]], timeout_seconds: float
+) -> None:
+    """
+    Drain one loop after the other, so that what the first hands on is still taken.
+
+    What is in flight after *timeout_seconds* is left to its lease.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            for drain, loop in roads:
+                drain()
+                await asyncio.wait([loop])
+    except TimeoutError:
+        log.warning("drain.timed_out", extra={"fields": {"timeout_seconds": timeout_seconds}})
+    for _, loop in roads:
+        loop.cancel()
+    ended = await asyncio.gather(*(loop for _, loop in roads), return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            log.error("loop.failed", exc_info=error)

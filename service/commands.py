@@ -1,0 +1,125 @@
+"""The commands: one for each role, `invoices COMMAND --help` for each."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn, TypeVar
+
+import click
+import orjson
+
+from service import __version__
+from service.api.docs import as_yaml
+from service.app import document_of, for_development, upgrade
+from service.delivery.signing import DEV_SECRET
+from service.demo import demonstrate
+from service.errors import ConfigurationError, InvoicesError
+from service.logs import configure_logs
+from service.roles import receive, run, serve
+from service.settings import Settings, read_settings
+
+T = TypeVar("T")
+
+WRONG_USAGE = 2
+FAILED = 1
+
+NO_ACCOUNTS = """\
+This version has no accounts yet, and without them anybody could send invoices.
+Start it for development: invoices serve --dev"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="invoices")
+def main() -> None:
+    """Accept invoices, collect them, and call the API user back."""
+
+
+@main.command("serve")
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="For a laptop: no key is needed, and receivers may be on this machine or network.",
+)
+def serve_command(dev: bool) -> None:
+    """
+    Run the service until SIGTERM or Ctrl-C, then drain it.
+
+    Everything else is set with INVOICES_* variables; docs/settings.md lists them.
+    """
+    if not dev:
+        _stop(NO_ACCOUNTS, WRONG_USAGE)
+    settings = for_development(_settings())
+    configure_logs(settings.log_format)
+    _run(lambda: serve(settings))
+
+
+@main.command("spec")
+@click.option("--format", "form", type=click.Choice(["json", "yaml"]), default="json")
+def spec_command(form: str) -> None:
+    """Print the OpenAPI document, without starting anything."""
+    document = _or_stop(lambda: document_of(_settings()))
+    if form == "yaml":
+        click.echo(as_yaml(document), nl=False)
+    else:
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+@main.command("migrate")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def migrate_command(as_json: bool) -> None:
+    """Bring the database to the newest schema; `serve` does so by itself."""
+    settings = _settings()
+    before, now = _or_stop(lambda: asyncio.run(upgrade(settings)))
+    if as_json:
+        click.echo(orjson.dumps({"before": before, "now": now}))
+    elif before == now:
+        click.echo(f"The database is on the newest schema already, {now}.")
+    else:
+        click.echo(f"The database is on schema {now}; it was {before or 'empty'}.")
+
+
+@main.command("receiver")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
+@click.option(
+    "--secret",
+    default=DEV_SECRET,
+    help="The signing secret, whsec_…; by default the public one of the dev account.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each callback as a line of JSON.")
+def receiver_command(host: str, port: int, secret: str, as_json: bool) -> None:
+    """Receive callbacks: verify each, show it, and answer what is declared."""
+    _run(lambda: receive(host, port, secret, as_json=as_json))
+
+
+@main.command("demo")
+def demo_command() -> None:
+    """Run the service and a receiver here: one invoice in, one callback out."""
+    settings = for_development(_settings())
+    _run(lambda: demonstrate(settings))
+
+
+def _run(role: Callable[[], Coroutine[Any, Any, int]]) -> None:
+    """Run *role* until it ends or is told to; its answer becomes the exit status."""
+    sys.exit(_or_stop(lambda: run(role())))
+
+
+def _settings() -> Settings:
+    return _or_stop(read_settings)
+
+
+def _or_stop(work: Callable[[], T]) -> T:
+    """What *work* returns; an error that somebody here can act on ends the command instead."""
+    try:
+        return work()
+    except ConfigurationError as error:
+        _stop(str(error), WRONG_USAGE)
+    except (InvoicesError, OSError, ValueError) as error:
+        _stop(str(error), FAILED)
+
+
+def _stop(message: str, status: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(status)

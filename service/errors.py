@@ -1,0 +1,138 @@
+"""
+Every error that the service raises on purpose, split by who can act on it.
+
+    InvoicesError
+    ├── ConfigurationError        the operator: the service does not start
+    │   ├── SettingsError           what stands in INVOICES_*
+    │   └── DeclarationError        what a callback declares
+    │       └── ExpressionError       a runtime expression that does not parse
+    ├── RequestError              the caller: becomes a problem document
+    │   ├── MalformedRequest        not JSON
+    │   ├── RequestTimedOut         the body did not come in time
+    │   ├── RequestTooLarge         the body is larger than we read
+    │   ├── UnsupportedMedia        not application/json
+    │   ├── InvalidInput            all that is wrong with it, at once
+    │   ├── NotFound                no such invoice or delivery
+    │   └── Conflict                the id is taken by other content
+    ├── EvaluationError           the caller: a callback URL cannot be made of this request
+    └── StorageUnavailable        the operator; the caller may come again
+
+The HTTP numbers stand in one table in `service.api.middlewares`. What a receiver answers is
+never an error: it becomes the outcome of an attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class InvoicesError(Exception):
+    """Whatever the service raises on purpose."""
+
+
+class ConfigurationError(InvoicesError):
+    """The service cannot start like this; the operator or the developer has to act."""
+
+
+class SettingsError(ConfigurationError):
+    """
+    One or more INVOICES_* variables cannot be used.
+
+    *mistakes* holds one sentence for each of them, never only the first.
+    """
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+class DeclarationError(ConfigurationError):
+    """A callback promises what the operation that declares it cannot keep."""
+
+
+class ExpressionError(DeclarationError):
+    """
+    A runtime expression does not parse.
+
+    *position* is the zero-based index of the offending character in *text*; the message
+    shows it with a caret. *hint* names the valid form where the mistake is a known one.
+    """
+
+    def __init__(self, text: str, position: int, reason: str, hint: str | None = None) -> None:
+        lines = [f"{reason}, at character {position + 1}:", f"  {text}", f"  {' ' * position}^"]
+        if hint:
+            lines.append(hint)
+        super().__init__("\n".join(lines))
+        self.text = text
+        self.position = position
+        self.reason = reason
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """
+    One thing that is wrong with a request.
+
+    *location* is `body`, `query`, `path` or `header`; *pointer* is a JSON Pointer into it.
+    """
+
+    location: str
+    pointer: str
+    message: str
+
+
+class RequestError(InvoicesError):
+    """The caller has to change something; str() of it is the problem's `detail`."""
+
+
+class MalformedRequest(RequestError):
+    """The body is not JSON that the service reads."""
+
+
+class RequestTimedOut(RequestError):
+    """The body did not arrive within the time given."""
+
+
+class RequestTooLarge(RequestError):
+    """The body is larger than the service reads."""
+
+
+class UnsupportedMedia(RequestError):
+    """The body is declared as something other than JSON in UTF-8."""
+
+
+class InvalidInput(RequestError):
+    """The request was understood and cannot be accepted, for every one of *mistakes*."""
+
+    def __init__(self, mistakes: Sequence[Mistake]) -> None:
+        super().__init__("The request was understood, but what it says cannot be accepted.")
+        self.mistakes = tuple(mistakes)
+
+
+class NotFound(RequestError):
+    """There is no such thing, or it belongs to somebody else: both look the same."""
+
+
+class Conflict(RequestError):
+    """The id is taken, by an invoice of other content."""
+
+
+class EvaluationError(InvoicesError):
+    """
+    An expression has no usable value in this exchange.
+
+    *expression* is the expression's own text, without braces. *is_absent* tells a value that
+    was not sent at all from one that was sent and cannot be used.
+    """
+
+    def __init__(self, expression: str, reason: str, *, is_absent: bool = False) -> None:
+        super().__init__(f"{expression} {reason}")
+        self.expression = expression
+        self.reason = reason
+        self.is_absent = is_absent
+
+
+class StorageUnavailable(InvoicesError):
+    """The database does not answer. Nothing was stored; the same request may come again."""

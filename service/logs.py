@@ -1,0 +1,64 @@
+"""
+The log: one event per line on standard error, as JSON for programs or as text for a terminal.
+
+Code logs the name of an event (`attempt.settled`) and its fields in `extra={"fields": {…}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+
+
+def configure_logs(form: Literal["json", "text"]) -> None:
+    """Send everything from `info` up to standard error, one line each."""
+    # Where a line was logged, and in which thread, is in none of ours: do not look it up.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = False
+    logging.logMultiprocessing = False
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if form == "json" else _TextLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # What is not HTTP at all arrives all day on the internet; a traceback for each of it would
+    # be the loudest thing in the log.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _event(record: logging.LogRecord) -> dict[str, Any]:
+    at = datetime.fromtimestamp(record.created, UTC)
+    fields = getattr(record, "fields", {})
+    return {**fields, "at": at, "level": record.levelname.lower(), "event": record.getMessage()}
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = _event(record)
+        if record.exc_info:
+            event["exception"] = self.formatException(record.exc_info)
+        try:
+            return orjson.dumps(event, default=str).decode()
+        except orjson.JSONEncodeError:
+            # Halves of surrogate pairs, which JSON in UTF-8 cannot carry.
+            return json.dumps(event, default=str)
+
+
+class _TextLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = _event(record)
+        at, level, name = event.pop("at"), event.pop("level"), event.pop("event")
+        told = (f"{key}={_on_one_line(value)}" for key, value in event.items() if value is not None)
+        line = f"{at:%H:%M:%S}.{at.microsecond // 1000:03} {level:<7} {name} {' '.join(told)}"
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line.rstrip()
+
+
+def _on_one_line(value: object) -> str:
+    """*value* without what would begin a line of its own, or paint the terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))

@@ -1,0 +1,120 @@
+"""What a process can be: the service, or a receiver of its callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import Any
+
+import click
+import orjson
+import uvloop
+
+from service import __version__
+from service.api.server import Server
+from service.app import DEV_ACCOUNT, running
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.delivery.signing import DEV_SECRET
+from service.receiver.sample import Received, make_receiver
+from service.settings import Settings
+
+log = logging.getLogger("invoices")
+
+
+def run(role: Coroutine[Any, Any, int]) -> int:
+    """Run *role* on uvloop and return the exit status that it answers."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(role)
+
+
+async def serve(settings: Settings) -> int:
+    """
+    The service for the development account, until it is told to stop.
+
+    Returns:
+        1 if one of its loops ended by itself, which the log explains.
+    """
+    stop = stop_signal()
+    async with running(settings) as service:
+        _spare_the_collector()
+        address = {"host": settings.host, "port": service.port}
+        log.info("service.started", extra={"fields": {"version": __version__, **address}})
+        _warn_of_development()
+        service.failed.add_done_callback(lambda _: stop.set())
+        await stop.wait()
+        has_failed = service.failed.done()
+        log.info("service.draining")
+    log.info("service.stopped")
+    return 1 if has_failed else 0
+
+
+async def receive(host: str, port: int, secret: str | None, *, as_json: bool) -> int:
+    """A receiver that shows what arrives, until it is told to stop."""
+    stop = stop_signal()
+    show = show_as_json if as_json else show_as_text
+    server = Server(make_receiver(INVOICE_NOTIFICATION, secret, show))
+    bound_port = await server.start(host, port)
+    if not as_json:
+        click.echo(f"Receiving at http://{host}:{bound_port}: use that as the callback_url.")
+    await stop.wait()
+    await server.stop()
+    return 0
+
+
+def stop_signal() -> asyncio.Event:
+    """Set by SIGTERM or SIGINT; a second one ends the process as it always would."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def tell() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell)
+    return stop
+
+
+def show_as_text(received: Received) -> None:
+    """Show a callback to a person."""
+    click.echo(f"\nPOST {received.path}")
+    click.echo(f"  webhook-id  {received.webhook_id}")
+    click.echo(f"  signature   {received.signature}")
+    click.echo(f"  body        {received.body}")
+    click.echo(f"  answered    {received.status_code} {received.answer}")
+
+
+def show_as_json(received: Received) -> None:
+    """Show a callback to a program: one line of JSON, flushed."""
+    click.echo(orjson.dumps(asdict(received)))
+
+
+def _spare_the_collector() -> None:
+    """
+    Keep the garbage collector from looking at what start-up made, again and again.
+
+    Modules and tables live as long as the process. Walking them took a twentieth of the time
+    under load; what requests leave behind is freed without the collector, or by it a bit later.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 100)
+
+
+def _warn_of_development() -> None:
+    log.warning(
+        "development.enabled",
+        extra={
+            "fields": {
+                "account": DEV_ACCOUNT,
+                "meaning": "no key is needed; receivers on this machine and network may be "
+                "called, over http:// too",
+                "signing_secret": DEV_SECRET,
+                "secret_is": "public",
+            }
+        },
+    )

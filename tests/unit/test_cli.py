@@ -1,0 +1,186 @@
+"""The command line: what it prints, and with which exit status it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from service import __version__
+from service.__main__ import main
+from service.app import document_of
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["serve", "spec", "migrate", "receiver", "demo"]
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a command with nothing set but what is given."""
+    for name in [name for name in os.environ if name.startswith("INVOICES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments, **variables):
+        return CliRunner().invoke(main, arguments, env=variables)
+
+    return invoke
+
+
+def test_every_command_is_listed(run):
+    """The help of the program names its commands."""
+    shown = run("--help")
+
+    assert 0 == shown.exit_code
+    assert [] == [name for name in COMMANDS if name not in shown.stdout]
+    assert set(COMMANDS) <= set(main.commands)
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_explains_itself(run, name, option):
+    """Each command says what it does."""
+    shown = run(name, option)
+
+    assert 0 == shown.exit_code
+    assert shown.stdout.startswith(f"Usage: main {name}")
+    assert len(shown.stdout.splitlines()) > 3
+
+
+def test_version_is_told(run):
+    """The version is the package's."""
+    assert f"invoices, version {__version__}\n" == run("--version").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["none"], ["spec", "--format", "xml"], ["receiver", "--port", "70000"]]
+)
+def test_wrong_usage_is_told(run, arguments):
+    """A command that does not exist, or not like this, ends with 2."""
+    refusal = run(*arguments)
+
+    assert 2 == refusal.exit_code
+    assert "Usage: " in refusal.stderr
+
+
+class TestSpec:
+    def test_json_is_the_default(self, run):
+        """The document is printed as JSON, and as nothing else."""
+        assert document_of(Settings()) == json.loads(run("spec").stdout)
+
+    def test_yaml_says_the_same(self, run):
+        """The document is printed as YAML."""
+        assert document_of(Settings()) == yaml.safe_load(run("spec", "--format", "yaml").stdout)
+
+    def test_public_url_is_in_it(self, run):
+        """The servers entry is how users reach the service."""
+        shown = run("spec", INVOICES_PUBLIC_URL="https://invoices.example.net/")
+
+        assert "https://invoices.example.net" == json.loads(shown.stdout)["servers"][0]["url"]
+
+    def test_nothing_is_started(self, run, tmp_path):
+        """Printing the document makes no database."""
+        assert 0 == run("spec").exit_code
+        assert [] == list(tmp_path.iterdir())
+
+
+class TestMigrate:
+    def test_empty_database_is_brought_to_the_newest_schema(self, run, tmp_path):
+        """The first run says that there was nothing, the second that there is nothing to do."""
+        first, second = run("migrate"), run("migrate")
+
+        assert (0, 0) == (first.exit_code, second.exit_code)
+        assert "it was empty" in first.stdout
+        assert "already" in second.stdout
+        assert (tmp_path / "invoices.db").exists()
+
+    def test_result_can_be_had_as_json(self, run):
+        """Programs read the revisions before and now."""
+        first, second = (json.loads(run("migrate", "--json").stdout) for _ in range(2))
+
+        assert None is first["before"]
+        assert first["now"] == second["before"] == second["now"]
+
+    def test_database_that_cannot_be_opened_is_told(self, run, tmp_path):
+        """A database that is not there ends with 1 and a sentence, not with a traceback."""
+        failure = run("migrate", INVOICES_DATABASE_URL=f"sqlite:///{tmp_path}/none/invoices.db")
+
+        assert 1 == failure.exit_code
+        assert "unable to open database file" in failure.stderr
+        assert "Traceback" not in failure.stderr
+
+
+class TestServe:
+    def test_without_dev_it_says_what_is_missing(self, run):
+        """There are no accounts yet, so that only the development mode can be served."""
+        refusal = run("serve")
+
+        assert 2 == refusal.exit_code
+        assert "invoices serve --dev" in refusal.stderr
+
+    def test_all_wrong_settings_are_told_at_once(self, run):
+        """One start shows every mistake, a misspelled name included."""
+        refusal = run(
+            "serve",
+            "--dev",
+            INVOICES_PORT="many",
+            INVOICES_CURRENCY="dollars",
+            INVOICES_RETRY_SCHEDULE="5 minutes",
+            INVOICES_DATABSE_URL="sqlite:///x.db",
+        )
+        names = ["PORT", "CURRENCY", "RETRY_SCHEDULE", "DATABSE_URL"]
+
+        assert 2 == refusal.exit_code
+        assert [] == [name for name in names if f"INVOICES_{name}: " not in refusal.stderr]
+        assert "did you mean INVOICES_DATABASE_URL?" in refusal.stderr
+
+    @pytest.mark.parametrize("command", [["serve", "--dev"], ["receiver", "--port"]])
+    def test_taken_port_is_told(self, tmp_path, command):
+        """A port that is taken ends with 1 and a sentence, not with a traceback."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            arguments = [*command, port] if command[-1] == "--port" else command
+            failure = in_a_process(tmp_path, *arguments, INVOICES_PORT=port)
+
+        assert 1 == failure.returncode
+        assert "address already in use" in failure.stderr
+        assert port in failure.stderr
+        assert "Traceback" not in failure.stderr
+
+
+def test_module_can_be_run(tmp_path):
+    """`python -m service` is the same program."""
+    shown = in_a_process(tmp_path, "--version")
+
+    assert (0, f"invoices, version {__version__}\n") == (shown.returncode, shown.stdout)
+
+
+def in_a_process(folder, *arguments, **variables):
+    """Run a command as a user does, in *folder*."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("INVOICES_")}
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env={**kept, "PYTHONPATH": str(ROOT), **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_commands_leave_no_loop_behind(run):
+    """A command that ran asynchronous work leaves none of it."""
+    run("migrate")
+
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
