@@ -1,0 +1,88 @@
+"""What the measurements run on: its cores, its clocks, and what the kernel counts of a process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_CORES = sorted(os.sched_getaffinity(0))
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+SERVICE_CORES = {_CORES[0]}
+"""Where the measured service runs, alone if there is another core for the rest."""
+
+OTHER_CORES = {_CORES[1]} if len(_CORES) > 1 else SERVICE_CORES
+"""Where load generator, receiver and the benchmark itself run."""
+
+
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """Processes that are started inside run on *cores*, and so do all that they start."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that all threads of *pid* have used; noise of others is not in it."""
+    # The name in parentheses may hold blanks, so count behind it (proc(5): utime, stime).
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+
+
+def busy_seconds(cores: set[int]) -> float:
+    """The time that *cores* have spent computing, for whomever (proc(5): /proc/stat)."""
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *columns = line.split()
+        if name in {f"cpu{core}" for core in cores}:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, columns[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / _TICKS_PER_SECOND
+
+
+def resident_bytes(pid: int, *, peak: bool = False) -> int:
+    """The memory that *pid* occupies now, or the most that it ever did."""
+    wanted = "VmHWM:" if peak else "VmRSS:"
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(wanted):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)
+
+
+def description() -> dict[str, str]:
+    """What a reader has to know of the machine to judge its figures."""
+    return {
+        "processor": _first("/proc/cpuinfo", "model name") or platform.machine(),
+        "cores": f"{len(_CORES)}; service on {_CORES[0]}, the rest on {min(OTHER_CORES)}",
+        "memory": f"{_memory_gib():.1f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "database folder": f"{tempfile.gettempdir()} on {_filesystem(tempfile.gettempdir())}",
+        "load average before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+    }
+
+
+def _first(path: str, name: str) -> str:
+    for line in Path(path).read_text().splitlines():
+        if line.startswith(name):
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def _memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _filesystem(folder: str) -> str:
+    """The type of the file system; on tmpfs a synchronised commit costs nothing."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    above = [(point, kind) for point, kind in mounts if Path(folder).is_relative_to(point)]
+    return max(above, key=lambda mount: len(mount[0]), default=("", "unknown"))[1]

@@ -1,0 +1,1 @@
+"""What the service is measured beside, each a program of its own on INVOICES_PORT."""

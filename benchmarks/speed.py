@@ -1,0 +1,138 @@
+"""
+One service, started afresh and measured once: deliveries, their delay, and accepting alone.
+
+A warm-up says how many invoices fill the time, so that slow and fast services are measured for
+about as long, on any machine.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import quantiles
+
+from benchmarks.load import Load, Order, send
+from benchmarks.machine import SERVICE_CORES, busy_seconds, cpu_seconds
+from benchmarks.receiver import Receiver
+from benchmarks.services import Running, Service, running
+
+WARM_UP_COUNT = 40
+WARM_UP_SHARES = (0, 0.1, 0.3)
+"""Of the measured time; each warm-up says better than the one before how many invoices fill it."""
+
+INVOICES_MAX = 50_000
+SPAN_SECONDS_MIN = 0.01
+"""The clocks of the receivers count milliseconds; a shorter span would be a guess."""
+
+QUIET_SECONDS = 0.2
+QUIET_SHARE = 0.05
+NEVER_QUIET_SECONDS = 30
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """
+    One run of one service. Delays are from the answered 202 to the arrival at the receiver.
+
+    *others_share* is how much of the service's core went to anybody else while it delivered: with
+    more than a little of that, the rates are too low and only the processor time can be trusted.
+    """
+
+    accepted_per_second: float
+    delivered_per_second: float
+    cpu_ms_per_delivery: float
+    delay_p50_ms: float
+    delay_p95_ms: float
+    delay_p99_ms: float
+    others_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Delivered:
+    """One batch of deliveries: how many per second, at what cost, and in what company."""
+
+    per_second: float
+    cpu_seconds_each: float
+    others_share: float
+
+
+def measure_speed(service: Service, receiver: Receiver, folder: Path, seconds: float) -> Speed:
+    """Start *service* and take each of its figures over about *seconds*."""
+    with running(service, folder) as target:
+        warm_rate = 0.0
+        for share in WARM_UP_SHARES:
+            warm = _deliver(target, receiver, _count(warm_rate, seconds * share))
+            warm_rate = max(warm_rate, warm.per_second)
+        delivered = _deliver(target, receiver, _count(warm_rate, seconds))
+        half = delivered.per_second / 2
+        load, arrived = deliver_at(target, receiver, half, _count(half, seconds))
+        accepted = _accept(target, _count(_accept(target, WARM_UP_COUNT), seconds))
+    delays = [arrived[name] - answered_at for name, answered_at in load.answered.items()]
+    cuts = quantiles(delays, n=100, method="inclusive")
+    return Speed(
+        accepted_per_second=accepted,
+        delivered_per_second=delivered.per_second,
+        cpu_ms_per_delivery=delivered.cpu_seconds_each * 1000,
+        delay_p50_ms=cuts[49] * 1000,
+        delay_p95_ms=cuts[94] * 1000,
+        delay_p99_ms=cuts[98] * 1000,
+        others_share=delivered.others_share,
+    )
+
+
+def new_run() -> str:
+    """A prefix that no other run's invoices have."""
+    return f"run{next(_numbers)}"
+
+
+def _deliver(target: Running, receiver: Receiver, count: int) -> _Delivered:
+    """
+    Send *count* invoices as fast as they are accepted, and wait until all are delivered.
+
+    The time is from first accepted to last delivered, less what the service waits by design.
+    """
+    run, began_at = new_run(), time.monotonic()
+    cpu_before, busy_before = cpu_seconds(target.pid), busy_seconds(SERVICE_CORES)
+    load = send(Order(target.url, run, count, (receiver.url,)), target.folder)
+    arrived = receiver.wait_for(run, count)
+    busy, elapsed = busy_seconds(SERVICE_CORES) - busy_before, time.monotonic() - began_at
+    others = busy - (cpu_seconds(target.pid) - cpu_before)
+    wait_until_quiet(target.pid)
+    span = max(arrived.values()) - load.first_at - target.delay_seconds
+    return _Delivered(
+        per_second=count / max(span, SPAN_SECONDS_MIN),
+        cpu_seconds_each=(cpu_seconds(target.pid) - cpu_before) / count,
+        others_share=max(0.0, others / elapsed),
+    )
+
+
+def deliver_at(
+    target: Running, receiver: Receiver, rate: float, count: int, *, stalled_seconds: float = 20
+) -> tuple[Load, dict[str, float]]:
+    """Send *count* invoices at *rate* per second; the answers, and when each arrived."""
+    run = new_run()
+    load = send(Order(target.url, run, count, (receiver.url,), rate), target.folder)
+    return load, receiver.wait_for(run, count, stalled_seconds=stalled_seconds)
+
+
+def _accept(target: Running, count: int) -> float:
+    load = send(Order(target.url, new_run(), count), target.folder)
+    return (count - 1) / max(load.last_at - load.first_at, 1e-6)
+
+
+def _count(rate: float, seconds: float) -> int:
+    return max(WARM_UP_COUNT, min(INVOICES_MAX, int(rate * seconds)))
+
+
+def wait_until_quiet(pid: int) -> None:
+    """Return once *pid* has all but stopped computing: what it was given is done."""
+    give_up_at = time.monotonic() + NEVER_QUIET_SECONDS
+    while time.monotonic() < give_up_at:
+        before = cpu_seconds(pid)
+        time.sleep(QUIET_SECONDS)
+        if cpu_seconds(pid) - before <= QUIET_SECONDS * QUIET_SHARE:
+            return
