@@ -1,0 +1,47 @@
+"""The distribution's own Chromium, without a window and without talking to anybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+BROWSER = Path("/usr/bin/chromium")
+DRIVER = Path("/usr/bin/chromedriver")
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",  # Chromium's own needs privileges that containers do not give.
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--window-size=1100,1400",
+)
+
+
+def missing() -> str | None:
+    """What a machine lacks to run these tests; None where it has everything."""
+    absent = [str(path) for path in (BROWSER, DRIVER) if not path.exists()]
+    return f"{' and '.join(absent)} missing" if absent else None
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Chrome]:
+    """A browser with an empty profile, which keeps its console and its network as logs."""
+    options = ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = Chrome(options=options, service=Service(str(DRIVER)))
+    try:
+        yield browser
+    finally:
+        browser.quit()

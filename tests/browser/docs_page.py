@@ -1,0 +1,85 @@
+"""What a person does on the documentation page, as functions of a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+PATIENCE_SECONDS = 30
+
+Found = TypeVar("Found")
+
+
+class DocsPage:
+    """Swagger UI at /api/docs; every step waits for what it needs and for nothing else."""
+
+    def __init__(self, browser: Chrome, service_url: str) -> None:
+        self.browser = browser
+        browser.get(f"{service_url}/api/docs")
+
+    def operation(self, tag: str, operation_id: str) -> WebElement:
+        """The operation, unfolded."""
+        found = self.wait(
+            lambda browser: browser.find_element(By.ID, f"operations-{tag}-{operation_id}")
+        )
+        if "is-open" not in (found.get_attribute("class") or ""):
+            found.find_element(By.CSS_SELECTOR, ".opblock-summary-control").click()
+        self.wait(lambda _: found.find_element(By.CSS_SELECTOR, ".responses-inner"))
+        return found
+
+    def open_callbacks(self, operation: WebElement) -> WebElement:
+        """What the Callbacks tab of *operation* shows, after a click on it."""
+        tabs = operation.find_elements(By.CSS_SELECTOR, ".tab-item")
+        (tab,) = [tab for tab in tabs if "Callbacks" in tab.text]
+        tab.click()
+        return self.wait(lambda _: operation.find_element(By.CSS_SELECTOR, ".callbacks-container"))
+
+    def try_out(self, operation: WebElement, **parameters: str) -> str:
+        """Execute *operation* with its own example and these *parameters*; the status it got."""
+        self.set_trying(operation, wanted=True)
+        for name, value in parameters.items():
+            field = self.wait(
+                lambda _, name=name: operation.find_element(
+                    By.CSS_SELECTOR, f"tr[data-param-name='{name}'] input"
+                )
+            )
+            field.send_keys(Keys.CONTROL, "a")
+            # Swagger UI takes what was typed after a pause, or when the field is left.
+            field.send_keys(value, Keys.TAB)
+        execute = operation.find_element(By.CSS_SELECTOR, ".btn.execute")
+        self.browser.execute_script("arguments[0].click()", execute)
+        status = ".live-responses-table .response .response-col_status"
+        return self.wait(
+            lambda _: operation.find_element(By.CSS_SELECTOR, status).text.partition("\n")[0]
+        )
+
+    def set_trying(self, operation: WebElement, *, wanted: bool) -> None:
+        """Switch between reading *operation* and filling it in."""
+        (button,) = operation.find_elements(
+            By.CSS_SELECTOR, ":scope > div > .opblock-body > .opblock-section .try-out__btn"
+        )
+        if ("cancel" in (button.get_attribute("class") or "")) is not wanted:
+            button.click()
+
+    def requested_urls(self) -> list[str]:
+        """Every URL that the page asked the network for, whether it was answered or not."""
+        entries = [
+            json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")
+        ]
+        urls = [
+            entry["params"]["request"]["url"]
+            for entry in entries
+            if entry["method"] == "Network.requestWillBeSent"
+        ]
+        # Chromium's own start page and pictures inside of style sheets ask no network.
+        return [url for url in urls if not url.startswith(("chrome:", "data:", "blob:"))]
+
+    def wait(self, condition: Callable[[Chrome], Found]) -> Found:
+        """What *condition* finds, as soon as it finds something."""
+        return WebDriverWait(self.browser, PATIENCE_SECONDS, poll_frequency=0.05).until(condition)

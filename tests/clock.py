@@ -1,0 +1,63 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+START = datetime(2026, 1, 31, 12, tzinfo=UTC)
+PATIENCE_SECONDS = 5
+"""How long a test waits for what should have happened by now before it fails."""
+
+
+class ManualClock:
+    """
+    Implements `service.clock.Clock`; waits end by their signal or by `advance`.
+
+    `parked` tells a test that a loop has nothing more to do until one of the two happens.
+    """
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+        self._waits: dict[asyncio.Future[None], tuple[asyncio.Event, datetime]] = {}
+        self._has_changed = asyncio.Event()
+
+    def now(self) -> datetime:
+        """The instant that the test has set."""
+        return self._now
+
+    async def wait(self, signal: asyncio.Event, until: datetime) -> None:
+        """Return once *signal* is set or the clock was moved to *until*, and clear *signal*."""
+        if until > self._now and not signal.is_set():
+            passed = asyncio.get_running_loop().create_future()
+            signalled = asyncio.ensure_future(signal.wait())
+            self._waits[passed] = (signal, until)
+            self._has_changed.set()
+            try:
+                await asyncio.wait({passed, signalled}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                del self._waits[passed]
+                signalled.cancel()
+        signal.clear()
+
+    def advance(self, by: timedelta) -> None:
+        """Move the clock, and wake who waited for that."""
+        self._now += by
+        for passed, (_, until) in self._waits.items():
+            if until <= self._now and not passed.done():
+                passed.set_result(None)
+
+    async def parked(self) -> datetime:
+        """Wait until somebody waits, unsignalled; the instant until which they do."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (waiting := self._unsignalled()):
+                self._has_changed.clear()
+                await self._has_changed.wait()
+        return min(waiting)
+
+    def _unsignalled(self) -> list[datetime]:
+        return [
+            until
+            for passed, (signal, until) in self._waits.items()
+            if not passed.done() and not signal.is_set()
+        ]

@@ -1,0 +1,232 @@
+"""Docs that cannot go stale: what is documented exists, and what exists is documented."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from standardwebhooks import Webhook
+
+from schemas.delivery import OUTCOMES, REASONS
+from service.__main__ import main
+from service.api.application import Parts, make_application
+from service.api.problems import PROBLEMS
+from service.app import document_of
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.delivery.attempt import log_fields
+from service.delivery.signing import DEV_SECRET
+from service.settings import PREFIX, Settings, read_settings
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+VARIABLES = [PREFIX + field.name.upper() for field in fields(Settings)]
+MODULES = sorted((ROOT / "service").rglob("*.py"))
+
+
+def text_of(name):
+    """The text of a page."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(page, heading):
+    """What stands between *heading* and the next one."""
+    found = re.search(rf"^### `{heading}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found, f"{heading} is not documented"
+    return found[1]
+
+
+@pytest.fixture
+def nothing_set(monkeypatch):
+    """An environment without settings."""
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_every_setting_is_documented_with_its_default(variable, nothing_set, monkeypatch):
+    """docs/settings.md has a section for each setting, and its default is the real one."""
+    words = " ".join(section(text_of("docs/settings.md"), variable).split())
+
+    default = re.search(r"Default: (?:`([^`]+)`|none\b)", words)
+    assert default, f"{variable} has no documented default"
+    without = read_settings()
+    monkeypatch.setenv(variable, default[1] or "")
+
+    assert without == read_settings()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_a_setting_that_does_not_exist(page):
+    """A variable that a page mentions can be set."""
+    mentioned = set(re.findall(rf"{PREFIX}[A-Z][A-Z_]*[A-Z]", page.read_text(encoding="utf-8")))
+    misspelled_on_purpose = {"INVOICES_PROT"}
+
+    assert set() == mentioned - set(VARIABLES) - misspelled_on_purpose
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_is_documented_with_its_options(name):
+    """docs/operations.md has a row for each command, and each of its options stands there."""
+    options = [option for option in main.commands[name].params if option.name != "help"]
+    rows = [line for line in text_of("docs/operations.md").splitlines() if line.startswith("|")]
+    (row,) = [line for line in rows if re.match(rf"\| `invoices {name}\b", line)]
+
+    assert [] == [option.opts[0] for option in options if option.opts[0] not in row]
+
+
+def test_every_route_is_documented():
+    """The guide or the operations page names each method and path that is served."""
+    nothing = dict.fromkeys(("store", "clock", "account_id", "currency", "judge", "is_ready"))
+    app = make_application(Parts(document=document_of(Settings()), **nothing))
+    pages = (text_of("docs/guide.md") + text_of("docs/operations.md")).replace("/`", "`")
+
+    served = {
+        f"{route.method} {route.resource.canonical.rstrip('/')}"
+        for route in app.router.routes()
+        if route.method in {"GET", "POST"} and "/static" not in route.resource.canonical
+    }
+
+    assert len(served) > 8
+    assert [] == sorted(route for route in served if f"`{route}`" not in pages)
+
+
+def test_every_problem_is_documented():
+    """The guide says of each kind of problem which status it has."""
+    guide = text_of("docs/guide.md")
+
+    missing = [
+        name
+        for status, name, _ in PROBLEMS.values()
+        if f"| `{name}` | {int(status)} |" not in guide
+    ]
+
+    assert [] == missing
+
+
+def test_every_outcome_and_reason_is_explained():
+    """The receiver's page explains each outcome of an attempt, the guide each reason to be dead."""
+    receiver, guide = text_of("docs/receiver.md"), text_of("docs/guide.md")
+
+    assert [] == [outcome for outcome in OUTCOMES if f"| `{outcome}` |" not in receiver]
+    assert [] == [reason for reason in REASONS if f"`{reason}` (" not in guide]
+
+
+def test_every_log_event_is_explained():
+    """The operations page explains each event that can stand in the log."""
+    operations = text_of("docs/operations.md")
+    logged = {
+        name
+        for path in MODULES
+        for name in re.findall(r'"([a-z]+\.[a-z_]+)"', path.read_text(encoding="utf-8"))
+        if re.search(rf'(?:log\.\w+\(\s*|name = |else )"{name}"', path.read_text(encoding="utf-8"))
+    }
+    # Not shown at any level that can be chosen.
+    silent = {"request.unreadable"}
+
+    assert "attempt.settled" in logged
+    assert [] == sorted(name for name in logged - silent if f"`{name}`" not in operations)
+
+
+def test_every_field_of_an_attempts_log_line_is_explained():
+    """The operations page explains the one wide line, field by field."""
+    (table,) = [
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(log_fields)))
+        if isinstance(node, ast.Dict)
+    ]
+    operations = text_of("docs/operations.md")
+
+    assert [] == [key.value for key in table.keys if f"`{key.value}`" not in operations]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    """A link to a file of the project finds it, and its heading where it names one."""
+    for target in re.findall(r"\]\((?!https?:)([^)]*)\)", page.read_text(encoding="utf-8")):
+        path, _, heading = target.partition("#")
+        file = page.parent / path if path else page
+
+        assert file.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
+            assert heading in slugs, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_make_targets_that_are_named_exist(page):
+    """`make NAME` in a page is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|\$ |^ {4})make ([a-z-]+)", page.read_text(), re.MULTILINE))
+
+    assert set() == named - targets
+
+
+def test_readme_shows_the_declaration_as_it_is():
+    """The expression in the README is the one that is called."""
+    assert f'expression="{INVOICE_NOTIFICATION.expression}"' in text_of("README.md")
+
+
+def test_picture_stays_small():
+    """The README's picture is quick to load."""
+    assert (ROOT / "docs/callbacks.png").stat().st_size < 150_000
+
+
+def test_decisions_fit_on_a_screen():
+    """A decision says why in 40 lines, with what was refused and what would reopen it."""
+    for path in (ROOT / "docs/decisions").glob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        parts = ("**Context.**", "**Decision.**", "**Refused.**", "**What would reopen it.**")
+
+        assert len(text.splitlines()) <= 40, path.name
+        assert [] == [part for part in parts if part not in text], path.name
+
+
+@pytest.fixture
+async def receiver(aiohttp_client):
+    """The Python receiver of docs/receiver.md, as it is printed there."""
+    (code,) = re.findall(r"```python\n(.*?)```", text_of("docs/receiver.md"), re.DOTALL)
+    printed = {"__name__": "receiver"}
+    exec(compile(code, "docs/receiver.md", "exec"), printed)
+    return await aiohttp_client(printed["app"])
+
+
+async def test_printed_receiver_takes_an_event_once(receiver, capsys):
+    """The receiver of the page verifies, answers what is declared, and knows what it has had."""
+    body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
+    headers = signed(body)
+
+    for _ in range(2):
+        answer = await receiver.post("/invoices/2expen51ve", data=body, headers=headers)
+
+        assert 200 == answer.status
+        assert INVOICE_NOTIFICATION.response_example == INVOICE_NOTIFICATION.read_answer(
+            await answer.read()
+        )
+    assert "2expen51ve Invoice paid True\n" == capsys.readouterr().out
+
+
+async def test_printed_receiver_refuses_a_forged_event(receiver, capsys):
+    """A body that was not signed is neither acknowledged nor dealt with."""
+    headers = signed(b'{"description":"Invoice paid","paid":false}')
+
+    answer = await receiver.post("/invoices/2expen51ve", data=b"{}", headers=headers)
+
+    assert 401 == answer.status
+    assert "" == capsys.readouterr().out
+
+
+def signed(body):
+    """The headers that the service sends with *body*, signed now."""
+    now = datetime.now(UTC)
+    return {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(DEV_SECRET).sign("msg_1", now, body.decode()),
+    }

@@ -1,0 +1,176 @@
+import json
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from service.logs import configure_logs
+from service.storage.states import DeadReason
+
+
+@pytest.fixture
+def logged(monkeypatch, capsys):
+    """Gives what was written to standard error; what is configured is undone afterwards."""
+    root = logging.getLogger()
+    levels = {name: logging.getLogger(name).level for name in ("aiohttp.server", "alembic")}
+    handlers, level = root.handlers[:], root.level
+    for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
+        monkeypatch.setattr(logging, name, getattr(logging, name))
+    # The configuration closes what it finds, and pytest's own handlers are wanted later.
+    root.handlers[:] = []
+    yield lambda: capsys.readouterr().err
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, earlier in levels.items():
+        logging.getLogger(name).setLevel(earlier)
+
+
+def log(event, /, **fields):
+    """Log an event as the service does."""
+    logging.getLogger("invoices.test").info(event, extra={"fields": fields})
+
+
+def test_a_json_line_holds_the_event_and_its_fields(logged):
+    """A program finds when, how grave, what and everything about it, flat, in one line."""
+    configure_logs("json")
+    before = datetime.now(UTC)
+
+    log("attempt.settled", number=1, detail=None)
+
+    told = json.loads(logged())
+    assert before <= datetime.fromisoformat(told.pop("at")) <= datetime.now(UTC)
+    assert {
+        "level": "info",
+        "event": "attempt.settled",
+        "number": 1,
+        "detail": None,
+    } == told
+
+
+def test_a_text_line_holds_what_is_known(logged):
+    """A person reads one line, without what is not known."""
+    configure_logs("text")
+
+    log("attempt.settled", number=1, detail=None, outcome="delivered")
+
+    time, level, event, *fields = logged().split()
+    assert 12 == len(time)
+    assert ("info", "attempt.settled") == (level, event)
+    assert ["number=1", "outcome=delivered"] == fields
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_an_event_without_fields_is_one_line(logged, form):
+    """Fields may be left out, by libraries among others."""
+    configure_logs(form)
+
+    logging.getLogger("somebody").warning("it is %s", "late")
+
+    (line,) = logged().splitlines()
+    assert "it is late" in line
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "two\nlines",
+        "two\r\nlines",
+        "\N{LINE SEPARATOR}",
+        'quotes " and \\',
+        "\x1b[31m",
+        datetime(2026, 1, 31, tzinfo=UTC),
+        DeadReason.GONE,
+        b"\xff",
+        {"nested": [1]},
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_every_event_is_one_line(logged, form, value):
+    """Whatever a field holds, the event is logged, and in a single line."""
+    configure_logs(form)
+
+    log("attempt.settled", value=value)
+
+    line, end = logged().split("\n")
+    assert "attempt.settled" in line
+    assert "" == end
+
+
+def test_text_that_utf_8_does_not_have_is_logged_too(logged):
+    """Half of a surrogate pair in a field does not cost the event its line."""
+    configure_logs("json")
+
+    log("attempt.settled", detail="half a pair: \udc80")
+
+    line, end = logged().split("\n")
+    assert "attempt.settled" == json.loads(line)["event"]
+    assert "" == end
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_an_exception_is_told_with_its_traceback(logged, form):
+    """What nobody foresaw can be found in the code."""
+    configure_logs(form)
+
+    try:
+        raise LookupError("nobody foresaw this")
+    except LookupError:
+        logging.getLogger("invoices").exception("attempt.failed")
+
+    told = logged()
+    assert "Traceback" in told
+    assert "LookupError: nobody foresaw this" in told
+
+
+def test_an_exception_in_json_stays_in_its_line(logged):
+    """A traceback does not break the format that programs read."""
+    configure_logs("json")
+
+    try:
+        raise LookupError("nobody foresaw this")
+    except LookupError:
+        logging.getLogger("invoices").exception("attempt.failed")
+
+    (line,) = logged().splitlines()
+    assert "LookupError" in json.loads(line)["exception"]
+
+
+def test_fields_do_not_take_the_place_of_the_event(logged):
+    """No field can pretend to be another event, level or instant."""
+    configure_logs("json")
+
+    log("attempt.settled", event="nothing.happened", level="debug", at="never")
+
+    told = json.loads(logged())
+    assert ("attempt.settled", "info") == (told["event"], told["level"])
+    assert "never" != told["at"]
+
+
+def test_details_for_developers_are_left_out(logged):
+    """From `info` up everything is logged, and nothing below."""
+    configure_logs("json")
+
+    logging.getLogger("invoices").debug("something.considered")
+
+    assert "" == logged()
+
+
+def test_noise_of_the_internet_is_left_out(logged):
+    """What is not HTTP at all, and each migration, makes no line."""
+    configure_logs("json")
+
+    logging.getLogger("aiohttp.server").error("Error handling request")
+    logging.getLogger("alembic.runtime.migration").info("Running upgrade")
+
+    assert "" == logged()
+
+
+def test_configuring_again_does_not_double_lines(logged):
+    """One event is one line, however often logs were configured."""
+    configure_logs("text")
+    configure_logs("json")
+
+    log("service.started")
+
+    assert 1 == len(logged().splitlines())

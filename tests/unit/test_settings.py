@@ -1,0 +1,346 @@
+import dataclasses
+import os
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings, read_settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=count) for count in (1, 60, 3600, 86400))
+DEFAULTS = {
+    "host": "127.0.0.1",
+    "port": 8080,
+    "database_url": "sqlite:///invoices.db",
+    "public_url": "http://127.0.0.1:8080",
+    "currency": "USD",
+    "retry_schedule": (
+        5 * SECOND,
+        5 * MINUTE,
+        30 * MINUTE,
+        2 * HOUR,
+        5 * HOUR,
+        10 * HOUR,
+        14 * HOUR,
+        20 * HOUR,
+        24 * HOUR,
+    ),
+    "callback_timeout": 15 * SECOND,
+    "callback_concurrency": 256,
+    "origin_concurrency": 16,
+    "callback_allow": (),
+    "callback_require_https": True,
+    "receiver_contract": "strict",
+    "sandbox_delay": SECOND / 2,
+    "retention": 30 * DAY,
+    "drain_timeout": 20 * SECOND,
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """An environment without settings, and what sets one in it."""
+    for name in [name for name in os.environ if name.startswith("INVOICES_")]:
+        monkeypatch.delenv(name)
+
+    def set_(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(f"INVOICES_{name}", value)
+
+    return set_
+
+
+def mistakes():
+    """What is wrong with the environment, one sentence each."""
+    with pytest.raises(SettingsError) as refusal:
+        read_settings()
+    assert "\n".join(refusal.value.mistakes) == str(refusal.value)
+    return refusal.value.mistakes
+
+
+# Defaults
+
+
+def test_nothing_has_to_be_set():
+    """An empty environment is a working one, with the defaults that are documented."""
+    settings = dataclasses.asdict(read_settings())
+
+    settings.pop("log_format")
+    assert DEFAULTS == settings
+
+
+def test_a_default_is_the_same_wherever_it_stands():
+    """Settings made in code without an argument are those of an empty environment."""
+    read = read_settings()
+
+    assert read == Settings(log_format=read.log_format)
+
+
+@pytest.mark.parametrize(("form", "is_terminal"), [("text", True), ("json", False)])
+def test_logs_are_for_people_on_a_terminal_only(monkeypatch, form, is_terminal):
+    """Programs get JSON and people get text, unless it is set."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
+
+    assert form == read_settings().log_format
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("http://0.0.0.0:80", "0.0.0.0", "80"),
+        ("http://[::1]:8080", "::1", "8080"),
+        ("http://localhost:1", "localhost", "1"),
+    ],
+)
+def test_the_public_url_follows_from_the_address(environment, url, host, port):
+    """Who sets no public URL gets the one of the address that is listened on."""
+    environment(HOST=host, PORT=port)
+
+    assert url == read_settings().public_url
+
+
+def test_settings_cannot_be_changed():
+    """What the operator decided holds for as long as the process lives."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        read_settings().port = 1
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("field", "expected", "text"),
+    [
+        ("host", "0.0.0.0", "0.0.0.0"),
+        ("port", 1, "1"),
+        ("port", 65535, "65535"),
+        ("database_url", "sqlite:///a.db", "sqlite:///a.db"),
+        ("database_url", "sqlite:////data/a.db", "sqlite:////data/a.db"),
+        ("public_url", "https://a.example", "https://a.example/"),
+        ("public_url", "https://a.example/b", "https://a.example/b"),
+        ("currency", "EUR", "EUR"),
+        ("retry_schedule", (), ""),
+        ("retry_schedule", (SECOND,), "1s"),
+        ("retry_schedule", (SECOND, HOUR), " 1s , 1h "),
+        ("callback_timeout", SECOND / 1000, "1ms"),
+        ("callback_concurrency", 1, "1"),
+        ("origin_concurrency", 10_000, "10000"),
+        ("callback_allow", (), ""),
+        ("callback_allow", (ip_network("10.0.0.0/8"),), "10.0.0.0/8"),
+        (
+            "callback_allow",
+            (ip_network("10.1.2.3/32"), ip_network("fd00::/8")),
+            "10.1.2.3, fd00::/8",
+        ),
+        ("callback_require_https", False, "false"),
+        ("callback_require_https", True, "true"),
+        ("receiver_contract", "lenient", "lenient"),
+        ("sandbox_delay", timedelta(0), "0ms"),
+        ("sandbox_delay", SECOND * 3 / 2, "1.5s"),
+        ("retention", 365 * DAY, "365d"),
+        ("drain_timeout", timedelta(0), "0s"),
+        ("log_format", "json", "json"),
+        ("log_format", "text", "text"),
+    ],
+)
+def test_what_is_set_is_read(environment, field, expected, text):
+    """Each setting is read from its own variable."""
+    environment(**{field.upper(): text})
+
+    assert expected == getattr(read_settings(), field)
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (SECOND / 4, "250ms"),
+        (2 * SECOND, "2s"),
+        (3 * MINUTE, "3m"),
+        (4 * HOUR, "4h"),
+        (5 * DAY, "5d"),
+        (90 * MINUTE, "1.5h"),
+        (2 * SECOND, " 2s "),
+    ],
+)
+def test_durations_carry_their_unit(environment, expected, text):
+    """Milliseconds, seconds, minutes, hours and days can be told, and fractions of them."""
+    environment(RETENTION=text)
+
+    assert expected == read_settings().retention
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "5 s", "-5s", "+5s", "s", "5S", "5sec", "5s5m", "1e3s", ".5s", "5.s", "٥s", "5s,5m"],
+)
+def test_what_is_no_duration_is_refused(environment, text):
+    """A duration without its unit, or with an unknown one, is never guessed at."""
+    environment(RETENTION=text)
+
+    (mistake,) = mistakes()
+    assert mistake.startswith("INVOICES_RETENTION: ")
+    assert "500ms, 15s, 5m, 2h or 30d" in mistake
+
+
+@pytest.mark.parametrize("field", ["RETRY_SCHEDULE", "SANDBOX_DELAY", "RETENTION"])
+@pytest.mark.parametrize("text", ["999999999d", "999999999.999d", "99999999h"])
+def test_a_duration_that_is_accepted_can_be_waited_for(environment, field, text):
+    """A duration that leads beyond the calendar is refused at the start, not met at work."""
+    environment(**{field: text})
+
+    try:
+        accepted = getattr(read_settings(), field.lower())
+    except SettingsError:
+        return
+    for duration in accepted if isinstance(accepted, tuple) else (accepted,):
+        assert datetime.now(UTC) + duration * 1.2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("HOST", ""),
+        ("PORT", ""),
+        ("PORT", "http"),
+        ("PORT", "0"),
+        ("PORT", "-1"),
+        ("PORT", "65536"),
+        ("PORT", "80.5"),
+        ("DATABASE_URL", ""),
+        ("DATABASE_URL", "invoices.db"),
+        ("DATABASE_URL", "sqlite://invoices.db"),
+        ("DATABASE_URL", "sqlite:///"),
+        ("DATABASE_URL", "sqlite:///:memory:"),
+        ("DATABASE_URL", "sqlite+aiosqlite:///invoices.db"),
+        ("DATABASE_URL", "mysql://localhost/invoices"),
+        ("PUBLIC_URL", ""),
+        ("PUBLIC_URL", "a.example"),
+        ("PUBLIC_URL", "//a.example"),
+        ("PUBLIC_URL", "ftp://a.example"),
+        ("PUBLIC_URL", "https://"),
+        ("PUBLIC_URL", "https://[::1"),
+        ("PUBLIC_URL", "https://a.example/?b=c"),
+        ("PUBLIC_URL", "https://a.example/#b"),
+        ("CURRENCY", ""),
+        ("CURRENCY", "usd"),
+        ("CURRENCY", "US"),
+        ("CURRENCY", "XYZ"),
+        ("RETRY_SCHEDULE", "5s;5m"),
+        ("RETRY_SCHEDULE", "5s,soon"),
+        ("RETRY_SCHEDULE", "5"),
+        ("CALLBACK_TIMEOUT", "0s"),
+        ("CALLBACK_TIMEOUT", "0.000ms"),
+        ("CALLBACK_TIMEOUT", "15"),
+        ("CALLBACK_CONCURRENCY", "0"),
+        ("CALLBACK_CONCURRENCY", "10001"),
+        ("CALLBACK_CONCURRENCY", "many"),
+        ("ORIGIN_CONCURRENCY", "0"),
+        ("ORIGIN_CONCURRENCY", "-1"),
+        ("CALLBACK_ALLOW", "10.0.0.1/8"),
+        ("CALLBACK_ALLOW", "10.0.0.0/33"),
+        ("CALLBACK_ALLOW", "10.0.0.0/8;127.0.0.0/8"),
+        ("CALLBACK_ALLOW", "localhost"),
+        ("CALLBACK_REQUIRE_HTTPS", ""),
+        ("CALLBACK_REQUIRE_HTTPS", "maybe"),
+        ("RECEIVER_CONTRACT", ""),
+        ("RECEIVER_CONTRACT", "Strict"),
+        ("SANDBOX_DELAY", "half a second"),
+        ("RETENTION", "30"),
+        ("DRAIN_TIMEOUT", "-1s"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(environment, name, text):
+    """A value that cannot be used stops the start with one sentence that names the variable."""
+    environment(**{name: text})
+
+    (mistake,) = mistakes()
+    assert mistake.startswith(f"INVOICES_{name}: ")
+
+
+def test_passwords_are_not_repeated(environment):
+    """A database URL that cannot be used is not shown, because it may hold a password."""
+    environment(DATABASE_URL="postgresql://invoices:hunter2@db.example/invoices")
+
+    (mistake,) = mistakes()
+    assert "hunter2" not in mistake
+
+
+# All of it at once
+
+
+def test_every_mistake_is_reported_at_once(environment):
+    """Nobody has to start five times to find five mistakes."""
+    environment(PORT="http", CURRENCY="usd", RETENTION="30", HOTS="0.0.0.0", LOG_FORMAT="xml")
+
+    assert ["CURRENCY", "HOTS", "LOG_FORMAT", "PORT", "RETENTION"] == sorted(
+        mistake.partition(":")[0].removeprefix("INVOICES_") for mistake in mistakes()
+    )
+
+
+def test_no_mistake_hides_another(environment):
+    """A timeout of nothing is reported beside what else is wrong."""
+    environment(CALLBACK_TIMEOUT="0s", PORT="http")
+
+    assert 2 == len(mistakes())
+
+
+# Unknown names
+
+
+@pytest.mark.parametrize(
+    ("unknown", "nearest"),
+    [
+        ("HOTS", "HOST"),
+        ("DATABASE", "DATABASE_URL"),
+        ("RETRY_SCHEDULES", "RETRY_SCHEDULE"),
+        ("CALLBACK_TIMEOUT_SECONDS", "CALLBACK_TIMEOUT"),
+        ("ORIGIN_CONCURENCY", "ORIGIN_CONCURRENCY"),
+        ("CALLBACK_REQUIRES_HTTPS", "CALLBACK_REQUIRE_HTTPS"),
+        ("LOGFORMAT", "LOG_FORMAT"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(environment, unknown, nearest):
+    """A misspelt setting is not ignored, and the right spelling is offered."""
+    environment(**{unknown: "1"})
+
+    assert (
+        f"INVOICES_{unknown}: there is no such setting; did you mean INVOICES_{nearest}?",
+    ) == mistakes()
+
+
+def test_a_name_that_is_like_none_gets_no_suggestion(environment):
+    """The prefix alone makes no two names alike."""
+    environment(ZZZZ="1")
+
+    assert ("INVOICES_ZZZZ: there is no such setting.",) == mistakes()
+
+
+def test_variables_of_others_are_none_of_our_business(monkeypatch):
+    """Only names with our prefix are looked at."""
+    monkeypatch.setenv("INVOICE_PORT", "http")
+    monkeypatch.setenv("PORT", "http")
+
+    assert 8080 == read_settings().port
+
+
+# The page about them
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
+def test_every_setting_is_documented(field):
+    """The page about settings has each of them under its variable."""
+    assert f"INVOICES_{field.upper()}`" in PAGE.read_text(encoding="utf-8")
+
+
+def test_no_setting_is_documented_that_does_not_exist():
+    """The page about settings promises none that would be refused."""
+    known = {f"INVOICES_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    named = set(re.findall(r"`(INVOICES_[A-Z_]+)", PAGE.read_text(encoding="utf-8")))
+
+    assert set() == named - known
