@@ -33,7 +33,9 @@ def configure_logs(form: Literal["json", "text"]) -> None:
 def _event(record: logging.LogRecord) -> dict[str, Any]:
     at = datetime.fromtimestamp(record.created, UTC)
     fields = getattr(record, "fields", {})
-    return {**fields, "at": at, "level": record.levelname.lower(), "event": record.getMessage()}
+    head = {"at": at, "level": record.levelname.lower(), "event": record.getMessage()}
+    # These three come first, and no field can take their place.
+    return head | fields | head
 
 
 class _JsonLines(logging.Formatter):

@@ -18,7 +18,6 @@ from service import __version__
 from service.api.server import Server
 from service.app import DEV_ACCOUNT, running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.delivery.signing import DEV_SECRET
 from service.receiver.sample import Received, make_receiver
 from service.settings import Settings
 
@@ -113,8 +112,6 @@ def _warn_of_development() -> None:
                 "account": DEV_ACCOUNT,
                 "meaning": "no key is needed; receivers on this machine and network may be "
                 "called, over http:// too",
-                "signing_secret": DEV_SECRET,
-                "secret_is": "public",
             }
         },
     )
