@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -45,14 +44,6 @@ CALLBACKS = {callback.name: callback for callback in (INVOICE_NOTIFICATION,)}
 """Every declared callback by its name."""
 
 DEV_ACCOUNT = "dev"
-
-SWITCH_SECONDS = 0.001
-"""
-How long a thread may keep the interpreter from another.
-
-The database's thread needs it for microseconds after every statement. With Python's 5 ms, each
-of those moments could cost it 5 ms under load.
-"""
 
 
 def for_development(settings: Settings) -> Settings:
@@ -98,7 +89,6 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         OSError: if the address cannot be listened on.
     """
     document = document_of(settings)
-    sys.setswitchinterval(SWITCH_SECONDS)
     database = Database(settings.database_url)
     try:
         await migrate(database)

@@ -99,9 +99,9 @@ async def add_two_events(store, id_="1", *, origin=ONE, at=START):
     assert await store.take_step(a_step(await lease_invoice(store, now=at), event=paid))
 
 
-def a_round(*, now=START, until=None, limit=100, origin_limit=100, held_counts=None):
+def a_round(*, now=START, until=None, limit=100, origin_limit=100, leased_counts=None):
     """One round of leasing deliveries."""
-    return LeaseRound(now, until or now + LEASE, limit, origin_limit, held_counts or {})
+    return LeaseRound(now, until or now + LEASE, limit, origin_limit, leased_counts or {})
 
 
 async def lease_deliveries(store, **changes):

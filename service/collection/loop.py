@@ -113,6 +113,7 @@ class Collection:
         now = self._clock.now()
         room = CONCURRENCY - self._in_progress_count
         if room <= 0:
+            self._is_backlogged = True
             return now + POLL
         due = await self._store.lease_invoices(LeaseRound(now, now + LEASE, room))
         self._in_progress_count += len(due.invoices)

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from service.callbacks.declaration import Callback
 from service.clock import Clock
-from service.delivery.failures import NoAnswer
+from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.outcome import Dead, Delivered, Outcome, Retry, Verified, classify, decide
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
-from service.storage.deliveries import AttemptRecord, LeasedDelivery, Settlement
+from service.storage.deliveries import AttemptOutcome, AttemptRecord, LeasedDelivery, Settlement
 from service.storage.states import DeliveryStatus
 
 KEPT_BYTES = 4096
@@ -92,6 +92,31 @@ class Performer:
             answer=answer,
             verified=verified,
             outcome=self._decided(delivery, answer, verified, ended_at),
+        )
+
+    def failed(self, delivery: LeasedDelivery) -> Settlement:
+        """
+        Settle an attempt of *delivery* that could not be made, for a reason on our side.
+
+        It is tried again by the schedule and ends with it: an attempt that can never be made
+        must not be repeated for ever.
+        """
+        now = self._clock.now()
+        verified = Verified(
+            AttemptOutcome.LOST,
+            "An error on our side ended this attempt; it has been logged. "
+            "Your receiver may have seen it, or nothing.",
+        )
+        nothing = NoAnswer(NoAnswerKind.MALFORMED, "")
+        return settlement_of(
+            Attempt(
+                delivery=delivery,
+                started_at=now,
+                ended_at=now,
+                answer=nothing,
+                verified=verified,
+                outcome=self._decided(delivery, nothing, verified, now),
+            )
         )
 
     def _signed(self, delivery: LeasedDelivery, at: datetime) -> OutgoingRequest:

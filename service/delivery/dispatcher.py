@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from service.clock import Clock
 from service.delivery.attempt import Attempt, Performer, log_fields, settlement_of
 from service.errors import StorageUnavailable
-from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound
+from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound, Settlement
 from service.storage.store import Store
 
 log = logging.getLogger("invoices.delivery")
@@ -28,8 +28,15 @@ POLL = timedelta(seconds=2)
 LEASE_MARGIN = timedelta(seconds=10)
 """What a lease outlasts an attempt's deadline by: waiting for a slot before, settling behind."""
 
+SETTLE_MARGIN = timedelta(seconds=5)
+"""The part of the margin that is left for settling: an attempt begins no later than that."""
+
 LEASE_AHEAD = 8
 """Leases held for each slot, so that a slot that falls free never waits for a commit."""
+
+
+BATCH = 256
+"""Deliveries leased in one round; the next one follows at once if there are more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,7 @@ class Dispatcher:
         self._held_counts: Counter[str] = Counter()
         self._backlogged: set[str] = set()
         self._held_until: dict[str, datetime] = {}
+        self._is_full = False
         self._is_draining = False
 
     async def run(self) -> None:
@@ -111,7 +119,8 @@ class Dispatcher:
             When the next round is due unless a signal comes first.
         """
         now, room = self._clock.now(), self._room - self._held_count
-        if room <= 0:
+        self._is_full = room <= 0
+        if self._is_full:
             return now + POLL
         round_ = self._lease_round(now, room)
         due = await self._store.lease_deliveries(round_)
@@ -120,7 +129,7 @@ class Dispatcher:
             self._held_count += 1
             self.start(delivery)
         self._remember_backlog(round_, due)
-        if any(self._has_room_for(origin) for origin in self._backlogged):
+        if any(self._has_room_for(origin) for origin in self._backlogged - round_.held_origins):
             return now
         return min(due.next_due_at or now + POLL, now + POLL)
 
@@ -141,9 +150,12 @@ class Dispatcher:
         return LeaseRound(
             now=now,
             until=now + self._limits.timeout + LEASE_MARGIN,
-            limit=room,
+            limit=min(room, BATCH),
             origin_limit=self._origin_room,
-            held_counts=dict(self._held_counts),
+            leased_counts=dict(self._held_counts),
+            held_origins=frozenset(
+                origin for origin, until in self._held_until.items() if until > now
+            ),
         )
 
     def _has_room_for(self, origin: str) -> bool:
@@ -156,7 +168,7 @@ class Dispatcher:
         After a round that leased all it found, that is those which the round itself filled:
         what has fallen free since was not seen by it.
         """
-        counts = Counter(round_.held_counts) + Counter(one.origin for one in due.deliveries)
+        counts = Counter(round_.leased_counts) + Counter(one.origin for one in due.deliveries)
         full = {origin for origin, count in counts.items() if count >= self._origin_room}
         is_all_leased = due.next_due_at != round_.now
         self._backlogged = full if is_all_leased else self._backlogged | full
@@ -164,16 +176,24 @@ class Dispatcher:
     async def _attempt(self, delivery: LeasedDelivery) -> None:
         """One delivery's attempt; whatever goes wrong with it, its lease brings it back."""
         try:
-            attempt = await self._in_slot(delivery)
-            if attempt:
-                settlement = settlement_of(attempt)
+            settlement = await self._attempted(delivery)
+            if settlement:
                 is_settled = await self._store.settle(settlement)
                 name = "attempt.settled" if is_settled else "attempt.outlived_lease"
                 log.info(name, extra={"fields": log_fields(delivery, settlement)})
         except StorageUnavailable as error:
             log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+
+    async def _attempted(self, delivery: LeasedDelivery) -> Settlement | None:
+        """What an attempt came to; None if it was too late to begin it."""
+        try:
+            attempt = await self._in_slot(delivery)
+            return settlement_of(attempt) if attempt else None
+        except StorageUnavailable:
+            raise
         except Exception:  # one bad attempt must not stop the group
             log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
+            return self._performer.failed(delivery)
 
     async def _in_slot(self, delivery: LeasedDelivery) -> Attempt | None:
         """Wait for a slot of the origin and one of all, then perform; None if it is too late."""
@@ -195,7 +215,7 @@ class Dispatcher:
     def _may_begin(self, delivery: LeasedDelivery) -> bool:
         """Whether an attempt would end before its lease does, at an origin that may be called."""
         now = self._clock.now()
-        has_time = now + self._limits.timeout < delivery.leased_until
+        has_time = now + self._limits.timeout + SETTLE_MARGIN < delivery.leased_until
         return has_time and not self._is_held(delivery.origin, now) and not self._is_draining
 
     def _is_held(self, origin: str, now: datetime) -> bool:
@@ -215,5 +235,5 @@ class Dispatcher:
         if not self._held_counts[origin]:
             del self._held_counts[origin]
             self._origin_slots.pop(origin, None)
-        if self._backlogged or self._is_draining:
+        if self._backlogged or self._is_full or self._is_draining:
             self._store.deliveries_due.set()

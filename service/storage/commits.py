@@ -25,7 +25,8 @@ Result = TypeVar("Result")
 Work = Callable[[Connection, Sequence[Item]], Sequence[Result]]
 """Writes several items in one transaction and answers one result for each, in their order."""
 
-_Waiting = list[tuple[Any, "asyncio.Future[Any]"]]
+_Batch = dict[Work[Any, Any], list[tuple[Any, "asyncio.Future[Any]"]]]
+"""What waits for the next transaction: by the work to be done, its items and who waits for them."""
 
 
 class GroupCommit:
@@ -33,15 +34,15 @@ class GroupCommit:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: dict[Work[Any, Any], _Waiting] = {}
+        self._waiting: _Batch = {}
         self._committing: asyncio.Task[None] | None = None
 
     async def run(self, work: Work[Item, Result], item: Item) -> Result:
         """
         The result of *work* for *item*, once it is committed.
 
-        An item that cannot be written fails alone: the others of its transaction are
-        committed one by one.
+        An item that cannot be written fails alone: its transaction is divided until it is
+        found, and all others are committed.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(work, []).append((item, future))
@@ -55,36 +56,55 @@ class GroupCommit:
             await self._commit(batch)
         self._committing = None
 
-    async def _commit(self, batch: dict[Work[Any, Any], _Waiting]) -> None:
+    async def _commit(self, batch: _Batch) -> None:
+        """Commit *batch*; if one of its items cannot be written, each half for itself."""
         try:
             results = await self._database.write(lambda tx: _run_all(tx, batch))
         except StorageUnavailable as error:
-            _fail([entry for waiting in batch.values() for entry in waiting], error)
-            return
+            _fail(batch, error)
         except Exception as error:  # noqa: BLE001 -- every kind of it goes to who is waiting
-            await self._commit_one_by_one(batch, error)
-            return
-        for waiting, answers in zip(batch.values(), results, strict=True):
-            for (_, future), answer in zip(waiting, answers, strict=True):
-                if not future.done():
-                    future.set_result(answer)
-
-    async def _commit_one_by_one(
-        self, batch: dict[Work[Any, Any], _Waiting], error: Exception
-    ) -> None:
-        alone = [(work, entry) for work, waiting in batch.items() for entry in waiting]
-        if len(alone) == 1:
-            _fail([alone[0][1]], error)
-            return
-        for work, entry in alone:
-            await self._commit({work: [entry]})
+            halves = _halves(batch)
+            if not halves:
+                _fail(batch, error)
+            for half in halves:
+                await self._commit(half)
+        else:
+            _answer(batch, results)
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    for _, future in waiting:
-        if not future.done():
-            future.set_exception(error)
+def _run_all(tx: Connection, batch: _Batch) -> list[list[Any]]:
+    results = []
+    for work, waiting in batch.items():
+        answers = list(work(tx, [item for item, _ in waiting]))
+        if len(answers) != len(waiting):
+            # Found out before the commit: nobody may wait for an answer that does not come.
+            raise AssertionError(f"{work.__name__} has not answered every item")
+        results.append(answers)
+    return results
 
 
-def _run_all(tx: Connection, batch: dict[Work[Any, Any], _Waiting]) -> list[Sequence[Any]]:
-    return [work(tx, [item for item, _ in waiting]) for work, waiting in batch.items()]
+def _halves(batch: _Batch) -> list[_Batch]:
+    """*batch* in two parts; none if there is only one item in it."""
+    entries = [(work, entry) for work, waiting in batch.items() for entry in waiting]
+    middle = len(entries) // 2
+    halves: list[_Batch] = []
+    for part in (entries[:middle], entries[middle:]) if middle else ():
+        half: _Batch = {}
+        for work, entry in part:
+            half.setdefault(work, []).append(entry)
+        halves.append(half)
+    return halves
+
+
+def _answer(batch: _Batch, results: list[list[Any]]) -> None:
+    for waiting, answers in zip(batch.values(), results, strict=True):
+        for (_, future), answer in zip(waiting, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
+
+
+def _fail(batch: _Batch, error: Exception) -> None:
+    for waiting in batch.values():
+        for _, future in waiting:
+            if not future.done():
+                future.set_exception(error)

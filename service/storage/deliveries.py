@@ -39,6 +39,10 @@ from service.storage.tables import (
 )
 
 
+LOOK = 64
+"""Rows that are looked at at a time: most of them may belong to an origin that has no room."""
+
+
 class AttemptOutcome(StrEnum):
     """What came of one HTTP request."""
 
@@ -76,15 +80,16 @@ class LeaseRound:
     """
     Lease up to *limit* deliveries that are due at *now*, until *until*.
 
-    No origin gets more than *origin_limit*, what we hold of it already included;
-    *held_counts* says how much that is.
+    No origin gets more than *origin_limit*, what we have leased of it already included;
+    *leased_counts* says how much that is. The *held_origins* get nothing.
     """
 
     now: datetime
     until: datetime
     limit: int
     origin_limit: int
-    held_counts: Mapping[str, int]
+    leased_counts: Mapping[str, int]
+    held_origins: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ _due = (
         _is_pending,
         deliveries.c.due_at <= bindparam("now"),
         leases.is_free(deliveries),
-        deliveries.c.origin.not_in(bindparam("full_origins", expanding=True)),
+        deliveries.c.origin.not_in(bindparam("left_origins", expanding=True)),
         deliveries.c.origin.not_in(_held_origins),
         _is_first_of_its_invoice,
     )
@@ -217,18 +222,18 @@ def settle(tx: Connection, settlements: Sequence[Settlement]) -> list[bool]:
     """
     delivered = [one for one in settlements if one.status is DeliveryStatus.DELIVERED]
     failed = [one for one in settlements if one.status is not DeliveryStatus.DELIVERED]
-    is_ours = {id(one): _settle_failed(tx, one) for one in failed}
+    is_ours = {_lease_of(one): _settle_failed(tx, one) for one in failed}
     if delivered:
         # They are settled by one commit, and so at one instant.
         at = max(one.at for one in delivered)
         are_ours = leases.give_up(
             tx, _delivering, [_lease_of(one) for one in delivered], {"at": at}
         )
-        is_ours.update((id(one), are_ours) for one in delivered)
-    valid = [one for one in settlements if is_ours[id(one)]]
+        is_ours.update((_lease_of(one), are_ours) for one in delivered)
+    valid = [one for one in settlements if is_ours[_lease_of(one)]]
     insert_rows(tx, attempts, [_attempt_row(one.delivery_id, one.attempt) for one in valid])
     _hold_origins(tx, [one for one in valid if one.held_until])
-    return [is_ours[id(one)] for one in settlements]
+    return [is_ours[_lease_of(one)] for one in settlements]
 
 
 def release(tx: Connection, leased: Sequence[LeasedDelivery]) -> list[bool]:
@@ -237,29 +242,49 @@ def release(tx: Connection, leased: Sequence[LeasedDelivery]) -> list[bool]:
 
 
 def _lease_due(tx: Connection, round_: LeaseRound) -> DueDeliveries:
-    full = [name for name, count in round_.held_counts.items() if count >= round_.origin_limit]
-    found = (
-        tx.execute(_due, {"now": round_.now, "limit": round_.limit, "full_origins": full})
-        .mappings()
-        .all()
-    )
-    rows = _within_origin_limit(found, round_)
-    if rows:
-        tx.execute(_taking, {"keys": [row["id"] for row in rows], "until": round_.until})
-        _tell_lost(tx, [row for row in rows if row["leased_until"]], round_.now)
-    if len(found) == round_.limit:
-        return DueDeliveries([_leased(row, round_.until) for row in rows], round_.now)
-    return DueDeliveries([_leased(row, round_.until) for row in rows], _next_chance(tx, round_.now))
+    """
+    Look again, without the origins that were filled, until there is no more room or no more due.
+
+    Were it looked once, a long row of deliveries for one origin would hide all others.
+    """
+    counts, leased = Counter(round_.leased_counts), list[LeasedDelivery]()
+    while True:
+        look = min(round_.limit - len(leased), LOOK)
+        found = _find_due(tx, round_, counts, look)
+        leased += _take(tx, _within_origin_limit(found, counts, round_.origin_limit), round_)
+        if len(leased) == round_.limit:
+            return DueDeliveries(leased, round_.now)
+        if len(found) < look:
+            return DueDeliveries(leased, _next_chance(tx, round_.now))
 
 
-def _within_origin_limit(rows: Sequence[Any], round_: LeaseRound) -> list[Any]:
-    counts = Counter(round_.held_counts)
+def _find_due(
+    tx: Connection, round_: LeaseRound, counts: Mapping[str, int], look: int
+) -> Sequence[Any]:
+    full = [origin for origin, count in counts.items() if count >= round_.origin_limit]
+    parameters = {
+        "now": round_.now,
+        "limit": look,
+        "left_origins": [*full, *round_.held_origins],
+    }
+    return tx.execute(_due, parameters).mappings().all()
+
+
+def _within_origin_limit(rows: Sequence[Any], counts: Counter[str], limit: int) -> list[Any]:
+    """Those of *rows* for which their origin has room; *counts* counts them in."""
     kept = []
     for row in rows:
-        if counts[row["origin"]] < round_.origin_limit:
+        if counts[row["origin"]] < limit:
             counts[row["origin"]] += 1
             kept.append(row)
     return kept
+
+
+def _take(tx: Connection, rows: Sequence[Any], round_: LeaseRound) -> list[LeasedDelivery]:
+    if rows:
+        tx.execute(_taking, {"keys": [row["id"] for row in rows], "until": round_.until})
+        _tell_lost(tx, [row for row in rows if row["leased_until"]], round_.now)
+    return [_leased(row, round_.until) for row in rows]
 
 
 def _next_chance(tx: Connection, now: datetime) -> datetime | None:

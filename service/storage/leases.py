@@ -28,7 +28,7 @@ class Undecided(Exception):
     """
     Of several leases, some had passed on, and one statement cannot tell which.
 
-    Whoever shares transactions takes the items one at a time then; nothing was written.
+    Whoever shares transactions divides the items then, until it is known; nothing was written.
     """
 
 

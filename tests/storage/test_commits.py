@@ -209,3 +209,15 @@ async def test_a_caller_that_leaves_disturbs_nobody(database, commits):
     assert [True, True] == [
         isinstance(one, asyncio.CancelledError) for one in await outcomes(first, leaving)
     ]
+
+
+async def test_work_that_forgets_an_item_is_not_committed(database, commits):
+    """A work that answers too few results fails, writes nothing, and blocks nobody after it."""
+
+    def forgets(tx, items):
+        return []
+
+    with pytest.raises(AssertionError, match="has not answered every item"):
+        await commits.run(forgets, 1)
+
+    assert 2 == await commits.run(lambda tx, items: [item + 1 for item in items], 1)

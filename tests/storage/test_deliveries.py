@@ -93,7 +93,7 @@ async def test_an_origin_gets_its_share_and_no_more(store):
         await add_delivery(store, f"one{number}", origin=ONE)
     await add_delivery(store, "two", origin=TWO)
 
-    first = await leased(store, origin_limit=3, held_counts={ONE: 1})
+    first = await leased(store, origin_limit=3, leased_counts={ONE: 1})
     assert ["msg_one0", "msg_one1", "msg_two"] == first
 
     assert ["msg_one2", "msg_one3"] == await leased(store, origin_limit=3)
@@ -106,8 +106,8 @@ async def test_full_origins_are_left_alone(store):
     await add_delivery(store, "two", origin=TWO, at=START + SECOND)
 
     full = {"now": START + SECOND, "limit": 2, "origin_limit": 3}
-    assert ["msg_two"] == await leased(store, held_counts={ONE: 3, THREE: 5}, **full)
-    assert [] == await leased(store, held_counts={ONE: 9}, **full)
+    assert ["msg_two"] == await leased(store, leased_counts={ONE: 3, THREE: 5}, **full)
+    assert [] == await leased(store, leased_counts={ONE: 9}, **full)
 
 
 async def test_the_share_of_an_origin_hides_nobody_for_long(store):
@@ -116,12 +116,12 @@ async def test_the_share_of_an_origin_hides_nobody_for_long(store):
         await add_delivery(store, f"one{number}", origin=ONE)
     await add_delivery(store, "two", origin=TWO, at=START + SECOND)
 
-    now, held_counts, found = START + SECOND, {}, []
+    now, leased_counts, found = START + SECOND, {}, []
     for _ in range(3):
         for delivery in await lease_deliveries(
-            store, now=now, limit=3, origin_limit=2, held_counts=held_counts
+            store, now=now, limit=3, origin_limit=2, leased_counts=leased_counts
         ):
-            held_counts[delivery.origin] = held_counts.get(delivery.origin, 0) + 1
+            leased_counts[delivery.origin] = leased_counts.get(delivery.origin, 0) + 1
             found.append(delivery.id)
 
     assert ["msg_one0", "msg_one1", "msg_two"] == found

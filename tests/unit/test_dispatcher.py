@@ -7,7 +7,14 @@ import pytest
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import Performer, Rules
-from service.delivery.dispatcher import LEASE_AHEAD, LEASE_MARGIN, POLL, Dispatcher, Limits
+from service.delivery.dispatcher import (
+    LEASE_AHEAD,
+    LEASE_MARGIN,
+    POLL,
+    SETTLE_MARGIN,
+    Dispatcher,
+    Limits,
+)
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.signing import DEV_SECRET, Signer
 from service.storage.store import Store
@@ -311,23 +318,37 @@ async def test_a_dead_delivery_is_never_attempted_again(
 async def test_one_bad_attempt_does_not_stop_the_others(
     dispatching, store, receivers, clock, caplog
 ):
-    """An attempt that raises is logged, others go on, and its lease brings it back."""
+    """An attempt that raises is logged and told as lost, others go on, and it comes again."""
     receivers.answers[ONE].append(LookupError("nobody foresaw this"))
 
     async with dispatching() as (_, running):
         await add_delivery(store, "1", origin=ONE)
         await add_delivery(store, "2", origin=TWO)
-        await store.settled.reaches(1)
+        await store.settled.reaches(2)
         assert not running.done()
         assert ("delivered", ["delivered"]) == await story(store, "msg_2")
-        assert ("pending", []) == await story(store, "msg_1")
+        assert ("pending", ["lost"]) == await story(store, "msg_1")
         assert "attempt.failed" in caplog.messages
 
         await clock.parked()
-        clock.advance(LEASE)
-        await store.settled.reaches(2)
+        clock.advance(5 * SECOND)
+        await store.settled.reaches(3)
 
     assert ("delivered", ["lost", "delivered"]) == await story(store, "msg_1")
+
+
+async def test_attempts_that_can_never_be_made_come_to_an_end(dispatching, store, receivers, clock):
+    """A delivery whose every attempt raises is dead after the schedule, and not tried for ever."""
+    receivers.answers[ONE].extend([LookupError("never")] * 3)
+
+    async with dispatching():
+        await add_delivery(store, "1", origin=ONE)
+        for count in (1, 2, 3):
+            await store.settled.reaches(count)
+            await clock.parked()
+            clock.advance(300 * SECOND)
+
+    assert ("dead", ["lost"] * 3) == await story(store, "msg_1")
 
 
 async def test_a_bad_attempt_gives_its_slot_back(dispatching, store, receivers):
@@ -336,9 +357,57 @@ async def test_a_bad_attempt_gives_its_slot_back(dispatching, store, receivers):
 
     async with dispatching(concurrency=1, origin_concurrency=1):
         await add_deliveries(store, ONE, "1", "2", "3", "4")
-        await store.settled.reaches(1)
+        await store.settled.reaches(4)
 
     assert ("delivered", ["delivered"]) == await story(store, "msg_4")
+
+
+async def test_a_backlog_of_one_origin_hides_no_other(dispatching, store, elsewhere, receivers):
+    """However many older deliveries wait for one origin, another one's leaves in the same round."""
+    room = LEASE_AHEAD
+    for number in range(3 * room):
+        await add_delivery(elsewhere, f"old{number}", origin=ONE, at=START - SECOND)
+    await add_delivery(elsewhere, "other", origin=TWO, at=START)
+
+    async with dispatching(concurrency=2, origin_concurrency=1):
+        await store.settled.reaches(3 * room + 1)
+
+    sent_before = receivers.ids.index("msg_other")
+    assert sent_before <= room
+
+
+async def test_a_hold_that_was_not_stored_is_kept_all_the_same(
+    dispatching, store, receivers, clock, database
+):
+    """While the origin asked to be left alone, its deliveries are not leased over and over."""
+    receivers.answers[ONE].append(answer(429, retry_after="60"))
+    store.failing.append("settle")
+
+    async with dispatching():
+        await add_delivery(store, "1")
+        await store.failed.reaches(1)
+        await add_delivery(store, "2")
+        await quiet(clock, database)
+        assert len(store.released.entries) <= 1
+        assert 1 == len(receivers.requests.entries)
+
+
+async def test_an_attempt_begins_only_with_time_to_settle_it(
+    dispatching, store, receivers, clock, database
+):
+    """What waited for its slot so long that settling could outlast the lease is given back."""
+    receivers.hang(ONE)
+
+    async with dispatching(origin_concurrency=1):
+        await add_deliveries(store, ONE, "1", "2")
+        await quiet(clock, database)
+        clock.advance(LEASE_MARGIN - SETTLE_MARGIN)
+        await quiet(clock, database)
+        receivers.let_go(ONE)
+        await store.released.reaches(1)
+
+        assert "msg_2" == store.released.entries[0][0].id
+        receivers.let_all_go()
 
 
 @pytest.mark.parametrize("method", ["lease_deliveries", "settle"])
