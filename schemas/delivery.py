@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from marshmallow import Schema, fields, validate
 
 from schemas.answer import AnswerSchema
@@ -165,7 +167,14 @@ class DeliveryListQuerySchema(PageQuerySchema):
     )
     invoice_id = InvoiceId(metadata={"description": "Only deliveries of this invoice."})
     origin = Text(
-        validate=validate.Length(min=1, max=2048),
+        validate=[
+            validate.Length(min=1, max=2048),
+            validate.Regexp(
+                r"https?://[^/?#\\s]+/?\Z",
+                re.IGNORECASE,
+                error="Must be an origin such as https://api.example.com.",
+            ),
+        ],
         metadata={
             "description": "Only deliveries to this scheme, host and port; the port may be left "
             "out where it is the scheme's own.",

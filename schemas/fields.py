@@ -112,6 +112,10 @@ class Currency(fields.String):
         return code
 
 
+DOUBLE_DIGITS = 15
+"""Decimal digits that every double keeps."""
+
+
 class Amount(fields.Field[int]):
     """
     An amount of money as text or JSON number, loaded as whole minor units.
@@ -121,6 +125,7 @@ class Amount(fields.Field[int]):
 
     default_error_messages = {  # noqa: RUF012 -- read only
         "invalid": 'Must be an amount such as "9999", "9999.00" or 9999.0.',
+        "inexact": "Has more digits than a JSON number carries exactly; send it as a string.",
     }
 
     def _deserialize(
@@ -144,7 +149,11 @@ class Amount(fields.Field[int]):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.make_error("invalid")
         is_whole = isinstance(value, float) and value.is_integer()
-        return str(int(value)) if is_whole else str(value)
+        text = str(int(value)) if is_whole else str(value)
+        if isinstance(value, float) and len(text.replace(".", "")) > DOUBLE_DIGITS:
+            # It may have been another number before it became a double.
+            raise self.make_error("inexact")
+        return text
 
 
 class Instant(fields.AwareDateTime):

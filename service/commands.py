@@ -13,7 +13,7 @@ import orjson
 from service import __version__
 from service.api.docs import as_yaml
 from service.app import document_of, for_development, upgrade
-from service.delivery.signing import DEV_SECRET
+from service.delivery.signing import DEV_SECRET, Signer
 from service.demo import demonstrate
 from service.errors import ConfigurationError, InvoicesError
 from service.logs import configure_logs
@@ -91,6 +91,10 @@ def migrate_command(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print each callback as a line of JSON.")
 def receiver_command(host: str, port: int, secret: str, as_json: bool) -> None:
     """Receive callbacks: verify each, show it, and answer what is declared."""
+    try:
+        Signer((secret,))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--secret") from None
     _run(lambda: receive(host, port, secret, as_json=as_json))
 
 

@@ -4,6 +4,7 @@ Every error that the service raises on purpose, split by who can act on it.
     InvoicesError
     ├── ConfigurationError        the operator: the service does not start
     │   ├── SettingsError           what stands in INVOICES_*
+    │   ├── SchemaError             a database that this version does not know
     │   └── DeclarationError        what a callback declares
     │       └── ExpressionError       a runtime expression that does not parse
     ├── RequestError              the caller: becomes a problem document
@@ -45,6 +46,10 @@ class SettingsError(ConfigurationError):
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = tuple(mistakes)
+
+
+class SchemaError(ConfigurationError):
+    """The database is on a schema that this version does not know: a newer one made it."""
 
 
 class DeclarationError(ConfigurationError):

@@ -101,7 +101,7 @@ def _spare_the_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 100)
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _warn_of_development() -> None:

@@ -8,15 +8,11 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from service.storage.deliveries import (
-    AttemptOutcome,
-    AttemptRecord,
-    LeaseRound,
-    Settlement,
-)
+from service.storage.deliveries import LeaseRound
 from service.storage.engine import Database
 from service.storage.invoices import Call, NewInvoice
 from service.storage.schema import migrate
+from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
 from service.storage.states import DeliveryStatus, InvoiceStatus
 from service.storage.steps import LeaseRound as InvoiceRound
 from service.storage.steps import NewDelivery, NewEvent, Step

@@ -121,7 +121,10 @@ async def _read(request: web.Request) -> None:
     except web.HTTPRequestEntityTooLarge:
         raise _too_large() from None
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError) as error:
-        raise MalformedRequest("The body is not what its headers announce.") from error
+        # The connection keeps the error, whose frames keep the connection: a circle that would
+        # hold the body until the garbage collector comes by.
+        error.__traceback__ = None
+        raise MalformedRequest("The body is not what its headers announce.") from None
 
 
 def _too_large() -> RequestTooLarge:

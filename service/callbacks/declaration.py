@@ -19,7 +19,15 @@ from marshmallow import Schema, ValidationError
 
 from service.callbacks.evaluation import Evaluator
 from service.callbacks.exchange import Exchange
-from service.callbacks.expression import Body, Expression, Header, Path, Query, Template
+from service.callbacks.expression import (
+    Body,
+    Expression,
+    Header,
+    Path,
+    Query,
+    StatusCode,
+    Template,
+)
 from service.callbacks.grammar import parse_template
 from service.callbacks.url import CallbackUrl
 from service.errors import DeclarationError
@@ -123,8 +131,14 @@ class Callback:
 
     def undeclared(self, operation: DeclaredOperation) -> list[str]:
         """One sentence for each expression that names what *operation* does not take."""
-        found = (_undeclared(expression, operation) for expression in self.template.expressions)
-        return [sentence for sentence in found if sentence]
+        found = (
+            _unknown_yet(expression) or _undeclared(expression, operation)
+            for expression in self.template.expressions
+        )
+        start = self.template.parts[0] if self.template.parts else ""
+        wrong_start = isinstance(start, str) and not start.startswith(("http://", "https://"))
+        reason = f"{self.expression} begins with neither an expression nor http:// or https://."
+        return [sentence for sentence in (wrong_start and reason, *found) if sentence]
 
     def check(self, operation: DeclaredOperation) -> None:
         """
@@ -159,6 +173,12 @@ def _undeclared(expression: Expression, operation: DeclaredOperation) -> str | N
             return _missing(
                 expression, "request body property", name, operation.body or frozenset()
             )
+    return None
+
+
+def _unknown_yet(expression: Expression) -> str | None:
+    if isinstance(expression, StatusCode) or getattr(expression, "side", None) == "response":
+        return f"{expression} is not known yet: the URL is made before the answer."
     return None
 
 

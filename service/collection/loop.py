@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
 from service.errors import StorageUnavailable
+from service.rounds import POLL, keep_rounds
 from service.storage.states import InvoiceStatus
 from service.storage.steps import LeasedInvoice, LeaseRound, NewDelivery, NewEvent, Step
 from service.storage.store import Store
@@ -23,9 +24,6 @@ log = logging.getLogger("invoices.collection")
 
 LEASE = timedelta(seconds=15)
 """How long one step may take. After a crash, this is also how long an invoice waits."""
-
-POLL = timedelta(seconds=2)
-"""The net under the signals: how soon leases that ran out are found."""
 
 GRAIN = timedelta(milliseconds=20)
 """Waits end on multiples of this, so that steps taken together are written by one statement."""
@@ -63,36 +61,30 @@ class Collection:
         self._announce = announce
         self._clock = clock
         self._steps: asyncio.TaskGroup
-        self._is_draining = False
+        self.is_draining = False
         self._is_backlogged = False
-        self._in_progress_count = 0
+        self.held_count = 0
 
     async def run(self) -> None:
         """Collect until `drain` is called, then finish what was begun."""
         async with asyncio.TaskGroup() as steps:
             self._steps = steps
-            self._store.to_collection.connect(self)
-            try:
-                while not self._is_draining:
-                    next_round_at = await self._try_round()
-                    await self._clock.wait(self._store.invoices_due, next_round_at)
-                await self._empty()
-            finally:
-                self._store.to_collection.connect(None)
+            with self._store.to_collection.connected(self):
+                await keep_rounds(self, self._store.invoices_due, self._clock)
 
     def drain(self) -> None:
         """Lease nothing more; `run` returns once the steps in progress are written."""
-        self._is_draining = True
+        self.is_draining = True
         self._store.invoices_due.set()
 
     def reserve(self, origin: str) -> datetime | None:
         """Room for an invoice that is about to be accepted, unless older ones wait for it."""
-        if self._is_draining:
+        if self.is_draining:
             return None
-        if self._is_backlogged or self._in_progress_count >= CONCURRENCY:
+        if self._is_backlogged or self.held_count >= CONCURRENCY:
             self._is_backlogged = True
             return None
-        self._in_progress_count += 1
+        self.held_count += 1
         return self._clock.now() + LEASE
 
     def cancel(self, origin: str) -> None:
@@ -111,29 +103,16 @@ class Collection:
             When the next round is due unless a signal comes first.
         """
         now = self._clock.now()
-        room = CONCURRENCY - self._in_progress_count
+        room = CONCURRENCY - self.held_count
         if room <= 0:
             self._is_backlogged = True
             return now + POLL
         due = await self._store.lease_invoices(LeaseRound(now, now + LEASE, room))
-        self._in_progress_count += len(due.invoices)
+        self.held_count += len(due.invoices)
         self._is_backlogged = len(due.invoices) == room
         for invoice in due.invoices:
             self._steps.create_task(self._take_step(invoice, now))
         return min(due.next_due_at or now + POLL, now + POLL)
-
-    async def _empty(self) -> None:
-        """Wait until nothing is in progress any more, nor about to be handed over."""
-        while self._in_progress_count:
-            self._store.invoices_due.clear()
-            await self._store.invoices_due.wait()
-
-    async def _try_round(self) -> datetime:
-        try:
-            return await self.run_round()
-        except StorageUnavailable as error:
-            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
-            return self._clock.now() + POLL
 
     async def _take_step(self, invoice: LeasedInvoice, now: datetime) -> None:
         """One invoice's step; whatever goes wrong with it, its lease brings it back."""
@@ -150,8 +129,8 @@ class Collection:
             self._give_room()
 
     def _give_room(self) -> None:
-        self._in_progress_count -= 1
-        if self._is_backlogged or self._is_draining:
+        self.held_count -= 1
+        if self._is_backlogged or self.is_draining:
             self._store.invoices_due.set()
 
     async def _advance(self, invoice: LeasedInvoice) -> Progress:

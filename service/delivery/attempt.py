@@ -18,7 +18,8 @@ from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.outcome import Dead, Delivered, Outcome, Retry, Verified, classify, decide
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
-from service.storage.deliveries import AttemptOutcome, AttemptRecord, LeasedDelivery, Settlement
+from service.storage.deliveries import LeasedDelivery
+from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
 from service.storage.states import DeliveryStatus
 
 KEPT_BYTES = 4096
@@ -181,7 +182,7 @@ def record_of(attempt: Attempt) -> AttemptRecord:
         number=attempt.delivery.attempt_count + 1,
         started_at=attempt.started_at,
         duration_ms=round((attempt.ended_at - attempt.started_at).total_seconds() * 1000),
-        status_code=answer.status_code if answer else None,
+        status_code=attempt.answer.status_code,
         outcome=attempt.verified.outcome,
         detail=attempt.verified.detail,
         response_body=_as_text(answer.body) if answer else None,

@@ -17,13 +17,12 @@ from datetime import datetime, timedelta
 from service.clock import Clock
 from service.delivery.attempt import Attempt, Performer, log_fields, settlement_of
 from service.errors import StorageUnavailable
-from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound, Settlement
+from service.rounds import POLL, keep_rounds
+from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound
+from service.storage.settlements import Settlement
 from service.storage.store import Store
 
 log = logging.getLogger("invoices.delivery")
-
-POLL = timedelta(seconds=2)
-"""The net under the signals: how soon leases that ran out elsewhere are found."""
 
 LEASE_MARGIN = timedelta(seconds=10)
 """What a lease outlasts an attempt's deadline by: waiting for a slot before, settling behind."""
@@ -67,40 +66,34 @@ class Dispatcher:
         self._room = limits.concurrency * LEASE_AHEAD
         self._origin_room = limits.origin_concurrency * LEASE_AHEAD
         self._attempts: asyncio.TaskGroup
-        self._held_count = 0
+        self.held_count = 0
         self._held_counts: Counter[str] = Counter()
         self._backlogged: set[str] = set()
         self._held_until: dict[str, datetime] = {}
         self._is_full = False
-        self._is_draining = False
+        self.is_draining = False
 
     async def run(self) -> None:
         """Dispatch until `drain` is called, then finish the attempts in flight."""
         async with asyncio.TaskGroup() as attempts:
             self._attempts = attempts
-            self._store.to_dispatcher.connect(self)
-            try:
-                while not self._is_draining:
-                    next_round_at = await self._try_round()
-                    await self._clock.wait(self._store.deliveries_due, next_round_at)
-                await self._empty()
-            finally:
-                self._store.to_dispatcher.connect(None)
+            with self._store.to_dispatcher.connected(self):
+                await keep_rounds(self, self._store.deliveries_due, self._clock)
 
     def drain(self) -> None:
         """Lease nothing more, give back what has not begun; `run` returns once all has ended."""
-        self._is_draining = True
+        self.is_draining = True
         self._store.deliveries_due.set()
 
     def reserve(self, origin: str) -> datetime | None:
         """Room for a delivery that is about to be written, unless older ones wait for it."""
-        if self._is_draining:
+        if self.is_draining:
             return None
         if origin in self._backlogged or not self._has_room_for(origin):
             self._backlogged.add(origin)
             return None
         self._held_counts[origin] += 1
-        self._held_count += 1
+        self.held_count += 1
         return self._clock.now() + self._limits.timeout + LEASE_MARGIN
 
     def cancel(self, origin: str) -> None:
@@ -118,7 +111,7 @@ class Dispatcher:
         Returns:
             When the next round is due unless a signal comes first.
         """
-        now, room = self._clock.now(), self._room - self._held_count
+        now, room = self._clock.now(), self._room - self.held_count
         self._is_full = room <= 0
         if self._is_full:
             return now + POLL
@@ -126,25 +119,12 @@ class Dispatcher:
         due = await self._store.lease_deliveries(round_)
         for delivery in due.deliveries:
             self._held_counts[delivery.origin] += 1
-            self._held_count += 1
+            self.held_count += 1
             self.start(delivery)
         self._remember_backlog(round_, due)
         if any(self._has_room_for(origin) for origin in self._backlogged - round_.held_origins):
             return now
         return min(due.next_due_at or now + POLL, now + POLL)
-
-    async def _empty(self) -> None:
-        """Wait until nothing is held any more, nor about to be handed over."""
-        while self._held_count:
-            self._store.deliveries_due.clear()
-            await self._store.deliveries_due.wait()
-
-    async def _try_round(self) -> datetime:
-        try:
-            return await self.run_round()
-        except StorageUnavailable as error:
-            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
-            return self._clock.now() + POLL
 
     def _lease_round(self, now: datetime, room: int) -> LeaseRound:
         return LeaseRound(
@@ -159,7 +139,7 @@ class Dispatcher:
         )
 
     def _has_room_for(self, origin: str) -> bool:
-        return self._held_count < self._room and self._held_counts[origin] < self._origin_room
+        return self.held_count < self._room and self._held_counts[origin] < self._origin_room
 
     def _remember_backlog(self, round_: LeaseRound, due: DueDeliveries) -> None:
         """
@@ -216,7 +196,7 @@ class Dispatcher:
         """Whether an attempt would end before its lease does, at an origin that may be called."""
         now = self._clock.now()
         has_time = now + self._limits.timeout + SETTLE_MARGIN < delivery.leased_until
-        return has_time and not self._is_held(delivery.origin, now) and not self._is_draining
+        return has_time and not self._is_held(delivery.origin, now) and not self.is_draining
 
     def _is_held(self, origin: str, now: datetime) -> bool:
         held_until = self._held_until.get(origin)
@@ -230,10 +210,10 @@ class Dispatcher:
             self._held_until = {name: until for name, until in held.items() if until > now}
 
     def _give_room(self, origin: str) -> None:
-        self._held_count -= 1
+        self.held_count -= 1
         self._held_counts[origin] -= 1
         if not self._held_counts[origin]:
             del self._held_counts[origin]
             self._origin_slots.pop(origin, None)
-        if self._backlogged or self._is_full or self._is_draining:
+        if self._backlogged or self._is_full or self.is_draining:
             self._store.deliveries_due.set()

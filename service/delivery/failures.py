@@ -42,6 +42,8 @@ class NoAnswer:
 
     kind: NoAnswerKind
     detail: str
+    status_code: int | None = None
+    """The status, where a 2xx came whose body did not."""
 
 
 def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:

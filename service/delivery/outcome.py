@@ -15,7 +15,7 @@ from service.callbacks.declaration import Callback, InvalidAnswer
 from service.delivery.backoff import delay_after, retry_after
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.sender import Answer
-from service.storage.deliveries import AttemptOutcome
+from service.storage.settlements import AttemptOutcome
 from service.storage.states import DeadReason
 
 GONE = 410

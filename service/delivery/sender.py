@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
@@ -47,10 +48,10 @@ class OutgoingRequest:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What the receiver said: a final status (200 to 599) and a body that was read to its end.
+    What the receiver said: a final status (200 to 599) and a body.
 
-    A body longer than `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after* is the header
-    as it came.
+    A 2xx body was read to its end; that of a refusal may have been cut off. A body longer than
+    `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after* is the header as it came.
     """
 
     status_code: int
@@ -130,6 +131,7 @@ class Sender:
         Ends within the deadline given at construction, and raises nothing but the cancellation
         of the caller.
         """
+        response, body = None, bytearray()
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 response = await self._session.request(
@@ -139,28 +141,55 @@ class Sender:
                     headers=request.headers,
                     allow_redirects=False,
                 )
-                try:
-                    return await _read_answer(response)
-                finally:
-                    # A body that was read to its end has given its connection back already.
-                    response.close()
+                return await _read(response, body)
         except Exception as failure:  # noqa: BLE001 -- no answer, however odd, may stop an attempt
-            return no_answer(failure, self._timeout_seconds)
+            missing = no_answer(failure, self._timeout_seconds)
+            # The connection keeps the failure, whose frames keep the connection: a circle that
+            # would hold what was read until the garbage collector comes by.
+            failure.__traceback__ = None
+            return _what_came(response, body, missing)
+        finally:
+            if response is not None:
+                # A body that was read to its end has given its connection back already.
+                response.close()
 
 
-async def _read_answer(response: aiohttp.ClientResponse) -> Answer | NoAnswer:
-    status_code = response.status
-    if not 200 <= status_code <= 599:
+async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | NoAnswer:
+    """Read the rest of *response* into *body*, as far as it is wanted."""
+    if not _is_final(response.status):
         return NoAnswer(
-            NoAnswerKind.MALFORMED, f"the status {status_code:03} is not one of 200 to 599"
+            NoAnswerKind.MALFORMED, f"the status {response.status:03} is not one of 200 to 599"
         )
     content = response.content
-    body = bytearray()
     while len(body) <= ANSWER_LIMIT and not content.at_eof():
         body += await content.readany()
+    return _answer(response, body)
+
+
+def _what_came(
+    response: aiohttp.ClientResponse | None, body: bytearray, missing: NoAnswer
+) -> Answer | NoAnswer:
+    """
+    What an answer says whose body did not come to its end.
+
+    A refusal says all in its head: that it is one, and when to come again. A 2xx says nothing
+    without its body.
+    """
+    if response is None or not _is_final(response.status):
+        return missing
+    if response.status >= HTTPStatus.MULTIPLE_CHOICES:
+        return _answer(response, body)
+    return replace(missing, status_code=response.status)
+
+
+def _answer(response: aiohttp.ClientResponse, body: bytearray) -> Answer:
     return Answer(
-        status_code,
+        response.status,
         response.headers.get("Retry-After"),
         bytes(body[:ANSWER_LIMIT]),
         len(body) > ANSWER_LIMIT,
     )
+
+
+def _is_final(status_code: int) -> bool:
+    return 200 <= status_code <= 599

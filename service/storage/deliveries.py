@@ -1,5 +1,5 @@
 """
-Deliveries, as the dispatcher sees them: leased when due, settled once, never lost in between.
+Deliveries, as the dispatcher finds them: leased when they are due, given back, never lost.
 
 Invariant 5 is kept here: a delivery is not leased while an earlier one of its invoice is
 pending, so the events of one invoice arrive in their order.
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -20,40 +19,23 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
-    insert,
     or_,
     select,
     update,
 )
 
 from service.storage import leases
-from service.storage.rows import insert_rows
-from service.storage.states import DeadReason, DeliveryStatus
+from service.storage.settlements import AttemptOutcome, AttemptRecord, insert_attempts
+from service.storage.states import DeliveryStatus
 from service.storage.tables import (
-    attempts,
     deliveries,
     events,
     invoices,
-    microseconds,
     origins,
 )
 
-
 LOOK = 64
 """Rows that are looked at at a time: most of them may belong to an origin that has no room."""
-
-
-class AttemptOutcome(StrEnum):
-    """What came of one HTTP request."""
-
-    DELIVERED = "delivered"
-    REFUSED = "refused"
-    INVALID_ANSWER = "invalid_answer"
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    MALFORMED = "malformed"
-    LOST = "lost"
-    BLOCKED = "blocked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,39 +87,6 @@ class DueDeliveries:
     next_due_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
-    """One HTTP request made for a delivery, as it is kept."""
-
-    number: int
-    started_at: datetime
-    duration_ms: int
-    status_code: int | None
-    outcome: AttemptOutcome
-    detail: str | None
-    response_body: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """
-    What one attempt means for its delivery.
-
-    *due_at* is the next attempt's instant while the status stays pending. *held_until*
-    holds the whole origin, as it asked for with Retry-After.
-    """
-
-    delivery_id: str
-    lease_token: int
-    attempt: AttemptRecord
-    status: DeliveryStatus
-    at: datetime
-    reason: DeadReason | None = None
-    due_at: datetime | None = None
-    origin: str | None = None
-    held_until: datetime | None = None
-
-
 _earlier = deliveries.alias("earlier")
 _is_first_of_its_invoice = or_(
     deliveries.c.sequence == 1,
@@ -182,6 +131,7 @@ _due = (
     .with_for_update(skip_locked=True, of=deliveries)
 )
 _taking = leases.taking(deliveries)
+_releasing = leases.giving_up(deliveries)
 _next_due = select(func.min(deliveries.c.due_at)).where(
     _is_pending, deliveries.c.due_at > bindparam("now")
 )
@@ -205,35 +155,6 @@ def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliverie
 def held_origins(tx: Connection, now: datetime) -> set[str]:
     """The origins that asked to be left alone until after *now*."""
     return set(tx.scalars(_held_origins, {"now": now}))
-
-
-def settle(tx: Connection, settlements: Sequence[Settlement]) -> list[bool]:
-    """
-    Record attempts and give up their leases, wherever the lease is still ours.
-
-    Runs inside *tx* and never commits it.
-
-    Returns:
-        For each settlement False if the lease had already passed on. That is how a slow
-        attempt ends; nothing was written for it.
-
-    Raises:
-        Undecided: if some of several leases had passed on; see `leases`.
-    """
-    delivered = [one for one in settlements if one.status is DeliveryStatus.DELIVERED]
-    failed = [one for one in settlements if one.status is not DeliveryStatus.DELIVERED]
-    is_ours = {_lease_of(one): _settle_failed(tx, one) for one in failed}
-    if delivered:
-        # They are settled by one commit, and so at one instant.
-        at = max(one.at for one in delivered)
-        are_ours = leases.give_up(
-            tx, _delivering, [_lease_of(one) for one in delivered], {"at": at}
-        )
-        is_ours.update((_lease_of(one), are_ours) for one in delivered)
-    valid = [one for one in settlements if is_ours[_lease_of(one)]]
-    insert_rows(tx, attempts, [_attempt_row(one.delivery_id, one.attempt) for one in valid])
-    _hold_origins(tx, [one for one in valid if one.held_until])
-    return [is_ours[_lease_of(one)] for one in settlements]
 
 
 def release(tx: Connection, leased: Sequence[LeasedDelivery]) -> list[bool]:
@@ -304,7 +225,7 @@ def _tell_lost(tx: Connection, rows: Sequence[Any], now: datetime) -> None:
     if not rows:
         return
     lost = [(row["id"], _lost_attempt(row, now)) for row in rows]
-    insert_rows(tx, attempts, [_attempt_row(key, attempt) for key, attempt in lost])
+    insert_attempts(tx, lost)
     tx.execute(
         update(deliveries)
         .where(deliveries.c.id.in_([key for key, _ in lost]))
@@ -322,68 +243,4 @@ def _lost_attempt(row: Any, now: datetime) -> AttemptRecord:
         detail="The process that made this attempt ended before it could record an answer. "
         "Your receiver may have seen it, or nothing.",
         response_body=None,
-    )
-
-
-_releasing = leases.giving_up(deliveries)
-_delivering = _releasing.values(
-    status=DeliveryStatus.DELIVERED.value,
-    settled_at=bindparam("at", type_=deliveries.c.settled_at.type),
-    attempt_count=deliveries.c.attempt_count + 1,
-)
-_failing = _releasing.values(
-    status=bindparam("new_status"),
-    reason=bindparam("new_reason"),
-    due_at=func.coalesce(
-        bindparam("next_due_at", type_=deliveries.c.due_at.type), deliveries.c.due_at
-    ),
-    settled_at=bindparam("at", type_=deliveries.c.settled_at.type),
-    attempt_count=deliveries.c.attempt_count + 1,
-    failure_count=deliveries.c.failure_count + 1,
-)
-
-
-def _lease_of(settlement: Settlement) -> tuple[str, int]:
-    return settlement.delivery_id, settlement.lease_token
-
-
-def _settle_failed(tx: Connection, one: Settlement) -> bool:
-    changes = {
-        "new_status": one.status.value,
-        "new_reason": one.reason and one.reason.value,
-        "next_due_at": one.due_at,
-        "at": one.at if one.status is DeliveryStatus.DEAD else None,
-    }
-    return leases.give_up(tx, _failing, [_lease_of(one)], changes)
-
-
-def _hold_origins(tx: Connection, settlements: Sequence[Settlement]) -> None:
-    """Hold each origin until the latest instant that it asked for, now or before."""
-    if not settlements:
-        return
-    holds = {one.origin: one.held_until for one in sorted(settlements, key=_held_until)}
-    known = select(origins.c.origin, origins.c.held_until).where(origins.c.origin.in_(list(holds)))
-    earlier = {row.origin: row.held_until for row in tx.execute(known)}
-    for origin, held_until in holds.items():
-        if origin not in earlier:
-            tx.execute(insert(origins), {"origin": origin, "held_until": held_until})
-        elif held_until > earlier[origin]:
-            change = update(origins).where(origins.c.origin == origin)
-            tx.execute(change.values(held_until=held_until))
-
-
-def _held_until(settlement: Settlement) -> Any:
-    return settlement.held_until
-
-
-def _attempt_row(delivery_id: str, attempt: AttemptRecord) -> tuple[Any, ...]:
-    return (
-        delivery_id,
-        attempt.number,
-        microseconds(attempt.started_at),
-        attempt.duration_ms,
-        attempt.status_code,
-        attempt.outcome.value,
-        attempt.detail,
-        attempt.response_body,
     )

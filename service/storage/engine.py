@@ -74,7 +74,7 @@ class Database:
         except DatabaseError as error:
             if not _is_of_the_database(error):
                 raise
-            raise StorageUnavailable(str(error.orig)) from error
+            raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
 
 
 def _is_of_the_database(error: DatabaseError) -> bool:

@@ -9,6 +9,8 @@ other. Where the loop has no room, the row is born free and waits in the databas
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
@@ -46,6 +48,15 @@ class Handover(Generic[Row]):
     def connect(self, loop: Takes[Row] | None) -> None:
         """Hand rows to *loop* from now on; to nobody if it is None."""
         self._loop = loop
+
+    @contextmanager
+    def connected(self, loop: Takes[Row]) -> Iterator[None]:
+        """Hand rows to *loop* inside the block, and to nobody after it."""
+        self.connect(loop)
+        try:
+            yield
+        finally:
+            self.connect(None)
 
     def reserve(self, origin: str) -> datetime | None:
         """Until when to lease a row of *origin* that is about to be written, if at all."""

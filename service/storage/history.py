@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, select
 
 from service.errors import NotFound
 from service.storage.states import DeliveryStatus
-from service.storage.tables import attempts, deliveries, events, invoices
+from service.storage.tables import attempts, deliveries, events, invoices, origins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ _told = (
         invoices.c.id.label("invoice_id"),
         events.c.description,
         events.c.paid,
+        origins.c.held_until,
     )
     .join_from(deliveries, invoices, invoices.c.key == deliveries.c.invoice_key)
     .join(
@@ -39,6 +40,7 @@ _told = (
         (events.c.invoice_key == deliveries.c.invoice_key)
         & (events.c.sequence == deliveries.c.sequence),
     )
+    .outerjoin(origins, origins.c.origin == deliveries.c.origin)
 )
 
 
@@ -112,13 +114,20 @@ def _tell(tx: Connection, query: Select[Any]) -> list[dict[str, Any]]:
     return [
         {
             **row,
-            # A settled delivery keeps the instant of its last attempt; nothing is due any more.
-            "due_at": row["due_at"] if row["status"] == DeliveryStatus.PENDING else None,
+            "due_at": _due_at(row),
             "event": {"description": row["description"], "paid": row["paid"]},
             "attempts": made.get(row["id"], []),
         }
         for row in rows
     ]
+
+
+def _due_at(row: Any) -> datetime | None:
+    """When the next attempt may be made: not before its origin's hold, and never once settled."""
+    if row["status"] != DeliveryStatus.PENDING:
+        return None
+    due_at: datetime = row["due_at"]
+    return max(due_at, row["held_until"] or due_at)
 
 
 def _attempts_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, list[Any]]:

@@ -8,7 +8,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
+from service.errors import SchemaError
 from service.storage.engine import Database
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -20,11 +22,20 @@ async def migrate(database: Database) -> tuple[str | None, str | None]:
 
     Returns:
         The revision before and the revision now; None stands for an empty database.
+
+    Raises:
+        SchemaError: if a newer version has made the database.
     """
 
     def upgrade(tx: object) -> tuple[str | None, str | None]:
         before = MigrationContext.configure(tx).get_current_revision()  # type: ignore[arg-type]
-        command.upgrade(_config(connection=tx), "head")
+        try:
+            command.upgrade(_config(connection=tx), "head")
+        except CommandError as error:
+            raise SchemaError(
+                f"The database is on schema {before}, which this version does not know. "
+                "A newer version has made it; start that one, or go back to a backup."
+            ) from error
         return before, ScriptDirectory.from_config(_config()).get_current_head()
 
     return await database.write(upgrade)

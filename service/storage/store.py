@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from service.storage import deliveries, history, invoices, steps
+from service.storage import deliveries, history, invoices, settlements, steps
 from service.storage.commits import GroupCommit
 from service.storage.engine import Database
 from service.storage.handover import Handover
@@ -77,9 +77,9 @@ class Store:
         """Lease deliveries that are due."""
         return await self._commits.run(deliveries.lease_due, round_)
 
-    async def settle(self, settlement: deliveries.Settlement) -> bool:
+    async def settle(self, settlement: settlements.Settlement) -> bool:
         """Record an attempt and what it means; False if its lease had passed on."""
-        is_settled = await self._commits.run(deliveries.settle, settlement)
+        is_settled = await self._commits.run(settlements.settle, settlement)
         if is_settled and (self._have_followers or settlement.due_at):
             self.deliveries_due.set()
         return is_settled

@@ -208,3 +208,11 @@ async def test_filter_that_means_nothing_is_refused(api, expected, query):
     assert [("query", expected)] == [
         (one["location"], one["pointer"]) for one in (await answer.json())["errors"]
     ]
+
+
+async def test_every_mistake_of_a_filter_is_told(api):
+    """A wrong origin is told beside a wrong status, and not after it was repaired."""
+    response = await api.get("/deliveries", params={"status": "foo", "origin": "zz"})
+
+    told = (await response.json())["errors"]
+    assert {"/status", "/origin"} == {one["pointer"] for one in told}

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.storage.deliveries import AttemptOutcome
+from service.storage.settlements import AttemptOutcome
 from service.storage.states import DeadReason, DeliveryStatus
 from service.storage.tables import attempts, deliveries, origins
 from tests.clock import START

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from service.storage.deliveries import AttemptOutcome
 from service.storage.invoices import Acceptance
+from service.storage.settlements import AttemptOutcome
 from service.storage.states import InvoiceStatus
 from service.storage.tables import deliveries, invoices
 from tests.clock import START

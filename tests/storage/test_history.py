@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from service.errors import NotFound
-from service.storage.deliveries import AttemptOutcome
 from service.storage.history import DeliveryFilter
+from service.storage.settlements import AttemptOutcome
 from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START
 from tests.rows import (
@@ -185,3 +185,16 @@ async def test_lists_tell_the_whole_story(filled):
 
     assert [await filled.find_delivery("dev", row["id"]) for row in rows] == rows
     assert [0, 0, 1, 1] == [len(row["attempts"]) for row in rows]
+
+
+async def test_a_held_origin_shows_when_it_is_called_next(store):
+    """A delivery that waits for its origin's hold is due at the end of that, and not before."""
+    await add_delivery(store, "1")
+    await add_delivery(store, "2")
+    hold = START + 600 * SECOND
+    first = (await lease_deliveries(store, limit=1))[0]
+    await store.settle(failed(first, due_at=START + 5 * SECOND, held_until=hold))
+
+    told = [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
+
+    assert [hold, hold] == [one["due_at"] for one in told]

@@ -8,11 +8,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
+from service.errors import SchemaError
 from service.storage import schema
 from service.storage.engine import Database
 from service.storage.schema import migrate
 from service.storage.tables import invoices, metadata
-from tests.rows import an_invoice, rows_of
+from tests.rows import a_database, an_invoice, rows_of
 
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
 
@@ -127,3 +128,13 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty):
 def test_there_is_one_newest_revision():
     """Revisions stand in one line, so that there is only one way up."""
     assert 1 == len(ScriptDirectory.from_config(config()).get_heads())
+
+
+async def test_a_database_of_a_newer_version_is_told(tmp_path):
+    """A schema that this version does not know stops the start with words, and changes nothing."""
+    async with a_database(tmp_path) as database:
+        newer = text("UPDATE alembic_version SET version_num = '9999'")
+        await database.write(lambda tx: tx.execute(newer).close())
+
+        with pytest.raises(SchemaError, match=r"9999.*newer version"):
+            await migrate(database)

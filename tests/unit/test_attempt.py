@@ -16,7 +16,8 @@ from service.delivery.attempt import (
 )
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.signing import DEV_SECRET, Signer
-from service.storage.deliveries import AttemptOutcome, LeasedDelivery
+from service.storage.deliveries import LeasedDelivery
+from service.storage.settlements import AttemptOutcome
 from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START, ManualClock
 from tests.fakes import answer

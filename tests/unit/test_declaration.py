@@ -316,8 +316,7 @@ class TestDeclaration:
             "{$request.path.id}",
             "{$request.body#/id/deeper/0}",
             "{$request.body#/a~1b}",
-            "{$url}{$method}{$statusCode}",
-            "{$response.body#/unknown}{$response.header.unknown}",
+            "{$url}{$method}",
             "https://n.example/",
         ],
     )
@@ -328,6 +327,21 @@ class TestDeclaration:
         callback.check(self.DECLARED)
 
         assert [] == callback.undeclared(self.DECLARED)
+
+    @pytest.mark.parametrize(
+        "expression",
+        ["$statusCode", "$response.body#/id", "$response.header.location", "$response.query.a"],
+    )
+    def test_what_is_known_after_the_answer_cannot_be_used(self, expression: str) -> None:
+        """A URL that needs the answer would never be made, and nobody would notice."""
+        with pytest.raises(DeclarationError, match="is not known yet"):
+            a_callback(f"{{$url}}/{{{expression}}}").check(self.DECLARED)
+
+    @pytest.mark.parametrize("expression", ["/invoices/{$request.body#/id}", "ftp://h/", ""])
+    def test_a_callback_begins_with_a_value_or_a_scheme(self, expression: str) -> None:
+        """A URL that begins with anything else can never be called."""
+        with pytest.raises(DeclarationError, match="begins with neither"):
+            a_callback(expression).check(self.DECLARED)
 
     @pytest.mark.parametrize(
         ("expression", "name", "suggestion"),

@@ -5,7 +5,7 @@ import pytest
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.outcome import Dead, Delivered, Retry, Verified, classify, decide
-from service.storage.deliveries import AttemptOutcome
+from service.storage.settlements import AttemptOutcome
 from service.storage.states import DeadReason
 from tests.fakes import answer
 

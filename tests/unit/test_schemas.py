@@ -176,3 +176,11 @@ def test_answers_have_all_their_fields():
     assert {"always": True, "sometimes": False} == {
         name: field.required for name, field in SomeSchema().fields.items()
     }
+
+
+def test_a_number_with_more_digits_than_a_double_is_refused():
+    """What may have been another number before it was parsed is refused, and a string is taken."""
+    with pytest.raises(ValidationError, match="send it as a string"):
+        InvoiceSchema().load(
+            {"id": "1", "customer": "Jo", "total": 999999999999.9998, "currency": "CLF"}
+        )

@@ -7,6 +7,7 @@ import struct
 import time
 import tracemalloc
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -260,20 +261,31 @@ def test_statuses_that_are_none_are_malformed(run, status):
 
 
 @pytest.mark.parametrize(
-    "behaviour",
+    ("behaviour", "status_code"),
     [
-        saying(),
-        saying(b"HTTP/1.1 200 OK\r\nContent-Le"),
-        saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
-        saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"),
-        saying(b'HTTP/1.1 200 OK\r\n\r\n{"ok": true}'),
-        saying(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (saying(), None),
+        (saying(b"HTTP/1.1 200 OK\r\nContent-Le"), None),
+        (saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"), 200),
+        (saying(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"), 200),
+        (saying(b'HTTP/1.1 200 OK\r\n\r\n{"ok": true}'), 200),
+        (saying(b"HTTP/1.1 100 Continue\r\n\r\n"), None),
     ],
     ids=["silent", "half a head", "half a body", "endless chunks", "no length", "only interim"],
 )
-def test_answers_that_do_not_end_end_at_the_deadline(run, behaviour):
+def test_answers_that_do_not_end_end_at_the_deadline(run, behaviour, status_code):
     """An answer that is not complete in time is none, wherever it stops."""
-    assert TIMEOUT == run(exchange(behaviour))
+    assert replace(TIMEOUT, status_code=status_code) == run(exchange(behaviour))
+
+
+@pytest.mark.parametrize("then", [hung_up, nothing_more], ids=["hangs", "closes"])
+@pytest.mark.parametrize("status_code", [410, 429, 503])
+def test_a_refusal_counts_without_the_end_of_its_body(run, status_code, then):
+    """What a refusal says in its head holds, Retry-After too, although its body never ends."""
+    head = f"HTTP/1.1 {status_code} X\r\nRetry-After: 8\r\nContent-Length: 100\r\n\r\nxx"
+
+    answer = run(exchange(saying(head.encode(), then=then)))
+
+    assert Answer(status_code, "8", b"xx", False) == answer
 
 
 def test_drips_do_not_move_the_deadline(run):
@@ -294,7 +306,7 @@ def test_drips_do_not_move_the_deadline(run):
 
     started = time.monotonic()
 
-    assert TIMEOUT == run(exchange(behaviour))
+    assert replace(TIMEOUT, status_code=200) == run(exchange(behaviour))
     assert time.monotonic() - started < 3 * DEADLINE_SECONDS
 
 

@@ -3,7 +3,7 @@ import pytest
 from schemas.delivery import OUTCOMES, REASONS
 from schemas.delivery import STATUSES as DELIVERY_STATUSES
 from schemas.invoice import STATUSES as INVOICE_STATUSES
-from service.storage.deliveries import AttemptOutcome
+from service.storage.settlements import AttemptOutcome
 from service.storage.states import (
     DELIVERY_MOVES,
     INVOICE_MOVES,

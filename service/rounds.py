@@ -1,0 +1,50 @@
+"""
+What the loops behind the API have in common: rounds, until they are told to drain.
+
+A round looks for what is due and starts it. Between rounds a loop waits for a signal or for an
+instant, never for the clock alone; a database that is away ends a round, not the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from service.clock import Clock
+from service.errors import StorageUnavailable
+
+log = logging.getLogger("invoices.rounds")
+
+POLL = timedelta(seconds=2)
+"""The net under the signals: how soon leases that ran out elsewhere are found."""
+
+
+class Rounds(Protocol):
+    """A loop that can be run by `keep_rounds`."""
+
+    is_draining: bool
+    held_count: int
+    """Rows that are leased by us, or about to be."""
+
+    async def run_round(self) -> datetime:
+        """Start what is due; when the next round is due unless a signal comes first."""
+        ...
+
+
+async def keep_rounds(loop: Rounds, signal: asyncio.Event, clock: Clock) -> None:
+    """Run the rounds of *loop* until it drains, then wait until it holds nothing any more."""
+    while not loop.is_draining:
+        await clock.wait(signal, await _next_round_at(loop, clock))
+    while loop.held_count:
+        signal.clear()
+        await signal.wait()
+
+
+async def _next_round_at(loop: Rounds, clock: Clock) -> datetime:
+    try:
+        return await loop.run_round()
+    except StorageUnavailable as error:
+        log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        return clock.now() + POLL
