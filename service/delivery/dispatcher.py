@@ -33,7 +33,6 @@ SETTLE_MARGIN = timedelta(seconds=5)
 LEASE_AHEAD = 8
 """Leases held for each slot, so that a slot that falls free never waits for a commit."""
 
-
 BATCH = 256
 """Deliveries leased in one round; the next one follows at once if there are more."""
 
