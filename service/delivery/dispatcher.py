@@ -70,6 +70,7 @@ class Dispatcher:
         self._backlogged: set[str] = set()
         self._held_until: dict[str, datetime] = {}
         self._is_full = False
+        self._told_to_drain = asyncio.Event()
         self.is_draining = False
 
     async def run(self) -> None:
@@ -82,6 +83,7 @@ class Dispatcher:
     def drain(self) -> None:
         """Lease nothing more, give back what has not begun; `run` returns once all has ended."""
         self.is_draining = True
+        self._told_to_drain.set()
         self._store.deliveries_due.set()
 
     def reserve(self, origin: str) -> datetime | None:
@@ -157,11 +159,22 @@ class Dispatcher:
         try:
             settlement = await self._attempted(delivery)
             if settlement:
-                is_settled = await self._store.settle(settlement)
+                is_settled = await self._settle(delivery, settlement)
                 name = "attempt.settled" if is_settled else "attempt.outlived_lease"
                 log.info(name, extra={"fields": log_fields(delivery, settlement)})
         except StorageUnavailable as error:
             log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+
+    async def _settle(self, delivery: LeasedDelivery, settlement: Settlement) -> bool:
+        """Settle, again and again while the database is away: an answer is not made twice."""
+        while True:
+            try:
+                return await self._store.settle(settlement)
+            except StorageUnavailable:
+                again_at = self._clock.now() + POLL
+                if self.is_draining or again_at >= delivery.leased_until:
+                    raise
+                await self._clock.wait(self._told_to_drain, again_at)
 
     async def _attempted(self, delivery: LeasedDelivery) -> Settlement | None:
         """What an attempt came to; None if it was too late to begin it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
-from service.errors import NotFound
+from service.errors import InvalidInput, Mistake, NotFound
 from service.storage.keys import new_key
 from service.storage.rows import insert_rows
 from service.storage.states import InvoiceStatus
@@ -116,12 +116,15 @@ def list_invoices(
     Up to *limit* invoices of *account_id*, newest first, and the cursor of the next page.
 
     A page starts behind the invoice whose id is *after*; the cursor is None on the last one.
+
+    Raises:
+        InvalidInput: if the account has no invoice *after*.
     """
     query = select(invoices).where(invoices.c.account_id == account_id)
     if status is not None:
         query = query.where(invoices.c.status == status)
     if after is not None:
-        query = query.where(invoices.c.key < _key_of(account_id, after))
+        query = query.where(invoices.c.key < _key_of(tx, account_id, after))
     rows = tx.execute(query.order_by(invoices.c.key.desc()).limit(limit + 1)).mappings().all()
     told = _events_of(tx, [row["key"] for row in rows[:limit]])
     items = [{**row, "events": told.get(row["key"], [])} for row in rows[:limit]]
@@ -166,12 +169,12 @@ def _row(invoice: NewInvoice, leased_until: datetime | None) -> tuple[Any, ...]:
     )
 
 
-def _key_of(account_id: str, invoice_id: str) -> Any:
-    return (
-        select(invoices.c.key)
-        .where(invoices.c.account_id == account_id, invoices.c.id == invoice_id)
-        .scalar_subquery()
-    )
+def _key_of(tx: Connection, account_id: str, cursor: str) -> str:
+    of_account = invoices.c.account_id == account_id
+    key: str | None = tx.scalar(select(invoices.c.key).where(of_account, invoices.c.id == cursor))
+    if key is None:
+        raise InvalidInput([Mistake("query", "/after", "There is no page behind this.")])
+    return key
 
 
 def _events_of(tx: Connection, keys: Sequence[int]) -> dict[int, list[RowMapping]]:

@@ -711,3 +711,21 @@ async def test_every_attempt_is_one_wide_line(dispatching, store, receivers, cap
     }
     assert 3 == len(fields)
     assert "/invoices/" not in repr(fields)
+
+
+async def test_an_answer_is_kept_while_the_database_is_away(
+    dispatching, store, elsewhere, receivers, clock
+):
+    """What was answered is settled once the database is back, and not asked for again."""
+    await add_delivery(elsewhere)
+    store.failing.append("settle")
+
+    async with dispatching():
+        await store.failed.reaches(1)
+        while not store.settled.entries:
+            await clock.parked()
+            clock.advance(POLL)
+            await elsewhere.ping()
+
+    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert 1 == len(receivers.requests.entries)
