@@ -170,7 +170,7 @@ class DeliveryListQuerySchema(PageQuerySchema):
         validate=[
             validate.Length(min=1, max=2048),
             validate.Regexp(
-                r"https?://[^/?#\\s]+/?\Z",
+                r"^https?://[^/?#\s]+/?$",
                 re.IGNORECASE,
                 error="Must be an origin such as https://api.example.com.",
             ),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -370,3 +372,11 @@ def test_every_documented_operation_is_served(document):
     documented = {(method.upper(), path) for path, method, _ in operations_in(document["paths"])}
 
     assert {(method, path) for method, path, _ in OPERATIONS} <= documented
+
+
+def test_patterns_are_those_of_json_schema(document):
+    """Every pattern is a regular expression in ECMA-262 too, and not in Python alone."""
+    patterns = re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(document))
+
+    assert patterns
+    assert [] == [one for one in patterns if re.search(r"\\[AZz]|\(\?P|\(\?i", json.loads(one))]
