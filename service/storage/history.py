@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from service.errors import NotFound
+from service.storage.invoices import find_key
 from service.storage.states import DeliveryStatus
 from service.storage.tables import attempts, deliveries, events, invoices, origins
 
@@ -64,10 +65,7 @@ def of_invoice(tx: Connection, account_id: str, invoice_id: str) -> list[dict[st
     Raises:
         NotFound: if the account has no invoice of that id.
     """
-    invoice = select(invoices.c.key).where(
-        invoices.c.account_id == account_id, invoices.c.id == invoice_id
-    )
-    key = tx.scalar(invoice)
+    key = find_key(tx, account_id, invoice_id)
     if key is None:
         raise NotFound(f"There is no invoice {invoice_id!r}.")
     query = _of_account(account_id).where(deliveries.c.invoice_key == key)

@@ -94,6 +94,15 @@ def accept(tx: Connection, items: Sequence[Incoming]) -> list[Acceptance]:
     return acceptances
 
 
+def find_key(tx: Connection, account_id: str, invoice_id: str) -> str | None:
+    """The key of one invoice of *account_id*; None if it has none of that id."""
+    of_account = invoices.c.account_id == account_id
+    key: str | None = tx.scalar(
+        select(invoices.c.key).where(of_account, invoices.c.id == invoice_id)
+    )
+    return key
+
+
 def find(tx: Connection, account_id: str, invoice_id: str) -> dict[str, Any]:
     """
     One invoice of *account_id* with its events in order.
@@ -124,7 +133,10 @@ def list_invoices(
     if status is not None:
         query = query.where(invoices.c.status == status)
     if after is not None:
-        query = query.where(invoices.c.key < _key_of(tx, account_id, after))
+        key = find_key(tx, account_id, after)
+        if key is None:
+            raise InvalidInput([Mistake("query", "/after", "There is no page behind this.")])
+        query = query.where(invoices.c.key < key)
     rows = tx.execute(query.order_by(invoices.c.key.desc()).limit(limit + 1)).mappings().all()
     told = _events_of(tx, [row["key"] for row in rows[:limit]])
     items = [{**row, "events": told.get(row["key"], [])} for row in rows[:limit]]
@@ -167,14 +179,6 @@ def _row(invoice: NewInvoice, leased_until: datetime | None) -> tuple[Any, ...]:
         microseconds(leased_until),
         1 if leased_until else 0,
     )
-
-
-def _key_of(tx: Connection, account_id: str, cursor: str) -> str:
-    of_account = invoices.c.account_id == account_id
-    key: str | None = tx.scalar(select(invoices.c.key).where(of_account, invoices.c.id == cursor))
-    if key is None:
-        raise InvalidInput([Mistake("query", "/after", "There is no page behind this.")])
-    return key
 
 
 def _events_of(tx: Connection, keys: Sequence[int]) -> dict[int, list[RowMapping]]:

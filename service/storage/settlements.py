@@ -12,11 +12,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, func, insert, select, update
 
 from service.storage import leases
 from service.storage.rows import insert_rows
-from service.storage.states import DeadReason, DeliveryStatus
+from service.storage.states import DELIVERY_MOVES, DeadReason, DeliveryStatus, sources_of
 from service.storage.tables import attempts, deliveries, microseconds, origins
 
 
@@ -100,21 +100,30 @@ def insert_attempts(tx: Connection, made: Sequence[tuple[str, AttemptRecord]]) -
     insert_rows(tx, attempts, [_attempt_row(key, attempt) for key, attempt in made])
 
 
-_delivering = leases.giving_up(deliveries).values(
-    status=DeliveryStatus.DELIVERED.value,
-    settled_at=bindparam("at", type_=deliveries.c.settled_at.type),
-    attempt_count=deliveries.c.attempt_count + 1,
-)
-_failing = leases.giving_up(deliveries).values(
-    status=bindparam("new_status"),
-    reason=bindparam("new_reason"),
-    due_at=func.coalesce(
-        bindparam("next_due_at", type_=deliveries.c.due_at.type), deliveries.c.due_at
-    ),
-    settled_at=bindparam("at", type_=deliveries.c.settled_at.type),
-    attempt_count=deliveries.c.attempt_count + 1,
-    failure_count=deliveries.c.failure_count + 1,
-)
+def _moving_to(status: DeliveryStatus) -> Update:
+    """The statement that settles deliveries as *status*, from where they may come."""
+    return (
+        leases.giving_up(deliveries)
+        .where(deliveries.c.status.in_(sources_of(status, DELIVERY_MOVES)))
+        .values(
+            status=status.value,
+            settled_at=bindparam("at", type_=deliveries.c.settled_at.type),
+            attempt_count=deliveries.c.attempt_count + 1,
+        )
+    )
+
+
+_delivering = _moving_to(DeliveryStatus.DELIVERED)
+_failing = {
+    status: _moving_to(status).values(
+        reason=bindparam("new_reason"),
+        due_at=func.coalesce(
+            bindparam("next_due_at", type_=deliveries.c.due_at.type), deliveries.c.due_at
+        ),
+        failure_count=deliveries.c.failure_count + 1,
+    )
+    for status in (DeliveryStatus.PENDING, DeliveryStatus.DEAD)
+}
 
 
 def _lease_of(settlement: Settlement) -> tuple[str, int]:
@@ -123,12 +132,11 @@ def _lease_of(settlement: Settlement) -> tuple[str, int]:
 
 def _settle_failed(tx: Connection, one: Settlement) -> bool:
     changes = {
-        "new_status": one.status.value,
         "new_reason": one.reason and one.reason.value,
         "next_due_at": one.due_at,
         "at": one.at if one.status is DeliveryStatus.DEAD else None,
     }
-    return leases.give_up(tx, _failing, [_lease_of(one)], changes)
+    return leases.give_up(tx, _failing[one.status], [_lease_of(one)], changes)
 
 
 def _hold_origins(tx: Connection, settlements: Sequence[Settlement]) -> None:

@@ -18,7 +18,7 @@ from service.storage import leases
 from service.storage.deliveries import LeasedDelivery, held_origins
 from service.storage.invoices import Call, NewInvoice
 from service.storage.rows import insert_rows
-from service.storage.states import DeliveryStatus, InvoiceStatus, sources_of
+from service.storage.states import INVOICE_MOVES, DeliveryStatus, InvoiceStatus, sources_of
 from service.storage.tables import deliveries, events, invoices, microseconds
 
 
@@ -216,7 +216,7 @@ def _births(items: Sequence[StepToTake]) -> Iterator[_Birth]:
 
 _moving = {
     status: leases.giving_up(invoices)
-    .where(invoices.c.status.in_([source.value for source in sources_of(status)]))
+    .where(invoices.c.status.in_(sources_of(status, INVOICE_MOVES)))
     .values(
         status=status.value,
         due_at=bindparam("new_due_at", type_=invoices.c.due_at.type),

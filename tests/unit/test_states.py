@@ -67,7 +67,13 @@ def test_a_failed_attempt_leaves_a_delivery_pending():
 )
 def test_sources_are_read_from_the_table(status, sources):
     """From where an invoice may come is the table, read the other way round."""
-    assert sources == sources_of(status)
+    assert sources == sources_of(status, INVOICE_MOVES)
+
+
+@pytest.mark.parametrize("status", DeliveryStatus)
+def test_a_delivery_is_settled_only_while_it_is_pending(status):
+    """Whatever an attempt makes of a delivery, it was pending before."""
+    assert [DeliveryStatus.PENDING] == sources_of(status, DELIVERY_MOVES)
 
 
 @pytest.mark.parametrize(
