@@ -32,7 +32,7 @@ from service.delivery.egress import DEV_NETWORKS, EgressPolicy
 from service.delivery.sender import Sender
 from service.delivery.signing import DEV_SECRET, Signer
 from service.settings import Settings
-from service.storage.engine import Database
+from service.storage.engine import open_database
 from service.storage.keys import new_key
 from service.storage.schema import migrate
 from service.storage.steps import NewDelivery
@@ -64,7 +64,7 @@ def document_of(settings: Settings) -> dict[str, Any]:
 
 async def upgrade(settings: Settings) -> tuple[str | None, str | None]:
     """Bring the database to the newest schema; the revisions before and now."""
-    database = Database(settings.database_url)
+    database = open_database(settings.database_url)
     try:
         return await migrate(database)
     finally:
@@ -89,7 +89,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         OSError: if the address cannot be listened on.
     """
     document = document_of(settings)
-    database = Database(settings.database_url)
+    database = open_database(settings.database_url)
     try:
         await migrate(database)
         async with (

@@ -165,16 +165,20 @@ def networks(text: str) -> tuple[Network, ...]:
 
 
 def database_url(text: str) -> str:
-    """`sqlite:///file` or `sqlite:////absolute/file`: plain, without a driver's name."""
+    """`sqlite:///file`, `sqlite:////absolute/file` or `postgresql://…`: without a driver's name."""
     if text.endswith(":memory:"):
         raise ValueError(f"{text!r} would lose everything at the end; name a file.")
-    if not text.startswith("sqlite:///") or text == "sqlite:///":
-        scheme = text.split(":", 1)[0]
-        raise ValueError(
-            f"{scheme}: is not a database this version can use; "
-            "it looks like sqlite:///invoices.db or sqlite:////data/invoices.db."
-        )
-    return text
+    if text.startswith("sqlite:///") and text != "sqlite:///":
+        return text
+    if text.startswith(("postgresql://", "postgres://")):
+        return text
+    # Not the whole of it: it may hold a password.
+    scheme = text.partition(":")[0]
+    raise ValueError(
+        f"{scheme}: is not a database this version can use; it looks like "
+        "sqlite:///invoices.db, sqlite:////data/invoices.db or "
+        "postgresql://user:password@host:5432/invoices."
+    )
 
 
 def public_url(text: str) -> str:

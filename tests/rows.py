@@ -9,7 +9,7 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from service.storage.deliveries import LeaseRound
-from service.storage.engine import Database
+from service.storage.sqlite import SqliteDatabase
 from service.storage.invoices import Call, NewInvoice
 from service.storage.schema import migrate
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
@@ -24,7 +24,7 @@ SECOND = timedelta(seconds=1)
 
 
 @asynccontextmanager
-async def a_database(folder, kind=Database):
+async def a_database(folder, kind=SqliteDatabase):
     """A database on the newest schema in *folder*, closed at the end."""
     database = kind(f"sqlite:///{folder}/invoices.db")
     try:
@@ -127,6 +127,7 @@ def a_record(number=1, outcome=AttemptOutcome.DELIVERED, *, status_code=200, at=
 def delivered(delivery, *, at=START):
     """The settlement of an attempt that was answered as declared."""
     return Settlement(
+        account_id=delivery.account_id,
         delivery_id=delivery.id,
         lease_token=delivery.lease_token,
         attempt=a_record(delivery.attempt_count + 1, at=at),
@@ -140,6 +141,7 @@ def failed(delivery, *, status=DeliveryStatus.PENDING, at=START, **changes):
     """The settlement of an attempt that was refused; it stays pending unless *status* says so."""
     record = a_record(delivery.attempt_count + 1, AttemptOutcome.REFUSED, status_code=500, at=at)
     return Settlement(
+        account_id=delivery.account_id,
         delivery_id=delivery.id,
         lease_token=delivery.lease_token,
         attempt=record,
@@ -150,7 +152,7 @@ def failed(delivery, *, status=DeliveryStatus.PENDING, at=START, **changes):
     )
 
 
-class GatedDatabase(Database):
+class GatedDatabase(SqliteDatabase):
     """A database in which a test can hold back every write transaction that has not begun."""
 
     def __init__(self, url):

@@ -155,6 +155,7 @@ def settlement_of(attempt: Attempt) -> Settlement:
     """What *attempt* means for its delivery's row."""
     delivery, outcome = attempt.delivery, attempt.outcome
     return Settlement(
+        account_id=delivery.account_id,
         delivery_id=delivery.id,
         lease_token=delivery.lease_token,
         attempt=record_of(attempt),

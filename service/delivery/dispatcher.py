@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service.clock import Clock
@@ -46,6 +46,27 @@ class Limits:
     timeout: timedelta
 
 
+@dataclass(slots=True)
+class Sweep:
+    """
+    One look at every origin that has something waiting, in as many rounds as that takes.
+
+    *left_origins* are those of which the database may hold more that is due, those for which
+    there was no room since the sweep began included.
+    """
+
+    after: str = ""
+    left_origins: set[str] = field(default_factory=set)
+    next_due_at: datetime | None = None
+
+    def add(self, due: DueDeliveries) -> None:
+        """Take in what one round has found."""
+        self.after = due.after or ""
+        self.left_origins |= due.left_origins
+        chances = [at for at in (self.next_due_at, due.next_due_at) if at]
+        self.next_due_at = min(chances, default=None)
+
+
 class Dispatcher:
     """Attempts every delivery that is due; any number of processes may each run one."""
 
@@ -68,6 +89,7 @@ class Dispatcher:
         self.held_count = 0
         self._held_counts: Counter[str] = Counter()
         self._backlogged: set[str] = set()
+        self._sweep = Sweep()
         self._held_until: dict[str, datetime] = {}
         self._is_full = False
         self._told_to_drain = asyncio.Event()
@@ -92,6 +114,7 @@ class Dispatcher:
             return None
         if origin in self._backlogged or not self._has_room_for(origin):
             self._backlogged.add(origin)
+            self._sweep.left_origins.add(origin)
             return None
         self._held_counts[origin] += 1
         self.held_count += 1
@@ -122,10 +145,16 @@ class Dispatcher:
             self._held_counts[delivery.origin] += 1
             self.held_count += 1
             self.start(delivery)
-        self._remember_backlog(round_, due)
+        self._sweep.add(due)
+        return now if due.after is not None else self._end_sweep(round_)
+
+    def _end_sweep(self, round_: LeaseRound) -> datetime:
+        """All origins were looked at: remember whose deliveries wait in the database."""
+        sweep, self._sweep = self._sweep, Sweep()
+        self._backlogged = sweep.left_origins
         if any(self._has_room_for(origin) for origin in self._backlogged - round_.held_origins):
-            return now
-        return min(due.next_due_at or now + POLL, now + POLL)
+            return round_.now
+        return min(sweep.next_due_at or round_.now + POLL, round_.now + POLL)
 
     def _lease_round(self, now: datetime, room: int) -> LeaseRound:
         return LeaseRound(
@@ -137,22 +166,11 @@ class Dispatcher:
             held_origins=frozenset(
                 origin for origin, until in self._held_until.items() if until > now
             ),
+            after=self._sweep.after,
         )
 
     def _has_room_for(self, origin: str) -> bool:
         return self.held_count < self._room and self._held_counts[origin] < self._origin_room
-
-    def _remember_backlog(self, round_: LeaseRound, due: DueDeliveries) -> None:
-        """
-        Remember the origins of which the database may still hold due deliveries.
-
-        After a round that leased all it found, that is those which the round itself filled:
-        what has fallen free since was not seen by it.
-        """
-        counts = Counter(round_.leased_counts) + Counter(one.origin for one in due.deliveries)
-        full = {origin for origin, count in counts.items() if count >= self._origin_room}
-        is_all_leased = due.next_due_at != round_.now
-        self._backlogged = full if is_all_leased else self._backlogged | full
 
     async def _attempt(self, delivery: LeasedDelivery) -> None:
         """One delivery's attempt; whatever goes wrong with it, its lease brings it back."""

@@ -3,39 +3,50 @@ Deliveries, as the dispatcher finds them: leased when they are due, given back, 
 
 Invariant 5 is kept here: a delivery is not leased while an earlier one of its invoice is
 pending, so the events of one invoice arrive in their order.
+
+Due deliveries are found origin by origin, each one step of the index away from the one before.
+However many wait for one receiver, finding those of the next costs the same.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
-    and_,
+    Integer,
+    Row,
+    RowMapping,
+    ScalarSelect,
+    Select,
+    Text,
     bindparam,
     exists,
     func,
+    literal,
+    literal_column,
     or_,
     select,
-    update,
 )
 
 from service.storage import leases
+from service.storage.given import Given, given
 from service.storage.settlements import AttemptOutcome, AttemptRecord, insert_attempts
 from service.storage.states import DeliveryStatus
 from service.storage.tables import (
     deliveries,
     events,
     invoices,
+    is_event_of_delivery,
+    is_invoice_of_delivery,
     origins,
 )
 
 LOOK = 64
-"""Rows that are looked at at a time: most of them may belong to an origin that has no room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +73,9 @@ class LeaseRound:
     """
     Lease up to *limit* deliveries that are due at *now*, until *until*.
 
-    No origin gets more than *origin_limit*, what we have leased of it already included;
-    *leased_counts* says how much that is. The *held_origins* get nothing.
+    Origins are looked at in the order of the database, beginning behind *after*, and share the
+    limit evenly. None gets more than *origin_limit*, what we have leased of it already
+    included; *leased_counts* says how much that is. The *held_origins* get nothing.
     """
 
     now: datetime
@@ -72,6 +84,9 @@ class LeaseRound:
     origin_limit: int
     leased_counts: Mapping[str, int]
     held_origins: frozenset[str] = frozenset()
+    after: str = ""
+    look: int = LOOK
+    """How many origins are looked at; a transaction of the one writer must stay short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +94,74 @@ class DueDeliveries:
     """
     One round of leasing.
 
-    *next_due_at* is when another round may find more without anything new being written:
-    the round's own instant if this one left some behind, None if nothing is waiting.
+    *left_origins* may have more that is due: there was no room for it, in all or for the
+    origin. *next_due_at* is when the other origins that were looked at may have something
+    without anything new being written, None if never. *after* is where the next round goes
+    on, None if this one has looked at the last origin.
     """
 
     deliveries: Sequence[LeasedDelivery]
+    left_origins: frozenset[str]
     next_due_at: datetime | None
+    after: str | None
 
 
 _earlier = deliveries.alias("earlier")
 _is_first_of_its_invoice = or_(
     deliveries.c.sequence == 1,
     ~exists().where(
+        _earlier.c.account_id == deliveries.c.account_id,
         _earlier.c.invoice_key == deliveries.c.invoice_key,
         _earlier.c.sequence < deliveries.c.sequence,
         _earlier.c.status == DeliveryStatus.PENDING.value,
     ),
 )
-_held_origins = select(origins.c.origin).where(origins.c.held_until > bindparam("now"))
+_asked = Given(origin=Text())
+_held_origins = select(origins.c.origin).where(
+    origins.c.origin == _asked.c.origin, origins.c.held_until > bindparam("now")
+)
 
-_is_pending = deliveries.c.status == "pending"
+# Written out and not bound: only so does a database see that the index of what is due serves.
+_PENDING: ColumnElement[str] = literal_column("'pending'")
+_is_pending = deliveries.c.status == _PENDING
 
+
+def _next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
+    """The first origin behind *after* that has pending deliveries: one step of the index."""
+    pending = deliveries.alias("pending")
+    return (
+        select(func.min(pending.c.origin))
+        .where(pending.c.status == _PENDING, pending.c.origin > after)
+        .scalar_subquery()
+    )
+
+
+def _waiting_origins() -> Select[Any]:
+    """Up to `:look` origins with pending deliveries, and when there is something to do for each."""
+    first = select(
+        _next_origin(bindparam("after", type_=Text())).label("origin"), literal(1).label("number")
+    )
+    waiting = first.cte("waiting", recursive=True)
+    waiting = waiting.union_all(
+        select(_next_origin(waiting.c.origin), waiting.c.number + 1).where(
+            waiting.c.origin.is_not(None), waiting.c.number < bindparam("look", type_=Integer())
+        )
+    )
+    of_origin = select(func.min(deliveries.c.due_at)).where(
+        _is_pending, deliveries.c.origin == waiting.c.origin
+    )
+    held_until = select(origins.c.held_until).where(origins.c.origin == waiting.c.origin)
+    return select(
+        waiting.c.origin,
+        of_origin.scalar_subquery().label("first_due_at"),
+        of_origin.where(deliveries.c.due_at > bindparam("now"))
+        .scalar_subquery()
+        .label("next_due_at"),
+        held_until.scalar_subquery().label("held_until"),
+    ).where(waiting.c.origin.is_not(None))
+
+
+_waiting = _waiting_origins()
 _due = (
     select(
         *(
@@ -110,39 +172,29 @@ _due = (
         invoices.c.id.label("invoice_id"),
         events.c.collector,
     )
-    .join_from(deliveries, invoices, invoices.c.key == deliveries.c.invoice_key)
-    .join(
-        events,
-        and_(
-            events.c.invoice_key == deliveries.c.invoice_key,
-            events.c.sequence == deliveries.c.sequence,
-        ),
-    )
+    .join_from(deliveries, invoices, is_invoice_of_delivery)
+    .join(events, is_event_of_delivery)
     .where(
         _is_pending,
+        deliveries.c.origin == bindparam("origin"),
         deliveries.c.due_at <= bindparam("now"),
         leases.is_free(deliveries),
-        deliveries.c.origin.not_in(bindparam("left_origins", expanding=True)),
-        deliveries.c.origin.not_in(_held_origins),
         _is_first_of_its_invoice,
     )
     .order_by(deliveries.c.due_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True, of=deliveries)
 )
-_taking = leases.taking(deliveries)
-_releasing = leases.giving_up(deliveries)
-_next_due = select(func.min(deliveries.c.due_at)).where(
-    _is_pending, deliveries.c.due_at > bindparam("now")
+_leased = Given(account_id=Text(), key=Text(), lost_count=Integer())
+_taking = leases.taking(deliveries, _leased).values(
+    attempt_count=deliveries.c.attempt_count + _leased.c.lost_count
 )
-_next_release = select(func.min(origins.c.held_until)).where(
-    origins.c.held_until > bindparam("now")
-)
+_releasing = leases.giving_up(deliveries, leases.held())
 
 
 def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliveries]:
     """
-    Lease deliveries that are due, those that have waited longest first.
+    Lease deliveries that are due; of each origin, those that have waited longest first.
 
     A lease that ran out unsettled is told as an attempt with the outcome `lost`: the process
     that held it ended, and whether the receiver saw anything cannot be known.
@@ -152,68 +204,95 @@ def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliverie
     return [_lease_due(tx, one) for one in rounds]
 
 
-def held_origins(tx: Connection, now: datetime) -> set[str]:
-    """The origins that asked to be left alone until after *now*."""
-    return set(tx.scalars(_held_origins, {"now": now}))
+def held_origins(tx: Connection, asked: Iterable[str], now: datetime) -> set[str]:
+    """Those of the origins *asked* that wanted to be left alone until after *now*."""
+    rows = [{"origin": origin} for origin in sorted(set(asked))]
+    return set(tx.scalars(_held_origins, {**given(rows), "now": now}))
 
 
 def release(tx: Connection, leased: Sequence[LeasedDelivery]) -> list[bool]:
-    """Give leases back unused, for anybody to take; False for those that had passed on."""
-    return [leases.give_up(tx, _releasing, [(one.id, one.lease_token)], {}) for one in leased]
+    """
+    Give leases back unused, for anybody to take; False for one that had passed on.
+
+    Raises:
+        Undecided: if some of several leases had passed on; see `leases`.
+    """
+    rows = [
+        {"account_id": one.account_id, "key": one.id, "token": one.lease_token} for one in leased
+    ]
+    return [leases.give_up(tx, _releasing, rows)] * len(leased)
 
 
 def _lease_due(tx: Connection, round_: LeaseRound) -> DueDeliveries:
-    """
-    Look again, without the origins that were filled, until there is no more room or no more due.
+    looked = tx.execute(
+        _waiting, {"now": round_.now, "after": round_.after, "look": round_.look}
+    ).all()
+    open_ = [one for one in looked if _is_open(one, round_)]
+    due = [one.origin for one in open_ if one.first_due_at <= round_.now]
+    rows, left = _find(tx, round_, due)
+    _take(tx, rows, round_)
+    return DueDeliveries(
+        deliveries=[_leased_delivery(row, round_.until) for row in rows],
+        left_origins=frozenset(left),
+        next_due_at=min(_chances(looked, open_, round_.now), default=None),
+        after=looked[-1].origin if len(looked) == round_.look else None,
+    )
 
-    Were it looked once, a long row of deliveries for one origin would hide all others.
-    """
-    counts, leased = Counter(round_.leased_counts), list[LeasedDelivery]()
-    while True:
-        look = min(round_.limit - len(leased), LOOK)
-        found = _find_due(tx, round_, counts, look)
-        leased += _take(tx, _within_origin_limit(found, counts, round_.origin_limit), round_)
-        if len(leased) == round_.limit:
-            return DueDeliveries(leased, round_.now)
-        if len(found) < look:
-            return DueDeliveries(leased, _next_chance(tx, round_.now))
+
+def _is_open(origin: Row[Any], round_: LeaseRound) -> bool:
+    """Whether *origin* may be called now, as far as its holds go."""
+    is_held = origin.held_until is not None and origin.held_until > round_.now
+    return not is_held and origin.origin not in round_.held_origins
 
 
-def _find_due(
-    tx: Connection, round_: LeaseRound, counts: Mapping[str, int], look: int
-) -> Sequence[Any]:
-    full = [origin for origin, count in counts.items() if count >= round_.origin_limit]
-    parameters = {
-        "now": round_.now,
-        "limit": look,
-        "left_origins": [*full, *round_.held_origins],
-    }
+def _chances(
+    looked: Sequence[Row[Any]], open_: Sequence[Row[Any]], now: datetime
+) -> Iterator[datetime]:
+    """When something becomes due at the open origins, and when the others are let go."""
+    yield from (one.next_due_at for one in open_ if one.next_due_at)
+    yield from (one.held_until for one in looked if one.held_until and one.held_until > now)
+
+
+def _find(
+    tx: Connection, round_: LeaseRound, due: Sequence[str]
+) -> tuple[list[RowMapping], list[str]]:
+    """What the origins *due* get of the round, and which of them may have more."""
+    found, left = list[RowMapping](), list[str]()
+    for number, origin in enumerate(due):
+        share = -(-(round_.limit - len(found)) // (len(due) - number))
+        room = round_.origin_limit - round_.leased_counts.get(origin, 0)
+        limit = max(0, min(share, room))
+        rows = _find_due(tx, origin, round_.now, limit) if limit else []
+        found += rows
+        if len(rows) == limit:
+            left.append(origin)
+    return found, left
+
+
+def _find_due(tx: Connection, origin: str, now: datetime, limit: int) -> Sequence[RowMapping]:
+    parameters = {"now": now, "origin": origin, "limit": limit}
     return tx.execute(_due, parameters).mappings().all()
 
 
-def _within_origin_limit(rows: Sequence[Any], counts: Counter[str], limit: int) -> list[Any]:
-    """Those of *rows* for which their origin has room; *counts* counts them in."""
-    kept = []
-    for row in rows:
-        if counts[row["origin"]] < limit:
-            counts[row["origin"]] += 1
-            kept.append(row)
-    return kept
+def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> None:
+    if not rows:
+        return
+    leased = [
+        {
+            "account_id": row["account_id"],
+            "key": row["id"],
+            "lost_count": 1 if row["leased_until"] else 0,
+        }
+        for row in rows
+    ]
+    tx.execute(_taking, {**given(leased), "until": round_.until})
+    lost = [row for row in rows if row["leased_until"]]
+    insert_attempts(
+        tx, [(row["account_id"], row["id"], _lost_attempt(row, round_.now)) for row in lost]
+    )
 
 
-def _take(tx: Connection, rows: Sequence[Any], round_: LeaseRound) -> list[LeasedDelivery]:
-    if rows:
-        tx.execute(_taking, {"keys": [row["id"] for row in rows], "until": round_.until})
-        _tell_lost(tx, [row for row in rows if row["leased_until"]], round_.now)
-    return [_leased(row, round_.until) for row in rows]
-
-
-def _next_chance(tx: Connection, now: datetime) -> datetime | None:
-    instants = [tx.scalar(query, {"now": now}) for query in (_next_due, _next_release)]
-    return min((instant for instant in instants if instant), default=None)
-
-
-def _leased(row: Any, until: datetime) -> LeasedDelivery:
+def _leased_delivery(row: RowMapping, until: datetime) -> LeasedDelivery:
     values = dict(row)
     values["attempt_count"] += 1 if values["leased_until"] else 0
     values["leased_until"] = until
@@ -221,19 +300,7 @@ def _leased(row: Any, until: datetime) -> LeasedDelivery:
     return LeasedDelivery(**values)
 
 
-def _tell_lost(tx: Connection, rows: Sequence[Any], now: datetime) -> None:
-    if not rows:
-        return
-    lost = [(row["id"], _lost_attempt(row, now)) for row in rows]
-    insert_attempts(tx, lost)
-    tx.execute(
-        update(deliveries)
-        .where(deliveries.c.id.in_([key for key, _ in lost]))
-        .values(attempt_count=deliveries.c.attempt_count + 1)
-    )
-
-
-def _lost_attempt(row: Any, now: datetime) -> AttemptRecord:
+def _lost_attempt(row: RowMapping, now: datetime) -> AttemptRecord:
     return AttemptRecord(
         number=row["attempt_count"] + 1,
         started_at=min(row["leased_until"], now),

@@ -1,53 +1,36 @@
 """
-The database: opened, written to one transaction at a time, read beside that, closed.
+The database: opened by its URL, written to, read, listened to, closed.
 
-Work on it is an ordinary function of a connection. Here it runs in threads of the database's
-own, so that neither a statement nor the wait for the disk ever holds up the event loop.
+Work on it is an ordinary function of a connection; which thread or loop it runs in is the
+database's business.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy import Connection
 
-from service.errors import StorageUnavailable
+from service.storage.postgres import PostgresDatabase
+from service.storage.sqlite import SqliteDatabase
 
 T = TypeVar("T")
 
-READER_COUNT = 4
-"""Reads at the same time. They are short; more threads would only fight for the interpreter."""
 
-BUSY_SECONDS = 5
-"""How long a statement waits for another process, a command line say, to finish writing."""
-
-
-class Database:
-    """
-    An SQLite file in WAL mode with full synchronisation: a commit that returned is on disk.
-
-    Writes are serialised in one thread over one connection, because SQLite has one writer;
-    reads run beside them on connections of their own and see only what was committed.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._write_engine = _open(url, begin="BEGIN IMMEDIATE")
-        self._read_engine = _open(url, begin="BEGIN")
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
-        self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
+class Database(Protocol):
+    """What the service stores in."""
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """
         Run *work* in a transaction and commit it; whatever it raises rolls all of it back.
 
         Raises:
-            StorageUnavailable: if the database cannot be written to now.
+            StorageUnavailable: if the database cannot be written to now. Where the
+                connection was lost during the commit, it may have been written all the same.
         """
-        return await self._run(self._writer, self._write_engine, work)
+        ...
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """
@@ -56,53 +39,39 @@ class Database:
         Raises:
             StorageUnavailable: if the database cannot be read now.
         """
-        return await self._run(self._readers, self._read_engine, work)
+        ...
+
+    async def change_schema(self, work: Callable[[Connection], T]) -> T:
+        """
+        As `write`, with all the time that it takes, and by one process at a time.
+
+        Raises:
+            StorageUnavailable: as `write` does.
+        """
+        ...
+
+    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+        """Set the signal of a name whenever another process announces that name."""
+        ...
+
+    def announce(self, name: str) -> None:
+        """
+        Tell the other processes, soon, that there is something to find.
+
+        A wake-up and no more: it may be lost, and whoever waits for one looks now and then.
+        """
+        ...
 
     async def close(self) -> None:
         """Finish what was begun, then close every connection."""
-        for executor in (self._readers, self._writer):
-            await asyncio.to_thread(executor.shutdown)
-        self._read_engine.dispose()
-        self._write_engine.dispose()
-
-    async def _run(
-        self, executor: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], T]
-    ) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(executor, _in_transaction, engine, work)
-        except DatabaseError as error:
-            if not _is_of_the_database(error):
-                raise
-            raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
+        ...
 
 
-def _is_of_the_database(error: DatabaseError) -> bool:
-    """Whether the database is locked, full, gone or no database, rather than our work wrong."""
-    return isinstance(error, OperationalError) or type(error) is DatabaseError
+def is_embedded(url: str) -> bool:
+    """Whether *url* names a file of this machine, rather than a server."""
+    return url.startswith("sqlite:")
 
 
-def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
-    with engine.begin() as connection:
-        return work(connection)
-
-
-def _open(url: str, *, begin: str) -> Engine:
-    """An engine whose connections are durable and whose transactions start with *begin*."""
-    engine = create_engine(
-        url.replace("sqlite:", "sqlite+pysqlite:", 1),
-        # The driver would otherwise open transactions by rules of its own.
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
-        pool_size=READER_COUNT,
-    )
-
-    @event.listens_for(engine, "connect")
-    def make_durable(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine
+def open_database(url: str) -> Database:
+    """The database of *url*: `sqlite:///file` or `postgresql://…`; nothing is connected yet."""
+    return SqliteDatabase(url) if is_embedded(url) else PostgresDatabase(url)

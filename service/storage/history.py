@@ -13,7 +13,15 @@ from sqlalchemy import Connection, Select, select
 from service.errors import NotFound
 from service.storage.invoices import find_key
 from service.storage.states import DeliveryStatus
-from service.storage.tables import attempts, deliveries, events, invoices, origins
+from service.storage.tables import (
+    attempts,
+    deliveries,
+    events,
+    invoices,
+    is_event_of_delivery,
+    is_invoice_of_delivery,
+    origins,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +43,8 @@ _told = (
         events.c.paid,
         origins.c.held_until,
     )
-    .join_from(deliveries, invoices, invoices.c.key == deliveries.c.invoice_key)
-    .join(
-        events,
-        (events.c.invoice_key == deliveries.c.invoice_key)
-        & (events.c.sequence == deliveries.c.sequence),
-    )
+    .join_from(deliveries, invoices, is_invoice_of_delivery)
+    .join(events, is_event_of_delivery)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
 )
 
@@ -52,7 +56,7 @@ def find(tx: Connection, account_id: str, delivery_id: str) -> dict[str, Any]:
     Raises:
         NotFound: if the account has no delivery of that id.
     """
-    told = _tell(tx, _of_account(account_id).where(deliveries.c.id == delivery_id))
+    told = _tell(tx, account_id, _of_account(account_id).where(deliveries.c.id == delivery_id))
     if not told:
         raise NotFound(f"There is no delivery {delivery_id!r}.")
     return told[0]
@@ -69,7 +73,7 @@ def of_invoice(tx: Connection, account_id: str, invoice_id: str) -> list[dict[st
     if key is None:
         raise NotFound(f"There is no invoice {invoice_id!r}.")
     query = _of_account(account_id).where(deliveries.c.invoice_key == key)
-    return _tell(tx, query.order_by(deliveries.c.sequence.desc()))
+    return _tell(tx, account_id, query.order_by(deliveries.c.sequence.desc()))
 
 
 def list_deliveries(
@@ -83,7 +87,7 @@ def list_deliveries(
     query = _narrow(_of_account(account_id), wanted)
     if after is not None:
         query = query.where(deliveries.c.id < after)
-    told = _tell(tx, query.order_by(deliveries.c.id.desc()).limit(limit + 1))
+    told = _tell(tx, account_id, query.order_by(deliveries.c.id.desc()).limit(limit + 1))
     items = told[:limit]
     return items, items[-1]["id"] if len(told) > limit else None
 
@@ -106,9 +110,9 @@ def _narrow(query: Select[Any], wanted: DeliveryFilter) -> Select[Any]:
     )
 
 
-def _tell(tx: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+def _tell(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str, Any]]:
     rows = tx.execute(query).mappings().all()
-    made = _attempts_of(tx, [row["id"] for row in rows])
+    made = _attempts_of(tx, account_id, [row["id"] for row in rows])
     return [
         {
             **row,
@@ -128,9 +132,13 @@ def _due_at(row: Any) -> datetime | None:
     return max(due_at, row["held_until"] or due_at)
 
 
-def _attempts_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, list[Any]]:
+def _attempts_of(
+    tx: Connection, account_id: str, delivery_ids: Sequence[str]
+) -> dict[str, list[Any]]:
     made: dict[str, list[Any]] = {}
-    query = select(attempts).where(attempts.c.delivery_id.in_(delivery_ids))
+    query = select(attempts).where(
+        attempts.c.account_id == account_id, attempts.c.delivery_id.in_(delivery_ids)
+    )
     for row in tx.execute(query.order_by(attempts.c.delivery_id, attempts.c.number)).mappings():
         made.setdefault(row["delivery_id"], []).append(row)
     return made

@@ -9,9 +9,10 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, bindparam, select
+from sqlalchemy import Connection, Row, RowMapping, Text, select
 
 from service.errors import InvalidInput, Mistake, NotFound
+from service.storage.given import Given, given
 from service.storage.keys import new_key
 from service.storage.rows import insert_rows
 from service.storage.states import InvoiceStatus
@@ -65,10 +66,10 @@ _CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "c
 
 _content_of = attrgetter(*_CONTENT)
 
-_content_of_known = select(invoices.c.id, *(invoices.c[name] for name in _CONTENT)).where(
-    invoices.c.account_id == bindparam("account_id"),
-    invoices.c.id.in_(bindparam("ids", expanding=True)),
-)
+_asked = Given(account_id=Text(), id=Text())
+_content_of_known = select(
+    invoices.c.account_id, invoices.c.id, invoices.c.key, *(invoices.c[name] for name in _CONTENT)
+).where(invoices.c.account_id == _asked.c.account_id, invoices.c.id == _asked.c.id)
 
 
 def accept(tx: Connection, items: Sequence[Incoming]) -> list[Acceptance]:
@@ -76,22 +77,18 @@ def accept(tx: Connection, items: Sequence[Incoming]) -> list[Acceptance]:
     Store those of *items* whose id their account has not used yet; all of them are due at once.
 
     An id that is known with the same content is `REPLAYED`, with other content `CONFLICT`;
-    neither changes anything. The rule holds within *items* too.
+    neither changes anything. The rule holds within *items* too, and among processes that
+    accept the same id at the same time.
 
     Runs inside *tx* and never commits it.
     """
-    known = _known_content(tx, items)
-    rows, acceptances = [], []
-    for item in items:
-        invoice, content = item.invoice, _content_of(item.invoice)
-        if (earlier := known.setdefault((invoice.account_id, invoice.id), content)) is content:
-            rows.append(_row(invoice, item.leased_until))
-            acceptances.append(Acceptance.STORED)
-        else:
-            same = earlier == content
-            acceptances.append(Acceptance.REPLAYED if same else Acceptance.CONFLICT)
-    insert_rows(tx, invoices, rows)
-    return acceptances
+    # In one order everywhere: two processes that accept the same ids must not wait for each other.
+    ordered = sorted(items, key=_place)
+    rows = [_row(item.invoice, item.leased_until) for item in ordered]
+    if insert_rows(tx, invoices, rows, unless_known=True) == len(rows):
+        return [Acceptance.STORED] * len(items)
+    known = {(row.account_id, row.id): row for row in _known(tx, ordered)}
+    return [_accepted(item.invoice, known[_place(item)]) for item in items]
 
 
 def find_key(tx: Connection, account_id: str, invoice_id: str) -> str | None:
@@ -115,7 +112,7 @@ def find(tx: Connection, account_id: str, invoice_id: str) -> dict[str, Any]:
     ).one_or_none()
     if row is None:
         raise NotFound(f"There is no invoice {invoice_id!r}.")
-    return {**row._mapping, "events": _events_of(tx, [row.key]).get(row.key, [])}
+    return {**row._mapping, "events": _events_of(tx, account_id, [row.key]).get(row.key, [])}
 
 
 def list_invoices(
@@ -138,30 +135,33 @@ def list_invoices(
             raise InvalidInput([Mistake("query", "/after", "There is no page behind this.")])
         query = query.where(invoices.c.key < key)
     rows = tx.execute(query.order_by(invoices.c.key.desc()).limit(limit + 1)).mappings().all()
-    told = _events_of(tx, [row["key"] for row in rows[:limit]])
+    told = _events_of(tx, account_id, [row["key"] for row in rows[:limit]])
     items = [{**row, "events": told.get(row["key"], [])} for row in rows[:limit]]
     return items, items[-1]["id"] if len(rows) > limit else None
 
 
-def _known_content(
-    tx: Connection, items: Sequence[Incoming]
-) -> dict[tuple[str, str], tuple[Any, ...]]:
-    ids: dict[str, set[str]] = {}
-    for item in items:
-        ids.setdefault(item.invoice.account_id, set()).add(item.invoice.id)
-    known = {}
-    for account_id, wanted in ids.items():
-        parameters = {"account_id": account_id, "ids": list(wanted)}
-        for row in tx.execute(_content_of_known, parameters):
-            known[account_id, row[0]] = tuple(row[1:])
-    return known
+def _place(item: Incoming) -> tuple[str, str]:
+    return item.invoice.account_id, item.invoice.id
+
+
+def _known(tx: Connection, items: Sequence[Incoming]) -> Sequence[Row[Any]]:
+    """What is stored under the ids of *items*, their own rows included."""
+    asked = [{"account_id": item.invoice.account_id, "id": item.invoice.id} for item in items]
+    return tx.execute(_content_of_known, given(asked)).all()
+
+
+def _accepted(invoice: NewInvoice, stored: Row[Any]) -> Acceptance:
+    if stored.key == invoice.key:
+        return Acceptance.STORED
+    is_same = _content_of(stored) == _content_of(invoice)
+    return Acceptance.REPLAYED if is_same else Acceptance.CONFLICT
 
 
 def _row(invoice: NewInvoice, leased_until: datetime | None) -> tuple[Any, ...]:
     created_at, call = microseconds(invoice.created_at), invoice.call
     return (
-        invoice.key,
         invoice.account_id,
+        invoice.key,
         invoice.id,
         invoice.title,
         invoice.customer,
@@ -181,9 +181,9 @@ def _row(invoice: NewInvoice, leased_until: datetime | None) -> tuple[Any, ...]:
     )
 
 
-def _events_of(tx: Connection, keys: Sequence[int]) -> dict[int, list[RowMapping]]:
-    told: dict[int, list[RowMapping]] = {}
-    query = select(events).where(events.c.invoice_key.in_(keys))
+def _events_of(tx: Connection, account_id: str, keys: Sequence[str]) -> dict[str, list[RowMapping]]:
+    told: dict[str, list[RowMapping]] = {}
+    query = select(events).where(events.c.account_id == account_id, events.c.invoice_key.in_(keys))
     for row in tx.execute(query.order_by(events.c.invoice_key, events.c.sequence)).mappings():
         told.setdefault(row["invoice_key"], []).append(row)
     return told

@@ -10,18 +10,24 @@ lease finds another number there and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Table,
+    Text,
     Update,
+    and_,
     bindparam,
     or_,
     update,
 )
+from sqlalchemy.types import TypeEngine
+
+from service.storage.given import Given, given
 
 
 class Undecided(Exception):
@@ -37,12 +43,11 @@ def is_free(table: Table) -> ColumnElement[bool]:
     return or_(table.c.leased_until.is_(None), table.c.leased_until <= bindparam("now"))
 
 
-def taking(table: Table) -> Update:
-    """The statement that leases the rows of *table* with `:keys` until `:until`."""
-    (key,) = table.primary_key.columns
+def taking(table: Table, rows: Given) -> Update:
+    """The statement that leases the given rows of *table* until `:until`."""
     return (
         update(table)
-        .where(key.in_(bindparam("keys", expanding=True)))
+        .where(_is_given(table, rows))
         .values(
             leased_until=bindparam("until", type_=table.c.leased_until.type),
             lease_token=table.c.lease_token + 1,
@@ -50,14 +55,18 @@ def taking(table: Table) -> Update:
     )
 
 
-def giving_up(table: Table) -> Update:
+def held(**changes: TypeEngine[Any]) -> Given:
+    """Rows whose leases are to be given up: account, key, the lease's token, and *changes*."""
+    return Given(account_id=Text(), key=Text(), token=BigInteger(), **changes)
+
+
+def giving_up(table: Table, rows: Given) -> Update:
     """A statement that gives up leases on *table*, to be completed with what else it changes."""
-    (key,) = table.primary_key.columns
     return (
         update(table)
         .where(
-            key.in_(bindparam("keys", expanding=True)),
-            table.c.lease_token == bindparam("token"),
+            _is_given(table, rows),
+            table.c.lease_token == rows.c.token,
             # A lease is good for one write: whoever gave it up has it no longer.
             table.c.leased_until.is_not(None),
         )
@@ -65,11 +74,20 @@ def giving_up(table: Table) -> Update:
     )
 
 
-def give_up(
-    tx: Connection, statement: Update, held: Sequence[tuple[Any, int]], values: Mapping[str, Any]
-) -> bool:
+def is_legal(table: Table, rows: Given, moves: Mapping[Any, frozenset[Any]]) -> ColumnElement[bool]:
+    """The condition that *moves* lead from the status of a row to the one it is given."""
+    return or_(
+        *(
+            and_(table.c.status == source.value, rows.c.status.in_(sorted(targets)))
+            for source, targets in moves.items()
+            if targets
+        )
+    )
+
+
+def give_up(tx: Connection, statement: Update, rows: Sequence[Mapping[str, Any]]) -> bool:
     """
-    Run *statement*, made by `giving_up`, for all (key, token) pairs *held*.
+    Run *statement*, made by `giving_up`, for all *rows*.
 
     Returns:
         False if a single lease had passed on: nothing was written for it.
@@ -77,14 +95,18 @@ def give_up(
     Raises:
         Undecided: if some of several leases had passed on.
     """
-    written = 0
-    for token, pairs in groupby(sorted(held, key=_token), key=_token):
-        keys = [key for key, _ in pairs]
-        written += tx.execute(statement, {"keys": keys, "token": token, **values}).rowcount
-    if written not in (0, len(held)) or (written == 0 and len(held) > 1):
+    # In one order everywhere: two processes that write the same rows must not wait for each other.
+    ordered = sorted(rows, key=_place)
+    written = tx.execute(statement, given(ordered)).rowcount
+    if written not in (0, len(rows)) or (written == 0 and len(rows) > 1):
         raise Undecided
-    return written == len(held)
+    return written == len(rows)
 
 
-def _token(pair: tuple[Any, int]) -> int:
-    return pair[1]
+def _is_given(table: Table, rows: Given) -> ColumnElement[bool]:
+    account_id, key = table.primary_key.columns
+    return and_(account_id == rows.c.account_id, key == rows.c.key)
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["account_id"], row["key"]

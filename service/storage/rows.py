@@ -16,19 +16,42 @@ from typing import Any
 from sqlalchemy import Connection, Dialect, Table, bindparam, insert
 
 ROWS_MAX = 64
-"""Rows in one statement: times eighteen columns, far from any database's limit of parameters."""
+"""Rows in one statement of values: times eighteen columns, far from the limit of parameters."""
 
 
-def insert_rows(tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+def insert_rows(
+    tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]], *, unless_known: bool = False
+) -> int:
     """
-    Insert *rows* into *table*.
+    Insert *rows* into *table*; how many were inserted.
 
     Each row has a value for every column, in the table's order and as the database holds it:
-    an instant in `microseconds`.
+    an instant in `microseconds`. With *unless_known*, rows that violate a unique key are left
+    out; otherwise one of them fails all.
     """
+    insert_all = _insert_arrays if tx.dialect.name == "postgresql" else _insert_values
+    return insert_all(tx, table, rows, ON_CONFLICT if unless_known else "") if rows else 0
+
+
+ON_CONFLICT = " ON CONFLICT DO NOTHING"
+
+
+def _insert_arrays(
+    tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]], ending: str
+) -> int:
+    """One array for each column: one statement, prepared once, for any number of rows."""
+    statement = _array_statement(table, tx.dialect) + ending
+    return tx.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True)))).rowcount
+
+
+def _insert_values(
+    tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]], ending: str
+) -> int:
+    inserted = 0
     for chunk in _chunks(rows):
-        statement = _statement(table, tx.dialect, len(chunk))
-        tx.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
+        statement = _value_statement(table, tx.dialect, len(chunk)) + ending
+        inserted += tx.exec_driver_sql(statement, tuple(chain.from_iterable(chunk))).rowcount
+    return inserted
 
 
 def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
@@ -40,8 +63,16 @@ def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...
         start += size
 
 
+@lru_cache(maxsize=16)
+def _array_statement(table: Table, dialect: Dialect) -> str:
+    types = [dialect.type_compiler_instance.process(column.type) for column in table.columns]
+    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, start=1))
+    names = ", ".join(column.name for column in table.columns)
+    return f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays})"
+
+
 @lru_cache(maxsize=64)
-def _statement(table: Table, dialect: Dialect, row_count: int) -> str:
+def _value_statement(table: Table, dialect: Dialect, row_count: int) -> str:
     names = [column.name for column in table.columns]
     values = [
         {name: bindparam(f"{name}_{number}", type_=table.c[name].type) for name in names}

@@ -20,6 +20,8 @@ async def migrate(database: Database) -> tuple[str | None, str | None]:
     """
     Apply what is missing, in one transaction; on the newest schema it changes nothing.
 
+    Processes that do so at the same time wait for each other.
+
     Returns:
         The revision before and the revision now; None stands for an empty database.
 
@@ -38,7 +40,7 @@ async def migrate(database: Database) -> tuple[str | None, str | None]:
             ) from error
         return before, ScriptDirectory.from_config(_config()).get_current_head()
 
-    return await database.write(upgrade)
+    return await database.change_schema(upgrade)
 
 
 def _config(**attributes: object) -> Config:

@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Executable, Integer, Text, func, select, true
+from sqlalchemy.dialects import postgresql, sqlite
 
 from service.storage import leases
+from service.storage.given import Given, given
 from service.storage.rows import insert_rows
-from service.storage.states import DELIVERY_MOVES, DeadReason, DeliveryStatus, sources_of
+from service.storage.states import DELIVERY_MOVES, DeadReason, DeliveryStatus
 from service.storage.tables import attempts, deliveries, microseconds, origins
 
 
@@ -55,6 +59,7 @@ class Settlement:
     holds the whole origin, as it asked for with Retry-After.
     """
 
+    account_id: str
     delivery_id: str
     lease_token: int
     attempt: AttemptRecord
@@ -79,64 +84,53 @@ def settle(tx: Connection, settlements: Sequence[Settlement]) -> list[bool]:
     Raises:
         Undecided: if some of several leases had passed on; see `leases`.
     """
-    delivered = [one for one in settlements if one.status is DeliveryStatus.DELIVERED]
-    failed = [one for one in settlements if one.status is not DeliveryStatus.DELIVERED]
-    is_ours = {_lease_of(one): _settle_failed(tx, one) for one in failed}
-    if delivered:
-        # They are settled by one commit, and so at one instant.
-        at = max(one.at for one in delivered)
-        are_ours = leases.give_up(
-            tx, _delivering, [_lease_of(one) for one in delivered], {"at": at}
-        )
-        is_ours.update((_lease_of(one), are_ours) for one in delivered)
-    valid = [one for one in settlements if is_ours[_lease_of(one)]]
-    insert_attempts(tx, [(one.delivery_id, one.attempt) for one in valid])
-    _hold_origins(tx, [one for one in valid if one.held_until])
-    return [is_ours[_lease_of(one)] for one in settlements]
+    if not leases.give_up(tx, _settling, [_change_of(one) for one in settlements]):
+        return [False]
+    insert_attempts(tx, [(one.account_id, one.delivery_id, one.attempt) for one in settlements])
+    _hold_origins(tx, [one for one in settlements if one.held_until])
+    return [True] * len(settlements)
 
 
-def insert_attempts(tx: Connection, made: Sequence[tuple[str, AttemptRecord]]) -> None:
-    """Keep attempts, each with the id of its delivery."""
-    insert_rows(tx, attempts, [_attempt_row(key, attempt) for key, attempt in made])
+def insert_attempts(tx: Connection, made: Sequence[tuple[str, str, AttemptRecord]]) -> None:
+    """Keep attempts, each with the account and the id of its delivery."""
+    insert_rows(tx, attempts, [_attempt_row(*one) for one in made])
 
 
-def _moving_to(status: DeliveryStatus) -> Update:
-    """The statement that settles deliveries as *status*, from where they may come."""
-    return (
-        leases.giving_up(deliveries)
-        .where(deliveries.c.status.in_(sources_of(status, DELIVERY_MOVES)))
-        .values(
-            status=status.value,
-            settled_at=bindparam("at", type_=deliveries.c.settled_at.type),
-            attempt_count=deliveries.c.attempt_count + 1,
-        )
+_settled = leases.held(
+    status=Text(),
+    reason=Text(),
+    due_at=deliveries.c.due_at.type,
+    settled_at=deliveries.c.settled_at.type,
+    failure_count=Integer(),
+)
+_settling = (
+    leases.giving_up(deliveries, _settled)
+    .where(leases.is_legal(deliveries, _settled, DELIVERY_MOVES))
+    .values(
+        status=_settled.c.status,
+        reason=_settled.c.reason,
+        due_at=func.coalesce(_settled.c.due_at, deliveries.c.due_at),
+        settled_at=_settled.c.settled_at,
+        attempt_count=deliveries.c.attempt_count + 1,
+        failure_count=deliveries.c.failure_count + _settled.c.failure_count,
     )
+)
 
 
-_delivering = _moving_to(DeliveryStatus.DELIVERED)
-_failing = {
-    status: _moving_to(status).values(
-        reason=bindparam("new_reason"),
-        due_at=func.coalesce(
-            bindparam("next_due_at", type_=deliveries.c.due_at.type), deliveries.c.due_at
-        ),
-        failure_count=deliveries.c.failure_count + 1,
-    )
-    for status in (DeliveryStatus.PENDING, DeliveryStatus.DEAD)
-}
-
-
-def _lease_of(settlement: Settlement) -> tuple[str, int]:
-    return settlement.delivery_id, settlement.lease_token
-
-
-def _settle_failed(tx: Connection, one: Settlement) -> bool:
-    changes = {
-        "new_reason": one.reason and one.reason.value,
-        "next_due_at": one.due_at,
-        "at": one.at if one.status is DeliveryStatus.DEAD else None,
+def _change_of(one: Settlement) -> dict[str, Any]:
+    return {
+        "account_id": one.account_id,
+        "key": one.delivery_id,
+        "token": one.lease_token,
+        "status": one.status.value,
+        "reason": one.reason and one.reason.value,
+        "due_at": microseconds(one.due_at),
+        "settled_at": None if one.status is DeliveryStatus.PENDING else microseconds(one.at),
+        "failure_count": 0 if one.status is DeliveryStatus.DELIVERED else 1,
     }
-    return leases.give_up(tx, _failing[one.status], [_lease_of(one)], changes)
+
+
+_held = Given(origin=Text(), held_until=origins.c.held_until.type)
 
 
 def _hold_origins(tx: Connection, settlements: Sequence[Settlement]) -> None:
@@ -144,22 +138,33 @@ def _hold_origins(tx: Connection, settlements: Sequence[Settlement]) -> None:
     if not settlements:
         return
     holds = {one.origin: one.held_until for one in sorted(settlements, key=_held_until)}
-    known = select(origins.c.origin, origins.c.held_until).where(origins.c.origin.in_(list(holds)))
-    earlier = {row.origin: row.held_until for row in tx.execute(known)}
-    for origin, held_until in holds.items():
-        if origin not in earlier:
-            tx.execute(insert(origins), {"origin": origin, "held_until": held_until})
-        elif held_until > earlier[origin]:
-            change = update(origins).where(origins.c.origin == origin)
-            tx.execute(change.values(held_until=held_until))
+    rows = [
+        {"origin": origin, "held_until": microseconds(held_until)}
+        for origin, held_until in sorted(holds.items(), key=itemgetter(0))
+    ]
+    tx.execute(_holding(tx.dialect.name), given(rows))
+
+
+@cache
+def _holding(dialect_name: str) -> Executable:
+    insert = sqlite.insert if dialect_name == "sqlite" else postgresql.insert
+    # SQLite reads the ON of "ON CONFLICT" as a join's, unless a WHERE stands in between.
+    rows = select(_held.c.origin, _held.c.held_until).where(true())
+    statement = insert(origins).from_select(["origin", "held_until"], rows)
+    return statement.on_conflict_do_update(
+        index_elements=[origins.c.origin],
+        set_={"held_until": statement.excluded.held_until},
+        where=origins.c.held_until < statement.excluded.held_until,
+    )
 
 
 def _held_until(settlement: Settlement) -> Any:
     return settlement.held_until
 
 
-def _attempt_row(delivery_id: str, attempt: AttemptRecord) -> tuple[Any, ...]:
+def _attempt_row(account_id: str, delivery_id: str, attempt: AttemptRecord) -> tuple[Any, ...]:
     return (
+        account_id,
         delivery_id,
         attempt.number,
         microseconds(attempt.started_at),

@@ -7,9 +7,7 @@ on the states from which a move may start, so that an illegal one changes no row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import TypeVar
 
 
 class InvoiceStatus(StrEnum):
@@ -63,11 +61,3 @@ DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
     DeliveryStatus.DEAD: frozenset(),
 }
 """From each state, the states that settling an attempt may write; pending again is a retry."""
-
-
-Status = TypeVar("Status", bound=StrEnum)
-
-
-def sources_of(status: Status, moves: Mapping[Status, frozenset[Status]]) -> list[str]:
-    """The states, as they are stored, from which *moves* lead to *status*."""
-    return [source.value for source, targets in moves.items() if status in targets]

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import Connection, Integer, Text, bindparam, func, select
 
 from service.storage import leases
 from service.storage.deliveries import LeasedDelivery, held_origins
+from service.storage.given import Given, given
 from service.storage.invoices import Call, NewInvoice
 from service.storage.rows import insert_rows
-from service.storage.states import INVOICE_MOVES, DeliveryStatus, InvoiceStatus, sources_of
+from service.storage.states import INVOICE_MOVES, DeliveryStatus, InvoiceStatus
 from service.storage.tables import deliveries, events, invoices, microseconds
 
 
@@ -120,7 +121,7 @@ _due = (
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)
 )
-_taking = leases.taking(invoices)
+_taking = leases.taking(invoices, Given(account_id=Text(), key=Text()))
 _next_due = select(func.min(invoices.c.due_at)).where(invoices.c.due_at > bindparam("now"))
 
 
@@ -153,7 +154,8 @@ def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueInvoices]
 def _lease_due(tx: Connection, round_: LeaseRound) -> DueInvoices:
     rows = tx.execute(_due, {"now": round_.now, "limit": round_.limit}).mappings().all()
     if rows:
-        tx.execute(_taking, {"keys": [row["key"] for row in rows], "until": round_.until})
+        leased = [{"account_id": row["account_id"], "key": row["key"]} for row in rows]
+        tx.execute(_taking, {**given(leased), "until": round_.until})
     is_last = len(rows) < round_.limit
     next_due_at = tx.scalar(_next_due, {"now": round_.now}) if is_last else round_.now
     return DueInvoices([_leased(row) for row in rows], next_due_at)
@@ -190,7 +192,7 @@ def _bear_deliveries(tx: Connection, items: Sequence[StepToTake]) -> dict[str, L
     births = list(_births(items))
     if not births:
         return {}
-    held = held_origins(tx, births[0].event.at)
+    held = held_origins(tx, [one.call.origin for one in births], births[0].event.at)
     births = [replace(one, until=None) if one.call.origin in held else one for one in births]
     insert_rows(tx, deliveries, [_delivery_row(one) for one in births])
     return {one.step.invoice.key: _leased_delivery(one, one.until) for one in births if one.until}
@@ -214,44 +216,50 @@ def _births(items: Sequence[StepToTake]) -> Iterator[_Birth]:
             yield _Birth(step, call, event, event.delivery, item.leased_until)
 
 
-_moving = {
-    status: leases.giving_up(invoices)
-    .where(invoices.c.status.in_(sources_of(status, INVOICE_MOVES)))
+_moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, told_count=Integer())
+_moving = (
+    leases.giving_up(invoices, _moved)
+    .where(leases.is_legal(invoices, _moved, INVOICE_MOVES))
     .values(
-        status=status.value,
-        due_at=bindparam("new_due_at", type_=invoices.c.due_at.type),
-        event_count=invoices.c.event_count + bindparam("told_count"),
+        status=_moved.c.status,
+        due_at=_moved.c.due_at,
+        event_count=invoices.c.event_count + _moved.c.told_count,
     )
-    for status in InvoiceStatus
-}
-"""For each state, the statement that moves invoices to it, from where they may come."""
+)
 
 
 def _move(tx: Connection, steps: Sequence[Step]) -> bool:
-    """One statement for all steps that change the same columns to the same values."""
-    alike: dict[tuple[InvoiceStatus, datetime | None, int], list[tuple[str, int]]] = {}
-    for step in steps:
-        change = (step.status, step.due_at, 1 if step.event else 0)
-        alike.setdefault(change, []).append((step.invoice.key, step.invoice.lease_token))
-    are_moved = [
-        leases.give_up(tx, _moving[status], held, {"new_due_at": due_at, "told_count": told_count})
-        for (status, due_at, told_count), held in alike.items()
-    ]
-    if not all(are_moved) and len(steps) > 1:
-        raise leases.Undecided
-    return all(are_moved)
+    return leases.give_up(tx, _moving, [_move_of(step) for step in steps])
+
+
+def _move_of(step: Step) -> dict[str, Any]:
+    return {
+        "account_id": step.invoice.account_id,
+        "key": step.invoice.key,
+        "token": step.invoice.lease_token,
+        "status": step.status.value,
+        "due_at": microseconds(step.due_at),
+        "told_count": 1 if step.event else 0,
+    }
 
 
 def _event_row(step: Step, event: NewEvent) -> tuple[Any, ...]:
-    sequence, at = step.invoice.event_count + 1, microseconds(event.at)
-    return (step.invoice.key, sequence, event.description, event.paid, step.collector, at)
+    return (
+        step.invoice.account_id,
+        step.invoice.key,
+        step.invoice.event_count + 1,
+        event.description,
+        event.paid,
+        step.collector,
+        microseconds(event.at),
+    )
 
 
 def _delivery_row(birth: _Birth) -> tuple[Any, ...]:
     invoice, at = birth.step.invoice, microseconds(birth.event.at)
     return (
-        birth.delivery.id,
         invoice.account_id,
+        birth.delivery.id,
         invoice.key,
         invoice.event_count + 1,
         birth.call.callback,

@@ -8,14 +8,21 @@ steps of an invoice's road there is only the database, a signal, and rows that w
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from service.storage import deliveries, history, invoices, settlements, steps
 from service.storage.commits import GroupCommit
 from service.storage.engine import Database
 from service.storage.handover import Handover
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Page = tuple[list[dict[str, Any]], str | None]
+"""The items of a page, and the cursor of the next one; None on the last."""
 
 
 class Store:
@@ -33,10 +40,20 @@ class Store:
         """Set when an invoice may have become due for collection."""
         self.deliveries_due = asyncio.Event()
         """Set when a delivery may have become due."""
+        self._signals = {"invoices": self.invoices_due, "deliveries": self.deliveries_due}
         # Once an invoice has had a second event, settling one delivery may make another due.
         self._have_followers = False
         self.to_collection: Handover[steps.LeasedInvoice] = Handover()
         self.to_dispatcher: Handover[deliveries.LeasedDelivery] = Handover()
+
+    def listen(self) -> None:
+        """From now on, take part in waking each other with the other processes."""
+        self._database.listen(self._signals)
+
+    def _tell(self, name: str) -> None:
+        """Something may be due that is not in hand here: whoever has room may look."""
+        self._signals[name].set()
+        self._database.announce(name)
 
     async def accept(self, invoice: invoices.NewInvoice) -> invoices.Acceptance:
         """Store *invoice* unless its account has used the id; see `invoices.accept`."""
@@ -48,7 +65,7 @@ class Store:
             if acceptance is invoices.Acceptance.STORED:
                 row = steps.born_leased(invoice) if until else None
                 if row is None:
-                    self.invoices_due.set()
+                    self._tell("invoices")
             return acceptance
         finally:
             self.to_collection.finish(origin, until, row)
@@ -87,7 +104,7 @@ class Store:
     async def release(self, delivery: deliveries.LeasedDelivery) -> bool:
         """Give a lease back unused; False if it had passed on."""
         is_released = await self._commits.run(deliveries.release, delivery)
-        self.deliveries_due.set()
+        self._tell("deliveries")
         return is_released
 
     def _announce(self, step: steps.Step, taken: steps.StepTaken) -> None:
@@ -95,43 +112,45 @@ class Store:
             self.invoices_due.set()
         if step.event and step.event.delivery and not taken.delivery:
             self._have_followers |= bool(step.invoice.event_count)
-            self.deliveries_due.set()
+            self._tell("deliveries")
 
     async def find_invoice(self, account_id: str, invoice_id: str) -> dict[str, Any]:
         """One invoice with its events, or NotFound."""
-        return await self._database.read(lambda tx: invoices.find(tx, account_id, invoice_id))
+        return await self._read(invoices.find, account_id, invoice_id)
 
     async def list_invoices(
         self, account_id: str, *, status: str | None, after: str | None, limit: int
-    ) -> tuple[list[dict[str, Any]], str | None]:
+    ) -> Page:
         """A page of invoices, newest first, and the cursor of the next one."""
-        return await self._database.read(
-            lambda tx: invoices.list_invoices(
-                tx, account_id, status=status, after=after, limit=limit
-            )
+        return await self._read(
+            invoices.list_invoices, account_id, status=status, after=after, limit=limit
         )
 
     async def find_delivery(self, account_id: str, delivery_id: str) -> dict[str, Any]:
         """One delivery with its attempts, or NotFound."""
-        return await self._database.read(lambda tx: history.find(tx, account_id, delivery_id))
+        return await self._read(history.find, account_id, delivery_id)
 
     async def deliveries_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
         """The deliveries of one invoice, newest first, or NotFound."""
-        return await self._database.read(lambda tx: history.of_invoice(tx, account_id, invoice_id))
+        return await self._read(history.of_invoice, account_id, invoice_id)
 
     async def list_deliveries(
-        self,
-        account_id: str,
-        wanted: history.DeliveryFilter,
-        *,
-        after: str | None,
-        limit: int,
-    ) -> tuple[list[dict[str, Any]], str | None]:
+        self, account_id: str, wanted: history.DeliveryFilter, *, after: str | None, limit: int
+    ) -> Page:
         """A page of deliveries, newest first, and the cursor of the next one."""
-        return await self._database.read(
-            lambda tx: history.list_deliveries(tx, account_id, wanted, after=after, limit=limit)
+        return await self._read(
+            history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
 
     async def ping(self) -> None:
         """Return if the database answers; raises StorageUnavailable otherwise."""
-        await self._database.read(lambda tx: tx.execute(text("SELECT 1")).close())
+        await self._read(_answer)
+
+    async def _read(
+        self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        return await self._database.read(lambda tx: query(tx, *args, **options))
+
+
+def _answer(tx: Connection) -> None:
+    tx.execute(text("SELECT 1")).close()

@@ -3,6 +3,9 @@ The tables, as SQLAlchemy Core sees them; `migrations/` makes them and a test co
 
 Instants are whole microseconds since 1970 in UTC and money is whole minor units, so that
 SQLite and PostgreSQL hold, compare and index exactly the same values.
+
+Every key of what belongs to an account begins with it, and so does every statement that reads
+or changes it: an account's rows lie together, and accounts could be spread over databases.
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     Table,
     Text,
     UniqueConstraint,
+    and_,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -54,9 +59,9 @@ metadata = MetaData()
 invoices = Table(
     "invoices",
     metadata,
+    Column("account_id", Text),
     # Ours, and sortable by time: newest first is the order of the key.
-    Column("key", Text, primary_key=True),
-    Column("account_id", Text, nullable=False),
+    Column("key", Text),
     Column("id", Text, nullable=False),
     Column("title", Text),
     Column("customer", Text, nullable=False),
@@ -75,9 +80,9 @@ invoices = Table(
     Column("due_at", Instant),
     Column("leased_until", Instant),
     Column("lease_token", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account_id", "key", name="invoices_primary"),
     UniqueConstraint("account_id", "id", name="invoices_account_id_id"),
 )
-Index("invoices_newest", invoices.c.account_id, invoices.c.key)
 Index(
     "invoices_due",
     invoices.c.due_at,
@@ -88,21 +93,28 @@ Index(
 events = Table(
     "events",
     metadata,
-    Column("invoice_key", Text, ForeignKey("invoices.key"), primary_key=True),
-    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Text),
+    Column("invoice_key", Text),
+    Column("sequence", Integer, autoincrement=False),
     Column("description", Text, nullable=False),
     Column("paid", Boolean, nullable=False),
     Column("collector", Text, nullable=False),
     Column("at", Instant, nullable=False),
+    PrimaryKeyConstraint("account_id", "invoice_key", "sequence", name="events_primary"),
+    ForeignKeyConstraint(
+        ["account_id", "invoice_key"],
+        ["invoices.account_id", "invoices.key"],
+        name="events_invoice",
+    ),
 )
 
 deliveries = Table(
     "deliveries",
     metadata,
+    Column("account_id", Text),
     # Also the webhook-id: sortable by time, so that newest first is the order of the key.
-    Column("id", Text, primary_key=True),
-    Column("account_id", Text, nullable=False),
-    Column("invoice_key", Text, ForeignKey("invoices.key"), nullable=False),
+    Column("id", Text),
+    Column("invoice_key", Text, nullable=False),
     Column("sequence", Integer, nullable=False),
     Column("callback", Text, nullable=False),
     Column("url", Text, nullable=False),
@@ -118,33 +130,71 @@ deliveries = Table(
     Column("settled_at", Instant),
     Column("leased_until", Instant),
     Column("lease_token", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account_id", "id", name="deliveries_primary"),
+    ForeignKeyConstraint(
+        ["account_id", "invoice_key"],
+        ["invoices.account_id", "invoices.key"],
+        name="deliveries_invoice",
+    ),
 )
-Index("deliveries_invoice", deliveries.c.invoice_key, deliveries.c.sequence, unique=True)
+Index(
+    "deliveries_event",
+    deliveries.c.account_id,
+    deliveries.c.invoice_key,
+    deliveries.c.sequence,
+    unique=True,
+)
+# By origin first: however many wait for one receiver, those of the next are one step away.
 Index(
     "deliveries_due",
-    deliveries.c.due_at,
     deliveries.c.origin,
+    deliveries.c.due_at,
     sqlite_where=deliveries.c.status == "pending",
     postgresql_where=deliveries.c.status == "pending",
+)
+Index(
+    "deliveries_dead",
+    deliveries.c.account_id,
+    deliveries.c.id,
+    sqlite_where=deliveries.c.status == "dead",
+    postgresql_where=deliveries.c.status == "dead",
 )
 
 attempts = Table(
     "attempts",
     metadata,
-    Column("delivery_id", Text, ForeignKey("deliveries.id"), primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", Text),
+    Column("delivery_id", Text),
+    Column("number", Integer, autoincrement=False),
     Column("started_at", Instant, nullable=False),
     Column("duration_ms", Integer, nullable=False),
     Column("status_code", Integer),
     Column("outcome", Text, nullable=False),
     Column("detail", Text),
     Column("response_body", Text),
+    PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
+    ForeignKeyConstraint(
+        ["account_id", "delivery_id"],
+        ["deliveries.account_id", "deliveries.id"],
+        name="attempts_delivery",
+    ),
 )
 
+# An origin belongs to no account: whoever is called there, it is one receiver that asks for rest.
 origins = Table(
     "origins",
     metadata,
     Column("origin", Text, primary_key=True),
     # No attempt to this origin before then: it asked for that with Retry-After.
     Column("held_until", Instant, nullable=False),
+)
+
+is_invoice_of_delivery = and_(
+    invoices.c.account_id == deliveries.c.account_id,
+    invoices.c.key == deliveries.c.invoice_key,
+)
+is_event_of_delivery = and_(
+    events.c.account_id == deliveries.c.account_id,
+    events.c.invoice_key == deliveries.c.invoice_key,
+    events.c.sequence == deliveries.c.sequence,
 )

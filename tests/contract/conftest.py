@@ -13,7 +13,7 @@ from service.api.application import Parts, make_application
 from service.api.server import Server
 from service.app import document_of, for_development, judge_of
 from service.settings import Settings
-from service.storage.engine import Database
+from service.storage.sqlite import SqliteDatabase
 from service.storage.schema import migrate
 from service.storage.store import Store
 from tests.clock import START, ManualClock
@@ -28,7 +28,7 @@ def new_database(tmp_path_factory):
     path = tmp_path_factory.mktemp("database") / "new.db"
 
     async def make():
-        database = Database(f"sqlite:///{path}")
+        database = SqliteDatabase(f"sqlite:///{path}")
         await migrate(database)
         await database.close()
 
@@ -40,7 +40,7 @@ def new_database(tmp_path_factory):
 async def store(tmp_path, new_database):
     """The store on a new database."""
     path = shutil.copy(new_database, tmp_path / "invoices.db")
-    database = Database(f"sqlite:///{path}")
+    database = SqliteDatabase(f"sqlite:///{path}")
     yield Store(database)
     await database.close()
 

@@ -16,7 +16,7 @@ from service.api.server import Server
 from service.app import document_of, judge_of
 from service.clock import SystemClock
 from service.settings import Settings
-from service.storage.engine import Database
+from service.storage.sqlite import SqliteDatabase
 from service.storage.schema import migrate
 from service.storage.store import Store
 from tests.rows import add_delivery, add_two_events
@@ -44,7 +44,7 @@ def served(tmp_path_factory):
 
 async def serve(path, started):
     """Serve a new database at *path* until told to stop; tells *started* how."""
-    database, stop = Database(f"sqlite:///{path}"), asyncio.Event()
+    database, stop = SqliteDatabase(f"sqlite:///{path}"), asyncio.Event()
     await migrate(database)
     store = Store(database)
     await add_delivery(store, "2expen51ve")

@@ -6,13 +6,13 @@ from sqlalchemy import func, insert, select
 
 from service.errors import StorageUnavailable
 from service.storage.commits import GroupCommit
-from service.storage.engine import Database
+from service.storage.sqlite import SqliteDatabase
 from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import a_database
 
 
-class CountedDatabase(Database):
+class CountedDatabase(SqliteDatabase):
     """A database that counts its write transactions, and is out of order when told to be."""
 
     transaction_count = 0

@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
@@ -137,12 +138,44 @@ async def test_rounds_of_one_transaction_share_nothing(store):
     assert [["msg_0", "msg_1"], ["msg_2", "msg_3"]] == given
 
 
-async def test_a_round_that_left_some_behind_is_followed_at_once(store):
-    """Where there was no room for all, the next round is due now."""
-    for number in range(2):
-        await add_delivery(store, str(number))
+async def test_a_round_tells_whose_deliveries_it_left_behind(store):
+    """Where there was no room for all, in the round or for the origin, its origin is named."""
+    for origin in (ONE, TWO, THREE):
+        for number in range(2):
+            await add_delivery(store, f"{origin[8:11]}{number}", origin=origin)
 
-    assert START == await next_due_at(store, limit=1)
+    round_ = a_round(limit=4, origin_limit=2, leased_counts={ONE: 1, THREE: 2})
+    due = await store.lease_deliveries(round_)
+
+    assert ["msg_one0", "msg_two0", "msg_two1"] == [one.id for one in due.deliveries]
+    assert {ONE, TWO, THREE} == due.left_origins
+    assert frozenset() == (await store.lease_deliveries(a_round())).left_origins
+
+
+async def test_origins_share_a_round_evenly(store):
+    """A long row for one origin leaves the others their part of the round."""
+    for origin, count in ((ONE, 9), (TWO, 1), (THREE, 9)):
+        for number in range(count):
+            await add_delivery(store, f"{origin[8:11]}{number}", origin=origin)
+
+    found = await lease_deliveries(store, limit=9)
+
+    assert {ONE: 3, TWO: 1, THREE: 3} == Counter(one.origin for one in found)
+
+
+async def test_rounds_go_on_where_the_last_one_ended(store):
+    """A round looks at so many origins and no more; the next ones look at the others."""
+    names = [f"https://{number}.example:443" for number in range(5)]
+    for number, origin in enumerate(names):
+        await add_delivery(store, str(number), origin=origin)
+
+    found, after = [], ""
+    while after is not None:
+        due = await store.lease_deliveries(replace(a_round(), after=after, look=2))
+        found.append([one.origin for one in due.deliveries])
+        after = due.after
+
+    assert [names[:2], names[2:4], names[4:]] == found
 
 
 async def test_the_next_round_is_told(store):
@@ -346,6 +379,7 @@ async def test_a_delivered_one_is_done(store):
     assert (START + SECOND, None) == (told["settled_at"], told["due_at"])
     (attempt,) = told["attempts"]
     assert {
+        "account_id": "dev",
         "delivery_id": "msg_1",
         "number": 1,
         "started_at": START + SECOND,
@@ -409,8 +443,7 @@ async def test_settlements_of_one_transaction_are_written_each_for_itself(store)
     assert [True, True, True, True, False] == settled
     told = [await store.find_delivery("dev", one.id) for one in found]
     assert [
-        # One commit settles both, at one instant.
-        ("delivered", None, 1, START + 2 * SECOND),
+        ("delivered", None, 1, START + SECOND),
         ("delivered", None, 1, START + 2 * SECOND),
         ("pending", None, 1, None),
         ("dead", "gone", 1, START + 3 * SECOND),

@@ -10,7 +10,7 @@ from sqlalchemy import inspect, text
 
 from service.errors import SchemaError
 from service.storage import schema
-from service.storage.engine import Database
+from service.storage.sqlite import SqliteDatabase
 from service.storage.schema import migrate
 from service.storage.tables import invoices, metadata
 from tests.rows import a_database, an_invoice, rows_of
@@ -21,7 +21,7 @@ MIGRATIONS = Path(schema.__file__).parent / "migrations"
 @pytest.fixture
 async def empty(tmp_path):
     """A database without a schema."""
-    database = Database(f"sqlite:///{tmp_path}/empty.db")
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/empty.db")
     yield database
     await database.close()
 

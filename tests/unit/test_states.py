@@ -10,7 +10,6 @@ from service.storage.states import (
     DeadReason,
     DeliveryStatus,
     InvoiceStatus,
-    sources_of,
 )
 
 
@@ -55,36 +54,3 @@ def test_a_delivery_that_is_settled_stays_as_it_is(status):
 def test_a_failed_attempt_leaves_a_delivery_pending():
     """A retry is a move from pending to pending."""
     assert DeliveryStatus.PENDING in DELIVERY_MOVES[DeliveryStatus.PENDING]
-
-
-@pytest.mark.parametrize(
-    ("status", "sources"),
-    [
-        (InvoiceStatus.RECEIVED, []),
-        (InvoiceStatus.PAID, [InvoiceStatus.RECEIVED, InvoiceStatus.SENT]),
-        (InvoiceStatus.PAYMENT_FAILED, [InvoiceStatus.RECEIVED, InvoiceStatus.SENT]),
-    ],
-)
-def test_sources_are_read_from_the_table(status, sources):
-    """From where an invoice may come is the table, read the other way round."""
-    assert sources == sources_of(status, INVOICE_MOVES)
-
-
-@pytest.mark.parametrize("status", DeliveryStatus)
-def test_a_delivery_is_settled_only_while_it_is_pending(status):
-    """Whatever an attempt makes of a delivery, it was pending before."""
-    assert [DeliveryStatus.PENDING] == sources_of(status, DELIVERY_MOVES)
-
-
-@pytest.mark.parametrize(
-    ("stored", "shown"),
-    [
-        (InvoiceStatus, INVOICE_STATUSES),
-        (DeliveryStatus, DELIVERY_STATUSES),
-        (DeadReason, REASONS),
-        (AttemptOutcome, OUTCOMES),
-    ],
-)
-def test_what_is_stored_is_what_is_documented(stored, shown):
-    """The wire knows exactly the states, reasons and outcomes that can be stored."""
-    assert sorted(shown) == sorted(one.value for one in stored)

@@ -7,8 +7,8 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from service.errors import StorageUnavailable
-from service.storage import engine
-from service.storage.engine import Database
+from service.storage import sqlite
+from service.storage.sqlite import SqliteDatabase
 from service.storage.tables import events, origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import a_database
@@ -27,7 +27,7 @@ def names(tx):
 @pytest.fixture
 async def impatient(tmp_path, monkeypatch):
     """A database that waits for others for a moment only."""
-    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
     async with a_database(tmp_path) as database:
         yield database
 
@@ -84,7 +84,7 @@ async def test_what_raises_is_rolled_back(database):
 
 async def test_references_are_kept(database):
     """No event exists without its invoice, even if the code were wrong."""
-    row = {"invoice_key": "1", "sequence": 1, "description": "", "paid": True}
+    row = {"account_id": "dev", "invoice_key": "1", "sequence": 1, "description": "", "paid": True}
 
     with pytest.raises(IntegrityError):
         await database.write(
@@ -155,7 +155,7 @@ async def test_a_locked_database_is_unavailable(impatient, another):
 
 async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path):
     """A folder that is not there is the operator's to make, and said as such."""
-    database = Database(f"sqlite:///{tmp_path}/missing/invoices.db")
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/missing/invoices.db")
     try:
         with pytest.raises(StorageUnavailable, match="unable to open"):
             await database.write(write_name)
@@ -168,7 +168,7 @@ async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path):
 async def test_a_file_that_is_no_database_is_unavailable(tmp_path):
     """A damaged or foreign file is the operator's to look at, and no traceback."""
     (tmp_path / "invoices.db").write_bytes(b"this is no database at all" * 100)
-    database = Database(f"sqlite:///{tmp_path}/invoices.db")
+    database = SqliteDatabase(f"sqlite:///{tmp_path}/invoices.db")
     try:
         with pytest.raises(StorageUnavailable, match="not a database"):
             await database.write(write_name)

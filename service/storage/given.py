@@ -1,0 +1,51 @@
+"""
+Rows that a statement is given: one parameter, so that it is one statement for any number of them.
+
+Databases prepare a statement once and run it ever after. A statement that grows with its rows
+is another one for each number of rows; here all of them travel as one JSON text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Text, bindparam, column
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import TableClause
+from sqlalchemy.types import TypeEngine
+
+
+class Given(TableClause):
+    """A table named `given`, with *columns*, whose rows are the parameter `given`."""
+
+    inherit_cache = True
+
+    def __init__(self, **columns: TypeEngine[Any]) -> None:
+        super().__init__("given", *(column(name, type_) for name, type_ in columns.items()))
+
+
+def given(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The parameter that gives *rows* to a statement; their values as the database holds them."""
+    return {"given": orjson.dumps(rows).decode()}
+
+
+@compiles(Given, "sqlite")
+def _in_sqlite(table: Given, compiler: SQLCompiler, asfrom: bool = False, **options: Any) -> str:
+    values = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in table.c.keys())
+    return f"(SELECT {values} FROM json_each({_parameter(compiler, options)})) AS given"
+
+
+@compiles(Given, "postgresql")
+def _in_postgresql(
+    table: Given, compiler: SQLCompiler, asfrom: bool = False, **options: Any
+) -> str:
+    types = compiler.dialect.type_compiler_instance
+    columns = ", ".join(f"{one.name} {types.process(one.type)}" for one in table.c)
+    return f"json_to_recordset(CAST({_parameter(compiler, options)} AS JSON)) AS given({columns})"
+
+
+def _parameter(compiler: SQLCompiler, options: Mapping[str, Any]) -> str:
+    return compiler.process(bindparam("given", type_=Text()), **options)

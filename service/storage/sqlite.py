@@ -1,0 +1,119 @@
+"""
+SQLite: one file on this machine, written to one transaction at a time and read beside that.
+
+Work on it runs in threads of the database's own, so that neither a statement nor the wait for
+the disk ever holds up the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from service.errors import StorageUnavailable
+
+T = TypeVar("T")
+
+READER_COUNT = 4
+"""Reads at the same time. They are short; more threads would only fight for the interpreter."""
+
+BUSY_SECONDS = 5
+"""How long a statement waits for another process, a command line say, to finish writing."""
+
+
+class SqliteDatabase:
+    """
+    An SQLite file in WAL mode with full synchronisation: a commit that returned is on disk.
+
+    Writes are serialised in one thread over one connection, because SQLite has one writer;
+    reads run beside them on connections of their own and see only what was committed. Other
+    processes that use the file find what is due by looking now and then: it announces nothing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._write_engine = _open(url, begin="BEGIN IMMEDIATE")
+        self._read_engine = _open(url, begin="BEGIN")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
+        self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """
+        Run *work* in a transaction and commit it; whatever it raises rolls all of it back.
+
+        Raises:
+            StorageUnavailable: if the database cannot be written to now.
+        """
+        return await self._run(self._writer, self._write_engine, work)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """
+        Run *work* on one consistent state of what has been committed.
+
+        Raises:
+            StorageUnavailable: if the database cannot be read now.
+        """
+        return await self._run(self._readers, self._read_engine, work)
+
+    async def change_schema(self, work: Callable[[Connection], T]) -> T:
+        """As `write`: there is one writer, and no limit of time."""
+        return await self.write(work)
+
+    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+        """Nobody announces anything here, so none of *signals* is ever set."""
+
+    def announce(self, name: str) -> None:
+        """Nobody listens but this process, which knows."""
+
+    async def close(self) -> None:
+        """Finish what was begun, then close every connection."""
+        for executor in (self._readers, self._writer):
+            await asyncio.to_thread(executor.shutdown)
+        self._read_engine.dispose()
+        self._write_engine.dispose()
+
+    async def _run(
+        self, executor: ThreadPoolExecutor, engine: Engine, work: Callable[[Connection], T]
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(executor, _in_transaction, engine, work)
+        except DatabaseError as error:
+            if not _is_of_the_database(error):
+                raise
+            raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
+
+
+def _is_of_the_database(error: DatabaseError) -> bool:
+    """Whether the database is locked, full, gone or no database, rather than our work wrong."""
+    return isinstance(error, OperationalError) or type(error) is DatabaseError
+
+
+def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        return work(connection)
+
+
+def _open(url: str, *, begin: str) -> Engine:
+    """An engine whose connections are durable and whose transactions start with *begin*."""
+    engine = create_engine(
+        url.replace("sqlite:", "sqlite+pysqlite:", 1),
+        # The driver would otherwise open transactions by rules of its own.
+        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+        pool_size=READER_COUNT,
+    )
+
+    @event.listens_for(engine, "connect")
+    def make_durable(connection: Any, _record: Any) -> None:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
