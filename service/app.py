@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
 from service import __version__
-from service.api.application import Parts, make_application
+from service.api.application import Parts, make_application, make_health_application
 from service.api.openapi import build_document
 from service.api.routes import OPERATIONS
 from service.api.server import Server
@@ -31,10 +32,12 @@ from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import DEV_NETWORKS, EgressPolicy
 from service.delivery.sender import Sender
 from service.delivery.signing import DEV_SECRET, Signer
+from service.errors import StorageUnavailable
+from service.rounds import POLL
 from service.settings import Settings
 from service.storage.engine import open_database
 from service.storage.keys import new_key
-from service.storage.schema import migrate
+from service.storage.schema import migrate, prepare
 from service.storage.steps import NewDelivery
 from service.storage.store import Store
 
@@ -44,6 +47,28 @@ CALLBACKS = {callback.name: callback for callback in (INVOICE_NOTIFICATION,)}
 """Every declared callback by its name."""
 
 DEV_ACCOUNT = "dev"
+
+
+class Role(StrEnum):
+    """What a process does of the road of an invoice."""
+
+    API = "api"
+    """Accepts, and answers questions."""
+    DISPATCHER = "dispatcher"
+    """Collects and delivers."""
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What one process is among those that serve: its role, and whether others share its port."""
+
+    role: Role = Role.ALL
+    is_port_shared: bool = False
+
+
+ALONE = Place()
+"""One process that does everything."""
 
 
 def for_development(settings: Settings) -> Settings:
@@ -73,16 +98,38 @@ async def upgrade(settings: Settings) -> tuple[str | None, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A service that runs; *failed* is done once one of its loops has ended by itself."""
+    """A process that runs; *failed* is done once one of its loops has ended by itself."""
 
     port: int
     failed: asyncio.Future[None]
 
 
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
+async def reach_database(settings: Settings, stop: asyncio.Event) -> bool:
     """
-    A service that accepts, collects and delivers; it is drained at the end of the block.
+    Wait until a database that is a server answers; False if *stop* was set before it did.
+
+    Services are started in any order, and a database takes its time.
+    """
+    if settings.is_embedded:
+        return True
+    database, clock = open_database(settings.database_url), SystemClock()
+    try:
+        while not stop.is_set():
+            try:
+                await Store(database).ping()
+                return True
+            except StorageUnavailable as error:
+                log.warning("storage.awaited", extra={"fields": {"detail": str(error)}})
+            await clock.wait(stop, clock.now() + POLL)
+        return False
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def running(settings: Settings, place: Place = ALONE) -> AsyncIterator[Running]:
+    """
+    A service that does what its *place* says; it is drained at the end of the block.
 
     Raises:
         ConfigurationError: before anything is started.
@@ -91,47 +138,70 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     document = document_of(settings)
     database = open_database(settings.database_url)
     try:
-        await migrate(database)
+        await (migrate if settings.is_embedded else prepare)(database)
+        store = Store(database)
+        store.listen()
         async with (
-            _sender(settings) as sender,
-            _serving(settings, Store(database), sender, document) as service,
+            _loops(settings, place.role, store) as loops,
+            _served(settings, place, store, loops, document) as port,
         ):
-            yield service
+            yield Running(port, loops.failed)
     finally:
         await database.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Loops:
+    """The loops of this process, if it has any; *failed* is done once one ended by itself."""
+
+    tasks: Sequence[asyncio.Task[None]]
+    failed: asyncio.Future[None]
+
+    def are_running(self) -> bool:
+        """Whether what this process is to collect and deliver, it does."""
+        return not self.failed.done()
+
+
 @asynccontextmanager
-async def _serving(
-    settings: Settings, store: Store, sender: Sender, document: dict[str, Any]
-) -> AsyncIterator[Running]:
+async def _loops(settings: Settings, role: Role, store: Store) -> AsyncIterator[Loops]:
+    """Collection and dispatcher, drained at the end of the block; none in an API alone."""
     clock = SystemClock()
-    collection = Collection(store, Sandbox(settings.sandbox_delay), announce, clock)
-    dispatcher = _dispatcher(settings, store, sender, clock)
-    collecting = asyncio.create_task(collection.run())
-    dispatching = asyncio.create_task(dispatcher.run())
-    app = make_application(
-        Parts(
-            store=store,
-            clock=clock,
-            document=document,
-            account_id=DEV_ACCOUNT,
-            currency=settings.currency,
-            judge=judge_of(settings),
-            is_ready=lambda: not (collecting.done() or dispatching.done()),
-        )
+    async with _sender(settings) as sender:
+        collection = Collection(store, Sandbox(settings.sandbox_delay), announce, clock)
+        dispatcher = _dispatcher(settings, store, sender, clock)
+        loops: Sequence[Collection | Dispatcher] = (collection, dispatcher)
+        if role is Role.API:
+            loops = ()
+        tasks = [asyncio.create_task(loop.run()) for loop in loops]
+        try:
+            yield Loops(tasks, _first_to_end(tasks))
+        finally:
+            await _drain(
+                [(loop.drain, task) for loop, task in zip(loops, tasks, strict=True)],
+                timeout_seconds=settings.drain_timeout.total_seconds(),
+            )
+
+
+@asynccontextmanager
+async def _served(
+    settings: Settings, place: Place, store: Store, loops: Loops, document: dict[str, Any]
+) -> AsyncIterator[int]:
+    """The API, or the health of a process without one; the port it listens on."""
+    parts = Parts(
+        store=store,
+        clock=SystemClock(),
+        document=document,
+        account_id=DEV_ACCOUNT,
+        currency=settings.currency,
+        judge=judge_of(settings),
+        is_ready=loops.are_running,
     )
-    server = Server(app)
+    make = make_health_application if place.role is Role.DISPATCHER else make_application
+    server = Server(make(parts))
     try:
-        port = await server.start(settings.host, settings.port)
-        yield Running(port, _first_to_end(collecting, dispatching))
+        yield await server.start(settings.host, settings.port, is_shared=place.is_port_shared)
     finally:
         await server.stop()
-        await _drain(
-            (collection.drain, collecting),
-            (dispatcher.drain, dispatching),
-            timeout_seconds=settings.drain_timeout.total_seconds(),
-        )
 
 
 def announce(name: str, description: str, paid: bool) -> NewDelivery:
@@ -184,7 +254,7 @@ def _dispatcher(settings: Settings, store: Store, sender: Sender, clock: SystemC
     return Dispatcher(store, performer, limits, clock)
 
 
-def _first_to_end(*loops: asyncio.Task[None]) -> asyncio.Future[None]:
+def _first_to_end(loops: Sequence[asyncio.Task[None]]) -> asyncio.Future[None]:
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def tell(_loop: asyncio.Task[None]) -> None:
@@ -197,7 +267,7 @@ def _first_to_end(*loops: asyncio.Task[None]) -> asyncio.Future[None]:
 
 
 async def _drain(
-    *roads: tuple[Callable[[], None], asyncio.Task[None]], timeout_seconds: float
+    roads: Sequence[tuple[Callable[[], None], asyncio.Task[None]]], *, timeout_seconds: float
 ) -> None:
     """
     Drain one loop after the other, so that what the first hands on is still taken.

@@ -12,13 +12,14 @@ import orjson
 
 from service import __version__
 from service.api.docs import as_yaml
-from service.app import document_of, for_development, upgrade
+from service.app import Place, Role, document_of, for_development, upgrade
 from service.delivery.signing import DEV_SECRET, Signer
 from service.demo import demonstrate
 from service.errors import ConfigurationError, InvoicesError
 from service.logs import configure_logs
 from service.roles import receive, run, serve
 from service.settings import Settings, read_settings
+from service.workers import supervise
 
 T = TypeVar("T")
 
@@ -28,6 +29,13 @@ FAILED = 1
 NO_ACCOUNTS = """\
 This version has no accounts yet, and without them anybody could send invoices.
 Start it for development: invoices serve --dev"""
+
+
+ONE_WRITER = """\
+SQLite has one writer, so a second process on the same file would only wait for the first.
+Set INVOICES_DATABASE_URL to a PostgreSQL database to run several: docs/operations.md says how."""
+
+WORKERS_MAX = 64
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,7 +50,22 @@ def main() -> None:
     is_flag=True,
     help="For a laptop: no key is needed, and receivers may be on this machine or network.",
 )
-def serve_command(dev: bool) -> None:
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.ALL.value,
+    show_default=True,
+    help="api accepts invoices, dispatcher collects and delivers them, all does both.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, WORKERS_MAX),
+    default=1,
+    show_default=True,
+    help="How many processes share the port. More than one needs PostgreSQL.",
+)
+@click.option("--as-worker", is_flag=True, hidden=True)
+def serve_command(dev: bool, role: str, workers: int, as_worker: bool) -> None:
     """
     Run the service until SIGTERM or Ctrl-C, then drain it.
 
@@ -51,8 +74,14 @@ def serve_command(dev: bool) -> None:
     if not dev:
         _stop(NO_ACCOUNTS, WRONG_USAGE)
     settings = for_development(_settings())
+    if workers > 1 and settings.is_embedded:
+        _stop(ONE_WRITER, WRONG_USAGE)
     configure_logs(settings.log_format)
-    _run(lambda: serve(settings))
+    if workers > 1:
+        arguments = ["serve", "--dev", "--role", role, "--as-worker"]
+        _run(lambda: supervise(settings, arguments, workers))
+    place = Place(Role(role), is_port_shared=as_worker)
+    _run(lambda: serve(settings, place, has_parent=as_worker))
 
 
 @main.command("spec")
@@ -69,7 +98,7 @@ def spec_command(form: str) -> None:
 @main.command("migrate")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def migrate_command(as_json: bool) -> None:
-    """Bring the database to the newest schema; `serve` does so by itself."""
+    """Bring the database to the newest schema; on SQLite, `serve` does so by itself."""
     settings = _settings()
     before, now = _or_stop(lambda: asyncio.run(upgrade(settings)))
     if as_json:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+import sys
 from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +17,7 @@ import uvloop
 
 from service import __version__
 from service.api.server import Server
-from service.app import DEV_ACCOUNT, running
+from service.app import ALONE, DEV_ACCOUNT, Place, reach_database, running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.receiver.sample import Received, make_receiver
 from service.settings import Settings
@@ -30,18 +31,25 @@ def run(role: Coroutine[Any, Any, int]) -> int:
         return runner.run(role)
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, place: Place = ALONE, *, has_parent: bool = False) -> int:
     """
     The service for the development account, until it is told to stop.
+
+    One that *has_parent* also stops once its standard input ends, as it does with the parent.
 
     Returns:
         1 if one of its loops ended by itself, which the log explains.
     """
     stop = stop_signal()
-    async with running(settings) as service:
+    if has_parent:
+        await _stop_with_parent(stop)
+    if not await reach_database(settings, stop):
+        return 0
+    async with running(settings, place) as service:
         _spare_the_collector()
         address = {"host": settings.host, "port": service.port}
-        log.info("service.started", extra={"fields": {"version": __version__, **address}})
+        fields = {"version": __version__, "role": place.role, **address}
+        log.info("service.started", extra={"fields": fields})
         _warn_of_development()
         service.failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
@@ -76,6 +84,14 @@ def stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, tell)
     return stop
+
+
+async def _stop_with_parent(stop: asyncio.Event) -> None:
+    class Parent(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            stop.set()
+
+    await asyncio.get_running_loop().connect_read_pipe(Parent, sys.stdin)
 
 
 def show_as_text(received: Received) -> None:

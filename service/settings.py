@@ -66,6 +66,11 @@ class Settings:
     drain_timeout: timedelta = timedelta(seconds=20)
     log_format: Literal["json", "text"] = "json"
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the database is a file of this machine, rather than a server."""
+        return self.database_url.startswith("sqlite:")
+
 
 def read_settings() -> Settings:
     """

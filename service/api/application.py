@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from service.api.middlewares import (
     expect,
     problems,
 )
-from service.api.routes import OPERATIONS, add_operation
+from service.api.routes import HEALTH_OPERATIONS, OPERATIONS, Operation, add_operation
 from service.api.validation import RequestParser
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
@@ -42,6 +42,17 @@ class Parts:
 
 def make_application(parts: Parts) -> web.Application:
     """The application, ready to be served."""
+    app = _application(parts, OPERATIONS)
+    add_docs(app, parts.document)
+    return app
+
+
+def make_health_application(parts: Parts) -> web.Application:
+    """What a process serves that takes no invoices: whether it lives, and whether it works."""
+    return _application(parts, HEALTH_OPERATIONS)
+
+
+def _application(parts: Parts, operations: Sequence[Operation]) -> web.Application:
     app = web.Application(
         middlewares=[problems, bounded_bodies, validation_middleware, callbacks],
         client_max_size=BODY_BYTES_MAX,
@@ -58,8 +69,7 @@ def make_application(parts: Parts) -> web.Application:
         warnings.simplefilter("ignore", web.NotAppKeyWarning)
         setup_aiohttp_apispec(app, url=None, in_place=True)
         app["_apispec_parser"] = RequestParser()
-    for operation in OPERATIONS:
+    for operation in operations:
         add_operation(app, operation, expect)
-    add_docs(app, parts.document)
     app.on_response_prepare.append(dress_answer)
     return app

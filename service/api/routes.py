@@ -15,22 +15,27 @@ from service.api import deliveries, health, invoices
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
-OPERATIONS: tuple[tuple[str, str, Handler], ...] = (
+Operation = tuple[str, str, Handler]
+"""Method, path as documented, handler. Every path works with and without the slash."""
+
+HEALTH_OPERATIONS: tuple[Operation, ...] = (
+    (hdrs.METH_GET, "/healthz", health.is_alive),
+    (hdrs.METH_GET, "/readyz", health.is_ready),
+)
+"""What every process serves, whatever its role."""
+
+OPERATIONS: tuple[Operation, ...] = (
     (hdrs.METH_POST, "/invoices/", invoices.create_invoice),
     (hdrs.METH_GET, "/invoices/", invoices.list_invoices),
     (hdrs.METH_GET, "/invoices/{id}", invoices.get_invoice),
     (hdrs.METH_GET, "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
     (hdrs.METH_GET, "/deliveries", deliveries.list_deliveries),
     (hdrs.METH_GET, "/deliveries/{id}", deliveries.get_delivery),
-    (hdrs.METH_GET, "/healthz", health.is_alive),
-    (hdrs.METH_GET, "/readyz", health.is_ready),
+    *HEALTH_OPERATIONS,
 )
-"""Method, path as documented, handler. Every path works with and without the slash."""
 
 
-def add_operation(
-    app: web.Application, operation: tuple[str, str, Handler], expect: Expect
-) -> None:
+def add_operation(app: web.Application, operation: Operation, expect: Expect) -> None:
     """Serve *operation* under both forms of its path; what answers GET answers HEAD too."""
     method, path, handler = operation
     for form in (path, other_form(path)):

@@ -65,9 +65,12 @@ class Server:
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=FINISH_SECONDS)
         self._listening: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, *, is_shared: bool = False) -> int:
         """
         Listen on *host* and *port*; 0 takes any free one.
+
+        A port that *is_shared* may have several processes listening, among which the kernel
+        divides the connections.
 
         Returns:
             The port.
@@ -88,7 +91,9 @@ class Server:
             # Nothing encoded is read, so that nothing small can grow large.
             auto_decompress=False,
         )
-        self._listening = await loop.create_server(connection, host, port, backlog=BACKLOG)
+        self._listening = await loop.create_server(
+            connection, host, port, backlog=BACKLOG, reuse_port=is_shared or None
+        )
         bound_port: int = self._listening.sockets[0].getsockname()[1]
         return bound_port
 

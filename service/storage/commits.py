@@ -30,12 +30,17 @@ _Batch = dict[Work[Any, Any], list[tuple[Any, "asyncio.Future[Any]"]]]
 
 
 class GroupCommit:
-    """Runs the work of many callers in shared transactions, one transaction at a time."""
+    """
+    Runs the work of many callers in shared transactions.
+
+    Where the database has one writer, all work shares one transaction at a time. Where it has
+    many, each kind of work has a transaction of its own beside those of the others: none waits
+    for statements that it has no part in, and no two of ours take the same rows in another order.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: _Batch = {}
-        self._committing: asyncio.Task[None] | None = None
+        self._lanes: dict[object, _Lane] = {}
 
     async def run(self, work: Work[Item, Result], item: Item) -> Result:
         """
@@ -44,6 +49,22 @@ class GroupCommit:
         An item that cannot be written fails alone: its transaction is divided until it is
         found, and all others are committed.
         """
+        key = None if self._database.has_one_writer else work
+        if key not in self._lanes:
+            self._lanes[key] = _Lane(self._database)
+        return await self._lanes[key].run(work, item)
+
+
+class _Lane:
+    """One transaction at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: _Batch = {}
+        self._committing: asyncio.Task[None] | None = None
+
+    async def run(self, work: Work[Item, Result], item: Item) -> Result:
+        """The result of *work* for *item*, once it is committed."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(work, []).append((item, future))
         if self._committing is None:

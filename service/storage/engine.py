@@ -22,6 +22,9 @@ T = TypeVar("T")
 class Database(Protocol):
     """What the service stores in."""
 
+    has_one_writer: bool
+    """Whether transactions that write wait for each other, whatever they write."""
+
     async def write(self, work: Callable[[Connection], T]) -> T:
         """
         Run *work* in a transaction and commit it; whatever it raises rolls all of it back.
@@ -67,11 +70,6 @@ class Database(Protocol):
         ...
 
 
-def is_embedded(url: str) -> bool:
-    """Whether *url* names a file of this machine, rather than a server."""
-    return url.startswith("sqlite:")
-
-
 def open_database(url: str) -> Database:
     """The database of *url*: `sqlite:///file` or `postgresql://…`; nothing is connected yet."""
-    return SqliteDatabase(url) if is_embedded(url) else PostgresDatabase(url)
+    return SqliteDatabase(url) if url.startswith("sqlite:") else PostgresDatabase(url)

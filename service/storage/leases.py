@@ -10,7 +10,6 @@ lease finds another number there and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (

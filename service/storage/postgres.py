@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -27,7 +27,8 @@ log = logging.getLogger("invoices.storage")
 T = TypeVar("T")
 
 READER_COUNT = 4
-"""Connections for reads beside the one that writes and the one that listens."""
+WRITER_COUNT = 6
+"""Connections of one process, beside the one that listens: each kind of work has its own."""
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 5
@@ -60,7 +61,7 @@ SCHEMA_LOCK = 0x696E766F69636573
 """The advisory lock under which a schema is changed: "invoices" in ASCII."""
 
 _CHANNEL = "invoices"
-_ANNOUNCE = f"SELECT pg_notify('{_CHANNEL}', name) FROM unnest($1::text[]) AS name"
+_ANNOUNCE = "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name"
 
 _UNAVAILABLE = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
 """SQLSTATEs, by their beginning, that speak of the server's state and not of our statement."""
@@ -70,14 +71,16 @@ class PostgresDatabase:
     """
     A PostgreSQL server, 15 or newer. A commit that returned is as durable as the server has it.
 
-    One transaction writes at a time and takes all that waits; reads run beside it.
+    Transactions run beside each other, each on a connection of its own.
     """
+
+    has_one_writer = False
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._failure_count = 0
         self._rest_until = 0.0
-        self._writer = self._engine(1)
+        self._writers = self._engine(WRITER_COUNT)
         self._readers = self._engine(
             READER_COUNT, isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
@@ -93,7 +96,7 @@ class PostgresDatabase:
             StorageUnavailable: if the server cannot be written to now. Where the connection
                 was lost during the commit, it may have been written all the same.
         """
-        return await self._run(self._writer, work, TRANSACTION_SECONDS)
+        return await self._run(self._writers, work, TRANSACTION_SECONDS)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """
@@ -109,10 +112,10 @@ class PostgresDatabase:
 
         def work_alone(tx: Connection) -> T:
             tx.execute(text("SET LOCAL statement_timeout = 0"))
-            tx.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})"))
+            tx.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
             return work(tx)
 
-        return await self._run(self._writer, work_alone, None)
+        return await self._run(self._writers, work_alone, None)
 
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
         """Set the signal of a name whenever another process announces that name."""
@@ -129,7 +132,7 @@ class PostgresDatabase:
             self._listening.cancel()
             await asyncio.wait([self._listening])
         await self._readers.dispose()
-        await self._writer.dispose()
+        await self._writers.dispose()
 
     def _engine(self, size: int, **options: Any) -> AsyncEngine:
         return create_async_engine(
@@ -202,7 +205,7 @@ class PostgresDatabase:
             names, self._news = sorted(self._news), set()
             self._has_news.clear()
             # Without any names it only asks whether the server still answers.
-            await connection.execute(_ANNOUNCE, names, timeout=STATEMENT_SECONDS)
+            await connection.execute(_ANNOUNCE, _CHANNEL, names, timeout=STATEMENT_SECONDS)
             await asyncio.sleep(ANNOUNCE_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_SECONDS):

@@ -13,7 +13,8 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table, bindparam, insert
+from sqlalchemy import Connection, Dialect, Table, bindparam, func, insert, select
+from sqlalchemy.dialects import postgresql
 
 ROWS_MAX = 64
 """Rows in one statement of values: times eighteen columns, far from the limit of parameters."""
@@ -65,10 +66,17 @@ def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...
 
 @lru_cache(maxsize=16)
 def _array_statement(table: Table, dialect: Dialect) -> str:
-    types = [dialect.type_compiler_instance.process(column.type) for column in table.columns]
-    arrays = ", ".join(f"${number}::{type_}[]" for number, type_ in enumerate(types, start=1))
-    names = ", ".join(column.name for column in table.columns)
-    return f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({arrays})"
+    names = [column.name for column in table.columns]
+    arrays = [
+        bindparam(f"column_{number}", type_=postgresql.ARRAY(column.type))
+        for number, column in enumerate(table.columns)
+    ]
+    rows = func.unnest(*arrays).table_valued(*names).render_derived("given")
+    compiled = insert(table).from_select(names, select(*rows.c)).compile(dialect=dialect)
+    if compiled.positiontup != [array.key for array in arrays]:
+        # The driver takes values by position; they would end up in wrong columns.
+        raise AssertionError(f"{dialect.name} does not take the columns in their order")
+    return str(compiled)
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy import Connection
 
 from service.errors import SchemaError
 from service.storage.engine import Database
@@ -28,19 +29,50 @@ async def migrate(database: Database) -> tuple[str | None, str | None]:
     Raises:
         SchemaError: if a newer version has made the database.
     """
+    return await database.change_schema(_upgrade)
 
-    def upgrade(tx: object) -> tuple[str | None, str | None]:
-        before = MigrationContext.configure(tx).get_current_revision()  # type: ignore[arg-type]
-        try:
-            command.upgrade(_config(connection=tx), "head")
-        except CommandError as error:
+
+async def prepare(database: Database) -> None:
+    """
+    Give an empty database its schema, and accept no other than the newest.
+
+    Raises:
+        SchemaError: if the database has another one. Of a server that several processes use,
+            somebody decides when it changes.
+    """
+
+    def upgrade_if_empty(tx: Connection) -> None:
+        revision = _revision(tx)
+        if revision is None:
+            _upgrade(tx)
+        elif revision != _head():
             raise SchemaError(
-                f"The database is on schema {before}, which this version does not know. "
-                "A newer version has made it; start that one, or go back to a backup."
-            ) from error
-        return before, ScriptDirectory.from_config(_config()).get_current_head()
+                f"The database is on schema {revision}, and this version needs {_head()}. "
+                "Bring it there with: invoices migrate"
+            )
 
-    return await database.change_schema(upgrade)
+    if await database.read(_revision) != _head():
+        await database.change_schema(upgrade_if_empty)
+
+
+def _upgrade(tx: Connection) -> tuple[str | None, str | None]:
+    before = _revision(tx)
+    try:
+        command.upgrade(_config(connection=tx), "head")
+    except CommandError as error:
+        raise SchemaError(
+            f"The database is on schema {before}, which this version does not know. "
+            "A newer version has made it; start that one, or go back to a backup."
+        ) from error
+    return before, _head()
+
+
+def _revision(tx: Connection) -> str | None:
+    return MigrationContext.configure(tx).get_current_revision()
+
+
+def _head() -> str | None:
+    return ScriptDirectory.from_config(_config()).get_current_head()
 
 
 def _config(**attributes: object) -> Config:

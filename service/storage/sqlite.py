@@ -35,6 +35,8 @@ class SqliteDatabase:
     processes that use the file find what is due by looking now and then: it announces nothing.
     """
 
+    has_one_writer = True
+
     def __init__(self, url: str) -> None:
         self._write_engine = _open(url, begin="BEGIN IMMEDIATE")
         self._read_engine = _open(url, begin="BEGIN")

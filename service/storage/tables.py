@@ -6,6 +6,9 @@ SQLite and PostgreSQL hold, compare and index exactly the same values.
 
 Every key of what belongs to an account begins with it, and so does every statement that reads
 or changes it: an account's rows lie together, and accounts could be spread over databases.
+
+There are no foreign keys. What refers to a row is written by the transaction that writes that
+row or holds its lease; a check of each would cost as much as storing it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -101,11 +103,6 @@ events = Table(
     Column("collector", Text, nullable=False),
     Column("at", Instant, nullable=False),
     PrimaryKeyConstraint("account_id", "invoice_key", "sequence", name="events_primary"),
-    ForeignKeyConstraint(
-        ["account_id", "invoice_key"],
-        ["invoices.account_id", "invoices.key"],
-        name="events_invoice",
-    ),
 )
 
 deliveries = Table(
@@ -131,11 +128,6 @@ deliveries = Table(
     Column("leased_until", Instant),
     Column("lease_token", BigInteger, nullable=False),
     PrimaryKeyConstraint("account_id", "id", name="deliveries_primary"),
-    ForeignKeyConstraint(
-        ["account_id", "invoice_key"],
-        ["invoices.account_id", "invoices.key"],
-        name="deliveries_invoice",
-    ),
 )
 Index(
     "deliveries_event",
@@ -173,11 +165,6 @@ attempts = Table(
     Column("detail", Text),
     Column("response_body", Text),
     PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
-    ForeignKeyConstraint(
-        ["account_id", "delivery_id"],
-        ["deliveries.account_id", "deliveries.id"],
-        name="attempts_delivery",
-    ),
 )
 
 # An origin belongs to no account: whoever is called there, it is one receiver that asks for rest.

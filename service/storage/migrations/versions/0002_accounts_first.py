@@ -1,4 +1,4 @@
-"""Every key begins with its account, and due deliveries are indexed by their origin first."""
+"""Every key begins with its account; no foreign keys; due deliveries are indexed by origin first."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def upgrade() -> None:
         ("attempts", "deliveries", "delivery_id", "id"),
     ):
         op.add_column(child, sa.Column("account_id", sa.Text()))
-        op.execute(
-            f"UPDATE {child} SET account_id = (SELECT parent.account_id FROM {parent} AS parent "
-            f"WHERE parent.{key} = {child}.{reference})"
+        of_child, of_parent = _named(child, reference), _named(parent, key)
+        account_id = sa.select(of_parent.c.account_id).where(
+            of_parent.c[key] == of_child.c[reference]
         )
+        op.execute(sa.update(of_child).values(account_id=account_id.scalar_subquery()))
     for table, columns in (
         ("invoices", ["account_id", "key"]),
         ("deliveries", ["account_id", "id"]),
@@ -44,9 +45,6 @@ def upgrade() -> None:
         ("attempts", ["account_id", "delivery_id", "number"]),
     ):
         _change_key(table, f"{table}_pkey", f"{table}_primary", columns)
-    _refer("events", "events_invoice", ["account_id", "invoice_key"], ["account_id", "key"])
-    _refer("deliveries", "deliveries_invoice", ["account_id", "invoice_key"], ["account_id", "key"])
-    _refer("attempts", "attempts_delivery", ["account_id", "delivery_id"], ["account_id", "id"])
     _create_index("invoices_due", "invoices", ["due_at"], where=_COLLECTED)
     op.create_index(
         "deliveries_event", "deliveries", ["account_id", "invoice_key", "sequence"], unique=True
@@ -58,13 +56,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take it away again; what the accounts own stays as it is."""
     _drop_indexes("invoices_due", "deliveries_event", "deliveries_due", "deliveries_dead")
-    for table, name in (
-        ("events", "events_invoice"),
-        ("deliveries", "deliveries_invoice"),
-        ("attempts", "attempts_delivery"),
-    ):
-        with op.batch_alter_table(table) as batch:
-            batch.drop_constraint(name, type_="foreignkey")
     for table, columns in (
         ("invoices", ["key"]),
         ("deliveries", ["id"]),
@@ -85,6 +76,10 @@ def downgrade() -> None:
 
 
 _PARENTS = {"events": "invoices", "deliveries": "invoices", "attempts": "deliveries"}
+
+
+def _named(table: str, key: str) -> sa.TableClause:
+    return sa.table(table, sa.column("account_id"), sa.column(key))
 
 
 def _drop_indexes(*names: str) -> None:

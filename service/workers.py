@@ -1,0 +1,86 @@
+"""
+Several processes on one port, and one that looks after them.
+
+Each worker is the service as a single process would be; the kernel divides the connections
+among them. A worker that ends by itself is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Sequence
+
+from service.roles import stop_signal
+from service.settings import Settings
+
+log = logging.getLogger("invoices.workers")
+
+RESTART_SECONDS = 1
+"""How long the place of a worker that ended stays empty, so that a bad start is no busy loop."""
+
+WRONG_USAGE = 2
+"""How a worker ends that cannot be started like this; starting it again would change nothing."""
+
+
+async def supervise(settings: Settings, arguments: Sequence[str], count: int) -> int:
+    """
+    Keep *count* processes of `python -m service` with *arguments*, until told to stop.
+
+    Returns:
+        The first exit status that was not 0, of workers that ended because they were told to.
+
+    Raises:
+        OSError: if the address cannot be listened on.
+    """
+    _check_address(settings.host, settings.port)
+    stop = stop_signal()
+    async with asyncio.TaskGroup() as group:
+        workers = [group.create_task(_keep(arguments, stop)) for _ in range(count)]
+    return next((status for worker in workers if (status := worker.result())), 0)
+
+
+async def _keep(arguments: Sequence[str], stop: asyncio.Event) -> int:
+    """One worker, again and again; the status with which the last one ended."""
+    while True:
+        # Its standard input ends with this process, however that ends.
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service", *arguments), stdin=PIPE, stdout=DEVNULL
+        )
+        status = await _ended(worker, stop)
+        if stop.is_set() or status == WRONG_USAGE:
+            stop.set()
+            return status
+        log.error("worker.ended", extra={"fields": {"pid": worker.pid, "status": status}})
+        await _pause(stop)
+
+
+async def _ended(worker: Process, stop: asyncio.Event) -> int:
+    """The exit status of *worker*, which is told to end when we are."""
+    telling = asyncio.create_task(stop.wait())
+    waiting = asyncio.create_task(worker.wait())
+    await asyncio.wait((telling, waiting), return_when=asyncio.FIRST_COMPLETED)
+    telling.cancel()
+    if not waiting.done():
+        worker.send_signal(signal.SIGTERM)
+    return await waiting
+
+
+async def _pause(stop: asyncio.Event) -> None:
+    try:
+        async with asyncio.timeout(RESTART_SECONDS):
+            await stop.wait()
+    except TimeoutError:
+        pass
+
+
+def _check_address(host: str, port: int) -> None:
+    """Workers share their port with whoever asks for it: somebody else's must not be joined."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
