@@ -25,8 +25,11 @@ class Rounds(Protocol):
     """A loop that can be run by `keep_rounds`."""
 
     is_draining: bool
-    held_count: int
-    """Rows that are leased by us, or about to be."""
+
+    @property
+    def held_count(self) -> int:
+        """Rows that are leased by us, or about to be."""
+        ...
 
     async def run_round(self) -> datetime:
         """Start what is due; when the next round is due unless a signal comes first."""

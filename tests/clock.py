@@ -61,3 +61,15 @@ class ManualClock:
             for passed, (signal, until) in self._waits.items()
             if not passed.done() and not signal.is_set()
         ]
+
+
+async def idle() -> None:
+    """
+    Let every task go on that can, until all of them wait for something.
+
+    Where nothing happens outside this loop, whatever is going to happen has happened then.
+    """
+    ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while ready:  # noqa: ASYNC110 -- only the loop knows, and it sets no event
+            await asyncio.sleep(0)

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+pytest_plugins = ["tests.postgres"]
+
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With CI=true a skipped test, or an expected failure without a reason, fails the run."""

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.errors import StorageUnavailable
-from service.storage.store import Store
 from tests.clock import PATIENCE_SECONDS
+from tests.memory import MemoryStore
 
 OK = Answer(200, None, b'{"ok": true}', False)
 
@@ -103,15 +103,15 @@ class FakeReceivers:
         return [request.headers["webhook-id"] for request in self.requests.entries]
 
 
-class WatchedStore(Store):
+class WatchedStore(MemoryStore):
     """
     A store that keeps a journal of what was done to it, and fails when told to.
 
     *failing* holds the names of methods; each fails once and is taken out.
     """
 
-    def __init__(self, database):
-        super().__init__(database)
+    def __init__(self, memory):
+        super().__init__(memory)
         self.failing: list[str] = []
         self.failed = Journal()
         self.leased = Journal()

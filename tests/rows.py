@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from sqlalchemy import select
 
 from service.storage.deliveries import LeaseRound
-from service.storage.sqlite import SqliteDatabase
 from service.storage.invoices import Call, NewInvoice
 from service.storage.schema import migrate
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
+from service.storage.sqlite import SqliteDatabase
 from service.storage.states import DeliveryStatus, InvoiceStatus
 from service.storage.steps import LeaseRound as InvoiceRound
 from service.storage.steps import NewDelivery, NewEvent, Step
-from tests.clock import PATIENCE_SECONDS, START
+from tests.clock import START
+from tests.memory import Tables
 
 ONE, TWO, THREE = (f"https://{name}.example:443" for name in ("one", "two", "three"))
 LEASE = timedelta(seconds=30)
@@ -97,7 +97,8 @@ async def add_two_events(store, id_="1", *, origin=ONE, at=START):
 
 def a_round(*, now=START, until=None, limit=100, origin_limit=100, leased_counts=None):
     """One round of leasing deliveries."""
-    return LeaseRound(now, until or now + LEASE, limit, origin_limit, leased_counts or {})
+    rooms = {name: origin_limit - count for name, count in (leased_counts or {}).items()}
+    return LeaseRound(now, until or now + LEASE, limit, origin_limit, rooms)
 
 
 async def lease_deliveries(store, **changes):
@@ -152,40 +153,13 @@ def failed(delivery, *, status=DeliveryStatus.PENDING, at=START, **changes):
     )
 
 
-class GatedDatabase(SqliteDatabase):
-    """A database in which a test can hold back every write transaction that has not begun."""
-
-    def __init__(self, url):
-        super().__init__(url)
-        self._is_open = asyncio.Event()
-        self._is_open.set()
-        self._is_reached = asyncio.Event()
-
-    async def write(self, work):
-        """As it is, once the gate is open."""
-        self._is_reached.set()
-        await self._is_open.wait()
-        return await super().write(work)
-
-    def shut(self):
-        """From now on, writes wait."""
-        self._is_open.clear()
-        self._is_reached.clear()
-
-    def open(self):
-        """Writes go on."""
-        self._is_open.set()
-
-    async def reached(self):
-        """Wait until a write waits."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await self._is_reached.wait()
-
-
 async def rows_of(database, table):
     """Every row of *table*, as committed, in the order of its key."""
-    return await database.read(
-        lambda tx: [
-            dict(row) for row in tx.execute(select(table).order_by(*table.primary_key)).mappings()
-        ]
-    )
+
+    def read(tx):
+        if isinstance(tx, Tables):
+            return tx.rows_of(table)
+        query = select(table).order_by(*table.primary_key)
+        return [dict(row) for row in tx.execute(query).mappings()]
+
+    return await database.read(read)

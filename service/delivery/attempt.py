@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any, Protocol
 
 from service.callbacks.declaration import Callback
@@ -54,6 +55,18 @@ class Attempt:
     answer: Answer | NoAnswer
     verified: Verified
     outcome: Outcome
+
+    @property
+    def is_answered(self) -> bool:
+        """
+        Whether there is somebody at the other end who can take callbacks, if not this one.
+
+        A receiver that fails (5xx) or has too much to do (429) cannot; one that refuses can.
+        """
+        if isinstance(self.answer, NoAnswer):
+            return self.answer.kind is NoAnswerKind.BLOCKED
+        code = self.answer.status_code
+        return code < HTTPStatus.INTERNAL_SERVER_ERROR and code != HTTPStatus.TOO_MANY_REQUESTS
 
     @property
     def held_until(self) -> datetime | None:

@@ -1,21 +1,21 @@
 """
 The loop that leases due deliveries and keeps a TaskGroup of attempts, until it is drained.
 
-It keeps invariant 7: what a receiver costs is counted by its origin. Deliveries of one origin
-take at most its share of the slots, a few more wait for them leased, and everything else of
-that origin stays in the database, where it is in nobody's way.
+Which of them is attempted when, `origins` decides; here it is done. What cannot be attempted in
+time goes back to the database, where it is in nobody's way.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service.clock import Clock
 from service.delivery.attempt import Attempt, Performer, log_fields, settlement_of
+from service.delivery.origins import Origins, Turn
 from service.errors import StorageUnavailable
 from service.rounds import POLL, keep_rounds
 from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound
@@ -29,9 +29,6 @@ LEASE_MARGIN = timedelta(seconds=10)
 
 SETTLE_MARGIN = timedelta(seconds=5)
 """The part of the margin that is left for settling: an attempt begins no later than that."""
-
-LEASE_AHEAD = 8
-"""Leases held for each slot, so that a slot that falls free never waits for a commit."""
 
 BATCH = 256
 """Deliveries leased in one round; the next one follows at once if there are more."""
@@ -70,30 +67,23 @@ class Sweep:
 class Dispatcher:
     """Attempts every delivery that is due; any number of processes may each run one."""
 
-    def __init__(
-        self,
-        store: Store,
-        performer: Performer,
-        limits: Limits,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, store: Store, performer: Performer, limits: Limits, clock: Clock) -> None:
         self._store = store
         self._performer = performer
         self._limits = limits
         self._clock = clock
-        self._slots = asyncio.Semaphore(limits.concurrency)
-        self._origin_slots: dict[str, asyncio.Semaphore] = {}
-        self._room = limits.concurrency * LEASE_AHEAD
-        self._origin_room = limits.origin_concurrency * LEASE_AHEAD
+        self._origins = Origins(limits.concurrency, limits.origin_concurrency)
         self._attempts: asyncio.TaskGroup
-        self.held_count = 0
-        self._held_counts: Counter[str] = Counter()
-        self._backlogged: set[str] = set()
         self._sweep = Sweep()
-        self._held_until: dict[str, datetime] = {}
+        self._backlogged: set[str] = set()
         self._is_full = False
         self._told_to_drain = asyncio.Event()
         self.is_draining = False
+
+    @property
+    def held_count(self) -> int:
+        """Deliveries that are leased by us, or about to be."""
+        return self._origins.held_count
 
     async def run(self) -> None:
         """Dispatch until `drain` is called, then finish the attempts in flight."""
@@ -106,27 +96,30 @@ class Dispatcher:
         """Lease nothing more, give back what has not begun; `run` returns once all has ended."""
         self.is_draining = True
         self._told_to_drain.set()
+        self._begin_attempts()
         self._store.deliveries_due.set()
 
     def reserve(self, origin: str) -> datetime | None:
         """Room for a delivery that is about to be written, unless older ones wait for it."""
         if self.is_draining:
             return None
-        if origin in self._backlogged or not self._has_room_for(origin):
+        now = self._clock.now()
+        if origin in self._backlogged or not self._has_room_for(origin, now):
             self._backlogged.add(origin)
             self._sweep.left_origins.add(origin)
             return None
-        self._held_counts[origin] += 1
-        self.held_count += 1
-        return self._clock.now() + self._limits.timeout + LEASE_MARGIN
+        self._origins.reserve(origin)
+        return self._leased_until(now)
 
     def cancel(self, origin: str) -> None:
         """Give back the room of a delivery that was not written."""
-        self._give_room(origin)
+        self._origins.give_up(origin)
+        self._tell_of_room(origin)
 
     def start(self, row: LeasedDelivery) -> None:
-        """Attempt a delivery that was written with a lease."""
-        self._attempts.create_task(self._attempt(row))
+        """Attempt a delivery that was written with a lease, as soon as there is a slot."""
+        self._origins.wait(row)
+        self._begin_attempts()
 
     async def run_round(self) -> datetime:
         """
@@ -135,53 +128,111 @@ class Dispatcher:
         Returns:
             When the next round is due unless a signal comes first.
         """
-        now, room = self._clock.now(), self._room - self.held_count
-        self._is_full = room <= 0
+        now = self._clock.now()
+        self._is_full = self._origins.room <= 0
         if self._is_full:
             return now + POLL
-        round_ = self._lease_round(now, room)
-        due = await self._store.lease_deliveries(round_)
+        due = await self._store.lease_deliveries(self._lease_round(now))
         for delivery in due.deliveries:
-            self._held_counts[delivery.origin] += 1
-            self.held_count += 1
-            self.start(delivery)
+            self._origins.reserve(delivery.origin)
+            self._origins.wait(delivery)
+        self._begin_attempts()
         self._sweep.add(due)
-        return now if due.after is not None else self._end_sweep(round_)
+        return now if due.after is not None else self._end_sweep(now)
 
-    def _end_sweep(self, round_: LeaseRound) -> datetime:
-        """All origins were looked at: remember whose deliveries wait in the database."""
-        sweep, self._sweep = self._sweep, Sweep()
-        self._backlogged = sweep.left_origins
-        if any(self._has_room_for(origin) for origin in self._backlogged - round_.held_origins):
-            return round_.now
-        return min(sweep.next_due_at or round_.now + POLL, round_.now + POLL)
-
-    def _lease_round(self, now: datetime, room: int) -> LeaseRound:
+    def _lease_round(self, now: datetime) -> LeaseRound:
         return LeaseRound(
             now=now,
-            until=now + self._limits.timeout + LEASE_MARGIN,
-            limit=min(room, BATCH),
-            origin_limit=self._origin_room,
-            leased_counts=dict(self._held_counts),
-            held_origins=frozenset(
-                origin for origin, until in self._held_until.items() if until > now
-            ),
+            until=self._leased_until(now),
+            limit=min(self._origins.room, BATCH),
+            origin_room=self._origins.room_of_new,
+            rooms=self._origins.rooms(),
+            held_origins=frozenset(self._origins.resting(now)),
             after=self._sweep.after,
         )
 
-    def _has_room_for(self, origin: str) -> bool:
-        return self.held_count < self._room and self._held_counts[origin] < self._origin_room
+    def _end_sweep(self, now: datetime) -> datetime:
+        """All origins were looked at: remember whose deliveries wait in the database."""
+        sweep, self._sweep = self._sweep, Sweep()
+        resting = self._origins.resting(now)
+        self._backlogged = sweep.left_origins
+        if any(self._origins.wants_more(origin) for origin in self._backlogged - resting.keys()):
+            return now
+        chances = (sweep.next_due_at, *resting.values())
+        return min([now + POLL, *(at for at in chances if at)])
 
-    async def _attempt(self, delivery: LeasedDelivery) -> None:
-        """One delivery's attempt; whatever goes wrong with it, its lease brings it back."""
+    def _leased_until(self, now: datetime) -> datetime:
+        return now + self._limits.timeout + LEASE_MARGIN
+
+    def _has_room_for(self, origin: str, now: datetime) -> bool:
+        return self._origins.room_of(origin) > 0 and not self._origins.is_resting(origin, now)
+
+    def _tell_of_room(self, origin: str) -> None:
+        """Wake the loop, if it has something to do about it."""
+        is_awaited = origin in self._backlogged and self._origins.wants_more(origin)
+        if is_awaited or self._is_full or self.is_draining:
+            self._store.deliveries_due.set()
+
+    def _begin_attempts(self) -> None:
+        """Begin what there are slots for, and give back what has waited too long for one."""
+        if self.is_draining:
+            self._give_back(self._origins.take_back_all())
+            return
+        latest = self._clock.now() + self._limits.timeout + SETTLE_MARGIN
+        for turn in self._origins.begin():
+            # It could not end before its lease does.
+            if turn.delivery.leased_until <= latest:
+                self._origins.skip(turn)
+                self._give_back([turn.delivery])
+            else:
+                self._attempts.create_task(self._attempt(turn))
+
+    def _end(self, turn: Turn, attempt: Attempt | None) -> None:
+        """Give back the slot; an attempt that was not made, for a reason of ours, is None."""
+        now, origin = self._clock.now(), turn.delivery.origin
+        if attempt and attempt.held_until:
+            self._origins.rest(origin, attempt.held_until)
+        self._origins.end(turn, now, is_answering=attempt is None or attempt.is_answered)
+        if self._origins.is_resting(origin, now):
+            self._give_back(self._origins.take_back(origin))
+        self._tell_of_room(origin)
+        self._begin_attempts()
+
+    def _give_back(self, deliveries: Iterable[LeasedDelivery]) -> None:
+        for delivery in deliveries:
+            self._attempts.create_task(self._release(delivery))
+
+    async def _release(self, delivery: LeasedDelivery) -> None:
+        """Give back a lease without an attempt; if that fails, it runs out."""
         try:
-            settlement = await self._attempted(delivery)
-            if settlement:
-                is_settled = await self._settle(delivery, settlement)
-                name = "attempt.settled" if is_settled else "attempt.outlived_lease"
-                log.info(name, extra={"fields": log_fields(delivery, settlement)})
+            await self._store.release(delivery)
         except StorageUnavailable as error:
             log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        finally:
+            self.cancel(delivery.origin)
+
+    async def _attempt(self, turn: Turn) -> None:
+        """One delivery's attempt; whatever goes wrong with it, its lease brings it back."""
+        delivery, settlement = turn.delivery, await self._performed(turn)
+        try:
+            is_settled = await self._settle(delivery, settlement)
+        except StorageUnavailable as error:
+            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        else:
+            name = "attempt.settled" if is_settled else "attempt.outlived_lease"
+            log.info(name, extra={"fields": log_fields(delivery, settlement)})
+
+    async def _performed(self, turn: Turn) -> Settlement:
+        """Make the attempt that it is the turn of, then pass the slot on."""
+        attempt = None
+        try:
+            attempt = await self._performer.perform(turn.delivery)
+            return settlement_of(attempt)
+        except Exception:  # one bad attempt must not stop the group
+            log.exception("attempt.failed", extra={"fields": {"delivery_id": turn.delivery.id}})
+            return self._performer.failed(turn.delivery)
+        finally:
+            self._end(turn, attempt)
 
     async def _settle(self, delivery: LeasedDelivery, settlement: Settlement) -> bool:
         """Settle, again and again while the database is away: an answer is not made twice."""
@@ -193,57 +244,3 @@ class Dispatcher:
                 if self.is_draining or again_at >= delivery.leased_until:
                     raise
                 await self._clock.wait(self._told_to_drain, again_at)
-
-    async def _attempted(self, delivery: LeasedDelivery) -> Settlement | None:
-        """What an attempt came to; None if it was too late to begin it."""
-        try:
-            attempt = await self._in_slot(delivery)
-            return settlement_of(attempt) if attempt else None
-        except StorageUnavailable:
-            raise
-        except Exception:  # one bad attempt must not stop the group
-            log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
-            return self._performer.failed(delivery)
-
-    async def _in_slot(self, delivery: LeasedDelivery) -> Attempt | None:
-        """Wait for a slot of the origin and one of all, then perform; None if it is too late."""
-        origin = delivery.origin
-        slots = self._origin_slots.setdefault(
-            origin, asyncio.Semaphore(self._limits.origin_concurrency)
-        )
-        try:
-            async with slots, self._slots:
-                if self._may_begin(delivery):
-                    attempt = await self._performer.perform(delivery)
-                    self._remember_hold(attempt)
-                    return attempt
-            await self._store.release(delivery)
-            return None
-        finally:
-            self._give_room(origin)
-
-    def _may_begin(self, delivery: LeasedDelivery) -> bool:
-        """Whether an attempt would end before its lease does, at an origin that may be called."""
-        now = self._clock.now()
-        has_time = now + self._limits.timeout + SETTLE_MARGIN < delivery.leased_until
-        return has_time and not self._is_held(delivery.origin, now) and not self.is_draining
-
-    def _is_held(self, origin: str, now: datetime) -> bool:
-        held_until = self._held_until.get(origin)
-        return held_until is not None and held_until > now
-
-    def _remember_hold(self, attempt: Attempt) -> None:
-        if attempt.held_until:
-            now, origin = self._clock.now(), attempt.delivery.origin
-            held = {**self._held_until, origin: attempt.held_until}
-            held[origin] = max(attempt.held_until, self._held_until.get(origin, now))
-            self._held_until = {name: until for name, until in held.items() if until > now}
-
-    def _give_room(self, origin: str) -> None:
-        self.held_count -= 1
-        self._held_counts[origin] -= 1
-        if not self._held_counts[origin]:
-            del self._held_counts[origin]
-            self._origin_slots.pop(origin, None)
-        if self._backlogged or self._is_full or self.is_draining:
-            self._store.deliveries_due.set()

@@ -11,7 +11,7 @@ However many wait for one receiver, finding those of the next costs the same.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -74,15 +74,15 @@ class LeaseRound:
     Lease up to *limit* deliveries that are due at *now*, until *until*.
 
     Origins are looked at in the order of the database, beginning behind *after*, and share the
-    limit evenly. None gets more than *origin_limit*, what we have leased of it already
-    included; *leased_counts* says how much that is. The *held_origins* get nothing.
+    limit evenly. None gets more than there is room for: *rooms* says how much that is for some,
+    *origin_room* for all others. The *held_origins* get nothing, and are not waited for.
     """
 
     now: datetime
     until: datetime
     limit: int
-    origin_limit: int
-    leased_counts: Mapping[str, int]
+    origin_room: int
+    rooms: Mapping[str, int] = field(default_factory=dict)
     held_origins: frozenset[str] = frozenset()
     after: str = ""
     look: int = LOOK
@@ -260,7 +260,7 @@ def _find(
     found, left = list[RowMapping](), list[str]()
     for number, origin in enumerate(due):
         share = -(-(round_.limit - len(found)) // (len(due) - number))
-        room = round_.origin_limit - round_.leased_counts.get(origin, 0)
+        room = round_.rooms.get(origin, round_.origin_room)
         limit = max(0, min(share, room))
         rows = _find_due(tx, origin, round_.now, limit) if limit else []
         found += rows

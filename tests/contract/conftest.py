@@ -13,8 +13,8 @@ from service.api.application import Parts, make_application
 from service.api.server import Server
 from service.app import document_of, for_development, judge_of
 from service.settings import Settings
-from service.storage.sqlite import SqliteDatabase
 from service.storage.schema import migrate
+from service.storage.sqlite import SqliteDatabase
 from service.storage.store import Store
 from tests.clock import START, ManualClock
 

@@ -1,18 +1,41 @@
-"""A database of its own for every test, and the store on it."""
+"""A database of its own for every test, of each kind, and the store on it."""
 
 from __future__ import annotations
 
 import pytest
 
+from service.storage.engine import open_database
+from service.storage.schema import migrate
 from service.storage.store import Store
-from tests.rows import a_database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def kind(request):
+    """Which database is asked."""
+    return request.param
 
 
 @pytest.fixture
-async def database(tmp_path):
+def url(kind, request, tmp_path):
+    """Where a database without a schema is."""
+    if kind == "postgresql":
+        return request.getfixturevalue("empty_postgres_url")
+    return f"sqlite:///{tmp_path}/invoices.db"
+
+
+@pytest.fixture
+async def empty(url):
+    """A database without a schema."""
+    database = open_database(url)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def database(empty):
     """A database on the newest schema."""
-    async with a_database(tmp_path) as database:
-        yield database
+    await migrate(empty)
+    return empty
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -6,24 +7,57 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import MetaData, Table, insert, inspect, select, text
 
 from service.errors import SchemaError
 from service.storage import schema
-from service.storage.sqlite import SqliteDatabase
-from service.storage.schema import migrate
+from service.storage.engine import open_database
+from service.storage.schema import migrate, prepare
 from service.storage.tables import invoices, metadata
-from tests.rows import a_database, an_invoice, rows_of
+from tests.rows import add_delivery, add_two_events, an_invoice, failed, lease_delivery, rows_of
 
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
-
-
-@pytest.fixture
-async def empty(tmp_path):
-    """A database without a schema."""
-    database = SqliteDatabase(f"sqlite:///{tmp_path}/empty.db")
-    yield database
-    await database.close()
+ROWS = {
+    "invoices": [
+        {
+            **{"key": "k1", "account_id": "dev", "id": "1", "title": None, "customer": "Ms. A"},
+            **{"customer_email": None, "total_minor": 2**53 + 1, "currency": "USD"},
+            **{"status": "paid", "created_at": 1, "callback_url": "https://a", "callback": "told"},
+            **{"url": "https://a/1", "origin": "https://a:443", "event_count": 2, "due_at": None},
+            **{"leased_until": None, "lease_token": 3},
+        },
+        {
+            **{"key": "k2", "account_id": "other", "id": "1", "title": "très", "customer": "B"},
+            **{"customer_email": "b@example.com", "total_minor": 1, "currency": "EUR"},
+            **{"status": "received", "created_at": 2, "callback_url": None, "callback": None},
+            **{"url": None, "origin": None, "event_count": 1, "due_at": 2},
+            **{"leased_until": 3, "lease_token": 1},
+        },
+    ],
+    "events": [
+        {"invoice_key": key, "sequence": number, "description": "d", "paid": number == 2}
+        | {"collector": "sandbox", "at": number}
+        for key, number in (("k1", 1), ("k1", 2), ("k2", 1))
+    ],
+    "deliveries": [
+        {"id": id_, "account_id": account_id, "invoice_key": key, "sequence": number}
+        | {"callback": "told", "url": "https://a/1", "origin": "https://a:443", "body": b"\x00{}"}
+        | {"status": status, "reason": None, "attempt_count": 2, "failure_count": 1}
+        | {"created_at": 1, "due_at": 9, "settled_at": None, "leased_until": 8, "lease_token": 2}
+        for id_, account_id, key, number, status in (
+            ("m1", "dev", "k1", 1, "dead"),
+            ("m2", "dev", "k1", 2, "pending"),
+            ("m3", "other", "k2", 1, "pending"),
+        )
+    ],
+    "attempts": [
+        {"delivery_id": id_, "number": number, "started_at": 1, "duration_ms": 12}
+        | {"status_code": None, "outcome": "lost", "detail": "d", "response_body": None}
+        for id_, number in (("m1", 1), ("m1", 2), ("m3", 10))
+    ],
+    "origins": [{"origin": "https://a:443", "held_until": 7}],
+}
+"""What is stored on the first schema; two accounts use the same id."""
 
 
 def config(tx=None):
@@ -34,15 +68,69 @@ def config(tx=None):
     return made
 
 
-def tables(tx):
-    """How every table and index is declared in the database."""
-    declared = text("SELECT name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")
-    return {name: sql for name, sql in tx.execute(declared) if sql}
+async def up(database, revision):
+    """Make the changes that lead to *revision*."""
+    await database.change_schema(lambda tx: command.upgrade(config(tx), revision))
+
+
+async def down(database, revision):
+    """Undo the changes behind *revision*."""
+    await database.change_schema(lambda tx: command.downgrade(config(tx), revision))
 
 
 def head():
     """The newest revision there is."""
     return ScriptDirectory.from_config(config()).get_current_head()
+
+
+def described(tx):
+    """Everything about the tables that the database knows, but the order of their columns."""
+    inspector = inspect(tx)
+    return {
+        name: {
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(name)
+            },
+            "primary key": inspector.get_pk_constraint(name),
+            "unique": inspector.get_unique_constraints(name),
+            "references": inspector.get_foreign_keys(name),
+            "indexes": {
+                index["name"]: (index["column_names"], index["unique"], condition(index))
+                for index in inspector.get_indexes(name)
+            },
+        }
+        for name in inspector.get_table_names()
+        if name != "alembic_version"
+    }
+
+
+def condition(index):
+    """What rows an index is of."""
+    options = index.get("dialect_options", {})
+    return [str(value) for name, value in options.items() if name.endswith("_where")]
+
+
+def reflected(tx):
+    """The tables as the database has them at the moment."""
+    return [Table(name, MetaData(), autoload_with=tx) for name in metadata.tables]
+
+
+def insert_rows(tx):
+    """Fill the first schema."""
+    tables = {table.name: table for table in reflected(tx)}
+    for name, rows in ROWS.items():
+        tx.execute(insert(tables[name]), rows)
+
+
+def stored(tx):
+    """All rows by their table, whatever its schema."""
+    return {
+        table.name: sorted(
+            (dict(row) for row in tx.execute(select(table)).mappings()), key=lambda row: repr(row)
+        )
+        for table in reflected(tx)
+    }
 
 
 async def test_an_empty_database_is_brought_to_the_newest_schema(empty):
@@ -54,14 +142,13 @@ async def test_an_empty_database_is_brought_to_the_newest_schema(empty):
     )
 
 
-async def test_migrating_again_changes_nothing(empty):
+async def test_migrating_again_changes_nothing(database):
     """Every start may migrate: on the newest schema that does nothing."""
-    await migrate(empty)
-    before = await empty.read(tables)
+    before = await database.read(described)
 
-    assert (head(), head()) == await migrate(empty)
+    assert (head(), head()) == await migrate(database)
 
-    assert before == await empty.read(tables)
+    assert before == await database.read(described)
 
 
 async def test_migrating_again_keeps_what_is_stored(store, database):
@@ -74,6 +161,20 @@ async def test_migrating_again_keeps_what_is_stored(store, database):
     assert before == await rows_of(database, invoices)
 
 
+async def test_processes_that_migrate_together_all_succeed(url):
+    """Of several that start on an empty database, one makes the schema and the others wait."""
+    databases = [open_database(url) for _ in range(3)]
+    try:
+        given = await asyncio.gather(*map(migrate, databases))
+    finally:
+        for database in databases:
+            await database.close()
+
+    assert [(None, head()), (head(), head()), (head(), head())] == sorted(
+        given, key=lambda revisions: revisions[0] or ""
+    )
+
+
 async def test_tables_are_what_the_migrations_make(database):
     """The tables in the code and those in the database are the same, index by index."""
 
@@ -83,31 +184,64 @@ async def test_tables_are_what_the_migrations_make(database):
     assert [] == await database.read(differences)
 
 
-async def test_partial_indexes_are_what_the_migrations_make(database, empty):
-    """The conditions of indexes, which the comparison cannot see, are the same too."""
+async def test_every_detail_is_what_the_migrations_make(empty):
+    """Keys, the order in an index and its condition, which that does not compare, are too."""
+    await empty.change_schema(metadata.create_all)
+    declared = await empty.read(described)
+    await empty.change_schema(metadata.drop_all)
 
-    def indexes(tx):
-        return {
-            name: " ".join(sql.split())
-            for name, sql in tables(tx).items()
-            if sql.startswith("CREATE") and "INDEX" in sql.split("(")[0]
-        }
+    await migrate(empty)
 
-    await empty.write(metadata.create_all)
-
-    assert await empty.read(indexes) == await database.read(indexes)
+    assert declared == await empty.read(described)
+    conditions = [condition for _, _, condition in declared["deliveries"]["indexes"].values()]
+    assert [False, True, True] == sorted(map(bool, conditions))
 
 
-async def test_migrations_lead_down_and_up_again(empty):
+async def test_migrations_lead_down_and_up_again(database):
     """Each revision can be undone and made again, to the same schema."""
-    await migrate(empty)
-    before = await empty.read(tables)
+    before = await database.read(described)
 
-    await empty.write(lambda tx: command.downgrade(config(tx), "base"))
-    assert {"alembic_version"} == set(await empty.read(tables))
+    await down(database, "base")
+    assert {} == await database.read(described)
+
+    await migrate(database)
+    assert before == await database.read(described)
+
+
+async def test_rows_of_the_first_schema_survive_the_way_up_and_down(empty):
+    """Nothing that was stored is lost or changed by a migration, in either direction."""
+    await up(empty, "0001")
+    await empty.write(insert_rows)
+    before, first = await empty.read(stored), await empty.read(described)
 
     await migrate(empty)
-    assert before == await empty.read(tables)
+    after = await empty.read(stored)
+    await down(empty, "0001")
+
+    assert first == await empty.read(described)
+    assert before == await empty.read(stored)
+    accounts = {"k1": "dev", "k2": "other", "m1": "dev", "m3": "other"}
+    for name, reference in (("events", "invoice_key"), ("attempts", "delivery_id")):
+        for row in before[name]:
+            assert {**row, "account_id": accounts[row[reference]]} in after[name]
+    assert [len(rows) for rows in before.values()] == [len(rows) for rows in after.values()]
+    for name in ("invoices", "deliveries", "origins"):
+        assert before[name] == after[name]
+
+
+async def test_rows_of_the_newest_schema_survive_the_way_down_and_up(store, database):
+    """A step back to the version before keeps what this one has stored."""
+    await add_two_events(store)
+    await add_delivery(store, "2", account_id="other")
+    delivery = await lease_delivery(store, limit=1)
+    await store.settle(failed(delivery, due_at=delivery.created_at))
+    before = await database.read(stored)
+
+    await down(database, "0001")
+    await migrate(database)
+
+    assert before == await database.read(stored)
+    assert delivery.id == (await lease_delivery(store, limit=1)).id
 
 
 async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty):
@@ -117,12 +251,12 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty):
         tx.exec_driver_sql("CREATE TABLE attempts (other TEXT)")
 
     await empty.write(make_in_the_way)
-    before = await empty.read(tables)
+    before = await empty.read(described)
 
     with pytest.raises(Exception, match="attempts"):
         await migrate(empty)
 
-    assert before == await empty.read(tables)
+    assert before == await empty.read(described)
 
 
 def test_there_is_one_newest_revision():
@@ -130,11 +264,35 @@ def test_there_is_one_newest_revision():
     assert 1 == len(ScriptDirectory.from_config(config()).get_heads())
 
 
-async def test_a_database_of_a_newer_version_is_told(tmp_path):
+async def test_a_database_of_a_newer_version_is_told(database):
     """A schema that this version does not know stops the start with words, and changes nothing."""
-    async with a_database(tmp_path) as database:
-        newer = text("UPDATE alembic_version SET version_num = '9999'")
-        await database.write(lambda tx: tx.execute(newer).close())
+    newer = text("UPDATE alembic_version SET version_num = '9999'")
+    await database.write(lambda tx: tx.execute(newer).close())
 
-        with pytest.raises(SchemaError, match=r"9999.*newer version"):
-            await migrate(database)
+    with pytest.raises(SchemaError, match=r"9999.*newer version"):
+        await migrate(database)
+
+
+# Preparing
+
+
+async def test_processes_that_prepare_together_find_the_newest_schema(url):
+    """An empty database is given its schema by whoever comes first, and the others find it."""
+    databases = [open_database(url) for _ in range(3)]
+    try:
+        await asyncio.gather(*map(prepare, databases))
+
+        assert {*metadata.tables} == set(await databases[0].read(described))
+    finally:
+        for database in databases:
+            await database.close()
+
+
+@pytest.mark.parametrize("revision", ["0001", "9999"])
+async def test_no_other_schema_is_prepared(database, revision):
+    """On an older or a newer schema nothing is changed, and the way is told."""
+    other = text(f"UPDATE alembic_version SET version_num = '{revision}'")
+    await database.write(lambda tx: tx.execute(other).close())
+
+    with pytest.raises(SchemaError, match=rf"{revision}.*{head()}.*invoices migrate"):
+        await prepare(database)

@@ -4,12 +4,11 @@ import threading
 
 import pytest
 from sqlalchemy import insert, select, text
-from sqlalchemy.exc import IntegrityError
 
 from service.errors import StorageUnavailable
 from service.storage import sqlite
 from service.storage.sqlite import SqliteDatabase
-from service.storage.tables import events, origins
+from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import a_database
 
@@ -22,6 +21,13 @@ def write_name(tx, name="a"):
 def names(tx):
     """The rows that are there."""
     return list(tx.scalars(select(origins.c.origin)))
+
+
+@pytest.fixture
+async def database(tmp_path):
+    """A database on the newest schema."""
+    async with a_database(tmp_path) as database:
+        yield database
 
 
 @pytest.fixture
@@ -53,22 +59,6 @@ async def test_connections_are_durable(database, expected, pragma):
     assert [expected] * 8 == await asyncio.gather(*(database.read(setting) for _ in range(8)))
 
 
-async def test_what_was_committed_is_there_for_everybody(database, another):
-    """Another program sees a write as soon as it has returned."""
-    await database.write(write_name)
-
-    assert [("a",)] == another.execute("SELECT origin FROM origins").fetchall()
-
-
-async def test_what_was_committed_survives_a_new_start(tmp_path):
-    """A database that is closed and opened again holds what was written."""
-    async with a_database(tmp_path) as database:
-        await database.write(write_name)
-
-    async with a_database(tmp_path) as database:
-        assert ["a"] == await database.read(names)
-
-
 async def test_what_raises_is_rolled_back(database):
     """Half a transaction is none."""
 
@@ -80,16 +70,6 @@ async def test_what_raises_is_rolled_back(database):
         await database.write(write_and_fail)
 
     assert [] == await database.read(names)
-
-
-async def test_references_are_kept(database):
-    """No event exists without its invoice, even if the code were wrong."""
-    row = {"account_id": "dev", "invoice_key": "1", "sequence": 1, "description": "", "paid": True}
-
-    with pytest.raises(IntegrityError):
-        await database.write(
-            lambda tx: tx.execute(insert(events), {**row, "collector": "x", "at": START})
-        )
 
 
 async def test_reads_go_on_beside_a_write(database):
@@ -129,15 +109,6 @@ async def test_a_read_sees_one_state_throughout(database, another):
     finally:
         another.close()
     assert ["b"] == await database.read(names)
-
-
-async def test_writes_take_turns(database):
-    """Writes that come together all succeed, one after another."""
-    await asyncio.gather(
-        *(database.write(lambda tx, name=f"n{n}": write_name(tx, name)) for n in range(20))
-    )
-
-    assert 20 == len(await database.read(names))
 
 
 async def test_a_locked_database_is_unavailable(impatient, another):

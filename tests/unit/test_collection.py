@@ -12,11 +12,11 @@ from service.collection.loop import LEASE, POLL, Collection
 from service.collection.sandbox import Sandbox
 from service.storage.states import InvoiceStatus
 from service.storage.steps import NewDelivery
-from service.storage.store import Store
 from service.storage.tables import invoices
-from tests.clock import PATIENCE_SECONDS, START, ManualClock
+from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import WatchedStore
-from tests.rows import ONE, SECOND, GatedDatabase, a_database, an_invoice, rows_of
+from tests.memory import Memory, MemoryStore
+from tests.rows import ONE, SECOND, an_invoice, rows_of
 
 RECEIVED, SENT, PAID, FAILED = InvoiceStatus
 DELAY = SECOND
@@ -24,22 +24,21 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 @pytest.fixture
-async def database(tmp_path):
-    """A real database, whose writes a test may hold back."""
-    async with a_database(tmp_path, GatedDatabase) as database:
-        yield database
+def memory():
+    """What is stored; a test may hold back its writes."""
+    return Memory()
 
 
 @pytest.fixture
-def store(database):
+def store(memory):
     """The store that the collection works on."""
-    return WatchedStore(database)
+    return WatchedStore(memory)
 
 
 @pytest.fixture
-def elsewhere(database):
-    """The store of another process on the same database."""
-    return Store(database)
+def elsewhere(memory):
+    """The store of another process on the same memory."""
+    return MemoryStore(memory)
 
 
 @pytest.fixture
@@ -106,10 +105,9 @@ class FakeCollector:
         return await self.send(invoice)
 
 
-async def quiet(clock, database):
+async def quiet(clock):
     """Wait until the collection waits, and what it started has begun."""
-    await clock.parked()
-    await database.read(lambda tx: None)
+    await idle()
     await clock.parked()
 
 
@@ -127,7 +125,7 @@ def bodies(told):
 # The endings
 
 
-async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, clock, database):
+async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, clock):
     """It is sent at once, and paid when the delay is over and not before."""
     async with collecting():
         await store.accept(an_invoice())
@@ -136,7 +134,7 @@ async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, cl
 
         await clock.parked()
         clock.advance(DELAY - MICROSECOND)
-        await quiet(clock, database)
+        await quiet(clock)
         assert (SENT, []) == await story(store)
 
         clock.advance(MICROSECOND)
@@ -178,14 +176,14 @@ async def test_an_invoice_that_cannot_be_sent_fails_at_once(collecting, store):
     assert "could not be sent" in description
 
 
-async def test_pending_takes_ten_times_the_delay(collecting, store, clock, database):
+async def test_pending_takes_ten_times_the_delay(collecting, store, clock):
     """`+pending` is paid after ten delays and not before."""
     async with collecting():
         await store.accept(an_invoice(customer="Acme+pending"))
         await store.taken.reaches(1)
         await clock.parked()
         clock.advance(10 * DELAY - MICROSECOND)
-        await quiet(clock, database)
+        await quiet(clock)
         assert (SENT, []) == await story(store)
 
         clock.advance(MICROSECOND)
@@ -194,7 +192,7 @@ async def test_pending_takes_ten_times_the_delay(collecting, store, clock, datab
     assert (PAID, [("Invoice paid", True)]) == await story(store)
 
 
-async def test_never_stays_sent(collecting, store, clock, database):
+async def test_never_stays_sent(collecting, store, clock, memory):
     """`+never` is sent, and nothing more happens to it, ever."""
     async with collecting():
         await store.accept(an_invoice(customer="Acme+never"))
@@ -202,10 +200,10 @@ async def test_never_stays_sent(collecting, store, clock, database):
         for _ in range(3):
             await clock.parked()
             clock.advance(timedelta(days=100))
-            await quiet(clock, database)
+            await quiet(clock)
 
     assert (SENT, []) == await story(store)
-    (row,) = await rows_of(database, invoices)
+    (row,) = await rows_of(memory, invoices)
     assert (None, None) == (row["due_at"], row["leased_until"])
     assert 1 == len(store.taken)
 
@@ -280,7 +278,7 @@ async def test_what_was_left_behind_is_collected(collecting, elsewhere, store):
     assert {PAID} == {(await story(store, str(number)))[0] for number in range(3)}
 
 
-async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock, database, caplog):
+async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock, caplog):
     """A collector that raises is logged; the invoice comes back once its lease ran out."""
     collector = FakeCollector(bad=LookupError("nobody foresaw this"))
 
@@ -295,7 +293,7 @@ async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock
 
         await clock.parked()
         clock.advance(LEASE - MICROSECOND)
-        await quiet(clock, database)
+        await quiet(clock)
         assert 1 == collector.asked["bad"]
         clock.advance(POLL)
         await store.taken.reaches(2)
@@ -318,7 +316,7 @@ async def test_a_database_that_is_away_for_a_moment_is_survived(
             await clock.parked()
             clock.advance(LEASE)
             await clock.parked()
-            await elsewhere.ping()
+            await idle()
 
     assert (PAID, [("Invoice paid", True)]) == await story(store)
 
@@ -342,9 +340,7 @@ async def test_a_slow_collection_holds_up_no_other(collecting, store):
     assert (PAID, [("Invoice paid", True)]) == await story(store, "slow")
 
 
-async def test_a_step_that_outlived_its_lease_changes_nothing(
-    collecting, store, clock, database, caplog
-):
+async def test_a_step_that_outlived_its_lease_changes_nothing(collecting, store, clock, caplog):
     """The invoice belongs to whoever leased it next, and one event is told of it."""
     collector = FakeCollector(**{"1": Progress(FAILED, "Too late")})
 
@@ -388,7 +384,7 @@ async def test_a_collector_may_ask_to_be_asked_again(collecting, store, clock):
 # Draining
 
 
-async def test_draining_finishes_what_was_begun(collecting, store, database):
+async def test_draining_finishes_what_was_begun(collecting, store):
     """After a drain the steps in progress are written, and only then the collection ends."""
     collector = FakeCollector()
     collector.may_answer.clear()
@@ -397,7 +393,7 @@ async def test_draining_finishes_what_was_begun(collecting, store, database):
         await store.accept(an_invoice())
         await collector.is_asked.wait()
         collection.drain()
-        await database.read(lambda tx: None)
+        await idle()
         assert not running.done()
         collector.may_answer.set()
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -406,7 +402,7 @@ async def test_draining_finishes_what_was_begun(collecting, store, database):
     assert (PAID, [("Invoice paid", True)]) == await story(store)
 
 
-async def test_after_a_drain_nothing_is_leased(collecting, store, database):
+async def test_after_a_drain_nothing_is_leased(collecting, store, memory):
     """What is accepted afterwards is left to the next process, free and due."""
     async with collecting() as (collection, running):
         collection.drain()
@@ -415,20 +411,20 @@ async def test_after_a_drain_nothing_is_leased(collecting, store, database):
         await store.accept(an_invoice())
 
     assert (RECEIVED, []) == await story(store)
-    (row,) = await rows_of(database, invoices)
+    (row,) = await rows_of(memory, invoices)
     assert (START, None) == (row["due_at"], row["leased_until"])
 
 
-async def test_what_is_accepted_while_draining_is_left_free(collecting, store, database):
+async def test_what_is_accepted_while_draining_is_left_free(collecting, store, memory):
     """An invoice that was on its way into the database is not kept leased by who has ended."""
     async with collecting(delay=timedelta(0)) as (collection, _):
-        database.shut()
+        memory.shut()
         accepting = asyncio.create_task(store.accept(an_invoice()))
-        await database.reached()
+        await memory.reached()
         collection.drain()
-        await database.read(lambda tx: None)
-        database.open()
+        await idle()
+        memory.open()
         await accepting
 
-    (row,) = await rows_of(database, invoices)
+    (row,) = await rows_of(memory, invoices)
     assert RECEIVED != row["status"] or row["leased_until"] is None

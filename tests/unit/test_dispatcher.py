@@ -8,7 +8,6 @@ import pytest
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import Performer, Rules
 from service.delivery.dispatcher import (
-    LEASE_AHEAD,
     LEASE_MARGIN,
     POLL,
     SETTLE_MARGIN,
@@ -16,18 +15,17 @@ from service.delivery.dispatcher import (
     Limits,
 )
 from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.delivery.origins import LEASE_AHEAD, REST_FIRST
 from service.delivery.signing import DEV_SECRET, Signer
-from service.storage.store import Store
 from service.storage.tables import deliveries
-from tests.clock import PATIENCE_SECONDS, START, ManualClock
+from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import FakeReceivers, WatchedStore, answer
+from tests.memory import Memory, MemoryStore
 from tests.rows import (
     ONE,
     SECOND,
     THREE,
     TWO,
-    GatedDatabase,
-    a_database,
     a_round,
     a_step,
     add_delivery,
@@ -41,6 +39,7 @@ from tests.rows import (
 
 TIMEOUT = 15 * SECOND
 LEASE = TIMEOUT + LEASE_MARGIN
+DELIVERED = ("delivered", ["delivered"])
 RULES = Rules(
     retry_schedule=(5 * SECOND, 300 * SECOND),
     is_strict=True,
@@ -50,22 +49,21 @@ RULES = Rules(
 
 
 @pytest.fixture
-async def database(tmp_path):
-    """A real database, whose writes a test may hold back."""
-    async with a_database(tmp_path, GatedDatabase) as database:
-        yield database
+def memory():
+    """What is stored; a test may hold back its writes."""
+    return Memory()
 
 
 @pytest.fixture
-def store(database):
+def store(memory):
     """The store that the dispatcher works on."""
-    return WatchedStore(database)
+    return WatchedStore(memory)
 
 
 @pytest.fixture
-def elsewhere(database):
-    """The store of another process on the same database."""
-    return Store(database)
+def elsewhere(memory):
+    """The store of another process on the same memory."""
+    return MemoryStore(memory)
 
 
 @pytest.fixture
@@ -112,11 +110,18 @@ async def add_deliveries(store, origin, *names):
         await add_delivery(store, name, origin=origin)
 
 
-async def quiet(clock, database):
+async def answered_once(store, receivers, origin=ONE):
+    """An origin that has answered, and so gets more than one attempt at a time."""
+    await add_delivery(store, "opening", origin=origin)
+    await store.settled.reaches(1)
+    store.settled.entries.clear()
+    receivers.requests.entries.clear()
+    receivers.answered.entries.clear()
+
+
+async def quiet(clock):
     """Wait until the dispatcher waits, and what it started has begun."""
-    await clock.parked()
-    # A round trip to another thread: every task that can go on has gone on by then.
-    await database.read(lambda tx: None)
+    await idle()
     await clock.parked()
 
 
@@ -162,7 +167,7 @@ async def test_what_another_process_wrote_is_found_by_the_net(dispatching, elsew
 
 
 async def test_two_processes_share_and_repeat_nothing(
-    dispatching, store, elsewhere, receivers, database
+    dispatching, store, elsewhere, receivers, memory
 ):
     """Any number of dispatchers work on one database, and each delivery is sent by one of them."""
     names = [str(number) for number in range(40)]
@@ -173,13 +178,13 @@ async def test_two_processes_share_and_repeat_nothing(
         await receivers.answered.reaches(40)
 
     assert sorted(f"msg_{name}" for name in names) == sorted(receivers.ids)
-    assert {"delivered"} == {row["status"] for row in await rows_of(database, deliveries)}
+    assert {"delivered"} == {row["status"] for row in await rows_of(memory, deliveries)}
 
 
 # Limits
 
 
-async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clock, database):
+async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clock):
     """No more attempts run at the same time than the operator allows, whoever they go to."""
     origins = [f"https://r{number}.example:443" for number in range(6)]
     for origin in origins:
@@ -189,7 +194,7 @@ async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clo
         for number, origin in enumerate(origins):
             await add_delivery(store, str(number), origin=origin)
         await receivers.requests.reaches(2)
-        await quiet(clock, database)
+        await quiet(clock)
         assert 2 == len(receivers.requests)
         receivers.let_all_go()
         await store.settled.reaches(6)
@@ -197,15 +202,16 @@ async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clo
     assert 2 == receivers.peak
 
 
-async def test_attempts_to_one_origin_are_limited(dispatching, store, receivers, clock, database):
+async def test_attempts_to_one_origin_are_limited(dispatching, store, receivers, clock):
     """An origin has its share of the slots, even while others stand empty."""
-    receivers.hang(ONE)
     names = [str(number) for number in range(9)]
 
     async with dispatching(concurrency=8, origin_concurrency=3):
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
         await add_deliveries(store, ONE, *names)
         await receivers.requests.reaches(3)
-        await quiet(clock, database)
+        await quiet(clock)
         assert 3 == len(receivers.requests)
         receivers.let_all_go()
         await store.settled.reaches(9)
@@ -247,7 +253,7 @@ async def test_slots_that_fall_free_are_used_at_once(dispatching, store, receive
 
 
 async def test_room_that_falls_free_during_a_round_is_used_at_once(
-    dispatching, store, elsewhere, receivers, clock, database
+    dispatching, store, elsewhere, receivers, clock, memory
 ):
     """What a round left behind for want of room does not wait for the net."""
     receivers.hang(ONE)
@@ -258,24 +264,113 @@ async def test_room_that_falls_free_during_a_round_is_used_at_once(
         await receivers.requests.reaches(1)
         # There is room for one more of this origin; two are left behind.
         await add_deliveries(elsewhere, ONE, "b0", "b1", "b2")
-        await quiet(clock, database)
-        database.shut()
+        await quiet(clock)
+        memory.shut()
         store.deliveries_due.set()
-        await database.reached()
+        await memory.reached()
         receivers.let_go(ONE, 4)
         await receivers.answered.reaches(4)
-        database.open()
+        memory.open()
         receivers.let_all_go()
         await store.settled.reaches(len(first) + 3)
 
     assert START == clock.now()
 
 
+async def test_an_origin_that_nobody_knows_is_probed_first(dispatching, store, receivers, clock):
+    """A receiver gets one attempt, and more at a time once it has answered."""
+    receivers.hang(ONE)
+
+    async with dispatching(origin_concurrency=3):
+        await add_deliveries(store, ONE, "1", "2", "3", "4")
+        await receivers.requests.reaches(1)
+        await quiet(clock)
+        assert 1 == receivers.in_flight[ONE]
+        receivers.let_go(ONE, 1)
+        await receivers.requests.reaches(4)
+
+    assert 3 == receivers.peaks[ONE]
+
+
+async def test_a_hundred_that_hang_leave_slots_for_others(dispatching, store, receivers, clock):
+    """However many receivers hang at the same time, one that comes new is called at once."""
+    names = [f"https://r{number}.example:443" for number in range(100)]
+
+    async with dispatching(concurrency=256, origin_concurrency=16):
+        for number, origin in enumerate(names):
+            receivers.hang(origin)
+            await add_deliveries(store, origin, *(f"{number}-{event}" for event in range(10)))
+        await receivers.requests.reaches(100)
+        await quiet(clock)
+        await add_delivery(store, "healthy", origin=ONE)
+        await store.settled.reaches(1)
+
+        assert ("delivered", ["delivered"]) == await story(store, "msg_healthy")
+        assert START == clock.now()
+        assert 101 == receivers.peak
+
+
+async def test_origins_that_take_all_they_can_leave_slots_for_others(
+    dispatching, store, receivers, clock
+):
+    """Receivers that answered before and then take their time do not get every slot."""
+    names = [f"https://r{number}.example:443" for number in range(2)]
+
+    async with dispatching(concurrency=8, origin_concurrency=4):
+        for number, origin in enumerate(names):
+            await add_delivery(store, f"{number}", origin=origin)
+        await store.settled.reaches(2)
+        for number, origin in enumerate(names):
+            receivers.hang(origin)
+            await add_deliveries(store, origin, *(f"{number}-{event}" for event in range(8)))
+        await quiet(clock)
+        await add_delivery(store, "healthy", origin=ONE)
+        await store.settled.reaches(3)
+
+        assert ("delivered", ["delivered"]) == await story(store, "msg_healthy")
+
+
 # Failures
 
 
+async def test_what_waits_behind_a_failing_origin_keeps_its_attempts(
+    dispatching, store, receivers, clock
+):
+    """One delivery at a time finds out whether a receiver is back; the others are not touched."""
+    names = [str(number) for number in range(20)]
+    receivers.answers[ONE].extend([NoAnswer(NoAnswerKind.UNREACHABLE, "")] * 4)
+
+    async with dispatching():
+        await add_deliveries(store, ONE, *names)
+        for count in (1, 2, 3, 4):
+            await store.settled.reaches(count)
+            await clock.parked()
+            assert count == len(receivers.requests)
+            clock.advance(REST_FIRST * 2 ** (count - 1))
+        await store.settled.reaches(4 + 16)
+        await quiet(clock)
+        assert 16 == sum([await story(store, f"msg_{name}") == DELIVERED for name in names])
+        clock.advance(300 * SECOND)
+        await store.settled.reaches(4 + 20)
+
+
+async def test_a_failure_closes_an_origin_until_the_next_answer(
+    dispatching, store, receivers, clock
+):
+    """After one failure among many a receiver is probed, and one answer opens it again."""
+    names = [str(number) for number in range(12)]
+
+    async with dispatching(origin_concurrency=4):
+        await answered_once(store, receivers)
+        receivers.answers[ONE].append(answer(500))
+        await add_deliveries(store, ONE, *names)
+        await store.settled.reaches(12)
+
+    assert START == clock.now()
+
+
 async def test_a_failed_attempt_comes_again_after_the_schedule(
-    dispatching, store, receivers, clock, database
+    dispatching, store, receivers, clock
 ):
     """The second attempt is made when the schedule says and not before, with the same bytes."""
     receivers.answers[ONE].extend([answer(500), NoAnswer(NoAnswerKind.TIMEOUT, "")])
@@ -286,7 +381,7 @@ async def test_a_failed_attempt_comes_again_after_the_schedule(
         for count, delay in ((1, 5 * SECOND), (2, 300 * SECOND)):
             await clock.parked()
             clock.advance(delay - timedelta(microseconds=1))
-            await quiet(clock, database)
+            await quiet(clock)
             assert count == len(receivers.requests)
             clock.advance(timedelta(microseconds=1))
             await store.settled.reaches(count + 1)
@@ -295,9 +390,7 @@ async def test_a_failed_attempt_comes_again_after_the_schedule(
     assert 1 == len({(one.body, one.headers["webhook-id"]) for one in receivers.requests.entries})
 
 
-async def test_a_dead_delivery_is_never_attempted_again(
-    dispatching, store, receivers, clock, database
-):
+async def test_a_dead_delivery_is_never_attempted_again(dispatching, store, receivers, clock):
     """After the last failure, however long one waits, nothing more is sent."""
     receivers.answers[ONE].extend([answer(500)] * 9)
 
@@ -307,9 +400,9 @@ async def test_a_dead_delivery_is_never_attempted_again(
             await store.settled.reaches(count)
             await clock.parked()
             clock.advance(300 * SECOND)
-        await quiet(clock, database)
+        await quiet(clock)
         clock.advance(timedelta(days=9))
-        await quiet(clock, database)
+        await quiet(clock)
 
     assert ("dead", ["refused"] * 3) == await story(store, "msg_1")
     assert 3 == len(receivers.requests)
@@ -377,7 +470,7 @@ async def test_a_backlog_of_one_origin_hides_no_other(dispatching, store, elsewh
 
 
 async def test_a_hold_that_was_not_stored_is_kept_all_the_same(
-    dispatching, store, receivers, clock, database
+    dispatching, store, receivers, clock
 ):
     """While the origin asked to be left alone, its deliveries are not leased over and over."""
     receivers.answers[ONE].append(answer(429, retry_after="60"))
@@ -387,22 +480,20 @@ async def test_a_hold_that_was_not_stored_is_kept_all_the_same(
         await add_delivery(store, "1")
         await store.failed.reaches(1)
         await add_delivery(store, "2")
-        await quiet(clock, database)
+        await quiet(clock)
         assert len(store.released.entries) <= 1
         assert 1 == len(receivers.requests.entries)
 
 
-async def test_an_attempt_begins_only_with_time_to_settle_it(
-    dispatching, store, receivers, clock, database
-):
+async def test_an_attempt_begins_only_with_time_to_settle_it(dispatching, store, receivers, clock):
     """What waited for its slot so long that settling could outlast the lease is given back."""
     receivers.hang(ONE)
 
     async with dispatching(origin_concurrency=1):
         await add_deliveries(store, ONE, "1", "2")
-        await quiet(clock, database)
+        await quiet(clock)
         clock.advance(LEASE_MARGIN - SETTLE_MARGIN)
-        await quiet(clock, database)
+        await quiet(clock)
         receivers.let_go(ONE)
         await store.released.reaches(1)
 
@@ -425,7 +516,7 @@ async def test_a_database_that_is_away_for_a_moment_is_survived(
             await clock.parked()
             clock.advance(LEASE)
             await clock.parked()
-            await elsewhere.ping()
+            await idle()
 
     assert "delivered" == (await story(store, "msg_1"))[0]
 
@@ -433,7 +524,7 @@ async def test_a_database_that_is_away_for_a_moment_is_survived(
 # Retry-After
 
 
-async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers, clock, database):
+async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers, clock):
     """After a Retry-After nothing is sent to the origin until then, and everything to others."""
     receivers.answers[ONE].append(answer(429, retry_after="60"))
 
@@ -447,7 +538,7 @@ async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers,
 
         await clock.parked()
         clock.advance(60 * SECOND - timedelta(microseconds=1))
-        await quiet(clock, database)
+        await quiet(clock)
         assert ["msg_1", "msg_3"] == receivers.ids
 
         clock.advance(timedelta(microseconds=1))
@@ -456,9 +547,7 @@ async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers,
     assert ["msg_1", "msg_2"] == sorted(receivers.ids[2:])
 
 
-async def test_retry_after_holds_what_waits_for_a_slot(
-    dispatching, store, receivers, clock, database
-):
+async def test_retry_after_holds_what_waits_for_a_slot(dispatching, store, receivers, clock):
     """Deliveries that were leased before the receiver asked are given back unsent."""
     receivers.hang(ONE)
     receivers.answers[ONE].append(answer(503, retry_after="60"))
@@ -466,10 +555,10 @@ async def test_retry_after_holds_what_waits_for_a_slot(
     async with dispatching(origin_concurrency=1):
         await add_deliveries(store, ONE, "1", "2", "3")
         await receivers.requests.reaches(1)
-        await quiet(clock, database)
+        await quiet(clock)
         receivers.let_all_go()
         await store.settled.reaches(1)
-        await quiet(clock, database)
+        await quiet(clock)
         assert ["msg_1"] == receivers.ids
         assert ("pending", []) == await story(store, "msg_2")
 
@@ -480,7 +569,7 @@ async def test_retry_after_holds_what_waits_for_a_slot(
 
 
 async def test_retry_after_holds_what_is_written_in_the_same_moment(
-    dispatching, store, receivers, database, clock
+    dispatching, store, receivers, memory, clock
 ):
     """A delivery that is committed together with the hold of its origin is not sent either."""
     receivers.hang(ONE)
@@ -493,34 +582,35 @@ async def test_retry_after_holds_what_is_written_in_the_same_moment(
     async with dispatching():
         await add_delivery(store, "first")
         await receivers.requests.reaches(1)
-        await quiet(clock, database)
-        database.shut()
+        await quiet(clock)
+        memory.shut()
         writing = [asyncio.create_task(store.accept(an_invoice("unrelated", origin=None)))]
-        await database.reached()
+        await memory.reached()
         # All of this waits for the same transaction: a step, the hold, and a step again.
         step = a_step(invoices[0], event=an_event(delivery_id="msg_two"))
         writing.append(asyncio.create_task(store.take_step(step)))
-        await database.read(lambda tx: None)
+        await idle()
         receivers.let_all_go()
         await receivers.answered.reaches(1)
-        await database.read(lambda tx: None)
+        await idle()
         step = a_step(invoices[1], event=an_event(delivery_id="msg_late"))
         writing.append(asyncio.create_task(store.take_step(step)))
-        await database.read(lambda tx: None)
-        database.open()
+        await idle()
+        memory.open()
         await asyncio.gather(*writing)
         await store.settled.reaches(2)
-        await quiet(clock, database)
+        await quiet(clock)
 
     assert ["msg_first", "msg_two"] == receivers.ids
 
 
-async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clock, database):
+async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clock):
     """A receiver that asks for a minute and then for a second is left alone for the minute."""
-    receivers.hang(ONE)
-    receivers.answers[ONE].extend([answer(503, retry_after="60"), answer(503, retry_after="1")])
-
     async with dispatching(origin_concurrency=2):
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
+        refusals = [answer(503, retry_after="60"), answer(503, retry_after="1")]
+        receivers.answers[ONE].extend(refusals)
         await add_deliveries(store, ONE, "1", "2")
         await receivers.requests.reaches(2)
         receivers.let_all_go()
@@ -528,7 +618,7 @@ async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clo
         await add_delivery(store, "3")
         await clock.parked()
         clock.advance(59 * SECOND)
-        await quiet(clock, database)
+        await quiet(clock)
 
     assert ["msg_1", "msg_2"] == sorted(receivers.ids)
 
@@ -536,16 +626,14 @@ async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clo
 # The order of an invoice
 
 
-async def test_the_events_of_an_invoice_arrive_in_order(
-    dispatching, store, receivers, clock, database
-):
+async def test_the_events_of_an_invoice_arrive_in_order(dispatching, store, receivers, clock):
     """A later event is not sent before the earlier one is delivered, however often that fails."""
     receivers.answers[ONE].append(answer(500))
 
     async with dispatching():
         await add_two_events(store)
         await store.settled.reaches(1)
-        await quiet(clock, database)
+        await quiet(clock)
         assert ["msg_1a"] == receivers.ids
 
         clock.advance(5 * SECOND)
@@ -582,10 +670,11 @@ async def test_an_attempt_that_outlived_its_lease_changes_nothing(
 ):
     """The delivery belongs to whoever leased it next; the late answer is logged and dropped."""
     caplog.set_level(logging.INFO)
-    receivers.hang(ONE)
-    receivers.answers[ONE].append(answer(410))
 
     async with dispatching():
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
+        receivers.answers[ONE].append(answer(410))
         await add_delivery(store)
         await receivers.requests.reaches(1)
         await clock.parked()
@@ -622,7 +711,7 @@ async def test_what_waited_too_long_for_a_slot_is_given_back(dispatching, store,
 # Draining
 
 
-async def test_draining_finishes_what_is_in_flight(dispatching, store, receivers, clock, database):
+async def test_draining_finishes_what_is_in_flight(dispatching, store, receivers, clock):
     """After a drain the attempts in flight are settled, and only then the dispatcher ends."""
     receivers.hang(ONE)
 
@@ -630,7 +719,7 @@ async def test_draining_finishes_what_is_in_flight(dispatching, store, receivers
         await add_delivery(store)
         await receivers.requests.reaches(1)
         dispatcher.drain()
-        await database.read(lambda tx: None)
+        await idle()
         assert not running.done()
         receivers.let_all_go()
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -671,19 +760,19 @@ async def test_after_a_drain_nothing_is_leased(dispatching, store, elsewhere, re
 
 
 async def test_what_is_written_while_draining_is_left_free(
-    dispatching, store, elsewhere, receivers, database
+    dispatching, store, elsewhere, receivers, memory
 ):
     """A delivery that was on its way into the database is not kept leased by who has ended."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
 
     async with dispatching() as (dispatcher, _):
-        database.shut()
+        memory.shut()
         writing = asyncio.create_task(store.take_step(a_step(invoice, event=an_event())))
-        await database.reached()
+        await memory.reached()
         dispatcher.drain()
-        await database.read(lambda tx: None)
-        database.open()
+        await idle()
+        memory.open()
         await writing
 
     assert [] == receivers.ids
@@ -725,7 +814,7 @@ async def test_an_answer_is_kept_while_the_database_is_away(
         while not store.settled.entries:
             await clock.parked()
             clock.advance(POLL)
-            await elsewhere.ping()
+            await idle()
 
     assert ("delivered", ["delivered"]) == await story(store, "msg_1")
     assert 1 == len(receivers.requests.entries)

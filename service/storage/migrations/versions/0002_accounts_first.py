@@ -1,4 +1,4 @@
-"""Every key begins with its account; no foreign keys; due deliveries are indexed by origin first."""
+"""Keys begin with the account, foreign keys go, due deliveries are indexed by origin first."""
 
 from __future__ import annotations
 

@@ -262,7 +262,7 @@ async def test_a_lease_that_ran_out_is_a_lost_attempt(store):
     assert (1, DeliveryStatus.PENDING) == (told["attempt_count"], told["status"])
 
 
-async def test_lost_attempts_are_told_one_by_one(store):
+async def test_lost_attempts_are_told_one_by_one(store, database):
     """Each lease that ran out is an attempt of its own, and none counts as a failure."""
     await add_delivery(store)
     for count in range(4):
@@ -275,7 +275,7 @@ async def test_lost_attempts_are_told_one_by_one(store):
     assert [(1, "lost"), (2, "lost"), (3, "lost"), (4, "refused")] == [
         (attempt["number"], attempt["outcome"]) for attempt in told["attempts"]
     ]
-    (row,) = await rows_of(store._database, deliveries)
+    (row,) = await rows_of(database, deliveries)
     assert (4, 1) == (row["attempt_count"], row["failure_count"])
 
 

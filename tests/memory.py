@@ -1,0 +1,583 @@
+"""
+A store in memory that keeps the promises of the others: for tests without a database.
+
+Only what is done to rows is written anew here, over plain dictionaries. Which work shares a
+transaction, who is woken and what is handed over is decided by the service's own Store. Nothing
+waits and nothing runs beside the loop, so that a test decides alone what happens when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import fields
+from enum import Enum
+
+from sqlalchemy import Index, UniqueConstraint
+
+from service.errors import InvalidInput, Mistake, NotFound, StorageUnavailable
+from service.storage import deliveries, history, invoices, settlements, steps, store, tables
+from service.storage.commits import GroupCommit
+from service.storage.deliveries import DueDeliveries, LeasedDelivery
+from service.storage.invoices import Acceptance, Call
+from service.storage.settlements import AttemptOutcome
+from service.storage.states import DELIVERY_MOVES, INVOICE_MOVES, DeliveryStatus, InvoiceStatus
+from service.storage.steps import DueInvoices, LeasedInvoice, StepTaken
+from tests.clock import PATIENCE_SECONDS
+
+PENDING = DeliveryStatus.PENDING.value
+
+_CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "callback_url")
+
+
+class Loss(Enum):
+    """When the connection is lost that a commit was sent over."""
+
+    BEFORE = "nothing was written"
+    AFTER = "all was written, and nobody was told"
+
+
+class Memory:
+    """
+    What several stores have in common, as several processes have a database.
+
+    Implements `service.storage.engine.Database`. Tests may hold back its writes, take it away
+    and lose commits: each write takes one of *losses*, and None among them is a good one.
+    """
+
+    def __init__(self, *, has_one_writer=True):
+        self.has_one_writer = has_one_writer
+        self.tables = Tables()
+        self.losses: deque[Loss | None] = deque()
+        self.is_away = False
+        self._listening = []
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self._is_reached = asyncio.Event()
+
+    async def write(self, work):
+        """Run *work* on the tables, all of it or nothing."""
+        self._is_reached.set()
+        await self._is_open.wait()
+        loss = self.losses.popleft() if self.losses else None
+        if self.is_away or loss is Loss.BEFORE:
+            raise StorageUnavailable("the memory is away")
+        with self.tables:
+            result = work(self.tables)
+        if loss is Loss.AFTER:
+            raise StorageUnavailable("the memory was lost during the commit")
+        return result
+
+    async def read(self, work):
+        """Run *work* on the tables."""
+        if self.is_away:
+            raise StorageUnavailable("the memory is away")
+        return work(self.tables)
+
+    def listen(self, signals):
+        """Set the signal of a name whenever anybody announces that name; once for what was."""
+        self._listening.append(signals)
+        for signal in signals.values():
+            signal.set()
+
+    def announce(self, name):
+        """Tell whoever listens that there is something to find."""
+        for signals in self._listening:
+            signals[name].set()
+
+    async def close(self):
+        """Nothing has to be closed."""
+
+    def shut(self):
+        """From now on, writes wait."""
+        self._is_open.clear()
+        self._is_reached.clear()
+
+    def open(self):
+        """Writes go on."""
+        self._is_open.set()
+
+    async def reached(self):
+        """Wait until a write waits."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self._is_reached.wait()
+
+
+class MemoryStore(store.Store):
+    """One process that stores in a memory."""
+
+    def __init__(self, memory):
+        super().__init__(memory)
+        self._commits = _Commits(memory)
+
+    async def _read(self, query, *args, **options):
+        return await super()._read(_QUERIES[query], *args, **options)
+
+
+class _Commits(GroupCommit):
+    async def run(self, work, item):
+        return await super().run(_WORK[work], item)
+
+
+class Tables:
+    """All rows; what was changed in a `with` block that fails is as it was before."""
+
+    def __init__(self):
+        self._undo = []
+        self._named = {table: Rows(table, self._undo) for table in tables.metadata.sorted_tables}
+        self.invoices = self._named[tables.invoices]
+        self.events = self._named[tables.events]
+        self.deliveries = self._named[tables.deliveries]
+        self.attempts = self._named[tables.attempts]
+        self.origins = self._named[tables.origins]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error_type, *_):
+        if error_type:
+            for undo in reversed(self._undo):
+                undo()
+        self._undo.clear()
+
+    def rows_of(self, table):
+        """Copies of all rows of *table*, in the order of its key."""
+        return [dict(row) for _, row in sorted(self._named[table].by_key.items())]
+
+    def is_held(self, origin, now):
+        """Whether *origin* wanted to be left alone until after *now*."""
+        hold = self.origins.get(origin)
+        return hold is not None and hold["held_until"] > now
+
+
+class Rows:
+    """The rows of one table, in the order of their birth, under each of its unique keys."""
+
+    def __init__(self, table, undo):
+        self._name = table.name
+        self._required = [column.name for column in table.columns if not column.nullable]
+        self._by = {names: {} for names in _unique_keys(table)}
+        self.by_key = next(iter(self._by.values()))
+        self._undo = undo
+
+    def __iter__(self):
+        return iter(self.by_key.values())
+
+    def get(self, *key):
+        """The row with that primary key, if there is one."""
+        return self.by_key.get(key)
+
+    def by(self, *names):
+        """All rows by another of the unique keys."""
+        return self._by[names]
+
+    def insert(self, row):
+        """Add *row*, unless the table's constraints forbid it."""
+        if missing := [name for name in self._required if row[name] is None]:
+            raise ValueError(f"{self._name} cannot be without {missing}")
+        for names, rows in self._by.items():
+            key = tuple(row[name] for name in names)
+            if key in rows:
+                raise ValueError(f"{names} of {self._name} are unique, and {key} is there")
+            rows[key] = row
+            self._undo.append(lambda rows=rows, key=key: rows.pop(key))
+
+    def change(self, row, **changes):
+        """Give *row* other values, none of them part of a key."""
+        before = {name: row[name] for name in changes}
+        self._undo.append(lambda: row.update(before))
+        row.update(changes)
+
+
+def _unique_keys(table):
+    """The names of the primary key, then those of every other key that is unique."""
+    unique = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
+    unique += [one for one in table.indexes if isinstance(one, Index) and one.unique]
+    return [tuple(one.columns.keys()) for one in (table.primary_key, *unique)]
+
+
+# Leases
+
+
+def _is_free(row, now):
+    return row["leased_until"] is None or row["leased_until"] <= now
+
+
+def _holds(row, token):
+    """Whether *token* is that of a lease on *row* that was not given up yet."""
+    return row is not None and row["lease_token"] == token and row["leased_until"] is not None
+
+
+# Invoices
+
+
+def _accept(tx, items):
+    return [_accept_one(tx, item.invoice, item.leased_until) for item in items]
+
+
+def _accept_one(tx, invoice, leased_until):
+    known = tx.invoices.by("account_id", "id").get((invoice.account_id, invoice.id))
+    if known:
+        is_same = all(known[name] == getattr(invoice, name) for name in _CONTENT)
+        return Acceptance.REPLAYED if is_same else Acceptance.CONFLICT
+    row = {one.name: getattr(invoice, one.name) for one in fields(invoice) if one.name != "call"}
+    call = invoice.call or Call(None, None, None)
+    tx.invoices.insert(
+        {
+            **row,
+            "status": InvoiceStatus.RECEIVED.value,
+            "callback": call.callback,
+            "url": call.url,
+            "origin": call.origin,
+            "event_count": 0,
+            "due_at": invoice.created_at,
+            "leased_until": leased_until,
+            "lease_token": 1 if leased_until else 0,
+        }
+    )
+    return Acceptance.STORED
+
+
+def _lease_invoices(tx, rounds):
+    return [_lease_invoices_of(tx, one) for one in rounds]
+
+
+def _lease_invoices_of(tx, round_):
+    now = round_.now
+    waiting = [row for row in tx.invoices if row["due_at"]]
+    due = [row for row in waiting if row["due_at"] <= now and _is_free(row, now)]
+    leased = sorted(due, key=_due_at)[: round_.limit]
+    for row in leased:
+        _lease(tx.invoices, row, round_.until)
+    later = min((row["due_at"] for row in waiting if row["due_at"] > now), default=None)
+    next_due_at = later if len(leased) < round_.limit else now
+    return DueInvoices([_leased_invoice(row) for row in leased], next_due_at)
+
+
+def _lease(rows, row, until, **changes):
+    rows.change(row, leased_until=until, lease_token=row["lease_token"] + 1, **changes)
+
+
+def _due_at(row):
+    return row["due_at"]
+
+
+def _leased_invoice(row):
+    values = {one.name: row[one.name] for one in fields(LeasedInvoice) if one.name != "call"}
+    values["status"] = InvoiceStatus(row["status"])
+    call = Call(row["callback"], row["url"], row["origin"]) if row["callback"] else None
+    return LeasedInvoice(**values, call=call)
+
+
+# Steps
+
+
+def _take_steps(tx, items):
+    return [_take_step(tx, item.step, item.leased_until) for item in items]
+
+
+def _take_step(tx, step, leased_until):
+    row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
+    if not _holds(row, step.invoice.lease_token) or step.status not in INVOICE_MOVES[row["status"]]:
+        return StepTaken(is_taken=False)
+    tx.invoices.change(
+        row,
+        status=step.status.value,
+        due_at=step.due_at,
+        leased_until=None,
+        event_count=row["event_count"] + (1 if step.event else 0),
+    )
+    if step.event:
+        _insert_event(tx, step)
+    if not (step.event and step.event.delivery and step.invoice.call):
+        return StepTaken(is_taken=True)
+    return StepTaken(is_taken=True, delivery=_bear_delivery(tx, step, leased_until))
+
+
+def _insert_event(tx, step):
+    tx.events.insert(
+        {
+            "account_id": step.invoice.account_id,
+            "invoice_key": step.invoice.key,
+            "sequence": step.invoice.event_count + 1,
+            "description": step.event.description,
+            "paid": step.event.paid,
+            "collector": step.collector,
+            "at": step.event.at,
+        }
+    )
+
+
+def _bear_delivery(tx, step, leased_until):
+    """Insert the delivery of a step's event; what the dispatcher needs if it is born leased."""
+    invoice, event = step.invoice, step.event
+    until = None if tx.is_held(invoice.call.origin, event.at) else leased_until
+    row = {
+        "account_id": invoice.account_id,
+        "id": event.delivery.id,
+        "invoice_key": invoice.key,
+        "sequence": invoice.event_count + 1,
+        "callback": invoice.call.callback,
+        "url": invoice.call.url,
+        "origin": invoice.call.origin,
+        "body": event.delivery.body,
+        "status": PENDING,
+        "reason": None,
+        "attempt_count": 0,
+        "failure_count": 0,
+        "created_at": event.at,
+        "due_at": event.at,
+        "settled_at": None,
+        "leased_until": until,
+        "lease_token": 1 if until else 0,
+    }
+    tx.deliveries.insert(row)
+    return _leased_delivery(tx, row) if until else None
+
+
+# Deliveries
+
+
+def _lease_deliveries(tx, rounds):
+    return [_lease_deliveries_of(tx, one) for one in rounds]
+
+
+def _lease_deliveries_of(tx, round_):
+    waiting = _waiting_by_origin(tx, round_.after)
+    looked = sorted(waiting)[: round_.look]
+    held = {one for one in looked if tx.is_held(one, round_.now)}
+    open_ = [one for one in looked if one not in held | round_.held_origins]
+    due = [one for one in open_ if min(map(_due_at, waiting[one])) <= round_.now]
+    found, left = [], set()
+    for number, origin in enumerate(due):
+        share = -(-(round_.limit - len(found)) // (len(due) - number))
+        limit = max(0, min(share, round_.rooms.get(origin, round_.origin_room)))
+        rows = sorted(_due(tx, waiting[origin], round_.now), key=_due_at)[:limit]
+        found += rows
+        if len(rows) == limit:
+            left.add(origin)
+    later = [row["due_at"] for one in open_ for row in waiting[one] if row["due_at"] > round_.now]
+    ends = [tx.origins.get(one)["held_until"] for one in held]
+    return DueDeliveries(
+        deliveries=[_lease_delivery(tx, row, round_) for row in found],
+        left_origins=frozenset(left),
+        next_due_at=min([*later, *ends], default=None),
+        after=looked[-1] if len(looked) == round_.look else None,
+    )
+
+
+def _waiting_by_origin(tx, after):
+    waiting = {}
+    for row in tx.deliveries:
+        if row["status"] == PENDING and row["origin"] > after:
+            waiting.setdefault(row["origin"], []).append(row)
+    return waiting
+
+
+def _due(tx, rows, now):
+    """Those of *rows* that may be leased: due, free, and the first of their invoice."""
+    return [
+        row
+        for row in rows
+        if row["due_at"] <= now and _is_free(row, now) and _is_first_of_its_invoice(tx, row)
+    ]
+
+
+def _is_first_of_its_invoice(tx, row):
+    by_event = tx.deliveries.by("account_id", "invoice_key", "sequence")
+    earlier = (
+        by_event.get((row["account_id"], row["invoice_key"], sequence))
+        for sequence in range(1, row["sequence"])
+    )
+    return all(one is None or one["status"] != PENDING for one in earlier)
+
+
+def _lease_delivery(tx, row, round_):
+    lost_at, number = row["leased_until"], row["attempt_count"] + 1
+    if lost_at:
+        record = settlements.AttemptRecord(
+            number=number,
+            started_at=min(lost_at, round_.now),
+            duration_ms=0,
+            status_code=None,
+            outcome=AttemptOutcome.LOST,
+            detail="The process that made this attempt ended.",
+            response_body=None,
+        )
+        _insert_attempt(tx, row["account_id"], row["id"], record)
+        tx.deliveries.change(row, attempt_count=number)
+    _lease(tx.deliveries, row, round_.until)
+    return _leased_delivery(tx, row)
+
+
+def _leased_delivery(tx, row):
+    values = {one.name: row[one.name] for one in fields(LeasedDelivery) if one.name in row}
+    event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
+    invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
+    return LeasedDelivery(**values, invoice_id=invoice["id"], collector=event["collector"])
+
+
+def _insert_attempt(tx, account_id, delivery_id, record):
+    row = {one.name: getattr(record, one.name) for one in fields(record)}
+    row["outcome"] = record.outcome.value
+    tx.attempts.insert({"account_id": account_id, "delivery_id": delivery_id, **row})
+
+
+def _release(tx, leased):
+    return [_release_one(tx, one) for one in leased]
+
+
+def _release_one(tx, leased):
+    row = tx.deliveries.get(leased.account_id, leased.id)
+    if not _holds(row, leased.lease_token):
+        return False
+    tx.deliveries.change(row, leased_until=None)
+    return True
+
+
+def _settle(tx, ends):
+    return [_settle_one(tx, one) for one in ends]
+
+
+def _settle_one(tx, end):
+    row = tx.deliveries.get(end.account_id, end.delivery_id)
+    if not _holds(row, end.lease_token) or end.status not in DELIVERY_MOVES[row["status"]]:
+        return False
+    tx.deliveries.change(
+        row,
+        status=end.status.value,
+        reason=end.reason and end.reason.value,
+        due_at=end.due_at or row["due_at"],
+        settled_at=None if end.status == PENDING else end.at,
+        leased_until=None,
+        attempt_count=row["attempt_count"] + 1,
+        failure_count=row["failure_count"] + (end.status is not DeliveryStatus.DELIVERED),
+    )
+    _insert_attempt(tx, end.account_id, end.delivery_id, end.attempt)
+    if end.held_until:
+        _hold(tx, end.origin, end.held_until)
+    return True
+
+
+def _hold(tx, origin, until):
+    known = tx.origins.get(origin)
+    if known is None:
+        tx.origins.insert({"origin": origin, "held_until": until})
+    elif known["held_until"] < until:
+        tx.origins.change(known, held_until=until)
+
+
+# Reading
+
+
+def _find_invoice(tx, account_id, invoice_id):
+    row = tx.invoices.by("account_id", "id").get((account_id, invoice_id))
+    if row is None:
+        raise NotFound(f"There is no invoice {invoice_id!r}.")
+    return _told_invoice(tx, row)
+
+
+def _told_invoice(tx, row):
+    key = row["account_id"], row["key"]
+    events = [tx.events.get(*key, number + 1) for number in range(row["event_count"])]
+    return {**row, "events": [dict(event) for event in events]}
+
+
+def _list_invoices(tx, account_id, *, status, after, limit):
+    rows = [
+        row
+        for row in tx.invoices
+        if row["account_id"] == account_id and status in (None, row["status"])
+    ]
+    if after is not None:
+        first = tx.invoices.by("account_id", "id").get((account_id, after))
+        if first is None:
+            raise InvalidInput([Mistake("query", "/after", "There is no page behind this.")])
+        rows = [row for row in rows if row["key"] < first["key"]]
+    return _page([_told_invoice(tx, row) for row in _newest(rows, "key")], limit)
+
+
+def _newest(rows, name):
+    return sorted(rows, key=lambda row: row[name], reverse=True)
+
+
+def _page(told, limit):
+    """The first of *told*, and the cursor of the next page."""
+    return told[:limit], told[limit - 1]["id"] if len(told) > limit else None
+
+
+def _find_delivery(tx, account_id, delivery_id):
+    row = tx.deliveries.get(account_id, delivery_id)
+    if row is None:
+        raise NotFound(f"There is no delivery {delivery_id!r}.")
+    return _told_delivery(tx, row)
+
+
+def _told_delivery(tx, row):
+    invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
+    event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
+    made = (
+        tx.attempts.get(row["account_id"], row["id"], number + 1)
+        for number in range(row["attempt_count"])
+    )
+    told = {name: value for name, value in row.items() if name != "body"}
+    hold = tx.origins.get(row["origin"])
+    due_at = max(row["due_at"], hold["held_until"]) if hold else row["due_at"]
+    return {
+        **told,
+        "invoice_id": invoice["id"],
+        "due_at": due_at if row["status"] == PENDING else None,
+        "event": {"description": event["description"], "paid": event["paid"]},
+        "attempts": [dict(attempt) for attempt in made],
+    }
+
+
+def _deliveries_of_invoice(tx, account_id, invoice_id):
+    invoice = _find_invoice(tx, account_id, invoice_id)
+    rows = [
+        row
+        for row in tx.deliveries
+        if (row["account_id"], row["invoice_key"]) == (account_id, invoice["key"])
+    ]
+    return [_told_delivery(tx, row) for row in _newest(rows, "sequence")]
+
+
+def _list_deliveries(tx, account_id, wanted, *, after, limit):
+    rows = [
+        row
+        for row in tx.deliveries
+        if row["account_id"] == account_id and (after is None or row["id"] < after)
+    ]
+    told = [_told_delivery(tx, row) for row in _newest(rows, "id")]
+    return _page([one for one in told if _is_wanted(one, wanted)], limit)
+
+
+def _is_wanted(told, wanted):
+    return (
+        wanted.status in (None, told["status"])
+        and wanted.invoice_id in (None, told["invoice_id"])
+        and wanted.origin in (None, told["origin"])
+        and (wanted.since is None or told["created_at"] >= wanted.since)
+        and (wanted.until is None or told["created_at"] < wanted.until)
+    )
+
+
+_WORK = {
+    invoices.accept: _accept,
+    steps.lease_due: _lease_invoices,
+    steps.take_steps: _take_steps,
+    deliveries.lease_due: _lease_deliveries,
+    deliveries.release: _release,
+    settlements.settle: _settle,
+}
+"""What is done here in the place of what Store has committed."""
+
+_QUERIES = {
+    invoices.find: _find_invoice,
+    invoices.list_invoices: _list_invoices,
+    history.find: _find_delivery,
+    history.of_invoice: _deliveries_of_invoice,
+    history.list_deliveries: _list_deliveries,
+    store._answer: lambda _: None,
+}
+"""What is read here in the place of what Store reads."""
