@@ -49,5 +49,5 @@ async def _next_round_at(loop: Rounds, clock: Clock) -> datetime:
     try:
         return await loop.run_round()
     except StorageUnavailable as error:
-        log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         return clock.now() + POLL

@@ -47,7 +47,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except (RequestError, StorageUnavailable) as error:
         if isinstance(error, StorageUnavailable):
-            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         return problem_of(error)
     except web.HTTPException as error:
         if error.status < 400:

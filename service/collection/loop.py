@@ -122,7 +122,7 @@ class Collection:
             if not is_taken:
                 log.warning("step.outlived_lease", extra={"fields": {"invoice_id": invoice.id}})
         except StorageUnavailable as error:
-            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one bad invoice must not stop the others
             log.exception("step.failed", extra={"fields": {"invoice_id": invoice.id}})
         finally:

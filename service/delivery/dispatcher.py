@@ -207,7 +207,7 @@ class Dispatcher:
         try:
             await self._store.release(delivery)
         except StorageUnavailable as error:
-            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         finally:
             self.cancel(delivery.origin)
 
@@ -217,7 +217,7 @@ class Dispatcher:
         try:
             is_settled = await self._settle(delivery, settlement)
         except StorageUnavailable as error:
-            log.warning("storage.unavailable", extra={"fields": {"detail": str(error)}})
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         else:
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"
             log.info(name, extra={"fields": log_fields(delivery, settlement)})

@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.errors import StorageUnavailable
+from service.storage.outage import Outage
 
 log = logging.getLogger("invoices.storage")
 
@@ -78,6 +79,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._outage = Outage()
         self._failure_count = 0
         self._rest_until = 0.0
         self._writers = self._engine(WRITER_COUNT)
@@ -147,9 +149,15 @@ class PostgresDatabase:
     async def _run(
         self, engine: AsyncEngine, work: Callable[[Connection], T], seconds: float | None
     ) -> T:
-        with _translated():
-            async with asyncio.timeout(seconds), engine.begin() as connection:
-                return await connection.run_sync(work)
+        try:
+            with _translated():
+                async with asyncio.timeout(seconds), engine.begin() as connection:
+                    result = await connection.run_sync(work)
+        except StorageUnavailable as error:
+            self._outage.goes_on(error)
+            raise
+        self._outage.is_over()
+        return result
 
     async def _connect(self, **settings: str) -> asyncpg.Connection:
         """A new connection; one that failed a moment ago is not tried again yet."""

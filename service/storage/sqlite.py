@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from service.errors import StorageUnavailable
+from service.storage.outage import Outage
 
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ class SqliteDatabase:
     has_one_writer = True
 
     def __init__(self, url: str) -> None:
+        self._outage = Outage()
         self._write_engine = _open(url, begin="BEGIN IMMEDIATE")
         self._read_engine = _open(url, begin="BEGIN")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
@@ -83,11 +85,15 @@ class SqliteDatabase:
     ) -> T:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(executor, _in_transaction, engine, work)
+            result = await loop.run_in_executor(executor, _in_transaction, engine, work)
         except DatabaseError as error:
             if not _is_of_the_database(error):
                 raise
-            raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
+            unavailable = StorageUnavailable(f"{engine.url.database}: {error.orig}")
+            self._outage.goes_on(unavailable)
+            raise unavailable from error
+        self._outage.is_over()
+        return result
 
 
 def _is_of_the_database(error: DatabaseError) -> bool:
