@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures everything, shows progress on stderr and prints one table."""
+"""`python -m benchmarks`: measures everything, shows progress on stderr and prints two tables."""
 
 from __future__ import annotations
 
@@ -6,148 +6,160 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 
 from benchmarks import load
 from benchmarks.errors import BenchmarkError
-from benchmarks.hanging import measure_healthy
+from benchmarks.folders import temporary_folder
 from benchmarks.machine import OTHER_CORES, description
-from benchmarks.memory import measure_memory
+from benchmarks.part import Part, Setting
+from benchmarks.plan import FULL, FURTHER, PARTS, QUICK, SPEED, Plan, is_measured
+from benchmarks.processes import refusing_url
 from benchmarks.receiver import Receiver, receiving
-from benchmarks.services import BARE_FLOOR, DEFAULT_DELAY, FLOOR, OURS, POST, SHARED_CLIENT, Service
+from benchmarks.services import OURS, Service
 from benchmarks.speed import Speed, measure_speed
+from benchmarks.stores import STORES, Missing, Store, opened_stores
 from benchmarks.table import Results, as_markdown
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is measured: *seconds* for each figure of each service in each round."""
+class Bench:
+    """What all measurements share, and where their results go."""
 
-    rounds: int
-    seconds: float
-    further_rounds: int
-    further_seconds: float
-    services: tuple[Service, ...]
-    pending_counts: tuple[int, ...] = (0, 10_000, 100_000)
-
-
-RIVALS = (SHARED_CLIENT, POST)
-FULL = Plan(
-    rounds=5,
-    seconds=3,
-    further_rounds=3,
-    further_seconds=10,
-    services=(FLOOR, BARE_FLOOR, *OURS, *DEFAULT_DELAY, *RIVALS),
-)
-QUICK = Plan(
-    rounds=2,
-    seconds=1,
-    further_rounds=0,
-    further_seconds=0,
-    services=(FLOOR, BARE_FLOOR, *OURS, *RIVALS),
-)
+    plan: Plan
+    stores: Mapping[str, Store]
+    receiver: Receiver
+    refusing_url: str
+    results: Results
 
 
 @click.command()
 @click.option(
     "--quick", is_flag=True, help="About a minute: fewer and shorter rounds, speed alone."
 )
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice(PARTS),
+    help="One part of it; may be given several times.",
+)
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of everything.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-def main(quick: bool, rounds: int | None, json_file: Path | None) -> None:
+def main(quick: bool, only: tuple[str, ...], rounds: int | None, json_file: Path | None) -> None:
     """Measure the service beside its floor and beside what one would write instead."""
     plan = QUICK if quick else FULL
+    if only:
+        plan = replace(plan, parts=only)
     if rounds:
-        plan = replace(plan, rounds=rounds, further_rounds=min(rounds, plan.further_rounds))
+        plan = replace(plan, rounds=rounds, further_rounds=rounds)
+    _end_when_told()
     machine, results = description(), Results()
-    # Ended from outside, Python would leave the other processes behind, busy on their cores.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     os.sched_setaffinity(0, OTHER_CORES)
-    with _folder() as folder, receiving(folder) as receiver:
+    with (
+        temporary_folder() as folder,
+        receiving(folder) as receiver,
+        refusing_url() as nobody,
+        opened_stores(folder) as stores,
+    ):
         machine["load, receiver"] = f"{load.KIND}, {receiver.kind}"
-        _measure_speeds(plan, receiver, results)
-        for number in range(plan.further_rounds):
-            _measure_further(plan, f"{number + 1}/{plan.further_rounds}", receiver, results)
+        machine.update({name: stores[name].description for name in STORES})
+        _measure(Bench(plan, stores, receiver, nobody, results))
+        missing = {name for name in STORES if isinstance(stores[name], Missing)}
     click.echo("\n".join(f"* {name}: {value}" for name, value in machine.items()))
     click.echo(f"\n{as_markdown(results)}")
     if json_file:
         json_file.write_text(json.dumps({"machine": machine, **asdict(results)}, indent=2))
-    sys.exit(1 if any(service.name in results.failures for service in OURS) else 0)
+    sys.exit(1 if _has_failed(results, missing) else 0)
 
 
-def _measure_speeds(plan: Plan, receiver: Receiver, results: Results) -> None:
-    """Every service once in each round, so that noise of the machine meets all of them."""
-    for number in range(plan.rounds):
+def _end_when_told() -> None:
+    """Make a signal the end of every block, so that no other process is left behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(number: int, _frame: object) -> None:
+        # Whoever is impatient now would stop the stopping.
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        sys.exit(f"ended by {signal.Signals(number).name}")
+
+    for number in numbers:
+        signal.signal(number, end)
+
+
+def _measure(bench: Bench) -> None:
+    plan = bench.plan
+    for number in range(plan.rounds if SPEED in plan.parts else 0):
         for service in plan.services:
-            if service.name in results.failures:
-                continue
-            with (
-                _reported(results, service.name, f"{number + 1}/{plan.rounds}"),
-                _folder() as folder,
-            ):
-                speed = measure_speed(service, receiver, folder, plan.seconds)
-                results.speeds.setdefault(service.name, {})[number] = speed
-                _say(f"    {speed.delivered_per_second:,.0f} delivered/s, {_company(speed)}")
+            _measure_speed(bench, service, number)
+    further = {name: part for name, part in FURTHER.items() if name in plan.parts}
+    for number in range(plan.further_rounds if further else 0):
+        for name, part in further.items():
+            for service in OURS:
+                if is_measured(name, service):
+                    _measure_part(bench, (name, part), service, number)
 
 
-def _measure_further(plan: Plan, number: str, receiver: Receiver, results: Results) -> None:
-    for service in OURS:
-        for count in plan.pending_counts:
-            _add(
-                results,
-                f"{service.name}: MiB with {count:,} pending",
-                number,
-                lambda folder, service=service, count=count: measure_memory(
-                    service, folder, count, plan.further_seconds
-                ),
-            )
-        for is_beside, words in ((False, "alone"), (True, "beside 100 that hang")):
-            _add(
-                results,
-                f"{service.name}: p99 ms of a healthy receiver {words}",
-                number,
-                lambda folder, service=service, is_beside=is_beside: measure_healthy(
-                    service, receiver, folder, plan.further_seconds, is_beside_hanging=is_beside
-                ),
-            )
-
-
-def _add(results: Results, name: str, number: str, measure: Callable[[Path], float]) -> None:
-    if name in results.failures:
+def _measure_speed(bench: Bench, service: Service, number: int) -> None:
+    """Every service once in each round, so that noise of the machine meets all of them."""
+    results, store = bench.results, bench.stores[service.store]
+    if service.name in results.failures:
         return
-    with _reported(results, name, number), _folder() as folder:
-        figure = measure(folder)
-        results.further.setdefault(name, []).append(figure)
-        _say(f"    {figure:.1f}")
+    what = f"[{number + 1}/{bench.plan.rounds}] {service.name}"
+    with _reported(results, service.name, what), temporary_folder() as folder:
+        speed = measure_speed(service, store, bench.receiver, folder, bench.plan.seconds)
+        results.speeds.setdefault(service.name, {})[number] = speed
+        _say(f"    {speed.delivered_per_second:,.0f} delivered/s, {_company(speed)}")
+
+
+def _measure_part(bench: Bench, named: tuple[str, Part], service: Service, number: int) -> None:
+    """One round of a part; a failure is not the end of it, the next round tries again."""
+    (name, part), results = named, bench.results
+    what = f"[{number + 1}/{bench.plan.further_rounds}] {name}, {service.name}"
+    with _reported(results, f"{name}, {service.name}", what):
+        for figure, value in part(_setting(bench, service, number)):
+            runs = results.further.setdefault(figure, {}).setdefault(service.store, {})
+            runs[number] = value
+            _say(f"    {value:,.2f} {figure}")
+
+
+def _setting(bench: Bench, service: Service, number: int) -> Setting:
+    return Setting(
+        service=service,
+        store=bench.stores[service.store],
+        receiver=bench.receiver,
+        refusing_url=bench.refusing_url,
+        seconds=bench.plan.further_seconds,
+        is_reversed=number % 2 == 1,
+        pending_counts=bench.plan.pending_counts,
+        history_counts=bench.plan.history_counts,
+    )
 
 
 @contextmanager
-def _reported(results: Results, name: str, number: str) -> Iterator[None]:
+def _reported(results: Results, name: str, what: str) -> Iterator[None]:
     """Say what is measured; what cannot be is a line of the table, and the rest goes on."""
-    _say(f"[{number}] {name}")
+    _say(what)
     try:
         yield
-    except BenchmarkError as error:
+    except (BenchmarkError, OSError) as error:
         results.failures[name] = str(error)
         _say(f"    {error}")
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A folder for one measurement, readable by a receiver that gives up its privileges."""
-    with TemporaryDirectory(prefix="invoices-benchmark-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
+def _has_failed(results: Results, missing: set[str]) -> bool:
+    """Whether one of our own could not be measured though its database is there."""
+    ours = {service.name for service in OURS if service.store not in missing}
+    return any(failed.endswith(name) for failed in results.failures for name in ours)
 
 
 def _company(speed: Speed) -> str:
-    return f"{speed.others_share:.0%} of its core went to others"
+    others = f"{speed.others_share:.0%} of its core went to others"
+    return f"{others}, the other core was {speed.other_core_share:.0%} busy"
 
 
 def _say(text: str) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.processes import last_lines, python, started
+from benchmarks.processes import HOST, last_lines, python, started
 
 CONNECTIONS = 64
 SCRIPT = Path(__file__).with_name("wrk.lua")
@@ -67,7 +69,7 @@ def send(order: Order, folder: Path) -> Load:
         port, rate = urlsplit(order.url).port, order.rate or 0
         command = python("benchmarks.own_load", port, CONNECTIONS, rate, *arguments)
     with started(command, log) as process:
-        _wait(process)
+        _wait(process, order.url)
     return _read(result, log)
 
 
@@ -77,11 +79,27 @@ def _wrk(order: Order, arguments: list[object]) -> list[str]:
     return ["wrk", *limits, "-s", str(SCRIPT), order.url, "--", *map(str, arguments)]
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
+def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+    give_up_at = time.monotonic() + GIVE_UP_SECONDS
+    while time.monotonic() < give_up_at:
+        try:
+            process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            # wrk would try for ever to connect to a service that has ended.
+            _check_listening(url)
+        else:
+            return
+    raise BenchmarkError(f"invoices were not answered within {GIVE_UP_SECONDS} s")
+
+
+def _check_listening(url: str) -> None:
     try:
-        process.wait(timeout=GIVE_UP_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"invoices were not answered within {GIVE_UP_SECONDS} s") from None
+        socket.create_connection((HOST, urlsplit(url).port or 0), timeout=1).close()
+    except ConnectionRefusedError:
+        raise BenchmarkError("the service takes no connections any more") from None
+    except OSError:
+        # Busy, which is what we make it.
+        return
 
 
 def _read(result: Path, log: Path) -> Load:

@@ -6,8 +6,11 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.errors import BenchmarkError
 
 _CORES = sorted(os.sched_getaffinity(0))
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -16,7 +19,7 @@ SERVICE_CORES = {_CORES[0]}
 """Where the measured service runs, alone if there is another core for the rest."""
 
 OTHER_CORES = {_CORES[1]} if len(_CORES) > 1 else SERVICE_CORES
-"""Where load generator, receiver and the benchmark itself run."""
+"""Where load generator, receiver, database server and the benchmark itself run."""
 
 
 @contextmanager
@@ -31,10 +34,13 @@ def on_cores(cores: set[int]) -> Iterator[None]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that all threads of *pid* have used; noise of others is not in it."""
-    # The name in parentheses may hold blanks, so count behind it (proc(5): utime, stime).
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    """
+    The processor time of *pid* and of all that it started; noise of others is not in it.
+
+    Raises:
+        BenchmarkError: if the process has ended.
+    """
+    return sum(one.ticks for one in _family(pid)) / _TICKS_PER_SECOND
 
 
 def busy_seconds(cores: set[int]) -> float:
@@ -48,13 +54,9 @@ def busy_seconds(cores: set[int]) -> float:
     return ticks / _TICKS_PER_SECOND
 
 
-def resident_bytes(pid: int, *, peak: bool = False) -> int:
-    """The memory that *pid* occupies now, or the most that it ever did."""
-    wanted = "VmHWM:" if peak else "VmRSS:"
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(wanted):
-            return int(line.split()[1]) * 1024
-    raise ProcessLookupError(pid)
+def peak_bytes(pid: int) -> int:
+    """The most memory that *pid* and what it started ever occupied, each by itself."""
+    return sum(_peak_bytes(one.pid) for one in _family(pid))
 
 
 def description() -> dict[str, str]:
@@ -68,6 +70,44 @@ def description() -> dict[str, str]:
         "database folder": f"{tempfile.gettempdir()} on {_filesystem(tempfile.gettempdir())}",
         "load average before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process; *ticks* are its own and those of children that it has waited for."""
+
+    pid: int
+    parent: int
+    ticks: int
+
+
+def _family(pid: int) -> list[_Process]:
+    """*pid* and what descends from it."""
+    processes = {one.pid: one for one in _processes()}
+    if pid not in processes:
+        raise BenchmarkError("the process that was measured has ended")
+    family, size = {pid}, 0
+    while len(family) > size:
+        size = len(family)
+        family |= {one.pid for one in processes.values() if one.parent in family}
+    return [processes[one] for one in family]
+
+
+def _processes() -> Iterator[_Process]:
+    for folder in Path("/proc").iterdir():
+        # One that ends while we look has handed its time to its parent.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if folder.name.isdecimal():
+                # The name in parentheses may hold blanks, so count behind it (proc(5)).
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                yield _Process(int(folder.name), int(fields[1]), sum(map(int, fields[11:15])))
+
+
+def _peak_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _first(path: str, name: str) -> str:

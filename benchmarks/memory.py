@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from pathlib import Path
 
-from benchmarks.machine import resident_bytes
-from benchmarks.processes import HOST, free_port
-from benchmarks.rows import fill
-from benchmarks.services import Service, running
-from benchmarks.stores import STORES
+from benchmarks.folders import temporary_folder
+from benchmarks.machine import peak_bytes
+from benchmarks.part import Figures, Setting
+from benchmarks.rows import Rows
+from benchmarks.services import running
 
 
-def measure_memory(service: Service, folder: Path, pending_count: int, seconds: float) -> float:
+def memory(at: Setting) -> Figures:
+    """The memory with each number of due deliveries, and how much more the most are than none."""
+    occupied = {}
+    for count in at.pending_counts:
+        occupied[count] = _measure(at, count)
+        yield f"MiB occupied, {count:,} pending", occupied[count]
+    fewest, most = min(occupied), max(occupied)
+    yield f"MiB more, {most:,} pending than {fewest:,}", occupied[most] - occupied[fewest]
+
+
+def _measure(at: Setting, pending_count: int) -> float:
     """
-    The most MiB that *service* occupied in *seconds* with *pending_count* due deliveries.
+    The most MiB that the service occupied with *pending_count* due deliveries.
 
     All of them are attempted and fail, since nobody listens; none is delivered.
     """
-    assert service.store is not None
-    database_url = STORES[service.store](folder)
-    asyncio.run(fill(database_url, pending_count, f"http://{HOST}:{free_port()}"))
-    with running(service, folder, database_url) as target:
-        time.sleep(seconds)
-        return resident_bytes(target.pid, peak=True) / 2**20
+    rows = Rows("pending", pending_count, at.refusing_url)
+    with (
+        temporary_folder() as folder,
+        at.store.filled(rows, folder) as url,
+        running(at.service, folder, url) as target,
+    ):
+        time.sleep(at.seconds)
+        return peak_bytes(target.pid) / 2**20

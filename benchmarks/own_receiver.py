@@ -1,4 +1,8 @@
-"""A receiver in a process of its own, for machines without nginx: `own_receiver PORT FILE`."""
+"""
+A receiver in a process of its own: `own_receiver PORT FILE [SECONDS]`.
+
+It stands in for nginx where that is not installed, and answers after SECONDS, which nginx cannot.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +30,9 @@ class Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, notes: TextIO) -> None:
+    def __init__(self, notes: TextIO, delay_seconds: float) -> None:
         self._notes = notes
+        self._delay_seconds = delay_seconds
         self._unread = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -40,8 +45,15 @@ class Connection(asyncio.Protocol):
         while (end := self._end_of_request()) is not None:
             path = self._unread.split(b" ", 2)[1].decode()
             self._unread = self._unread[end:]
-            self._transport.write(ANSWER)
+            self._answer()
             self._notes.write(f"{time.time():.6f} {path}\n")
+
+    def _answer(self) -> None:
+        if self._delay_seconds:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._delay_seconds, self._transport.write, ANSWER)
+        else:
+            self._transport.write(ANSWER)
 
     def _end_of_request(self) -> int | None:
         head_end = self._unread.find(b"\r\n\r\n")
@@ -52,10 +64,10 @@ class Connection(asyncio.Protocol):
         return end if len(self._unread) >= end else None
 
 
-async def serve(port: int, notes: TextIO) -> None:
+async def serve(port: int, notes: TextIO, delay_seconds: float) -> None:
     """Answer on *port* until the process is ended."""
     loop = asyncio.get_running_loop()
-    await loop.create_server(lambda: Connection(notes), HOST, port, backlog=4096)
+    await loop.create_server(lambda: Connection(notes, delay_seconds), HOST, port, backlog=4096)
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
         notes.flush()
@@ -63,4 +75,5 @@ async def serve(port: int, notes: TextIO) -> None:
 
 if __name__ == "__main__":
     with Path(sys.argv[2]).open("a") as notes:
-        uvloop.run(serve(int(sys.argv[1]), notes))
+        seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 0
+        uvloop.run(serve(int(sys.argv[1]), notes, seconds))

@@ -69,26 +69,32 @@ class Receiver:
                 if len(arrived) > before:
                     progress_at = time.monotonic()
                 elif time.monotonic() - progress_at > stalled_seconds:
-                    raise BenchmarkError(f"{len(arrived)} of {count} were delivered")
+                    told = f"{len(arrived)} of {count} were delivered"
+                    raise BenchmarkError(f"{told}, then none for {stalled_seconds:g} s")
                 time.sleep(LOOK_SECONDS)
         return arrived
 
 
 @contextmanager
-def receiving(folder: Path) -> Iterator[Receiver]:
-    """A receiver that answers every POST with 200 and `{"ok": true}`."""
+def receiving(folder: Path, *, delay_seconds: float = 0) -> Iterator[Receiver]:
+    """
+    A receiver that answers every POST with 200 and `{"ok": true}`, after *delay_seconds*.
+
+    It is ours where a delay is asked for: nginx alone answers at once.
+    """
     port, nginx, log = free_port(), shutil.which("nginx"), folder / "receiver.log"
     arrivals = folder / "arrivals"
     arrivals.touch()
-    if nginx:
+    if nginx and not delay_seconds:
         configuration = folder / "nginx.conf"
         configuration.write_text(NGINX.format(folder=folder, port=port))
         command = [nginx, "-e", str(folder / "nginx.error"), "-c", str(configuration)]
+        kind = "nginx"
     else:
-        command = python("benchmarks.own_receiver", port, arrivals)
+        command, kind = python("benchmarks.own_receiver", port, arrivals, delay_seconds), "ours"
     with started(command, log) as process:
         wait_until_listening(process, port, log)
-        yield Receiver("nginx" if nginx else "ours", f"http://{HOST}:{port}", arrivals)
+        yield Receiver(kind, f"http://{HOST}:{port}", arrivals)
 
 
 def _note(arrived: dict[str, float], lines: str, start: str) -> None:

@@ -1,68 +1,165 @@
-"""Fills a database with pending deliveries, faster than invoices could be sent in."""
+"""
+Fills a database with invoices that have their event and delivery, faster than they could be sent.
+
+One row of each table is written down here; the database makes all others of it by counting. A
+number stands where rows have to differ, and instants lie apart as if the rows had come in turn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import (
+    CTE,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Insert,
+    Table,
+    Text,
+    cast,
+    func,
+    insert,
+    literal,
+    select,
+)
 
+from benchmarks.errors import BenchmarkError
 from service.app import DEV_ACCOUNT, announce
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.storage.engine import Database
+from service.errors import StorageUnavailable
+from service.storage.engine import open_database
 from service.storage.schema import migrate
-from service.storage.tables import deliveries, events, invoices
+from service.storage.tables import attempts, deliveries, events, invoices, microseconds
 
-BATCH = 5_000
+NUMBER = "{number}"
+DIGITS = 10
+KEY = "0" * (32 - DIGITS) + NUMBER
+"""As long as the keys of the service, and earlier than all of them."""
+
+SPACING = timedelta(milliseconds=10)
+BATCH = 20_000
 
 
-async def fill(database_url: str, count: int, receiver_url: str) -> None:
-    """Bring the database to its schema and add *count* invoices that are due at *receiver_url*."""
-    database = Database(database_url)
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """
+    *count* paid invoices of the development account, whose ids begin with *run*.
+
+    Each has an event and its delivery to *receiver_url*: delivered by one attempt, or pending and
+    due since a moment ago. With *due_at*, all are due at that very instant.
+    """
+
+    run: str
+    count: int
+    receiver_url: str
+    is_delivered: bool = False
+    due_at: datetime | None = None
+
+
+def fill(database_url: str, rows: Rows) -> None:
+    """
+    Bring the database to its schema and add *rows*.
+
+    Raises:
+        BenchmarkError: if the database cannot take them.
+    """
+    try:
+        asyncio.run(_fill(database_url, rows))
+    except (StorageUnavailable, OSError) as error:
+        raise BenchmarkError(f"the database could not be filled: {error}") from error
+
+
+async def _fill(database_url: str, rows: Rows) -> None:
+    database = open_database(database_url)
+    models = _models(rows)
     try:
         await migrate(database)
-        for start in range(1, count + 1, BATCH):
-            await database.write(_adder(start, min(count + 1, start + BATCH), receiver_url))
+        for start in range(1, rows.count + 1, BATCH):
+            numbers = range(start, min(rows.count + 1, start + BATCH))
+            await database.write(_adder(models, rows, numbers))
     finally:
         await database.close()
 
 
-def _adder(start: int, end: int, receiver_url: str) -> Any:
+def _adder(
+    models: Mapping[Table, Mapping[str, Any]], rows: Rows, numbers: range
+) -> Callable[[Connection], None]:
     def add(tx: Connection) -> None:
-        at = datetime.now(UTC)
-        rows = list(_rows(range(start, end), receiver_url, at))
-        for table, column in ((invoices, 0), (events, 1), (deliveries, 2)):
-            tx.execute(insert(table), [row[column] for row in rows])
+        for table, model in models.items():
+            tx.execute(_insertion(table, model, rows, numbers))
 
     return add
 
 
-def _rows(numbers: range, receiver_url: str, at: datetime) -> Iterator[tuple[dict[str, Any], ...]]:
-    common = {"callback": INVOICE_NOTIFICATION.name, "origin": receiver_url}
-    for number in numbers:
-        url = f"{receiver_url}/invoices/pending-{number}"
-        announced = announce(INVOICE_NOTIFICATION.name, "Invoice paid", True)
-        invoice = {
-            "key": number,
-            "account_id": DEV_ACCOUNT,
-            "id": f"pending-{number}",
+def _insertion(table: Table, model: Mapping[str, Any], rows: Rows, numbers: range) -> Insert:
+    """The statement that inserts the *numbers* of *rows*, made of *model*, into *table*."""
+    counting = _counting(numbers)
+    number = counting.c.number
+    values = [_value(table.c[name], value, number, rows) for name, value in model.items()]
+    return insert(table).from_select(list(model), select(*values).select_from(counting))
+
+
+def _counting(numbers: range) -> CTE:
+    first = select(literal(numbers.start, BigInteger).label("number"))
+    counting = first.cte("counting", recursive=True)
+    following = select(counting.c.number + 1).where(counting.c.number < numbers.stop - 1)
+    return counting.union_all(following)
+
+
+def _value(
+    column: Column[Any], value: Any, number: ColumnElement[int], rows: Rows
+) -> ColumnElement[Any]:
+    """*value*, or what becomes of it in the row with *number*."""
+    if isinstance(value, str) and NUMBER in value:
+        before, _, after = value.partition(NUMBER)
+        digits = func.substr(cast(number + 10**DIGITS, Text), 2)
+        return literal(before, Text) + digits + literal(after, Text)
+    if isinstance(value, datetime) and not rows.due_at:
+        apart = SPACING // timedelta(microseconds=1)
+        return literal(microseconds(value), BigInteger) - (rows.count - number) * apart
+    return literal(value, column.type)
+
+
+def _models(rows: Rows) -> dict[Table, dict[str, Any]]:
+    """One row of each table, in the order in which they can be inserted."""
+    at, url = rows.due_at or datetime.now(UTC), f"{rows.receiver_url}/invoices/{rows.run}-{NUMBER}"
+    announced = announce(INVOICE_NOTIFICATION.name, "Invoice paid", True)
+    account = {"account_id": DEV_ACCOUNT}
+    place = {**account, "invoice_key": KEY, "sequence": 1}
+    call = {"callback": INVOICE_NOTIFICATION.name, "url": url, "origin": rows.receiver_url}
+    models = {
+        invoices: {
+            **account,
+            **call,
+            "key": KEY,
+            "id": f"{rows.run}-{NUMBER}",
+            "title": "Expensive invoice",
             "customer": "Mr. Richie Rich",
             "total_minor": 999900,
             "currency": "USD",
             "status": "paid",
             "created_at": at,
-            "callback_url": receiver_url,
-            "url": url,
+            "callback_url": rows.receiver_url,
             "event_count": 1,
             "lease_token": 1,
-            **common,
-        }
-        event = {"description": "Invoice paid", "paid": True, "collector": "sandbox", "at": at}
-        delivery = {
-            "id": announced.id,
-            "account_id": DEV_ACCOUNT,
-            "url": url,
+        },
+        events: {
+            **place,
+            "description": "Invoice paid",
+            "paid": True,
+            "collector": "sandbox",
+            "at": at,
+        },
+        deliveries: {
+            **place,
+            **call,
+            "id": f"msg_{KEY}",
             "body": announced.body,
             "status": "pending",
             "attempt_count": 0,
@@ -70,7 +167,19 @@ def _rows(numbers: range, receiver_url: str, at: datetime) -> Iterator[tuple[dic
             "created_at": at,
             "due_at": at,
             "lease_token": 0,
-            **common,
+        },
+    }
+    if rows.is_delivered:
+        settled = {"status": "delivered", "attempt_count": 1, "settled_at": at, "lease_token": 1}
+        models[deliveries].update(settled)
+        models[attempts] = {
+            **account,
+            "delivery_id": f"msg_{KEY}",
+            "number": 1,
+            "started_at": at,
+            "duration_ms": 2,
+            "status_code": 200,
+            "outcome": "delivered",
+            "response_body": '{"ok": true}',
         }
-        place = {"invoice_key": number, "sequence": 1}
-        yield invoice, {**event, **place}, {**delivery, **place}
+    return models

@@ -10,8 +10,15 @@ from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.machine import SERVICE_CORES
-from benchmarks.processes import HOST, free_port, python, started, wait_until_listening
-from benchmarks.stores import STORES
+from benchmarks.processes import (
+    HOST,
+    free_port,
+    last_lines,
+    python,
+    started,
+    wait_until_listening,
+)
+from benchmarks.stores import NO_STORE, POSTGRES, STORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +26,14 @@ class Service:
     """
     Something that accepts invoices and calls back.
 
-    *store* names one of `STORES`; *requires* the packages that it cannot be started without.
+    *store* names what it stores in; *requires* the packages that it cannot be started without.
     *delay_seconds* is how long it waits by design before it delivers.
     """
 
     name: str
     module: str
     arguments: tuple[str, ...] = ()
-    store: str | None = None
+    store: str = NO_STORE
     requires: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     delay_seconds: float = 0
@@ -75,26 +82,40 @@ DEFAULT_DELAY = tuple(
 )
 
 
+DISPATCHER = Service(
+    "invoices, PostgreSQL, a dispatcher",
+    "service",
+    ("serve", "--dev", "--role", "dispatcher"),
+    POSTGRES,
+)
+
+
 @contextmanager
-def running(service: Service, folder: Path, database_url: str | None = None) -> Iterator[Running]:
+def running(service: Service, folder: Path, database_url: str) -> Iterator[Running]:
     """
-    *service* in a process of its own on a new database, or on the one of *database_url*.
+    *service* in a process of its own on the database of *database_url*.
 
     Raises:
-        BenchmarkError: if something is not installed, or it does not start.
+        BenchmarkError: if something is not installed, or it does not start. One of the block
+            says so as well if the process has ended by itself.
     """
     missing = [name for name in service.requires if find_spec(name) is None]
     if missing:
         raise BenchmarkError(f"not installed: {', '.join(missing)} (pip install -e '.[bench]')")
-    port, log = free_port(), folder / "service.log"
-    url = database_url or (STORES[service.store](folder) if service.store else "sqlite:///unused")
+    port = free_port()
+    log = folder / f"service-{port}.log"
     env = {
         "INVOICES_PORT": str(port),
-        "INVOICES_DATABASE_URL": url,
+        "INVOICES_DATABASE_URL": database_url,
         "INVOICES_DRAIN_TIMEOUT": "1s",
         **service.settings,
     }
     command = python(service.module, *service.arguments)
     with started(command, log, cores=SERVICE_CORES, env=env) as process:
         wait_until_listening(process, port, log)
-        yield Running(process.pid, service.delay_seconds, f"http://{HOST}:{port}", folder)
+        try:
+            yield Running(process.pid, service.delay_seconds, f"http://{HOST}:{port}", folder)
+        except BenchmarkError as error:
+            if process.poll() is not None:
+                raise BenchmarkError(f"{error}; it has ended: {last_lines(log)}") from error
+            raise

@@ -14,13 +14,14 @@ from pathlib import Path
 from statistics import quantiles
 
 from benchmarks.load import Load, Order, send
-from benchmarks.machine import SERVICE_CORES, busy_seconds, cpu_seconds
+from benchmarks.machine import OTHER_CORES, SERVICE_CORES, busy_seconds, cpu_seconds
 from benchmarks.receiver import Receiver
 from benchmarks.services import Running, Service, running
+from benchmarks.stores import Store
 
-WARM_UP_COUNT = 40
-WARM_UP_SHARES = (0, 0.1, 0.3)
-"""Of the measured time; each warm-up says better than the one before how many invoices fill it."""
+WARM_UP_COUNT = 30
+WARM_UP_SHARES = (0, 0.3)
+"""Of the measured time; the second warm-up says better than the first how many invoices fill it."""
 
 INVOICES_MAX = 50_000
 SPAN_SECONDS_MIN = 0.01
@@ -38,50 +39,87 @@ class Speed:
     """
     One run of one service. Delays are from the answered 202 to the arrival at the receiver.
 
+    *server_cpu_ms_per_delivery* is what a database server used beside the service.
+
     *others_share* is how much of the service's core went to anybody else while it delivered: with
     more than a little of that, the rates are too low and only the processor time can be trusted.
+    *other_core_share* is how busy the other core was meanwhile; near 1, that bounds the rates.
     """
 
     accepted_per_second: float
     delivered_per_second: float
     cpu_ms_per_delivery: float
+    server_cpu_ms_per_delivery: float
     delay_p50_ms: float
     delay_p95_ms: float
     delay_p99_ms: float
     others_share: float
+    other_core_share: float
 
 
 @dataclass(frozen=True, slots=True)
-class _Delivered:
+class Delivered:
     """One batch of deliveries: how many per second, at what cost, and in what company."""
 
     per_second: float
-    cpu_seconds_each: float
+    cpu_ms_each: float
+    server_cpu_ms_each: float
     others_share: float
+    other_core_share: float
 
 
-def measure_speed(service: Service, receiver: Receiver, folder: Path, seconds: float) -> Speed:
-    """Start *service* and take each of its figures over about *seconds*."""
-    with running(service, folder) as target:
-        warm_rate = 0.0
-        for share in WARM_UP_SHARES:
-            warm = _deliver(target, receiver, _count(warm_rate, seconds * share))
-            warm_rate = max(warm_rate, warm.per_second)
-        delivered = _deliver(target, receiver, _count(warm_rate, seconds))
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service that runs, what it stores in, and whom it calls back."""
+
+    service: Running
+    store: Store
+    receiver: Receiver
+
+
+@dataclass(frozen=True, slots=True)
+class _Clocks:
+    """What the clocks showed at one moment, in seconds."""
+
+    now: float
+    service: float
+    server: float
+    service_cores: float
+    other_cores: float
+
+
+def measure_speed(
+    service: Service, store: Store, receiver: Receiver, folder: Path, seconds: float
+) -> Speed:
+    """Start *service* on a new database and take each of its figures over about *seconds*."""
+    with store.empty(folder) as url, running(service, folder, url) as started:
+        target = Target(started, store, receiver)
+        delivered = measure_deliveries(target, seconds)
         half = delivered.per_second / 2
-        load, arrived = deliver_at(target, receiver, half, _count(half, seconds))
-        accepted = _accept(target, _count(_accept(target, WARM_UP_COUNT), seconds))
+        load, arrived = deliver_at(started, receiver, half, _count(half, seconds))
+        accepted = _accept(started, _count(_accept(started, WARM_UP_COUNT), seconds))
     delays = [arrived[name] - answered_at for name, answered_at in load.answered.items()]
     cuts = quantiles(delays, n=100, method="inclusive")
     return Speed(
         accepted_per_second=accepted,
         delivered_per_second=delivered.per_second,
-        cpu_ms_per_delivery=delivered.cpu_seconds_each * 1000,
+        cpu_ms_per_delivery=delivered.cpu_ms_each,
+        server_cpu_ms_per_delivery=delivered.server_cpu_ms_each,
         delay_p50_ms=cuts[49] * 1000,
         delay_p95_ms=cuts[94] * 1000,
         delay_p99_ms=cuts[98] * 1000,
         others_share=delivered.others_share,
+        other_core_share=delivered.other_core_share,
     )
+
+
+def measure_deliveries(target: Target, seconds: float) -> Delivered:
+    """Warm *target* up, then send what it delivers in about *seconds*, as fast as it accepts."""
+    warm_rate = 0.0
+    for share in WARM_UP_SHARES:
+        warm = _deliver(target, _count(warm_rate, seconds * share))
+        warm_rate = max(warm_rate, warm.per_second)
+    return _deliver(target, _count(warm_rate, seconds))
 
 
 def new_run() -> str:
@@ -89,24 +127,39 @@ def new_run() -> str:
     return f"run{next(_numbers)}"
 
 
-def _deliver(target: Running, receiver: Receiver, count: int) -> _Delivered:
+def _deliver(target: Target, count: int) -> Delivered:
     """
     Send *count* invoices as fast as they are accepted, and wait until all are delivered.
 
     The time is from first accepted to last delivered, less what the service waits by design.
     """
-    run, began_at = new_run(), time.monotonic()
-    cpu_before, busy_before = cpu_seconds(target.pid), busy_seconds(SERVICE_CORES)
-    load = send(Order(target.url, run, count, (receiver.url,)), target.folder)
-    arrived = receiver.wait_for(run, count)
-    busy, elapsed = busy_seconds(SERVICE_CORES) - busy_before, time.monotonic() - began_at
-    others = busy - (cpu_seconds(target.pid) - cpu_before)
-    wait_until_quiet(target.pid)
-    span = max(arrived.values()) - load.first_at - target.delay_seconds
-    return _Delivered(
+    run, service = new_run(), target.service
+    before = _clocks(target)
+    load = send(Order(service.url, run, count, (target.receiver.url,)), service.folder)
+    arrived = target.receiver.wait_for(run, count)
+    arrived_at = _clocks(target)
+    wait_until_quiet(service.pid)
+    after = _clocks(target)
+    span = max(arrived.values()) - load.first_at - service.delay_seconds
+    elapsed = arrived_at.now - before.now
+    of_others = arrived_at.service_cores - before.service_cores
+    of_others -= arrived_at.service - before.service
+    return Delivered(
         per_second=count / max(span, SPAN_SECONDS_MIN),
-        cpu_seconds_each=(cpu_seconds(target.pid) - cpu_before) / count,
-        others_share=max(0.0, others / elapsed),
+        cpu_ms_each=(after.service - before.service) / count * 1000,
+        server_cpu_ms_each=(after.server - before.server) / count * 1000,
+        others_share=max(0.0, of_others / elapsed),
+        other_core_share=(arrived_at.other_cores - before.other_cores) / elapsed,
+    )
+
+
+def _clocks(target: Target) -> _Clocks:
+    return _Clocks(
+        now=time.monotonic(),
+        service=cpu_seconds(target.service.pid),
+        server=target.store.cpu_seconds(),
+        service_cores=busy_seconds(SERVICE_CORES),
+        other_cores=busy_seconds(OTHER_CORES),
     )
 
 

@@ -1,4 +1,4 @@
-"""The results as one table: medians of the runs, and ratios taken within each round."""
+"""The results as two tables: medians of the runs, and ratios taken within each round."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from benchmarks.machine import OTHER_CORES, SERVICE_CORES
 from benchmarks.services import BARE_FLOOR, FLOOR, SHARED_CLIENT
 from benchmarks.speed import Speed
+from benchmarks.stores import STORES
+
+CORES = (
+    f"The service has core {min(SERVICE_CORES)} to itself; load generator, receiver and a database "
+    f"server of the benchmark's own share core {min(OTHER_CORES)}."
+)
 
 HEAD = (
     "| service | accepted/s | delivered/s | of the floor | of the bare floor | times FastAPI |"
-    " CPU ms each | CPU of floor's | p50 ms | p95 ms | p99 ms | others |\n"
-    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    " CPU ms each | CPU of floor's | database server's CPU ms each | p50 ms | p95 ms | p99 ms |"
+    " others | second core |\n"
+    "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
+
+FURTHER_HEAD = (
+    f"| median (lowest to highest) | {' | '.join(STORES)} | rounds |\n"
+    f"|---|{'--:|' * len(STORES)}--:|"
 )
 
 Rounds = Mapping[int, Speed]
@@ -25,23 +38,39 @@ class Results:
 
     speeds: dict[str, dict[int, Speed]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    further: dict[str, list[float]] = field(default_factory=dict)
-    """Further figures by their name and unit, each with its runs."""
+    further: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    """Further figures by their name and unit, then by store, then by round."""
 
 
 def as_markdown(results: Results) -> str:
     """All results, to be read."""
     rows = [_row(name, rounds, results) for name, rounds in results.speeds.items() if rounds]
-    lines = [HEAD, *rows]
+    tables = [CORES]
+    if rows:
+        tables.append("\n".join([HEAD, *rows]))
     if results.further:
-        lines += ["", "| what | median | of runs |", "|---|--:|--:|"]
-        lines += [
-            f"| {name} | {median(runs):.1f} | {len(runs)} |"
-            for name, runs in results.further.items()
-        ]
+        figures = [_further_row(name, runs) for name, runs in results.further.items()]
+        tables.append("\n".join([FURTHER_HEAD, *figures]))
     if results.failures:
-        lines += ["", *(f"* {name}: {why}" for name, why in results.failures.items())]
-    return "\n".join(lines)
+        tables.append("\n".join(f"* {name}: {why}" for name, why in results.failures.items()))
+    return "\n\n".join(tables)
+
+
+def _further_row(name: str, runs: Mapping[str, Mapping[int, float]]) -> str:
+    cells = [_spread(list(runs[store].values())) if store in runs else "-" for store in STORES]
+    count = max(len(rounds) for rounds in runs.values())
+    return f"| {name} | {' | '.join(cells)} | {count} |"
+
+
+def _spread(values: Sequence[float]) -> str:
+    told = _told(median(values))
+    return f"{told} ({_told(min(values))} to {_told(max(values))})" if len(values) > 1 else told
+
+
+def _told(value: float) -> str:
+    """Three digits or a little more: nobody measures better than that here."""
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{digits}f}"
 
 
 def _row(name: str, rounds: Rounds, results: Results) -> str:
@@ -57,8 +86,10 @@ def _row(name: str, rounds: Rounds, results: Results) -> str:
         ratio(SHARED_CLIENT.name, _delivered, 1),
         f"{_median(rounds, _cpu):.2f}",
         ratio(FLOOR.name, _cpu),
+        f"{_median(rounds, _server_cpu):.2f}" if _median(rounds, _server_cpu) else "-",
         *(f"{_median(rounds, delay):.1f}" for delay in (_p50, _p95, _p99)),
         f"{_median(rounds, _others):.0%}",
+        f"{_median(rounds, _other_core):.0%}",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -85,6 +116,10 @@ def _cpu(speed: Speed) -> float:
     return speed.cpu_ms_per_delivery
 
 
+def _server_cpu(speed: Speed) -> float:
+    return speed.server_cpu_ms_per_delivery
+
+
 def _p50(speed: Speed) -> float:
     return speed.delay_p50_ms
 
@@ -99,3 +134,7 @@ def _p99(speed: Speed) -> float:
 
 def _others(speed: Speed) -> float:
     return speed.others_share
+
+
+def _other_core(speed: Speed) -> float:
+    return speed.other_core_share
