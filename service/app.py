@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -32,10 +32,10 @@ from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import DEV_NETWORKS, EgressPolicy
 from service.delivery.sender import Sender
 from service.delivery.signing import DEV_SECRET, Signer
-from service.errors import StorageUnavailable
+from service.errors import StorageRefused, StorageUnavailable
 from service.rounds import POLL
 from service.settings import Settings
-from service.storage.engine import open_database
+from service.storage.engine import Database, open_database
 from service.storage.keys import new_key
 from service.storage.schema import migrate, prepare
 from service.storage.steps import NewDelivery
@@ -89,7 +89,7 @@ def document_of(settings: Settings) -> dict[str, Any]:
 
 async def upgrade(settings: Settings) -> tuple[str | None, str | None]:
     """Bring the database to the newest schema; the revisions before and now."""
-    database = open_database(settings.database_url)
+    database = _database(settings)
     try:
         return await migrate(database)
     finally:
@@ -109,18 +109,25 @@ async def reach_database(settings: Settings, stop: asyncio.Event) -> bool:
     Wait until a database that is a server answers; False if *stop* was set before it did.
 
     Services are started in any order, and a database takes its time.
+
+    Raises:
+        StorageRefused: if it answers, and does not let us in.
     """
     if settings.is_embedded:
         return True
-    database, clock = open_database(settings.database_url), SystemClock()
+    database = _database(settings)
     try:
         while not stop.is_set():
             try:
                 await Store(database).ping()
                 return True
+            except StorageRefused:
+                raise
             except StorageUnavailable as error:
                 log.warning("storage.awaited", extra={"fields": {"detail": str(error)}})
-            await clock.wait(stop, clock.now() + POLL)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL.total_seconds()):
+                    await stop.wait()
         return False
     finally:
         await database.close()
@@ -136,7 +143,7 @@ async def running(settings: Settings, place: Place = ALONE) -> AsyncIterator[Run
         OSError: if the address cannot be listened on.
     """
     document = document_of(settings)
-    database = open_database(settings.database_url)
+    database = _database(settings)
     try:
         await (migrate if settings.is_embedded else prepare)(database)
         store = Store(database)
@@ -223,6 +230,12 @@ def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
         return None
 
     return judge
+
+
+def _database(settings: Settings) -> Database:
+    return open_database(
+        settings.database_url, has_prepared_statements=settings.database_prepared_statements
+    )
 
 
 def _policy(settings: Settings) -> EgressPolicy:

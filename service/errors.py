@@ -17,6 +17,7 @@ Every error that the service raises on purpose, split by who can act on it.
     │   └── Conflict                the id is taken by other content
     ├── EvaluationError           the caller: a callback URL cannot be made of this request
     └── StorageUnavailable        the operator; the caller may come again
+        └── StorageRefused          the database is there and does not let us in
 
 The HTTP numbers stand in one table in `service.api.middlewares`. What a receiver answers is
 never an error: it becomes the outcome of an attempt.
@@ -141,3 +142,7 @@ class EvaluationError(InvoicesError):
 
 class StorageUnavailable(InvoicesError):
     """The database does not answer. Nothing was stored; the same request may come again."""
+
+
+class StorageRefused(StorageUnavailable):
+    """The database does not let us in with the address, user or password that we have."""

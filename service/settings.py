@@ -52,6 +52,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8080
     database_url: str = "sqlite:///invoices.db"
+    database_prepared_statements: bool = True
     public_url: str = "http://127.0.0.1:8080"
     currency: str = "USD"
     retry_schedule: tuple[timedelta, ...] = RETRY_SCHEDULE
@@ -96,6 +97,9 @@ def read_settings() -> Settings:
         "host": env.host("HOST", default.host),
         "port": env.int("PORT", default.port, validate=_between(1, 65535)),
         "database_url": env.database_url("DATABASE_URL", default.database_url),
+        "database_prepared_statements": env.bool(
+            "DATABASE_PREPARED_STATEMENTS", default.database_prepared_statements
+        ),
         "public_url": env.public_url("PUBLIC_URL", None),
         "currency": env.currency("CURRENCY", default.currency),
         "retry_schedule": env.durations("RETRY_SCHEDULE", default.retry_schedule),

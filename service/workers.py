@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -65,8 +64,10 @@ async def _ended(worker: Process, stop: asyncio.Event) -> int:
     waiting = asyncio.create_task(worker.wait())
     await asyncio.wait((telling, waiting), return_when=asyncio.FIRST_COMPLETED)
     telling.cancel()
-    if not waiting.done():
-        worker.send_signal(signal.SIGTERM)
+    if worker.stdin and not waiting.done():
+        # It stops with its input. Whoever told us may have told it as well, as a Ctrl-C does,
+        # and to a signal of ours, its second one, it would end on the spot.
+        worker.stdin.close()
     return await waiting
 
 

@@ -70,6 +70,12 @@ class Database(Protocol):
         ...
 
 
-def open_database(url: str) -> Database:
-    """The database of *url*: `sqlite:///file` or `postgresql://…`; nothing is connected yet."""
-    return SqliteDatabase(url) if url.startswith("sqlite:") else PostgresDatabase(url)
+def open_database(url: str, *, has_prepared_statements: bool = True) -> Database:
+    """
+    The database of *url*: `sqlite:///file` or `postgresql://…`; nothing is connected yet.
+
+    Some poolers in front of PostgreSQL cannot keep prepared statements.
+    """
+    if url.startswith("sqlite:"):
+        return SqliteDatabase(url)
+    return PostgresDatabase(url, has_prepared_statements=has_prepared_statements)

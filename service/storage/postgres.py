@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import asyncpg
 from sqlalchemy import Connection, func, select, text
@@ -20,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from service.errors import StorageUnavailable
+from service.errors import StorageRefused, StorageUnavailable
 from service.storage.outage import Outage
 
 log = logging.getLogger("invoices.storage")
@@ -58,6 +59,19 @@ SETTINGS = {
     "jit": "off",
 }
 
+_REFUSALS = (
+    asyncpg.ClientConfigurationError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+"""What a server, or the driver, says to an address, user, password or name that is wrong."""
+
+_UNPREPARED: dict[str, Any] = {
+    "prepared_statement_cache_size": 0,
+    # The server connection may have been somebody else's, who used the usual names.
+    "prepared_statement_name_func": lambda: f"invoices_{uuid4().hex}",
+}
+
 SCHEMA_LOCK = 0x696E766F69636573
 """The advisory lock under which a schema is changed: "invoices" in ASCII."""
 
@@ -77,8 +91,9 @@ class PostgresDatabase:
 
     has_one_writer = False
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, has_prepared_statements: bool = True) -> None:
         self._url = url
+        self._statements = {} if has_prepared_statements else _UNPREPARED
         self._outage = Outage()
         self._failure_count = 0
         self._rest_until = 0.0
@@ -139,7 +154,7 @@ class PostgresDatabase:
     def _engine(self, size: int, **options: Any) -> AsyncEngine:
         return create_async_engine(
             "postgresql+asyncpg://",
-            async_creator=self._connect,
+            connect_args={"async_creator_fn": self._connect, **self._statements},
             pool_size=size,
             max_overflow=0,
             pool_timeout=TRANSACTION_SECONDS,
@@ -163,11 +178,16 @@ class PostgresDatabase:
         """A new connection; one that failed a moment ago is not tried again yet."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._rest_until:
-            raise ConnectionError("it could not be reached a moment ago")
+            raise StorageUnavailable("PostgreSQL: it could not be reached a moment ago")
         try:
-            connection = await asyncpg.connect(
-                self._url, timeout=CONNECT_SECONDS, server_settings={**SETTINGS, **settings}
-            )
+            with _translated():
+                connection = await asyncpg.connect(
+                    self._url,
+                    timeout=CONNECT_SECONDS,
+                    # SQLAlchemy keeps the prepared statements.
+                    statement_cache_size=0,
+                    server_settings={**SETTINGS, **settings},
+                )
         except BaseException:
             rest = REST_SECONDS[min(self._failure_count, len(REST_SECONDS) - 1)]
             self._failure_count += 1
@@ -225,6 +245,8 @@ def _translated() -> Iterator[None]:
     """Errors that speak of the server become StorageUnavailable; those of our work stay."""
     try:
         yield
+    except _REFUSALS as error:
+        raise StorageRefused(f"PostgreSQL: {error}") from error
     except (OSError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
         raise StorageUnavailable(f"PostgreSQL: {error or type(error).__name__}") from error
     except DBAPIError as error:

@@ -17,6 +17,7 @@ DEFAULTS = {
     "host": "127.0.0.1",
     "port": 8080,
     "database_url": "sqlite:///invoices.db",
+    "database_prepared_statements": True,
     "public_url": "http://127.0.0.1:8080",
     "currency": "USD",
     "retry_schedule": (
@@ -121,6 +122,9 @@ def test_settings_cannot_be_changed():
         ("port", 65535, "65535"),
         ("database_url", "sqlite:///a.db", "sqlite:///a.db"),
         ("database_url", "sqlite:////data/a.db", "sqlite:////data/a.db"),
+        ("database_url", "postgresql://u:p@db:5432/a", "postgresql://u:p@db:5432/a"),
+        ("database_url", "postgres:///a?host=/run", "postgres:///a?host=/run"),
+        ("database_prepared_statements", False, "false"),
         ("public_url", "https://a.example", "https://a.example/"),
         ("public_url", "https://a.example/b", "https://a.example/b"),
         ("currency", "EUR", "EUR"),
@@ -217,6 +221,9 @@ def test_a_duration_that_is_accepted_can_be_waited_for(environment, field, text)
         ("DATABASE_URL", "sqlite:///"),
         ("DATABASE_URL", "sqlite:///:memory:"),
         ("DATABASE_URL", "sqlite+aiosqlite:///invoices.db"),
+        ("DATABASE_URL", "postgresql+asyncpg://localhost/invoices"),
+        ("DATABASE_URL", "postgresql:invoices"),
+        ("DATABASE_PREPARED_STATEMENTS", "perhaps"),
         ("DATABASE_URL", "mysql://localhost/invoices"),
         ("PUBLIC_URL", ""),
         ("PUBLIC_URL", "a.example"),
@@ -265,7 +272,7 @@ def test_what_cannot_be_used_is_refused_by_name(environment, name, text):
 
 def test_passwords_are_not_repeated(environment):
     """A database URL that cannot be used is not shown, because it may hold a password."""
-    environment(DATABASE_URL="postgresql://invoices:hunter2@db.example/invoices")
+    environment(DATABASE_URL="mysql://invoices:hunter2@db.example/invoices")
 
     (mistake,) = mistakes()
     assert "hunter2" not in mistake
