@@ -117,9 +117,9 @@ _is_first_of_its_invoice = or_(
     ),
 )
 _asked = Given(origin=Text())
-_held_origins = select(origins.c.origin).where(
-    origins.c.origin == _asked.c.origin, origins.c.held_until > bindparam("now")
-)
+_hold = select(origins.c.held_until).where(origins.c.origin == _asked.c.origin)
+# Asked one by one: of many holds that are long over, a join might read all.
+_held_origins = select(_asked.c.origin).where(_hold.scalar_subquery() > bindparam("now"))
 
 # Written out and not bound: only so does a database see that the index of what is due serves.
 _PENDING: ColumnElement[str] = literal_column("'pending'")

@@ -105,6 +105,18 @@ def described(tx):
     }
 
 
+def nameless(tables):
+    """What *tables* are described as, without the names of keys: SQLite may leave them out."""
+    return {
+        name: {
+            **table,
+            "primary key": table["primary key"]["constrained_columns"],
+            "references": [{**reference, "name": None} for reference in table["references"]],
+        }
+        for name, table in tables.items()
+    }
+
+
 def condition(index):
     """What rows an index is of."""
     options = index.get("dialect_options", {})
@@ -126,9 +138,7 @@ def insert_rows(tx):
 def stored(tx):
     """All rows by their table, whatever its schema."""
     return {
-        table.name: sorted(
-            (dict(row) for row in tx.execute(select(table)).mappings()), key=lambda row: repr(row)
-        )
+        table.name: sorted((dict(row) for row in tx.execute(select(table)).mappings()), key=repr)
         for table in reflected(tx)
     }
 
@@ -218,7 +228,7 @@ async def test_rows_of_the_first_schema_survive_the_way_up_and_down(empty):
     after = await empty.read(stored)
     await down(empty, "0001")
 
-    assert first == await empty.read(described)
+    assert nameless(first) == nameless(await empty.read(described))
     assert before == await empty.read(stored)
     accounts = {"k1": "dev", "k2": "other", "m1": "dev", "m3": "other"}
     for name, reference in (("events", "invoice_key"), ("attempts", "delivery_id")):

@@ -1,13 +1,8 @@
 import pytest
 
-from schemas.delivery import OUTCOMES, REASONS
-from schemas.delivery import STATUSES as DELIVERY_STATUSES
-from schemas.invoice import STATUSES as INVOICE_STATUSES
-from service.storage.settlements import AttemptOutcome
 from service.storage.states import (
     DELIVERY_MOVES,
     INVOICE_MOVES,
-    DeadReason,
     DeliveryStatus,
     InvoiceStatus,
 )

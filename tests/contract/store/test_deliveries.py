@@ -452,6 +452,22 @@ async def test_settlements_of_one_transaction_are_written_each_for_itself(store)
     assert START + 300 * SECOND == told[2]["due_at"]
 
 
+async def test_ids_belong_to_their_account(store):
+    """Where two accounts have a delivery of the same id, what is written of one is not of both."""
+    for account_id in ("a", "b"):
+        await add_delivery(store, account_id=account_id)
+    found = {delivery.account_id: delivery for delivery in await lease_deliveries(store)}
+
+    assert await store.settle(delivered(found["a"]))
+
+    told = [await store.find_delivery(account_id, "msg_1") for account_id in ("a", "b")]
+    assert [("delivered", 1), ("pending", 0)] == [
+        (one["status"], len(one["attempts"])) for one in told
+    ]
+    assert await store.release(found["b"])
+    assert "b" == (await lease_delivery(store)).account_id
+
+
 # Origins that asked to be left alone
 
 

@@ -88,10 +88,11 @@ def _drop_indexes(*names: str) -> None:
 
 
 def _drop_references() -> None:
+    # SQLite makes a table anew to change it: first those that nothing else refers to.
     for table, column in (
-        ("events", "invoice_key"),
-        ("deliveries", "invoice_key"),
         ("attempts", "delivery_id"),
+        ("deliveries", "invoice_key"),
+        ("events", "invoice_key"),
     ):
         with op.batch_alter_table(table, naming_convention=_CONVENTION) as batch:
             batch.drop_constraint(f"{table}_{column}_fkey", type_="foreignkey")

@@ -1,0 +1,407 @@
+import asyncio
+from collections import Counter
+
+import pytest
+from sqlalchemy import insert, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.util import await_only
+
+from service.errors import StorageUnavailable
+from service.storage import deliveries, invoices, postgres, steps, tables
+from service.storage.commits import GroupCommit
+from service.storage.invoices import Acceptance, Incoming
+from service.storage.postgres import SETTINGS, PostgresDatabase
+from service.storage.schema import migrate
+from service.storage.store import Store
+from service.storage.tables import origins
+from tests.clock import PATIENCE_SECONDS, START
+from tests.postgres import PostgresServer, new_database
+from tests.rows import LEASE, a_round, add_delivery, an_invoice, delivered, lease_deliveries
+
+STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT
+
+
+class Held:
+    """A transaction that has done its work and does not commit before a test lets it."""
+
+    def __init__(self):
+        self.has_worked = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    def behind(self, work):
+        """*work*, and then the wait."""
+
+        def work_and_wait(tx):
+            result = work(tx)
+            self.has_worked.set()
+            await_only(self.may_end.wait())
+            return result
+
+        return work_and_wait
+
+    async def reached(self):
+        """Wait until the transaction has done its work."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self.has_worked.wait()
+
+
+@pytest.fixture
+async def open_here():
+    """Opens databases, and closes them at the end."""
+    opened = []
+
+    def open_(url):
+        opened.append(PostgresDatabase(url))
+        return opened[-1]
+
+    yield open_
+    for database in opened:
+        await database.close()
+
+
+@pytest.fixture
+def database(open_here, postgres_url):
+    """A database on the newest schema."""
+    return open_here(postgres_url)
+
+
+@pytest.fixture
+def store(database):
+    """The store on that database."""
+    return Store(database)
+
+
+@pytest.fixture
+def another(open_here, postgres_url):
+    """The same database, as another process has it."""
+    return open_here(postgres_url)
+
+
+@pytest.fixture
+def held():
+    """Holds a transaction open."""
+    return Held()
+
+
+def write_name(tx, name="a"):
+    """Write one row."""
+    tx.execute(insert(origins), {"origin": name, "held_until": START})
+
+
+def names(tx):
+    """The rows that are there."""
+    return list(tx.scalars(select(origins.c.origin).order_by(origins.c.origin)))
+
+
+def accepting(id_, **changes):
+    """Work that accepts one invoice."""
+    return lambda tx: invoices.accept(tx, [Incoming(an_invoice(id_, **changes))])
+
+
+async def at_once(awaitable):
+    """What *awaitable* comes to while somebody else's transaction is open."""
+    async with asyncio.timeout(PATIENCE_SECONDS / 2):
+        return await awaitable
+
+
+# Transactions beside each other
+
+
+async def test_deliveries_that_are_being_leased_are_passed_over(store, database, another, held):
+    """A round takes what is free, and waits for no transaction that has other rows."""
+    for id_ in ("1", "2", "3"):
+        await add_delivery(store, id_)
+    lease = held.behind(lambda tx: deliveries.lease_due(tx, [a_round(limit=2)]))
+    leasing = asyncio.create_task(database.write(lease))
+    await held.reached()
+
+    (there,) = await at_once(another.write(lambda tx: deliveries.lease_due(tx, [a_round()])))
+
+    held.may_end.set()
+    (here,) = await leasing
+    assert ["msg_1", "msg_2"] == [one.id for one in here.deliveries]
+    assert ["msg_3"] == [one.id for one in there.deliveries]
+
+
+async def test_invoices_that_are_being_leased_are_passed_over(store, database, another, held):
+    """A round takes what is free, and waits for no transaction that has other rows."""
+    for id_ in ("1", "2", "3"):
+        await store.accept(an_invoice(id_))
+    some, all_ = (steps.LeaseRound(START, START + LEASE, limit) for limit in (2, 9))
+    leasing = asyncio.create_task(
+        database.write(held.behind(lambda tx: steps.lease_due(tx, [some])))
+    )
+    await held.reached()
+
+    (there,) = await at_once(another.write(lambda tx: steps.lease_due(tx, [all_])))
+
+    held.may_end.set()
+    (here,) = await leasing
+    assert ["1", "2"] == [one.id for one in here.invoices]
+    assert ["3"] == [one.id for one in there.invoices]
+
+
+@pytest.mark.parametrize(("title", "expected"), [(None, REPLAYED), ("Another", CONFLICT)])
+async def test_an_id_that_is_being_stored_is_waited_for(database, another, held, title, expected):
+    """Whether it is the same invoice is told once the other transaction has been committed."""
+    first = asyncio.create_task(database.write(held.behind(accepting("1"))))
+    await held.reached()
+    second = asyncio.create_task(another.write(accepting("1", title=title)))
+    await another.read(names)
+    assert not second.done()
+
+    held.may_end.set()
+
+    assert ([STORED], [expected]) == (await first, await second)
+
+
+async def test_an_id_that_was_not_stored_after_all_is_free(database, another, held):
+    """Where the other transaction comes to nothing, this one stores the invoice."""
+
+    def fail(tx):
+        raise LookupError("afterwards")
+
+    waiting = held.behind(accepting("1"))
+    first = asyncio.create_task(database.write(lambda tx: (waiting(tx), fail(tx))))
+    await held.reached()
+    second = asyncio.create_task(another.write(accepting("1", title="Another")))
+    await another.read(names)
+
+    held.may_end.set()
+
+    with pytest.raises(LookupError):
+        await first
+    assert [STORED] == await second
+
+
+async def until_waiting(database, count):
+    """Wait until *count* transactions wait for another one."""
+    query = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        # The server sets no event here.
+        while await database.read(lambda tx: tx.scalar(query)) < count:
+            pass
+
+
+async def test_invoices_in_another_order_are_waited_for_in_one(
+    database, open_here, postgres_url, held
+):
+    """Processes that accept the same ids never wait for each other in a ring."""
+    first, second = (Store(open_here(postgres_url)) for _ in range(2))
+    blocking = asyncio.create_task(database.write(held.behind(accepting("2"))))
+    await held.reached()
+    accepted = asyncio.gather(
+        *(first.accept(an_invoice(id_)) for id_ in ("1", "2", "3")),
+        *(second.accept(an_invoice(id_)) for id_ in ("3", "2", "1")),
+    )
+    await until_waiting(database, 2)
+
+    held.may_end.set()
+
+    assert [STORED] == await blocking
+    assert {STORED: 2, REPLAYED: 4} == Counter(await accepted)
+
+
+async def test_settlements_in_another_order_are_waited_for_in_one(
+    store, database, open_here, postgres_url, held
+):
+    """Processes that settle the same deliveries never wait for each other in a ring."""
+    for id_ in ("1", "2", "3"):
+        await add_delivery(store, id_)
+    found = await lease_deliveries(store)
+    first, second = (Store(open_here(postgres_url)) for _ in range(2))
+    row = select(tables.deliveries).where(tables.deliveries.c.id == "msg_2").with_for_update()
+    blocking = asyncio.create_task(database.write(held.behind(lambda tx: tx.execute(row).close())))
+    await held.reached()
+    settled = asyncio.gather(
+        *(first.settle(delivered(one)) for one in found),
+        *(second.settle(delivered(one)) for one in reversed(found)),
+    )
+    await until_waiting(database, 2)
+
+    held.may_end.set()
+
+    await blocking
+    assert {True: 3, False: 3} == Counter(await settled)
+
+
+async def test_one_kind_of_work_does_not_wait_for_another(database, held):
+    """While one kind of work is being committed, the others are too."""
+    commits = GroupCommit(database)
+
+    def write_names(tx, given):
+        return [write_name(tx, one) for one in given]
+
+    def write_others(tx, given):
+        return held.behind(lambda tx: write_names(tx, given))(tx)
+
+    slow = asyncio.create_task(commits.run(write_others, "slow"))
+    await held.reached()
+
+    await at_once(commits.run(write_names, "quick"))
+
+    assert ["quick"] == await database.read(names)
+    held.may_end.set()
+    await slow
+    assert ["quick", "slow"] == await database.read(names)
+
+
+async def test_reads_go_on_beside_a_write(database, held):
+    """A long write delays no read, and the read sees what was committed before."""
+    writing = asyncio.create_task(database.write(held.behind(write_name)))
+    await held.reached()
+
+    assert [] == await at_once(database.read(names))
+
+    held.may_end.set()
+    await writing
+    assert ["a"] == await database.read(names)
+
+
+async def test_a_read_sees_one_state_throughout(database, another):
+    """What is committed in the middle of a read is not part of it."""
+
+    def read_twice(tx):
+        before = names(tx)
+        await_only(another.write(write_name))
+        return before, names(tx)
+
+    assert ([], []) == await database.read(read_twice)
+    assert ["a"] == await database.read(names)
+
+
+async def test_reads_write_nothing(database):
+    """A query that would change a row is a mistake of ours, and is told as one."""
+    with pytest.raises(Exception, match="read-only"):
+        await database.read(write_name)
+
+
+async def test_what_raises_is_rolled_back(database):
+    """Half a transaction is none."""
+
+    def write_and_fail(tx):
+        write_name(tx)
+        raise LookupError("afterwards")
+
+    with pytest.raises(LookupError):
+        await database.write(write_and_fail)
+
+    assert [] == await database.read(names)
+
+
+async def test_a_row_that_cannot_be_written_is_no_outage(database):
+    """An error of a statement stays what it is: trying again would not help."""
+    await database.write(write_name)
+
+    with pytest.raises(IntegrityError):
+        await database.write(write_name)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+async def test_connections_have_their_settings(database, name):
+    """What a plan may be and how long a statement may take holds on every connection."""
+
+    def setting(tx):
+        return tx.scalar(text(f"SHOW {name}"))
+
+    told = {await database.write(setting), await database.read(setting)}
+
+    assert {SETTINGS[name]} == told
+
+
+# Waking each other
+
+
+async def test_news_reach_every_other_process_and_not_oneself(open_here, postgres_url):
+    """Whoever listens is told what another announces; who announces knows already."""
+    processes = [open_here(postgres_url) for _ in range(3)]
+    signals = [{"invoices": asyncio.Event(), "deliveries": asyncio.Event()} for _ in processes]
+    for process, heard in zip(processes, signals, strict=True):
+        process.listen(heard)
+        await cleared(heard["deliveries"])
+        await cleared(heard["invoices"])
+
+    processes[0].announce("invoices")
+    for heard in signals[1:]:
+        await cleared(heard["invoices"])
+
+    # News arrive in their order: what it had said itself would have come before this.
+    processes[1].announce("deliveries")
+    await cleared(signals[0]["deliveries"])
+    assert not signals[0]["invoices"].is_set()
+
+
+async def cleared(signal):
+    """Wait for *signal*, and clear it."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await signal.wait()
+    signal.clear()
+
+
+# Servers that go away
+
+
+@pytest.fixture
+def own_server():
+    """A server that a test may do anything to."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def shaky(own_server, open_here):
+    """A database on that server."""
+    with new_database(own_server) as url:
+        database = open_here(url)
+        await migrate(database)
+        yield database
+        await database.close()
+        own_server.thaw()
+
+
+async def test_a_server_that_comes_back_is_used_again(own_server, shaky, monkeypatch):
+    """While the server is away everything fails as such, and afterwards nothing has to be done."""
+    monkeypatch.setattr(postgres, "REST_SECONDS", (0.0,))
+    signal = asyncio.Event()
+    shaky.listen({"invoices": signal})
+    await cleared(signal)
+    await shaky.write(write_name)
+
+    own_server.kill()
+    with pytest.raises(StorageUnavailable):
+        await shaky.write(lambda tx: write_name(tx, "b"))
+    with pytest.raises(StorageUnavailable):
+        await shaky.read(names)
+    own_server.start()
+
+    # Who listens looks for what it has missed.
+    await cleared(signal)
+    await shaky.write(lambda tx: write_name(tx, "c"))
+    assert ["a", "c"] == await shaky.read(names)
+
+
+async def test_a_server_that_does_not_answer_is_given_up(own_server, shaky, monkeypatch):
+    """Nobody waits for ever for a server that stands still."""
+    monkeypatch.setattr(postgres, "TRANSACTION_SECONDS", 0.2)
+    monkeypatch.setattr(postgres, "REST_SECONDS", (0.0,))
+    await shaky.write(write_name)
+    own_server.freeze()
+
+    with pytest.raises(StorageUnavailable):
+        await shaky.write(lambda tx: write_name(tx, "b"))
+    with pytest.raises(StorageUnavailable):
+        await shaky.read(names)
+
+    own_server.thaw()
+    monkeypatch.setattr(postgres, "TRANSACTION_SECONDS", PATIENCE_SECONDS)
+    assert "a" in await shaky.read(names)
+
+
+async def test_a_server_that_is_away_is_left_alone_for_a_moment(open_here, tmp_path):
+    """Between two tries to reach it everything fails at once, and says why."""
+    database = open_here(f"postgresql://nobody@/none?host={tmp_path}")
+
+    with pytest.raises(StorageUnavailable, match="No such file"):
+        await database.read(names)
+    with pytest.raises(StorageUnavailable, match="a moment ago"):
+        await database.write(names)
