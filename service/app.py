@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,6 +18,11 @@ from functools import lru_cache
 from typing import Any
 
 from service import __version__
+from service.accounts.gate import Gate
+from service.accounts.rate import RateLimit
+from service.accounts.register import Register
+from service.accounts.secrets import Secretary
+from service.accounts.vault import Vault
 from service.api.application import Parts, make_application, make_health_application
 from service.api.openapi import build_document
 from service.api.routes import OPERATIONS
@@ -32,7 +37,7 @@ from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import DEV_NETWORKS, EgressPolicy
 from service.delivery.sender import Sender
 from service.delivery.signing import DEV_SECRET, Signer
-from service.errors import StorageRefused, StorageUnavailable
+from service.errors import ConfigurationError, StorageRefused, StorageUnavailable
 from service.rounds import POLL
 from service.settings import Settings
 from service.storage.engine import Database, open_database
@@ -47,6 +52,12 @@ CALLBACKS = {callback.name: callback for callback in (INVOICE_NOTIFICATION,)}
 """Every declared callback by its name."""
 
 DEV_ACCOUNT = "dev"
+
+
+NO_ENCRYPTION_KEY = """\
+INVOICES_ENCRYPTION_KEY is not set, and signing secrets are not kept in the clear.
+Make a key with: invoices encryption-key
+and keep it as safe as the database, in another place. On a laptop: invoices serve --dev"""
 
 
 class Role(StrEnum):
@@ -65,10 +76,14 @@ class Place:
 
     role: Role = Role.ALL
     is_port_shared: bool = False
+    is_development: bool = False
 
 
 ALONE = Place()
 """One process that does everything."""
+
+DEVELOPMENT = Place(is_development=True)
+"""The same, with an account that needs no key."""
 
 
 def for_development(settings: Settings) -> Settings:
@@ -92,6 +107,24 @@ async def upgrade(settings: Settings) -> tuple[str | None, str | None]:
     database = _database(settings)
     try:
         return await migrate(database)
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def register_of(settings: Settings) -> AsyncIterator[Register]:
+    """
+    The accounts of the database, which gets its schema if it has none.
+
+    Raises:
+        ConfigurationError: if there is no encryption key.
+    """
+    if not settings.encryption_key:
+        raise ConfigurationError(NO_ENCRYPTION_KEY)
+    database = _database(settings)
+    try:
+        await (migrate if settings.is_embedded else prepare)(database)
+        yield Register(Store(database), Vault(settings.encryption_key), SystemClock())
     finally:
         await database.close()
 
@@ -147,9 +180,12 @@ async def running(settings: Settings, place: Place = ALONE) -> AsyncIterator[Run
     try:
         await (migrate if settings.is_embedded else prepare)(database)
         store = Store(database)
+        secretary = _secretary(settings, store)
+        if not place.is_development:
+            await secretary.check()
         store.listen()
         async with (
-            _loops(settings, place.role, store) as loops,
+            _loops(settings, place.role, store, secretary) as loops,
             _served(settings, place, store, loops, document) as port,
         ):
             yield Running(port, loops.failed)
@@ -170,12 +206,14 @@ class Loops:
 
 
 @asynccontextmanager
-async def _loops(settings: Settings, role: Role, store: Store) -> AsyncIterator[Loops]:
+async def _loops(
+    settings: Settings, role: Role, store: Store, secretary: Secretary
+) -> AsyncIterator[Loops]:
     """Collection and dispatcher, drained at the end of the block; none in an API alone."""
     clock = SystemClock()
     async with _sender(settings) as sender:
         collection = Collection(store, Sandbox(settings.sandbox_delay), announce, clock)
-        dispatcher = _dispatcher(settings, store, sender, clock)
+        dispatcher = _dispatcher(settings, store, sender, signer_of(secretary), clock)
         loops: Sequence[Collection | Dispatcher] = (collection, dispatcher)
         if role is Role.API:
             loops = ()
@@ -194,11 +232,16 @@ async def _served(
     settings: Settings, place: Place, store: Store, loops: Loops, document: dict[str, Any]
 ) -> AsyncIterator[int]:
     """The API, or the health of a process without one; the port it listens on."""
+    clock = SystemClock()
+    default_account_id = DEV_ACCOUNT if place.is_development else None
+    # What runs on a laptop is measured and attacked there; nobody else reaches it.
+    per_second = 0 if place.is_development else settings.rate_limit
     parts = Parts(
         store=store,
-        clock=SystemClock(),
+        clock=clock,
         document=document,
-        account_id=DEV_ACCOUNT,
+        authenticate=Gate(store, clock, default_account_id=default_account_id).account_of,
+        limit=RateLimit(per_second, settings.rate_burst, clock).take,
         currency=settings.currency,
         judge=judge_of(settings),
         is_ready=loops.are_running,
@@ -250,8 +293,29 @@ def _sender(settings: Settings) -> Sender:
     )
 
 
-def _dispatcher(settings: Settings, store: Store, sender: Sender, clock: SystemClock) -> Dispatcher:
-    signer = Signer((DEV_SECRET,))
+SignerOf = Callable[[str], Awaitable[Signer]]
+
+
+def signer_of(secretary: Secretary) -> SignerOf:
+    """What signs for an account. Everybody knows the secret of the development account."""
+    signer_with = lru_cache(maxsize=4096)(Signer)
+
+    async def find(account_id: str) -> Signer:
+        if account_id == DEV_ACCOUNT:
+            return signer_with((DEV_SECRET,))
+        return signer_with(await secretary.secrets_of(account_id))
+
+    return find
+
+
+def _secretary(settings: Settings, store: Store) -> Secretary:
+    vault = Vault(settings.encryption_key) if settings.encryption_key else None
+    return Secretary(store, vault, SystemClock())
+
+
+def _dispatcher(
+    settings: Settings, store: Store, sender: Sender, sign: SignerOf, clock: SystemClock
+) -> Dispatcher:
     rules = Rules(
         retry_schedule=settings.retry_schedule,
         is_strict=settings.receiver_contract == "strict",
@@ -263,7 +327,7 @@ def _dispatcher(settings: Settings, store: Store, sender: Sender, clock: SystemC
         origin_concurrency=settings.origin_concurrency,
         timeout=settings.callback_timeout,
     )
-    performer = Performer(sender, lambda account_id: signer, CALLBACKS, rules, clock)
+    performer = Performer(sender, sign, CALLBACKS, rules, clock)
     return Dispatcher(store, performer, limits, clock)
 
 

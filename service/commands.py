@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import asdict
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 
 import click
 import orjson
 
 from service import __version__
+from service.accounts.register import Register, Shown
+from service.accounts.vault import new_encryption_key
 from service.api.docs import as_yaml
-from service.app import Place, Role, document_of, for_development, upgrade
+from service.app import (
+    NO_ENCRYPTION_KEY,
+    Place,
+    Role,
+    document_of,
+    for_development,
+    register_of,
+    upgrade,
+)
 from service.delivery.signing import DEV_SECRET, Signer
 from service.demo import demonstrate
 from service.errors import ConfigurationError, InvoicesError
 from service.logs import configure_logs
-from service.roles import receive, run, serve
-from service.settings import Settings, read_settings
+from service.roles import receive, run, serve, show_credentials
+from service.settings import Settings, duration, read_settings
 from service.workers import supervise
 
 T = TypeVar("T")
@@ -26,16 +39,27 @@ T = TypeVar("T")
 WRONG_USAGE = 2
 FAILED = 1
 
-NO_ACCOUNTS = """\
-This version has no accounts yet, and without them anybody could send invoices.
-Start it for development: invoices serve --dev"""
-
 
 ONE_WRITER = """\
 SQLite has one writer, so a second process on the same file would only wait for the first.
 Set INVOICES_DATABASE_URL to a PostgreSQL database to run several: docs/operations.md says how."""
 
 WORKERS_MAX = 64
+
+
+def _account_name(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise click.BadParameter("up to 63 letters, digits, dots, hyphens and underscores.")
+    return text
+
+
+def _overlap(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> timedelta | None:
+    try:
+        return None if text is None else duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,16 +95,16 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: bool) -> None:
 
     Everything else is set with INVOICES_* variables; docs/settings.md lists them.
     """
-    if not dev:
-        _stop(NO_ACCOUNTS, WRONG_USAGE)
-    settings = for_development(_settings())
+    settings = for_development(_settings()) if dev else _settings()
+    if not dev and not settings.encryption_key:
+        _stop(NO_ENCRYPTION_KEY, WRONG_USAGE)
     if workers > 1 and settings.is_embedded:
         _stop(ONE_WRITER, WRONG_USAGE)
     configure_logs(settings.log_format)
     if workers > 1:
-        arguments = ["serve", "--dev", "--role", role, "--as-worker"]
+        arguments = ["serve", *(["--dev"] if dev else []), "--role", role, "--as-worker"]
         _run(lambda: supervise(settings, arguments, workers))
-    place = Place(Role(role), is_port_shared=as_worker)
+    place = Place(Role(role), is_port_shared=as_worker, is_development=dev)
     _run(lambda: serve(settings, place, has_parent=as_worker))
 
 
@@ -109,6 +133,80 @@ def migrate_command(as_json: bool) -> None:
         click.echo(f"The database is on schema {now}; it was {before or 'empty'}.")
 
 
+@main.group("accounts")
+def accounts_group() -> None:
+    """Who may send invoices: add, list, rotate and disable accounts."""
+
+
+NAME = click.argument("name", callback=_account_name)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+OVERLAP = click.option(
+    "--overlap",
+    callback=_overlap,
+    help="How long the old one goes on working, such as 24h; 0s ends it at once. "
+    "By default INVOICES_ROTATION_OVERLAP.",
+)
+
+
+@accounts_group.command("add")
+@NAME
+@AS_JSON
+def add_account_command(name: str, as_json: bool) -> None:
+    """Add an account; its key and its signing secret are shown once."""
+    _show(_administer(lambda register: register.add(name)), as_json=as_json)
+
+
+@accounts_group.command("list")
+@AS_JSON
+def list_accounts_command(as_json: bool) -> None:
+    """List the accounts, with the public prefixes of their keys."""
+    rows = _administer(lambda register: register.list())
+    if as_json:
+        click.echo(orjson.dumps(rows))
+        return
+    if not rows:
+        click.echo("There are no accounts yet: invoices accounts add NAME")
+    for row in rows:
+        prefixes = ", ".join(f"inv_{prefix}_…" for prefix in row["key_prefixes"]) or "no key"
+        state = "disabled" if row["disabled_at"] else prefixes
+        click.echo(f"{row['name']}  {row['id']}  since {row['created_at']:%Y-%m-%d}  {state}")
+
+
+@accounts_group.command("rotate-key")
+@NAME
+@OVERLAP
+@AS_JSON
+def rotate_key_command(name: str, overlap: timedelta | None, as_json: bool) -> None:
+    """Give an account a new key; the old one goes on working for a while."""
+    until = overlap if overlap is not None else _settings().rotation_overlap
+    _show(_administer(lambda register: register.rotate_key(name, until)), as_json=as_json)
+
+
+@accounts_group.command("rotate-secret")
+@NAME
+@OVERLAP
+@AS_JSON
+def rotate_secret_command(name: str, overlap: timedelta | None, as_json: bool) -> None:
+    """Give an account a new signing secret; for a while, callbacks are signed with both."""
+    until = overlap if overlap is not None else _settings().rotation_overlap
+    _show(_administer(lambda register: register.rotate_secret(name, until)), as_json=as_json)
+
+
+@accounts_group.command("disable")
+@NAME
+@AS_JSON
+def disable_account_command(name: str, as_json: bool) -> None:
+    """Let an account in no more. What it has sent in is collected and delivered all the same."""
+    _administer(lambda register: register.disable(name))
+    click.echo(orjson.dumps({"name": name}) if as_json else f"{name} is disabled.")
+
+
+@main.command("encryption-key")
+def encryption_key_command() -> None:
+    """Print a new key for INVOICES_ENCRYPTION_KEY."""
+    click.echo(new_encryption_key())
+
+
 @main.command("receiver")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
@@ -132,6 +230,25 @@ def demo_command() -> None:
     """Run the service and a receiver here: one invoice in, one callback out."""
     settings = for_development(_settings())
     _run(lambda: demonstrate(settings))
+
+
+def _administer(work: Callable[[Register], Awaitable[T]]) -> T:
+    """What *work* does with the accounts of the database."""
+    settings = _settings()
+
+    async def administer() -> T:
+        async with register_of(settings) as register:
+            return await work(register)
+
+    return _or_stop(lambda: asyncio.run(administer()))
+
+
+def _show(shown: Shown, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(orjson.dumps(asdict(shown)))
+        return
+    click.echo(f"{shown.name}  {shown.account_id}")
+    show_credentials(shown)
 
 
 def _run(role: Callable[[], Coroutine[Any, Any, int]]) -> None:

@@ -14,7 +14,7 @@ import click
 import orjson
 
 from service.api.server import Server
-from service.app import running
+from service.app import DEVELOPMENT, running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.signing import DEV_SECRET
 from service.receiver.sample import Received, make_receiver
@@ -48,7 +48,7 @@ async def demonstrate(settings: Settings) -> int:
             public_url=f"http://{HOST}:{port}",
             database_url=f"sqlite:///{Path(folder, 'demo.db')}",
         )
-        async with running(settings):
+        async with running(settings, DEVELOPMENT):
             return await _play(settings.public_url, stop)
 
 

@@ -14,7 +14,12 @@ Every error that the service raises on purpose, split by who can act on it.
     │   ├── UnsupportedMedia        not application/json
     │   ├── InvalidInput            all that is wrong with it, at once
     │   ├── NotFound                no such invoice or delivery
-    │   └── Conflict                the id is taken by other content
+    │   ├── Conflict                the id is taken by other content
+    │   ├── Unauthorized            no key, or not a valid one
+    │   └── TooManyRequests         more than the account may make
+    ├── AccountError              the operator: an account cannot be administered like this
+    │   ├── UnknownAccount          there is none of that name
+    │   └── NameTaken               there is one of that name
     ├── EvaluationError           the caller: a callback URL cannot be made of this request
     └── StorageUnavailable        the operator; the caller may come again
         └── StorageRefused          the database is there and does not let us in
@@ -123,6 +128,30 @@ class NotFound(RequestError):
 
 class Conflict(RequestError):
     """The id is taken, by an invoice of other content."""
+
+
+class Unauthorized(RequestError):
+    """The request shows no key, or none that is valid; it does not say which."""
+
+
+class TooManyRequests(RequestError):
+    """The account has used up its rate; the next request may come after *after_seconds*."""
+
+    def __init__(self, after_seconds: float) -> None:
+        super().__init__("Your account makes more requests than it may; come again a bit later.")
+        self.after_seconds = after_seconds
+
+
+class AccountError(InvoicesError):
+    """The operator asked for something that cannot be done with accounts as they are."""
+
+
+class UnknownAccount(AccountError):
+    """There is no account of that name."""
+
+
+class NameTaken(AccountError):
+    """There is an account of that name."""
 
 
 class EvaluationError(InvoicesError):

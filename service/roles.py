@@ -16,8 +16,9 @@ import orjson
 import uvloop
 
 from service import __version__
+from service.accounts.register import Shown
 from service.api.server import Server
-from service.app import ALONE, DEV_ACCOUNT, Place, reach_database, running
+from service.app import ALONE, DEV_ACCOUNT, Place, reach_database, register_of, running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.receiver.sample import Received, make_receiver
 from service.settings import Settings
@@ -33,7 +34,7 @@ def run(role: Coroutine[Any, Any, int]) -> int:
 
 async def serve(settings: Settings, place: Place = ALONE, *, has_parent: bool = False) -> int:
     """
-    The service for the development account, until it is told to stop.
+    The service, until it is told to stop.
 
     One that *has_parent* also stops once its standard input ends, as it does with the parent.
 
@@ -45,18 +46,39 @@ async def serve(settings: Settings, place: Place = ALONE, *, has_parent: bool = 
         await _stop_with_parent(stop)
     if not await reach_database(settings, stop):
         return 0
+    if not place.is_development:
+        await _welcome(settings)
     async with running(settings, place) as service:
         _spare_the_collector()
         address = {"host": settings.host, "port": service.port}
         fields = {"version": __version__, "role": place.role, **address}
         log.info("service.started", extra={"fields": fields})
-        _warn_of_development()
+        if place.is_development:
+            _warn_of_development()
         service.failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
         has_failed = service.failed.done()
         log.info("service.draining")
     log.info("service.stopped")
     return 1 if has_failed else 0
+
+
+async def _welcome(settings: Settings) -> None:
+    """Make a first account where there is none, and show its key: once, and not in the log."""
+    async with register_of(settings) as register:
+        shown = await register.add_first()
+    if shown:
+        click.echo(f"This is the first start, so there is an account now: {shown.name}")
+        show_credentials(shown)
+
+
+def show_credentials(shown: Shown) -> None:
+    """Show a person what is shown once."""
+    if shown.key:
+        click.echo(f"  key     {shown.key}")
+    if shown.secret:
+        click.echo(f"  secret  {shown.secret}")
+    click.echo("Keep them now: they are not shown again.")
 
 
 async def receive(host: str, port: int, secret: str | None, *, as_json: bool) -> int:

@@ -11,7 +11,8 @@ import difflib
 import os
 import re
 import sys
-from dataclasses import dataclass
+from base64 import urlsafe_b64decode
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Literal, cast
@@ -37,6 +38,8 @@ RETRY_SCHEDULE = tuple(
 )
 """The delays after failed attempts: three and a half days of them, short ones first."""
 
+ENCRYPTION_KEY_BYTES = 32
+
 DURATION_MAX = timedelta(days=3650)
 
 
@@ -60,6 +63,10 @@ class Settings:
     callback_concurrency: int = 256
     origin_concurrency: int = 16
     callback_allow: tuple[Network, ...] = ()
+    encryption_key: tuple[str, ...] = field(default=(), repr=False)
+    rotation_overlap: timedelta = timedelta(hours=24)
+    rate_limit: int = 1000
+    rate_burst: int = 2000
     callback_require_https: bool = True
     receiver_contract: Literal["strict", "lenient"] = "strict"
     sandbox_delay: timedelta = timedelta(milliseconds=500)
@@ -88,6 +95,7 @@ def read_settings() -> Settings:
         durations,
         networks,
         database_url,
+        encryption_keys,
         public_url,
         currency,
     ):
@@ -110,6 +118,10 @@ def read_settings() -> Settings:
         "origin_concurrency": env.int(
             "ORIGIN_CONCURRENCY", default.origin_concurrency, validate=concurrency
         ),
+        "encryption_key": env.encryption_keys("ENCRYPTION_KEY", default.encryption_key),
+        "rotation_overlap": env.duration("ROTATION_OVERLAP", default.rotation_overlap),
+        "rate_limit": env.int("RATE_LIMIT", default.rate_limit, validate=_between(0, 1_000_000)),
+        "rate_burst": env.int("RATE_BURST", default.rate_burst, validate=_between(1, 1_000_000)),
         "callback_allow": env.networks("CALLBACK_ALLOW", default.callback_allow),
         "callback_require_https": env.bool(
             "CALLBACK_REQUIRE_HTTPS", default.callback_require_https
@@ -188,6 +200,26 @@ def database_url(text: str) -> str:
         "sqlite:///invoices.db, sqlite:////data/invoices.db or "
         "postgresql://user:password@host:5432/invoices."
     )
+
+
+def encryption_keys(text: str) -> tuple[str, ...]:
+    """One or more keys of 32 bytes in URL-safe base64, separated by commas."""
+    keys = tuple(part.strip() for part in text.split(",") if part.strip())
+    for number, key in enumerate(keys, start=1):
+        if not _is_encryption_key(key):
+            # Never the key itself: it may be a good one with a typing mistake.
+            raise ValueError(
+                f"key {number} is not 32 bytes in URL-safe base64; "
+                "make one with: invoices encryption-key"
+            )
+    return keys
+
+
+def _is_encryption_key(key: str) -> bool:
+    try:
+        return len(urlsafe_b64decode(key.encode())) == ENCRYPTION_KEY_BYTES
+    except ValueError:
+        return False
 
 
 def public_url(text: str) -> str:

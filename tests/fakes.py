@@ -12,6 +12,25 @@ from service.errors import StorageUnavailable
 from tests.clock import PATIENCE_SECONDS
 from tests.memory import MemoryStore
 
+
+async def everybody_is_dev(_authorization):
+    """Lets everybody in without a key, as `--dev` does."""
+    return "dev"
+
+
+def unlimited(_account_id):
+    """Lets every account ask as often as it likes."""
+
+
+def signing_with(signer):
+    """What signs for every account with the same *signer*."""
+
+    async def signer_of(_account_id):
+        return signer
+
+    return signer_of
+
+
 OK = Answer(200, None, b'{"ok": true}', False)
 
 

@@ -80,7 +80,15 @@ def _performer(settings: Settings, sender: Sender) -> Performer:
         user_agent=f"invoices/{__version__}",
         chance=random.random,
     )
-    return Performer(sender, lambda account_id: signer, CALLBACKS, rules, SystemClock())
+
+    async def signer_of(_account_id: str) -> Signer:
+        return signer
+
+    return Performer(sender, signer_of, CALLBACKS, rules, SystemClock())
+
+
+async def _everybody(_authorization: str | None) -> str:
+    return DEV_ACCOUNT
 
 
 def _parts(settings: Settings, store: Any) -> Parts:
@@ -88,7 +96,8 @@ def _parts(settings: Settings, store: Any) -> Parts:
         store=cast("Store", store),
         clock=SystemClock(),
         document=document_of(settings),
-        account_id=DEV_ACCOUNT,
+        authenticate=_everybody,
+        limit=lambda _account_id: None,
         currency=settings.currency,
         judge=judge_of(settings),
         is_ready=lambda: True,

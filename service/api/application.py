@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,20 @@ from service.api import keys
 from service.api.docs import add_docs
 from service.api.middlewares import (
     BODY_BYTES_MAX,
+    accounts,
     bounded_bodies,
     callbacks,
     dress_answer,
     expect,
     problems,
 )
-from service.api.routes import HEALTH_OPERATIONS, OPERATIONS, Operation, add_operation
+from service.api.routes import (
+    HEALTH_OPERATIONS,
+    OPERATIONS,
+    Operation,
+    add_operation,
+    needs_account,
+)
 from service.api.validation import RequestParser
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
@@ -34,7 +41,8 @@ class Parts:
     store: Store
     clock: Clock
     document: dict[str, Any]
-    account_id: str
+    authenticate: Callable[[str | None], Awaitable[str]]
+    limit: Callable[[str], None]
     currency: str
     judge: Callable[[CallbackUrl], str | None]
     is_ready: Callable[[], bool]
@@ -54,12 +62,14 @@ def make_health_application(parts: Parts) -> web.Application:
 
 def _application(parts: Parts, operations: Sequence[Operation]) -> web.Application:
     app = web.Application(
-        middlewares=[problems, bounded_bodies, validation_middleware, callbacks],
+        middlewares=[problems, accounts, bounded_bodies, validation_middleware, callbacks],
         client_max_size=BODY_BYTES_MAX,
     )
     app[keys.STORE] = parts.store
     app[keys.CLOCK] = parts.clock
-    app[keys.ACCOUNT_ID] = parts.account_id
+    app[keys.AUTHENTICATE] = parts.authenticate
+    app[keys.LIMIT] = parts.limit
+    app[keys.PRIVATE] = frozenset(one[2] for one in operations if needs_account(one))
     app[keys.CURRENCY] = parts.currency
     app[keys.JUDGE] = parts.judge
     app[keys.IS_READY] = parts.is_ready

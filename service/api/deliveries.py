@@ -29,11 +29,11 @@ _page = DeliveryPageSchema()
 )
 @match_info_schema(DeliveryPathSchema)
 @answers(DeliverySchema, "The delivery.")
-@refuses(400, 404, 422, 503)
+@refuses(400, 401, 404, 422, 429, 503)
 async def get_delivery(request: web.Request) -> web.Response:
     """One delivery with its attempts."""
     delivery_id = request["match_info"]["id"]
-    told = await request.app[STORE].find_delivery(request.app[ACCOUNT_ID], delivery_id)
+    told = await request.app[STORE].find_delivery(request[ACCOUNT_ID], delivery_id)
     return json_response(_shown.dump(told))
 
 
@@ -45,7 +45,7 @@ async def get_delivery(request: web.Request) -> web.Response:
 )
 @querystring_schema(DeliveryListQuerySchema)
 @answers(DeliveryPageSchema, "A page of deliveries.")
-@refuses(400, 422, 503)
+@refuses(400, 401, 422, 429, 503)
 async def list_deliveries(request: web.Request) -> web.Response:
     """A page of deliveries."""
     query = dict(request["querystring"])
@@ -53,7 +53,7 @@ async def list_deliveries(request: web.Request) -> web.Response:
     if "origin" in query:
         query["origin"] = _origin(query["origin"])
     told, next_after = await request.app[STORE].list_deliveries(
-        request.app[ACCOUNT_ID], DeliveryFilter(**query), after=after, limit=limit
+        request[ACCOUNT_ID], DeliveryFilter(**query), after=after, limit=limit
     )
     return json_response(_page.dump({"items": told, "next": next_after}))
 

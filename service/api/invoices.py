@@ -59,7 +59,7 @@ _deliveries = DeliveryPageSchema()
     200,
     headers={"Idempotent-Replayed": ("This answer stands for an earlier one.", "true")},
 )
-@refuses(400, 408, 409, 413, 415, 422, 503)
+@refuses(400, 401, 408, 409, 413, 415, 422, 429, 503)
 async def create_invoice(request: web.Request) -> web.Response:
     """202 only after the invoice is committed; 200 for the same one again."""
     invoice = _new_invoice(request)
@@ -83,11 +83,11 @@ async def create_invoice(request: web.Request) -> web.Response:
 )
 @match_info_schema(InvoicePathSchema)
 @answers(CollectedInvoiceSchema, "The invoice.")
-@refuses(400, 404, 422, 503)
+@refuses(400, 401, 404, 422, 429, 503)
 async def get_invoice(request: web.Request) -> web.Response:
     """One invoice with its events."""
     invoice_id = request["match_info"]["id"]
-    row = await request.app[STORE].find_invoice(request.app[ACCOUNT_ID], invoice_id)
+    row = await request.app[STORE].find_invoice(request[ACCOUNT_ID], invoice_id)
     return json_response(_shown.dump(_with_total(row)))
 
 
@@ -99,12 +99,12 @@ async def get_invoice(request: web.Request) -> web.Response:
 )
 @querystring_schema(InvoiceListQuerySchema)
 @answers(InvoicePageSchema, "A page of invoices.")
-@refuses(400, 422, 503)
+@refuses(400, 401, 422, 429, 503)
 async def list_invoices(request: web.Request) -> web.Response:
     """A page of invoices."""
     query = request["querystring"]
     rows, after = await request.app[STORE].list_invoices(
-        request.app[ACCOUNT_ID],
+        request[ACCOUNT_ID],
         status=query.get("status"),
         after=query.get("after"),
         limit=query["limit"],
@@ -120,18 +120,18 @@ async def list_invoices(request: web.Request) -> web.Response:
 )
 @match_info_schema(InvoicePathSchema)
 @answers(DeliveryPageSchema, "All deliveries of the invoice; `next` is always null.")
-@refuses(400, 404, 422, 503)
+@refuses(400, 401, 404, 422, 429, 503)
 async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
     """All deliveries of one invoice."""
     invoice_id = request["match_info"]["id"]
-    told = await request.app[STORE].deliveries_of(request.app[ACCOUNT_ID], invoice_id)
+    told = await request.app[STORE].deliveries_of(request[ACCOUNT_ID], invoice_id)
     return json_response(_deliveries.dump({"items": told, "next": None}))
 
 
 def _new_invoice(request: web.Request) -> NewInvoice:
     url = request[CALLED].get(INVOICE_NOTIFICATION)
     return NewInvoice(
-        account_id=request.app[ACCOUNT_ID],
+        account_id=request[ACCOUNT_ID],
         created_at=request.app[CLOCK].now(),
         callback_url=request["querystring"].get("callback_url"),
         call=Call(INVOICE_NOTIFICATION.name, url.text, url.origin) if url else None,

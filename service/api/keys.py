@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -23,8 +23,17 @@ JUDGE: web.AppKey[Callable[[CallbackUrl], str | None]] = web.AppKey("judge")
 IS_READY: web.AppKey[Callable[[], bool]] = web.AppKey("is_ready")
 """Whether the loops behind the API are running."""
 
-ACCOUNT_ID = web.AppKey("account_id", str)
-"""The account that requests without a key belong to."""
+PRIVATE = web.AppKey("private", frozenset[object])
+"""The handlers that only an account may ask."""
+
+AUTHENTICATE: web.AppKey[Callable[[str | None], Awaitable[str]]] = web.AppKey("authenticate")
+"""Finds the account that an `Authorization` header belongs to, or raises Unauthorized."""
+
+LIMIT: web.AppKey[Callable[[str], None]] = web.AppKey("limit")
+"""Counts one request of an account, or raises TooManyRequests."""
+
+ACCOUNT_ID = web.RequestKey("account_id", str)
+"""Whose request it is."""
 
 BODY = web.RequestKey("body", object)
 """The request's body as parsed JSON, once it has been parsed."""

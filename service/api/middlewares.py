@@ -16,7 +16,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from service.api.callbacks import evaluate_callbacks
-from service.api.keys import MISTAKES
+from service.api.keys import ACCOUNT_ID, AUTHENTICATE, LIMIT, MISTAKES, PRIVATE
 from service.api.problems import problem_of, problem_of_status
 from service.api.responses import dress
 from service.errors import (
@@ -60,6 +60,16 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         # The border: what happened is for the log, and a caller never sees a traceback.
         log.exception("request.failed", extra={"fields": {"path": request.path}})
         return problem_of_status(500)
+
+
+@web.middleware
+async def accounts(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let nobody but an account ask what is private, and no account ask too often."""
+    if request.match_info.handler in request.app[PRIVATE]:
+        account_id = await request.app[AUTHENTICATE](request.headers.get(hdrs.AUTHORIZATION))
+        request.app[LIMIT](account_id)
+        request[ACCOUNT_ID] = account_id
+    return await handler(request)
 
 
 @web.middleware

@@ -29,6 +29,8 @@ from service.errors import (
     RequestTimedOut,
     RequestTooLarge,
     StorageUnavailable,
+    TooManyRequests,
+    Unauthorized,
     UnsupportedMedia,
 )
 
@@ -74,6 +76,14 @@ RETRY_AFTER = {
 }
 """What a receiver may say when it is not ready."""
 
+KEY = "key"
+KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "inv_…",
+    "description": "The key of your account. In development mode none is needed.",
+}
+
 MISTAKES = (
     Mistake("body", "/total", "Must be more than zero."),
     Mistake("query", "/callback_url", "The value must be an https:// URL."),
@@ -84,12 +94,14 @@ MISTAKES = (
 
 _EXAMPLES: dict[int, Callable[[list[Mistake]], RequestError | StorageUnavailable]] = {
     400: lambda _: MalformedRequest("The body is not JSON: unexpected end of data."),
+    401: lambda _: Unauthorized("This key is not, or no longer, valid."),
     404: lambda _: NotFound("There is nothing of this id."),
     408: lambda _: RequestTimedOut("The body was not complete after 10 seconds."),
     409: lambda _: Conflict("The invoice '2expen51ve' was received before with other content."),
     413: lambda _: RequestTooLarge("The body is larger than 65536 bytes."),
     415: lambda _: UnsupportedMedia("The body must be sent as Content-Type: application/json."),
     422: InvalidInput,
+    429: lambda _: TooManyRequests(0.4),
     503: lambda _: StorageUnavailable(),
 }
 """Status -> what makes the problem that the document shows for it."""
@@ -154,10 +166,11 @@ def build_document(
             {"url": public_url, "description": "How users reach this service."},
             {"url": "/", "description": "Wherever this document was read."},
         ],
-        security=[],
+        security=[{KEY: []}],
         tags=[dict(tag) for tag in TAGS],
         plugins=[CallbackPlugin(), MarshmallowPlugin(schema_name_resolver=_schema_name)],
     )
+    spec.components.security_scheme(KEY, KEY_SCHEME)
     for method, path, handler in operations:
         declared = handler.__apispec__  # type: ignore[attr-defined]
         spec.path(
@@ -205,7 +218,7 @@ def _response(code: int, answer: Mapping[str, Any], mistakes: list[Mistake]) -> 
         content = {problems.CONTENT_TYPE: {"schema": schema, "example": example}}
     else:
         content = {"application/json": {"schema": schema, "example": example_of(schema)}}
-    if code == HTTPStatus.SERVICE_UNAVAILABLE:
+    if code in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         headers["Retry-After"] = ("After how many seconds to come again.", "5")
     response: dict[str, Any] = {"description": answer["description"], "content": content}
     if headers:

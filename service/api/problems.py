@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.errors import (
     Conflict,
@@ -17,6 +18,8 @@ from service.errors import (
     RequestTimedOut,
     RequestTooLarge,
     StorageUnavailable,
+    TooManyRequests,
+    Unauthorized,
     UnsupportedMedia,
 )
 
@@ -25,6 +28,7 @@ TYPE_PREFIX = "/api/docs/problems#"
 
 PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "Malformed request"),
+    Unauthorized: (HTTPStatus.UNAUTHORIZED, "unauthorized", "Unauthorized"),
     NotFound: (HTTPStatus.NOT_FOUND, "not-found", "Not found"),
     RequestTimedOut: (HTTPStatus.REQUEST_TIMEOUT, "request-timed-out", "Request timed out"),
     Conflict: (HTTPStatus.CONFLICT, "conflict", "Conflict"),
@@ -39,6 +43,7 @@ PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
         "Unsupported media type",
     ),
     InvalidInput: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", "Invalid input"),
+    TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"),
     StorageUnavailable: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "storage-unavailable",
@@ -60,7 +65,7 @@ RETRY_SECONDS = 5
 
 def document_of(error: RequestError | StorageUnavailable) -> dict[str, Any]:
     """The problem document that tells *error*."""
-    status, name, title = PROBLEMS[type(error)]
+    status, name, title = _kind_of(error)
     # What the database said is for the operator's log.
     is_ours = isinstance(error, StorageUnavailable)
     detail = DEFAULT_DETAILS[status] if is_ours else str(error)
@@ -75,14 +80,26 @@ def document_of(error: RequestError | StorageUnavailable) -> dict[str, Any]:
 
 def problem_of(error: RequestError | StorageUnavailable) -> web.Response:
     """The response that tells *error*."""
-    is_ours = isinstance(error, StorageUnavailable)
-    response = _response(
-        document_of(error), {"Retry-After": str(RETRY_SECONDS)} if is_ours else None
-    )
+    response = _response(document_of(error), _headers_of(error))
     if isinstance(error, RequestTimedOut | RequestTooLarge):
         # The rest of the body is still on its way, and nobody will read it.
         response.force_close()
     return response
+
+
+def _kind_of(error: Exception) -> tuple[HTTPStatus, str, str]:
+    return next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
+
+
+def _headers_of(error: RequestError | StorageUnavailable) -> dict[str, str] | None:
+    if isinstance(error, StorageUnavailable):
+        return {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
+    if isinstance(error, TooManyRequests):
+        return {hdrs.RETRY_AFTER: str(ceil(error.after_seconds))}
+    if isinstance(error, Unauthorized):
+        # RFC 6750, section 3.
+        return {hdrs.WWW_AUTHENTICATE: 'Bearer realm="invoices"'}
+    return None
 
 
 def problem_of_status(

@@ -18,6 +18,7 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 _PROBLEM_DESCRIPTIONS = {
     HTTPStatus.BAD_REQUEST: "The request cannot be read: it is not valid HTTP, or its "
     "body is not JSON.",
+    HTTPStatus.UNAUTHORIZED: "No key was sent, or none that is valid.",
     HTTPStatus.NOT_FOUND: "Your account has no such thing.",
     HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.",
     HTTPStatus.CONFLICT: "The id is taken, by an invoice of other content.",
@@ -25,6 +26,7 @@ _PROBLEM_DESCRIPTIONS = {
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON in UTF-8.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "The request was understood, but what it says cannot be "
     "accepted; everything that is wrong is listed.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Your account makes more requests than it may.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer now. Nothing was stored.",
 }
 

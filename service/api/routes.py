@@ -35,6 +35,12 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 
+def needs_account(operation: Operation) -> bool:
+    """Whether only an account may ask: so it is unless the operation declares no security."""
+    declared = operation[2].__apispec__  # type: ignore[attr-defined]
+    return "security" not in declared or declared["security"] != []
+
+
 def add_operation(app: web.Application, operation: Operation, expect: Expect) -> None:
     """Serve *operation* under both forms of its path; what answers GET answers HEAD too."""
     method, path, handler = operation

@@ -7,7 +7,7 @@ ends are a closed set (`service.delivery.outcome`), and each means one state of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -81,7 +81,7 @@ class Performer:
     def __init__(
         self,
         sender: Sends,
-        signer_of: Callable[[str], Signer],
+        signer_of: Callable[[str], Awaitable[Signer]],
         callbacks: Mapping[str, Callback],
         rules: Rules,
         clock: Clock,
@@ -95,7 +95,7 @@ class Performer:
     async def perform(self, delivery: LeasedDelivery) -> Attempt:
         """Attempt *delivery* once and say what it came to; nothing is recorded yet."""
         started_at = self._clock.now()
-        request = self._signed(delivery, started_at)
+        request = await self._signed(delivery, started_at)
         answer = await self._sender.send(request)
         ended_at = self._clock.now()
         verified = self._classified(delivery, answer)
@@ -133,9 +133,9 @@ class Performer:
             )
         )
 
-    def _signed(self, delivery: LeasedDelivery, at: datetime) -> OutgoingRequest:
+    async def _signed(self, delivery: LeasedDelivery, at: datetime) -> OutgoingRequest:
         """The id and the bytes are the delivery's, the timestamp is the attempt's."""
-        signer = self._signer_of(delivery.account_id)
+        signer = await self._signer_of(delivery.account_id)
         headers = signer.headers(delivery.id, at, delivery.body)
         headers["Content-Type"] = "application/json"
         headers["User-Agent"] = self._rules.user_agent

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, text
 
-from service.storage import deliveries, history, invoices, settlements, steps
+from service.storage import accounts, deliveries, history, invoices, settlements, steps
 from service.storage.commits import GroupCommit
 from service.storage.engine import Database
 from service.storage.handover import Handover
@@ -141,6 +142,48 @@ class Store:
         return await self._read(
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
+
+    async def add_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
+        """Add an account; False if its name is taken."""
+        return await self._database.write(lambda tx: accounts.add(tx, account, new))
+
+    async def add_first_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
+        """Add an account unless there is any."""
+        return await self._database.write(lambda tx: accounts.add_first(tx, account, new))
+
+    async def rotate(
+        self, account_id: str, new: accounts.Credentials, *, now: datetime, until: datetime
+    ) -> None:
+        """Add credentials; those of the same kind that there are expire at *until*."""
+        await self._database.write(
+            lambda tx: accounts.rotate(tx, account_id, new, now=now, until=until)
+        )
+
+    async def disable_account(self, account_id: str, now: datetime) -> None:
+        """Let an account in no more."""
+        await self._database.write(lambda tx: accounts.disable(tx, account_id, now))
+
+    async def find_account(self, name: str) -> accounts.Account | None:
+        """The account of that name."""
+        return await self._read(accounts.find, name)
+
+    async def list_accounts(self, now: datetime) -> list[dict[str, Any]]:
+        """Every account, with the prefixes of its keys."""
+        return await self._read(accounts.list_accounts, now)
+
+    async def find_key(self, prefix: str, now: datetime) -> accounts.StoredKey | None:
+        """The key with that prefix, if it is valid."""
+        return await self._read(accounts.find_key, prefix, now)
+
+    async def secrets_of(
+        self, account_id: str, now: datetime
+    ) -> list[tuple[bytes, datetime | None]]:
+        """The encrypted secrets of an account, and until when each is valid."""
+        return await self._read(accounts.secrets_of, account_id, now)
+
+    async def any_secret(self) -> bytes | None:
+        """An encrypted secret of some account, if there is any."""
+        return await self._read(accounts.any_secret)
 
     async def ping(self) -> None:
         """Return if the database answers; raises StorageUnavailable otherwise."""

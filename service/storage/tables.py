@@ -176,6 +176,43 @@ origins = Table(
     Column("held_until", Instant, nullable=False),
 )
 
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # What its operator calls it; nobody else sees it.
+    Column("name", Text, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("disabled_at", Instant),
+    UniqueConstraint("name", name="accounts_name"),
+)
+
+account_keys = Table(
+    "account_keys",
+    metadata,
+    # The public part of a key, by which it is found.
+    Column("prefix", Text, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    # SHA-256 of the whole key: 256 random bits need no slow hash.
+    Column("hash", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    # Set by a rotation; until then the old key goes on working.
+    Column("expires_at", Instant),
+)
+Index("account_keys_account", account_keys.c.account_id)
+
+account_secrets = Table(
+    "account_secrets",
+    metadata,
+    Column("account_id", Text),
+    Column("id", Text),
+    # The signing secret, encrypted with a key that the database does not hold.
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    PrimaryKeyConstraint("account_id", "id", name="account_secrets_primary"),
+)
+
 is_invoice_of_delivery = and_(
     invoices.c.account_id == deliveries.c.account_id,
     invoices.c.key == deliveries.c.invoice_key,

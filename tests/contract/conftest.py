@@ -17,6 +17,7 @@ from service.storage.schema import migrate
 from service.storage.sqlite import SqliteDatabase
 from service.storage.store import Store
 from tests.clock import START, ManualClock
+from tests.fakes import everybody_is_dev, unlimited
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 20
@@ -64,7 +65,8 @@ def parts(store, served_document):
         store=store,
         clock=ManualClock(START),
         document=served_document,
-        account_id="dev",
+        authenticate=everybody_is_dev,
+        limit=unlimited,
         currency="USD",
         judge=judge_of(Settings()),
         is_ready=lambda: True,

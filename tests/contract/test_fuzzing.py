@@ -16,9 +16,10 @@ from service.api.server import Server
 from service.app import document_of, judge_of
 from service.clock import SystemClock
 from service.settings import Settings
-from service.storage.sqlite import SqliteDatabase
 from service.storage.schema import migrate
+from service.storage.sqlite import SqliteDatabase
 from service.storage.store import Store
+from tests.fakes import everybody_is_dev, unlimited
 from tests.rows import add_delivery, add_two_events
 
 CHECKS = [
@@ -54,7 +55,8 @@ async def serve(path, started):
             store=store,
             clock=SystemClock(),
             document={"openapi": "3.1.0"},
-            account_id="dev",
+            authenticate=everybody_is_dev,
+            limit=unlimited,
             currency="USD",
             judge=judge_of(Settings()),
             is_ready=lambda: True,

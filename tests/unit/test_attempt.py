@@ -20,7 +20,7 @@ from service.storage.deliveries import LeasedDelivery
 from service.storage.settlements import AttemptOutcome
 from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START, ManualClock
-from tests.fakes import answer
+from tests.fakes import answer, signing_with
 
 SECOND = timedelta(seconds=1)
 URL = "https://receiver.example/s3cret-path/invoices/1?token=s3cret"
@@ -73,7 +73,7 @@ async def performed(given, *deliveries, rules=RULES, secrets=(DEV_SECRET,)):
     clock = ManualClock()
     receiver = SlowReceiver(clock, given)
     callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
-    performer = Performer(receiver, lambda account_id: Signer(secrets), callbacks, rules, clock)
+    performer = Performer(receiver, signing_with(Signer(secrets)), callbacks, rules, clock)
     attempts = [await performer.perform(delivery) for delivery in deliveries or (a_delivery(),)]
     return attempts, receiver.requests
 
@@ -130,7 +130,7 @@ async def test_the_account_signs_what_is_its_own():
     """Each request is signed with the secrets of the account whose delivery it is."""
     asked = []
 
-    def signer_of(account_id):
+    async def signer_of(account_id):
         asked.append(account_id)
         return Signer((DEV_SECRET,))
 

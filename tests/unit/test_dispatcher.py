@@ -19,7 +19,7 @@ from service.delivery.origins import LEASE_AHEAD, REST_FIRST
 from service.delivery.signing import DEV_SECRET, Signer
 from service.storage.tables import deliveries
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
-from tests.fakes import FakeReceivers, WatchedStore, answer
+from tests.fakes import FakeReceivers, WatchedStore, answer, signing_with
 from tests.memory import Memory, MemoryStore
 from tests.rows import (
     ONE,
@@ -86,7 +86,7 @@ def dispatching(store, receivers, clock):
     async def run(*, on=store, concurrency=8, origin_concurrency=4):
         callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
         signer = Signer((DEV_SECRET,))
-        performer = Performer(receivers, lambda account_id: signer, callbacks, RULES, clock)
+        performer = Performer(receivers, signing_with(signer), callbacks, RULES, clock)
         limits = Limits(
             concurrency=concurrency, origin_concurrency=origin_concurrency, timeout=TIMEOUT
         )

@@ -86,7 +86,9 @@ def test_every_command_is_documented_with_its_options(name):
 
 def test_every_route_is_documented():
     """The guide or the operations page names each method and path that is served."""
-    nothing = dict.fromkeys(("store", "clock", "account_id", "currency", "judge", "is_ready"))
+    nothing = dict.fromkeys(
+        ("store", "clock", "authenticate", "limit", "currency", "judge", "is_ready")
+    )
     app = make_application(Parts(document=document_of(Settings()), **nothing))
     pages = (text_of("docs/guide.md") + text_of("docs/operations.md")).replace("/`", "`")
 

@@ -1,0 +1,64 @@
+"""
+Signing secrets at rest: encrypted with a key from the environment, through `cryptography`.
+
+Whoever reads the database, or a backup of it, cannot sign in our name. Several keys may be
+given while one replaces another: the first encrypts, all of them decrypt.
+"""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b64encode
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from service.errors import ConfigurationError
+
+SECRET_BYTES = 32
+
+
+class Vault:
+    """
+    Encrypts and decrypts signing secrets.
+
+    Raises:
+        ValueError: if there is no key, or one is not 32 bytes in URL-safe base64.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        if not keys:
+            raise ValueError("At least one encryption key is needed.")
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+
+    def __repr__(self) -> str:
+        return "<Vault>"
+
+    def lock(self, secret: str) -> bytes:
+        """*secret*, as it may be stored."""
+        return self._fernet.encrypt(secret.encode())
+
+    def unlock(self, ciphertext: bytes) -> str:
+        """
+        The secret that was stored as *ciphertext*.
+
+        Raises:
+            ConfigurationError: if none of the keys has encrypted it.
+        """
+        try:
+            return self._fernet.decrypt(ciphertext).decode()
+        except InvalidToken:
+            raise ConfigurationError(
+                "A signing secret in the database was encrypted with another key. "
+                "INVOICES_ENCRYPTION_KEY must name that key too."
+            ) from None
+
+
+def new_encryption_key() -> str:
+    """A key for a vault: 32 random bytes in URL-safe base64."""
+    return Fernet.generate_key().decode()
+
+
+def new_signing_secret() -> str:
+    """A secret of 32 random bytes, in the form of Standard Webhooks: `whsec_` and base64."""
+    return "whsec_" + b64encode(secrets.token_bytes(SECRET_BYTES)).decode()

@@ -1,0 +1,170 @@
+"""
+Accounts as rows: who they are, by which keys they come in, with what their events are signed.
+
+Of a key only its hash is stored, of a secret only what encryption made of it. What has expired
+is no longer found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, func, insert, or_, select, text, update
+
+from service.storage.keys import new_key
+from service.storage.tables import account_keys, account_secrets, accounts
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An API user."""
+
+    id: str
+    name: str
+    created_at: datetime
+    disabled_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key as it is kept: its public prefix and the hash of the whole of it."""
+
+    prefix: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key that is valid now, and whose it is."""
+
+    account_id: str
+    hash: bytes
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a new account, or a rotation, brings: a key, a secret, or both."""
+
+    key: NewKey | None = None
+    secret_ciphertext: bytes | None = None
+
+
+def add(tx: Connection, account: Account, credentials: Credentials) -> bool:
+    """Add *account*; False if its name is taken, and nothing was written."""
+    if find(tx, account.name):
+        return False
+    row = {"id": account.id, "name": account.name, "created_at": account.created_at}
+    tx.execute(insert(accounts), row)
+    _add_credentials(tx, account.id, credentials, account.created_at)
+    return True
+
+
+def add_first(tx: Connection, account: Account, credentials: Credentials) -> bool:
+    """Add *account* unless there is any; of several processes that do so, one is told True."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(text("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE"))
+    return not tx.scalar(select(func.count()).select_from(accounts)) and add(
+        tx, account, credentials
+    )
+
+
+def find(tx: Connection, name: str) -> Account | None:
+    """The account that the operator calls *name*."""
+    row = tx.execute(select(accounts).where(accounts.c.name == name)).mappings().one_or_none()
+    return Account(**row) if row else None
+
+
+def list_accounts(tx: Connection, now: datetime) -> list[dict[str, Any]]:
+    """Every account with the prefixes of its keys that are valid at *now*, in order of names."""
+    prefixes: dict[str, list[str]] = {}
+    valid = select(account_keys).where(_is_valid(account_keys, now))
+    for row in tx.execute(valid.order_by(account_keys.c.created_at.desc())):
+        prefixes.setdefault(row.account_id, []).append(row.prefix)
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "created_at": row.created_at,
+            "disabled_at": row.disabled_at,
+            "key_prefixes": prefixes.get(row.id, []),
+        }
+        for row in tx.execute(select(accounts).order_by(accounts.c.name))
+    ]
+
+
+def find_key(tx: Connection, prefix: str, now: datetime) -> StoredKey | None:
+    """The key with that public prefix, unless it has expired or its account is disabled."""
+    query = (
+        select(account_keys.c.account_id, account_keys.c.hash, account_keys.c.expires_at)
+        .join(accounts, accounts.c.id == account_keys.c.account_id)
+        .where(
+            account_keys.c.prefix == prefix,
+            accounts.c.disabled_at.is_(None),
+            _is_valid(account_keys, now),
+        )
+    )
+    row = tx.execute(query).mappings().one_or_none()
+    return StoredKey(**row) if row else None
+
+
+def secrets_of(
+    tx: Connection, account_id: str, now: datetime
+) -> list[tuple[bytes, datetime | None]]:
+    """The account's secrets that are valid at *now*, newest first, and until when they are."""
+    query = select(account_secrets.c.ciphertext, account_secrets.c.expires_at).where(
+        account_secrets.c.account_id == account_id, _is_valid(account_secrets, now)
+    )
+    rows = tx.execute(query.order_by(account_secrets.c.created_at.desc(), account_secrets.c.id))
+    return [(row.ciphertext, row.expires_at) for row in rows]
+
+
+def any_secret(tx: Connection) -> bytes | None:
+    """A secret of some account, to try the encryption key on; the newest there is."""
+    newest = select(account_secrets.c.ciphertext).order_by(account_secrets.c.created_at.desc())
+    ciphertext: bytes | None = tx.scalar(newest.limit(1))
+    return ciphertext
+
+
+def rotate(
+    tx: Connection, account_id: str, credentials: Credentials, *, now: datetime, until: datetime
+) -> None:
+    """Add *credentials*; those of the same kind that there are expire at *until*, if not before."""
+    for table, new in (
+        (account_keys, credentials.key),
+        (account_secrets, credentials.secret_ciphertext),
+    ):
+        if new is not None:
+            lasting = or_(table.c.expires_at.is_(None), table.c.expires_at > until)
+            tx.execute(
+                update(table)
+                .where(table.c.account_id == account_id, lasting)
+                .values(expires_at=until)
+            )
+    _add_credentials(tx, account_id, credentials, now)
+
+
+def disable(tx: Connection, account_id: str, now: datetime) -> None:
+    """Let the account in no more. What it had sent in is collected and delivered all the same."""
+    tx.execute(
+        update(accounts)
+        .where(accounts.c.id == account_id, accounts.c.disabled_at.is_(None))
+        .values(disabled_at=now)
+    )
+
+
+def _add_credentials(
+    tx: Connection, account_id: str, credentials: Credentials, now: datetime
+) -> None:
+    if credentials.key:
+        key = {"prefix": credentials.key.prefix, "hash": credentials.key.hash}
+        tx.execute(insert(account_keys), {**key, "account_id": account_id, "created_at": now})
+    if credentials.secret_ciphertext is not None:
+        secret = {"id": new_key(), "ciphertext": credentials.secret_ciphertext}
+        tx.execute(insert(account_secrets), {**secret, "account_id": account_id, "created_at": now})
+
+
+def _is_valid(table: Table, now: datetime) -> ColumnElement[bool]:
+    return or_(table.c.expires_at.is_(None), table.c.expires_at > now)
