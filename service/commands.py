@@ -17,19 +17,13 @@ from service import __version__
 from service.accounts.register import Register, Shown
 from service.accounts.vault import new_encryption_key
 from service.api.docs import as_yaml
-from service.app import (
-    NO_ENCRYPTION_KEY,
-    Place,
-    Role,
-    document_of,
-    for_development,
-    register_of,
-    upgrade,
-)
+from service.app import document_of, for_development
+from service.database import NO_ENCRYPTION_KEY, register_of, upgrade
 from service.delivery.signing import DEV_SECRET, Signer
 from service.demo import demonstrate
 from service.errors import ConfigurationError, InvoicesError
 from service.logs import configure_logs
+from service.place import Place, Role
 from service.roles import receive, run, serve, show_credentials
 from service.settings import Settings, duration, read_settings
 from service.workers import supervise
@@ -103,7 +97,7 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: bool) -> None:
     configure_logs(settings.log_format)
     if workers > 1:
         arguments = ["serve", *(["--dev"] if dev else []), "--role", role, "--as-worker"]
-        _run(lambda: supervise(settings, arguments, workers))
+        _run(lambda: supervise(settings, arguments, workers, is_development=dev))
     place = Place(Role(role), is_port_shared=as_worker, is_development=dev)
     _run(lambda: serve(settings, place, has_parent=as_worker))
 

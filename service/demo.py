@@ -14,9 +14,10 @@ import click
 import orjson
 
 from service.api.server import Server
-from service.app import DEVELOPMENT, running
+from service.app import running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.signing import DEV_SECRET
+from service.place import DEVELOPMENT
 from service.receiver.sample import Received, make_receiver
 from service.roles import show_as_text, stop_signal
 from service.settings import Settings

@@ -19,6 +19,7 @@ Every error that the service raises on purpose, split by who can act on it.
     │   └── TooManyRequests         more than the account may make
     ├── AccountError              the operator: an account cannot be administered like this
     │   ├── UnknownAccount          there is none of that name
+    │   ├── AccountDisabled         the one of that name is let in no more
     │   └── NameTaken               there is one of that name
     ├── EvaluationError           the caller: a callback URL cannot be made of this request
     └── StorageUnavailable        the operator; the caller may come again
@@ -148,6 +149,10 @@ class AccountError(InvoicesError):
 
 class UnknownAccount(AccountError):
     """There is no account of that name."""
+
+
+class AccountDisabled(AccountError):
+    """The account is let in no more."""
 
 
 class NameTaken(AccountError):

@@ -18,8 +18,10 @@ import uvloop
 from service import __version__
 from service.accounts.register import Shown
 from service.api.server import Server
-from service.app import ALONE, DEV_ACCOUNT, Place, reach_database, register_of, running
+from service.app import DEV_ACCOUNT, running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.database import reach_database, register_of
+from service.place import ALONE, Place
 from service.receiver.sample import Received, make_receiver
 from service.settings import Settings
 
@@ -46,8 +48,8 @@ async def serve(settings: Settings, place: Place = ALONE, *, has_parent: bool = 
         await _stop_with_parent(stop)
     if not await reach_database(settings, stop):
         return 0
-    if not place.is_development:
-        await _welcome(settings)
+    if not place.is_development and not has_parent:
+        await welcome(settings)
     async with running(settings, place) as service:
         _spare_the_collector()
         address = {"host": settings.host, "port": service.port}
@@ -63,7 +65,7 @@ async def serve(settings: Settings, place: Place = ALONE, *, has_parent: bool = 
     return 1 if has_failed else 0
 
 
-async def _welcome(settings: Settings) -> None:
+async def welcome(settings: Settings) -> None:
     """Make a first account where there is none, and show its key: once, and not in the log."""
     async with register_of(settings) as register:
         shown = await register.add_first()

@@ -72,6 +72,10 @@ class Settings:
     sandbox_delay: timedelta = timedelta(milliseconds=500)
     retention: timedelta = timedelta(days=30)
     drain_timeout: timedelta = timedelta(seconds=20)
+    body_limit: int = 64 * 1024
+    body_timeout: timedelta = timedelta(seconds=10)
+    idle_timeout: timedelta = timedelta(seconds=30)
+    connection_limit: int = 512
     log_format: Literal["json", "text"] = "json"
 
     @property
@@ -132,6 +136,12 @@ def read_settings() -> Settings:
         "sandbox_delay": env.duration("SANDBOX_DELAY", default.sandbox_delay),
         "retention": env.duration("RETENTION", default.retention),
         "drain_timeout": env.duration("DRAIN_TIMEOUT", default.drain_timeout),
+        "body_limit": env.int("BODY_LIMIT", default.body_limit, validate=_between(4096, 2**24)),
+        "body_timeout": env.deadline("BODY_TIMEOUT", default.body_timeout),
+        "idle_timeout": env.deadline("IDLE_TIMEOUT", default.idle_timeout),
+        "connection_limit": env.int(
+            "CONNECTION_LIMIT", default.connection_limit, validate=concurrency
+        ),
         "log_format": env.str(
             "LOG_FORMAT",
             "text" if sys.stderr.isatty() else default.log_format,

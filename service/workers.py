@@ -14,7 +14,8 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
 
-from service.roles import stop_signal
+from service.database import reach_database
+from service.roles import stop_signal, welcome
 from service.settings import Settings
 
 log = logging.getLogger("invoices.workers")
@@ -26,7 +27,9 @@ WRONG_USAGE = 2
 """How a worker ends that cannot be started like this; starting it again would change nothing."""
 
 
-async def supervise(settings: Settings, arguments: Sequence[str], count: int) -> int:
+async def supervise(
+    settings: Settings, arguments: Sequence[str], count: int, *, is_development: bool
+) -> int:
     """
     Keep *count* processes of `python -m service` with *arguments*, until told to stop.
 
@@ -38,6 +41,11 @@ async def supervise(settings: Settings, arguments: Sequence[str], count: int) ->
     """
     _check_address(settings.host, settings.port)
     stop = stop_signal()
+    if not is_development:
+        # Here and not in a worker: what they print goes nowhere, a first key included.
+        if not await reach_database(settings, stop):
+            return 0
+        await welcome(settings)
     async with asyncio.TaskGroup() as group:
         workers = [group.create_task(_keep(arguments, stop)) for _ in range(count)]
     return next((status for worker in workers if (status := worker.result())), 0)
@@ -84,4 +92,8 @@ def _check_address(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from None

@@ -35,7 +35,8 @@ def prefix_of(key: str) -> str | None:
 
 def hash_of(key: str) -> bytes:
     """What is kept of *key*."""
-    return sha256(key.encode()).digest()
+    # A header may hold bytes that are no text; they reach us as halves of surrogate pairs.
+    return sha256(key.encode(errors="surrogatepass")).digest()
 
 
 def matches(key: str, stored_hash: bytes) -> bool:

@@ -28,10 +28,11 @@ class Memory(Generic[Value]):
     async def get(self, name: str) -> Value:
         """What is known of *name*, read again if that is too long ago."""
         known = self._known.get(name)
-        if known and known[0] > self._clock.now():
+        # A clock that was set back must not keep alive what was read in its future.
+        if known and timedelta(0) <= self._clock.now() - known[0] < FRESH:
             return known[1]
         value = await self._read(name)
-        self._known[name] = (self._clock.now() + FRESH, value)
+        self._known[name] = (self._clock.now(), value)
         self._known.move_to_end(name)
         if len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)

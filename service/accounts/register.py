@@ -6,14 +6,15 @@ Keys and secrets are made here, shown to the operator once, and kept as hash and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from service.accounts.keys import hash_of, new_api_key, prefix_of
+from service.accounts.secrets import Secretary
 from service.accounts.vault import Vault, new_signing_secret
 from service.clock import Clock
-from service.errors import NameTaken, UnknownAccount
+from service.errors import AccountDisabled, NameTaken, UnknownAccount
 from service.storage.accounts import Account, Credentials, NewKey
 from service.storage.keys import new_key
 from service.storage.store import Store
@@ -28,8 +29,8 @@ class Shown:
 
     name: str
     account_id: str
-    key: str | None = None
-    secret: str | None = None
+    key: str | None = field(default=None, repr=False)
+    secret: str | None = field(default=None, repr=False)
 
 
 class Register:
@@ -46,7 +47,9 @@ class Register:
 
         Raises:
             NameTaken: if there is one of that name.
+            ConfigurationError: if those that there are were encrypted with another key.
         """
+        await self._check_vault()
         account, shown, credentials = self._new(name)
         if not await self._store.add_account(account, credentials):
             raise NameTaken(f"There is an account {name!r} already.")
@@ -63,13 +66,26 @@ class Register:
         return await self._store.list_accounts(self._clock.now())
 
     async def rotate_key(self, name: str, overlap: timedelta) -> Shown:
-        """A new key; those that there are work for *overlap* longer."""
+        """
+        A new key; those that there are work for *overlap* longer.
+
+        Raises:
+            AccountDisabled: if it would let nobody in.
+        """
         account, key = await self._find(name), new_api_key()
+        if account.disabled_at:
+            raise AccountDisabled(f"The account {name!r} is disabled, so that no key lets it in.")
         await self._rotate(account, Credentials(key=_kept(key)), overlap)
         return Shown(name, account.id, key=key)
 
     async def rotate_secret(self, name: str, overlap: timedelta) -> Shown:
-        """A new signing secret; for *overlap*, events are signed with the old one as well."""
+        """
+        A new signing secret; for *overlap*, events are signed with the old one as well.
+
+        Raises:
+            ConfigurationError: if those that there are were encrypted with another key.
+        """
+        await self._check_vault()
         account, secret = await self._find(name), new_signing_secret()
         credentials = Credentials(secret_ciphertext=self._vault.lock(secret))
         await self._rotate(account, credentials, overlap)
@@ -79,6 +95,10 @@ class Register:
         """Let the account in no more; what it sent in is delivered all the same."""
         account = await self._find(name)
         await self._store.disable_account(account.id, self._clock.now())
+
+    async def _check_vault(self) -> None:
+        # What is encrypted with a key that the service has not got would never be signed with.
+        await Secretary(self._store, self._vault, self._clock).check()
 
     async def _find(self, name: str) -> Account:
         account = await self._store.find_account(name)

@@ -39,13 +39,12 @@ class Secretary:
 
     async def check(self) -> None:
         """
-        Make sure that what is in the database can be read.
+        Make sure that every secret that events may be signed with can be read.
 
         Raises:
             ConfigurationError: if it was encrypted with a key that we do not have.
         """
-        ciphertext = await self._store.any_secret()
-        if ciphertext is not None:
+        for ciphertext in await self._store.all_secrets(self._clock.now()):
             self._unlock(ciphertext)
 
     def _unlock(self, ciphertext: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -13,12 +13,14 @@ from aiohttp_apispec import setup_aiohttp_apispec, validation_middleware
 from service.api import keys
 from service.api.docs import add_docs
 from service.api.middlewares import (
-    BODY_BYTES_MAX,
+    BODY_LIMITS,
+    BodyLimits,
     accounts,
     bounded_bodies,
     callbacks,
     dress_answer,
     expect,
+    insist_on_tls,
     problems,
 )
 from service.api.routes import (
@@ -46,6 +48,8 @@ class Parts:
     currency: str
     judge: Callable[[CallbackUrl], str | None]
     is_ready: Callable[[], bool]
+    body_limits: BodyLimits = field(default_factory=BodyLimits)
+    is_public_over_tls: bool = False
 
 
 def make_application(parts: Parts) -> web.Application:
@@ -63,8 +67,9 @@ def make_health_application(parts: Parts) -> web.Application:
 def _application(parts: Parts, operations: Sequence[Operation]) -> web.Application:
     app = web.Application(
         middlewares=[problems, accounts, bounded_bodies, validation_middleware, callbacks],
-        client_max_size=BODY_BYTES_MAX,
+        client_max_size=parts.body_limits.size,
     )
+    app[BODY_LIMITS] = parts.body_limits
     app[keys.STORE] = parts.store
     app[keys.CLOCK] = parts.clock
     app[keys.AUTHENTICATE] = parts.authenticate
@@ -82,4 +87,6 @@ def _application(parts: Parts, operations: Sequence[Operation]) -> web.Applicati
     for operation in operations:
         add_operation(app, operation, expect)
     app.on_response_prepare.append(dress_answer)
+    if parts.is_public_over_tls:
+        app.on_response_prepare.append(insist_on_tls)
     return app

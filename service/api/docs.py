@@ -1,27 +1,56 @@
-"""The documentation of the running service, at /api/docs: nothing on it comes from elsewhere."""
+"""
+The documentation of the running service, at /api/docs: nothing on it comes from elsewhere.
+
+A Content-Security-Policy has the browser keep that promise: it names the hash of each script and
+style that a page brings along, and runs no other that is not a file of ours.
+"""
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from hashlib import sha256
 from html import escape
 from typing import Any
 
 import orjson
 import yaml
 from aiohttp import web
-from swagger_ui import api_doc
+from swagger_ui.core import ApplicationDocument
 
 from service.api.problems import PROBLEMS
 from service.api.routes import other_form
 
 PREFIX = "/api/docs"
 
+CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""What every page is refused: to load, to send a form, and to stand in a frame."""
+
+PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+
 
 def add_docs(app: web.Application, document: dict[str, Any]) -> None:
     """Serve *document* as JSON and YAML, and Swagger UI on top of it."""
     _add(app, "/openapi.json", orjson.dumps(document), "application/json")
     _add(app, "/openapi.yaml", as_yaml(document).encode(), "application/yaml")
-    _add(app, "/problems", _problems_page().encode(), "text/html")
-    api_doc(
+    _add_page(app, "/problems", _problems_page(), "style-src {styles}")
+    swagger_ui = _swagger_ui(app)
+    _add_page(
+        app,
+        "",
+        swagger_ui.doc_html,
+        "script-src 'self' {scripts}",
+        # Swagger UI draws its arrows as data: URLs and gives elements styles of their own.
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+    )
+    app.router.add_static(f"{PREFIX}/static", path=swagger_ui.static_dir)
+
+
+def _swagger_ui(app: web.Application) -> ApplicationDocument:
+    return ApplicationDocument(
         app,
         config_rel_url="/openapi.json",
         url_prefix=PREFIX,
@@ -59,9 +88,30 @@ def _text_node(dumper: _Dumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text_node)
 
 
-def _add(app: web.Application, path: str, body: bytes, content_type: str) -> None:
+def _add_page(app: web.Application, path: str, page: str, *allowed: str) -> None:
+    """Serve *page*, which may do what is *allowed* and nothing else."""
+    hashes = {"scripts": _hashes("script", page), "styles": _hashes("style", page)}
+    policy = "; ".join([CLOSED, *(rule.format(**hashes) for rule in allowed)])
+    headers = {"Content-Security-Policy": policy, "Permissions-Policy": PERMISSIONS_POLICY}
+    _add(app, path, page.encode(), "text/html", headers)
+
+
+def _hashes(element: str, page: str) -> str:
+    """The hash of each *element* that stands in *page* itself, as a policy names it."""
+    texts = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
+    digests = [b64encode(sha256(text.encode()).digest()).decode() for text in texts]
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
+
+
+def _add(
+    app: web.Application,
+    path: str,
+    body: bytes,
+    content_type: str,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     async def serve(_request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type=content_type, charset="utf-8")
+        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
 
     for form in (PREFIX + path, other_form(PREFIX + path)):
         app.router.add_get(form, serve)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from errno import ENAMETOOLONG
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -33,11 +34,21 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger("invoices.api")
 
-BODY_BYTES_MAX = 64 * 1024
-"""The largest body that is read: some hundred times the largest invoice anybody writes."""
 
-BODY_SECONDS_MAX = 10
-"""How long a body may take. Without a bound, one that never ends holds a handler for good."""
+@dataclass(frozen=True, slots=True)
+class BodyLimits:
+    """What the body of a request may take."""
+
+    size: int = 64 * 1024
+    """The most bytes that are read: some hundred times the largest invoice anybody writes."""
+    seconds: float = 10
+    """How long it may take to come. One that never ends would hold a handler for good."""
+
+
+BODY_LIMITS = web.AppKey("body_limits", BodyLimits)
+
+TLS_SECONDS = 365 * 86400
+"""How long a browser that has once come over https:// does not try http:// again."""
 
 
 @web.middleware
@@ -65,10 +76,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 @web.middleware
 async def accounts(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Let nobody but an account ask what is private, and no account ask too often."""
-    if request.match_info.handler in request.app[PRIVATE]:
-        account_id = await request.app[AUTHENTICATE](request.headers.get(hdrs.AUTHORIZATION))
-        request.app[LIMIT](account_id)
-        request[ACCOUNT_ID] = account_id
+    await _admit(request)
     return await handler(request)
 
 
@@ -76,7 +84,7 @@ async def accounts(request: web.Request, handler: Handler) -> web.StreamResponse
 async def bounded_bodies(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Read the body within its bounds; handlers find it read."""
     if request.can_read_body:
-        await _read(request)
+        await _read(request, request.app[BODY_LIMITS])
     return await handler(request)
 
 
@@ -94,10 +102,16 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
     """
     Answer an `Expect` header, before anything else sees the request.
 
-    A client that waits for `100 Continue` is told at once that its body is too large.
+    A client that waits for `100 Continue` is told at once that its body is too large, or that
+    nobody is going to read what a stranger sends.
     """
-    if (request.content_length or 0) > BODY_BYTES_MAX:
-        return problem_of(_too_large())
+    try:
+        await _admit(request)
+    except (RequestError, StorageUnavailable) as error:
+        return problem_of(error)
+    limits = request.app[BODY_LIMITS]
+    if (request.content_length or 0) > limits.size:
+        return problem_of(_too_large(limits))
     if request.version >= HttpVersion11:
         if request.headers[hdrs.EXPECT].lower() != "100-continue":
             return problem_of_status(417, "The only expectation that is met is 100-continue.")
@@ -107,14 +121,28 @@ async def expect(request: web.Request) -> web.StreamResponse | None:
     return None
 
 
+async def _admit(request: web.Request) -> None:
+    """Find out whose request it is and count it, once: `expect` may have done so before."""
+    if request.match_info.handler not in request.app[PRIVATE] or ACCOUNT_ID in request:
+        return
+    account_id = await request.app[AUTHENTICATE](request.headers.get(hdrs.AUTHORIZATION))
+    request.app[LIMIT](account_id)
+    request[ACCOUNT_ID] = account_id
+
+
 async def dress_answer(_request: web.Request, response: web.StreamResponse) -> None:
     """Give every *response* its headers, whoever made it."""
     dress(response)
 
 
-async def _read(request: web.Request) -> None:
-    if (request.content_length or 0) > BODY_BYTES_MAX:
-        raise _too_large()
+async def insist_on_tls(_request: web.Request, response: web.StreamResponse) -> None:
+    """Have browsers come back over https:// alone."""
+    response.headers["Strict-Transport-Security"] = f"max-age={TLS_SECONDS}"
+
+
+async def _read(request: web.Request, limits: BodyLimits) -> None:
+    if (request.content_length or 0) > limits.size:
+        raise _too_large(limits)
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise UnsupportedMedia("The body must be sent without a Content-Encoding.")
     try:
@@ -122,14 +150,14 @@ async def _read(request: web.Request) -> None:
             # It came in one piece with the head, as most do: there is nothing to wait for.
             await request.read()
             return
-        async with asyncio.timeout(BODY_SECONDS_MAX):
+        async with asyncio.timeout(limits.seconds):
             await request.read()
     except TimeoutError:
         raise RequestTimedOut(
-            f"The body was not complete after {BODY_SECONDS_MAX} seconds."
+            f"The body was not complete after {limits.seconds:g} seconds."
         ) from None
     except web.HTTPRequestEntityTooLarge:
-        raise _too_large() from None
+        raise _too_large(limits) from None
     except (web.RequestPayloadError, HttpProcessingError, ConnectionError) as error:
         # The connection keeps the error, whose frames keep the connection: a circle that would
         # hold the body until the garbage collector comes by.
@@ -137,8 +165,8 @@ async def _read(request: web.Request) -> None:
         raise MalformedRequest("The body is not what its headers announce.") from None
 
 
-def _too_large() -> RequestTooLarge:
-    return RequestTooLarge(f"The body is larger than {BODY_BYTES_MAX} bytes.")
+def _too_large(limits: BodyLimits) -> RequestTooLarge:
+    return RequestTooLarge(f"The body is larger than {limits.size} bytes.")
 
 
 def _answer_to(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -47,11 +47,25 @@ def json_answer(
     )
 
 
+_EVERYWHERE = {
+    hdrs.SERVER: "invoices",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+_NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
+"""The Content-Security-Policy of what is no page, should a browser show it as one all the same."""
+
+
 def dress(response: web.StreamResponse) -> None:
     """Give *response* the headers that all of them have."""
     headers = response.headers
-    headers[hdrs.SERVER] = "invoices"
-    headers["X-Content-Type-Options"] = "nosniff"
+    headers.update(_EVERYWHERE)
+    # The pages of the documentation come with a policy of their own.
+    headers.setdefault("Content-Security-Policy", _NO_PAGE)
     # Files have an ETag, and a browser may keep them; what the API says is true only now.
     is_file = isinstance(response, web.FileResponse)
     headers[hdrs.CACHE_CONTROL] = "no-cache" if is_file else "no-store"

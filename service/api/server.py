@@ -1,7 +1,8 @@
 """
 Listens, within bounds.
 
-A client may be slow, silent, endless or not speak HTTP at all, and costs one idle connection.
+A client may be slow, silent, endless or not speak HTTP at all, and costs one idle connection, of
+which there are only so many.
 """
 
 from __future__ import annotations
@@ -9,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from service.api.connections import ConnectionLimits, OpenConnections, Refusal
 from service.api.problems import problem_of_status
 from service.api.responses import dress
 
 log = logging.getLogger("invoices.api")
 
-IDLE_SECONDS = 30
-"""How long a connection may wait for a request, or a request for the end of its head."""
-
 LINGER_SECONDS = 1
-"""How long the rest of a refused body is read and thrown away, so that its sender sees why."""
+"""How long the rest of a refused request is read and thrown away, so that its sender sees why."""
 
 FINISH_SECONDS = 5
 """How long requests that are being answered may take once we stop."""
@@ -30,6 +30,12 @@ FINISH_SECONDS = 5
 BACKLOG = 1024
 """How many connections may wait to be accepted."""
 
+DEFAULT_LIMITS = ConnectionLimits()
+
+RETRY_SECONDS = 1
+"""What `Retry-After` says while every connection is in the middle of a request."""
+
+NO_ROOM = "Every connection that the service may have is in use; come again a bit later."
 NOT_HTTP = "This is not a valid HTTP request."
 TOO_LONG = "A line of the request's head is too long."
 
@@ -37,7 +43,36 @@ TOO_LONG = "A line of the request's head is too long."
 class Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered, but no application ever sees it."""
 
-    __slots__ = ()
+    __slots__ = ("_open",)
+
+    def __init__(self, open_: OpenConnections, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._open = open_
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for requests, if there is room."""
+        if self._open.admit(self, cast("asyncio.Transport", transport)):
+            super().connection_made(transport)
+        else:
+            # What comes in from now on is thrown away.
+            self.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Leave the room to others."""
+        self._open.leave(self)
+        super().connection_lost(exc)
+
+    def is_waiting(self) -> bool:
+        """Whether it waits for a request, or for the rest of a request's head."""
+        # As aiohttp decides for itself what is idle; it has no public word for it.
+        return self._waiter is not None and not self._waiter.done()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer; whoever was answered has been of use."""
+        self._open.has_answered(self)
+        return await super().finish_response(request, resp, start_time)
 
     def handle_error(
         self,
@@ -59,10 +94,16 @@ class Connection(web.RequestHandler):
 
 
 class Server:
-    """Serves an application on one address."""
+    """Serves an application on one address, within *limits*."""
 
-    def __init__(self, app: web.Application) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        limits: ConnectionLimits = DEFAULT_LIMITS,
+    ) -> None:
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=FINISH_SECONDS)
+        self._limits = limits
+        self._open = OpenConnections(limits, Refusal(_no_room(), LINGER_SECONDS))
         self._listening: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, *, is_shared: bool = False) -> int:
@@ -83,10 +124,11 @@ class Server:
         loop = asyncio.get_running_loop()
         connection = partial(
             Connection,
+            self._open,
             self._runner.server,
             loop=loop,
-            access_log=None,  # type: ignore[arg-type]  # none is kept; the stub forgot None
-            keepalive_timeout=IDLE_SECONDS,
+            access_log=None,  # none is kept
+            keepalive_timeout=self._limits.idle_seconds,
             lingering_time=LINGER_SECONDS,
             # Nothing encoded is read, so that nothing small can grow large.
             auto_decompress=False,
@@ -102,3 +144,16 @@ class Server:
         if self._listening:
             self._listening.close()
         await self._runner.cleanup()
+        self._open.close()
+
+
+def _no_room() -> bytes:
+    """The whole answer to a connection for which there is no room, made before it is needed."""
+    response = problem_of_status(503, NO_ROOM, {hdrs.RETRY_AFTER: str(RETRY_SECONDS)})
+    dress(response)
+    body = response.body
+    assert isinstance(body, bytes)  # noqa: S101 -- a problem is given as bytes
+    response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
+    response.headers[hdrs.CONNECTION] = "close"
+    lines = [f"{name}: {value}\r\n" for name, value in response.headers.items()]
+    return f"HTTP/1.1 503 Service Unavailable\r\n{''.join(lines)}\r\n".encode() + body

@@ -17,10 +17,12 @@ import asyncio
 import errno
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from weakref import WeakValueDictionary
 
 from aiohttp import AddrInfoType
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -63,8 +65,24 @@ DENIED_IPV6 = (
     IPv6Network("3fff::/20"),  # RFC 9637: documentation
 )
 
-# What the development mode permits. Link-local stays denied: that is where clouds keep the
-# credentials of the machine.
+# Where clouds keep the credentials of the machine, and what else they tell it. An exception for a
+# network around one of these does not mean it: it is permitted where it is named by itself alone.
+METADATA: tuple[Address, ...] = (
+    IPv4Address("169.254.169.254"),  # nearly every cloud
+    IPv4Address("169.254.170.2"),  # Amazon: containers
+    IPv4Address("169.254.170.23"),  # Amazon: pods
+    IPv4Address("168.63.129.16"),  # Microsoft
+    IPv4Address("100.100.100.200"),  # Alibaba
+    IPv4Address("192.0.0.192"),  # Oracle
+    IPv6Address("fd00:ec2::254"),  # Amazon
+    IPv6Address("fd00:ec2::23"),  # Amazon: pods
+    IPv6Address("fd20:ce::254"),  # Google
+    IPv6Address("fd00:c1::a9fe:a9fe"),  # Oracle
+    IPv6Address("fd00:42::42"),  # Scaleway
+)
+
+# What the development mode permits. Link-local stays denied, and of the private networks what
+# clouds keep there.
 DEV_NETWORKS: tuple[Network, ...] = (
     IPv4Network("127.0.0.0/8"),
     IPv4Network("10.0.0.0/8"),
@@ -77,6 +95,12 @@ DEV_NETWORKS: tuple[Network, ...] = (
 # A flood of tiny responses stalls the loop for as long as it takes to parse what one read hands
 # over, so little is buffered. Answers are small: nothing gets slower.
 RECEIVE_BUFFER_BYTES = 32 * 1024
+
+# One domain gets so many lookups at once. Its owner answers them, or lets them hang.
+LOOKUPS_PER_DOMAIN = 16
+
+# Below these, in the two-letter domains of countries, everybody can register a domain.
+SHARED_LABELS = frozenset({"ac", "co", "com", "edu", "go", "gov", "ne", "net", "or", "org"})
 
 # aiohttp tries n addresses in up to n²/2 connections. A name can have thousands.
 ADDRESSES_PER_FAMILY = 4
@@ -100,8 +124,9 @@ class EgressPolicy:
     """
     The tables of this module, and networks in *allow* that are permitted in spite of them.
 
-    An IPv4 address in IPv6 clothes (`::ffff:10.0.0.1`) is denied whatever *allow* says: it is a
-    second spelling of an address that has one already.
+    A metadata address is permitted only by a network of *allow* that holds nothing else. An IPv4
+    address in IPv6 clothes (`::ffff:10.0.0.1`) is denied whatever *allow* says: it is a second
+    spelling of an address that has one already.
     """
 
     allow: tuple[Network, ...] = ()
@@ -112,6 +137,8 @@ class EgressPolicy:
             parsed = ip_address(address)
         except ValueError:
             return False
+        if parsed in METADATA:
+            return any(one.num_addresses == 1 and parsed in one for one in self.allow)
         if isinstance(parsed, IPv4Address):
             return not _is_in(parsed, DENIED_IPV4) or _is_in(parsed, self.allow)
         if parsed.scope_id is not None or parsed.ipv4_mapped is not None:
@@ -146,6 +173,18 @@ def socket_factory(policy: EgressPolicy) -> Callable[[AddrInfoType], socket.sock
     return open_socket
 
 
+def domain_of(host: str) -> str:
+    """
+    The domain that the name *host* belongs to, as far as that can be told from the name.
+
+    Lists of where domains can be registered have thousands of entries, and change. What is taken
+    for one domain here although it is several shares `LOOKUPS_PER_DOMAIN`, and nothing worse.
+    """
+    labels = host.lower().rstrip(".").split(".")
+    is_shared = len(labels[-1]) == 2 and labels[-2:-1] and labels[-2] in SHARED_LABELS
+    return ".".join(labels[-3 if is_shared else -2 :])
+
+
 def look_up(host: str) -> Sequence[str]:
     """Ask the system for the numeric addresses of *host*; blocks."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
@@ -156,16 +195,30 @@ class Resolver(AbstractResolver):
     """
     Looks names up in threads of their own, *concurrency* of them at most, one for each name.
 
+    Of those, names of one domain get `LOOKUPS_PER_DOMAIN`, so that whoever owns a domain and lets
+    its lookups hang holds up nobody else's. A name whose turn has not come after *patience_seconds*
+    is given up: whoever asked for it is gone.
+
     The system's lookup cannot be cut short, and its time-out is not ours. So it never runs in
     the loop's own threads, where a few dead name servers would stop everything else; whoever
     asks for a name that is being looked up shares that lookup; and the threads are daemons, for
     those of a pool would keep the process from exiting until the last lookup has given up.
     """
 
-    def __init__(self, policy: EgressPolicy, *, concurrency: int, lookup: Lookup = look_up) -> None:
+    def __init__(
+        self,
+        policy: EgressPolicy,
+        *,
+        concurrency: int,
+        patience_seconds: float | None = None,
+        lookup: Lookup = look_up,
+    ) -> None:
         self._policy = policy
         self._lookup = lookup
+        self._patience_seconds = patience_seconds
         self._slots = asyncio.Semaphore(concurrency)
+        # A domain is forgotten with its last lookup.
+        self._domains: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._running: dict[str, asyncio.Task[Sequence[str]]] = {}
 
     async def resolve(
@@ -176,7 +229,7 @@ class Resolver(AbstractResolver):
 
         Raises:
             AddressDenied: it has addresses, and every one of them is denied.
-            OSError: it has none.
+            OSError: it has none, or its turn to be looked up did not come in time.
         """
         running = self._running.get(host) or self._start(host)
         # Shielded: an attempt that gives up must not take the answer away from the others.
@@ -209,8 +262,18 @@ class Resolver(AbstractResolver):
             ended.exception()  # Else asyncio complains when nobody waits any more.
 
     async def _look_up(self, host: str) -> Sequence[str]:
-        async with self._slots:
+        async with self._turn(domain_of(host)):
             return await asyncio.wrap_future(_in_thread(self._lookup, host))
+
+    @asynccontextmanager
+    async def _turn(self, domain: str) -> AsyncIterator[None]:
+        slots = self._domains.setdefault(domain, asyncio.Semaphore(LOOKUPS_PER_DOMAIN))
+        async with AsyncExitStack() as held:
+            async with asyncio.timeout(self._patience_seconds):
+                # The domain's own first: whoever waits for that takes nothing from the others.
+                await held.enter_async_context(slots)
+                await held.enter_async_context(self._slots)
+            yield
 
     def _permitted(self, host: str, found: Sequence[str]) -> Sequence[str]:
         if not found:

@@ -101,7 +101,12 @@ class Sender:
 
     async def open(self) -> None:
         """Make ready to send, in the running loop."""
-        self._resolver = Resolver(self._policy, concurrency=self._concurrency, lookup=self._lookup)
+        self._resolver = Resolver(
+            self._policy,
+            concurrency=self._concurrency,
+            patience_seconds=self._timeout_seconds,
+            lookup=self._lookup,
+        )
         self._session = aiohttp.ClientSession(
             connector=BoundedConnector(self._policy, self._resolver, self._tls),
             # Kept per process, cookies of one account's receiver would reach another's.

@@ -14,7 +14,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, func, insert, or_, select, text, update
 
 from service.storage.keys import new_key
-from service.storage.tables import account_keys, account_secrets, accounts
+from service.storage.rows import insert_rows
+from service.storage.tables import account_keys, account_secrets, accounts, microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,10 @@ class Credentials:
 
 def add(tx: Connection, account: Account, credentials: Credentials) -> bool:
     """Add *account*; False if its name is taken, and nothing was written."""
-    if find(tx, account.name):
+    row = (account.id, account.name, microseconds(account.created_at), None)
+    # Two processes may do so at the same time: the one that comes second is told by the insert.
+    if not insert_rows(tx, accounts, [row], unless_known=True):
         return False
-    row = {"id": account.id, "name": account.name, "created_at": account.created_at}
-    tx.execute(insert(accounts), row)
     _add_credentials(tx, account.id, credentials, account.created_at)
     return True
 
@@ -117,15 +118,15 @@ def secrets_of(
     query = select(account_secrets.c.ciphertext, account_secrets.c.expires_at).where(
         account_secrets.c.account_id == account_id, _is_valid(account_secrets, now)
     )
-    rows = tx.execute(query.order_by(account_secrets.c.created_at.desc(), account_secrets.c.id))
+    newest_first = account_secrets.c.created_at.desc(), account_secrets.c.id.desc()
+    rows = tx.execute(query.order_by(*newest_first))
     return [(row.ciphertext, row.expires_at) for row in rows]
 
 
-def any_secret(tx: Connection) -> bytes | None:
-    """A secret of some account, to try the encryption key on; the newest there is."""
-    newest = select(account_secrets.c.ciphertext).order_by(account_secrets.c.created_at.desc())
-    ciphertext: bytes | None = tx.scalar(newest.limit(1))
-    return ciphertext
+def all_secrets(tx: Connection, now: datetime) -> list[bytes]:
+    """The secrets of all accounts that are valid at *now*, to try the encryption keys on."""
+    valid = select(account_secrets.c.ciphertext).where(_is_valid(account_secrets, now))
+    return list(tx.scalars(valid))
 
 
 def rotate(

@@ -10,7 +10,7 @@ However many wait for one receiver, finding those of the next costs the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -116,11 +116,6 @@ _is_first_of_its_invoice = or_(
         _earlier.c.status == DeliveryStatus.PENDING.value,
     ),
 )
-_asked = Given(origin=Text())
-_hold = select(origins.c.held_until).where(origins.c.origin == _asked.c.origin)
-# Asked one by one: of many holds that are long over, a join might read all.
-_held_origins = select(_asked.c.origin).where(_hold.scalar_subquery() > bindparam("now"))
-
 # Written out and not bound: only so does a database see that the index of what is due serves.
 _PENDING: ColumnElement[str] = literal_column("'pending'")
 _is_pending = deliveries.c.status == _PENDING
@@ -202,12 +197,6 @@ def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliverie
     Runs inside *tx* and never commits it.
     """
     return [_lease_due(tx, one) for one in rounds]
-
-
-def held_origins(tx: Connection, asked: Iterable[str], now: datetime) -> set[str]:
-    """Those of the origins *asked* that wanted to be left alone until after *now*."""
-    rows = [{"origin": origin} for origin in sorted(set(asked))]
-    return set(tx.scalars(_held_origins, {**given(rows), "now": now}))
 
 
 def release(tx: Connection, leased: Sequence[LeasedDelivery]) -> list[bool]:

@@ -10,18 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from functools import cache
-from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Integer, Text, func, select, true
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Integer, Text, func
 
 from service.storage import leases
-from service.storage.given import Given, given
+from service.storage.holds import hold_origins
 from service.storage.rows import insert_rows
 from service.storage.states import DELIVERY_MOVES, DeadReason, DeliveryStatus
-from service.storage.tables import attempts, deliveries, microseconds, origins
+from service.storage.tables import attempts, deliveries, microseconds
 
 
 class AttemptOutcome(StrEnum):
@@ -87,7 +84,9 @@ def settle(tx: Connection, settlements: Sequence[Settlement]) -> list[bool]:
     if not leases.give_up(tx, _settling, [_change_of(one) for one in settlements]):
         return [False]
     insert_attempts(tx, [(one.account_id, one.delivery_id, one.attempt) for one in settlements])
-    _hold_origins(tx, [one for one in settlements if one.held_until])
+    hold_origins(
+        tx, [(one.origin, one.held_until) for one in settlements if one.origin and one.held_until]
+    )
     return [True] * len(settlements)
 
 
@@ -128,38 +127,6 @@ def _change_of(one: Settlement) -> dict[str, Any]:
         "settled_at": None if one.status is DeliveryStatus.PENDING else microseconds(one.at),
         "failure_count": 0 if one.status is DeliveryStatus.DELIVERED else 1,
     }
-
-
-_held = Given(origin=Text(), held_until=origins.c.held_until.type)
-
-
-def _hold_origins(tx: Connection, settlements: Sequence[Settlement]) -> None:
-    """Hold each origin until the latest instant that it asked for, now or before."""
-    if not settlements:
-        return
-    holds = {one.origin: one.held_until for one in sorted(settlements, key=_held_until)}
-    rows = [
-        {"origin": origin, "held_until": microseconds(held_until)}
-        for origin, held_until in sorted(holds.items(), key=itemgetter(0))
-    ]
-    tx.execute(_holding(tx.dialect.name), given(rows))
-
-
-@cache
-def _holding(dialect_name: str) -> Executable:
-    insert = sqlite.insert if dialect_name == "sqlite" else postgresql.insert
-    # SQLite reads the ON of "ON CONFLICT" as a join's, unless a WHERE stands in between.
-    rows = select(_held.c.origin, _held.c.held_until).where(true())
-    statement = insert(origins).from_select(["origin", "held_until"], rows)
-    return statement.on_conflict_do_update(
-        index_elements=[origins.c.origin],
-        set_={"held_until": statement.excluded.held_until},
-        where=origins.c.held_until < statement.excluded.held_until,
-    )
-
-
-def _held_until(settlement: Settlement) -> Any:
-    return settlement.held_until
 
 
 def _attempt_row(account_id: str, delivery_id: str, attempt: AttemptRecord) -> tuple[Any, ...]:

@@ -15,8 +15,9 @@ from typing import Any
 from sqlalchemy import Connection, Integer, Text, bindparam, func, select
 
 from service.storage import leases
-from service.storage.deliveries import LeasedDelivery, held_origins
+from service.storage.deliveries import LeasedDelivery
 from service.storage.given import Given, given
+from service.storage.holds import held_origins
 from service.storage.invoices import Call, NewInvoice
 from service.storage.rows import insert_rows
 from service.storage.states import INVOICE_MOVES, DeliveryStatus, InvoiceStatus

@@ -145,23 +145,21 @@ class Store:
 
     async def add_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
         """Add an account; False if its name is taken."""
-        return await self._database.write(lambda tx: accounts.add(tx, account, new))
+        return await self._write(accounts.add, account, new)
 
     async def add_first_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
         """Add an account unless there is any."""
-        return await self._database.write(lambda tx: accounts.add_first(tx, account, new))
+        return await self._write(accounts.add_first, account, new)
 
     async def rotate(
         self, account_id: str, new: accounts.Credentials, *, now: datetime, until: datetime
     ) -> None:
         """Add credentials; those of the same kind that there are expire at *until*."""
-        await self._database.write(
-            lambda tx: accounts.rotate(tx, account_id, new, now=now, until=until)
-        )
+        await self._write(accounts.rotate, account_id, new, now=now, until=until)
 
     async def disable_account(self, account_id: str, now: datetime) -> None:
         """Let an account in no more."""
-        await self._database.write(lambda tx: accounts.disable(tx, account_id, now))
+        await self._write(accounts.disable, account_id, now)
 
     async def find_account(self, name: str) -> accounts.Account | None:
         """The account of that name."""
@@ -181,9 +179,9 @@ class Store:
         """The encrypted secrets of an account, and until when each is valid."""
         return await self._read(accounts.secrets_of, account_id, now)
 
-    async def any_secret(self) -> bytes | None:
-        """An encrypted secret of some account, if there is any."""
-        return await self._read(accounts.any_secret)
+    async def all_secrets(self, now: datetime) -> list[bytes]:
+        """The encrypted secrets of all accounts that are valid."""
+        return await self._read(accounts.all_secrets, now)
 
     async def ping(self) -> None:
         """Return if the database answers; raises StorageUnavailable otherwise."""
@@ -193,6 +191,12 @@ class Store:
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
     ) -> T:
         return await self._database.read(lambda tx: query(tx, *args, **options))
+
+    async def _write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """What operators do now and then: in a transaction of its own."""
+        return await self._database.write(lambda tx: work(tx, *args, **options))
 
 
 def _answer(tx: Connection) -> None:

@@ -17,9 +17,9 @@ import orjson
 import pytest
 from sqlalchemy import Engine, event, text
 
+from service.storage.connecting import SETTINGS
 from service.storage.engine import open_database
 from service.storage.history import DeliveryFilter
-from service.storage.postgres import SETTINGS
 from service.storage.rows import insert_rows
 from service.storage.schema import migrate
 from service.storage.steps import LeaseRound

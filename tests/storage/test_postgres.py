@@ -7,10 +7,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
 from service.errors import StorageUnavailable
-from service.storage import deliveries, invoices, postgres, steps, tables
+from service.storage import connecting, deliveries, invoices, postgres, steps, tables
 from service.storage.commits import GroupCommit
+from service.storage.connecting import SETTINGS
 from service.storage.invoices import Acceptance, Incoming
-from service.storage.postgres import SETTINGS, PostgresDatabase
+from service.storage.postgres import PostgresDatabase
 from service.storage.schema import migrate
 from service.storage.store import Store
 from service.storage.tables import origins
@@ -361,7 +362,7 @@ async def shaky(own_server, open_here):
 
 async def test_a_server_that_comes_back_is_used_again(own_server, shaky, monkeypatch):
     """While the server is away everything fails as such, and afterwards nothing has to be done."""
-    monkeypatch.setattr(postgres, "REST_SECONDS", (0.0,))
+    monkeypatch.setattr(connecting, "REST_SECONDS", (0.0,))
     signal = asyncio.Event()
     shaky.listen({"invoices": signal})
     await cleared(signal)
@@ -383,7 +384,7 @@ async def test_a_server_that_comes_back_is_used_again(own_server, shaky, monkeyp
 async def test_a_server_that_does_not_answer_is_given_up(own_server, shaky, monkeypatch):
     """Nobody waits for ever for a server that stands still."""
     monkeypatch.setattr(postgres, "TRANSACTION_SECONDS", 0.2)
-    monkeypatch.setattr(postgres, "REST_SECONDS", (0.0,))
+    monkeypatch.setattr(connecting, "REST_SECONDS", (0.0,))
     await shaky.write(write_name)
     own_server.freeze()
 

@@ -125,7 +125,8 @@ def condition(index):
 
 def reflected(tx):
     """The tables as the database has them at the moment."""
-    return [Table(name, MetaData(), autoload_with=tx) for name in metadata.tables]
+    there = inspect(tx).get_table_names()
+    return [Table(name, MetaData(), autoload_with=tx) for name in metadata.tables if name in there]
 
 
 def insert_rows(tx):
@@ -234,7 +235,10 @@ async def test_rows_of_the_first_schema_survive_the_way_up_and_down(empty):
     for name, reference in (("events", "invoice_key"), ("attempts", "delivery_id")):
         for row in before[name]:
             assert {**row, "account_id": accounts[row[reference]]} in after[name]
-    assert [len(rows) for rows in before.values()] == [len(rows) for rows in after.values()]
+    # Nobody had an account of their own then.
+    accounts_of_now = dict.fromkeys(("accounts", "account_keys", "account_secrets"), 0)
+    sizes = {name: len(rows) for name, rows in before.items()}
+    assert sizes | accounts_of_now == {name: len(rows) for name, rows in after.items()}
     for name in ("invoices", "deliveries", "origins"):
         assert before[name] == after[name]
 

@@ -1,0 +1,78 @@
+"""The loops of a process: started together, watched, drained one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+log = logging.getLogger("invoices")
+
+
+class Loop(Protocol):
+    """Something that runs until it is drained."""
+
+    async def run(self) -> None:
+        """Run until `drain` is called, then finish what was begun."""
+        ...
+
+    def drain(self) -> None:
+        """Begin nothing more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Loops that run; *failed* is done once one of them has ended by itself."""
+
+    failed: asyncio.Future[None]
+
+    def is_ready(self) -> bool:
+        """Whether all of them still run."""
+        return not self.failed.done()
+
+
+@asynccontextmanager
+async def running_loops(loops: Sequence[Loop], *, drain_seconds: float) -> AsyncIterator[Running]:
+    """Run *loops* inside the block, and drain them at its end, for *drain_seconds* at most."""
+    tasks = [asyncio.create_task(loop.run()) for loop in loops]
+    try:
+        yield Running(_first_to_end(tasks))
+    finally:
+        await _drain(list(zip(loops, tasks, strict=True)), drain_seconds)
+
+
+def _first_to_end(loops: Sequence[asyncio.Task[None]]) -> asyncio.Future[None]:
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(_loop: asyncio.Task[None]) -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    for loop in loops:
+        loop.add_done_callback(tell)
+    return ended
+
+
+async def _drain(roads: Sequence[tuple[Loop, asyncio.Task[None]]], timeout_seconds: float) -> None:
+    """
+    Drain one loop after the other, so that what the first hands on is still taken.
+
+    What is in flight after *timeout_seconds* is left to its lease.
+    """
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            for loop, task in roads:
+                loop.drain()
+                await asyncio.wait([task])
+    except TimeoutError:
+        log.warning("drain.timed_out", extra={"fields": {"timeout_seconds": timeout_seconds}})
+    for _, task in roads:
+        task.cancel()
+    ended = await asyncio.gather(*(task for _, task in roads), return_exceptions=True)
+    for error in ended:
+        if isinstance(error, Exception):
+            log.error("loop.failed", exc_info=error)
