@@ -42,9 +42,9 @@ class GroupCommit:
         self._database = database
         self._lanes: dict[object, _Lane] = {}
 
-    async def run(self, work: Work[Item, Result], item: Item) -> Result:
+    def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
         """
-        The result of *work* for *item*, once it is committed.
+        The result of *work* for *item*, to be awaited until it is committed.
 
         An item that cannot be written fails alone: its transaction is divided until it is
         found, and all others are committed.
@@ -52,7 +52,7 @@ class GroupCommit:
         key = None if self._database.has_one_writer else work
         if key not in self._lanes:
             self._lanes[key] = _Lane(self._database)
-        return await self._lanes[key].run(work, item)
+        return self._lanes[key].run(work, item)
 
 
 class _Lane:
@@ -63,13 +63,13 @@ class _Lane:
         self._waiting: _Batch = {}
         self._committing: asyncio.Task[None] | None = None
 
-    async def run(self, work: Work[Item, Result], item: Item) -> Result:
-        """The result of *work* for *item*, once it is committed."""
+    def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
+        """The result of *work* for *item*, to be awaited until it is committed."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(work, []).append((item, future))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_waiting())
-        return await future
+        return future
 
     async def _commit_waiting(self) -> None:
         while self._waiting:

@@ -103,9 +103,9 @@ async def test_work_that_comes_alone_is_committed_at_once(database, commits):
 async def test_work_that_comes_during_a_commit_shares_the_next(database, commits):
     """While one transaction is being committed, the work of all others gathers."""
     gate = Gate()
-    first = asyncio.create_task(commits.run(gate.write, "first"))
+    first = asyncio.ensure_future(commits.run(gate.write, "first"))
     await gate.reached()
-    others = [asyncio.create_task(commits.run(write_names, f"n{n}")) for n in range(5)]
+    others = [asyncio.ensure_future(commits.run(write_names, f"n{n}")) for n in range(5)]
     await database.read(lambda tx: None)
 
     gate.may_commit.set()
@@ -128,7 +128,7 @@ async def test_work_of_different_kinds_shares_a_transaction(database, commits):
 async def test_results_come_after_the_commit(database, commits):
     """Nobody is told of what a reader could not see yet."""
     gate = Gate()
-    running = asyncio.create_task(commits.run(gate.write, "a"))
+    running = asyncio.ensure_future(commits.run(gate.write, "a"))
     await gate.reached()
 
     assert [] == await written(database)
@@ -195,10 +195,10 @@ async def test_a_database_that_is_away_is_not_asked_again_for_each(database, com
 async def test_a_caller_that_leaves_disturbs_nobody(database, commits):
     """Who is cancelled while waiting gets no answer, and the others get theirs."""
     gate = Gate()
-    first = asyncio.create_task(commits.run(gate.write, "first"))
+    first = asyncio.ensure_future(commits.run(gate.write, "first"))
     await gate.reached()
-    leaving = asyncio.create_task(commits.run(write_names, "leaving"))
-    staying = asyncio.create_task(commits.run(write_names, "staying"))
+    leaving = asyncio.ensure_future(commits.run(write_names, "leaving"))
+    staying = asyncio.ensure_future(commits.run(write_names, "staying"))
     await database.read(lambda tx: None)
 
     leaving.cancel()

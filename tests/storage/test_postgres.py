@@ -236,7 +236,7 @@ async def test_one_kind_of_work_does_not_wait_for_another(database, held):
     def write_others(tx, given):
         return held.behind(lambda tx: write_names(tx, given))(tx)
 
-    slow = asyncio.create_task(commits.run(write_others, "slow"))
+    slow = asyncio.ensure_future(commits.run(write_others, "slow"))
     await held.reached()
 
     await at_once(commits.run(write_names, "quick"))
