@@ -220,6 +220,8 @@ def _response(code: int, answer: Mapping[str, Any], mistakes: list[Mistake]) -> 
         content = {"application/json": {"schema": schema, "example": example_of(schema)}}
     if code in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         headers["Retry-After"] = ("After how many seconds to come again.", "5")
+    if code == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = ("How to authenticate.", problems.CHALLENGE)
     response: dict[str, Any] = {"description": answer["description"], "content": content}
     if headers:
         response["headers"] = _response_headers(headers)

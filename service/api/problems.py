@@ -24,6 +24,9 @@ from service.errors import (
 )
 
 CONTENT_TYPE = "application/problem+json"
+CHALLENGE = 'Bearer realm="invoices"'
+"""What a request without a valid key is told (RFC 6750, section 3)."""
+
 TYPE_PREFIX = "/api/docs/problems#"
 
 PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
@@ -97,8 +100,7 @@ def _headers_of(error: RequestError | StorageUnavailable) -> dict[str, str] | No
     if isinstance(error, TooManyRequests):
         return {hdrs.RETRY_AFTER: str(ceil(error.after_seconds))}
     if isinstance(error, Unauthorized):
-        # RFC 6750, section 3.
-        return {hdrs.WWW_AUTHENTICATE: 'Bearer realm="invoices"'}
+        return {hdrs.WWW_AUTHENTICATE: CHALLENGE}
     return None
 
 
