@@ -41,10 +41,10 @@ async def supervise(
     """
     _check_address(settings.host, settings.port)
     stop = stop_signal()
+    if not await reach_database(settings, stop):
+        return 0
     if not is_development:
         # Here and not in a worker: what they print goes nowhere, a first key included.
-        if not await reach_database(settings, stop):
-            return 0
         await welcome(settings)
     async with asyncio.TaskGroup() as group:
         workers = [group.create_task(_keep(arguments, stop)) for _ in range(count)]

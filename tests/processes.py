@@ -8,10 +8,12 @@ import os
 import signal
 import socket
 import sys
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
+import psutil
 from aiohttp import web
 
 from tests.fakes import Journal
@@ -21,6 +23,13 @@ DEADLINE_SECONDS = 60
 """How long a test waits for another process before it fails."""
 
 POLL_SECONDS = 0.02
+
+UNFINISHED = (
+    "/invoices/?status=received&limit=1",
+    "/invoices/?status=sent&limit=1",
+    "/deliveries/?status=pending&limit=1",
+)
+"""Where there is nothing once everything has been collected and delivered."""
 
 
 def free_port():
@@ -39,7 +48,7 @@ async def until(ask, deadline_seconds=DEADLINE_SECONDS):
 
 
 class Service:
-    """A process of the service, its log and its API."""
+    """A process of the service with those that it started, their log and their API."""
 
     def __init__(self, process, url, session):
         self.process = process
@@ -47,26 +56,32 @@ class Service:
         self.log = Journal()
         self.output = b""
         self._session = session
-        self._has_ended = asyncio.Event()
+        self._has_grown = asyncio.Event()
         self._reading = asyncio.create_task(self._read_log())
 
-    async def logged(self, event):
-        """Wait for *event* in the log and give its first line."""
-        count = 0
+    def lines(self, event):
+        """What the log has of *event* so far."""
+        return [line for line in self.log.entries if event == line["event"]]
+
+    async def logged(self, event, count=1):
+        """Wait until *event* stands in the log so often; its last line of those."""
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while True:
-                for line in self.log.entries[count:]:
-                    if event == line["event"]:
-                        return line
-                count = len(self.log)
+            while len(self.lines(event)) < count:
                 assert not self._reading.done(), self.output.decode()
-                await self.log.reaches(count + 1)
+                self._has_grown.clear()
+                await self._has_grown.wait()
+        return self.lines(event)[count - 1]
+
+    async def ask(self, path):
+        """Status, headers and document of what is answered at *path*."""
+        async with self._session.get(self.url + path) as response:
+            return response.status, response.headers, await response.json(content_type=None)
 
     async def get(self, path):
         """The document at *path*."""
-        async with self._session.get(self.url + path) as response:
-            assert 200 == response.status, await response.text()
-            return await response.json()
+        status, _, document = await self.ask(path)
+        assert 200 == status, document
+        return document
 
     async def send(self, id_, receiver_url=None, **changes):
         """Send an invoice; the status and headers of the answer."""
@@ -88,51 +103,111 @@ class Service:
         delivery = await until(ask)
         return await self.get(f"/deliveries/{delivery['id']}")
 
+    async def at_rest(self):
+        """Wait until nothing is left to be collected or delivered."""
+
+        async def ask():
+            pages = [await self.get(path) for path in UNFINISHED]
+            return not any(page["items"] for page in pages)
+
+        await until(ask)
+
+    async def deliveries(self):
+        """All deliveries there are, by the id of their invoice."""
+        found, page = {}, await self.get("/deliveries/?limit=200")
+        while True:
+            found |= {delivery["invoice_id"]: delivery for delivery in page["items"]}
+            if not page["next"]:
+                return found
+            page = await self.get(f"/deliveries/?limit=200&after={page['next']}")
+
+    def workers(self):
+        """The processes that it has started and that still run."""
+        return psutil.Process(self.process.pid).children()
+
     def signal(self, number):
         """Send a signal to the process."""
         self.process.send_signal(number)
 
     async def ended(self):
-        """Wait until the process has ended; its exit status."""
+        """Wait until the process and all that it started have ended; its exit status."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             status = await self.process.wait()
+            # The log ends with the last of those that write it.
             await self._reading
         return status
 
     async def _read_log(self):
-        async for line in self.process.stderr:
-            self.output += line
-            if line.startswith(b"{"):
-                self.log.add(json.loads(line))
+        try:
+            async for line in self.process.stderr:
+                self.output += line
+                if line.startswith(b"{"):
+                    self.log.add(json.loads(line))
+                self._has_grown.set()
+        finally:
+            self._has_grown.set()
 
 
 @asynccontextmanager
-async def serving(folder, **settings):
-    """A service for development with a database in *folder*; ended at the end of the block."""
-    port = free_port()
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("INVOICES_")},
-        "INVOICES_PORT": str(port),
-        "INVOICES_DATABASE_URL": f"sqlite:///{folder}/invoices.db",
-        "INVOICES_SANDBOX_DELAY": "0ms",
-        "INVOICES_LOG_FORMAT": "json",
-        **{f"INVOICES_{name}": value for name, value in settings.items()},
-    }
+async def starting(folder, *arguments, database_url=None, port=None, **settings):
+    """
+    A service for development that begins to start; it is ended at the end of the block.
+
+    Without *database_url* its database is a file in *folder*.
+    """
+    port = port or free_port()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "serve", "--dev"),
+        *(sys.executable, "-m", "service", "serve", "--dev", *arguments),
         cwd=ROOT,
-        env=environment,
+        env=environment(
+            PORT=str(port),
+            DATABASE_URL=database_url or f"sqlite:///{folder}/invoices.db",
+            SANDBOX_DELAY=settings.pop("SANDBOX_DELAY", "0ms"),
+            LOG_FORMAT="json",
+            **settings,
+        ),
         stderr=asyncio.subprocess.PIPE,
+        # What it starts is its own group, which can be ended as one.
+        start_new_session=True,
     )
-    async with aiohttp.ClientSession() as session:
+    # Each request on a connection of its own: whichever process takes it, and whoever died.
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
         service = Service(process, f"http://127.0.0.1:{port}", session)
         try:
-            await service.logged("service.started")
             yield service
         finally:
-            if process.returncode is None:
-                service.signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await service.ended()
+
+
+@asynccontextmanager
+async def serving(folder, *arguments, **settings):
+    """A service for development that serves; it is ended at the end of the block."""
+    async with starting(folder, *arguments, **settings) as service:
+        await service.logged("service.started")
+        yield service
+
+
+async def command(*arguments, **settings):
+    """Run a command to its end: exit status, what it printed, and what it said of errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "service", *arguments),
+        cwd=ROOT,
+        env=environment(**settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        printed, told = await process.communicate()
+    return process.returncode, printed.decode(), told.decode()
+
+
+def environment(**settings):
+    """Our environment, with *settings* and no others of the service."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("INVOICES_")}
+    return kept | {f"INVOICES_{name}": value for name, value in settings.items()}
 
 
 class Receiver:
@@ -158,6 +233,13 @@ class Receiver:
         self.arrived.add((request.method, request.path, dict(request.headers), body))
         await self.may_answer.wait()
         return web.Response(**given)
+
+    def calls(self):
+        """What arrived for each invoice: the id and the bytes of every attempt."""
+        found = defaultdict(list)
+        for _, path, headers, body in self.arrived.entries:
+            found[path.removeprefix("/invoices/")].append((headers["webhook-id"], body))
+        return found
 
 
 @asynccontextmanager

@@ -115,6 +115,8 @@ class Dispatcher:
         """Give back the room of a delivery that was not written."""
         self._origins.give_up(origin)
         self._tell_of_room(origin)
+        # Who is alone now may have more slots than beside others.
+        self._begin_attempts()
 
     def start(self, row: LeasedDelivery) -> None:
         """Attempt a delivery that was written with a lease, as soon as there is a slot."""
@@ -174,18 +176,22 @@ class Dispatcher:
             self._store.deliveries_due.set()
 
     def _begin_attempts(self) -> None:
-        """Begin what there are slots for, and give back what has waited too long for one."""
+        """Begin what there are slots for; give back what came too late for one, or to a rest."""
         if self.is_draining:
             self._give_back(self._origins.take_back_all())
             return
-        latest = self._clock.now() + self._limits.timeout + SETTLE_MARGIN
+        now = self._clock.now()
         for turn in self._origins.begin():
-            # It could not end before its lease does.
-            if turn.delivery.leased_until <= latest:
+            if not self._may_begin(turn.delivery, now):
                 self._origins.skip(turn)
                 self._give_back([turn.delivery])
             else:
                 self._attempts.create_task(self._attempt(turn))
+
+    def _may_begin(self, delivery: LeasedDelivery, now: datetime) -> bool:
+        """Whether an attempt would end before its lease does, at an origin that does not rest."""
+        has_time = now + self._limits.timeout + SETTLE_MARGIN < delivery.leased_until
+        return has_time and not self._origins.is_resting(delivery.origin, now)
 
     def _end(self, turn: Turn, attempt: Attempt | None) -> None:
         """Give back the slot; an attempt that was not made, for a reason of ours, is None."""

@@ -67,6 +67,7 @@ class Origins:
         """Leases, taken or about to be."""
         self._known: OrderedDict[str, Origin] = OrderedDict()
         self._busy: dict[str, Origin] = {}
+        self._failing: dict[str, Origin] = {}
         self._rest_until: dict[str, datetime] = {}
         self._queue: deque[Origin] = deque()
 
@@ -95,8 +96,8 @@ class Origins:
         return origin is None or origin.held_count * 2 <= self._limit_of(origin)
 
     def rooms(self) -> dict[str, int]:
-        """The room of each origin that something is in hand for."""
-        return {name: self.room_of(name) for name in self._busy}
+        """The room of each origin that something is in hand for, or whose last probe failed."""
+        return {name: self.room_of(name) for name in (*self._busy, *self._failing)}
 
     def reserve(self, name: str) -> None:
         """Count a lease that is taken, or about to be."""
@@ -155,6 +156,7 @@ class Origins:
         origin = self._known[turn.delivery.origin]
         if is_answering:
             origin.is_open, origin.failed_probe_count = True, 0
+            self._failing.pop(origin.name, None)
         elif turn.is_probe:
             self._rest_after_probe(origin, now)
         else:
@@ -209,6 +211,7 @@ class Origins:
     def _rest_after_probe(self, origin: Origin, now: datetime) -> None:
         rest = min(REST_FIRST * 2 ** min(origin.failed_probe_count, 10), REST_MAX)
         origin.failed_probe_count += 1
+        self._failing[origin.name] = origin
         self.rest(origin.name, now + rest)
 
     def _meet(self, name: str) -> Origin:
@@ -218,4 +221,5 @@ class Origins:
             idle = next((one for one in self._known.values() if not one.held_count), None)
             if idle and idle is not origin:
                 del self._known[idle.name]
+                self._failing.pop(idle.name, None)
         return origin

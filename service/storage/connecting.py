@@ -71,13 +71,17 @@ class Connector:
                     statement_cache_size=0,
                     server_settings={**SETTINGS, **settings},
                 )
-        except BaseException:
+        except StorageUnavailable:
             rest = REST_SECONDS[min(self._failure_count, len(REST_SECONDS) - 1)]
             self._failure_count += 1
             self._rest_until = loop.time() + rest
             raise
-        self._failure_count = 0
+        self.is_reached()
         return connection
+
+    def is_reached(self) -> None:
+        """The server has answered: the next connection need not wait."""
+        self._failure_count, self._rest_until = 0, 0.0
 
 
 @contextmanager
@@ -88,7 +92,7 @@ def translated() -> Iterator[None]:
     except _REFUSALS as error:
         raise StorageRefused(f"PostgreSQL: {error}") from error
     except (OSError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
-        raise StorageUnavailable(f"PostgreSQL: {error or type(error).__name__}") from error
+        raise StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}") from error
     except DBAPIError as error:
         if not _is_of_the_server(error):
             raise

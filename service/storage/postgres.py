@@ -118,5 +118,6 @@ class PostgresDatabase:
         except StorageUnavailable as error:
             self._outage.goes_on(error)
             raise
+        self._connector.is_reached()
         self._outage.is_over()
         return result

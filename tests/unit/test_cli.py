@@ -20,7 +20,10 @@ from service.app import document_of
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["serve", "spec", "migrate", "receiver", "demo"]
+POSTGRES = "postgresql://nobody@127.0.0.1:1/none"
+"""A server that is not there: whatever ends before it is asked for does not miss it."""
+
+COMMANDS = ["serve", "spec", "migrate", "accounts", "encryption-key", "receiver", "demo"]
 
 
 @pytest.fixture
@@ -120,12 +123,16 @@ class TestMigrate:
 
 
 class TestServe:
-    def test_without_dev_it_says_what_is_missing(self, run):
-        """There are no accounts yet, so that only the development mode can be served."""
-        refusal = run("serve")
+    @pytest.mark.parametrize("option", [[], ["--role", "api"], ["--workers", "2"]])
+    def test_without_an_encryption_key_it_says_what_is_missing(self, run, tmp_path, option):
+        """Where secrets are not public they need a key; nothing is made before there is one."""
+        refusal = run("serve", *option)
 
         assert 2 == refusal.exit_code
+        assert "INVOICES_ENCRYPTION_KEY is not set" in refusal.stderr
+        assert "invoices encryption-key" in refusal.stderr
         assert "invoices serve --dev" in refusal.stderr
+        assert [] == list(tmp_path.iterdir())
 
     def test_all_wrong_settings_are_told_at_once(self, run):
         """One start shows every mistake, a misspelled name included."""
@@ -143,13 +150,70 @@ class TestServe:
         assert [] == [name for name in names if f"INVOICES_{name}: " not in refusal.stderr]
         assert "did you mean INVOICES_DATABASE_URL?" in refusal.stderr
 
-    @pytest.mark.parametrize("command", [["serve", "--dev"], ["receiver", "--port"]])
+    @pytest.mark.parametrize(
+        ("option", "values"), [("--role", ["api", "dispatcher", "all"]), ("--workers", ["1", "64"])]
+    )
+    def test_help_tells_what_an_option_takes(self, run, option, values):
+        """How the work is divided among processes is explained, with the default."""
+        shown = run("serve", "--help").stdout
+        explained = shown[shown.index(f"  {option} ") :].partition("\n  -")[0]
+
+        assert [] == [value for value in values if value not in explained]
+        assert "default: " in explained
+
+    def test_help_keeps_to_itself_how_workers_are_started(self, run):
+        """Nobody is told of an option that only the service gives to itself."""
+        assert "--as-worker" not in run("serve", "--help").stdout
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("--role", "worker"), ("--workers", "0"), ("--workers", "65"), ("--workers", "two")],
+    )
+    def test_option_that_cannot_be_is_refused(self, run, option, value):
+        """A role that does not exist, and a number of workers out of bounds, end with 2."""
+        refusal = run("serve", "--dev", option, value)
+
+        assert 2 == refusal.exit_code
+        assert f"Invalid value for '{option}': " in refusal.stderr
+
+    def test_several_workers_on_sqlite_are_refused(self, run, tmp_path):
+        """More than one process needs PostgreSQL; it is said why, and no database is made."""
+        refusal = run("serve", "--dev", "--workers", "2")
+
+        assert 2 == refusal.exit_code
+        assert "SQLite has one writer" in refusal.stderr
+        assert "INVOICES_DATABASE_URL" in refusal.stderr
+        assert [] == list(tmp_path.iterdir())
+
+    def test_wrong_settings_are_told_once_for_all_workers(self, run):
+        """What no worker could start with is told before there is any."""
+        refusal = run(
+            "serve", "--dev", "--workers", "3", INVOICES_DATABASE_URL=POSTGRES, INVOICES_PORT="many"
+        )
+
+        assert 2 == refusal.exit_code
+        assert 1 == refusal.stderr.count("INVOICES_PORT: ")
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ["serve", "--dev"],
+            ["serve", "--dev", "--workers", "2"],
+            ["receiver", "--port"],
+        ],
+        ids=["serve", "workers", "receiver"],
+    )
     def test_taken_port_is_told(self, tmp_path, command):
         """A port that is taken ends with 1 and a sentence, not with a traceback."""
-        with socket.create_server(("127.0.0.1", 0)) as taken:
+        with socket.socket() as taken:
+            # Workers share a port like this; even so, somebody else's is not joined.
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
             port = str(taken.getsockname()[1])
             arguments = [*command, port] if command[-1] == "--port" else command
-            failure = in_a_process(tmp_path, *arguments, INVOICES_PORT=port)
+            database = {"INVOICES_DATABASE_URL": POSTGRES} if "--workers" in command else {}
+            failure = in_a_process(tmp_path, *arguments, INVOICES_PORT=port, **database)
 
         assert 1 == failure.returncode
         assert "address already in use" in failure.stderr

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -32,6 +33,7 @@ from tests.rows import (
     add_two_events,
     an_event,
     an_invoice,
+    lease_deliveries,
     lease_delivery,
     lease_invoice,
     rows_of,
@@ -354,6 +356,40 @@ async def test_what_waits_behind_a_failing_origin_keeps_its_attempts(
         await store.settled.reaches(4 + 20)
 
 
+async def test_an_origin_whose_probe_failed_is_leased_for_one_probe(
+    dispatching, store, receivers, clock
+):
+    """What waits for a receiver that failed stays in the database, all but one."""
+    receivers.answers[ONE].append(NoAnswer(NoAnswerKind.UNREACHABLE, ""))
+
+    async with dispatching():
+        await add_delivery(store, "first")
+        await store.settled.reaches(1)
+        store.leased.entries.clear()
+        await add_deliveries(store, ONE, *"abcdefgh")
+        receivers.hang(ONE)
+        clock.advance(3 * SECOND)
+        await idle()
+
+        assert 1 == len(store.leased)
+
+
+async def test_room_that_was_kept_for_nothing_is_used(dispatching, store, receivers):
+    """Slots that were left for another origin are taken once that has nothing to send."""
+    async with dispatching(concurrency=8, origin_concurrency=8) as (dispatcher, _):
+        await answered_once(store, receivers)
+        assert dispatcher.reserve(TWO)
+        receivers.hang(ONE)
+        await add_deliveries(store, ONE, *"abcdefgh")
+        await idle()
+        assert 4 == receivers.in_flight[ONE]
+
+        dispatcher.cancel(TWO)
+        await idle()
+
+        assert 8 == receivers.in_flight[ONE]
+
+
 async def test_a_failure_closes_an_origin_until_the_next_answer(
     dispatching, store, receivers, clock
 ):
@@ -602,6 +638,29 @@ async def test_retry_after_holds_what_is_written_in_the_same_moment(
         await quiet(clock)
 
     assert ["msg_first", "msg_two"] == receivers.ids
+
+
+async def test_a_delivery_that_comes_into_a_rest_is_given_back(
+    dispatching, store, receivers, clock
+):
+    """Room that was reserved before the receiver asked for rest is not used during it."""
+    async with dispatching() as (dispatcher, _):
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
+        receivers.answers[ONE].append(answer(503, retry_after="3600"))
+        await add_delivery(store, "first")
+        await idle()
+        leased_until = dispatcher.reserve(ONE)
+        receivers.let_all_go()
+        await store.settled.reaches(1)
+
+        await add_delivery(store, "second")
+        due = await lease_deliveries(store, now=clock.now() + timedelta(days=1))
+        (late,) = [one for one in due if one.id == "msg_second"]
+        dispatcher.start(replace(late, leased_until=leased_until))
+        await store.released.reaches(1)
+
+    assert ["msg_first"] == receivers.ids
 
 
 async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clock):

@@ -1,0 +1,140 @@
+import asyncio
+import json
+import signal
+import time
+
+from standardwebhooks import Webhook
+
+from service.delivery.signing import DEV_SECRET
+from tests.processes import command, receiving, serving, starting
+
+SECRET = "s3cr3t"
+
+
+# The schema
+
+
+async def test_an_empty_database_is_all_it_takes(tmp_path, empty_postgres_url):
+    """On an empty database the service starts by itself, and an invoice comes back."""
+    async with (
+        serving(tmp_path, database_url=empty_postgres_url) as service,
+        receiving() as receiver,
+    ):
+        status, _ = await service.send("1", receiver.url)
+        ((_, path, headers, body),) = await receiver.arrived.reaches(1)
+        delivery = await service.delivery_of("1", is_settled=True)
+        invoice = await service.get("/invoices/1")
+
+    assert (202, "/invoices/1") == (status, path)
+    Webhook(DEV_SECRET).verify(body, headers)
+    assert ("delivered", headers["webhook-id"], "paid", 1) == (
+        delivery["status"],
+        delivery["id"],
+        invoice["status"],
+        len(delivery["attempts"]),
+    )
+
+
+async def test_an_older_schema_is_refused_until_somebody_migrates(tmp_path, older_postgres_url):
+    """A start never changes a schema that others may use: it says who does, and that works."""
+    async with starting(tmp_path, database_url=older_postgres_url) as service:
+        assert 2 == await service.ended()
+    assert b"The database is on schema 0001" in service.output
+    assert b"invoices migrate" in service.output
+    assert b"Traceback" not in service.output
+
+    status, printed, _ = await command("migrate", "--json", DATABASE_URL=older_postgres_url)
+
+    revisions = json.loads(printed)
+    assert (0, "0001") == (status, revisions["before"])
+    assert "0001" != revisions["now"]
+    async with serving(tmp_path, database_url=older_postgres_url) as service:
+        assert {"status": "ok"} == await service.get("/readyz")
+
+
+# Roles
+
+
+async def test_an_api_leaves_everything_to_the_dispatchers(tmp_path, postgres_url):
+    """Who has the role of the API accepts only; a dispatcher does the rest, and only that."""
+    async with receiving() as receiver:
+        async with serving(tmp_path, "--role", "api", database_url=postgres_url) as api:
+            assert 202 == (await api.send("1", receiver.url))[0]
+            assert {"status": "ok"} == await api.get("/readyz")
+            # Whoever drains finishes what it has begun.
+            api.signal(signal.SIGTERM)
+            assert 0 == await api.ended()
+        assert 0 == len(receiver.arrived)
+
+        async with serving(
+            tmp_path, "--role", "dispatcher", database_url=postgres_url
+        ) as dispatcher:
+            await dispatcher.logged("attempt.settled")
+            found = {path: (await dispatcher.ask(path))[0] for path in HEALTH | NO_API}
+
+    assert ["api", "dispatcher"] == [
+        service.lines("service.started")[0]["role"] for service in (api, dispatcher)
+    ]
+    assert 1 == len(receiver.arrived)
+    assert dict.fromkeys(HEALTH, 200) | dict.fromkeys(NO_API, 404) == found
+
+
+HEALTH = {"/healthz", "/readyz"}
+NO_API = {"/invoices/", "/invoices/1", "/deliveries", "/api/docs", "/api/docs/openapi.json"}
+
+
+async def test_a_dispatcher_is_woken_by_an_api(tmp_path, postgres_url):
+    """What one process accepts another delivers at once, and not when it looks by itself."""
+    waits = []
+    async with (
+        receiving() as receiver,
+        starting(tmp_path, "--role", "api", database_url=postgres_url) as api,
+        starting(tmp_path, "--role", "dispatcher", database_url=postgres_url) as dispatcher,
+    ):
+        await asyncio.gather(*(one.logged("service.started") for one in (api, dispatcher)))
+        # Each right after the one before, when it is longest until anybody looks by itself.
+        for number in range(1, 5):
+            sent_at = time.monotonic()
+            await api.send(str(number), receiver.url)
+            await receiver.arrived.reaches(number)
+            waits.append(time.monotonic() - sent_at)
+
+    assert 4 == len(waits)
+    assert max(waits) < 1, waits
+
+
+# A database that is not there
+
+
+async def test_a_service_waits_for_its_database(tmp_path, own_server):
+    """Services and databases may be started in any order."""
+    own_server.stop()
+    async with starting(tmp_path, database_url=own_server.url()) as service:
+        await service.logged("storage.awaited")
+        assert [] == service.lines("service.started")
+        own_server.start()
+
+        await service.logged("service.started")
+        assert {"status": "ok"} == await service.get("/readyz")
+
+
+async def test_a_service_that_waits_can_be_stopped(tmp_path, own_server):
+    """Who waits for a database that never comes ends at once when told to, and nothing failed."""
+    own_server.stop()
+    async with starting(tmp_path, database_url=own_server.url()) as service:
+        await service.logged("storage.awaited")
+        async with asyncio.timeout(1):
+            service.signal(signal.SIGTERM)
+            assert 0 == await service.ended()
+    assert [] == service.lines("service.started")
+
+
+async def test_a_database_that_does_not_exist_is_told(tmp_path, postgres_server):
+    """A wrong address is told in words, with the name and without the password."""
+    url = postgres_server.url("no_such_database").replace("@", f":{SECRET}@", 1)
+    async with starting(tmp_path, database_url=url) as service:
+        assert 1 == await service.ended()
+
+    assert b'database "no_such_database" does not exist' in service.output
+    assert b"Traceback" not in service.output
+    assert SECRET.encode() not in service.output

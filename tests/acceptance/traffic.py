@@ -1,0 +1,76 @@
+"""Callers that go on sending invoices, whatever happens to the services that they call."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count, cycle
+
+import aiohttp
+
+from tests.processes import until
+
+CALLER_COUNT = 4
+
+
+class Traffic:
+    """
+    Sends one invoice after the other, each until some service has accepted it.
+
+    *refused* holds the headers of every 503; any other answer than that and a success fails.
+    """
+
+    def __init__(self, services, receiver_url):
+        self.accepted = []
+        self.refused = []
+        self.is_over = False
+        self._services = cycle(services)
+        self._receiver_url = receiver_url
+        self._numbers = count(1)
+
+    async def accepts(self, more):
+        """Wait until so many more invoices are accepted."""
+        enough = len(self.accepted) + more
+
+        async def ask():
+            return len(self.accepted) >= enough
+
+        await until(ask)
+
+    async def is_refused(self):
+        """Wait until another request is answered 503."""
+        before = len(self.refused)
+
+        async def ask():
+            return len(self.refused) > before
+
+        await until(ask)
+
+    async def call(self):
+        """Send invoices until it is over."""
+        while not self.is_over:
+            id_ = f"i{next(self._numbers)}"
+            await until(partial(self._is_accepted, id_))
+            self.accepted.append(id_)
+
+    async def _is_accepted(self, id_):
+        try:
+            status, headers = await next(self._services).send(id_, self._receiver_url)
+        except aiohttp.ClientError:
+            return False
+        assert status in {200, 202, 503}
+        if status == 503:
+            self.refused.append(headers)
+        return status != 503
+
+
+@asynccontextmanager
+async def traffic(services, receiver):
+    """Callers of *services* in turns; at the end of the block they finish what they began."""
+    going_on = Traffic(services, receiver.url)
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(CALLER_COUNT):
+            callers.create_task(going_on.call())
+        yield going_on
+        going_on.is_over = True
