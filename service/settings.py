@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import sys
-from base64 import urlsafe_b64decode
+from base64 import b64decode
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -227,7 +227,8 @@ def encryption_keys(text: str) -> tuple[str, ...]:
 
 def _is_encryption_key(key: str) -> bool:
     try:
-        return len(urlsafe_b64decode(key.encode())) == ENCRYPTION_KEY_BYTES
+        # Strictly: two keys with a blank between them would else count as the first of them.
+        return len(b64decode(key.encode(), b"-_", validate=True)) == ENCRYPTION_KEY_BYTES
     except ValueError:
         return False
 

@@ -16,10 +16,20 @@ from enum import Enum
 from sqlalchemy import Index, UniqueConstraint
 
 from service.errors import InvalidInput, Mistake, NotFound, StorageUnavailable
-from service.storage import deliveries, history, invoices, settlements, steps, store, tables
+from service.storage import (
+    accounts,
+    deliveries,
+    history,
+    invoices,
+    settlements,
+    steps,
+    store,
+    tables,
+)
 from service.storage.commits import GroupCommit
 from service.storage.deliveries import DueDeliveries, LeasedDelivery
 from service.storage.invoices import Acceptance, Call
+from service.storage.keys import new_key
 from service.storage.settlements import AttemptOutcome
 from service.storage.states import DELIVERY_MOVES, INVOICE_MOVES, DeliveryStatus, InvoiceStatus
 from service.storage.steps import DueInvoices, LeasedInvoice, StepTaken
@@ -113,6 +123,9 @@ class MemoryStore(store.Store):
     async def _read(self, query, *args, **options):
         return await super()._read(_QUERIES[query], *args, **options)
 
+    async def _write(self, work, *args, **options):
+        return await super()._write(_WORK[work], *args, **options)
+
 
 class _Commits(GroupCommit):
     async def run(self, work, item):
@@ -130,6 +143,9 @@ class Tables:
         self.deliveries = self._named[tables.deliveries]
         self.attempts = self._named[tables.attempts]
         self.origins = self._named[tables.origins]
+        self.accounts = self._named[tables.accounts]
+        self.account_keys = self._named[tables.account_keys]
+        self.account_secrets = self._named[tables.account_secrets]
 
     def __enter__(self):
         return self
@@ -467,6 +483,78 @@ def _hold(tx, origin, until):
         tx.origins.change(known, held_until=until)
 
 
+# Accounts
+
+
+def _add_account(tx, account, new):
+    if _find_account(tx, account.name):
+        return False
+    tx.accounts.insert({one.name: getattr(account, one.name) for one in fields(account)})
+    _add_credentials(tx, account.id, new, account.created_at)
+    return True
+
+
+def _add_first_account(tx, account, new):
+    return not any(tx.accounts) and _add_account(tx, account, new)
+
+
+def _rotate(tx, account_id, new, *, now, until):
+    for rows, added in ((tx.account_keys, new.key), (tx.account_secrets, new.secret_ciphertext)):
+        for row in rows if added is not None else ():
+            is_lasting = row["expires_at"] is None or row["expires_at"] > until
+            if row["account_id"] == account_id and is_lasting:
+                rows.change(row, expires_at=until)
+    _add_credentials(tx, account_id, new, now)
+
+
+def _add_credentials(tx, account_id, new, now):
+    row = {"account_id": account_id, "created_at": now, "expires_at": None}
+    if new.key:
+        tx.account_keys.insert({**row, "prefix": new.key.prefix, "hash": new.key.hash})
+    if new.secret_ciphertext is not None:
+        tx.account_secrets.insert({**row, "id": new_key(), "ciphertext": new.secret_ciphertext})
+
+
+def _disable_account(tx, account_id, now):
+    row = tx.accounts.get(account_id)
+    if row and row["disabled_at"] is None:
+        tx.accounts.change(row, disabled_at=now)
+
+
+def _find_account(tx, name):
+    row = tx.accounts.by("name").get((name,))
+    return accounts.Account(**row) if row else None
+
+
+def _list_accounts(tx, now):
+    keys = _newest(_valid(tx.account_keys, now), "created_at")
+    return [
+        {**row, "key_prefixes": [key["prefix"] for key in keys if key["account_id"] == row["id"]]}
+        for row in sorted(tx.accounts, key=lambda row: row["name"])
+    ]
+
+
+def _find_key(tx, prefix, now):
+    row = tx.account_keys.get(prefix)
+    if row not in _valid(tx.account_keys, now) or tx.accounts.get(row["account_id"])["disabled_at"]:
+        return None
+    return accounts.StoredKey(row["account_id"], row["hash"], row["expires_at"])
+
+
+def _secrets_of(tx, account_id, now):
+    rows = [row for row in _valid(tx.account_secrets, now) if row["account_id"] == account_id]
+    newest = sorted(rows, key=lambda row: (row["created_at"], row["id"]), reverse=True)
+    return [(row["ciphertext"], row["expires_at"]) for row in newest]
+
+
+def _all_secrets(tx, now):
+    return [row["ciphertext"] for row in _valid(tx.account_secrets, now)]
+
+
+def _valid(rows, now):
+    return [row for row in rows if row["expires_at"] is None or row["expires_at"] > now]
+
+
 # Reading
 
 
@@ -569,6 +657,10 @@ _WORK = {
     deliveries.lease_due: _lease_deliveries,
     deliveries.release: _release,
     settlements.settle: _settle,
+    accounts.add: _add_account,
+    accounts.add_first: _add_first_account,
+    accounts.rotate: _rotate,
+    accounts.disable: _disable_account,
 }
 """What is done here in the place of what Store has committed."""
 
@@ -578,6 +670,11 @@ _QUERIES = {
     history.find: _find_delivery,
     history.of_invoice: _deliveries_of_invoice,
     history.list_deliveries: _list_deliveries,
+    accounts.find: _find_account,
+    accounts.list_accounts: _list_accounts,
+    accounts.find_key: _find_key,
+    accounts.secrets_of: _secrets_of,
+    accounts.all_secrets: _all_secrets,
     store._answer: lambda _: None,
 }
 """What is read here in the place of what Store reads."""

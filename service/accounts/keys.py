@@ -1,7 +1,7 @@
 """
 API keys: 256 random bits with a public prefix in front.
 
-    inv_8f3kq2vd_T5M…        "inv", the prefix, and 43 characters that only its owner knows
+    inv_qf3kq2vd_T5M…        "inv", the prefix, and 43 characters that only its owner knows
 
 The prefix finds the key and may be logged. Of the whole only a SHA-256 is kept: nothing that is
 guessed can be compared with it faster than 2**256 times, so a slow hash would slow down us alone.

@@ -68,7 +68,7 @@ class OpenConnections:
         self._refusal = refusal
         self._transports: OrderedDict[Connection, asyncio.Transport] = OrderedDict()
         self._full_since: dict[Connection, float] = {}
-        self._refused: set[Connection] = set()
+        self._refused: OrderedDict[Connection, asyncio.Transport] = OrderedDict()
         self._warned_at: float | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -95,7 +95,7 @@ class OpenConnections:
         """Forget *connection*, which is closed."""
         self._transports.pop(connection, None)
         self._full_since.pop(connection, None)
-        self._refused.discard(connection)
+        self._refused.pop(connection, None)
 
     def close(self) -> None:
         """Look after them no longer."""
@@ -113,9 +113,9 @@ class OpenConnections:
 
     def _refuse(self, connection: Connection, transport: asyncio.Transport) -> None:
         if len(self._refused) >= REFUSED_MAX:
-            transport.abort()
-            return
-        self._refused.add(connection)
+            _, longest_refused = self._refused.popitem(last=False)
+            longest_refused.abort()
+        self._refused[connection] = transport
         transport.write(self._refusal.text)
         # Closed at once, with the request unread, it would be reset before the client reads why.
         transport.write_eof()

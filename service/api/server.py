@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import _ErrInfo
 
 from service.api.connections import ConnectionLimits, OpenConnections, Refusal
 from service.api.problems import problem_of_status
@@ -43,11 +44,12 @@ TOO_LONG = "A line of the request's head is too long."
 class Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered, but no application ever sees it."""
 
-    __slots__ = ("_open",)
+    __slots__ = ("_is_unreadable", "_open")
 
     def __init__(self, open_: OpenConnections, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._open = open_
+        self._is_unreadable = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for requests, if there is room."""
@@ -56,6 +58,19 @@ class Connection(web.RequestHandler):
         else:
             # What comes in from now on is thrown away.
             self.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, up to the first piece that is no HTTP: nobody knows what follows it."""
+        if self._is_unreadable:
+            return
+        super().data_received(data)
+        last = self._messages[-1][0] if self._messages else None
+        if isinstance(last, _ErrInfo):
+            # aiohttp would go on and make an error of every piece. Each would hold its piece, and
+            # the connection, in a circle that is there until the garbage collector comes by.
+            self._is_unreadable = True
+            if last.exc is not None:
+                last.exc.__traceback__ = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Leave the room to others."""

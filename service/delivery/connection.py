@@ -46,7 +46,8 @@ class _BoundedConnection(ResponseHandler):
     up there.
     """
 
-    _left_bytes = 0
+    # A receiver that is overloaded may say so before it is asked.
+    _left_bytes = WIRE_LIMIT
 
     def set_response_params(self, **params: Any) -> None:
         self._left_bytes = WIRE_LIMIT

@@ -127,6 +127,19 @@ def _cause(failure: Exception) -> Exception:
     return failure
 
 
+# What OpenSSL says that its reader could not act on, in words that can be acted on.
+_TLS_WORDS = {
+    "WRONG_VERSION_NUMBER": "the port does not speak TLS",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "TLS 1.2 or newer is needed",
+    "UNSUPPORTED_PROTOCOL": "TLS 1.2 or newer is needed",
+    "TLSV1_UNRECOGNIZED_NAME": "the receiver does not know the name that it was called by",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the receiver shares no TLS version or cipher with us, or asks"
+    " for a certificate of ours",
+    "unable to get local issuer certificate": "unable to get local issuer certificate; its"
+    " authority is not commonly known, or the receiver does not send the intermediate certificate",
+}
+
+
 def _reason(failure: Exception) -> str:
     text = str(failure)
     if isinstance(failure, lower.ClientConnectorCertificateError):
@@ -135,7 +148,7 @@ def _reason(failure: Exception) -> str:
         text = getattr(failure.os_error, "reason", text) or text
     elif isinstance(failure, lower.ClientResponseError):
         text = failure.message
-    return _printable(text)
+    return _printable(_TLS_WORDS.get(text, text))
 
 
 def _printable(text: str) -> str:

@@ -59,6 +59,16 @@ class DocsPage:
             lambda _: operation.find_element(By.CSS_SELECTOR, status).text.partition("\n")[0]
         )
 
+    def authorize(self, key: str) -> None:
+        """Press Authorize, give *key*, and close the dialog."""
+        self.wait(lambda page: page.find_element(By.CSS_SELECTOR, ".btn.authorize")).click()
+        dialog = self.wait(lambda page: page.find_element(By.CSS_SELECTOR, ".dialog-ux"))
+        dialog.find_element(By.CSS_SELECTOR, "input").send_keys(key)
+        dialog.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
+        # The dialog says so once the key is taken.
+        self.wait(lambda _: "Logout" in dialog.text)
+        dialog.find_element(By.CSS_SELECTOR, ".btn-done").click()
+
     def set_trying(self, operation: WebElement, *, wanted: bool) -> None:
         """Switch between reading *operation* and filling it in."""
         (button,) = operation.find_elements(

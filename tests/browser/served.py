@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -12,19 +13,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30
+SERVICE = (sys.executable, "-m", "service")
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The URL of a service in development mode, with its database in *folder*."""
+def served(folder: Path, *, encryption_key: str = "") -> Iterator[str]:
+    """
+    The URL of a service with its database in *folder*.
+
+    It asks for keys where there is an *encryption_key*, and is in development mode otherwise.
+    """
     port = _free_port()
-    environment = {name: value for name, value in os.environ.items() if "INVOICES_" not in name}
-    environment |= {
-        "INVOICES_PORT": str(port),
-        "INVOICES_DATABASE_URL": f"sqlite:///{folder / 'invoices.db'}",
-        "INVOICES_LOG_FORMAT": "json",
-    }
-    command = [sys.executable, "-m", "service", "serve", "--dev"]
+    environment = _environment(folder, encryption_key) | {"INVOICES_PORT": str(port)}
+    command = [*SERVICE, "serve", *([] if encryption_key else ["--dev"])]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -34,6 +35,25 @@ def served(folder: Path) -> Iterator[str]:
         finally:
             process.terminate()
             process.communicate(timeout=PATIENCE_SECONDS)
+
+
+def added_account(folder: Path, *, encryption_key: str) -> str:
+    """The key of a new account in the database in *folder*."""
+    command = [*SERVICE, "accounts", "add", "acme", "--json"]
+    environment = _environment(folder, encryption_key)
+    shown = subprocess.check_output(
+        command, cwd=ROOT, env=environment, text=True, timeout=PATIENCE_SECONDS
+    )
+    return str(json.loads(shown)["key"])
+
+
+def _environment(folder: Path, encryption_key: str) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if "INVOICES_" not in name}
+    return environment | {
+        "INVOICES_DATABASE_URL": f"sqlite:///{folder / 'invoices.db'}",
+        "INVOICES_LOG_FORMAT": "json",
+        "INVOICES_ENCRYPTION_KEY": encryption_key,
+    }
 
 
 def _await_start(process: subprocess.Popen[str]) -> None:

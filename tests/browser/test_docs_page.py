@@ -85,3 +85,35 @@ def test_an_invoice_can_be_sent_from_the_page(page, service_url):
     assert "202" == status
     with urlopen(f"{service_url}/invoices/2expen51ve") as answer:
         assert "http://127.0.0.1:9" == json.load(answer)["callback_url"]
+
+
+def test_everything_works_under_the_policy_of_the_page(page):
+    """Reading, unfolding and sending break no rule of the page's Content-Security-Policy."""
+    operation = page.operation("invoices", "create_invoice")
+    page.try_out(operation, callback_url="http://127.0.0.1:9")
+    page.open_callbacks(operation)
+
+    assert [] == page.browser.get_log("browser")
+
+
+def test_policy_stops_what_a_page_could_be_made_to_do(page):
+    """A script that somebody smuggles in does not run, and nothing is sent to another host."""
+    page.operation("invoices", "create_invoice")
+    page.browser.execute_script(
+        """
+        const script = document.createElement("script");
+        script.textContent = "window.smuggled = true";
+        document.body.append(script);
+        new Image().src = "http://localhost:9/stolen";
+        """
+    )
+
+    refused = []
+
+    def are_both_refused(browser):
+        # Each line of the log is told once.
+        refused.extend(line["message"] for line in browser.get_log("browser"))
+        return all(any(rule in line for line in refused) for rule in ("script-src", "img-src"))
+
+    page.wait(are_both_refused)
+    assert page.browser.execute_script("return window.smuggled") is None

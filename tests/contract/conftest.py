@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
 
 from service.api import server as server_module
 from service.api.application import Parts, make_application
+from service.api.connections import ConnectionLimits
 from service.api.server import Server
 from service.app import document_of, for_development, judge_of
 from service.settings import Settings
@@ -115,12 +117,23 @@ class Wire:
         return bytes(answer)
 
 
-@pytest.fixture
-async def wire(parts, monkeypatch):
+@asynccontextmanager
+async def listening(parts, **limits):
     """The service on a real socket, behind the server that it has in production."""
-    # What is left of refused bodies is thrown away for a moment only.
-    monkeypatch.setattr(server_module, "LINGER_SECONDS", 0.05)
-    server = Server(make_application(parts))
+    server = Server(make_application(parts), ConnectionLimits(**limits))
     port = await server.start(HOST, 0)
     yield Wire(port)
     await server.stop()
+
+
+@pytest.fixture
+def short_linger(monkeypatch):
+    """What is left of refused requests is thrown away for a moment only."""
+    monkeypatch.setattr(server_module, "LINGER_SECONDS", 0.05)
+
+
+@pytest.fixture
+async def wire(parts, short_linger):
+    """The service on a real socket."""
+    async with listening(parts) as wire:
+        yield wire

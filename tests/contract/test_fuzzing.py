@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
+from service.accounts.gate import Gate
 from service.api.application import Parts, make_application
 from service.api.server import Server
 from service.app import document_of, judge_of
@@ -32,10 +34,28 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The URL of a service that runs in a thread, with a few rows to be found."""
-    path = tmp_path_factory.mktemp("fuzzing") / "invoices.db"
+    """The URL of a service that asks for no key, with a few rows to be found."""
+    with in_a_thread(tmp_path_factory.mktemp("open"), lambda _: everybody_is_dev) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """The URL of the same service, where nobody has a key."""
+
+    def gate(store):
+        return Gate(store, SystemClock(), default_account_id=None).account_of
+
+    with in_a_thread(tmp_path_factory.mktemp("guarded"), gate) as url:
+        yield url
+
+
+@contextmanager
+def in_a_thread(folder, authenticating):
+    """The URL of a service in a thread; *authenticating* makes of its store what lets in."""
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
-    thread = threading.Thread(target=asyncio.run, args=(serve(path, started),))
+    work = serve(folder / "invoices.db", authenticating, started)
+    thread = threading.Thread(target=asyncio.run, args=(work,))
     thread.start()
     loop, stop, port = started.result(timeout=30)
     yield f"http://127.0.0.1:{port}"
@@ -43,7 +63,7 @@ def served(tmp_path_factory):
     thread.join()
 
 
-async def serve(path, started):
+async def serve(path, authenticating, started):
     """Serve a new database at *path* until told to stop; tells *started* how."""
     database, stop = SqliteDatabase(f"sqlite:///{path}"), asyncio.Event()
     await migrate(database)
@@ -55,7 +75,7 @@ async def serve(path, started):
             store=store,
             clock=SystemClock(),
             document={"openapi": "3.1.0"},
-            authenticate=everybody_is_dev,
+            authenticate=authenticating(store),
             limit=unlimited,
             currency="USD",
             judge=judge_of(Settings()),
@@ -73,14 +93,32 @@ async def serve(path, started):
 schema = schemathesis.openapi.from_dict(document_of(Settings()))
 
 
+def tried(count):
+    """Try so many examples of each operation, the same ones every time."""
+    return settings(
+        max_examples=count,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 @schema.parametrize()
-@settings(
-    max_examples=30,
-    derandomize=True,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@tried(30)
 def test_every_operation_keeps_the_document(case, served):
     """Whatever is asked, the answer is one that the document declares, and never a 500."""
     case.call_and_validate(base_url=served, checks=CHECKS)
+
+
+@schema.parametrize()
+@tried(10)
+def test_nothing_that_is_asked_lets_anybody_in_without_a_key(case, guarded):
+    """Whatever is asked of a private operation, it is refused as the document says."""
+    answer = case.call(base_url=guarded)
+
+    case.validate_response(answer, checks=CHECKS)
+    is_open = [] == case.operation.definition.raw.get("security")
+    # Methods that the document does not know are tried as well, and tell nothing of anybody.
+    is_declared = case.method.upper() == case.operation.method.upper()
+    assert is_open or not is_declared or answer.status_code in {400, 401}

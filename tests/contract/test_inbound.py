@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import logging
 import re
 import resource
+import socket
+import tracemalloc
 import zlib
+from dataclasses import replace
 
 import orjson
 import pytest
+import uvloop
+from aiohttp import web
 
-from service.api import middlewares, server
+from service.api import connections, server
 from service.api.application import make_application
-from tests.contract.conftest import PATIENCE_SECONDS
+from service.api.middlewares import BodyLimits
+from tests.contract.conftest import PATIENCE_SECONDS, listening
 
 BODY = b'{"id": "1", "customer": "c", "total": "1"}'
 TINY_SECONDS = 0.05
@@ -54,17 +61,11 @@ def problem_in(answer, *statuses):
 
 
 @pytest.fixture
-def short_patience(monkeypatch):
-    """Slow clients are given up on at once."""
-    monkeypatch.setattr(middlewares, "BODY_SECONDS_MAX", TINY_SECONDS)
-    monkeypatch.setattr(server, "IDLE_SECONDS", TINY_SECONDS)
-    monkeypatch.setattr(server, "LINGER_SECONDS", TINY_SECONDS)
-
-
-@pytest.fixture
-async def hasty_wire(short_patience, wire):
+async def hasty_wire(parts, short_linger):
     """The service on a socket, where slow clients are given up on at once."""
-    return wire
+    hasty = replace(parts, body_limits=BodyLimits(seconds=TINY_SECONDS))
+    async with listening(hasty, idle_seconds=TINY_SECONDS) as wire:
+        yield wire
 
 
 async def is_well(wire):
@@ -432,3 +433,241 @@ async def test_taken_port_is_told(wire, parts):
     with pytest.raises(OSError, match="in use"):
         await second.start("127.0.0.1", wire.port)
     await second.stop()
+
+
+# How many connections there may be
+
+
+SLOW_BODY = a_request(body=b"{", length=100)
+
+
+async def closed(reader):
+    """Wait until the service hangs up; what it said before."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        return await reader.read()
+
+
+async def test_those_that_wait_longest_make_room(parts, short_linger):
+    """A new connection takes the place of the one that has been silent for longest."""
+    async with listening(parts, count=3) as wire:
+        crowd = [await wire.connect() for _ in range(3)]
+        # Whoever was answered is behind those that never asked.
+        crowd[0][1].write(a_request())
+        await crowd[0][0].readuntil(b'"}')
+
+        assert await is_well(wire)
+        assert b"" == await closed(crowd[1][0])
+        assert await is_well(wire)
+        for reader, writer in (crowd[0], crowd[2]):
+            writer.write(a_request(CLOSE))
+            assert statuses_in(await closed(reader)) in ([200], [202])
+        for _, writer in crowd:
+            writer.close()
+
+
+async def test_slow_heads_make_room(parts, short_linger):
+    """A client that has begun a head and does not end it has no claim to its place either."""
+    async with listening(parts, count=2) as wire:
+        crowd = [await wire.connect() for _ in range(2)]
+        for _, writer in crowd:
+            writer.write(b"POST /invoices/ HTTP/1.1\r\nHost: x")
+            await writer.drain()
+
+        assert await is_well(wire)
+        assert b"" == await closed(crowd[0][0])
+        for _, writer in crowd:
+            writer.close()
+
+
+async def test_where_all_are_in_use_new_ones_are_refused(parts, short_linger, caplog):
+    """Requests that are being read keep their connections; who comes new is told to come again."""
+    async with listening(parts, count=2) as wire:
+        crowd = [await wire.connect() for _ in range(2)]
+        for reader, writer in crowd:
+            # Once it is told to continue, it is in the middle of its request.
+            writer.write(a_request("Expect: 100-continue", CLOSE, body=b"", length=len(BODY)))
+            await reader.readuntil(b"\r\n\r\n")
+
+        answers = [await wire.talk(a_request(target="/healthz", method="GET")) for _ in range(3)]
+        for answer in answers:
+            problem_in(answer, 503)
+            assert b"Retry-After: 1\r\n" in answer
+            assert b"X-Content-Type-Options: nosniff\r\n" in answer
+        assert ["connections.exhausted"] == [one.message for one in caplog.records]
+
+        for reader, writer in crowd:
+            writer.write(BODY)
+            assert statuses_in(await closed(reader)) in ([200], [202])
+            writer.close()
+        assert await is_well(wire)
+
+
+async def test_those_refused_are_no_crowd_either(parts, short_linger, monkeypatch):
+    """Refused connections that stay are hung up on, the longest refused first."""
+    monkeypatch.setattr(connections, "REFUSED_MAX", 1)
+    monkeypatch.setattr(server, "LINGER_SECONDS", PATIENCE_SECONDS)
+    async with listening(parts, count=1) as wire:
+        reader, writer = await wire.connect()
+        writer.write(a_request("Expect: 100-continue", body=b"", length=len(BODY)))
+        await reader.readuntil(b"\r\n\r\n")
+        refused = [await wire.connect() for _ in range(3)]
+
+        told = [await closed(reader) for reader, _ in refused]
+
+        assert [[503]] * 3 == [statuses_in(one) for one in told]
+        for _, one in [*refused, (reader, writer)]:
+            one.close()
+
+
+LOOPS = pytest.mark.parametrize(
+    "loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+
+
+@LOOPS
+@pytest.mark.parametrize("end", ["", "Connection: close\r\n"], ids=["kept", "closed"])
+def test_answers_that_nobody_reads_are_given_up(loop_factory, end, monkeypatch):
+    """A client that asks for much and takes nothing is hung up on, whatever is still to be sent."""
+
+    async def much(_request):
+        return web.Response(body=b"x" * 30_000_000)
+
+    async def attacked():
+        has_left = asyncio.Event()
+        leave = connections.OpenConnections.leave
+        monkeypatch.setattr(
+            connections.OpenConnections,
+            "leave",
+            lambda self, one: (leave(self, one), has_left.set()),
+        )
+        app = web.Application()
+        app.router.add_get("/", much)
+        limits = connections.ConnectionLimits(taking_seconds=TINY_SECONDS)
+        listening = server.Server(app, limits)
+        port = await listening.start("127.0.0.1", 0)
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.connect(("127.0.0.1", port))
+            deaf.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{end}\r\n".encode())
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await has_left.wait()
+        await listening.stop()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(attacked())
+
+
+@LOOPS
+@pytest.mark.parametrize("piece", [b"\0" * 2**16, b"G" * 2**16], ids=["zeros", "method"])
+def test_garbage_is_not_kept(loop_factory, piece):
+    """What is no HTTP takes no memory, however fast it comes; nobody waits for the collector."""
+
+    async def attacked():
+        listening = server.Server(web.Application())
+        port = await listening.start("127.0.0.1", 0)
+        answers = [await throw(port) for _ in range(5)]
+        await listening.stop()
+        return answers
+
+    async def throw(port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            for _ in range(256):
+                writer.write(piece)
+                await writer.drain()
+        except ConnectionError:
+            pass  # It was hung up on, as it may be.
+        writer.close()
+        return reader
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            runner.run(attacked())
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+    assert kept < 2_000_000
+
+
+async def test_what_a_body_may_take_can_be_set(parts, short_linger):
+    """The operator's own bounds hold, and are told to whoever goes beyond them."""
+    narrow = replace(parts, body_limits=BodyLimits(size=100, seconds=TINY_SECONDS))
+    async with listening(narrow) as wire:
+        assert statuses_in(await wire.talk(a_request(CLOSE))) == [202]
+        too_large = problem_in(await wire.talk(a_request(CLOSE, body=b" " * 101)), 413)
+        too_slow = problem_in(await wire.talk(SLOW_BODY), 408)
+
+    assert "The body is larger than 100 bytes." == too_large["detail"]
+    assert "The body was not complete after 0.05 seconds." == too_slow["detail"]
+
+
+async def test_a_larger_body_can_be_permitted(parts, short_linger):
+    """A bound that was raised is the one that holds, with chunks too."""
+    wide = replace(parts, body_limits=BodyLimits(size=200_000))
+    body = b" " * 150_000 + BODY
+    async with listening(wide) as wire:
+        assert [202] == statuses_in(await wire.talk(a_request(CLOSE, body=body)))
+        chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        assert [200] == statuses_in(
+            await wire.talk(a_request(CLOSE, CHUNKED, body=chunk, length=False))
+        )
+
+
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+HEAD = b"POST /invoices/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /invoices/ HTTP/1.1\nHost: x\nContent-Length: 2\n\n{}",
+        b"GET /healthz HTTP/1.1\r\nHost: x\n\n",
+        b"GET /healthz HTTP/1.1\rHost: x\r\r",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\rTransfer-Encoding: chunked\r\n\r\n",
+        HEAD + b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: \x0bchunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding : chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+        HEAD + b'Transfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n',
+        HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        HEAD + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        HEAD + CHUNKED.encode() + b"\r\n\r\n2\n{}\n0\n\n",
+        HEAD + CHUNKED.encode() + b"\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n",
+        HEAD + CHUNKED.encode() + b"\r\n\r\n2 \r\n{}\r\n0\r\n\r\n",
+        HEAD + CHUNKED.encode() + b"\r\n\r\n+2\r\n{}\r\n0\r\n\r\n",
+        HEAD + CHUNKED.encode() + b"\r\n\r\n10000000000000002\r\n{}\r\n0\r\n\r\n",
+        HEAD + CHUNKED.encode() + b"\r\n\r\n2;a\n{}\r\n0\r\n\r\n",
+        HEAD + CHUNKED.encode() + b"\r\n\r\n2\r\n{}smuggled\r\n0\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nA\0B: b\r\n\r\n",
+        b"GET\t/healthz\tHTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /healthz x HTTP/1.1\r\nHost: a\r\n\r\n",
+        b" GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /healthz HTTP/11.1\r\nHost: a\r\n\r\n",
+        b"GET /healthz http/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\n\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0" + b"\0" * 18,
+    ],
+)
+async def test_what_another_party_could_read_differently_is_refused(wire, request_):
+    """Nothing is guessed at, and nothing behind it is taken for a request of its own."""
+    answer = await wire.talk(request_ + SMUGGLED)
+
+    assert [400] == statuses_in(answer), answer
+    assert b"/smuggled" not in answer
+
+
+async def test_a_pipelining_flood_is_served_as_it_is_read(wire):
+    """Requests that come faster than answers are taken wait where they are."""
+    asked = a_request(body=b"", target="/healthz", method="GET")
+    reader, writer = await wire.connect()
+    writer.write(asked * 3000 + a_request(CLOSE, body=b"", target="/none"))
+    answer = await closed(reader)
+    writer.close()
+
+    assert [200] * 3000 + [404] == statuses_in(answer)

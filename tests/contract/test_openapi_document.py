@@ -182,15 +182,15 @@ def test_examples_tell_one_story_in_order(document):
     ("expected", "path", "method"),
     [
         (
-            {"200", "202", "400", "408", "409", "413", "415", "422", "503"},
+            {"200", "202", "400", "401", "408", "409", "413", "415", "422", "429", "503"},
             "/invoices/",
             "post",
         ),
-        ({"200", "400", "422", "503"}, "/invoices/", "get"),
-        ({"200", "400", "404", "422", "503"}, "/invoices/{id}", "get"),
-        ({"200", "400", "404", "422", "503"}, "/invoices/{id}/deliveries", "get"),
-        ({"200", "400", "422", "503"}, "/deliveries", "get"),
-        ({"200", "400", "404", "422", "503"}, "/deliveries/{id}", "get"),
+        ({"200", "400", "401", "422", "429", "503"}, "/invoices/", "get"),
+        ({"200", "400", "401", "404", "422", "429", "503"}, "/invoices/{id}", "get"),
+        ({"200", "400", "401", "404", "422", "429", "503"}, "/invoices/{id}/deliveries", "get"),
+        ({"200", "400", "401", "422", "429", "503"}, "/deliveries", "get"),
+        ({"200", "400", "401", "404", "422", "429", "503"}, "/deliveries/{id}", "get"),
         ({"200", "400"}, "/healthz", "get"),
         ({"200", "400", "503"}, "/readyz", "get"),
     ],
@@ -209,6 +209,37 @@ def test_every_error_is_a_problem_document(document):
 
                 assert {"$ref": "#/components/schemas/Problem"} == content["schema"]
                 assert int(code) == content["example"]["status"], (method, path)
+
+
+def test_a_key_is_asked_for_where_one_is_needed(document):
+    """Clients that are generated send the key with everything but the questions of health."""
+    (name,) = document["components"]["securitySchemes"]
+    scheme = document["components"]["securitySchemes"][name]
+    open_to_all = {
+        path
+        for path, method, operation in operations_in(document["paths"])
+        if [] == operation.get("security", document["security"]) and "callback_url" not in path
+    }
+
+    assert ("http", "bearer") == (scheme["type"], scheme["scheme"])
+    assert [{name: []}] == document["security"]
+    assert {"/healthz", "/readyz"} == open_to_all
+
+
+def test_what_is_refused_is_known_before(document):
+    """401 can happen exactly where a key is needed, and 429 tells when to come again."""
+    for path, method, operation in operations_in(document["paths"]):
+        if "callback_url" not in path:
+            is_open = [] == operation.get("security")
+            refusal = operation["responses"].get("429", {})
+
+            assert ("401" in operation["responses"]) is not is_open, (method, path)
+            assert is_open or "Retry-After" in refusal["headers"], (method, path)
+
+
+def test_receivers_need_no_key(document):
+    """Who is called back is shown signatures, and no key."""
+    assert [] == callback_operation(document)["security"]
 
 
 def test_mistakes_of_an_example_are_possible_there(document):

@@ -25,6 +25,9 @@ from service.storage.schema import migrate
 from service.storage.steps import LeaseRound
 from service.storage.store import Store
 from service.storage.tables import (
+    account_keys,
+    account_secrets,
+    accounts,
     attempts,
     deliveries,
     events,
@@ -53,6 +56,7 @@ DEAD_COUNT = 300
 DUE_INVOICE_COUNT = 2_000
 ORIGIN_COUNT = 40
 REMEMBERED_ORIGIN_COUNT = 20_000
+ACCOUNT_COUNT = 2_000
 CHUNK = 2_000
 NOW = START + timedelta(hours=1)
 
@@ -107,9 +111,14 @@ def insert_chunk(numbers, tx):
 
 
 def insert_due_invoices(tx):
-    """Invoices that wait to be collected, and an origin that asked to be left alone."""
+    """Invoices that wait to be collected, accounts, and origins that asked to be left alone."""
     numbers = range(100_000, 100_000 + DUE_INVOICE_COUNT)
     insert_rows(tx, invoices, [invoice_row(n, due_at=microseconds(START) + n) for n in numbers])
+    made = microseconds(START)
+    owners = [(f"acct_{n}", n) for n in range(ACCOUNT_COUNT)]
+    insert_rows(tx, accounts, [(id_, f"name {n}", made, None) for id_, n in owners])
+    insert_rows(tx, account_keys, [(f"p{n}", id_, b"hash", made, None) for id_, n in owners])
+    insert_rows(tx, account_secrets, [(id_, f"{n}", b"locked", made, None) for id_, n in owners])
     names = {origin_of(number) for number in range(ORIGIN_COUNT)}
     names |= {f"https://{number}.example:443" for number in range(REMEMBERED_ORIGIN_COUNT)}
     insert_rows(tx, origins, [(name, microseconds(START)) for name in sorted(names)])
@@ -228,6 +237,8 @@ async def do_one_of_each(store, do):
         ("list those of an invoice", DeliveryFilter(invoice_id="i1"), None),
     ):
         await do(name, store.list_deliveries("dev", wanted, after=after, limit=50))
+    await do("find a key", store.find_key("p1000", NOW))
+    await do("find secrets", store.secrets_of("acct_1000", NOW))
     assert a_round().look >= ORIGIN_COUNT
 
 
@@ -335,11 +346,13 @@ INDEXES = {
     "list deliveries behind one": [{"deliveries_primary", *_TOLD}, {"attempts_primary"}],
     "list dead ones": [{"deliveries_dead", *_TOLD}, {"attempts_primary"}],
     "list those of an invoice": [_ID, {"deliveries_event", *_TOLD}, {"attempts_primary"}],
+    "find a key": [{"account_keys_pkey", "accounts_pkey"}],
+    "find secrets": [{"account_secrets_primary"}],
 }
 """By which indexes each thing is found, statement by statement."""
 
-SORTED = {"list those of an invoice"}
-"""An invoice has a handful of deliveries; everything else is found in its order."""
+SORTED = {"list those of an invoice", "find secrets"}
+"""An invoice has a handful of deliveries, an account one secret or two; all else has its order."""
 
 
 def all_of(plans):

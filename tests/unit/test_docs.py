@@ -15,6 +15,7 @@ from standardwebhooks import Webhook
 
 from schemas.delivery import OUTCOMES, REASONS
 from service.__main__ import main
+from service.accounts.memory import FRESH
 from service.api.application import Parts, make_application
 from service.api.problems import PROBLEMS
 from service.app import document_of
@@ -82,6 +83,23 @@ def test_every_command_is_documented_with_its_options(name):
     (row,) = [line for line in rows if re.match(rf"\| `invoices {name}\b", line)]
 
     assert [] == [option.opts[0] for option in options if option.opts[0] not in row]
+
+
+@pytest.mark.parametrize("name", sorted(main.commands["accounts"].commands))
+def test_every_command_about_accounts_is_documented_with_its_options(name):
+    """The row of `invoices accounts` has each of its commands with its argument and options."""
+    (row,) = re.findall(r"^\| `invoices accounts`.*$", text_of("docs/operations.md"), re.MULTILINE)
+    options = main.commands["accounts"].commands[name].params
+    form = " ".join([name, *(one.name.upper() for one in options if one.name == "name")])
+
+    assert f"`{form}`" in row
+    assert [] == [one.opts[0] for one in options if one.name != "name" and one.opts[0] not in row]
+
+
+def test_freshness_is_documented_as_it_is():
+    """Operators are told how long a rotation may take until it is noticed."""
+    assert 5 == FRESH.total_seconds()
+    assert "remembers keys\nand secrets for five seconds" in text_of("docs/operations.md")
 
 
 def test_every_route_is_documented():

@@ -11,10 +11,13 @@ from service.delivery.egress import (
     DENIED_IPV4,
     DENIED_IPV6,
     DEV_NETWORKS,
+    LOOKUPS_PER_DOMAIN,
+    METADATA,
     RECEIVE_BUFFER_BYTES,
     AddressDenied,
     EgressPolicy,
     Resolver,
+    domain_of,
     socket_factory,
 )
 
@@ -84,6 +87,17 @@ def test_allowed_networks_are_permitted_and_no_others():
 def test_mapped_ipv4_is_denied_whatever_is_allowed(allowed):
     """IPv4 in IPv6 clothes has another spelling that can be allowed; this one cannot."""
     assert not EgressPolicy((ip_network(allowed),)).permits("::ffff:10.0.0.1")
+
+
+@pytest.mark.parametrize("address", METADATA, ids=str)
+def test_metadata_is_permitted_by_its_own_name_alone(address):
+    """No network opens the way to a machine's credentials but one that holds nothing else."""
+    around = [ip_network((address, length), strict=False) for length in (0, 8, 24, 31)]
+    alone = ip_network(address)
+
+    assert [False] * 4 == [EgressPolicy((one,)).permits(str(address)) for one in around]
+    assert not EgressPolicy((*around, *DEV_NETWORKS)).permits(str(address))
+    assert EgressPolicy((*around, alone)).permits(str(address))
 
 
 @pytest.mark.parametrize(
@@ -231,6 +245,63 @@ def test_hanging_lookups_leave_the_others_and_the_loop_alone():
         return answers[0]["host"], in_the_loops_threads
 
     assert (PUBLIC_IPV4, "free") == asyncio.run(resolved())
+
+
+def test_hanging_lookups_of_one_domain_leave_the_others_alone():
+    """However many names the owner of one domain lets hang, other domains are looked up."""
+    names = SlowNames()
+
+    async def resolved():
+        resolver = Resolver(STRICT, concurrency=LOOKUPS_PER_DOMAIN + 1, lookup=names)
+        hanging = [f"slow{n}.hostile.example" for n in range(10 * LOOKUPS_PER_DOMAIN)]
+        waiting = [asyncio.ensure_future(resolver.resolve(name)) for name in hanging]
+        async with asyncio.timeout(10):
+            answers = await resolver.resolve("quick.example")
+        asked = len(names.asked)
+        names.answered.set()
+        await asyncio.gather(*waiting)
+        return answers[0]["host"], asked
+
+    assert (PUBLIC_IPV4, LOOKUPS_PER_DOMAIN + 1) == asyncio.run(resolved())
+    assert 10 * LOOKUPS_PER_DOMAIN + 1 == len(names.asked)
+
+
+def test_a_lookup_whose_turn_does_not_come_is_never_made():
+    """Who asked is gone by then: what waits behind a dead name server does not pile up."""
+    names = SlowNames()
+
+    async def resolved():
+        resolver = Resolver(STRICT, concurrency=1, patience_seconds=0.05, lookup=names)
+        begun = asyncio.ensure_future(resolver.resolve("slow.hostile.example"))
+        await asyncio.to_thread(names.started.wait, 10)
+        with pytest.raises(TimeoutError):
+            await resolver.resolve("later.example")
+        names.answered.set()
+        await begun
+        return (await resolver.resolve("quick.example"))[0]["host"]
+
+    assert PUBLIC_IPV4 == asyncio.run(resolved())
+    assert ["slow.hostile.example", "quick.example"] == names.asked
+
+
+@pytest.mark.parametrize(
+    ("domain", "host"),
+    [
+        ("example.com", "example.com"),
+        ("example.com", "a.b.c.example.com"),
+        ("example.com", "A.Example.COM."),
+        ("example.co.uk", "a.example.co.uk"),
+        ("example.com.au", "b.a.example.com.au"),
+        ("co.uk", "co.uk"),
+        ("abc.io", "a.b.abc.io"),
+        ("co.com", "a.co.com"),
+        ("localhost", "localhost"),
+        ("", "."),
+    ],
+)
+def test_names_belong_to_the_domain_that_was_registered(domain, host):
+    """Names of one owner are counted together, and those of two are not, as far as names tell."""
+    assert domain == domain_of(host)
 
 
 def test_one_who_gives_up_leaves_the_lookup_to_the_others():

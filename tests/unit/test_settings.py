@@ -13,6 +13,8 @@ from service.settings import Settings, read_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=count) for count in (1, 60, 3600, 86400))
+ENCRYPTION_KEY = "c2V0dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
+OTHER_ENCRYPTION_KEY = "_-_-dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
 DEFAULTS = {
     "host": "127.0.0.1",
     "port": 8080,
@@ -35,11 +37,19 @@ DEFAULTS = {
     "callback_concurrency": 256,
     "origin_concurrency": 16,
     "callback_allow": (),
+    "encryption_key": (),
+    "rotation_overlap": 24 * HOUR,
+    "rate_limit": 1000,
+    "rate_burst": 2000,
     "callback_require_https": True,
     "receiver_contract": "strict",
     "sandbox_delay": SECOND / 2,
     "retention": 30 * DAY,
     "drain_timeout": 20 * SECOND,
+    "body_limit": 65536,
+    "body_timeout": 10 * SECOND,
+    "idle_timeout": 30 * SECOND,
+    "connection_limit": 512,
 }
 
 
@@ -141,6 +151,19 @@ def test_settings_cannot_be_changed():
             (ip_network("10.1.2.3/32"), ip_network("fd00::/8")),
             "10.1.2.3, fd00::/8",
         ),
+        ("encryption_key", (), ""),
+        ("encryption_key", (ENCRYPTION_KEY,), f" {ENCRYPTION_KEY} "),
+        (
+            "encryption_key",
+            (ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY),
+            f"{ENCRYPTION_KEY}, {OTHER_ENCRYPTION_KEY}",
+        ),
+        ("rotation_overlap", timedelta(0), "0s"),
+        ("rotation_overlap", 7 * DAY, "7d"),
+        ("rate_limit", 0, "0"),
+        ("rate_limit", 1_000_000, "1000000"),
+        ("rate_burst", 1, "1"),
+        ("rate_burst", 1_000_000, "1000000"),
         ("callback_require_https", False, "false"),
         ("callback_require_https", True, "true"),
         ("receiver_contract", "lenient", "lenient"),
@@ -148,6 +171,12 @@ def test_settings_cannot_be_changed():
         ("sandbox_delay", SECOND * 3 / 2, "1.5s"),
         ("retention", 365 * DAY, "365d"),
         ("drain_timeout", timedelta(0), "0s"),
+        ("body_limit", 4096, "4096"),
+        ("body_limit", 16_777_216, "16777216"),
+        ("body_timeout", SECOND / 2, "500ms"),
+        ("idle_timeout", 5 * MINUTE, "5m"),
+        ("connection_limit", 1, "1"),
+        ("connection_limit", 10_000, "10000"),
         ("log_format", "json", "json"),
         ("log_format", "text", "text"),
     ],
@@ -252,6 +281,21 @@ def test_a_duration_that_is_accepted_can_be_waited_for(environment, field, text)
         ("CALLBACK_ALLOW", "10.0.0.0/33"),
         ("CALLBACK_ALLOW", "10.0.0.0/8;127.0.0.0/8"),
         ("CALLBACK_ALLOW", "localhost"),
+        ("ENCRYPTION_KEY", "secret"),
+        ("ENCRYPTION_KEY", ENCRYPTION_KEY[:-1]),
+        ("ENCRYPTION_KEY", ENCRYPTION_KEY[:-4]),
+        ("ENCRYPTION_KEY", f"{ENCRYPTION_KEY},secret"),
+        ("ENCRYPTION_KEY", f"{ENCRYPTION_KEY} {OTHER_ENCRYPTION_KEY}"),
+        ("ENCRYPTION_KEY", "ключ"),
+        ("ROTATION_OVERLAP", ""),
+        ("ROTATION_OVERLAP", "24"),
+        ("ROTATION_OVERLAP", "-1s"),
+        ("RATE_LIMIT", "-1"),
+        ("RATE_LIMIT", "1000001"),
+        ("RATE_LIMIT", "0.5"),
+        ("RATE_LIMIT", ""),
+        ("RATE_BURST", "0"),
+        ("RATE_BURST", "1000001"),
         ("CALLBACK_REQUIRE_HTTPS", ""),
         ("CALLBACK_REQUIRE_HTTPS", "maybe"),
         ("RECEIVER_CONTRACT", ""),
@@ -259,6 +303,14 @@ def test_a_duration_that_is_accepted_can_be_waited_for(environment, field, text)
         ("SANDBOX_DELAY", "half a second"),
         ("RETENTION", "30"),
         ("DRAIN_TIMEOUT", "-1s"),
+        ("BODY_LIMIT", "4095"),
+        ("BODY_LIMIT", "16777217"),
+        ("BODY_LIMIT", "64KiB"),
+        ("BODY_TIMEOUT", "0s"),
+        ("IDLE_TIMEOUT", "0s"),
+        ("IDLE_TIMEOUT", "30"),
+        ("CONNECTION_LIMIT", "0"),
+        ("CONNECTION_LIMIT", "10001"),
         ("LOG_FORMAT", "xml"),
     ],
 )
@@ -276,6 +328,23 @@ def test_passwords_are_not_repeated(environment):
 
     (mistake,) = mistakes()
     assert "hunter2" not in mistake
+
+
+def test_encryption_keys_are_not_repeated(environment):
+    """A key that cannot be used is told by its number, because it may be mistyped by a letter."""
+    broken = ENCRYPTION_KEY[:-2] + "="
+    environment(ENCRYPTION_KEY=f"{OTHER_ENCRYPTION_KEY},{broken}")
+
+    (mistake,) = mistakes()
+    assert "key 2 is not 32 bytes" in mistake
+    assert [] == [key for key in (OTHER_ENCRYPTION_KEY, broken[:-1]) if key in mistake]
+
+
+def test_encryption_keys_are_not_shown(environment):
+    """Settings that end up in a log or a traceback show no key."""
+    environment(ENCRYPTION_KEY=ENCRYPTION_KEY)
+
+    assert ENCRYPTION_KEY not in repr(read_settings())
 
 
 # All of it at once

@@ -1,0 +1,57 @@
+"""Who asks the API, with a key or without one, and what they are answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from service.api.routes import OPERATIONS, needs_account
+
+PRIVATE = [operation[:2] for operation in OPERATIONS if needs_account(operation)]
+"""Method and path of every operation that only an account may ask."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that a client sees of an answer, except what every answer has of its own."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def without(self, id_):
+        """The same, with *id_* taken out wherever it stands."""
+        return replace(self, body=self.body.replace(id_.encode(), b"..."))
+
+
+class Asker:
+    """Asks in the name of whoever has a key; without one, in nobody's name."""
+
+    def __init__(self, client, authorization=None):
+        self.client = client
+        self.headers = {"Authorization": authorization} if authorization else {}
+
+    async def ask(self, method, path, **options):
+        """What is answered."""
+        headers = {**self.headers, **options.pop("headers", {})}
+        answer = await self.client.request(method, path, headers=headers, **options)
+        told = {name: value for name, value in answer.headers.items() if name != "Date"}
+        return Answer(answer.status, told, await answer.read())
+
+    async def get(self, path):
+        """The document at *path*, which is there."""
+        answer = await self.client.get(path, headers=self.headers)
+        assert 200 == answer.status, await answer.text()
+        return await answer.json()
+
+    async def send(self, id_, **changes):
+        """Send in an invoice."""
+        body = {"id": id_, "customer": "c", "total": "1", **changes}
+        return await self.ask("POST", "/invoices/", json=body)
+
+
+def raw_post(*headers, body=b"", length=None):
+    """A POST of an invoice as it stands on the wire, after which the connection ends."""
+    length = len(body) if length is None else length
+    lines = ["POST /invoices/ HTTP/1.1", "Host: x", "Content-Type: application/json"]
+    lines += [f"Content-Length: {length}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body

@@ -1,0 +1,56 @@
+"""The documentation page of a service that asks for keys, in a real Chromium."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.accounts.vault import new_encryption_key
+from tests.browser.chromium import chromium
+from tests.browser.docs_page import DocsPage
+from tests.browser.served import added_account, served
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+ENCRYPTION_KEY = new_encryption_key()
+
+
+@pytest.fixture
+def key(tmp_path):
+    """The key of an account of the service."""
+    return added_account(tmp_path, encryption_key=ENCRYPTION_KEY)
+
+
+@pytest.fixture
+def page(tmp_path, key, monkeypatch):
+    """The documentation of a service in production mode, in a browser."""
+    # Service and driver listen on loopback, where no proxy leads.
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    with (
+        served(tmp_path, encryption_key=ENCRYPTION_KEY) as url,
+        chromium(tmp_path / "profile") as browser,
+    ):
+        yield DocsPage(browser, url)
+
+
+def test_a_key_is_asked_for(page):
+    """Whoever tries an operation without a key is told that one is needed."""
+    operation = page.operation("invoices", "list_invoices")
+
+    assert "401" == page.try_out(operation)
+
+
+def test_a_key_that_is_given_once_is_sent_along(page, key):
+    """After Authorize, operations can be tried: lists are shown, and an invoice is taken."""
+    page.authorize(key)
+
+    assert "200" == page.try_out(page.operation("invoices", "list_invoices"))
+    operation = page.operation("invoices", "create_invoice")
+    assert "202" == page.try_out(operation, callback_url="https://api.example.com")
+    assert [] == page.browser.get_log("browser")
+
+
+def test_a_wrong_key_is_refused(page, key):
+    """The page sends what was typed, and shows what came of it."""
+    page.authorize(key[:-4] + "aaaa")
+
+    assert "401" == page.try_out(page.operation("invoices", "list_invoices"))

@@ -1,0 +1,96 @@
+"""Two accounts with keys, what each has sent in, and the application that tells them apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from service.accounts.gate import Gate
+from service.accounts.register import Register
+from service.accounts.vault import Vault, new_encryption_key
+from service.api.application import make_application
+from service.storage.states import DeliveryStatus
+from tests.askers import Asker
+from tests.clock import START
+from tests.rows import (
+    SECOND,
+    add_delivery,
+    an_invoice,
+    delivered,
+    failed,
+    lease_delivery,
+    lease_invoice,
+)
+
+
+@pytest.fixture
+def vault():
+    """What encrypts the secrets of these tests."""
+    return Vault([new_encryption_key()])
+
+
+@pytest.fixture
+def register(store, vault, parts):
+    """What an operator does."""
+    return Register(store, vault, parts.clock)
+
+
+@pytest.fixture
+async def ann(register):
+    """An account."""
+    return await register.add("ann")
+
+
+@pytest.fixture
+async def ben(register):
+    """Another account."""
+    return await register.add("ben")
+
+
+@pytest.fixture
+def gated(parts, store):
+    """The parts as they are in production: whoever has no key is turned away."""
+    gate = Gate(store, parts.clock, default_account_id=None)
+    return replace(parts, authenticate=gate.account_of)
+
+
+@pytest.fixture
+async def client(aiohttp_client, gated):
+    """Asks the application in process, in nobody's name."""
+    return await aiohttp_client(make_application(gated))
+
+
+@pytest.fixture
+def nobody(client):
+    """Asks without a key."""
+    return Asker(client)
+
+
+@pytest.fixture
+def as_ann(client, ann):
+    """Asks as Ann."""
+    return Asker(client, f"Bearer {ann.key}")
+
+
+@pytest.fixture
+def as_ben(client, ben):
+    """Asks as Ben."""
+    return Asker(client, f"Bearer {ben.key}")
+
+
+@pytest.fixture
+async def anns(store, ann):
+    """What Ann has: an invoice that nobody has looked at, and one with a delivery in each state."""
+    for number, status in enumerate(DeliveryStatus, start=1):
+        at = START + number * SECOND
+        await add_delivery(store, f"{status}1", account_id=ann.account_id, at=at)
+        leased = await lease_delivery(store, now=at)
+        if status is DeliveryStatus.DELIVERED:
+            await store.settle(delivered(leased, at=at))
+        else:
+            await store.settle(failed(leased, status=status, at=at, due_at=at + 1000 * SECOND))
+    await store.accept(an_invoice("plain1", account_id=ann.account_id))
+    # Somebody works on it for as long as a test takes.
+    await lease_invoice(store, until=START + 1000 * SECOND)
+    return ["plain1", *(f"{status}1" for status in DeliveryStatus)]

@@ -1,0 +1,270 @@
+"""Who has no key learns nothing and costs little: before the body, before any id, in one way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from service.accounts.gate import NO_KEY, WRONG_KEY, Gate
+from service.accounts.memory import FRESH
+from service.api.application import make_application
+from service.api.middlewares import BodyLimits
+from service.errors import StorageUnavailable
+from tests.askers import PRIVATE, Asker, raw_post
+
+NOBODYS = "inv_aaaaaaaa_" + "A" * 43
+JSON = {"Content-Type": "application/json"}
+OPEN_PATHS = [
+    "/healthz",
+    "/healthz/",
+    "/readyz",
+    "/api/docs",
+    "/api/docs/",
+    "/api/docs/openapi.json",
+    "/api/docs/openapi.yaml",
+    "/api/docs/problems",
+    "/api/docs/static/swagger-ui.css",
+]
+
+
+class Untouched:
+    """A store that must not be asked anything."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was asked for")
+
+
+@pytest.fixture
+async def guarded(aiohttp_client, gated):
+    """Asks, in nobody's name, an application whose handlers have nothing to look at."""
+    return Asker(await aiohttp_client(make_application(replace(gated, store=Untouched()))))
+
+
+async def refused(asker, method, path, **options):
+    """The answer to somebody without a valid key, which is the same for everything."""
+    answer = await asker.ask(method, path, **options)
+    assert 401 == answer.status, answer
+    assert 'Bearer realm="invoices"' == answer.headers["WWW-Authenticate"]
+    assert "application/problem+json" == answer.headers["Content-Type"]
+    return answer
+
+
+# Who is let in
+
+
+async def test_who_has_a_key_is_let_in(as_ann):
+    """A key opens every operation."""
+    assert 202 == (await as_ann.send("1")).status
+    for method, path in PRIVATE:
+        if method == "GET":
+            answer = await as_ann.ask(method, path.format(id="1"))
+
+            assert answer.status == (404 if "deliveries/" in path else 200), path
+
+
+async def test_a_disabled_account_is_turned_away(as_ann, ann, register, parts):
+    """Once memory is no longer fresh, a disabled account is as good as none."""
+    assert 202 == (await as_ann.send("1")).status
+    await register.disable("ann")
+    parts.clock.advance(FRESH)
+
+    await refused(as_ann, "GET", "/invoices/1")
+
+
+async def test_a_key_that_expired_is_turned_away(as_ann, client, ann, register, parts):
+    """After the overlap of a rotation only the new key is let in."""
+    new = await register.rotate_key("ann", timedelta(hours=1))
+    assert 202 == (await as_ann.send("1")).status
+    parts.clock.advance(timedelta(hours=1))
+
+    await refused(as_ann, "GET", "/invoices/1")
+    assert await Asker(client, f"Bearer {new.key}").get("/invoices/1")
+
+
+# Who is not
+
+
+@pytest.mark.parametrize(("method", "path"), PRIVATE)
+@pytest.mark.parametrize("authorization", [None, "Basic YTpi", f"Bearer {NOBODYS}", "Bearer x"])
+async def test_without_a_valid_key_nothing_is_looked_up(guarded, method, path, authorization):
+    """Every private operation refuses a stranger before any handler asks the store."""
+    headers = {"Authorization": authorization} if authorization else {}
+    for form in (path, path.rstrip("/"), path.rstrip("/") + "/"):
+        await refused(guarded, method, form.format(id="1"), headers=headers)
+
+
+@pytest.mark.parametrize("path", sorted({path for _, path in PRIVATE}))
+async def test_a_stranger_cannot_tell_what_there_is(nobody, ann, anns, path):
+    """Without a valid key, what there is and what there is not are answered alike."""
+    known, unknown = "dead1", "nobod1"
+    if path.startswith("/deliveries/"):
+        known, unknown = "msg_dead1", "msg_nobod1"
+    wrong = ann.key[:-2] + ("BA" if ann.key.endswith("AB") else "AB")
+
+    for key in (NOBODYS, wrong):
+        headers = {"Authorization": f"Bearer {key}"}
+        answers = [
+            await refused(nobody, "GET", path.format(id=id_), headers=headers)
+            for id_ in (known, unknown)
+        ]
+
+        assert answers[0] == answers[1]
+        assert WRONG_KEY in answers[0].body.decode()
+
+
+async def test_every_wrong_key_is_answered_alike(nobody, register, ann, parts):
+    """Whether a prefix is known, or a key was one once, does not stand in the answer."""
+    disabled, expired = await register.add("disabled"), await register.add("expired")
+    await register.disable("disabled")
+    await register.rotate_key("expired", timedelta(0))
+    wrong = ann.key[:-2] + ("BA" if ann.key.endswith("AB") else "AB")
+
+    answers = [
+        await refused(nobody, "GET", "/invoices/", headers={"Authorization": f"Bearer {key}"})
+        for key in (NOBODYS, wrong, disabled.key, expired.key, "garbage")
+    ]
+
+    assert [answers[0]] * 5 == answers
+
+
+async def test_who_sends_no_key_is_told_how(nobody):
+    """The refusal says which header is missing, as a problem that programs know."""
+    answer = await refused(nobody, "GET", "/invoices/")
+
+    assert NO_KEY in answer.body.decode()
+    assert b'"type":"/api/docs/problems#unauthorized"' in answer.body
+
+
+async def test_head_is_refused_like_get(nobody):
+    """HEAD tells a stranger no more than GET does, and has no body."""
+    for _, path in PRIVATE:
+        head = await refused(nobody, "HEAD", path.format(id="1"))
+        get = await refused(nobody, "GET", path.format(id="1"))
+
+        assert (get.headers, b"") == (head.headers, head.body)
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "headers"),
+    [
+        ("?limit=none", b"", {}),
+        ("", b"{", JSON),
+        ("", b"<xml/>", {"Content-Type": "text/xml"}),
+        ("", b"x" * 70_000, JSON),
+        ("", b"x", {**JSON, "Content-Encoding": "gzip"}),
+        ("?callback_url=http://127.0.0.1", b"{}", JSON),
+    ],
+)
+async def test_a_stranger_is_not_told_what_else_is_wrong(guarded, query, body, headers):
+    """The key comes before the body, its type, its size and the query."""
+    await refused(guarded, "POST", f"/invoices/{query}", data=body, headers=headers)
+
+
+# What is open to all
+
+
+@pytest.mark.parametrize("path", OPEN_PATHS)
+@pytest.mark.parametrize("authorization", [None, f"Bearer {NOBODYS}"])
+async def test_documentation_and_health_need_no_key(nobody, path, authorization):
+    """Whoever wants to know what this is, and whether it works, may; a wrong key does not harm."""
+    headers = {"Authorization": authorization} if authorization else {}
+
+    for method in ("GET", "HEAD"):
+        assert 200 == (await nobody.ask(method, path, headers=headers)).status
+
+
+@pytest.mark.parametrize("path", ["/", "/none", "/invoices/1/x", "/api", "/invoice"])
+async def test_what_is_not_there_is_not_there_for_anybody(nobody, as_ann, path):
+    """A path without an operation is 404 with a key and without one, in the same words."""
+    answer = await nobody.ask("GET", path)
+
+    assert 404 == answer.status
+    assert answer == await as_ann.ask("GET", path)
+
+
+@pytest.mark.parametrize("path", sorted({path for _, path in PRIVATE}))
+async def test_what_a_path_can_do_is_no_secret(nobody, as_ann, path):
+    """OPTIONS and wrong methods are answered alike with a key and without one."""
+    for method, status in (("OPTIONS", 204), ("DELETE", 405), ("PATCH", 405)):
+        answer = await nobody.ask(method, path.format(id="1"))
+
+        assert status == answer.status
+        assert answer == await as_ann.ask(method, path.format(id="1"))
+
+
+# Bodies of strangers
+
+
+class TestOnTheWire:
+    @pytest.fixture
+    def parts(self, parts, store):
+        """Who has no key is turned away; whoever waits for a body waits longer than a test."""
+        gate = Gate(store, parts.clock, default_account_id=None)
+        return replace(parts, authenticate=gate.account_of, body_limits=BodyLimits(seconds=600))
+
+    @pytest.mark.parametrize("length", [1, 60_000, 10 * 1024**3])
+    async def test_the_body_of_a_stranger_is_not_waited_for(self, wire, length):
+        """A stranger is refused by the head of the request, whatever it announces to follow."""
+        answer = await wire.talk(raw_post(length=length))
+
+        assert answer.startswith(b"HTTP/1.1 401")
+
+    @pytest.mark.parametrize("length", [60_000, 10 * 1024**3])
+    async def test_a_stranger_is_not_told_to_continue(self, wire, length):
+        """Who asks before sending a body, and has no key, is not asked for it."""
+        answer = await wire.talk(raw_post("Expect: 100-continue", length=length))
+
+        assert answer.startswith(b"HTTP/1.1 401")
+        assert b"100 Continue" not in answer
+
+    async def test_who_has_a_key_is_told_to_continue(self, wire, ann):
+        """Who asks before sending a body, and has a key, is asked for it, and is counted once."""
+        body = b'{"id": "1", "customer": "c", "total": "1"}'
+        head = raw_post(
+            "Expect: 100-continue", f"Authorization: Bearer {ann.key}", length=len(body)
+        )
+        reader, writer = await wire.connect()
+        writer.write(head)
+
+        assert b"HTTP/1.1 100 Continue\r\n\r\n" == await reader.readuntil(b"\r\n\r\n")
+        writer.write(body)
+        assert (await reader.read()).startswith(b"HTTP/1.1 202")
+        writer.close()
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            "Authorization: Bearer \xff\xfe",
+            "Authorization: \xc3\x28",
+            "Authorization: Bearer " + "A" * 7000,
+            f"Authorization: Basic x\r\nAuthorization: Bearer {NOBODYS}",
+        ],
+    )
+    async def test_a_header_of_garbage_is_a_wrong_key(self, wire, header):
+        """Bytes that are no text, and too many of them, are refused and never a failure."""
+        assert (await wire.talk(raw_post(header))).startswith(b"HTTP/1.1 401")
+
+    async def test_of_two_keys_the_first_counts(self, wire, ann):
+        """A second header is not tried in the place of the first."""
+        right, wrong = f"Authorization: Bearer {ann.key}", f"Authorization: Bearer {NOBODYS}"
+
+        assert (await wire.talk(raw_post(wrong, right, body=b"{}"))).startswith(b"HTTP/1.1 401")
+        assert (await wire.talk(raw_post(right, wrong, body=b"{}"))).startswith(b"HTTP/1.1 422")
+
+
+# A database that is away
+
+
+async def test_a_key_that_cannot_be_looked_up_is_503(aiohttp_client, parts, store, ann):
+    """Who has a key is not told that it is wrong while the database is away."""
+
+    async def unavailable(_authorization):
+        raise StorageUnavailable("the database is away")
+
+    client = await aiohttp_client(make_application(replace(parts, authenticate=unavailable)))
+    answer = await Asker(client, f"Bearer {ann.key}").ask("GET", "/invoices/")
+
+    assert 503 == answer.status
+    assert "Retry-After" in answer.headers

@@ -1,0 +1,123 @@
+"""Each account may ask so often: beyond that it is told when to come again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from service.accounts.gate import Gate
+from service.accounts.rate import RateLimit
+from service.api.middlewares import BodyLimits
+from tests.askers import PRIVATE, raw_post
+from tests.rows import SECOND
+
+BURST = 3
+
+
+@pytest.fixture
+def gated(gated):
+    """One request in two seconds, and three at once."""
+    return replace(gated, limit=RateLimit(0.5, BURST, gated.clock).take)
+
+
+async def used_up(asker):
+    """Ask until there is nothing left to ask with."""
+    for _ in range(BURST):
+        assert 200 == (await asker.ask("GET", "/invoices/")).status
+
+
+async def test_too_many_requests_are_told_when_to_come_again(as_ann, parts):
+    """After the burst comes 429, with the seconds after which it is true no more."""
+    await used_up(as_ann)
+
+    answer = await as_ann.ask("GET", "/invoices/")
+    assert (429, "2") == (answer.status, answer.headers["Retry-After"])
+    assert b'"type":"/api/docs/problems#too-many-requests"' in answer.body
+
+    parts.clock.advance(2 * SECOND)
+    assert 200 == (await as_ann.ask("GET", "/invoices/")).status
+    assert 429 == (await as_ann.ask("GET", "/invoices/")).status
+
+
+@pytest.mark.parametrize(("method", "path"), PRIVATE)
+async def test_every_operation_is_counted(as_ann, method, path):
+    """No operation is a way around the limit, nor is HEAD."""
+    await used_up(as_ann)
+
+    for one in {method, "HEAD" if method == "GET" else method}:
+        assert 429 == (await as_ann.ask(one, path.format(id="1"))).status
+
+
+async def test_what_was_too_many_is_not_stored(as_ann, parts):
+    """An invoice that was answered 429 is not there, and can be sent again."""
+    await used_up(as_ann)
+    assert 429 == (await as_ann.send("1")).status
+
+    parts.clock.advance(60 * SECOND)
+    assert 404 == (await as_ann.ask("GET", "/invoices/1")).status
+    assert 202 == (await as_ann.send("1")).status
+
+
+async def test_mistakes_and_what_is_not_there_are_counted(as_ann):
+    """Nobody tries out ids faster than they may ask."""
+    for _ in range(BURST):
+        assert 404 == (await as_ann.ask("GET", "/invoices/none")).status
+
+    assert 429 == (await as_ann.ask("GET", "/invoices/none")).status
+
+
+async def test_one_account_does_not_use_up_anothers(as_ann, as_ben):
+    """Whoever floods is alone with it."""
+    await used_up(as_ann)
+    assert 429 == (await as_ann.ask("GET", "/invoices/")).status
+
+    await used_up(as_ben)
+
+
+async def test_nobody_uses_up_an_account_without_its_key(nobody, as_ann, ann):
+    """Wrong keys with a known prefix take nothing from its owner."""
+    wrong = {"Authorization": f"Bearer {ann.key[:-2]}--"}
+    for _ in range(10 * BURST):
+        assert 401 == (await nobody.ask("GET", "/invoices/", headers=wrong)).status
+
+    await used_up(as_ann)
+
+
+async def test_what_needs_no_key_is_not_limited(nobody, as_ann):
+    """Health, documentation and what is not there are answered however often."""
+    await used_up(as_ann)
+
+    for path, status in (("/healthz", 200), ("/api/docs", 200), ("/none", 404)):
+        for asker in (nobody, as_ann):
+            given = {(await asker.ask("GET", path)).status for _ in range(2 * BURST)}
+
+            assert {status} == given
+
+
+class TestOnTheWire:
+    @pytest.fixture
+    def parts(self, parts, store):
+        """One request and no second; whoever waits for a body waits longer than a test."""
+        gate = Gate(store, parts.clock, default_account_id=None)
+        limit = RateLimit(1, 1, parts.clock).take
+        limits = BodyLimits(seconds=600)
+        return replace(parts, authenticate=gate.account_of, limit=limit, body_limits=limits)
+
+    @pytest.mark.parametrize("expectation", [[], ["Expect: 100-continue"]])
+    async def test_what_is_too_many_is_not_read(self, wire, ann, expectation):
+        """The body of a request that is one too many is neither waited for nor asked for."""
+        key = f"Authorization: Bearer {ann.key}"
+        assert (await wire.talk(raw_post(key, body=b"{}"))).startswith(b"HTTP/1.1 422")
+
+        answer = await wire.talk(raw_post(key, *expectation, length=60_000))
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert b"Retry-After: 1\r\n" in answer
+
+    async def test_a_request_that_asks_first_counts_once(self, wire, ann):
+        """Asking whether a body is wanted, and sending it, are one request."""
+        body = b'{"id": "1", "customer": "c", "total": "1"}'
+        head = ("Expect: 100-continue", f"Authorization: Bearer {ann.key}")
+
+        answer = await wire.talk(raw_post(*head, length=len(body)), body)
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202")

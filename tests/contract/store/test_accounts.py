@@ -1,0 +1,308 @@
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from service.storage.accounts import Account, Credentials, NewKey, StoredKey
+from service.storage.tables import account_keys, account_secrets, accounts
+from tests.clock import START
+from tests.rows import SECOND, rows_of
+
+HOUR = timedelta(hours=1)
+RIVAL_COUNT = 8
+
+
+def an_account(name="acme", *, id_=None, at=START):
+    """An account that nobody has added yet."""
+    return Account(id_ or f"acct_{name}", name, at)
+
+
+def credentials(name="acme"):
+    """A key and a secret, told apart by *name*."""
+    return Credentials(NewKey(f"p{name}", f"hash of {name}".encode()), f"locked {name}".encode())
+
+
+def a_key(name):
+    """A key, and no secret."""
+    return Credentials(key=credentials(name).key)
+
+
+def a_secret(name):
+    """A secret, and no key."""
+    return Credentials(secret_ciphertext=credentials(name).secret_ciphertext)
+
+
+async def add(store, name="acme", *, at=START):
+    """Add an account of that name with a key and a secret; its id."""
+    account = an_account(name, at=at)
+    assert await store.add_account(account, credentials(name))
+    return account.id
+
+
+async def everything(database):
+    """Every row about accounts."""
+    return [await rows_of(database, table) for table in (accounts, account_keys, account_secrets)]
+
+
+# Adding
+
+
+async def test_an_added_account_is_found_by_its_name(store, elsewhere):
+    """What one process adds, every process finds."""
+    await add(store)
+
+    assert an_account() == await elsewhere.find_account("acme")
+    assert None is await elsewhere.find_account("Acme")
+
+
+async def test_an_added_account_has_its_key_and_its_secret(store):
+    """Account, key and secret are written together."""
+    await add(store)
+
+    assert StoredKey("acct_acme", b"hash of acme", None) == await store.find_key("pacme", START)
+    assert [(b"locked acme", None)] == await store.secrets_of("acct_acme", START)
+
+
+async def test_a_name_is_taken_once(store, database):
+    """A second account of the same name is refused, and leaves nothing behind."""
+    await add(store)
+    before = await everything(database)
+
+    assert not await store.add_account(an_account(id_="acct_other"), credentials("other"))
+    assert before == await everything(database)
+
+
+async def test_a_name_is_taken_once_by_many_at_the_same_time(store, elsewhere, database):
+    """Of processes that add the same name at once, one is told so and the others are refused."""
+    rivals = [
+        process.add_account(an_account(id_=f"acct_{number}"), credentials(str(number)))
+        for number, process in enumerate((store, elsewhere) * (RIVAL_COUNT // 2))
+    ]
+
+    added = await asyncio.gather(*rivals)
+
+    assert 1 == sum(added)
+    (account,), (key,), (secret,) = await everything(database)
+    assert f"acct_{added.index(True)}" == account["id"]
+    assert account["id"] == key["account_id"] == secret["account_id"]
+
+
+async def test_names_that_differ_are_added_at_the_same_time(store, elsewhere):
+    """Processes that add different accounts are not in each other's way."""
+    names = [f"a{number}" for number in range(RIVAL_COUNT)]
+    processes = (store, elsewhere) * (RIVAL_COUNT // 2)
+
+    await asyncio.gather(*(add(one, name) for one, name in zip(processes, names, strict=True)))
+
+    assert names == [row["name"] for row in await store.list_accounts(START)]
+
+
+async def test_the_first_account_is_made_once_by_many(store, elsewhere, database):
+    """Of processes that start on an empty database at once, one makes an account and knows it."""
+    rivals = [
+        process.add_first_account(an_account(id_=f"acct_{number}"), credentials(str(number)))
+        for number, process in enumerate((store, elsewhere) * (RIVAL_COUNT // 2))
+    ]
+
+    added = await asyncio.gather(*rivals)
+
+    assert 1 == sum(added)
+    assert [1, 1, 1] == [len(rows) for rows in await everything(database)]
+
+
+async def test_no_first_account_is_made_where_there_is_any(store, elsewhere, database):
+    """An account of any name, disabled or not, means that this is no first start."""
+    account_id = await add(store)
+    await store.disable_account(account_id, START)
+    before = await everything(database)
+
+    assert not await elsewhere.add_first_account(an_account("default"), credentials("default"))
+    assert before == await everything(database)
+
+
+async def test_an_account_that_is_added_meanwhile_is_seen_by_a_first_start(store, elsewhere):
+    """An operator and a first start at the same moment end with at least one account, by name."""
+    first = an_account("default")
+
+    is_first, is_added = await asyncio.gather(
+        store.add_first_account(first, credentials("default")),
+        elsewhere.add_account(an_account(), credentials()),
+    )
+
+    names = {row["name"] for row in await store.list_accounts(START)}
+    assert is_added
+    assert {"acme"} | ({"default"} if is_first else set()) == names
+
+
+# Keys
+
+
+@pytest.mark.parametrize("prefix", ["", "pother", "PACME", "pacm%", "pacme "])
+async def test_an_unknown_prefix_finds_no_key(store, prefix):
+    """A key is found by its whole prefix and nothing else."""
+    await add(store)
+
+    assert None is await store.find_key(prefix, START)
+
+
+async def test_a_key_of_a_disabled_account_is_not_found(store, elsewhere):
+    """A disabled account is let in nowhere; others are."""
+    await add(store, "other")
+    await store.disable_account(await add(store), START)
+
+    assert None is await elsewhere.find_key("pacme", START)
+    assert "acct_other" == (await elsewhere.find_key("pother", START)).account_id
+
+
+async def test_old_and_new_key_are_valid_during_the_overlap(store):
+    """A rotation lets both in until its end, and the new one alone from that very instant."""
+    account_id = await add(store)
+
+    await store.rotate(account_id, a_key("new"), now=START, until=START + HOUR)
+
+    for at in (START, START + HOUR - timedelta(microseconds=1)):
+        assert START + HOUR == (await store.find_key("pacme", at)).expires_at
+        assert None is (await store.find_key("pnew", at)).expires_at
+    assert None is await store.find_key("pacme", START + HOUR)
+    assert account_id == (await store.find_key("pnew", START + HOUR)).account_id
+
+
+async def test_without_an_overlap_the_old_key_is_invalid_at_once(store):
+    """A key that leaked can be taken away this instant."""
+    account_id = await add(store)
+
+    await store.rotate(account_id, a_key("new"), now=START, until=START)
+
+    assert None is await store.find_key("pacme", START)
+
+
+@pytest.mark.parametrize(("expected", "until"), [(1, 1), (2, 3)])
+async def test_a_second_rotation_never_prolongs_the_first(store, expected, until):
+    """What was to expire does so as soon as either rotation says, and not later."""
+    account_id = await add(store)
+    await store.rotate(account_id, a_key("2"), now=START, until=START + 2 * HOUR)
+
+    await store.rotate(account_id, a_key("3"), now=START, until=START + until * HOUR)
+
+    assert START + expected * HOUR == (await store.find_key("pacme", START)).expires_at
+    assert START + until * HOUR == (await store.find_key("p2", START)).expires_at
+
+
+async def test_a_rotation_is_about_one_account_and_one_kind(store, database):
+    """Keys of others, and secrets where a key is rotated, stay as they are."""
+    await add(store, "other")
+    account_id = await add(store)
+    _, _, secrets = await everything(database)
+
+    await store.rotate(account_id, a_key("new"), now=START, until=START)
+
+    assert "acct_other" == (await store.find_key("pother", START)).account_id
+    assert secrets == (await everything(database))[2]
+
+
+# Secrets
+
+
+async def test_secrets_are_told_newest_first(store):
+    """During a rotation there are two, the new one in front, then it alone."""
+    account_id = await add(store)
+    later = START + SECOND
+
+    await store.rotate(account_id, a_secret("new"), now=later, until=later + HOUR)
+
+    told = [(b"locked new", None), (b"locked acme", later + HOUR)]
+    assert told == await store.secrets_of(account_id, later)
+    assert told[:1] == await store.secrets_of(account_id, later + HOUR)
+
+
+async def test_secrets_of_the_same_instant_are_told_newest_first(store):
+    """A clock that stands still does not mix up what came first."""
+    account_id = await add(store)
+    for number in range(4):
+        await store.rotate(account_id, a_secret(str(number)), now=START, until=START + HOUR)
+
+    told = [ciphertext for ciphertext, _ in await store.secrets_of(account_id, START)]
+    assert [b"locked 3", b"locked 2", b"locked 1", b"locked 0", b"locked acme"] == told
+
+
+async def test_secrets_of_nobody_are_none(store):
+    """An account that does not exist has no secrets, and never those of another."""
+    await add(store)
+
+    assert [] == await store.secrets_of("acct_other", START)
+    assert [] == await store.secrets_of("acme", START)
+
+
+async def test_a_disabled_account_keeps_its_secrets(store):
+    """What it sent in before is delivered, and has to be signed."""
+    account_id = await add(store)
+
+    await store.disable_account(account_id, START)
+
+    assert [(b"locked acme", None)] == await store.secrets_of(account_id, START + HOUR)
+
+
+async def test_all_secrets_are_those_that_are_valid(store):
+    """Secrets of every account are told, and none that nothing is signed with any more."""
+    account_id = await add(store)
+    await add(store, "other")
+    await store.rotate(account_id, a_secret("new"), now=START, until=START + HOUR)
+
+    assert [b"locked acme", b"locked new", b"locked other"] == sorted(
+        await store.all_secrets(START)
+    )
+    assert [b"locked new", b"locked other"] == sorted(await store.all_secrets(START + HOUR))
+
+
+async def test_there_are_no_secrets_at_first(store):
+    """Nothing has to be decrypted in an empty database."""
+    assert [] == await store.all_secrets(START)
+
+
+# Listing and disabling
+
+
+async def test_accounts_are_listed_with_their_valid_keys(store):
+    """The operator sees every account, its newest key first, and no key that has expired."""
+    ids = [await add(store, name) for name in ("zeta", "acme")]
+    for number in (1, 2):
+        at = START + number * HOUR
+        await store.rotate(ids[1], a_key(str(number)), now=at, until=at + HOUR)
+    await store.disable_account(ids[0], START + HOUR)
+
+    told = await store.list_accounts(START + 2 * HOUR)
+
+    assert ["acme", "zeta"] == [row["name"] for row in told]
+    by_name = {row.pop("name"): row for row in told}
+    expected = {"id": "acct_acme", "created_at": START, "disabled_at": None}
+    assert {**expected, "key_prefixes": ["p2", "p1"]} == by_name["acme"]
+    assert START + HOUR == by_name["zeta"]["disabled_at"]
+
+
+async def test_there_are_no_accounts_at_first(store):
+    """A new database lists nobody."""
+    assert [] == await store.list_accounts(START)
+
+
+async def test_disabling_again_changes_nothing(store, database):
+    """The instant of the first time stays."""
+    account_id = await add(store)
+    await store.disable_account(account_id, START)
+    before = await everything(database)
+
+    await store.disable_account(account_id, START + HOUR)
+    await store.disable_account("acct_other", START + HOUR)
+
+    assert before == await everything(database)
+
+
+async def test_a_rotation_that_fails_changes_nothing(store, database):
+    """A new key whose prefix is another's is refused as a whole: the old one stays."""
+    account_id = await add(store)
+    await add(store, "other")
+    before = await everything(database)
+
+    with pytest.raises(Exception, match=r"prefix|account_keys"):
+        await store.rotate(account_id, a_key("other"), now=START, until=START)
+
+    assert before == await everything(database)

@@ -1,0 +1,101 @@
+"""What browsers are told with every answer: believe nothing else of it than what it is."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from service.api.application import make_application
+
+EVERYWHERE = {
+    "Server": "invoices",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+CLOSED = {
+    "default-src": "'none'",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+}
+
+
+def policy_of(answer):
+    """The rules of the Content-Security-Policy of *answer*."""
+    rules = answer.headers["Content-Security-Policy"].split("; ")
+    return dict(rule.split(" ", 1) for rule in rules)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/invoices/"),
+        ("POST", "/invoices/"),
+        ("OPTIONS", "/invoices/"),
+        ("DELETE", "/invoices/"),
+        ("HEAD", "/healthz"),
+        ("GET", "/none"),
+        ("GET", "/api/docs"),
+        ("GET", "/api/docs/problems"),
+        ("GET", "/api/docs/openapi.json"),
+        ("GET", "/api/docs/static/swagger-ui.css"),
+        ("GET", "/api/docs/static/none"),
+    ],
+)
+async def test_every_answer_has_them(api, method, path):
+    """No answer can be framed, sniffed, or read by other origins, whatever came of the request."""
+    headers = (await api.request(method, path)).headers
+
+    assert EVERYWHERE == {name: headers.get(name) for name in EVERYWHERE}
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "Strict-Transport-Security" not in headers
+
+
+async def test_what_is_no_http_gets_them_too(wire):
+    """An answer that no application made is dressed like the others."""
+    answer = (await wire.talk(b"nonsense\r\n\r\n")).decode()
+
+    assert [] == [name for name, value in EVERYWHERE.items() if f"{name}: {value}" not in answer]
+
+
+@pytest.mark.parametrize("path", ["/invoices/", "/none", "/api/docs"])
+async def test_browsers_come_back_over_tls_where_it_is_public_so(parts, aiohttp_client, path):
+    """Where users reach the service over https://, a browser does not try http:// for a year."""
+    api = await aiohttp_client(make_application(replace(parts, is_public_over_tls=True)))
+
+    headers = (await api.get(path)).headers
+
+    assert "max-age=31536000" == headers["Strict-Transport-Security"]
+
+
+@pytest.mark.parametrize("path", ["/api/docs", "/api/docs/"])
+async def test_the_page_may_do_what_it_needs_and_no_more(api, path):
+    """Swagger UI runs our files and the one script of its page, and speaks to us alone."""
+    answer = await api.get(path)
+    (script,) = re.findall(r"<script>(.*?)</script>", await answer.text(), re.DOTALL)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+
+    assert {
+        **CLOSED,
+        "script-src": f"'self' 'sha256-{digest}'",
+        "style-src": "'self'",
+        "img-src": "'self' data:",
+        "connect-src": "'self'",
+    } == policy_of(answer)
+    assert "camera=()" in answer.headers["Permissions-Policy"]
+
+
+async def test_the_page_of_problems_runs_nothing(api):
+    """A page without scripts may have none; its own style is named by its hash."""
+    policy = policy_of(await api.get("/api/docs/problems"))
+
+    assert re.fullmatch(r"'sha256-[A-Za-z0-9+/]{43}='", policy.pop("style-src"))
+    assert CLOSED == policy

@@ -1,0 +1,441 @@
+"""
+Receivers that do everything but what they should, in a process of their own.
+
+Each has a port. They are apart from the test so that what it measures, memory and stalls of the
+loop, is the sender's own. Run as a program with a folder: the ports are printed as JSON, and the
+certificate of the authority that signs what is signed rightly is left in the folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import ssl
+import struct
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import trustme
+
+HOST = "127.0.0.1"
+NAME = "receiver.example"
+BODY = b'{"ok": true}'
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n" + BODY
+EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"
+BOMB = gzip.compress(b"\0" * 20_000_000)
+
+
+def headed(*lines, status=b"200 OK", body=BODY):
+    """An answer with *lines* in its head; its length is right unless one of them tells another."""
+    return b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"", body])
+
+
+def lengthy(*lines, status=b"200 OK", body=BODY):
+    """An answer with *lines* and the right length."""
+    return headed(*lines, b"Content-Length: %d" % len(body), status=status, body=body)
+
+
+# What is said once, after the request was read, and what must come of it: a status where there is
+# an answer, else the kind of failure; several where it depends on how the bytes arrive. Then the
+# receiver waits for the sender to hang up.
+SAYING = {
+    "nothing at all": ("timeout", b""),
+    "half a status line": ("timeout", b"HTTP/1.1 20"),
+    "half a head": ("timeout", b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n"),
+    "half a body": ("timeout", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
+    "a body without its length": ("timeout", b"HTTP/1.1 200 OK\r\n\r\n" + BODY),
+    "chunks without the last": ("timeout", CHUNKED + b"c\r\n" + BODY + b"\r\n"),
+    "half a chunk": ("timeout", CHUNKED + b"c\r\n{"),
+    "trailers without an end": ("timeout", CHUNKED + b"0\r\nX: y\r\n"),
+    "interim answers only": ("timeout", b"HTTP/1.1 102 Wait\r\n\r\n" * 5),
+    "a blank line first": (200, b"\r\n" + OK),
+    "early hints": (200, b"HTTP/1.1 103 Hints\r\nLink: </a>\r\n\r\n" + OK),
+    "fifty interim answers": ("malformed", b"HTTP/1.1 102 Wait\r\n\r\n" * 50 + OK),
+    "continue, unasked": (200, b"HTTP/1.1 100 Continue\r\n\r\n" + OK),
+    "switching protocols": (
+        "malformed",
+        b"HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    ),
+    "200 with Upgrade": (200, lengthy(b"Upgrade: h2c", b"Connection: Upgrade")),
+    "204 with a body": (
+        (204, "malformed"),
+        headed(b"Content-Length: 12", status=b"204 No Content"),
+    ),
+    "304 with a body": (
+        (304, "malformed"),
+        headed(b"Content-Length: 12", status=b"304 Not Modified"),
+    ),
+    "205 with a body": (205, lengthy(status=b"205 Reset Content")),
+    "206 unasked": (206, lengthy(b"Content-Range: bytes 0-11/99", status=b"206 Partial")),
+    "a redirect": (302, lengthy(b"Location: http://169.254.169.254/", status=b"302 Found")),
+    "a redirect to a file": (301, lengthy(b"Location: file:///etc/passwd", status=b"301 Moved")),
+    "a redirect to itself": (307, lengthy(b"Location: /", status=b"307 Again")),
+    "a redirect to nowhere": (308, lengthy(b"Location: http://[::1", status=b"308 Moved")),
+    "401 with a challenge": (401, lengthy(b'WWW-Authenticate: Basic realm="x"', status=b"401 No")),
+    "407 of no proxy": (407, lengthy(b"Proxy-Authenticate: Basic", status=b"407 No")),
+    "status 000": ("malformed", lengthy(status=b"000 Nothing")),
+    "status 099": ("malformed", lengthy(status=b"099 Less")),
+    "status 600": ("malformed", lengthy(status=b"600 More")),
+    "status 999": ("malformed", lengthy(status=b"999 Most")),
+    "status of four digits": ("malformed", lengthy(status=b"2000 OK")),
+    "status of two digits": ("malformed", lengthy(status=b"20 OK")),
+    "status of letters": ("malformed", lengthy(status=b"abc OK")),
+    "negative status": ("malformed", lengthy(status=b"-200 OK")),
+    "full-width status": ("malformed", lengthy(status="２００ OK".encode())),
+    "no status": ("malformed", b"HTTP/1.1\r\n\r\n"),
+    "no reason": (200, lengthy(status=b"200")),
+    "NUL in the reason": (200, lengthy(status=b"200 O\0K")),
+    "latin-1 in the reason": (200, lengthy(status=b"200 \xe4\xf6\xfc\xff")),
+    "HTTP/0.9": ("malformed", BODY),
+    "HTML without a head": ("malformed", b"<html><body>hello</body></html>\r\n\r\n"),
+    "HTTP/1.9": ("malformed", OK.replace(b"1.1", b"1.9")),
+    "HTTP/2.0 in text": (200, OK.replace(b"1.1", b"2.0")),
+    "HTTP/2 frames": ("malformed", b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80" + b"\0" * 30),
+    "a request in return": ("malformed", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "SSH": ("malformed", b"SSH-2.0-OpenSSH_9.6\r\n"),
+    "SMTP": ("malformed", b"220 mail.example ESMTP\r\n"),
+    "TLS alert": ("malformed", b"\x15\x03\x01\x00\x02\x02\x46\r\n\r\n"),
+    "zeros": ("malformed", b"\0" * 5000),
+    "every byte there is": ("malformed", bytes(range(256)) * 20),
+    "ICY": ("malformed", OK.replace(b"HTTP/1.1", b"ICY")),
+    "lower-case http": ("malformed", OK.replace(b"HTTP", b"http")),
+    "bare line feeds": (200, OK.replace(b"\r\n", b"\n")),
+    "bare carriage returns": ("malformed", OK.replace(b"\r\n", b"\r")),
+    "no colon": ("malformed", lengthy(b"nonsense")),
+    "space before the colon": ("malformed", lengthy(b"X : y")),
+    "empty header name": ("malformed", lengthy(b": y")),
+    "NUL in a header": ("malformed", lengthy(b"X: a\0b")),
+    "NUL in a header's name": ("malformed", lengthy(b"X\0: y")),
+    "carriage return in a header": ("malformed", lengthy(b"X: a\rSet-Cookie: b")),
+    "latin-1 in headers": (200, lengthy(b"X: \xe4\xf6\xfc\xff", b"Server: \x80\x81")),
+    "UTF-8 header name": ("malformed", lengthy("Ü: y".encode())),
+    "folded header": (200, lengthy(b"X: a\r\n b")),
+    "header of 100 KB": ("malformed", lengthy(b"X: " + b"y" * 100_000)),
+    "name of 100 KB": ("malformed", lengthy(b"X" * 100_000 + b": y")),
+    "thousand headers": ("malformed", lengthy(*[b"X: y"] * 1000)),
+    "thousand cookies": ("malformed", lengthy(*[b"Set-Cookie: a=b"] * 1000)),
+    "cookies for everybody": (200, lengthy(*[b"Set-Cookie: a=b; Domain=." + b"e" * 999] * 40)),
+    "two lengths": ("malformed", headed(b"Content-Length: 12", b"Content-Length: 13")),
+    "one length twice": ("malformed", headed(b"Content-Length: 12", b"Content-Length: 12")),
+    "negative length": ("malformed", headed(b"Content-Length: -1")),
+    "signed length": ("malformed", headed(b"Content-Length: +12")),
+    "hexadecimal length": ("malformed", headed(b"Content-Length: 0xc")),
+    "length of letters": ("malformed", headed(b"Content-Length: twelve")),
+    "length beyond 64 bits": ("malformed", headed(b"Content-Length: " + b"9" * 40)),
+    "length of 5000 digits": ("malformed", headed(b"Content-Length: " + b"9" * 5000)),
+    "no length given": ("malformed", headed(b"Content-Length:")),
+    "list of lengths": ("malformed", headed(b"Content-Length: 12, 12")),
+    "length and chunks": (
+        "malformed",
+        headed(b"Content-Length: 12", b"Transfer-Encoding: chunked"),
+    ),
+    "chunked twice": ("malformed", headed(b"Transfer-Encoding: chunked, chunked")),
+    "length too short": ((200, "malformed"), headed(b"Content-Length: 5")),
+    "chunk size of letters": ("malformed", CHUNKED + b"xyz\r\n"),
+    "negative chunk": ("malformed", CHUNKED + b"-1\r\n"),
+    "chunk beyond 64 bits": ("malformed", CHUNKED + b"fffffffffffffffff\r\n"),
+    "huge chunk announced": ("timeout", CHUNKED + b"7fffffffffffff\r\n" + BODY),
+    "chunk longer than told": ("malformed", CHUNKED + b"2\r\n" + BODY + b"\r\n0\r\n\r\n"),
+    "chunks with line feeds": ("malformed", CHUNKED + b"c\n" + BODY + b"\n0\n\n"),
+    "trailers": (200, CHUNKED + b"c\r\n" + BODY + b"\r\n0\r\nX: y\r\n\r\n"),
+    "trailer that is a length": (
+        "malformed",
+        CHUNKED + b"c\r\n" + BODY + b"\r\n0\r\nContent-Length: 9\r\n\r\n",
+    ),
+    "gzip bomb": (200, lengthy(b"Content-Encoding: gzip", body=BOMB)),
+    "gzip as transfer encoding": ("timeout", headed(b"Transfer-Encoding: gzip", body=BOMB[:999])),
+    "gzip that is none": (200, lengthy(b"Content-Encoding: gzip")),
+    "unknown encoding": (200, lengthy(b"Content-Encoding: zstd, br, x")),
+    "not a charset": (200, lengthy(b"Content-Type: application/json; charset=\xff")),
+    "Retry-After of 400 digits": (503, lengthy(b"Retry-After: " + b"9" * 400, status=b"503 Busy")),
+    "negative Retry-After": (503, lengthy(b"Retry-After: -1", status=b"503 Busy")),
+    "Retry-After in year 9999": (
+        429,
+        lengthy(b"Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", status=b"429 Slow"),
+    ),
+    "Retry-After of letters": (503, lengthy(b"Retry-After: \xff\xfe", status=b"503 Busy")),
+    "two of Retry-After": (503, lengthy(b"Retry-After: 1", b"Retry-After: 9", status=b"503 Busy")),
+    "JSON of a million brackets": (200, lengthy(body=b"[" * 60_000)),
+    "a second answer behind the first": (200, OK + b"HTTP/1.1 410 Gone\r\n\r\n"),
+    "garbage behind the answer": ((200, "malformed"), OK + b"\0" * 5000),
+    "a body that is none": (200, EMPTY),
+    "refusal without an end": (410, b"HTTP/1.1 410 Gone\r\nContent-Length: 100\r\n\r\nx"),
+}
+
+# What is said once before the receiver closes.
+CLOSING = {
+    "close without a word": ("unreachable", b""),
+    "close in the status line": ("unreachable", b"HTTP/1.1 20"),
+    "close in the head": ("unreachable", b"HTTP/1.1 200 OK\r\nContent-Le"),
+    "close before the body": ("malformed", b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n"),
+    "close in the body": ("malformed", b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"),
+    "close in a chunk": ("malformed", CHUNKED + b"c\r\n{"),
+    "close before the last chunk": ("malformed", CHUNKED + b"c\r\n" + BODY + b"\r\n"),
+    "close after an interim answer": ("unreachable", b"HTTP/1.1 102 Wait\r\n\r\n"),
+    "close ends the body": (200, b"HTTP/1.0 200 OK\r\n\r\n" + BODY),
+    "close at once after the answer": (200, OK),
+}
+
+# What is said for ever, after something that is said once.
+FLOODING = {
+    "body without end": (200, ENDLESS, b"x" * 65536),
+    "body without length or end": (200, b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536),
+    "headers without end": ("malformed", b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 9999),
+    "cookies without end": ("malformed", b"HTTP/1.1 200 OK\r\n", b"Set-Cookie: a=b\r\n" * 4000),
+    "header without end": ("malformed", b"HTTP/1.1 200 OK\r\nX: ", b"y" * 65536),
+    "header name without end": ("malformed", b"HTTP/1.1 200 OK\r\n", b"y" * 65536),
+    "reason without end": ("malformed", b"HTTP/1.1 200 ", b"y" * 65536),
+    "version without end": ("malformed", b"HTTP/", b"1" * 65536),
+    "interim answers without end": ("malformed", b"", b"HTTP/1.1 102 Wait\r\n\r\n" * 3000),
+    "hints without end": ("malformed", b"", b"HTTP/1.1 103 H\r\nLink: </a>\r\n\r\n" * 2000),
+    "blank lines without end": ("malformed", b"", b"\r\n" * 32768),
+    "zeros without end": ("malformed", b"", b"\0" * 65536),
+    "tiny chunks without end": (("malformed", 200), CHUNKED, b"1\r\nx\r\n" * 9999),
+    "chunk extension without end": ("malformed", CHUNKED + b"1;", b"y" * 65536),
+    "chunk size without end": ("malformed", CHUNKED, b"0" * 65536),
+    "trailers without end": ("malformed", CHUNKED + b"0\r\n", b"X: y\r\n" * 9999),
+    "gzip without end": (
+        200,
+        ENDLESS.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"),
+        BOMB,
+    ),
+    "answers without end": ((200, "malformed"), OK, OK * 1000),
+    "refusal with a body without end": (503, ENDLESS.replace(b"200 OK", b"503 Busy"), b"x" * 65536),
+}
+
+
+async def request_read(reader):
+    """Read one request."""
+    await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(len(b'{"paid": true}'))
+
+
+async def hung_up(reader):
+    """Wait until the sender closes the connection."""
+    while await reader.read(65536):
+        pass
+
+
+async def say(text, reader, writer):
+    """Answer *text* and wait."""
+    await request_read(reader)
+    writer.write(text)
+    await hung_up(reader)
+
+
+async def close(text, reader, writer):
+    """Answer *text* and close."""
+    await request_read(reader)
+    writer.write(text)
+    await writer.drain()
+    writer.close()
+
+
+async def flood(head, part, reader, writer):
+    """Answer *head*, and *part* for ever."""
+    await request_read(reader)
+    writer.write(head)
+    while True:
+        writer.write(part)
+        await writer.drain()
+
+
+async def reset(text, reader, writer):
+    """Answer *text*, if anything, and reset the connection."""
+    await request_read(reader)
+    if text:
+        writer.write(text)
+        await writer.drain()
+    no_lingering = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
+    writer.transport.abort()
+
+
+async def reset_unread(reader, writer):
+    """Reset the connection before anything was read."""
+    no_lingering = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
+    writer.transport.abort()
+
+
+async def close_unread(reader, writer):
+    """Close before anything was read."""
+    writer.close()
+
+
+async def never_read(reader, writer):
+    """Take the connection and read nothing."""
+    writer.transport.pause_reading()
+    await asyncio.Event().wait()
+
+
+async def answer_unread(reader, writer):
+    """Answer before the request was read."""
+    writer.write(OK)
+    await hung_up(reader)
+
+
+async def half_close(reader, writer):
+    """Say that nothing more will come, in the middle of the answer."""
+    await request_read(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{")
+    writer.write_eof()
+    await hung_up(reader)
+
+
+async def drip(head, part, reader, writer):
+    """Answer *head*, and *part* again and again, a hundred times in a second."""
+    await request_read(reader)
+    writer.write(head)
+    while True:
+        writer.write(part)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+async def spell(reader, writer):
+    """Give a right answer byte by byte."""
+    await request_read(reader)
+    for byte in OK:
+        writer.write(bytes([byte]))
+        await writer.drain()
+    await hung_up(reader)
+
+
+SPECIAL = {
+    "reset without a word": ("unreachable", partial(reset, b"")),
+    "reset in the body": (
+        "malformed",
+        partial(reset, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"),
+    ),
+    "reset before the request": ("unreachable", reset_unread),
+    "close before the request": ("unreachable", close_unread),
+    "nothing is read": ("timeout", never_read),
+    "answer before the request": (200, answer_unread),
+    "half-close in the body": ("malformed", half_close),
+    "byte by byte": (200, spell),
+    "drip of a body": ("timeout", partial(drip, ENDLESS, b"x")),
+    "drip of a head": ("timeout", partial(drip, b"HTTP/1.1 200 OK\r\nX: ", b"x")),
+    "drip of headers": (
+        ("timeout", "malformed"),
+        partial(drip, b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+    ),
+    "drip of interim answers": (
+        ("timeout", "malformed"),
+        partial(drip, b"", b"HTTP/1.1 102 Wait\r\n\r\n"),
+    ),
+    "drip of chunks": ("timeout", partial(drip, CHUNKED, b"1\r\nx\r\n")),
+    "drip of blank lines": ("timeout", partial(drip, b"", b"\r\n")),
+}
+
+TABLE = {
+    **{name: (kind, partial(say, text)) for name, (kind, text) in SAYING.items()},
+    **{name: (kind, partial(close, text)) for name, (kind, text) in CLOSING.items()},
+    **{name: (kind, partial(flood, *texts)) for name, (kind, *texts) in FLOODING.items()},
+    **SPECIAL,
+}
+"""What each does in plain HTTP, and what must come of it."""
+
+
+# --- TLS
+
+
+async def plain(text, reader, writer):
+    """Answer the first bytes of a handshake with *text*."""
+    await reader.read(1)
+    writer.write(text)
+    await hung_up(reader)
+
+
+# What speaks no TLS behind an https:// URL, and words of the detail.
+NO_TLS = {
+    "plain HTTP": ("does not speak TLS", partial(plain, OK)),
+    "garbage": ("does not speak TLS", partial(plain, b"\0" * 999)),
+    "an alert": ("asks for a certificate", partial(plain, b"\x15\x03\x01\x00\x02\x02\x28")),
+    "an old version": ("TLS 1.2 or newer", partial(plain, b"\x15\x03\x01\x00\x02\x02\x46")),
+    "an unknown name": ("does not know the name", partial(plain, b"\x15\x03\x01\x00\x02\x02\x70")),
+    "half a record": ("no answer within", partial(plain, b"\x16\x03\x03\x40\x00\x02")),
+    "a record without end": (
+        "handshake failed",
+        partial(plain, b"\x16\x03\x03\xff\xff" + b"\0" * 70_000),
+    ),
+    "silence": ("no answer within", partial(plain, b"")),
+}
+
+
+def contexts(authority):
+    """Servers with certificates, good and bad, and words of the detail; None where it is good."""
+    unknown = trustme.CA()
+    past, future = datetime(2020, 1, 1, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)
+
+    def context(issuer=authority, name=NAME, newest=None, **validity):
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issuer.issue_cert(name, **validity).configure_cert(made)
+        if newest:
+            made.set_ciphers("ALL:@SECLEVEL=0")
+            made.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+            made.maximum_version = newest
+        return made
+
+    asking = context()
+    asking.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(asking)
+    return {
+        "good": (None, context()),
+        "TLS 1.2": (None, context(newest=ssl.TLSVersion.TLSv1_2)),
+        "expired": ("expired", context(not_after=past)),
+        "not yet valid": (
+            "not yet valid",
+            context(not_before=future, not_after=future.replace(year=2091)),
+        ),
+        "another name": ("not valid for 'receiver.example'", context(name="other.example")),
+        "a wildcard too wide": ("not valid for", context(name="*.example")),
+        "an address": ("not valid for", context(name=HOST)),
+        "an unknown authority": ("intermediate certificate", context(issuer=unknown)),
+        # These hang up without the alert that others send.
+        "TLS 1.1": ("no connection", context(newest=ssl.TLSVersion.TLSv1_1)),
+        "asks for a certificate": ("connection was lost", asking),
+    }
+
+
+async def serve(folder):
+    """Serve all of them until standard input ends."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(Path(folder, "authority.pem"))
+    ports, details = {}, {}
+    for name, (_, behaviour) in TABLE.items():
+        ports[name] = await listening(behaviour)
+    for name, (words, behaviour) in NO_TLS.items():
+        ports["TLS: " + name] = await listening(behaviour)
+        details["TLS: " + name] = words
+    for name, (words, context) in contexts(authority).items():
+        ports["TLS: " + name] = await listening(partial(say, OK), context)
+        details["TLS: " + name] = words
+    print(json.dumps({"ports": ports, "details": details}), flush=True)  # noqa: T201 -- a program
+    await asyncio.to_thread(sys.stdin.read)
+
+
+async def listening(behaviour, tls=None):
+    """The port on which each connection gets *behaviour*."""
+
+    async def serve_one(reader, writer):
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await behaviour(reader, writer)
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve_one, HOST, 0, ssl=tls)
+    SERVERS.append(server)
+    return server.sockets[0].getsockname()[1]
+
+
+SERVERS: list[asyncio.Server] = []
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1]))

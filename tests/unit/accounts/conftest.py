@@ -1,0 +1,57 @@
+"""Accounts in memory, and what their keys and secrets are looked up with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from service.accounts.register import Register
+from service.accounts.vault import Vault, new_encryption_key
+from tests.clock import ManualClock
+from tests.memory import Memory, MemoryStore
+
+
+@dataclass
+class CountingStore:
+    """Passes everything on to *store* and counts what is read of keys and secrets."""
+
+    store: MemoryStore
+    read_count: int = 0
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    async def find_key(self, prefix, now):
+        """As it is, counted."""
+        self.read_count += 1
+        return await self.store.find_key(prefix, now)
+
+    async def secrets_of(self, account_id, now):
+        """As it is, counted."""
+        self.read_count += 1
+        return await self.store.secrets_of(account_id, now)
+
+
+@pytest.fixture
+def clock():
+    """The time, which stands still."""
+    return ManualClock()
+
+
+@pytest.fixture
+def store():
+    """A store without accounts."""
+    return CountingStore(MemoryStore(Memory()))
+
+
+@pytest.fixture
+def vault():
+    """What encrypts the secrets of these tests."""
+    return Vault([new_encryption_key()])
+
+
+@pytest.fixture
+def register(store, vault, clock):
+    """What an operator does."""
+    return Register(store, vault, clock)
