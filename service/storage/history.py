@@ -84,15 +84,17 @@ def list_deliveries(
 
     A page starts behind the delivery whose id is *after*; the cursor is None on the last one.
     """
-    query = _narrow(_of_account(account_id), wanted)
+    query, newest_first = _narrow(_of_account(account_id), wanted), deliveries.c.id.desc()
     if wanted.invoice_id is not None:
         key = find_key(tx, account_id, wanted.invoice_id)
         if key is None:
             return [], None
         query = query.where(deliveries.c.invoice_key == key)
+        # They are few, and sorted: to have them in order, SQLite would walk the whole account.
+        newest_first = deliveries.c.id.concat("").desc()
     if after is not None:
         query = query.where(deliveries.c.id < after)
-    told = _tell(tx, account_id, query.order_by(deliveries.c.id.desc()).limit(limit + 1))
+    told = _tell(tx, account_id, query.order_by(newest_first).limit(limit + 1))
     items = told[:limit]
     return items, items[-1]["id"] if len(told) > limit else None
 

@@ -370,16 +370,7 @@ def test_nothing_is_sorted_that_has_no_end(plans):
     assert set() == {name for name, plan in all_of(plans) if plan.is_sorted} - SORTED
 
 
-WALKS = pytest.mark.xfail(reason="the invoice is joined: SQLite may walk through its account first")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[WALKS] if name == "list those of an invoice" else [])
-        for name in INDEXES
-    ],
-)
+@pytest.mark.parametrize("name", INDEXES)
 def test_everything_is_found_by_its_index(plans, name):
     """Each statement goes by the index that was made for it."""
     given = [set(plan.searched) for plan, *_ in plans[name] if plan.searched]
