@@ -23,8 +23,13 @@ from tests.hostile_receivers import FLOODING, NAME, NO_TLS, OK, TABLE, request_r
 ROOT = Path(__file__).parents[2]
 DEV = EgressPolicy(DEV_NETWORKS)
 DEADLINE_SECONDS = 0.5
+FLOOD_DEADLINE_SECONDS = 10
+"""A flood is to end by its size, and long before its time: on a slow machine too."""
+
 GRACE_SECONDS = 0.5
-STALL_SECONDS = 0.1
+STALL_SECONDS = 0.5
+"""What no single piece of work may take; a stall of ours was seconds before there were bounds."""
+
 MEMORY_BYTES = 2_000_000
 TICK_SECONDS = 0.001
 
@@ -104,10 +109,11 @@ def run():
 def test_a_hostile_receiver_costs_one_attempt_and_little_of_it(run, crowd, name):
     """Whatever a receiver does, an attempt ends in time with a value, and takes next to nothing."""
     expected = TABLE[name][0]
+    deadline_seconds = FLOOD_DEADLINE_SECONDS if name in FLOODING else DEADLINE_SECONDS
     stalls = Stalls()
 
     async def sent():
-        async with crowd.sender() as sender:
+        async with crowd.sender(deadline_seconds) as sender:
             # What is made once, such as code and caches, is not what the receiver costs.
             await sender.send(crowd.request_to("TLS: good"))
             before = time.monotonic()
@@ -129,7 +135,7 @@ def test_a_hostile_receiver_costs_one_attempt_and_little_of_it(run, crowd, name)
     answer, seconds, peak = run(sent())
 
     assert kind_of(answer) in (expected if isinstance(expected, tuple) else (expected,)), answer
-    assert seconds < DEADLINE_SECONDS + GRACE_SECONDS
+    assert seconds < deadline_seconds + GRACE_SECONDS
     assert peak < MEMORY_BYTES
     assert stalls.longest_seconds < STALL_SECONDS
     if isinstance(answer, Answer):
@@ -233,4 +239,4 @@ def test_a_hostile_crowd_does_not_delay_a_receiver_that_is_well(run, crowd):
     assert 20 == len(HOSTILE)
     assert latencies[50] < 0.1
     # Between two ticks there may be a piece of each flood.
-    assert stalls.longest_seconds < 5 * STALL_SECONDS
+    assert stalls.longest_seconds < STALL_SECONDS
