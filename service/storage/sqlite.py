@@ -8,6 +8,8 @@ the disk ever holds up the event loop.
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -106,6 +108,19 @@ def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
         return work(connection)
 
 
+def _log_ahead(connection: Any) -> None:
+    """Turn the write-ahead log on; of several who do so at once, SQLite lets no one wait."""
+    give_up_at = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= give_up_at:
+                raise
+            time.sleep(0.01)
+
+
 def _open(url: str, *, begin: str) -> Engine:
     """An engine whose connections are durable and whose transactions start with *begin*."""
     engine = create_engine(
@@ -117,7 +132,8 @@ def _open(url: str, *, begin: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def make_durable(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _log_ahead(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

