@@ -26,11 +26,10 @@ from service.logs import configure_logs
 from service.place import Place, Role
 from service.roles import receive, run, serve, show_credentials
 from service.settings import Settings, duration, read_settings
-from service.workers import supervise
+from service.workers import WRONG_USAGE, supervise
 
 T = TypeVar("T")
 
-WRONG_USAGE = 2
 FAILED = 1
 
 
@@ -172,8 +171,7 @@ def list_accounts_command(as_json: bool) -> None:
 @AS_JSON
 def rotate_key_command(name: str, overlap: timedelta | None, as_json: bool) -> None:
     """Give an account a new key; the old one goes on working for a while."""
-    until = overlap if overlap is not None else _settings().rotation_overlap
-    _show(_administer(lambda register: register.rotate_key(name, until)), as_json=as_json)
+    _rotate(lambda register, until: register.rotate_key(name, until), overlap, as_json=as_json)
 
 
 @accounts_group.command("rotate-secret")
@@ -182,8 +180,7 @@ def rotate_key_command(name: str, overlap: timedelta | None, as_json: bool) -> N
 @AS_JSON
 def rotate_secret_command(name: str, overlap: timedelta | None, as_json: bool) -> None:
     """Give an account a new signing secret; for a while, callbacks are signed with both."""
-    until = overlap if overlap is not None else _settings().rotation_overlap
-    _show(_administer(lambda register: register.rotate_secret(name, until)), as_json=as_json)
+    _rotate(lambda register, until: register.rotate_secret(name, until), overlap, as_json=as_json)
 
 
 @accounts_group.command("disable")
@@ -235,6 +232,16 @@ def _administer(work: Callable[[Register], Awaitable[T]]) -> T:
             return await work(register)
 
     return _or_stop(lambda: asyncio.run(administer()))
+
+
+def _rotate(
+    work: Callable[[Register, timedelta], Awaitable[Shown]],
+    overlap: timedelta | None,
+    *,
+    as_json: bool,
+) -> None:
+    until = _settings().rotation_overlap if overlap is None else overlap
+    _show(_administer(lambda register: work(register, until)), as_json=as_json)
 
 
 def _show(shown: Shown, *, as_json: bool) -> None:

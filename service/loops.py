@@ -25,7 +25,7 @@ class Loop(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningLoops:
     """Loops that run; *failed* is done once one of them has ended by itself."""
 
     failed: asyncio.Future[None]
@@ -36,11 +36,13 @@ class Running:
 
 
 @asynccontextmanager
-async def running_loops(loops: Sequence[Loop], *, drain_seconds: float) -> AsyncIterator[Running]:
+async def running_loops(
+    loops: Sequence[Loop], *, drain_seconds: float
+) -> AsyncIterator[RunningLoops]:
     """Run *loops* inside the block, and drain them at its end, for *drain_seconds* at most."""
     tasks = [asyncio.create_task(loop.run()) for loop in loops]
     try:
-        yield Running(_first_to_end(tasks))
+        yield RunningLoops(_first_to_end(tasks))
     finally:
         await _drain(list(zip(loops, tasks, strict=True)), drain_seconds)
 

@@ -24,7 +24,7 @@ RESTART_SECONDS = 1
 """How long the place of a worker that ended stays empty, so that a bad start is no busy loop."""
 
 WRONG_USAGE = 2
-"""How a worker ends that cannot be started like this; starting it again would change nothing."""
+"""How a process ends that cannot be started like this; starting it again changes nothing."""
 
 
 async def supervise(

@@ -15,7 +15,7 @@ All of it is counted here and nothing is waited for: the dispatcher asks, and is
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -65,7 +65,7 @@ class Origins:
         self._lease_limit = concurrency * LEASE_AHEAD
         self.held_count = 0
         """Leases, taken or about to be."""
-        self._known: OrderedDict[str, Origin] = OrderedDict()
+        self._known: dict[str, Origin] = {}
         self._busy: dict[str, Origin] = {}
         self._failing: dict[str, Origin] = {}
         self._rest_until: dict[str, datetime] = {}
