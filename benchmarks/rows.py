@@ -148,6 +148,7 @@ def _models(rows: Rows) -> dict[Table, dict[str, Any]]:
             "callback_url": rows.receiver_url,
             "event_count": 1,
             "lease_token": 1,
+            "request_id": KEY,
         },
         events: {
             **place,
@@ -167,6 +168,7 @@ def _models(rows: Rows) -> dict[Table, dict[str, Any]]:
             "created_at": at,
             "due_at": at,
             "lease_token": 0,
+            "cause": "event",
         },
     }
     if rows.is_delivered:
@@ -181,5 +183,6 @@ def _models(rows: Rows) -> dict[Table, dict[str, Any]]:
             "status_code": 200,
             "outcome": "delivered",
             "response_body": '{"ok": true}',
+            "cause": "event",
         }
     return models

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from marshmallow import Schema, fields, validate
+from marshmallow import RAISE, Schema, fields, validate
 
 from schemas.answer import AnswerSchema
 from schemas.event import InvoiceEventSchema
@@ -13,6 +13,7 @@ from schemas.page import PageQuerySchema
 
 STATUSES = ("pending", "delivered", "dead")
 REASONS = ("exhausted", "gone", "blocked")
+CAUSES = ("event", "retry", "redelivery")
 OUTCOMES = (
     "delivered",
     "refused",
@@ -29,6 +30,14 @@ class AttemptSchema(AnswerSchema):
     """One HTTP request made for a delivery."""
 
     number = fields.Integer(metadata={"description": "Counted from 1.", "example": 1})
+    cause = fields.String(
+        validate=validate.OneOf(CAUSES),
+        metadata={
+            "description": "Why it was made: the `event` happened, a `retry` by the schedule, or "
+            "a `redelivery` that somebody asked for.",
+            "example": "event",
+        },
+    )
     started_at = Instant(
         metadata={
             "description": "When it was made; for `lost`, when its lease ran out.",
@@ -158,14 +167,9 @@ class DeliveryPathSchema(Schema):
     )
 
 
-class DeliveryListQuerySchema(PageQuerySchema):
-    """Which deliveries to list."""
+class _DeliveryFilterSchema(Schema):
+    """What narrows down deliveries wherever some are chosen."""
 
-    status = fields.String(
-        validate=validate.OneOf(STATUSES),
-        metadata={"description": "Only deliveries in this state."},
-    )
-    invoice_id = InvoiceId(metadata={"description": "Only deliveries of this invoice."})
     origin = Text(
         validate=[
             validate.Length(min=1, max=2048),
@@ -189,4 +193,40 @@ class DeliveryListQuerySchema(PageQuerySchema):
         metadata={
             "description": "Only deliveries created before this instant.",
         }
+    )
+
+
+class DeliveryListQuerySchema(_DeliveryFilterSchema, PageQuerySchema):
+    """Which deliveries to list."""
+
+    status = fields.String(
+        validate=validate.OneOf(STATUSES),
+        metadata={"description": "Only deliveries in this state."},
+    )
+    invoice_id = InvoiceId(metadata={"description": "Only deliveries of this invoice."})
+
+
+REDELIVERY_EXAMPLE = {"status": "dead", "origin": "https://api.example.com"}
+
+
+class RedeliverySchema(_DeliveryFilterSchema):
+    """Which deliveries to deliver once more."""
+
+    class Meta:
+        """Closed: a filter with a typing mistake in it would take more than was meant."""
+
+        unknown = RAISE
+
+    status = fields.String(
+        required=True,
+        validate=validate.OneOf(("dead",)),
+        metadata={"description": "Those that get no more attempts by themselves."},
+    )
+
+
+class RedeliveredSchema(AnswerSchema):
+    """What came of it."""
+
+    count = fields.Integer(
+        metadata={"description": "How many deliveries are pending again.", "example": 50000}
     )

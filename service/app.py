@@ -28,7 +28,7 @@ from service.api.routes import OPERATIONS
 from service.api.server import Server
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
-from service.clock import SystemClock
+from service.clock import Clock, SystemClock
 from service.collection.loop import Collection
 from service.collection.sandbox import Sandbox
 from service.database import store_of
@@ -37,12 +37,16 @@ from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import DEV_NETWORKS, EgressPolicy
 from service.delivery.sender import Sender
 from service.delivery.signing import DEV_SECRET, Signer
+from service.delivery.sweeper import Sweeper
+from service.exporting import exported_traces
 from service.loops import Loop, running_loops
+from service.metrics import Metrics
 from service.place import ALONE, Place, Role
 from service.settings import Settings
 from service.storage.keys import new_key
 from service.storage.steps import NewDelivery
 from service.storage.store import Store
+from service.tracing import Tracing
 
 CALLBACKS = {callback.name: callback for callback in (INVOICE_NOTIFICATION,)}
 """Every declared callback by its name."""
@@ -74,6 +78,18 @@ class Running:
     failed: asyncio.Future[None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What the loops and the API of a process have in common."""
+
+    settings: Settings
+    place: Place
+    store: Store
+    clock: Clock
+    metrics: Metrics
+    tracing: Tracing
+
+
 @asynccontextmanager
 async def running(settings: Settings, place: Place = ALONE) -> AsyncIterator[Running]:
     """
@@ -84,50 +100,62 @@ async def running(settings: Settings, place: Place = ALONE) -> AsyncIterator[Run
         OSError: if the address cannot be listened on.
     """
     document = document_of(settings)
-    async with store_of(settings) as store, _sender(settings) as sender:
+    metrics = Metrics(__version__, worker_number=place.worker_number)
+    async with (
+        exported_traces() as tracing,
+        store_of(settings, metrics.committed) as store,
+        _sender(settings) as sender,
+    ):
+        shared = _Shared(
+            settings=settings,
+            place=place,
+            store=store,
+            clock=SystemClock(),
+            metrics=metrics,
+            tracing=tracing,
+        )
         secretary = _secretary(settings, store)
         if not place.is_development:
             await secretary.check()
         store.listen()
-        loops = () if place.role is Role.API else _loops(settings, store, sender, secretary)
+        loops = () if place.role is Role.API else _loops(shared, sender, secretary)
         drain_seconds = settings.drain_timeout.total_seconds()
         async with (
             running_loops(loops, drain_seconds=drain_seconds) as beside,
-            _served(settings, place, store, beside.is_ready, document) as port,
+            _served(shared, beside.is_ready, document) as port,
         ):
             yield Running(port, beside.failed)
 
 
-def _loops(
-    settings: Settings, store: Store, sender: Sender, secretary: Secretary
-) -> tuple[Loop, ...]:
-    """What collects and what delivers, in the order in which they are drained."""
-    clock = SystemClock()
+def _loops(shared: _Shared, sender: Sender, secretary: Secretary) -> tuple[Loop, ...]:
+    """What removes, what collects and what delivers, in the order in which they are drained."""
+    settings, store, clock = shared.settings, shared.store, shared.clock
+    sandbox = Sandbox(settings.sandbox_delay)
     return (
-        Collection(store, Sandbox(settings.sandbox_delay), announce, clock),
-        _dispatcher(settings, store, sender, signer_of(secretary), clock),
+        Sweeper(store, settings.retention, clock, shared.metrics),
+        Collection(store, sandbox, announce, clock, shared.metrics, shared.tracing),
+        _dispatcher(shared, sender, signer_of(secretary)),
     )
 
 
 @asynccontextmanager
 async def _served(
-    settings: Settings,
-    place: Place,
-    store: Store,
-    is_ready: Callable[[], bool],
-    document: dict[str, Any],
+    shared: _Shared, is_ready: Callable[[], bool], document: dict[str, Any]
 ) -> AsyncIterator[int]:
     """The API, or the health of a process without one; the port it listens on."""
-    clock = SystemClock()
+    settings, place = shared.settings, shared.place
     default_account_id = DEV_ACCOUNT if place.is_development else None
+    gate = Gate(shared.store, shared.clock, default_account_id=default_account_id)
     # What runs on a laptop is measured and attacked there; nobody else reaches it.
     per_second = 0 if place.is_development else settings.rate_limit
     parts = Parts(
-        store=store,
-        clock=clock,
+        store=shared.store,
+        metrics=shared.metrics,
+        tracing=shared.tracing,
+        clock=shared.clock,
         document=document,
-        authenticate=Gate(store, clock, default_account_id=default_account_id).account_of,
-        limit=RateLimit(per_second, settings.rate_burst, clock).take,
+        authenticate=gate.account_of,
+        limit=RateLimit(per_second, settings.rate_burst, shared.clock).take,
         currency=settings.currency,
         judge=judge_of(settings),
         is_ready=is_ready,
@@ -136,7 +164,7 @@ async def _served(
     )
     make = make_health_application if place.role is Role.DISPATCHER else make_application
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
-    server = Server(make(parts), limits)
+    server = Server(make(parts), limits, shared.metrics.connections_open)
     try:
         yield await server.start(settings.host, settings.port, is_shared=place.is_port_shared)
     finally:
@@ -196,9 +224,8 @@ def _secretary(settings: Settings, store: Store) -> Secretary:
     return Secretary(store, vault, SystemClock())
 
 
-def _dispatcher(
-    settings: Settings, store: Store, sender: Sender, sign: SignerOf, clock: SystemClock
-) -> Dispatcher:
+def _dispatcher(shared: _Shared, sender: Sender, sign: SignerOf) -> Dispatcher:
+    settings = shared.settings
     rules = Rules(
         retry_schedule=settings.retry_schedule,
         is_strict=settings.receiver_contract == "strict",
@@ -210,5 +237,5 @@ def _dispatcher(
         origin_concurrency=settings.origin_concurrency,
         timeout=settings.callback_timeout,
     )
-    performer = Performer(sender, sign, CALLBACKS, rules, clock)
-    return Dispatcher(store, performer, limits, clock)
+    performer = Performer(sender, sign, CALLBACKS, rules, shared.clock, shared.tracing)
+    return Dispatcher(shared.store, performer, limits, shared.clock, shared.metrics)

@@ -8,7 +8,8 @@ Tests pass a clock that they move by hand, so that nothing in them sleeps.
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 
@@ -16,7 +17,11 @@ class Clock(Protocol):
     """Tells the time and waits for it."""
 
     def now(self) -> datetime:
-        """The present instant, aware and in UTC."""
+        """The present instant, aware and in UTC. It jumps when somebody sets the clock."""
+        ...
+
+    def elapsed(self) -> timedelta:
+        """How long it has been since some instant of the past; this never jumps."""
         ...
 
     async def wait(self, signal: asyncio.Event, until: datetime) -> None:
@@ -35,6 +40,10 @@ class SystemClock:
     def now(self) -> datetime:
         """The present instant, aware and in UTC."""
         return datetime.now(UTC)
+
+    def elapsed(self) -> timedelta:
+        """How long it has been since some instant of the past; this never jumps."""
+        return timedelta(seconds=time.monotonic())
 
     async def wait(self, signal: asyncio.Event, until: datetime) -> None:
         """Return once *signal* is set or *until* has come, and clear *signal*."""

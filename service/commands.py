@@ -81,8 +81,8 @@ def main() -> None:
     show_default=True,
     help="How many processes share the port. More than one needs PostgreSQL.",
 )
-@click.option("--as-worker", is_flag=True, hidden=True)
-def serve_command(dev: bool, role: str, workers: int, as_worker: bool) -> None:
+@click.option("--as-worker", type=int, hidden=True, help="Which worker it is; from 0.")
+def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> None:
     """
     Run the service until SIGTERM or Ctrl-C, then drain it.
 
@@ -95,10 +95,11 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: bool) -> None:
         _stop(ONE_WRITER, WRONG_USAGE)
     configure_logs(settings.log_format)
     if workers > 1:
-        arguments = ["serve", *(["--dev"] if dev else []), "--role", role, "--as-worker"]
+        arguments = ["serve", *(["--dev"] if dev else []), "--role", role]
         _run(lambda: supervise(settings, arguments, workers, is_development=dev))
-    place = Place(Role(role), is_port_shared=as_worker, is_development=dev)
-    _run(lambda: serve(settings, place, has_parent=as_worker))
+    is_worker = as_worker is not None
+    place = Place(Role(role), is_port_shared=is_worker, is_development=dev, worker_number=as_worker)
+    _run(lambda: serve(settings, place, has_parent=is_worker))
 
 
 @main.command("spec")

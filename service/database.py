@@ -13,6 +13,7 @@ from service.clock import SystemClock
 from service.errors import ConfigurationError, StorageRefused, StorageUnavailable
 from service.rounds import POLL
 from service.settings import Settings
+from service.storage.commits import TellCount, tell_nobody
 from service.storage.engine import Database, open_database
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
@@ -38,7 +39,9 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def store_of(settings: Settings) -> AsyncIterator[Store]:
+async def store_of(
+    settings: Settings, tell_committed: TellCount = tell_nobody
+) -> AsyncIterator[Store]:
     """
     What is stored, on the newest schema: SQLite is brought there, PostgreSQL only from nothing.
 
@@ -47,7 +50,7 @@ async def store_of(settings: Settings) -> AsyncIterator[Store]:
     """
     async with database_of(settings) as database:
         await (migrate if settings.is_embedded else prepare)(database)
-        yield Store(database)
+        yield Store(database, tell_committed)
 
 
 @asynccontextmanager

@@ -27,6 +27,8 @@ def configure_logs(form: Literal["json", "text"]) -> None:
     # What is not HTTP at all arrives all day on the internet; a traceback for each of it would
     # be the loudest thing in the log.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
+    # It would tell of every span that a collector which is away does not take.
+    logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

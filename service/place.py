@@ -23,6 +23,8 @@ class Place:
     role: Role = Role.ALL
     is_port_shared: bool = False
     is_development: bool = False
+    worker_number: int | None = None
+    """Which of the workers it is, where several share the figures that they count."""
 
 
 ALONE = Place()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Protocol
 
 from service.clock import Clock
@@ -19,6 +19,9 @@ log = logging.getLogger("invoices.rounds")
 
 POLL = timedelta(seconds=2)
 """The net under the signals: how soon leases that ran out elsewhere are found."""
+
+
+AT_ONCE = timedelta(0)
 
 
 class Rounds(Protocol):
@@ -31,23 +34,25 @@ class Rounds(Protocol):
         """Rows that are leased by us, or about to be."""
         ...
 
-    async def run_round(self) -> datetime:
-        """Start what is due; when the next round is due unless a signal comes first."""
+    async def run_round(self) -> timedelta:
+        """Start what is due; how long the next round may wait unless a signal comes first."""
         ...
 
 
 async def keep_rounds(loop: Rounds, signal: asyncio.Event, clock: Clock) -> None:
     """Run the rounds of *loop* until it drains, then wait until it holds nothing any more."""
     while not loop.is_draining:
-        await clock.wait(signal, await _next_round_at(loop, clock))
+        pause = await _pause_behind_round(loop)
+        # From now: while the round ran, somebody may have set the clock.
+        await clock.wait(signal, clock.now() + pause)
     while loop.held_count:
         signal.clear()
         await signal.wait()
 
 
-async def _next_round_at(loop: Rounds, clock: Clock) -> datetime:
+async def _pause_behind_round(loop: Rounds) -> timedelta:
     try:
         return await loop.run_round()
     except StorageUnavailable as error:
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-        return clock.now() + POLL
+        return POLL

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
+import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from service.database import reach_database
+from service.figures import SHARED_FOLDER, forget_worker
 from service.roles import stop_signal, welcome
 from service.settings import Settings
 
@@ -46,19 +50,43 @@ async def supervise(
     if not is_development:
         # Here and not in a worker: what they print goes nowhere, a first key included.
         await welcome(settings)
-    async with asyncio.TaskGroup() as group:
-        workers = [group.create_task(_keep(arguments, stop)) for _ in range(count)]
+    # Where workers keep what they count: whichever of them is asked, it tells for all.
+    with tempfile.TemporaryDirectory(prefix="invoices-metrics-") as folder:
+        async with asyncio.TaskGroup() as group:
+            seats = [Seat(number, arguments, folder) for number in range(count)]
+            workers = [group.create_task(_keep(seat, stop)) for seat in seats]
     return next((status for worker in workers if (status := worker.result())), 0)
 
 
-async def _keep(arguments: Sequence[str], stop: asyncio.Event) -> int:
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of one worker, which the next one takes when it has ended."""
+
+    number: int
+    arguments: Sequence[str]
+    folder: str
+
+    async def start(self) -> Process:
+        """A new worker in this place."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service", *self.arguments, "--as-worker", str(self.number)),
+            # It ends with this process, however that ends.
+            stdin=PIPE,
+            stdout=DEVNULL,
+            env={**os.environ, SHARED_FOLDER: self.folder},
+        )
+
+    def clear(self) -> None:
+        """Forget what was the case in a worker that has ended; what it has counted stays."""
+        forget_worker(self.number, self.folder)
+
+
+async def _keep(seat: Seat, stop: asyncio.Event) -> int:
     """One worker, again and again; the status with which the last one ended."""
     while True:
-        # Its standard input ends with this process, however that ends.
-        worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service", *arguments), stdin=PIPE, stdout=DEVNULL
-        )
+        worker = await seat.start()
         status = await _ended(worker, stop)
+        seat.clear()
         if stop.is_set() or status == WRONG_USAGE:
             stop.set()
             return status

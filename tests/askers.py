@@ -34,7 +34,8 @@ class Asker:
         """What is answered."""
         headers = {**self.headers, **options.pop("headers", {})}
         answer = await self.client.request(method, path, headers=headers, **options)
-        told = {name: value for name, value in answer.headers.items() if name != "Date"}
+        own = {"DATE", "X-REQUEST-ID"}
+        told = {name: value for name, value in answer.headers.items() if name.upper() not in own}
         return Answer(answer.status, told, await answer.read())
 
     async def get(self, path):

@@ -19,6 +19,7 @@ class ManualClock:
 
     def __init__(self, now: datetime = START) -> None:
         self._now = now
+        self._elapsed = timedelta(0)
         self._waits: dict[asyncio.Future[None], tuple[asyncio.Event, datetime]] = {}
         self._has_changed = asyncio.Event()
 
@@ -40,9 +41,21 @@ class ManualClock:
                 signalled.cancel()
         signal.clear()
 
+    def elapsed(self) -> timedelta:
+        """How far the test has moved the clock, but for its jumps."""
+        return self._elapsed
+
+    def jump(self, by: timedelta) -> None:
+        """Set the clock to another instant: no time passes, and who waits goes on waiting."""
+        self._now += by
+        self._waits = {
+            passed: (signal, until + by) for passed, (signal, until) in self._waits.items()
+        }
+
     def advance(self, by: timedelta) -> None:
         """Move the clock, and wake who waited for that."""
         self._now += by
+        self._elapsed += by
         for passed, (_, until) in self._waits.items():
             if until <= self._now and not passed.done():
                 passed.set_result(None)

@@ -9,8 +9,12 @@ from urllib.parse import urlsplit
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.errors import StorageUnavailable
+from service.tracing import Tracing
 from tests.clock import PATIENCE_SECONDS
 from tests.memory import MemoryStore
+
+SILENT = Tracing()
+"""Traces that nobody records."""
 
 
 async def everybody_is_dev(_authorization):

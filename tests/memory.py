@@ -16,11 +16,15 @@ from enum import Enum
 from sqlalchemy import Index, UniqueConstraint
 
 from service.errors import InvalidInput, Mistake, NotFound, StorageUnavailable
+from service.metrics import Backlog
 from service.storage import (
     accounts,
+    backlog,
     deliveries,
     history,
     invoices,
+    redelivery,
+    retention,
     settlements,
     steps,
     store,
@@ -29,9 +33,16 @@ from service.storage import (
 from service.storage.commits import GroupCommit
 from service.storage.deliveries import DueDeliveries, LeasedDelivery
 from service.storage.invoices import Acceptance, Call
-from service.storage.keys import new_key
+from service.storage.keys import first_key, new_key
 from service.storage.settlements import AttemptOutcome
-from service.storage.states import DELIVERY_MOVES, INVOICE_MOVES, DeliveryStatus, InvoiceStatus
+from service.storage.states import (
+    DELIVERY_MOVES,
+    INVOICE_MOVES,
+    REDELIVERY_MOVES,
+    Cause,
+    DeliveryStatus,
+    InvoiceStatus,
+)
 from service.storage.steps import DueInvoices, LeasedInvoice, StepTaken
 from tests.clock import PATIENCE_SECONDS
 
@@ -83,6 +94,11 @@ class Memory:
         if self.is_away:
             raise StorageUnavailable("the memory is away")
         return work(self.tables)
+
+    async def check(self):
+        """Return unless it is away."""
+        if self.is_away:
+            raise StorageUnavailable("the memory is away")
 
     def listen(self, signals):
         """Set the signal of a name whenever anybody announces that name; once for what was."""
@@ -197,6 +213,13 @@ class Rows:
                 raise ValueError(f"{names} of {self._name} are unique, and {key} is there")
             rows[key] = row
             self._undo.append(lambda rows=rows, key=key: rows.pop(key))
+
+    def remove(self, row):
+        """Take *row* out, under each of its keys."""
+        for names, rows in self._by.items():
+            key = tuple(row[name] for name in names)
+            del rows[key]
+            self._undo.append(lambda rows=rows, key=key: rows.update({key: row}))
 
     def change(self, row, **changes):
         """Give *row* other values, none of them part of a key."""
@@ -346,6 +369,7 @@ def _bear_delivery(tx, step, leased_until):
         "settled_at": None,
         "leased_until": until,
         "lease_token": 1 if until else 0,
+        "cause": Cause.EVENT.value,
     }
     tx.deliveries.insert(row)
     return _leased_delivery(tx, row) if until else None
@@ -374,11 +398,13 @@ def _lease_deliveries_of(tx, round_):
             left.add(origin)
     later = [row["due_at"] for one in open_ for row in waiting[one] if row["due_at"] > round_.now]
     ends = [tx.origins.get(one)["held_until"] for one in held]
+    lost_count = sum(1 for row in found if row["leased_until"])
     return DueDeliveries(
         deliveries=[_lease_delivery(tx, row, round_) for row in found],
         left_origins=frozenset(left),
         next_due_at=min([*later, *ends], default=None),
         after=looked[-1] if len(looked) == round_.look else None,
+        lost_count=lost_count,
     )
 
 
@@ -419,6 +445,7 @@ def _lease_delivery(tx, row, round_):
             outcome=AttemptOutcome.LOST,
             detail="The process that made this attempt ended.",
             response_body=None,
+            cause=Cause(row["cause"]),
         )
         _insert_attempt(tx, row["account_id"], row["id"], record)
         tx.deliveries.change(row, attempt_count=number)
@@ -430,12 +457,19 @@ def _leased_delivery(tx, row):
     values = {one.name: row[one.name] for one in fields(LeasedDelivery) if one.name in row}
     event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
     invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
-    return LeasedDelivery(**values, invoice_id=invoice["id"], collector=event["collector"])
+    return LeasedDelivery(
+        **{**values, "cause": Cause(row["cause"])},
+        invoice_id=invoice["id"],
+        accepted_at=invoice["created_at"],
+        request_id=invoice["request_id"],
+        traceparent=invoice["traceparent"],
+        collector=event["collector"],
+    )
 
 
 def _insert_attempt(tx, account_id, delivery_id, record):
     row = {one.name: getattr(record, one.name) for one in fields(record)}
-    row["outcome"] = record.outcome.value
+    row |= {"outcome": record.outcome.value, "cause": record.cause.value}
     tx.attempts.insert({"account_id": account_id, "delivery_id": delivery_id, **row})
 
 
@@ -468,6 +502,7 @@ def _settle_one(tx, end):
         leased_until=None,
         attempt_count=row["attempt_count"] + 1,
         failure_count=row["failure_count"] + (end.status is not DeliveryStatus.DELIVERED),
+        cause=Cause.RETRY.value,
     )
     _insert_attempt(tx, end.account_id, end.delivery_id, end.attempt)
     if end.held_until:
@@ -481,6 +516,90 @@ def _hold(tx, origin, until):
         tx.origins.insert({"origin": origin, "held_until": until})
     elif known["held_until"] < until:
         tx.origins.change(known, held_until=until)
+
+
+# Redelivery and retention
+
+
+def _redeliver(tx, account_id, delivery_id, now):
+    row = tx.deliveries.get(account_id, delivery_id)
+    is_redelivered = row is not None and _redeliver_row(tx, row, now)
+    return _find_delivery(tx, account_id, delivery_id), is_redelivered
+
+
+def _redeliver_batch(tx, account_id, wanted, now, *, after):
+    behind = [
+        row
+        for row in sorted(tx.deliveries, key=lambda row: row["id"])
+        if row["account_id"] == account_id and row["id"] > after and row["status"] == wanted.status
+    ]
+    looked = behind[: redelivery.BATCH]
+    count = sum(
+        _redeliver_row(tx, row, now)
+        for row in looked
+        if _is_wanted(_told_delivery(tx, row), wanted)
+    )
+    return redelivery.Redelivered(
+        count, looked[-1]["id"] if len(looked) == redelivery.BATCH else None
+    )
+
+
+def _redeliver_row(tx, row, now):
+    if row["status"] not in REDELIVERY_MOVES:
+        return False
+    tx.deliveries.change(
+        row,
+        status=PENDING,
+        reason=None,
+        failure_count=0,
+        due_at=now,
+        settled_at=None,
+        cause=Cause.REDELIVERY.value,
+    )
+    return True
+
+
+def _sweep(tx, place, settled_before):
+    limit = f"msg_{first_key(settled_before)}"
+    born = sorted(
+        row["id"]
+        for row in tx.deliveries
+        if row["account_id"] == place.account_id and place.after < row["id"] < limit
+    )
+    looked = born[: retention.BATCH]
+    old = [
+        id_ for id_ in looked if _is_old(tx.deliveries.get(place.account_id, id_), settled_before)
+    ]
+    for id_ in old:
+        _remove_delivery(tx, place.account_id, id_)
+    if len(looked) == retention.BATCH:
+        return retention.Swept(len(old), retention.Place(place.account_id, looked[-1]))
+    accounts_left = {row["account_id"] for row in tx.deliveries}
+    following = min((one for one in accounts_left if one > place.account_id), default=None)
+    return retention.Swept(len(old), following and retention.Place(following))
+
+
+def _is_old(row, settled_before):
+    return row["status"] in REDELIVERY_MOVES and row["settled_at"] < settled_before
+
+
+def _remove_delivery(tx, account_id, id_):
+    for number in range(tx.deliveries.get(account_id, id_)["attempt_count"]):
+        tx.attempts.remove(tx.attempts.get(account_id, id_, number + 1))
+    tx.deliveries.remove(tx.deliveries.get(account_id, id_))
+
+
+def _forget_holds(tx, after, over_before):
+    behind = sorted((row for row in tx.origins if row["origin"] > after), key=_origin)
+    looked = behind[: retention.BATCH]
+    for row in looked:
+        if row["held_until"] < over_before:
+            tx.origins.remove(row)
+    return looked[-1]["origin"] if len(looked) == retention.BATCH else None
+
+
+def _origin(row):
+    return row["origin"]
 
 
 # Accounts
@@ -650,6 +769,31 @@ def _is_wanted(told, wanted):
     )
 
 
+# Figures
+
+
+def _measure_backlog(tx, now):
+    pending = [row for row in tx.deliveries if row["status"] == PENDING]
+    held = [row for row in pending if tx.is_held(row["origin"], now)]
+    due = _due(tx, [row for row in pending if row not in held], now)
+    waiting = [row for row in pending if row["due_at"] > now or row in held]
+    collections = [
+        row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
+    ]
+    return Backlog(
+        deliveries_due=len(due),
+        deliveries_waiting=len(waiting),
+        due_origins=len({row["origin"] for row in due}),
+        oldest_due_delivery_age_seconds=_oldest_age_seconds(due, now),
+        collections_due=len(collections),
+        oldest_due_collection_age_seconds=_oldest_age_seconds(collections, now),
+    )
+
+
+def _oldest_age_seconds(rows, now):
+    return (now - min(map(_due_at, rows), default=now)).total_seconds()
+
+
 _WORK = {
     invoices.accept: _accept,
     steps.lease_due: _lease_invoices,
@@ -657,6 +801,10 @@ _WORK = {
     deliveries.lease_due: _lease_deliveries,
     deliveries.release: _release,
     settlements.settle: _settle,
+    redelivery.redeliver: _redeliver,
+    redelivery.redeliver_batch: _redeliver_batch,
+    retention.sweep: _sweep,
+    retention.forget_holds: _forget_holds,
     accounts.add: _add_account,
     accounts.add_first: _add_first_account,
     accounts.rotate: _rotate,
@@ -675,6 +823,6 @@ _QUERIES = {
     accounts.find_key: _find_key,
     accounts.secrets_of: _secrets_of,
     accounts.all_secrets: _all_secrets,
-    store._answer: lambda _: None,
+    backlog.measure: _measure_backlog,
 }
 """What is read here in the place of what Store reads."""

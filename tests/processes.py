@@ -17,6 +17,7 @@ import psutil
 from aiohttp import web
 
 from tests.fakes import Journal
+from tests.figures import figures_of
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_SECONDS = 60
@@ -77,18 +78,24 @@ class Service:
         async with self._session.get(self.url + path) as response:
             return response.status, response.headers, await response.json(content_type=None)
 
+    async def figures(self):
+        """What `/metrics` tells, by what it is called there."""
+        async with self._session.get(self.url + "/metrics") as response:
+            assert 200 == response.status
+            return figures_of(await response.text())
+
     async def get(self, path):
         """The document at *path*."""
         status, _, document = await self.ask(path)
         assert 200 == status, document
         return document
 
-    async def send(self, id_, receiver_url=None, **changes):
+    async def send(self, id_, receiver_url=None, *, headers=None, **changes):
         """Send an invoice; the status and headers of the answer."""
         body = {"id": id_, "customer": "Mr. Richie Rich", "total": "9999", **changes}
         params = {"callback_url": receiver_url} if receiver_url else {}
         async with self._session.post(
-            f"{self.url}/invoices/", json=body, params=params
+            f"{self.url}/invoices/", json=body, params=params, headers=headers
         ) as response:
             await response.read()
             return response.status, response.headers
@@ -148,17 +155,31 @@ class Service:
             self._has_grown.set()
 
 
+async def start_process(module, *arguments, env):
+    """Run a module as a process, as `python -m` does."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, *arguments),
+        cwd=ROOT,
+        env=env,
+        stderr=asyncio.subprocess.PIPE,
+        # What it starts is its own group, which can be ended as one.
+        start_new_session=True,
+    )
+
+
 @asynccontextmanager
-async def starting(folder, *arguments, database_url=None, port=None, **settings):
+async def starting(
+    folder, *arguments, database_url=None, port=None, program=("service",), start=None, **settings
+):
     """
     A service for development that begins to start; it is ended at the end of the block.
 
-    Without *database_url* its database is a file in *folder*.
+    Without *database_url* its database is a file in *folder*. *program* is a module that runs the
+    command line, with its own first arguments; *start* starts it if `start_process` should not.
     """
     port = port or free_port()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "serve", "--dev", *arguments),
-        cwd=ROOT,
+    process = await (start or start_process)(
+        *(*program, "serve", "--dev", *arguments),
         env=environment(
             PORT=str(port),
             DATABASE_URL=database_url or f"sqlite:///{folder}/invoices.db",
@@ -166,9 +187,6 @@ async def starting(folder, *arguments, database_url=None, port=None, **settings)
             LOG_FORMAT="json",
             **settings,
         ),
-        stderr=asyncio.subprocess.PIPE,
-        # What it starts is its own group, which can be ended as one.
-        start_new_session=True,
     )
     # Each request on a connection of its own: whichever process takes it, and whoever died.
     connector = aiohttp.TCPConnector(force_close=True)
@@ -243,15 +261,15 @@ class Receiver:
 
 
 @asynccontextmanager
-async def receiving():
-    """A receiver on a port of its own."""
-    receiver = Receiver()
+async def receiving(port=0, receiver=None):
+    """A receiver on a port of its own, or on *port*; *receiver* says what it does."""
+    receiver = receiver or Receiver()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.receive)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield receiver

@@ -12,7 +12,7 @@ from service.storage.invoices import Call, NewInvoice
 from service.storage.schema import migrate
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
 from service.storage.sqlite import SqliteDatabase
-from service.storage.states import DeliveryStatus, InvoiceStatus
+from service.storage.states import Cause, DeliveryStatus, InvoiceStatus
 from service.storage.steps import LeaseRound as InvoiceRound
 from service.storage.steps import NewDelivery, NewEvent, Step
 from tests.clock import START
@@ -47,6 +47,7 @@ def an_invoice(id_="1", *, account_id="dev", origin=ONE, at=START, **changes):
         "created_at": at,
         "callback_url": origin,
         "call": origin and Call("invoice_notification", f"{origin}/invoices/{id_}", origin),
+        "request_id": f"request of {id_}",
     }
     return NewInvoice(**{**values, **changes})
 
@@ -112,7 +113,14 @@ async def lease_delivery(store, **changes):
     return delivery
 
 
-def a_record(number=1, outcome=AttemptOutcome.DELIVERED, *, status_code=200, at=START):
+def a_record(
+    number=1,
+    outcome=AttemptOutcome.DELIVERED,
+    *,
+    status_code=200,
+    at=START,
+    cause=Cause.EVENT,
+):
     """An attempt, as it is kept."""
     return AttemptRecord(
         number=number,
@@ -122,6 +130,7 @@ def a_record(number=1, outcome=AttemptOutcome.DELIVERED, *, status_code=200, at=
         outcome=outcome,
         detail=None,
         response_body='{"ok": true}',
+        cause=cause,
     )
 
 
@@ -131,7 +140,7 @@ def delivered(delivery, *, at=START):
         account_id=delivery.account_id,
         delivery_id=delivery.id,
         lease_token=delivery.lease_token,
-        attempt=a_record(delivery.attempt_count + 1, at=at),
+        attempt=a_record(delivery.attempt_count + 1, at=at, cause=delivery.cause),
         status=DeliveryStatus.DELIVERED,
         at=at,
         origin=delivery.origin,
@@ -140,7 +149,13 @@ def delivered(delivery, *, at=START):
 
 def failed(delivery, *, status=DeliveryStatus.PENDING, at=START, **changes):
     """The settlement of an attempt that was refused; it stays pending unless *status* says so."""
-    record = a_record(delivery.attempt_count + 1, AttemptOutcome.REFUSED, status_code=500, at=at)
+    record = a_record(
+        delivery.attempt_count + 1,
+        AttemptOutcome.REFUSED,
+        status_code=500,
+        at=at,
+        cause=delivery.cause,
+    )
     return Settlement(
         account_id=delivery.account_id,
         delivery_id=delivery.id,

@@ -25,11 +25,14 @@ from service.delivery.egress import EgressPolicy
 from service.delivery.outcome import Delivered
 from service.delivery.sender import Sender
 from service.delivery.signing import DEV_SECRET, Signer
+from service.metrics import Metrics
 from service.roles import run, stop_signal
 from service.settings import Settings, read_settings
 from service.storage.deliveries import LeasedDelivery
 from service.storage.invoices import Acceptance, Call, NewInvoice
+from service.storage.states import Cause
 from service.storage.store import Store
+from service.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,13 @@ def _delivery(invoice: NewInvoice, call: Call) -> LeasedDelivery:
         body=announced.body,
         attempt_count=0,
         failure_count=0,
+        cause=Cause.EVENT,
+        accepted_at=invoice.created_at,
         created_at=at,
         leased_until=at,
         lease_token=1,
+        request_id=invoice.request_id,
+        traceparent=invoice.traceparent,
     )
 
 
@@ -84,7 +91,7 @@ def _performer(settings: Settings, sender: Sender) -> Performer:
     async def signer_of(_account_id: str) -> Signer:
         return signer
 
-    return Performer(sender, signer_of, CALLBACKS, rules, SystemClock())
+    return Performer(sender, signer_of, CALLBACKS, rules, SystemClock(), Tracing())
 
 
 async def _everybody(_authorization: str | None) -> str:
@@ -94,6 +101,7 @@ async def _everybody(_authorization: str | None) -> str:
 def _parts(settings: Settings, store: Any) -> Parts:
     return Parts(
         store=cast("Store", store),
+        metrics=Metrics(),
         clock=SystemClock(),
         document=document_of(settings),
         authenticate=_everybody,

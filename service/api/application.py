@@ -12,6 +12,7 @@ from aiohttp_apispec import setup_aiohttp_apispec, validation_middleware
 
 from service.api import keys
 from service.api.docs import add_docs
+from service.api.metrics import SCRAPES, Scrapes, count_answer
 from service.api.middlewares import (
     BODY_LIMITS,
     BodyLimits,
@@ -22,6 +23,7 @@ from service.api.middlewares import (
     expect,
     insist_on_tls,
     problems,
+    traces,
 )
 from service.api.routes import (
     HEALTH_OPERATIONS,
@@ -29,11 +31,14 @@ from service.api.routes import (
     Operation,
     add_operation,
     needs_account,
+    operation_id_of,
 )
 from service.api.validation import RequestParser
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
+from service.metrics import Metrics
 from service.storage.store import Store
+from service.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class Parts:
     """What the application is wired from; `service.api.keys` says what each part is for."""
 
     store: Store
+    metrics: Metrics
     clock: Clock
     document: dict[str, Any]
     authenticate: Callable[[str | None], Awaitable[str]]
@@ -50,6 +56,7 @@ class Parts:
     is_ready: Callable[[], bool]
     body_limits: BodyLimits = field(default_factory=BodyLimits)
     is_public_over_tls: bool = False
+    tracing: Tracing = field(default_factory=Tracing)
 
 
 def make_application(parts: Parts) -> web.Application:
@@ -60,21 +67,26 @@ def make_application(parts: Parts) -> web.Application:
 
 
 def make_health_application(parts: Parts) -> web.Application:
-    """What a process serves that takes no invoices: whether it lives, and whether it works."""
+    """What a process serves that takes no invoices: whether it lives and works, and its figures."""
     return _application(parts, HEALTH_OPERATIONS)
 
 
 def _application(parts: Parts, operations: Sequence[Operation]) -> web.Application:
     app = web.Application(
-        middlewares=[problems, accounts, bounded_bodies, validation_middleware, callbacks],
+        middlewares=[traces, problems, accounts, bounded_bodies, validation_middleware, callbacks],
         client_max_size=parts.body_limits.size,
     )
     app[BODY_LIMITS] = parts.body_limits
     app[keys.STORE] = parts.store
+    app[keys.METRICS] = parts.metrics
+    app[keys.TRACING] = parts.tracing
     app[keys.CLOCK] = parts.clock
     app[keys.AUTHENTICATE] = parts.authenticate
     app[keys.LIMIT] = parts.limit
     app[keys.PRIVATE] = frozenset(one[2] for one in operations if needs_account(one))
+    operation_ids: dict[object, str] = {one[2]: operation_id_of(one) for one in operations}
+    app[keys.OPERATION_IDS] = operation_ids
+    app[SCRAPES] = Scrapes(parts.store, parts.metrics, parts.clock)
     app[keys.CURRENCY] = parts.currency
     app[keys.JUDGE] = parts.judge
     app[keys.IS_READY] = parts.is_ready
@@ -86,6 +98,7 @@ def _application(parts: Parts, operations: Sequence[Operation]) -> web.Applicati
         app["_apispec_parser"] = RequestParser()
     for operation in operations:
         add_operation(app, operation, expect)
+    app.on_response_prepare.append(count_answer)
     app.on_response_prepare.append(dress_answer)
     if parts.is_public_over_tls:
         app.on_response_prepare.append(insist_on_tls)

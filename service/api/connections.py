@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,12 +61,18 @@ class OpenConnections:
     Connections within *limits*, in the order in which they began to wait.
 
     One whose answers are not taken is broken off: a client that reads nothing would keep its
-    connection, and what was to be sent, for good.
+    connection, and what was to be sent, for good. *tell_count* learns how many are open.
     """
 
-    def __init__(self, limits: ConnectionLimits, refusal: Refusal) -> None:
+    def __init__(
+        self,
+        limits: ConnectionLimits,
+        refusal: Refusal,
+        tell_count: Callable[[int], object] = lambda _: None,
+    ) -> None:
         self._limits = limits
         self._refusal = refusal
+        self._tell_count = tell_count
         self._transports: OrderedDict[Connection, asyncio.Transport] = OrderedDict()
         self._full_since: dict[Connection, float] = {}
         self._refused: OrderedDict[Connection, asyncio.Transport] = OrderedDict()
@@ -82,6 +89,7 @@ class OpenConnections:
             self._refuse(connection, transport)
             return False
         self._transports[connection] = transport
+        self._tell_count(len(self._transports))
         if self._sweep is None:
             self._sweep_later()
         return True
@@ -96,6 +104,7 @@ class OpenConnections:
         self._transports.pop(connection, None)
         self._full_since.pop(connection, None)
         self._refused.pop(connection, None)
+        self._tell_count(len(self._transports))
 
     def close(self) -> None:
         """Look after them no longer."""

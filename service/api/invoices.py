@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 from urllib.parse import quote
 
@@ -21,11 +22,14 @@ from schemas.invoice import (
     InvoiceSchema,
 )
 from schemas.money import to_text
-from service.api.keys import ACCOUNT_ID, CALLED, CLOCK, STORE
+from service.api.keys import ACCOUNT_ID, CALLED, CLOCK, METRICS, STORE, TRACEPARENT
+from service.api.request_ids import request_id_of
 from service.api.responses import answers, json_answer, json_response, refuses
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.errors import Conflict
 from service.storage.invoices import Acceptance, Call, NewInvoice
+
+log = logging.getLogger("invoices.api")
 
 RECEIVED = orjson.dumps({"msg": "Invoice received"})
 
@@ -64,13 +68,16 @@ async def create_invoice(request: web.Request) -> web.Response:
     """202 only after the invoice is committed; 200 for the same one again."""
     invoice = _new_invoice(request)
     acceptance = await request.app[STORE].accept(invoice)
+    request.app[METRICS].received(acceptance.value)
     if acceptance is Acceptance.CONFLICT:
         raise Conflict(
             f"The invoice {invoice.id!r} was received before with other content. "
             "An invoice cannot be changed; send another one with an id of its own."
         )
     if acceptance is Acceptance.REPLAYED:
+        log.info("invoice.replayed", extra={"fields": _log_fields(invoice)})
         return json_answer(RECEIVED, headers={"Idempotent-Replayed": "true"})
+    log.info("invoice.accepted", extra={"fields": _log_fields(invoice)})
     location = f"/invoices/{quote(invoice.id, safe='')}"
     return json_answer(RECEIVED, status=202, headers={"Location": location})
 
@@ -135,8 +142,20 @@ def _new_invoice(request: web.Request) -> NewInvoice:
         created_at=request.app[CLOCK].now(),
         callback_url=request["querystring"].get("callback_url"),
         call=Call(INVOICE_NOTIFICATION.name, url.text, url.origin) if url else None,
+        request_id=request_id_of(request),
+        traceparent=request[TRACEPARENT],
         **request["json"],
     )
+
+
+def _log_fields(invoice: NewInvoice) -> dict[str, Any]:
+    """What the log says of *invoice*: by which request it came, and whom it will be told to."""
+    return {
+        "request_id": invoice.request_id,
+        "invoice_id": invoice.id,
+        "account_id": invoice.account_id,
+        "origin": invoice.call.origin if invoice.call else None,
+    }
 
 
 def _with_total(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from service.callbacks.declaration import Callback
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
 from service.errors import Mistake
+from service.metrics import Metrics
 from service.storage.store import Store
+from service.tracing import Tracing
 
 STORE = web.AppKey("store", Store)
 CLOCK = web.AppKey("clock", Clock)
@@ -23,6 +25,10 @@ JUDGE: web.AppKey[Callable[[CallbackUrl], str | None]] = web.AppKey("judge")
 IS_READY: web.AppKey[Callable[[], bool]] = web.AppKey("is_ready")
 """Whether the loops behind the API are running."""
 
+METRICS = web.AppKey("metrics", Metrics)
+OPERATION_IDS = web.AppKey("operation_ids", dict[object, str])
+"""What each handler's operation is called in the document."""
+
 PRIVATE = web.AppKey("private", frozenset[object])
 """The handlers that only an account may ask."""
 
@@ -32,8 +38,15 @@ AUTHENTICATE: web.AppKey[Callable[[str | None], Awaitable[str]]] = web.AppKey("a
 LIMIT: web.AppKey[Callable[[str], None]] = web.AppKey("limit")
 """Counts one request of an account, or raises TooManyRequests."""
 
+TRACING = web.AppKey("tracing", Tracing)
 ACCOUNT_ID = web.RequestKey("account_id", str)
 """Whose request it is."""
+
+REQUEST_ID = web.RequestKey("request_id", str)
+"""What the request is called in our log and in its answer."""
+
+TRACEPARENT = web.RequestKey[str | None]("traceparent")
+"""Names the trace that the request is part of, to what follows from it; None without one."""
 
 BODY = web.RequestKey("body", object)
 """The request's body as parsed JSON, once it has been parsed."""

@@ -16,9 +16,19 @@ from errno import ENAMETOOLONG
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from service.api import request_ids
 from service.api.callbacks import evaluate_callbacks
-from service.api.keys import ACCOUNT_ID, AUTHENTICATE, LIMIT, MISTAKES, PRIVATE
+from service.api.keys import (
+    ACCOUNT_ID,
+    AUTHENTICATE,
+    LIMIT,
+    MISTAKES,
+    PRIVATE,
+    TRACEPARENT,
+    TRACING,
+)
 from service.api.problems import problem_of, problem_of_status
+from service.api.request_ids import request_id_of
 from service.api.responses import dress
 from service.errors import (
     InvalidInput,
@@ -29,6 +39,7 @@ from service.errors import (
     StorageUnavailable,
     UnsupportedMedia,
 )
+from service.tracing import Span, traceparent_in
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,6 +63,21 @@ TLS_SECONDS = 365 * 86400
 
 
 @web.middleware
+async def traces(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every request of an account as a span, whose trace its callbacks continue."""
+    if request.match_info.handler not in request.app[PRIVATE]:
+        return await handler(request)
+    resource = request.match_info.route.resource
+    name = f"{request.method} {resource.canonical if resource else ''}"
+    with request.app[TRACING].serving(name, traceparent_in(request.headers)) as span:
+        request[TRACEPARENT] = span.traceparent
+        response = await handler(request)
+        if span.is_recorded:
+            _tell(span, request, response)
+        return response
+
+
+@web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Every error as a problem document; what nobody foresaw is logged, and told to nobody."""
     try:
@@ -69,7 +95,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             # aiohttp looks for a file of the very name that it was asked for.
             return problem_of_status(404)
         # The border: what happened is for the log, and a caller never sees a traceback.
-        log.exception("request.failed", extra={"fields": {"path": request.path}})
+        fields = {"request_id": request_id_of(request), "path": request.path}
+        log.exception("request.failed", extra={"fields": fields})
         return problem_of_status(500)
 
 
@@ -130,9 +157,10 @@ async def _admit(request: web.Request) -> None:
     request[ACCOUNT_ID] = account_id
 
 
-async def dress_answer(_request: web.Request, response: web.StreamResponse) -> None:
+async def dress_answer(request: web.Request, response: web.StreamResponse) -> None:
     """Give every *response* its headers, whoever made it."""
     dress(response)
+    response.headers[request_ids.HEADER] = request_id_of(request)
 
 
 async def insist_on_tls(_request: web.Request, response: web.StreamResponse) -> None:
@@ -167,6 +195,21 @@ async def _read(request: web.Request, limits: BodyLimits) -> None:
 
 def _too_large(limits: BodyLimits) -> RequestTooLarge:
     return RequestTooLarge(f"The body is larger than {limits.size} bytes.")
+
+
+def _tell(span: Span, request: web.Request, response: web.StreamResponse) -> None:
+    resource = request.match_info.route.resource
+    span.tell(
+        {
+            "http.request.method": request.method,
+            "http.route": resource.canonical if resource else None,
+            "http.response.status_code": response.status,
+            "invoices.request_id": request_id_of(request),
+            "invoices.account_id": request.get(ACCOUNT_ID),
+        }
+    )
+    if response.status >= 500:
+        span.fail(str(response.status))
 
 
 def _answer_to(request: web.Request, error: web.HTTPException) -> web.Response:

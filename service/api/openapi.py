@@ -65,8 +65,14 @@ WEBHOOK_HEADERS = {
         "v1,WOUoLfZH/WW0hk/uDspAuBCcfVmh95r85zRXc6AHCWE=",
     ),
     "invoices-collector": ("What collected; `sandbox` moves no money.", "sandbox"),
+    "traceparent": (
+        "W3C Trace Context: of the trace that your request was part of, where it was of one.",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    ),
 }
 """Header of a callback -> what it says, and an example."""
+
+ONLY_WITH_A_TRACE = frozenset({"traceparent"})
 
 RETRY_AFTER = {
     "Retry-After": (
@@ -86,6 +92,7 @@ KEY_SCHEME = {
 
 MISTAKES = (
     Mistake("body", "/total", "Must be more than zero."),
+    Mistake("body", "/status", "Must be one of: dead."),
     Mistake("query", "/callback_url", "The value must be an https:// URL."),
     Mistake("query", "/limit", "Must be greater than or equal to 1 and less than or equal to 200."),
     Mistake("path", "/id", "Length must be between 1 and 200."),
@@ -211,6 +218,9 @@ def _possible_mistakes(declared: DeclaredOperation) -> list[Mistake]:
 
 
 def _response(code: int, answer: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
+    if "content" in answer:
+        # No schema of ours: the answer is declared as it stands in the document.
+        return dict(answer)
     headers = dict(answer.get("headers", {}))
     schema = answer["schema"]
     if isinstance(schema, ProblemSchema):
@@ -255,7 +265,7 @@ def _callback_operation(callback: Callback) -> dict[str, Any]:
             {
                 "in": "header",
                 "name": name,
-                "required": True,
+                "required": name not in ONLY_WITH_A_TRACE,
                 "description": text,
                 "schema": {"type": "string"},
                 "example": example,

@@ -92,6 +92,18 @@ def answers(
     return declare
 
 
+def answers_text(description: str, example: str) -> Callable[[Handler], Handler]:
+    """Declare that the operation answers 200 with text, such as *example*."""
+
+    def declare(handler: Handler) -> Handler:
+        content = {"text/plain": {"schema": {"type": "string"}, "example": example}}
+        answer = {"description": description, "content": content}
+        handler.__apispec__["responses"]["200"] = answer  # type: ignore[attr-defined]
+        return handler
+
+    return declare
+
+
 def refuses(*codes: int) -> Callable[[Handler], Handler]:
     """Declare the problems that the operation may answer with."""
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from service.api import deliveries, health, invoices
+from service.api import deliveries, health, invoices, metrics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
@@ -21,6 +21,7 @@ Operation = tuple[str, str, Handler]
 HEALTH_OPERATIONS: tuple[Operation, ...] = (
     (hdrs.METH_GET, "/healthz", health.is_alive),
     (hdrs.METH_GET, "/readyz", health.is_ready),
+    (hdrs.METH_GET, "/metrics", metrics.get_metrics),
 )
 """What every process serves, whatever its role."""
 
@@ -31,6 +32,8 @@ OPERATIONS: tuple[Operation, ...] = (
     (hdrs.METH_GET, "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
     (hdrs.METH_GET, "/deliveries", deliveries.list_deliveries),
     (hdrs.METH_GET, "/deliveries/{id}", deliveries.get_delivery),
+    (hdrs.METH_POST, "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),
+    (hdrs.METH_POST, "/deliveries/redeliver", deliveries.redeliver_deliveries),
     *HEALTH_OPERATIONS,
 )
 
@@ -39,6 +42,12 @@ def needs_account(operation: Operation) -> bool:
     """Whether only an account may ask: so it is unless the operation declares no security."""
     declared = operation[2].__apispec__  # type: ignore[attr-defined]
     return "security" not in declared or declared["security"] != []
+
+
+def operation_id_of(operation: Operation) -> str:
+    """What *operation* is called in the document."""
+    name: str = operation[2].__apispec__["operationId"]  # type: ignore[attr-defined]
+    return name
 
 
 def add_operation(app: web.Application, operation: Operation, expect: Expect) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -109,16 +110,21 @@ class Connection(web.RequestHandler):
 
 
 class Server:
-    """Serves an application on one address, within *limits*."""
+    """
+    Serves an application on one address, within *limits*.
+
+    *tell_connections* learns how many connections are open, whenever that changes.
+    """
 
     def __init__(
         self,
         app: web.Application,
         limits: ConnectionLimits = DEFAULT_LIMITS,
+        tell_connections: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=FINISH_SECONDS)
         self._limits = limits
-        self._open = OpenConnections(limits, Refusal(_no_room(), LINGER_SECONDS))
+        self._open = OpenConnections(limits, Refusal(_no_room(), LINGER_SECONDS), tell_connections)
         self._listening: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, *, is_shared: bool = False) -> int:

@@ -11,14 +11,17 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
 from service.errors import StorageUnavailable
+from service.metrics import Metrics
 from service.rounds import POLL, keep_rounds
 from service.storage.states import InvoiceStatus
 from service.storage.steps import LeasedInvoice, LeaseRound, NewDelivery, NewEvent, Step
 from service.storage.store import Store
+from service.tracing import Span, Tracing
 
 log = logging.getLogger("invoices.collection")
 
@@ -54,12 +57,20 @@ class Collection:
     """
 
     def __init__(
-        self, store: Store, collector: Collector, announce: Announce, clock: Clock
+        self,
+        store: Store,
+        collector: Collector,
+        announce: Announce,
+        clock: Clock,
+        metrics: Metrics,
+        tracing: Tracing,
     ) -> None:
         self._store = store
         self._collector = collector
         self._announce = announce
         self._clock = clock
+        self._metrics = metrics
+        self._tracing = tracing
         self._steps: asyncio.TaskGroup
         self.is_draining = False
         self._is_backlogged = False
@@ -95,38 +106,50 @@ class Collection:
         """Collect an invoice that was accepted with a lease."""
         self._steps.create_task(self._take_step(row, self._clock.now()))
 
-    async def run_round(self) -> datetime:
+    async def run_round(self) -> timedelta:
         """
         Lease what is due and start a task for each.
 
         Returns:
-            When the next round is due unless a signal comes first.
+            How long the next round may wait unless a signal comes first.
         """
         now = self._clock.now()
         room = CONCURRENCY - self.held_count
         if room <= 0:
             self._is_backlogged = True
-            return now + POLL
+            return POLL
         due = await self._store.lease_invoices(LeaseRound(now, now + LEASE, room))
         self.held_count += len(due.invoices)
         self._is_backlogged = len(due.invoices) == room
         for invoice in due.invoices:
             self._steps.create_task(self._take_step(invoice, now))
-        return min(due.next_due_at or now + POLL, now + POLL)
+        return min(POLL, due.next_due_at - now) if due.next_due_at else POLL
 
     async def _take_step(self, invoice: LeasedInvoice, now: datetime) -> None:
         """One invoice's step; whatever goes wrong with it, its lease brings it back."""
         try:
-            progress = await self._advance(invoice)
-            is_taken = await self._store.take_step(self._step(invoice, progress, now))
-            if not is_taken:
-                log.warning("step.outlived_lease", extra={"fields": {"invoice_id": invoice.id}})
+            with self._tracing.working("collect", invoice.traceparent) as span:
+                step = self._step(invoice, await self._advance(invoice), now)
+                is_taken = await self._store.take_step(step)
+                _trace(span, step)
+            if is_taken:
+                self._tell(step)
+            else:
+                log.warning("step.outlived_lease", extra={"fields": _log_fields(invoice)})
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one bad invoice must not stop the others
-            log.exception("step.failed", extra={"fields": {"invoice_id": invoice.id}})
+            log.exception("step.failed", extra={"fields": _log_fields(invoice)})
         finally:
             self._give_room()
+
+    def _tell(self, step: Step) -> None:
+        """Count and log what a step that was taken has brought."""
+        if step.due_at is None:
+            self._metrics.collected(step.status)
+        if step.event:
+            told = {**_log_fields(step.invoice), **_event_fields(step.event)}
+            log.info("event.recorded", extra={"fields": told})
 
     def _give_room(self) -> None:
         self.held_count -= 1
@@ -169,3 +192,25 @@ class Collection:
         if invoice.call is None:
             return None
         return self._announce(invoice.call.callback, description, is_paid)
+
+
+def _log_fields(invoice: LeasedInvoice) -> dict[str, Any]:
+    """By what a line about *invoice* is found."""
+    return {
+        "request_id": invoice.request_id,
+        "invoice_id": invoice.id,
+        "account_id": invoice.account_id,
+    }
+
+
+def _trace(span: Span, step: Step) -> None:
+    """What a trace says of a step: the same, and where it has led."""
+    if span.is_recorded:
+        found_by = _log_fields(step.invoice)
+        span.tell({f"invoices.{name}": value for name, value in found_by.items()})
+        span.tell({"invoices.invoice_status": step.status.value})
+
+
+def _event_fields(event: NewEvent) -> dict[str, Any]:
+    delivery_id = event.delivery.id if event.delivery else None
+    return {"description": event.description, "paid": event.paid, "delivery_id": delivery_id}

@@ -22,6 +22,7 @@ from service.delivery.signing import Signer
 from service.storage.deliveries import LeasedDelivery
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
 from service.storage.states import DeliveryStatus
+from service.tracing import TRACEPARENT, Span, Tracing
 
 KEPT_BYTES = 4096
 """How much of an answer is kept for the receiver's developer to see."""
@@ -52,6 +53,8 @@ class Attempt:
     delivery: LeasedDelivery
     started_at: datetime
     ended_at: datetime
+    duration: timedelta
+    """As it passed: the difference of the two instants, unless somebody set the clock between."""
     answer: Answer | NoAnswer
     verified: Verified
     outcome: Outcome
@@ -85,17 +88,26 @@ class Performer:
         callbacks: Mapping[str, Callback],
         rules: Rules,
         clock: Clock,
+        tracing: Tracing,
     ) -> None:
         self._sender = sender
         self._signer_of = signer_of
         self._callbacks = callbacks
         self._rules = rules
         self._clock = clock
+        self._tracing = tracing
 
     async def perform(self, delivery: LeasedDelivery) -> Attempt:
         """Attempt *delivery* once and say what it came to; nothing is recorded yet."""
-        started_at = self._clock.now()
-        request = await self._signed(delivery, started_at)
+        name = f"POST {delivery.callback}"
+        with self._tracing.calling(name, delivery.traceparent) as span:
+            attempt = await self._attempt(delivery, span.traceparent)
+            _tell(span, attempt)
+            return attempt
+
+    async def _attempt(self, delivery: LeasedDelivery, traceparent: str | None) -> Attempt:
+        started_at, started_after = self._clock.now(), self._clock.elapsed()
+        request = await self._signed(delivery, started_at, traceparent)
         answer = await self._sender.send(request)
         ended_at = self._clock.now()
         verified = self._classified(delivery, answer)
@@ -103,6 +115,7 @@ class Performer:
             delivery=delivery,
             started_at=started_at,
             ended_at=ended_at,
+            duration=self._clock.elapsed() - started_after,
             answer=answer,
             verified=verified,
             outcome=self._decided(delivery, answer, verified, ended_at),
@@ -127,19 +140,24 @@ class Performer:
                 delivery=delivery,
                 started_at=now,
                 ended_at=now,
+                duration=timedelta(0),
                 answer=nothing,
                 verified=verified,
                 outcome=self._decided(delivery, nothing, verified, now),
             )
         )
 
-    async def _signed(self, delivery: LeasedDelivery, at: datetime) -> OutgoingRequest:
+    async def _signed(
+        self, delivery: LeasedDelivery, at: datetime, traceparent: str | None
+    ) -> OutgoingRequest:
         """The id and the bytes are the delivery's, the timestamp is the attempt's."""
         signer = await self._signer_of(delivery.account_id)
         headers = signer.headers(delivery.id, at, delivery.body)
         headers["Content-Type"] = "application/json"
         headers["User-Agent"] = self._rules.user_agent
         headers["Invoices-Collector"] = delivery.collector
+        if traceparent:
+            headers[TRACEPARENT] = traceparent
         method = self._callbacks[delivery.callback].method.upper()
         return OutgoingRequest(delivery.url, method, headers, delivery.body)
 
@@ -195,11 +213,12 @@ def record_of(attempt: Attempt) -> AttemptRecord:
     return AttemptRecord(
         number=attempt.delivery.attempt_count + 1,
         started_at=attempt.started_at,
-        duration_ms=round((attempt.ended_at - attempt.started_at).total_seconds() * 1000),
+        duration_ms=round(attempt.duration.total_seconds() * 1000),
         status_code=attempt.answer.status_code,
         outcome=attempt.verified.outcome,
         detail=attempt.verified.detail,
         response_body=_as_text(answer.body) if answer else None,
+        cause=attempt.delivery.cause,
     )
 
 
@@ -211,12 +230,14 @@ def log_fields(delivery: LeasedDelivery, settlement: Settlement) -> dict[str, An
     """
     record, age = settlement.attempt, settlement.at - delivery.created_at
     return {
+        "request_id": delivery.request_id,
         "delivery_id": delivery.id,
         "invoice_id": delivery.invoice_id,
         "account_id": delivery.account_id,
         "callback": delivery.callback,
         "origin": delivery.origin,
         "number": record.number,
+        "cause": record.cause,
         "outcome": record.outcome,
         "detail": record.detail,
         "status_code": record.status_code,
@@ -227,6 +248,29 @@ def log_fields(delivery: LeasedDelivery, settlement: Settlement) -> dict[str, An
         "held_until": settlement.held_until,
         "age_ms": round(age.total_seconds() * 1000),
     }
+
+
+def _tell(span: Span, attempt: Attempt) -> None:
+    """What a trace says of *attempt*: by the names of OpenTelemetry where it has one."""
+    delivery, outcome = attempt.delivery, attempt.verified.outcome
+    if not span.is_recorded:
+        return
+    span.tell(
+        {
+            "http.request.method": "POST",
+            "http.response.status_code": attempt.answer.status_code,
+            "server.address": delivery.origin,
+            "invoices.request_id": delivery.request_id,
+            "invoices.account_id": delivery.account_id,
+            "invoices.invoice_id": delivery.invoice_id,
+            "invoices.delivery_id": delivery.id,
+            "invoices.attempt.number": delivery.attempt_count + 1,
+            "invoices.attempt.cause": delivery.cause.value,
+            "invoices.attempt.outcome": outcome.value,
+        }
+    )
+    if outcome is not AttemptOutcome.DELIVERED:
+        span.fail(outcome.value)
 
 
 def _as_text(body: bytes) -> str:

@@ -17,9 +17,11 @@ from service.clock import Clock
 from service.delivery.attempt import Attempt, Performer, log_fields, settlement_of
 from service.delivery.origins import Origins, Turn
 from service.errors import StorageUnavailable
-from service.rounds import POLL, keep_rounds
+from service.metrics import Metrics
+from service.rounds import AT_ONCE, POLL, keep_rounds
 from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound
 from service.storage.settlements import Settlement
+from service.storage.states import Cause, DeliveryStatus
 from service.storage.store import Store
 
 log = logging.getLogger("invoices.delivery")
@@ -67,11 +69,15 @@ class Sweep:
 class Dispatcher:
     """Attempts every delivery that is due; any number of processes may each run one."""
 
-    def __init__(self, store: Store, performer: Performer, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, performer: Performer, limits: Limits, clock: Clock, metrics: Metrics
+    ) -> None:
         self._store = store
         self._performer = performer
         self._limits = limits
         self._clock = clock
+        self._metrics = metrics
+        metrics.slots(limits.concurrency)
         self._origins = Origins(limits.concurrency, limits.origin_concurrency)
         self._attempts: asyncio.TaskGroup
         self._sweep = Sweep()
@@ -123,24 +129,26 @@ class Dispatcher:
         self._origins.wait(row)
         self._begin_attempts()
 
-    async def run_round(self) -> datetime:
+    async def run_round(self) -> timedelta:
         """
         Lease what is due and there is room for; start an attempt for each.
 
         Returns:
-            When the next round is due unless a signal comes first.
+            How long the next round may wait unless a signal comes first.
         """
         now = self._clock.now()
+        self._metrics.origins_resting(len(self._origins.resting(now)))
         self._is_full = self._origins.room <= 0
         if self._is_full:
-            return now + POLL
+            return POLL
         due = await self._store.lease_deliveries(self._lease_round(now))
+        self._metrics.attempts_lost(due.lost_count)
         for delivery in due.deliveries:
             self._origins.reserve(delivery.origin)
             self._origins.wait(delivery)
         self._begin_attempts()
         self._sweep.add(due)
-        return now if due.after is not None else self._end_sweep(now)
+        return AT_ONCE if due.after is not None else self._end_sweep(now)
 
     def _lease_round(self, now: datetime) -> LeaseRound:
         return LeaseRound(
@@ -153,15 +161,15 @@ class Dispatcher:
             after=self._sweep.after,
         )
 
-    def _end_sweep(self, now: datetime) -> datetime:
+    def _end_sweep(self, now: datetime) -> timedelta:
         """All origins were looked at: remember whose deliveries wait in the database."""
         sweep, self._sweep = self._sweep, Sweep()
         resting = self._origins.resting(now)
         self._backlogged = sweep.left_origins
         if any(self._origins.wants_more(origin) for origin in self._backlogged - resting.keys()):
-            return now
+            return AT_ONCE
         chances = (sweep.next_due_at, *resting.values())
-        return min([now + POLL, *(at for at in chances if at)])
+        return min([POLL, *(at - now for at in chances if at)])
 
     def _leased_until(self, now: datetime) -> datetime:
         return now + self._limits.timeout + LEASE_MARGIN
@@ -197,7 +205,7 @@ class Dispatcher:
         """Give back the slot; an attempt that was not made, for a reason of ours, is None."""
         now, origin = self._clock.now(), turn.delivery.origin
         if attempt and attempt.held_until:
-            self._origins.rest(origin, attempt.held_until)
+            self._origins.rest(origin, now, attempt.held_until)
         self._origins.end(turn, now, is_answering=attempt is None or attempt.is_answered)
         if self._origins.is_resting(origin, now):
             self._give_back(self._origins.take_back(origin))
@@ -224,20 +232,39 @@ class Dispatcher:
             is_settled = await self._settle(delivery, settlement)
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        except Exception:  # one that cannot be recorded must not stop the group either
+            log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
         else:
+            self._count(delivery, settlement, is_settled=is_settled)
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"
             log.info(name, extra={"fields": log_fields(delivery, settlement)})
+
+    def _count(self, delivery: LeasedDelivery, settlement: Settlement, *, is_settled: bool) -> None:
+        """Count an attempt, and its delivery if that has ended with it."""
+        if not is_settled:
+            self._metrics.attempt_outlived_lease()
+            return
+        self._metrics.attempt_recorded(settlement.attempt.outcome)
+        if settlement.status is not DeliveryStatus.PENDING:
+            self._metrics.settled(settlement.status, settlement.reason)
+        # What is sent again by hand says nothing of how long deliveries take.
+        is_first_time = delivery.cause is not Cause.REDELIVERY
+        if settlement.status is DeliveryStatus.DELIVERED and is_first_time:
+            self._metrics.delivered_after((settlement.at - delivery.accepted_at).total_seconds())
 
     async def _performed(self, turn: Turn) -> Settlement:
         """Make the attempt that it is the turn of, then pass the slot on."""
         attempt = None
+        self._metrics.attempt_began()
         try:
             attempt = await self._performer.perform(turn.delivery)
+            self._metrics.attempt_took(attempt.duration.total_seconds())
             return settlement_of(attempt)
         except Exception:  # one bad attempt must not stop the group
             log.exception("attempt.failed", extra={"fields": {"delivery_id": turn.delivery.id}})
             return self._performer.failed(turn.delivery)
         finally:
+            self._metrics.attempt_ended()
             self._end(turn, attempt)
 
     async def _settle(self, delivery: LeasedDelivery, settlement: Settlement) -> bool:

@@ -41,6 +41,18 @@ class Turn:
     is_probe: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The time for which an origin is left alone."""
+
+    since: datetime
+    until: datetime
+
+    def goes_on(self, now: datetime) -> bool:
+        """Whether it is not over. A clock that went back to before it does not prolong it."""
+        return self.since <= now < self.until
+
+
 @dataclass(slots=True, eq=False)
 class Origin:
     """What is known of one receiver, and what is in hand for it."""
@@ -68,7 +80,7 @@ class Origins:
         self._known: dict[str, Origin] = {}
         self._busy: dict[str, Origin] = {}
         self._failing: dict[str, Origin] = {}
-        self._rest_until: dict[str, datetime] = {}
+        self._rests: dict[str, Rest] = {}
         self._queue: deque[Origin] = deque()
 
     # Leases
@@ -118,17 +130,18 @@ class Origins:
 
     def resting(self, now: datetime) -> dict[str, datetime]:
         """The origins that are to be left alone, and until when."""
-        self._rest_until = {name: at for name, at in self._rest_until.items() if at > now}
-        return self._rest_until
+        self._rests = {name: rest for name, rest in self._rests.items() if rest.goes_on(now)}
+        return {name: rest.until for name, rest in self._rests.items()}
 
     def is_resting(self, name: str, now: datetime) -> bool:
         """Whether an origin is to be left alone."""
-        until = self._rest_until.get(name)
-        return until is not None and until > now
+        rest = self._rests.get(name)
+        return rest is not None and rest.goes_on(now)
 
-    def rest(self, name: str, until: datetime) -> None:
-        """Leave an origin alone until then."""
-        self._rest_until[name] = max(until, self._rest_until.get(name, until))
+    def rest(self, name: str, now: datetime, until: datetime) -> None:
+        """Leave an origin alone from now until then."""
+        if not self.is_resting(name, until):
+            self._rests[name] = Rest(now, until)
 
     # Slots
 
@@ -212,7 +225,7 @@ class Origins:
         rest = min(REST_FIRST * 2 ** min(origin.failed_probe_count, 10), REST_MAX)
         origin.failed_probe_count += 1
         self._failing[origin.name] = origin
-        self.rest(origin.name, now + rest)
+        self.rest(origin.name, now, now + rest)
 
     def _meet(self, name: str) -> Origin:
         """Remember a new origin; one of which nothing is in hand is forgotten for it."""

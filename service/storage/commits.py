@@ -29,17 +29,27 @@ _Batch = dict[Work[Any, Any], list[tuple[Any, "asyncio.Future[Any]"]]]
 """What waits for the next transaction: by the work to be done, its items and who waits for them."""
 
 
+TellCount = Callable[[int], object]
+
+
+def tell_nobody(_count: int) -> None:
+    """Take no notice of a count."""
+
+
 class GroupCommit:
     """
     Runs the work of many callers in shared transactions.
+
+    Of each that was committed, *tell_committed* learns how many items shared it.
 
     Where the database has one writer, all work shares one transaction at a time. Where it has
     many, each kind of work has a transaction of its own beside those of the others: none waits
     for statements that it has no part in, and no two of ours take the same rows in another order.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tell_committed: TellCount = tell_nobody) -> None:
         self._database = database
+        self._tell_committed = tell_committed
         self._lanes: dict[object, _Lane] = {}
 
     def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
@@ -51,15 +61,16 @@ class GroupCommit:
         """
         key = None if self._database.has_one_writer else work
         if key not in self._lanes:
-            self._lanes[key] = _Lane(self._database)
+            self._lanes[key] = _Lane(self._database, self._tell_committed)
         return self._lanes[key].run(work, item)
 
 
 class _Lane:
     """One transaction at a time."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tell_committed: TellCount) -> None:
         self._database = database
+        self._tell_committed = tell_committed
         self._waiting: _Batch = {}
         self._committing: asyncio.Task[None] | None = None
 
@@ -90,6 +101,7 @@ class _Lane:
             for half in halves:
                 await self._commit(half)
         else:
+            self._tell_committed(sum(map(len, batch.values())))
             _answer(batch, results)
 
 

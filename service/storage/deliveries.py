@@ -36,7 +36,7 @@ from sqlalchemy import (
 from service.storage import leases
 from service.storage.given import Given, given
 from service.storage.settlements import AttemptOutcome, AttemptRecord, insert_attempts
-from service.storage.states import DeliveryStatus
+from service.storage.states import Cause, DeliveryStatus
 from service.storage.tables import (
     deliveries,
     events,
@@ -63,9 +63,13 @@ class LeasedDelivery:
     body: bytes
     attempt_count: int
     failure_count: int
+    cause: Cause
+    accepted_at: datetime
     created_at: datetime
     leased_until: datetime
     lease_token: int
+    request_id: str
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +101,19 @@ class DueDeliveries:
     *left_origins* may have more that is due: there was no room for it, in all or for the
     origin. *next_due_at* is when the other origins that were looked at may have something
     without anything new being written, None if never. *after* is where the next round goes
-    on, None if this one has looked at the last origin.
+    on, None if this one has looked at the last origin. *lost_count* says of how many of the
+    deliveries an attempt was told as lost.
     """
 
     deliveries: Sequence[LeasedDelivery]
     left_origins: frozenset[str]
     next_due_at: datetime | None
     after: str | None
+    lost_count: int = 0
 
 
 _earlier = deliveries.alias("earlier")
-_is_first_of_its_invoice = or_(
+is_first_of_its_invoice = or_(
     deliveries.c.sequence == 1,
     ~exists().where(
         _earlier.c.account_id == deliveries.c.account_id,
@@ -118,10 +124,10 @@ _is_first_of_its_invoice = or_(
 )
 # Written out and not bound: only so does a database see that the index of what is due serves.
 _PENDING: ColumnElement[str] = literal_column("'pending'")
-_is_pending = deliveries.c.status == _PENDING
+is_pending = deliveries.c.status == _PENDING
 
 
-def _next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
+def next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
     """The first origin behind *after* that has pending deliveries: one step of the index."""
     pending = deliveries.alias("pending")
     return (
@@ -134,16 +140,16 @@ def _next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
 def _waiting_origins() -> Select[Any]:
     """Up to `:look` origins with pending deliveries, and when there is something to do for each."""
     first = select(
-        _next_origin(bindparam("after", type_=Text())).label("origin"), literal(1).label("number")
+        next_origin(bindparam("after", type_=Text())).label("origin"), literal(1).label("number")
     )
     waiting = first.cte("waiting", recursive=True)
     waiting = waiting.union_all(
-        select(_next_origin(waiting.c.origin), waiting.c.number + 1).where(
+        select(next_origin(waiting.c.origin), waiting.c.number + 1).where(
             waiting.c.origin.is_not(None), waiting.c.number < bindparam("look", type_=Integer())
         )
     )
     of_origin = select(func.min(deliveries.c.due_at)).where(
-        _is_pending, deliveries.c.origin == waiting.c.origin
+        is_pending, deliveries.c.origin == waiting.c.origin
     )
     held_until = select(origins.c.held_until).where(origins.c.origin == waiting.c.origin)
     return select(
@@ -165,16 +171,19 @@ _due = (
             if name in deliveries.c
         ),
         invoices.c.id.label("invoice_id"),
+        invoices.c.created_at.label("accepted_at"),
+        invoices.c.request_id,
+        invoices.c.traceparent,
         events.c.collector,
     )
     .join_from(deliveries, invoices, is_invoice_of_delivery)
     .join(events, is_event_of_delivery)
     .where(
-        _is_pending,
+        is_pending,
         deliveries.c.origin == bindparam("origin"),
         deliveries.c.due_at <= bindparam("now"),
         leases.is_free(deliveries),
-        _is_first_of_its_invoice,
+        is_first_of_its_invoice,
     )
     .order_by(deliveries.c.due_at)
     .limit(bindparam("limit"))
@@ -225,6 +234,7 @@ def _lease_due(tx: Connection, round_: LeaseRound) -> DueDeliveries:
         left_origins=frozenset(left),
         next_due_at=min(_chances(looked, open_, round_.now), default=None),
         after=looked[-1].origin if len(looked) == round_.look else None,
+        lost_count=sum(1 for row in rows if row["leased_until"]),
     )
 
 
@@ -286,6 +296,7 @@ def _leased_delivery(row: RowMapping, until: datetime) -> LeasedDelivery:
     values["attempt_count"] += 1 if values["leased_until"] else 0
     values["leased_until"] = until
     values["lease_token"] += 1
+    values["cause"] = Cause(values["cause"])
     return LeasedDelivery(**values)
 
 
@@ -299,4 +310,5 @@ def _lost_attempt(row: RowMapping, now: datetime) -> AttemptRecord:
         detail="The process that made this attempt ended before it could record an answer. "
         "Your receiver may have seen it, or nothing.",
         response_body=None,
+        cause=Cause(row["cause"]),
     )

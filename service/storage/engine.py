@@ -44,6 +44,15 @@ class Database(Protocol):
         """
         ...
 
+    async def check(self) -> None:
+        """
+        Return if the database can be read, and written to if that has failed lately.
+
+        Raises:
+            StorageUnavailable: otherwise.
+        """
+        ...
+
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """
         As `write`, with all the time that it takes, and by one process at a time.

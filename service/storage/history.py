@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import eq, ge, lt
@@ -33,6 +33,21 @@ class DeliveryFilter:
     origin: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+
+
+def conditions_of(wanted: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
+    """What *wanted* says of a delivery's own columns: all but the invoice."""
+    if wanted.status is not None:
+        # Written out and not bound, so that the index of what is dead serves.
+        status: ColumnElement[str] = literal_column(f"'{DeliveryStatus(wanted.status)}'")
+        yield deliveries.c.status == status
+    for compare, column, value in (
+        (eq, deliveries.c.origin, wanted.origin),
+        (ge, deliveries.c.created_at, wanted.since),
+        (lt, deliveries.c.created_at, wanted.until),
+    ):
+        if value is not None:
+            yield compare(column, value)
 
 
 _told = (
@@ -84,7 +99,8 @@ def list_deliveries(
 
     A page starts behind the delivery whose id is *after*; the cursor is None on the last one.
     """
-    query, newest_first = _narrow(_of_account(account_id), wanted), deliveries.c.id.desc()
+    query = _of_account(account_id).where(*conditions_of(wanted))
+    newest_first = deliveries.c.id.desc()
     if wanted.invoice_id is not None:
         key = find_key(tx, account_id, wanted.invoice_id)
         if key is None:
@@ -102,21 +118,6 @@ def list_deliveries(
 def _of_account(account_id: str) -> Select[Any]:
     # Said of both: the index by which an invoice is found begins with its account.
     return _told.where(deliveries.c.account_id == account_id, invoices.c.account_id == account_id)
-
-
-def _narrow(query: Select[Any], wanted: DeliveryFilter) -> Select[Any]:
-    conditions = (
-        (eq, deliveries.c.origin, wanted.origin),
-        (ge, deliveries.c.created_at, wanted.since),
-        (lt, deliveries.c.created_at, wanted.until),
-    )
-    if wanted.status is not None:
-        # Written out and not bound, so that the index of what is dead serves.
-        status: ColumnElement[str] = literal_column(f"'{DeliveryStatus(wanted.status)}'")
-        query = query.where(deliveries.c.status == status)
-    return query.where(
-        *(compare(column, value) for compare, column, value in conditions if value is not None)
-    )
 
 
 def _tell(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str, Any]]:

@@ -42,6 +42,8 @@ class NewInvoice:
     created_at: datetime
     callback_url: str | None
     call: Call | None
+    request_id: str
+    traceparent: str | None = None
     key: str = field(default_factory=new_key)
 
 
@@ -178,6 +180,8 @@ def _row(invoice: NewInvoice, leased_until: datetime | None) -> tuple[Any, ...]:
         created_at,
         microseconds(leased_until),
         1 if leased_until else 0,
+        invoice.request_id,
+        invoice.traceparent,
     )
 
 

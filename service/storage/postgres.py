@@ -63,7 +63,7 @@ class PostgresDatabase:
             StorageUnavailable: if the server cannot be written to now. Where the connection
                 was lost during the commit, it may have been written all the same.
         """
-        return await self._run(self._writers, work, TRANSACTION_SECONDS)
+        return await self._run(self._writers, work, TRANSACTION_SECONDS, is_write=True)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """
@@ -72,7 +72,20 @@ class PostgresDatabase:
         Raises:
             StorageUnavailable: if the server cannot be read now.
         """
-        return await self._run(self._readers, work, TRANSACTION_SECONDS)
+        return await self._run(self._readers, work, TRANSACTION_SECONDS, is_write=False)
+
+    async def check(self) -> None:
+        """
+        Return if the server can be read, and written to if that has failed lately.
+
+        Raises:
+            StorageUnavailable: otherwise.
+        """
+        if self._outage.is_of_writes:
+            # Whoever asks for the number of a transaction is given one, and writes it to the log.
+            await self.write(lambda tx: tx.execute(select(func.pg_current_xact_id())).close())
+        else:
+            await self.read(lambda tx: tx.execute(select(1)).close())
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`, with all the time that it takes, and by one process at a time."""
@@ -82,7 +95,7 @@ class PostgresDatabase:
             tx.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
             return work(tx)
 
-        return await self._run(self._writers, work_alone, None)
+        return await self._run(self._writers, work_alone, None, is_write=True)
 
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
         """Set the signal of a name whenever another process announces that name."""
@@ -109,15 +122,20 @@ class PostgresDatabase:
         )
 
     async def _run(
-        self, engine: AsyncEngine, work: Callable[[Connection], T], seconds: float | None
+        self,
+        engine: AsyncEngine,
+        work: Callable[[Connection], T],
+        seconds: float | None,
+        *,
+        is_write: bool,
     ) -> T:
         try:
             with translated():
                 async with asyncio.timeout(seconds), engine.begin() as connection:
                     result = await connection.run_sync(work)
         except StorageUnavailable as error:
-            self._outage.goes_on(error)
+            self._outage.goes_on(error, is_write=is_write)
             raise
         self._connector.is_reached()
-        self._outage.is_over()
+        self._outage.is_over(has_written=is_write)
         return result

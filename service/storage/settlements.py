@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Integer, Text, func
 from service.storage import leases
 from service.storage.holds import hold_origins
 from service.storage.rows import insert_rows
-from service.storage.states import DELIVERY_MOVES, DeadReason, DeliveryStatus
+from service.storage.states import DELIVERY_MOVES, Cause, DeadReason, DeliveryStatus
 from service.storage.tables import attempts, deliveries, microseconds
 
 
@@ -45,6 +45,7 @@ class AttemptRecord:
     outcome: AttemptOutcome
     detail: str | None
     response_body: str | None
+    cause: Cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,7 @@ _settling = (
         settled_at=_settled.c.settled_at,
         attempt_count=deliveries.c.attempt_count + 1,
         failure_count=deliveries.c.failure_count + _settled.c.failure_count,
+        cause=Cause.RETRY.value,
     )
 )
 
@@ -140,4 +142,5 @@ def _attempt_row(account_id: str, delivery_id: str, attempt: AttemptRecord) -> t
         attempt.outcome.value,
         attempt.detail,
         attempt.response_body,
+        attempt.cause.value,
     )

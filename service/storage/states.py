@@ -1,7 +1,7 @@
 """
 The states of an invoice and of a delivery, and every legal move between them.
 
-If it changes a state, it stands in one of these two tables; the statements of this room match
+If it changes a state, it stands in one of these tables; the statements of this room match
 on the states from which a move may start, so that an illegal one changes no row.
 """
 
@@ -35,6 +35,14 @@ class DeadReason(StrEnum):
     BLOCKED = "blocked"
 
 
+class Cause(StrEnum):
+    """Why an attempt is made."""
+
+    EVENT = "event"
+    RETRY = "retry"
+    REDELIVERY = "redelivery"
+
+
 INVOICE_MOVES: dict[InvoiceStatus, frozenset[InvoiceStatus]] = {
     InvoiceStatus.RECEIVED: frozenset(
         {InvoiceStatus.SENT, InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED}
@@ -61,3 +69,9 @@ DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
     DeliveryStatus.DEAD: frozenset(),
 }
 """From each state, the states that settling an attempt may write; pending again is a retry."""
+
+REDELIVERY_MOVES: dict[DeliveryStatus, DeliveryStatus] = {
+    DeliveryStatus.DELIVERED: DeliveryStatus.PENDING,
+    DeliveryStatus.DEAD: DeliveryStatus.PENDING,
+}
+"""From each state, the state that redelivery writes. What is pending comes by itself."""

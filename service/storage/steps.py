@@ -20,7 +20,7 @@ from service.storage.given import Given, given
 from service.storage.holds import held_origins
 from service.storage.invoices import Call, NewInvoice
 from service.storage.rows import insert_rows
-from service.storage.states import INVOICE_MOVES, DeliveryStatus, InvoiceStatus
+from service.storage.states import INVOICE_MOVES, Cause, DeliveryStatus, InvoiceStatus
 from service.storage.tables import deliveries, events, invoices, microseconds
 
 
@@ -38,7 +38,10 @@ class LeasedInvoice:
     status: InvoiceStatus
     call: Call | None
     event_count: int
+    created_at: datetime
     lease_token: int
+    request_id: str
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,10 @@ def born_leased(invoice: NewInvoice) -> LeasedInvoice:
         status=InvoiceStatus.RECEIVED,
         call=invoice.call,
         event_count=0,
+        created_at=invoice.created_at,
         lease_token=1,
+        request_id=invoice.request_id,
+        traceparent=invoice.traceparent,
     )
 
 
@@ -276,14 +282,16 @@ def _delivery_row(birth: _Birth) -> tuple[Any, ...]:
         None,
         microseconds(birth.until),
         1 if birth.until else 0,
+        Cause.EVENT.value,
     )
 
 
 def _leased_delivery(birth: _Birth, until: datetime) -> LeasedDelivery:
+    invoice = birth.step.invoice
     return LeasedDelivery(
         id=birth.delivery.id,
-        account_id=birth.step.invoice.account_id,
-        invoice_id=birth.step.invoice.id,
+        account_id=invoice.account_id,
+        invoice_id=invoice.id,
         collector=birth.step.collector,
         callback=birth.call.callback,
         url=birth.call.url,
@@ -291,7 +299,11 @@ def _leased_delivery(birth: _Birth, until: datetime) -> LeasedDelivery:
         body=birth.delivery.body,
         attempt_count=0,
         failure_count=0,
+        cause=Cause.EVENT,
+        accepted_at=invoice.created_at,
         created_at=birth.event.at,
         leased_until=until,
         lease_token=1,
+        request_id=invoice.request_id,
+        traceparent=invoice.traceparent,
     )

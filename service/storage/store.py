@@ -12,10 +12,21 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-from service.storage import accounts, deliveries, history, invoices, settlements, steps
-from service.storage.commits import GroupCommit
+from service.metrics import Backlog
+from service.storage import (
+    accounts,
+    backlog,
+    deliveries,
+    history,
+    invoices,
+    redelivery,
+    retention,
+    settlements,
+    steps,
+)
+from service.storage.commits import GroupCommit, TellCount, tell_nobody
 from service.storage.engine import Database
 from service.storage.handover import Handover
 
@@ -31,12 +42,13 @@ class Store:
     Everything durable.
 
     Each method that writes returns after its commit, and raises StorageUnavailable if the
-    database cannot be written to; nothing was stored then.
+    database cannot be written to; nothing was stored then. *tell_committed* learns of every
+    shared transaction how much was in it.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tell_committed: TellCount = tell_nobody) -> None:
         self._database = database
-        self._commits = GroupCommit(database)
+        self._commits = GroupCommit(database, tell_committed)
         self.invoices_due = asyncio.Event()
         """Set when an invoice may have become due for collection."""
         self.deliveries_due = asyncio.Event()
@@ -143,6 +155,46 @@ class Store:
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
 
+    async def redeliver(
+        self, account_id: str, delivery_id: str, now: datetime
+    ) -> tuple[dict[str, Any], bool]:
+        """Make a settled delivery pending again, or NotFound; see `redelivery.redeliver`."""
+        told, is_redelivered = await self._write(redelivery.redeliver, account_id, delivery_id, now)
+        self._redelivered(1 if is_redelivered else 0)
+        return told, is_redelivered
+
+    async def redeliver_all(
+        self, account_id: str, wanted: history.DeliveryFilter, now: datetime
+    ) -> int:
+        """
+        Make all *wanted* deliveries pending again; how many those were.
+
+        One batch after the other is committed. If that is interrupted, some are pending and the
+        others as they were: who asks again gets the others.
+        """
+        count, batch = 0, redelivery.Redelivered(0, after="")
+        while batch.after is not None:
+            batch = await self._write(
+                redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
+            )
+            self._redelivered(batch.count)
+            count += batch.count
+        return count
+
+    def _redelivered(self, count: int) -> None:
+        if count:
+            # The later events of an invoice wait for the earlier ones again.
+            self._have_followers = True
+            self._tell("deliveries")
+
+    async def sweep(self, place: retention.Place, settled_before: datetime) -> retention.Swept:
+        """Remove some deliveries that were settled long ago; see `retention.sweep`."""
+        return await self._write(retention.sweep, place, settled_before)
+
+    async def forget_holds(self, after: str, over_before: datetime) -> str | None:
+        """Forget some origins whose hold was over long ago; see `retention.forget_holds`."""
+        return await self._write(retention.forget_holds, after, over_before)
+
     async def add_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
         """Add an account; False if its name is taken."""
         return await self._write(accounts.add, account, new)
@@ -183,9 +235,13 @@ class Store:
         """The encrypted secrets of all accounts that are valid."""
         return await self._read(accounts.all_secrets, now)
 
+    async def backlog(self, now: datetime) -> Backlog:
+        """What waits to be collected and delivered; see `backlog.measure`."""
+        return await self._read(backlog.measure, now)
+
     async def ping(self) -> None:
-        """Return if the database answers; raises StorageUnavailable otherwise."""
-        await self._read(_answer)
+        """Return if the database can be worked with; raises StorageUnavailable otherwise."""
+        await self._database.check()
 
     async def _read(
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
@@ -197,7 +253,3 @@ class Store:
     ) -> T:
         """What operators do now and then: in a transaction of its own."""
         return await self._database.write(lambda tx: work(tx, *args, **options))
-
-
-def _answer(tx: Connection) -> None:
-    tx.execute(text("SELECT 1")).close()

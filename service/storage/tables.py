@@ -82,6 +82,9 @@ invoices = Table(
     Column("due_at", Instant),
     Column("leased_until", Instant),
     Column("lease_token", BigInteger, nullable=False),
+    # By what the logs and traces of all that follows are found: those of the request.
+    Column("request_id", Text, nullable=False),
+    Column("traceparent", Text),
     PrimaryKeyConstraint("account_id", "key", name="invoices_primary"),
     UniqueConstraint("account_id", "id", name="invoices_account_id_id"),
 )
@@ -127,6 +130,8 @@ deliveries = Table(
     Column("settled_at", Instant),
     Column("leased_until", Instant),
     Column("lease_token", BigInteger, nullable=False),
+    # Why its next attempt is made.
+    Column("cause", Text, nullable=False),
     PrimaryKeyConstraint("account_id", "id", name="deliveries_primary"),
 )
 Index(
@@ -164,6 +169,7 @@ attempts = Table(
     Column("outcome", Text, nullable=False),
     Column("detail", Text),
     Column("response_body", Text),
+    Column("cause", Text, nullable=False),
     PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
 )
 

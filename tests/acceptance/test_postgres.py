@@ -70,6 +70,7 @@ async def test_an_api_leaves_everything_to_the_dispatchers(tmp_path, postgres_ur
             tmp_path, "--role", "dispatcher", database_url=postgres_url
         ) as dispatcher:
             await dispatcher.logged("attempt.settled")
+            figures = await dispatcher.figures()
             found = {path: (await dispatcher.ask(path))[0] for path in HEALTH | NO_API}
 
     assert ["api", "dispatcher"] == [
@@ -77,6 +78,7 @@ async def test_an_api_leaves_everything_to_the_dispatchers(tmp_path, postgres_ur
     ]
     assert 1 == len(receiver.arrived)
     assert dict.fromkeys(HEALTH, 200) | dict.fromkeys(NO_API, 404) == found
+    assert 1 == figures['invoices_attempts_total{outcome="delivered"}']
 
 
 HEALTH = {"/healthz", "/readyz"}

@@ -1,5 +1,6 @@
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +131,60 @@ async def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     assert sent == set(calls)
     assert {1} == {len(set(events)) for events in calls.values()}
     assert {"delivered"} == {one["status"] for one in (await two_workers.deliveries()).values()}
+
+
+async def test_any_worker_tells_the_figures_of_all(two_workers, receiver):
+    """Figures add up over workers, whichever is asked; the backlog, which they share, does not."""
+    sent = await both_busy(two_workers, receiver)
+    busy = [await two_workers.figures() for _ in range(10)]
+    receiver.may_answer.set()
+
+    stored, delivered = (
+        'invoices_received_total{acceptance="stored"}',
+        'invoices_attempts_total{outcome="delivered"}',
+    )
+
+    async def are_delivered():
+        figures = await two_workers.figures()
+        return figures[delivered] == len(sent) and figures
+
+    figures = await until(are_delivered)
+    assert {len(sent)} == {one[stored] for one in busy}
+    assert {2 * 256} == {one["invoices_attempts_slots"] for one in busy}
+    assert all(one["invoices_attempts_in_flight"] > ORIGIN_CONCURRENCY for one in busy)
+    assert all(one["invoices_storage_up"] == 1 for one in busy)
+    assert 0 == figures["invoices_attempts_in_flight"]
+
+
+async def test_what_a_killed_worker_has_counted_stays(two_workers, receiver):
+    """Counters never fall; what was in flight in the worker is in flight no more."""
+    sent = await both_busy(two_workers, receiver)
+    killed, _ = two_workers.workers()
+    before = await two_workers.figures()
+
+    killed.kill()
+    await two_workers.logged("worker.ended")
+    await two_workers.logged("service.started", 3)
+    after = await two_workers.figures()
+
+    counts = [name for name in before if "_total" in name and "invoices_" in name]
+    assert [] == [name for name in counts if after[name] < before[name]]
+    assert len(sent) == after['invoices_received_total{acceptance="stored"}']
+    assert after["invoices_attempts_in_flight"] < before["invoices_attempts_in_flight"]
+    assert 2 * 256 == after["invoices_attempts_slots"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_no_folder_of_figures_is_left(two_workers, number):
+    """What workers shared is gone with them."""
+    folders = {worker.environ()["PROMETHEUS_MULTIPROC_DIR"] for worker in two_workers.workers()}
+    (folder,) = map(Path, folders)
+    assert folder.is_dir()
+
+    two_workers.signal(number)
+    await two_workers.ended()
+
+    assert not folder.exists()
 
 
 async def test_workers_end_with_the_process_that_started_them(two_workers):

@@ -14,6 +14,7 @@ from service.api.application import Parts, make_application
 from service.api.connections import ConnectionLimits
 from service.api.server import Server
 from service.app import document_of, for_development, judge_of
+from service.metrics import Metrics
 from service.settings import Settings
 from service.storage.schema import migrate
 from service.storage.sqlite import SqliteDatabase
@@ -40,11 +41,17 @@ def new_database(tmp_path_factory):
 
 
 @pytest.fixture
-async def store(tmp_path, new_database):
+def metrics():
+    """What is counted."""
+    return Metrics("1.2.3")
+
+
+@pytest.fixture
+async def store(tmp_path, new_database, metrics):
     """The store on a new database."""
     path = shutil.copy(new_database, tmp_path / "invoices.db")
     database = SqliteDatabase(f"sqlite:///{path}")
-    yield Store(database)
+    yield Store(database, metrics.committed)
     await database.close()
 
 
@@ -61,10 +68,11 @@ def served_document():
 
 
 @pytest.fixture
-def parts(store, served_document):
+def parts(store, metrics, served_document):
     """What the application of these tests is wired from, receivers as in production."""
     return Parts(
         store=store,
+        metrics=metrics,
         clock=ManualClock(START),
         document=served_document,
         authenticate=everybody_is_dev,

@@ -54,6 +54,7 @@ async def test_delivered_delivery_tells_its_attempt(api, store):
     await store.settle(delivered(await lease_delivery(store), at=START + SECOND))
     expected = {
         "number": 1,
+        "cause": "event",
         "started_at": "2026-01-31T12:00:01.000Z",
         "duration_ms": 12,
         "status_code": 200,

@@ -17,6 +17,7 @@ from service.api.application import Parts, make_application
 from service.api.server import Server
 from service.app import document_of, judge_of
 from service.clock import SystemClock
+from service.metrics import Metrics
 from service.settings import Settings
 from service.storage.schema import migrate
 from service.storage.sqlite import SqliteDatabase
@@ -73,6 +74,7 @@ async def serve(path, authenticating, started):
     app = make_application(
         Parts(
             store=store,
+            metrics=Metrics(),
             clock=SystemClock(),
             document={"openapi": "3.1.0"},
             authenticate=authenticating(store),

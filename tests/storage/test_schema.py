@@ -232,24 +232,33 @@ async def test_rows_of_the_first_schema_survive_the_way_up_and_down(empty):
     assert nameless(first) == nameless(await empty.read(described))
     assert before == await empty.read(stored)
     accounts = {"k1": "dev", "k2": "other", "m1": "dev", "m3": "other"}
-    for name, reference in (("events", "invoice_key"), ("attempts", "delivery_id")):
-        for row in before[name]:
-            assert {**row, "account_id": accounts[row[reference]]} in after[name]
+    causes = {1: "event", 2: "retry", 10: "retry"}
+    for row in before["events"]:
+        assert {**row, "account_id": accounts[row["invoice_key"]]} in after["events"]
+    for row in before["attempts"]:
+        added = {"account_id": accounts[row["delivery_id"]], "cause": causes[row["number"]]}
+        assert {**row, **added} in after["attempts"]
     # Nobody had an account of their own then.
     accounts_of_now = dict.fromkeys(("accounts", "account_keys", "account_secrets"), 0)
     sizes = {name: len(rows) for name, rows in before.items()}
     assert sizes | accounts_of_now == {name: len(rows) for name, rows in after.items()}
-    for name in ("invoices", "deliveries", "origins"):
-        assert before[name] == after[name]
+    requests = [{"request_id": row["key"], "traceparent": None} for row in before["invoices"]]
+    assert [{**a, **b} for a, b in zip(before["invoices"], requests, strict=True)] == after[
+        "invoices"
+    ]
+    assert [{**row, "cause": "retry"} for row in before["deliveries"]] == after["deliveries"]
+    assert before["origins"] == after["origins"]
 
 
 async def test_rows_of_the_newest_schema_survive_the_way_down_and_up(store, database):
-    """A step back to the version before keeps what this one has stored."""
+    """A step back keeps what is stored, but the requests by which invoices came."""
     await add_two_events(store)
     await add_delivery(store, "2", account_id="other")
     delivery = await lease_delivery(store, limit=1)
     await store.settle(failed(delivery, due_at=delivery.created_at))
     before = await database.read(stored)
+    for row in before["invoices"]:
+        row["request_id"] = row["key"]
 
     await down(database, "0001")
     await migrate(database)

@@ -24,6 +24,7 @@ HOMES = {
     "aiohttp.request": (),
     "sqlalchemy": ("service/storage/",),
     "alembic": ("service/storage/",),
+    "prometheus_client": ("service/figures.py",),
 }
 
 

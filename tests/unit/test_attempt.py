@@ -18,9 +18,9 @@ from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.signing import DEV_SECRET, Signer
 from service.storage.deliveries import LeasedDelivery
 from service.storage.settlements import AttemptOutcome
-from service.storage.states import DeadReason, DeliveryStatus
+from service.storage.states import Cause, DeadReason, DeliveryStatus
 from tests.clock import START, ManualClock
-from tests.fakes import answer, signing_with
+from tests.fakes import SILENT, answer, signing_with
 
 SECOND = timedelta(seconds=1)
 URL = "https://receiver.example/s3cret-path/invoices/1?token=s3cret"
@@ -46,9 +46,13 @@ def a_delivery(**changes):
         "body": BODY,
         "attempt_count": 0,
         "failure_count": 0,
+        "cause": Cause.EVENT,
+        "accepted_at": START - 2 * SECOND,
         "created_at": START - SECOND,
         "leased_until": START + 25 * SECOND,
         "lease_token": 1,
+        "request_id": "the-request",
+        "traceparent": None,
     }
     return LeasedDelivery(**{**values, **changes})
 
@@ -73,7 +77,7 @@ async def performed(given, *deliveries, rules=RULES, secrets=(DEV_SECRET,)):
     clock = ManualClock()
     receiver = SlowReceiver(clock, given)
     callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
-    performer = Performer(receiver, signing_with(Signer(secrets)), callbacks, rules, clock)
+    performer = Performer(receiver, signing_with(Signer(secrets)), callbacks, rules, clock, SILENT)
     attempts = [await performer.perform(delivery) for delivery in deliveries or (a_delivery(),)]
     return attempts, receiver.requests
 
@@ -136,7 +140,7 @@ async def test_the_account_signs_what_is_its_own():
 
     clock = ManualClock()
     callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
-    performer = Performer(SlowReceiver(clock, answer()), signer_of, callbacks, RULES, clock)
+    performer = Performer(SlowReceiver(clock, answer()), signer_of, callbacks, RULES, clock, SILENT)
 
     await performer.perform(a_delivery(account_id="acme"))
 
@@ -305,12 +309,14 @@ async def test_one_flat_record_tells_all(given):
 
     fields = log_fields(attempt.delivery, settlement_of(attempt))
     assert {
+        "request_id",
         "delivery_id",
         "invoice_id",
         "account_id",
         "callback",
         "origin",
         "number",
+        "cause",
         "outcome",
         "detail",
         "status_code",

@@ -10,11 +10,12 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.collector import Progress
 from service.collection.loop import LEASE, POLL, Collection
 from service.collection.sandbox import Sandbox
+from service.metrics import Metrics
 from service.storage.states import InvoiceStatus
 from service.storage.steps import NewDelivery
 from service.storage.tables import invoices
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
-from tests.fakes import WatchedStore
+from tests.fakes import SILENT, WatchedStore
 from tests.memory import Memory, MemoryStore
 from tests.rows import ONE, SECOND, an_invoice, rows_of
 
@@ -54,7 +55,13 @@ def announced():
 
 
 @pytest.fixture
-def collecting(store, clock, announced):
+def metrics():
+    """What is counted."""
+    return Metrics()
+
+
+@pytest.fixture
+def collecting(store, clock, announced, metrics):
     """Runs the collection with a collector, and drains it at the end of the block."""
     numbers = itertools.count(1)
 
@@ -65,7 +72,9 @@ def collecting(store, clock, announced):
 
     @asynccontextmanager
     async def run(collector=None, *, delay=DELAY):
-        collection = Collection(store, collector or Sandbox(delay), announce, clock)
+        collection = Collection(
+            store, collector or Sandbox(delay), announce, clock, metrics, SILENT
+        )
         running = asyncio.create_task(collection.run())
         try:
             await clock.parked()

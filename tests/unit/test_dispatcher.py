@@ -18,9 +18,10 @@ from service.delivery.dispatcher import (
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.origins import LEASE_AHEAD, REST_FIRST
 from service.delivery.signing import DEV_SECRET, Signer
+from service.metrics import Metrics
 from service.storage.tables import deliveries
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
-from tests.fakes import FakeReceivers, WatchedStore, answer, signing_with
+from tests.fakes import SILENT, FakeReceivers, WatchedStore, answer, signing_with
 from tests.memory import Memory, MemoryStore
 from tests.rows import (
     ONE,
@@ -81,18 +82,24 @@ def clock():
 
 
 @pytest.fixture
-def dispatching(store, receivers, clock):
+def metrics():
+    """What is counted."""
+    return Metrics()
+
+
+@pytest.fixture
+def dispatching(store, receivers, clock, metrics):
     """Runs a dispatcher, and drains it at the end of the block."""
 
     @asynccontextmanager
     async def run(*, on=store, concurrency=8, origin_concurrency=4):
         callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
         signer = Signer((DEV_SECRET,))
-        performer = Performer(receivers, signing_with(signer), callbacks, RULES, clock)
+        performer = Performer(receivers, signing_with(signer), callbacks, RULES, clock, SILENT)
         limits = Limits(
             concurrency=concurrency, origin_concurrency=origin_concurrency, timeout=TIMEOUT
         )
-        dispatcher = Dispatcher(on, performer, limits, clock)
+        dispatcher = Dispatcher(on, performer, limits, clock, metrics)
         running = asyncio.create_task(dispatcher.run())
         try:
             await clock.parked()

@@ -105,7 +105,7 @@ def test_freshness_is_documented_as_it_is():
 def test_every_route_is_documented():
     """The guide or the operations page names each method and path that is served."""
     nothing = dict.fromkeys(
-        ("store", "clock", "authenticate", "limit", "currency", "judge", "is_ready")
+        ("store", "metrics", "clock", "authenticate", "limit", "currency", "judge", "is_ready")
     )
     app = make_application(Parts(document=document_of(Settings()), **nothing))
     pages = (text_of("docs/guide.md") + text_of("docs/operations.md")).replace("/`", "`")

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from service.delivery import origins as origins_module
 from service.delivery.origins import LEASE_AHEAD, REST_FIRST, REST_MAX, Origins
 from service.storage.deliveries import LeasedDelivery
+from service.storage.states import Cause
 from tests.clock import START
 
 ONE, TWO, THREE = (f"https://{name}.example:443" for name in ("one", "two", "three"))
@@ -30,9 +31,13 @@ def a_delivery(id_="1", origin=ONE):
         body=b"{}",
         attempt_count=0,
         failure_count=0,
+        cause=Cause.EVENT,
+        accepted_at=START,
         created_at=START,
         leased_until=START + SECOND,
         lease_token=1,
+        request_id="the-request",
+        traceparent=None,
     )
 
 
@@ -281,7 +286,7 @@ def test_an_answer_makes_rests_short_again(origins):
 
 def test_a_rest_ends_by_itself(origins):
     """At the instant that was said, the origin is not left alone any more."""
-    origins.rest(ONE, START + SECOND)
+    origins.rest(ONE, START, START + SECOND)
 
     assert origins.is_resting(ONE, START)
     assert not origins.is_resting(TWO, START)
@@ -291,13 +296,23 @@ def test_a_rest_ends_by_itself(origins):
 
 def test_of_two_rests_the_longer_holds(origins):
     """A receiver that asked for an hour is not called after a short rest of ours."""
-    origins.rest(ONE, START + 2 * SECOND)
-    origins.rest(ONE, START + SECOND)
+    origins.rest(ONE, START, START + 2 * SECOND)
+    origins.rest(ONE, START, START + SECOND)
 
     assert {ONE: START + 2 * SECOND} == origins.resting(START)
 
 
 # Room for leases
+
+
+def test_a_clock_that_goes_back_prolongs_no_rest():
+    """A rest is a time from then to then; before it began, there is none."""
+    origins = Origins(CONCURRENCY, WIDTH)
+    origins.rest(ONE, START, START + SECOND)
+
+    assert origins.is_resting(ONE, START)
+    assert not origins.is_resting(ONE, START - SECOND)
+    assert {} == origins.resting(START - SECOND)
 
 
 def test_a_new_origin_has_room_for_what_one_slot_needs(origins):

@@ -6,6 +6,7 @@ from service.collection.collector import Progress
 from service.collection.sandbox import PENDING_FACTOR, Sandbox, tag_of
 from service.storage.states import InvoiceStatus
 from service.storage.steps import LeasedInvoice
+from tests.clock import START
 
 DELAY = timedelta(milliseconds=500)
 PAID = Progress(InvoiceStatus.PAID, "Invoice paid")
@@ -24,7 +25,10 @@ def an_invoice(customer, customer_email=None):
         status=InvoiceStatus.RECEIVED,
         call=None,
         event_count=0,
+        created_at=START,
         lease_token=1,
+        request_id="the-request",
+        traceparent=None,
     )
 
 

@@ -17,7 +17,9 @@ from tests.askers import PRIVATE, Asker
 from tests.clock import START
 from tests.rows import ONE, add_delivery
 
-BY_ID = [path for method, path in PRIVATE if "{id}" in path]
+BY_ID = [path for method, path in PRIVATE if "{id}" in path and method == "GET"]
+REDELIVER = "/deliveries/{id}/redeliver"
+REDELIVER_ALL = "/deliveries/redeliver"
 LISTS = ["/invoices/", "/deliveries"]
 FILTERS = {
     "status": [None, "pending", "delivered", "dead"],
@@ -41,7 +43,8 @@ def ids_of(path, invoice_ids):
 
 def test_every_operation_is_looked_at():
     """A new operation is in the tables here, or this fails."""
-    known = {("POST", "/invoices/"), *(("GET", path) for path in (*LISTS, *BY_ID))}
+    known = {("GET", path) for path in (*LISTS, *BY_ID)}
+    known |= {("POST", path) for path in ("/invoices/", REDELIVER, REDELIVER_ALL)}
 
     assert known == set(PRIVATE)
     assert 3 == len(BY_ID)
@@ -163,6 +166,24 @@ async def test_what_another_does_changes_nothing_here(as_ann, as_ben, anns):
         await as_ben.ask("GET", path)
 
     assert before == [await as_ann.ask("GET", path) for path in paths]
+
+
+async def test_another_redelivers_nothing(as_ann, as_ben, anns):
+    """Another's delivery is not there to be redelivered, alone or by a filter."""
+    before = [await as_ann.ask("GET", path) for path in LISTS]
+
+    for id_ in ids_of("/deliveries", anns):
+        nobodys = id_[:-1] + "2"
+        there = await as_ben.ask("POST", REDELIVER.format(id=id_))
+        not_there = await as_ben.ask("POST", REDELIVER.format(id=nobodys))
+
+        assert 404 == there.status
+        assert there.without(id_) == not_there.without(nobodys)
+    for changes in ({}, {"origin": ONE}):
+        answer = await as_ben.ask("POST", REDELIVER_ALL, json={"status": "dead", **changes})
+
+        assert (202, b'{"count":0}') == (answer.status, answer.body)
+    assert before == [await as_ann.ask("GET", path) for path in LISTS]
 
 
 async def test_a_new_key_shows_the_same(as_ann, client, register, anns):

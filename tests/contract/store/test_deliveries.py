@@ -388,6 +388,7 @@ async def test_a_delivered_one_is_done(store):
         "outcome": "delivered",
         "detail": None,
         "response_body": '{"ok": true}',
+        "cause": "event",
     } == dict(attempt)
     assert [] == await leased(store, now=START + 9999 * LEASE)
 

@@ -1,0 +1,121 @@
+"""
+The figures of the service over HTTP, for whoever watches over it.
+
+Anybody may ask, however often. So the database is asked for its backlog at most every few
+seconds, the text is made at most once a second, and neither a database that is away nor one that
+is slow keeps the other figures from being told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import datetime, timedelta
+
+from aiohttp import hdrs, web
+from aiohttp_apispec import docs
+
+from service.api.keys import METRICS, OPERATION_IDS
+from service.api.responses import answers_text, refuses
+from service.clock import Clock
+from service.errors import StorageUnavailable
+from service.metrics import OTHER, Metrics
+from service.storage.store import Store
+
+log = logging.getLogger("invoices.api")
+
+BACKLOG_KEPT = timedelta(seconds=10)
+"""For how long a backlog is told before it is looked up again: less than usual between scrapes."""
+
+TEXT_KEPT = timedelta(seconds=1)
+"""For how long a text is told again before it is made anew: making it takes some milliseconds."""
+
+TEXTS_MAX = 8
+"""Texts that are made in that time; who asks for yet another format gets the plainest."""
+
+PATIENCE_SECONDS = 2
+"""How long a scrape waits for the database; whoever scrapes gives up after ten by default."""
+
+EXAMPLE = """\
+# HELP invoices_deliveries_due Deliveries that could be attempted now and are in nobody's hands.
+# TYPE invoices_deliveries_due gauge
+invoices_deliveries_due 0.0
+"""
+
+
+class Scrapes:
+    """Tells what *metrics* count and what waits in the *store*, to any number of scrapers."""
+
+    def __init__(self, store: Store, metrics: Metrics, clock: Clock) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._look: asyncio.Task[None] | None = None
+        self._looked_at: datetime | None = None
+        self._texts: dict[str, tuple[bytes, str]] = {}
+        self._texts_made_at: datetime | None = None
+
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Every figure in the format that *accept* prefers, and that format's content type."""
+        now = self._clock.now()
+        if self._is_over(self._texts_made_at, TEXT_KEPT, now):
+            await self._look_up(now)
+            self._texts, self._texts_made_at = {}, now
+        if accept not in self._texts and len(self._texts) >= TEXTS_MAX:
+            accept = ""
+        if accept not in self._texts:
+            self._texts[accept] = self._metrics.exposition(accept)
+        return self._texts[accept]
+
+    def _is_over(self, at: datetime | None, kept: timedelta, now: datetime) -> bool:
+        return at is None or now - at >= kept
+
+    async def _look_up(self, now: datetime) -> None:
+        """Ask the database, unless that was done a moment ago; one look at a time."""
+        if self._look is None and self._is_over(self._looked_at, BACKLOG_KEPT, now):
+            self._looked_at = now
+            self._look = asyncio.create_task(self._measure(now))
+        if self._look is not None:
+            _, unfinished = await asyncio.wait([self._look], timeout=PATIENCE_SECONDS)
+            if unfinished:
+                self._metrics.storage_is_away()
+
+    async def _measure(self, now: datetime) -> None:
+        try:
+            # One that can be read and not be written to is away as well.
+            await self._store.ping()
+            self._metrics.storage_answered(await self._store.backlog(now))
+        except StorageUnavailable as error:
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+            self._metrics.storage_is_away()
+        except Exception:  # without a backlog, the other figures are told all the same
+            log.exception("backlog.failed")
+            self._metrics.storage_is_away()
+        finally:
+            self._look = None
+
+
+SCRAPES = web.AppKey("scrapes", Scrapes)
+
+
+@docs(
+    tags=["operations"],
+    operationId="get_metrics",
+    summary="What Prometheus reads",
+    description="Counters, gauges and histograms in the text format of Prometheus, or in "
+    "OpenMetrics for whoever prefers that. Answers while the database is away, too.",
+    security=[],
+)
+@answers_text("Every figure of now.", EXAMPLE)
+@refuses(400)
+async def get_metrics(request: web.Request) -> web.Response:
+    """Tell every figure."""
+    accept = request.headers.get(hdrs.ACCEPT, "")
+    text, content_type = await request.app[SCRAPES].exposition(accept)
+    return web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
+
+
+async def count_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """Count every *response* that leaves the application, whoever made it."""
+    operation = request.app[OPERATION_IDS].get(request.match_info.handler, OTHER)
+    request.app[METRICS].answered(operation, response.status)

@@ -1,0 +1,27 @@
+"""
+Request ids: by which one request, and all that follows from it, is found in the log.
+
+Whoever stands in front of the service may have named the request already; else it is named here.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aiohttp import web
+
+from service.api.keys import REQUEST_ID
+from service.storage.keys import new_key
+
+HEADER = "X-Request-Id"
+
+_USABLE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+"""What is taken from others: it is stored and logged, and must not look like anything else."""
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The id of *request*: the one that it came with, if that can be used, or a new one."""
+    if REQUEST_ID not in request:
+        given = request.headers.get(HEADER, "")
+        request[REQUEST_ID] = given if _USABLE.fullmatch(given) else new_key()
+    return request[REQUEST_ID]

@@ -1,0 +1,95 @@
+"""
+Redelivery: what is delivered or dead is made pending again, because somebody asked for it.
+
+The delivery keeps its id and its bytes, so that receivers recognise what they had. Its retry
+schedule begins anew, its attempts are numbered on, and the next one tells that it was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Update, select, update
+
+from service.storage import history
+from service.storage.history import DeliveryFilter
+from service.storage.states import REDELIVERY_MOVES, Cause, DeliveryStatus
+from service.storage.tables import deliveries
+
+BATCH = 500
+"""Deliveries looked at in one transaction: the one writer is held up for milliseconds by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redelivered:
+    """One batch: how many were made pending, and where the next one begins, if there is one."""
+
+    count: int
+    after: str | None
+
+
+def redeliver(
+    tx: Connection, account_id: str, delivery_id: str, now: datetime
+) -> tuple[dict[str, Any], bool]:
+    """
+    Make one delivery pending and due; one that is pending stays as it is.
+
+    Runs inside *tx* and never commits it.
+
+    Returns:
+        The delivery as it is then, and whether that changed it.
+
+    Raises:
+        NotFound: if the account has no delivery of that id.
+    """
+    redelivering = _redelivering(account_id, now).where(deliveries.c.id == delivery_id)
+    is_redelivered = tx.execute(redelivering).rowcount == 1
+    return history.find(tx, account_id, delivery_id), is_redelivered
+
+
+def redeliver_batch(
+    tx: Connection, account_id: str, wanted: DeliveryFilter, now: datetime, *, after: str
+) -> Redelivered:
+    """
+    Make those pending and due that are *wanted* among the next `BATCH` behind *after*.
+
+    What is redelivered and ends again meanwhile lies behind the batches to come: no delivery is
+    met twice.
+
+    Runs inside *tx* and never commits it.
+    """
+    behind = select(deliveries.c.id).where(
+        deliveries.c.account_id == account_id,
+        deliveries.c.id > after,
+        *history.conditions_of(DeliveryFilter(status=wanted.status)),
+    )
+    ids = tx.scalars(behind.order_by(deliveries.c.id).limit(BATCH)).all()
+    if not ids:
+        return Redelivered(0, None)
+    redelivering = _redelivering(account_id, now).where(
+        deliveries.c.id > after,
+        deliveries.c.id <= ids[-1],
+        *history.conditions_of(wanted),
+    )
+    count = tx.execute(redelivering).rowcount
+    return Redelivered(count, ids[-1] if len(ids) == BATCH else None)
+
+
+def _redelivering(account_id: str, now: datetime) -> Update:
+    return (
+        update(deliveries)
+        .where(
+            deliveries.c.account_id == account_id,
+            deliveries.c.status.in_([status.value for status in REDELIVERY_MOVES]),
+        )
+        .values(
+            status=DeliveryStatus.PENDING.value,
+            reason=None,
+            failure_count=0,
+            due_at=now,
+            settled_at=None,
+            cause=Cause.REDELIVERY.value,
+        )
+    )

@@ -1,0 +1,131 @@
+"""
+Traces: what happens to an invoice, from its POST to its receiver's answer, as spans.
+
+A span's parent is named by its `traceparent` (W3C Trace Context, section 3.2), a text that is
+stored with the invoice: the trace goes on whichever process makes the next step, and however late.
+Where no exporter is set up nothing is recorded, and the traceparent of the request is passed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import ProxyTracerProvider, SpanKind, Status, StatusCode, TracerProvider
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+TRACEPARENT = "traceparent"
+
+_propagator = TraceContextTextMapPropagator()
+
+
+class _FirstOnly(Getter[Mapping[str, str]]):
+    """Reads the one header that is continued; the rest of a context is not ours to keep."""
+
+    def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
+        value = carrier.get(key) if key == TRACEPARENT else None
+        return None if value is None else [value]
+
+    def keys(self, carrier: Mapping[str, str]) -> list[str]:
+        return [TRACEPARENT]
+
+
+_getter = _FirstOnly()
+
+
+class Span:
+    """
+    A part of a trace, from the beginning of a `with` block to its end.
+
+    *traceparent* names it to what follows; None where there is no trace at all. Where nothing is
+    recorded, it is that of the parent, and telling costs next to nothing.
+    """
+
+    __slots__ = ("_recorded", "traceparent")
+
+    def __init__(self, traceparent: str | None, recorded: trace.Span | None = None) -> None:
+        self.traceparent = traceparent
+        self._recorded = recorded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        failure: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._recorded:
+            if failure is not None:
+                self.fail(type(failure).__name__)
+            self._recorded.end()
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether anybody will see what is told."""
+        return self._recorded is not None
+
+    def tell(self, attributes: Mapping[str, str | int | None]) -> None:
+        """Add *attributes*; None says nothing."""
+        if self._recorded:
+            told = {name: value for name, value in attributes.items() if value is not None}
+            self._recorded.set_attributes(told)
+
+    def fail(self, reason: str) -> None:
+        """Mark it as failed, for *reason*."""
+        if self._recorded:
+            self._recorded.set_status(Status(StatusCode.ERROR, reason))
+
+
+class Tracing:
+    """
+    Begins spans with *provider*, or with the one that is set up for the whole process, if any.
+
+    What is begun is nobody's current span: the parent is always given, as its traceparent.
+    """
+
+    def __init__(self, provider: TracerProvider | None = None) -> None:
+        provider = provider or trace.get_tracer_provider()
+        is_silent = isinstance(provider, ProxyTracerProvider)
+        self._tracer = None if is_silent else provider.get_tracer("invoices")
+
+    def serving(self, name: str, parent: str | None) -> Span:
+        """The span of a request that is answered here."""
+        return self._begin(name, SpanKind.SERVER, parent)
+
+    def working(self, name: str, parent: str | None) -> Span:
+        """The span of something that is done here."""
+        return self._begin(name, SpanKind.INTERNAL, parent)
+
+    def calling(self, name: str, parent: str | None) -> Span:
+        """The span of a request that is sent from here."""
+        return self._begin(name, SpanKind.CLIENT, parent)
+
+    def _begin(self, name: str, kind: SpanKind, parent: str | None) -> Span:
+        if self._tracer is None:
+            return Span(parent)
+        begun = self._tracer.start_span(name, context=_context_of(parent), kind=kind)
+        return Span(_traceparent_of(begun), begun)
+
+
+def traceparent_in(headers: Mapping[str, str]) -> str | None:
+    """The traceparent among *headers*; None if there is none, or none that is valid."""
+    if TRACEPARENT not in headers:
+        return None
+    return _traceparent_of(trace.get_current_span(_context_of(headers[TRACEPARENT])))
+
+
+def _context_of(traceparent: str | None) -> Context:
+    carrier = {TRACEPARENT: traceparent} if traceparent else {}
+    return _propagator.extract(carrier, Context(), _getter)
+
+
+def _traceparent_of(span: trace.Span) -> str | None:
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier, trace.set_span_in_context(span, Context()))
+    return carrier.get(TRACEPARENT)

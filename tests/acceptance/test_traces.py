@@ -1,0 +1,109 @@
+"""The story of one invoice, by one id: in the log, and as a trace in a collector."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.fakes import Journal
+from tests.processes import receiving, serving
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+HEADERS = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01", "X-Request-Id": "the-request"}
+
+
+class Collector:
+    """Takes spans as an OpenTelemetry collector does, over HTTP."""
+
+    def __init__(self):
+        self.url = ""
+        self.spans = Journal()
+        self.services = set()
+
+    async def take(self, request):
+        """Keep the spans of one export."""
+        for resource in ExportTraceServiceRequest.FromString(await request.read()).resource_spans:
+            named = {one.key: one.value.string_value for one in resource.resource.attributes}
+            self.services.add(named["service.name"])
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    self.spans.add(span)
+        return web.Response(content_type="application/x-protobuf")
+
+
+@asynccontextmanager
+async def collecting():
+    """A collector on a port of its own."""
+    collector, app = Collector(), web.Application()
+    app.router.add_post("/v1/traces", collector.take)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield collector
+    finally:
+        await runner.cleanup()
+
+
+async def send(service, receiver):
+    """Send in an invoice that is part of a trace, and wait until it is delivered."""
+    await service.send("1", receiver.url, headers=HEADERS)
+    return await service.delivery_of("1", is_settled=True)
+
+
+async def test_one_id_leads_through_the_log(tmp_path):
+    """From the POST through the event to every attempt, each line has the request's id."""
+    async with serving(tmp_path, RETRY_SCHEDULE="0s") as service, receiving() as receiver:
+        receiver.answer(status=500, text="")
+        await send(service, receiver)
+        await service.logged("attempt.settled", 2)
+
+        told = [line["event"] for line in service.log.entries if "the-request" in line.values()]
+    story = ["invoice.accepted", "event.recorded", "attempt.settled", "attempt.settled"]
+    assert story == told
+
+
+async def test_a_trace_goes_on_without_an_exporter(tmp_path):
+    """The receiver sees the traceparent of the request: nothing of ours lies in between."""
+    async with serving(tmp_path) as service, receiving() as receiver:
+        await send(service, receiver)
+
+    ((_, _, headers, _),) = receiver.arrived.entries
+    assert HEADERS["traceparent"] == headers["traceparent"]
+
+
+async def test_a_trace_leads_from_the_post_to_the_receiver(tmp_path, monkeypatch):
+    """Request, collection and attempt are spans of the caller's trace, which the callback has."""
+    async with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        async with serving(tmp_path) as service, receiving() as receiver:
+            await send(service, receiver)
+            ((_, _, headers, _),) = receiver.arrived.entries
+            # What is left is exported before the process ends.
+            service.signal(signal.SIGTERM)
+            assert 0 == await service.ended()
+        spans = {span.name: span for span in collector.spans.entries}
+
+    assert {"POST /invoices/", "collect", "POST invoice_notification"} <= set(spans)
+    request, attempt = spans["POST /invoices/"], spans["POST invoice_notification"]
+    assert {TRACE_ID} == {
+        spans[name].trace_id.hex() for name in ("collect", attempt.name, request.name)
+    }
+    assert request.span_id == attempt.parent_span_id == spans["collect"].parent_span_id
+    assert f"00-{TRACE_ID}-{attempt.span_id.hex()}-01" == headers["traceparent"]
+    assert {"invoices"} == collector.services
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "nonsense"])
+async def test_a_collector_that_is_away_holds_up_nothing(tmp_path, monkeypatch, endpoint):
+    """Callbacks are delivered and the process ends as ever."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    async with serving(tmp_path) as service, receiving() as receiver:
+        assert "delivered" == (await send(service, receiver))["status"]
+        service.signal(signal.SIGTERM)
+        assert 0 == await service.ended()

@@ -1,0 +1,164 @@
+from datetime import timedelta
+
+import pytest
+
+from service.errors import NotFound
+from service.storage import retention
+from service.storage.history import DeliveryFilter
+from service.storage.keys import first_key
+from service.storage.retention import Place
+from service.storage.states import DeliveryStatus, InvoiceStatus
+from service.storage.tables import attempts, deliveries, events, invoices, origins
+from tests.clock import START
+from tests.rows import (
+    ONE,
+    SECOND,
+    TWO,
+    a_step,
+    an_event,
+    an_invoice,
+    delivered,
+    failed,
+    lease_deliveries,
+    lease_delivery,
+    lease_invoice,
+    rows_of,
+)
+
+DAY = timedelta(days=1)
+
+
+def id_at(instant, suffix="0"):
+    """What the id of a delivery that was born then looks like."""
+    return f"msg_{first_key(instant)}{suffix:0>20}"
+
+
+async def add(store, instant, id_="1", *, account_id="dev", status=InvoiceStatus.PAID):
+    """An invoice and the delivery of its event, both born at *instant*."""
+    await store.accept(an_invoice(id_, account_id=account_id, at=instant))
+    invoice = await lease_invoice(store, now=instant)
+    event = an_event(at=instant, delivery_id=id_at(instant, id_))
+    assert await store.take_step(a_step(invoice, status, event=event))
+
+
+async def settle_all(store, now, status=DeliveryStatus.DELIVERED):
+    """Settle everything that is due."""
+    for delivery in await lease_deliveries(store, now=now):
+        ended = delivered(delivery, at=now) if status == "delivered" else None
+        assert await store.settle(ended or failed(delivery, status=status, at=now))
+
+
+async def sweep(store, settled_before):
+    """A whole sweep; how many deliveries each of its batches removed."""
+    counts, place = [], Place()
+    while place:
+        swept = await store.sweep(place, settled_before)
+        counts.append(swept.count)
+        place = swept.next
+    return counts
+
+
+async def ids_of(database, table=deliveries, name="id"):
+    """What is left."""
+    return [row[name] for row in await rows_of(database, table)]
+
+
+@pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DEAD])
+async def test_what_was_settled_before_is_removed_with_its_attempts(store, database, status):
+    """Nothing of the delivery is left; the invoice and its events stay."""
+    await add(store, START)
+    await settle_all(store, START, status)
+
+    assert 1 == sum(await sweep(store, START + DAY))
+    assert [] == await ids_of(database)
+    assert [] == await ids_of(database, attempts, "delivery_id")
+    assert 1 == len(await rows_of(database, events))
+    assert ["1"] == await ids_of(database, invoices)
+    with pytest.raises(NotFound):
+        await store.find_delivery("dev", id_at(START, "1"))
+
+
+async def test_what_is_pending_is_never_removed(store, database):
+    """However old it is, leased or not."""
+    for id_ in ("1", "2"):
+        await add(store, START, id_)
+    await lease_deliveries(store, limit=1)
+
+    assert 0 == sum(await sweep(store, START + 1000 * DAY))
+    assert 2 == len(await ids_of(database))
+
+
+async def test_what_was_settled_later_stays(store, database):
+    """What counts is when it was settled, not when it was born."""
+    await add(store, START)
+    await settle_all(store, START + DAY)
+
+    assert 0 == sum(await sweep(store, START + DAY))
+    assert 1 == sum(await sweep(store, START + DAY + SECOND))
+    assert [] == await ids_of(database)
+
+
+async def test_what_was_redelivered_begins_anew(store, database):
+    """While it is pending it stays, and then as long as anything that is settled."""
+    await add(store, START)
+    await settle_all(store, START)
+    await store.redeliver("dev", id_at(START, "1"), START + 2 * DAY)
+
+    assert 0 == sum(await sweep(store, START + 9 * DAY))
+    await store.settle(delivered(await lease_delivery(store, now=START + 2 * DAY), at=START + DAY))
+    assert 1 == sum(await sweep(store, START + 9 * DAY))
+    assert [] == await ids_of(database, attempts, "delivery_id")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 200])
+async def test_a_sweep_goes_through_everything(monkeypatch, store, database, batch):
+    """Every account, in batches of any size, past what stays."""
+    monkeypatch.setattr(retention, "BATCH", batch)
+    for number, account_id in enumerate(("ann", "ann", "ben", "dev", "dev", "dev", "dev")):
+        await add(store, START, str(number), account_id=account_id)
+    kept = await lease_deliveries(store, limit=2)
+    await settle_all(store, START)
+
+    counts = await sweep(store, START + DAY)
+
+    assert 5 == sum(counts)
+    assert batch >= max(counts)
+    assert sorted(one.id for one in kept) == sorted(await ids_of(database))
+
+
+async def test_an_empty_sweep_ends(store):
+    """Where there is nothing, a sweep is over at once."""
+    assert [0] == await sweep(store, START)
+
+
+async def test_an_id_stays_used(store):
+    """The invoice is known after its delivery was removed: it is not collected once more."""
+    await add(store, START)
+    await settle_all(store, START)
+    await sweep(store, START + DAY)
+
+    told, _ = await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
+
+    assert [] == told
+    assert "replayed" == (await store.accept(an_invoice("1", at=START + DAY))).value
+    assert "paid" == (await store.find_invoice("dev", "1"))["status"]
+
+
+@pytest.mark.parametrize("batch", [1, 200])
+async def test_holds_that_are_over_are_forgotten(monkeypatch, store, database, batch):
+    """An origin that asked to be left alone is known until then, and not for ever."""
+    monkeypatch.setattr(retention, "BATCH", batch)
+    for id_, origin, seconds in (("1", ONE, 10), ("2", TWO, 20)):
+        await store.accept(an_invoice(id_, origin=origin))
+        event = an_event(delivery_id=f"msg_{id_}")
+        await store.take_step(a_step(await lease_invoice(store), event=event))
+        delivery = await lease_delivery(store)
+        until = START + seconds * SECOND
+        await store.settle(failed(delivery, due_at=until, held_until=until))
+
+    after, count = "", 0
+    while after is not None:
+        after, count = await store.forget_holds(after, START + 11 * SECOND), count + 1
+
+    assert {1: 3, 200: 1}[batch] == count
+    assert [TWO] == await ids_of(database, origins, "origin")

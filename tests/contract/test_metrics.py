@@ -1,0 +1,434 @@
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from aiohttp import hdrs
+
+from service.api import metrics as api_metrics
+from service.api.application import make_application, make_health_application
+from service.api.metrics import BACKLOG_KEPT, TEXT_KEPT
+from service.app import CALLBACKS, announce, for_development, judge_of
+from service.collection.loop import Collection
+from service.collection.sandbox import Sandbox
+from service.delivery.attempt import Performer, Rules
+from service.delivery.dispatcher import Dispatcher, Limits
+from service.delivery.signing import DEV_SECRET, Signer
+from service.errors import StorageUnavailable
+from service.settings import Settings
+from service.tracing import Tracing
+from tests.clock import PATIENCE_SECONDS, ManualClock, idle
+from tests.fakes import FakeReceivers, answer, signing_with
+from tests.figures import changes, figures_of
+from tests.memory import Memory, MemoryStore
+from tests.rows import add_delivery, lease_delivery
+
+BODY = {"id": "1", "customer": "Mr. Richie Rich", "total": "9999"}
+RECEIVER = "https://one.example"
+SECOND = timedelta(seconds=1)
+RULES = Rules(
+    retry_schedule=(60 * SECOND,), is_strict=True, user_agent="invoices/test", chance=lambda: 0.5
+)
+COUNTED = ("received", "collected", "attempts_total", "settled", "delivered_seconds_count")
+
+
+@pytest.fixture
+def memory():
+    """What is stored; nothing waits for a disk."""
+    return Memory()
+
+
+@pytest.fixture
+def store(memory):
+    """The store on that memory."""
+    return MemoryStore(memory)
+
+
+@pytest.fixture
+def clock():
+    """The clock of all of it."""
+    return ManualClock()
+
+
+@pytest.fixture
+def parts(parts, clock):
+    """The application's parts, on that clock, with receivers anywhere."""
+    return replace(parts, clock=clock, judge=judge_of(for_development(Settings())))
+
+
+@pytest.fixture
+def receivers():
+    """Every receiver there is."""
+    return FakeReceivers()
+
+
+@pytest.fixture
+def working(store, receivers, clock, metrics):
+    """Collects and delivers inside a block."""
+
+    @asynccontextmanager
+    async def run():
+        performer = Performer(
+            receivers, signing_with(Signer((DEV_SECRET,))), CALLBACKS, RULES, clock, Tracing()
+        )
+        limits = Limits(concurrency=8, origin_concurrency=4, timeout=15 * SECOND)
+        loops = (
+            Collection(store, Sandbox(timedelta(0)), announce, clock, metrics, Tracing()),
+            Dispatcher(store, performer, limits, clock, metrics),
+        )
+        tasks = [asyncio.create_task(loop.run()) for loop in loops]
+        yield
+        for loop, task in zip(loops, tasks, strict=True):
+            loop.drain()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await task
+
+    return run
+
+
+@pytest.fixture
+def scrape(api, clock):
+    """Asks for the figures of now, those of the database included."""
+
+    async def ask():
+        clock.advance(BACKLOG_KEPT)
+        response = await api.get("/metrics")
+        assert 200 == response.status
+        return figures_of(await response.text())
+
+    return ask
+
+
+def counted(before, after):
+    """What has changed of the road of an invoice, without the prefix."""
+    return {
+        name.removeprefix("invoices_"): by
+        for name, by in changes(before, after).items()
+        if any(part in name for part in COUNTED)
+    }
+
+
+async def send(api, **changed):
+    """Send an invoice whose events go to a receiver; the status of the answer."""
+    response = await api.post(f"/invoices/?callback_url={RECEIVER}", json={**BODY, **changed})
+    return response.status
+
+
+# The road of an invoice
+
+
+async def test_an_invoice_that_is_delivered_is_counted_at_each_step(api, working, scrape):
+    """Accepted, collected, attempted, settled: one of each."""
+    before = await scrape()
+    async with working():
+        assert 202 == await send(api)
+        await idle()
+
+    assert {
+        'received_total{acceptance="stored"}': 1,
+        'collected_total{status="paid"}': 1,
+        'attempts_total{outcome="delivered"}': 1,
+        'deliveries_settled_total{reason="",status="delivered"}': 1,
+        "accepted_to_delivered_seconds_count": 1,
+    } == counted(before, await scrape())
+
+
+async def test_replays_and_conflicts_are_told_apart(api, scrape):
+    """What was sent in again is no new invoice."""
+    before = await scrape()
+
+    assert [202, 200, 409] == [await send(api, total=total) for total in ("1", "1", "2")]
+
+    assert {
+        'received_total{acceptance="stored"}': 1,
+        'received_total{acceptance="replayed"}': 1,
+        'received_total{acceptance="conflict"}': 1,
+    } == counted(before, await scrape())
+
+
+async def test_a_failed_attempt_settles_nothing(api, working, receivers, scrape):
+    """A delivery that comes again later is an attempt more and no end."""
+    receivers.answers[RECEIVER].append(answer(500))
+    before = await scrape()
+    async with working():
+        await send(api)
+        await idle()
+        after = await scrape()
+
+    assert 1 == after["invoices_deliveries_waiting"]
+    assert 'attempts_total{outcome="refused"}' in counted(before, after)
+    assert not [name for name in counted(before, after) if "settled" in name]
+
+
+async def test_a_dead_delivery_is_counted_with_its_reason(api, working, receivers, scrape):
+    """Why no more attempts are made can be seen without looking at the delivery."""
+    receivers.answers[RECEIVER].append(answer(410))
+    before = await scrape()
+    async with working():
+        await send(api)
+        await idle()
+    found = counted(before, await scrape())
+
+    assert 1 == found['deliveries_settled_total{reason="gone",status="dead"}']
+    assert "accepted_to_delivered_seconds_count" not in found
+
+
+async def test_a_payment_that_failed_is_told_apart(api, working, scrape):
+    """Collections that end without money are not among the paid."""
+    before = await scrape()
+    async with working():
+        await send(api, customer="Acme+declined")
+        await idle()
+
+    assert 1 == counted(before, await scrape())['collected_total{status="payment_failed"}']
+
+
+async def test_an_attempt_whose_process_ended_is_counted_as_lost(
+    store, working, receivers, scrape, clock
+):
+    """What nobody came back from is told by whoever finds its lease run out."""
+    await add_delivery(store)
+    await lease_delivery(store, until=clock.now() + SECOND)
+    before = await scrape()
+    async with working():
+        await idle()
+
+    assert {
+        'attempts_total{outcome="lost"}': 1,
+        'attempts_total{outcome="delivered"}': 1,
+        'deliveries_settled_total{reason="",status="delivered"}': 1,
+        "accepted_to_delivered_seconds_count": 1,
+    } == counted(before, await scrape())
+
+
+async def test_attempts_in_flight_are_seen(api, working, receivers, scrape):
+    """While a receiver keeps us waiting, the attempt is in flight, of so many slots."""
+    receivers.hang(RECEIVER)
+    async with working():
+        await send(api)
+        await receivers.requests.reaches(1)
+        during = await scrape()
+        receivers.let_all_go()
+        await idle()
+        after = await scrape()
+
+    assert [1, 8] == [during[f"invoices_attempts_{name}"] for name in ("in_flight", "slots")]
+    assert 0 == after["invoices_attempts_in_flight"]
+
+
+async def test_an_attempt_that_outlived_its_lease_is_no_attempt_more(
+    api, working, receivers, scrape, clock
+):
+    """What comes too late is told as lost by whoever leased next, and counted apart."""
+    receivers.hang(RECEIVER)
+    before = await scrape()
+    async with working():
+        await send(api)
+        await receivers.requests.reaches(1)
+        clock.advance(60 * SECOND)
+        await idle()
+        receivers.let_all_go()
+        await idle()
+    after = await scrape()
+
+    assert 1 == after["invoices_attempts_outlived_lease_total"]
+    assert [1, 1] == [
+        counted(before, after)[f'attempts_total{{outcome="{name}"}}']
+        for name in ("lost", "delivered")
+    ]
+
+
+# Requests
+
+
+async def test_requests_are_counted_by_operation_and_status(api, scrape):
+    """Everything that is answered is counted; what is none of our operations is `other`."""
+    before = await scrape()
+    for method, path in (
+        ("GET", "/healthz"),
+        ("HEAD", "/healthz/"),
+        ("GET", "/invoices/nobody"),
+        ("GET", "/invoices/?limit=0"),
+        ("GET", "/no/such/path"),
+        ("PUT", "/healthz"),
+        ("GET", "/api/docs"),
+    ):
+        await api.request(method, path)
+    await api.post("/invoices/", json={}, headers={hdrs.EXPECT: "a miracle"})
+    after = changes(before, await scrape())
+
+    prefix = "invoices_http_requests_total"
+    assert {
+        '{code="200",operation="is_alive"}': 2,
+        '{code="404",operation="get_invoice"}': 1,
+        '{code="422",operation="list_invoices"}': 1,
+        '{code="404",operation="other"}': 1,
+        '{code="405",operation="other"}': 1,
+        '{code="200",operation="other"}': 1,
+        '{code="417",operation="create_invoice"}': 1,
+        '{code="200",operation="get_metrics"}': 1,
+    } == {name.removeprefix(prefix): by for name, by in after.items() if prefix in name}
+
+
+# How it is asked for
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
+@pytest.mark.parametrize("make", [make_application, make_health_application])
+async def test_every_process_tells_its_figures(aiohttp_client, parts, make, path):
+    """Whatever a process does, it is asked at the same place, with and without the slash."""
+    client = await aiohttp_client(make(parts))
+
+    response = await client.get(path)
+
+    assert 200 == response.status
+    assert "text/plain; version=0.0.4; charset=utf-8" == response.headers[hdrs.CONTENT_TYPE]
+    assert 1 == figures_of(await response.text())['invoices_build_info{version="1.2.3"}']
+
+
+async def test_head_tells_the_headers_alone(api):
+    """HEAD is answered as GET would be, without the text."""
+    response = await api.head("/metrics")
+
+    assert (200, b"") == (response.status, await response.read())
+    assert response.headers[hdrs.CONTENT_TYPE].startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    ("expected", "accept"),
+    [
+        ("text/plain; version=0.0.4; charset=utf-8", "*/*"),
+        ("text/plain; version=0.0.4; charset=utf-8", "application/json"),
+        (
+            "text/plain; version=1.0.0; charset=utf-8; escaping=underscores",
+            "text/plain;version=1.0.0",
+        ),
+        (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.3",
+        ),
+    ],
+)
+async def test_the_format_is_the_one_that_is_preferred(api, expected, accept):
+    """The content type says which of the formats it is."""
+    response = await api.get("/metrics", headers={hdrs.ACCEPT: accept})
+
+    assert expected == response.headers[hdrs.CONTENT_TYPE]
+
+
+# The database behind it
+
+
+class CountingStore(MemoryStore):
+    """Counts how often it was asked for its backlog; *answer* says how that goes."""
+
+    def __init__(self, memory):
+        super().__init__(memory)
+        self.asked_count = 0
+        self.error = None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def backlog(self, now):
+        self.asked_count += 1
+        await self.may_answer.wait()
+        if self.error:
+            raise self.error
+        return await super().backlog(now)
+
+
+@pytest.fixture
+def counting(memory):
+    """A store that counts."""
+    return CountingStore(memory)
+
+
+@pytest.fixture
+async def asked(aiohttp_client, parts, counting):
+    """Asks an application on that store."""
+    return await aiohttp_client(make_application(replace(parts, store=counting)))
+
+
+async def up(asked):
+    """Whether the figures say that the database answers."""
+    return figures_of(await (await asked.get("/metrics")).text())["invoices_storage_up"]
+
+
+async def test_the_database_is_not_asked_again_and_again(asked, counting, clock):
+    """However often anybody scrapes, the database is asked once in ten seconds."""
+    await asyncio.gather(*(up(asked) for _ in range(20)))
+    clock.advance(BACKLOG_KEPT - SECOND)
+    await up(asked)
+
+    assert 1 == counting.asked_count
+
+    clock.advance(SECOND)
+    await up(asked)
+
+    assert 2 == counting.asked_count
+
+
+async def test_the_text_is_made_once_a_second_at_most(api, clock):
+    """Scrapes at the same time are told the same; a second later, what is new."""
+    texts = [await (await api.get("/metrics")).text() for _ in range(3)]
+    clock.advance(TEXT_KEPT)
+    later = await (await api.get("/metrics")).text()
+
+    assert 1 == len(set(texts))
+    assert later not in texts
+
+
+async def test_no_more_than_some_formats_are_made_at_a_time(api, metrics, monkeypatch):
+    """Whoever asks for one format after the other soon gets the plain one."""
+    made = []
+    make = metrics.exposition
+    monkeypatch.setattr(metrics, "exposition", lambda accept: made.append(accept) or make(accept))
+    for number in range(50):
+        accept = f"application/openmetrics-text;version=1.0.{number}"
+        assert 200 == (await api.get("/metrics", headers={hdrs.ACCEPT: accept})).status
+
+    assert 9 == len(made)
+
+
+async def test_a_database_that_is_away_leaves_the_other_figures(memory, scrape):
+    """Nothing but the backlog is missing, and a figure says why."""
+    assert 1 == (await scrape())["invoices_storage_up"]
+    memory.is_away = True
+    away = await scrape()
+    memory.is_away = False
+
+    assert 0 == away["invoices_storage_up"]
+    assert "invoices_deliveries_due" not in away
+    assert 'invoices_received_total{acceptance="stored"}' in away
+    assert 1 == (await scrape())["invoices_storage_up"]
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("away"), ZeroDivisionError("a defect")])
+async def test_whatever_goes_wrong_with_the_backlog_is_no_500(asked, counting, error, caplog):
+    """A defect is logged, and takes nothing else along."""
+    counting.error = error
+
+    assert 0 == await up(asked)
+    assert (["backlog.failed"] if isinstance(error, ZeroDivisionError) else []) == [
+        record.message for record in caplog.records if record.message == "backlog.failed"
+    ]
+
+
+async def test_a_database_that_does_not_answer_holds_up_no_scrape(
+    asked, counting, clock, monkeypatch
+):
+    """After a moment the scrape is answered without; nobody asks a second time meanwhile."""
+    monkeypatch.setattr(api_metrics, "PATIENCE_SECONDS", 0)
+    counting.may_answer.clear()
+
+    assert 0 == await up(asked)
+    clock.advance(BACKLOG_KEPT)
+    assert 0 == await up(asked)
+    assert 1 == counting.asked_count
+
+    counting.may_answer.set()
+    await idle()
+    clock.advance(TEXT_KEPT)
+
+    assert 1 == await up(asked)

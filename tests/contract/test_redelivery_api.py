@@ -1,0 +1,124 @@
+"""`POST /deliveries/…/redeliver`: what has ended is delivered once more, because somebody asks."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.storage.states import DeadReason, DeliveryStatus
+from tests.clock import START
+from tests.rows import ONE, SECOND, add_delivery, delivered, failed, lease_delivery
+
+
+async def die(store):
+    """Let the one delivery that is due die."""
+    delivery = await lease_delivery(store)
+    await store.settle(failed(delivery, status=DeliveryStatus.DEAD, reason=DeadReason.GONE))
+
+
+@pytest.mark.parametrize("form", ["", "/"])
+async def test_a_dead_delivery_is_delivered_once_more(api, store, form):
+    """202 with the delivery, which is pending again under its old id."""
+    await add_delivery(store)
+    await die(store)
+
+    answer = await api.post(f"/deliveries/msg_1/redeliver{form}")
+    shown = await answer.json()
+
+    assert 202 == answer.status
+    assert ("msg_1", "pending", None) == (shown["id"], shown["status"], shown["reason"])
+    assert "2026-01-31T12:00:00.000Z" == shown["due_at"]
+    assert "redelivery" == (await lease_delivery(store)).cause
+
+
+async def test_asking_twice_changes_nothing_more(api, store):
+    """The second answer is the first one again."""
+    await add_delivery(store)
+    await store.settle(delivered(await lease_delivery(store), at=START))
+
+    first, second = [await api.post("/deliveries/msg_1/redeliver") for _ in range(2)]
+
+    assert (202, 202) == (first.status, second.status)
+    assert await first.json() == await second.json()
+
+
+async def test_attempts_show_their_cause(api, store):
+    """Who reads the attempts sees which of them somebody asked for."""
+    await add_delivery(store)
+    await die(store)
+    await api.post("/deliveries/msg_1/redeliver")
+    await store.settle(delivered(await lease_delivery(store), at=START + SECOND))
+
+    shown = await (await api.get("/deliveries/msg_1")).json()
+
+    causes = [(attempt["number"], attempt["cause"]) for attempt in shown["attempts"]]
+    assert [(1, "event"), (2, "redelivery")] == causes
+
+
+async def test_an_unknown_delivery_is_not_found(api):
+    """404, as for looking at it."""
+    assert 404 == (await api.post("/deliveries/msg_1/redeliver")).status
+
+
+@pytest.mark.parametrize("form", ["", "/"])
+async def test_a_filter_is_answered_with_a_count(api, store, form):
+    """202 says how many; the same filter again finds nothing more."""
+    for number in range(3):
+        await add_delivery(store, str(number))
+        await die(store)
+    path = f"/deliveries/redeliver{form}"
+
+    answers = [await api.post(path, json={"status": "dead"}) for _ in range(2)]
+
+    assert [202, 202] == [answer.status for answer in answers]
+    assert [{"count": 3}, {"count": 0}] == [await answer.json() for answer in answers]
+
+
+async def test_a_filter_takes_origins_as_lists_do(api, store):
+    """The port may be left out where it is the scheme's own."""
+    await add_delivery(store)
+    await die(store)
+    wanted = {"status": "dead", "since": "2026-01-31T11:00:00Z", "until": "2026-01-31T13:00:00Z"}
+    elsewhere = {**wanted, "origin": "https://elsewhere.example"}
+
+    answers = [
+        await (await api.post("/deliveries/redeliver", json=body)).json()
+        for body in (elsewhere, {**wanted, "origin": ONE.removesuffix(":443")})
+    ]
+
+    assert [{"count": 0}, {"count": 1}] == answers
+
+
+@pytest.mark.parametrize(
+    ("body", "pointers"),
+    [
+        ({}, ["/status"]),
+        ({"status": "pending"}, ["/status"]),
+        ({"status": "delivered"}, ["/status"]),
+        ({"status": ["dead"]}, ["/status"]),
+        ({"status": "dead", "orgin": "https://x.example"}, ["/orgin"]),
+        ({"status": "dead", "origin": "x"}, ["/origin"]),
+        ({"status": "dead", "origin": "https://[::1"}, ["/origin"]),
+        ({"status": "dead", "since": "yesterday", "until": 7}, ["/since", "/until"]),
+        ({"status": None, "origin": None}, ["/origin", "/status"]),
+    ],
+)
+async def test_a_filter_with_mistakes_takes_nothing(api, store, body, pointers):
+    """422 names every mistake, in the body; nothing was redelivered."""
+    await add_delivery(store)
+    await die(store)
+
+    answer = await api.post("/deliveries/redeliver", json=body)
+    errors = (await answer.json())["errors"]
+
+    assert 422 == answer.status
+    assert pointers == sorted(error["pointer"] for error in errors)
+    assert {"body"} == {error["location"] for error in errors}
+    assert "dead" == (await (await api.get("/deliveries/msg_1")).json())["status"]
+
+
+@pytest.mark.parametrize(("body", "status"), [("[]", 422), ("{", 400), ("", 400)])
+async def test_what_is_no_filter_takes_nothing(api, body, status):
+    """What is not JSON, or no object, is refused as it is for invoices."""
+    headers = {"Content-Type": "application/json"}
+
+    assert status == (await api.post("/deliveries/redeliver", data=body, headers=headers)).status

@@ -1,0 +1,105 @@
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from service.tracing import Tracing, traceparent_in
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+GIVEN = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
+
+
+@pytest.fixture
+def exporter():
+    """Keeps the spans that have ended."""
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def tracing(exporter):
+    """Traces that are recorded."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Tracing(provider)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"traceparent": GIVEN}, GIVEN),
+        ({"traceparent": GIVEN, "tracestate": "vendor=secret"}, GIVEN),
+        ({"traceparent": ""}, None),
+        ({"traceparent": "x" * 10_000}, None),
+        ({"traceparent": f"00-{'0' * 32}-00f067aa0ba902b7-01"}, None),
+        ({"traceparent": f"00-{TRACE_ID}-{'0' * 16}-01"}, None),
+        ({"traceparent": f"ff-{TRACE_ID}-00f067aa0ba902b7-01"}, None),
+        ({"traceparent": GIVEN.upper()}, None),
+        ({"traceparent": f"cc-{TRACE_ID}-00f067aa0ba902b7-01-more"}, GIVEN),
+    ],
+)
+def test_only_a_valid_traceparent_is_continued(headers, expected):
+    """What is no traceparent by W3C Trace Context is as good as none."""
+    assert expected == traceparent_in(headers)
+
+
+@pytest.mark.parametrize("parent", [None, GIVEN])
+def test_without_an_exporter_the_trace_is_passed_on(parent):
+    """Nothing is recorded, and what follows belongs to the trace of the request, if it has one."""
+    for begin in (Tracing().serving, Tracing().working, Tracing().calling):
+        with begin("name", parent) as span:
+            span.tell({"name": "value"})
+            span.fail("reason")
+
+            assert parent == span.traceparent
+            assert not span.is_recorded
+
+
+def test_a_span_continues_its_parent(tracing, exporter):
+    """It is part of the same trace, and names itself to what follows."""
+    with tracing.serving("POST /invoices/", GIVEN) as span:
+        span.tell({"http.route": "/invoices/", "invoices.account_id": None, "number": 1})
+
+    (told,) = exporter.get_finished_spans()
+    assert "POST /invoices/" == told.name
+    assert f"00-{TRACE_ID}-{told.context.span_id:016x}-01" == span.traceparent
+    assert 0x00F067AA0BA902B7 == told.parent.span_id
+    assert {"http.route": "/invoices/", "number": 1} == dict(told.attributes)
+    assert StatusCode.UNSET is told.status.status_code
+
+
+def test_a_span_without_a_parent_begins_a_trace(tracing, exporter):
+    """And what another process does with its traceparent is part of it."""
+    with tracing.serving("first", None) as first:
+        pass
+    with tracing.calling("second", first.traceparent):
+        pass
+
+    one, two = exporter.get_finished_spans()
+    assert None is one.parent
+    assert (one.context.trace_id, one.context.span_id) == (
+        two.context.trace_id,
+        two.parent.span_id,
+    )
+
+
+def test_each_kind_of_span_says_so(tracing, exporter):
+    """A request that is answered, work of our own, and a request that is sent."""
+    for begin in (tracing.serving, tracing.working, tracing.calling):
+        with begin("name", None):
+            pass
+
+    assert [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT] == [
+        span.kind for span in exporter.get_finished_spans()
+    ]
+
+
+def test_a_span_that_raises_has_failed(tracing, exporter):
+    """The span ends with the kind of the error, whose text may say too much."""
+    with pytest.raises(ValueError, match="s3cret"), tracing.working("name", None):
+        raise ValueError("s3cret")
+
+    (told,) = exporter.get_finished_spans()
+    assert (StatusCode.ERROR, "ValueError") == (told.status.status_code, told.status.description)
+    assert "s3cret" not in told.to_json()
