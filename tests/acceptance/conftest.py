@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from alembic.config import Config
 
 from service.storage import schema
 from service.storage.postgres import PostgresDatabase
-from tests.postgres import PostgresServer
+from service.storage.sqlite import SqliteDatabase
+from tests.acceptance.warm import Warm
+from tests.postgres import PostgresServer, in_a_loop_of_its_own
 
 
 @pytest.fixture
@@ -34,3 +37,33 @@ async def older_postgres_url(empty_postgres_url):
     await database.change_schema(make)
     await database.close()
     return empty_postgres_url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path):
+    """A database of the test's own, once of each kind."""
+    if "postgresql" == request.param:
+        return request.getfixturevalue("postgres_url")
+    copy = shutil.copy(request.getfixturevalue("migrated_sqlite_file"), tmp_path)
+    return f"sqlite:///{copy}"
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite_file(tmp_path_factory):
+    """A file on the newest schema, to be copied: migrating takes a while."""
+    file = tmp_path_factory.mktemp("migrated") / "invoices.db"
+
+    async def make():
+        database = SqliteDatabase(f"sqlite:///{file}")
+        await schema.migrate(database)
+        await database.close()
+
+    in_a_loop_of_its_own(make())
+    return file
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """What starts processes quickly."""
+    with Warm() as warm:
+        yield warm

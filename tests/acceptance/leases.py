@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 from tests.postgres import execute
+
+_STATEMENTS = tuple(
+    f"UPDATE {table} SET leased_until = 1 WHERE leased_until IS NOT NULL"
+    for table in ("invoices", "deliveries")
+)
 
 
 def let_leases_run_out(url):
     """All leases end now: what was in flight when a process died may be taken by the others."""
-    execute(
-        url,
-        *(
-            f"UPDATE {table} SET leased_until = 1 WHERE leased_until IS NOT NULL"
-            for table in ("invoices", "deliveries")
-        ),
-    )
+    if url.startswith("sqlite:///"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+            for statement in _STATEMENTS:
+                connection.execute(statement)
+    else:
+        execute(url, *_STATEMENTS)

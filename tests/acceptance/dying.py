@@ -1,0 +1,102 @@
+"""
+The service, ended by SIGKILL at a step of its work: `python -m tests.acceptance.dying STEP serve`.
+
+A signal from outside comes at some moment. This program wraps exactly one function of the
+service, so that the process kills itself the first time that it comes to the named step, and then
+runs the ordinary command line. Nothing of this is in the service.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.__main__ import main
+from service.delivery.sender import Sender
+from service.storage import commits, deliveries, invoices, schema, settlements, steps
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A moment before or after the function *name* of *owner*, when *is_it* says that it is it."""
+
+    owner: object
+    name: str
+    is_after: bool
+    is_it: Callable[..., bool]
+
+
+def written(work):
+    """All of a transaction that has a part in *work* is written; its COMMIT would be next."""
+
+    def is_it(_tx, batch):
+        return work in batch
+
+    return Step(commits, "_run_all", is_after=True, is_it=is_it)
+
+
+def committed(work, wanted=lambda _: True):
+    """A transaction with a *wanted* result of *work* is committed; nobody was told of it yet."""
+
+    def is_it(batch, results):
+        answers = dict(zip(batch, results, strict=True))
+        return any(map(wanted, answers.get(work, ())))
+
+    return Step(commits, "_answer", is_after=False, is_it=is_it)
+
+
+def always(*_arguments):
+    """The first time is it."""
+    return True
+
+
+STEPS = {
+    "schema-written": Step(schema, "_upgrade", is_after=True, is_it=always),
+    "acceptance-written": written(invoices.accept),
+    "acceptance-committed": committed(invoices.accept),
+    "invoice-leased": committed(steps.lease_due, lambda due: due.invoices),
+    "step-written": written(steps.take_steps),
+    "step-committed": committed(steps.take_steps),
+    "delivery-leased": committed(deliveries.lease_due, lambda due: due.deliveries),
+    "request-ready": Step(Sender, "send", is_after=False, is_it=always),
+    "answer-received": Step(Sender, "send", is_after=True, is_it=always),
+    "settlement-written": written(settlements.settle),
+    "settlement-committed": committed(settlements.settle),
+}
+"""Where a process can be made to end, in the order in which it comes there."""
+
+
+def wrap(step):
+    """Have this process end at *step*."""
+    function = getattr(step.owner, step.name)
+
+    def end_if_it(is_after, arguments):
+        if is_after == step.is_after and step.is_it(*arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(function)
+    def call(*arguments):
+        end_if_it(False, arguments)
+        result = function(*arguments)
+        end_if_it(True, arguments)
+        return result
+
+    @functools.wraps(function)
+    async def call_and_wait(*arguments):
+        end_if_it(False, arguments)
+        result = await function(*arguments)
+        end_if_it(True, arguments)
+        return result
+
+    is_waiting = inspect.iscoroutinefunction(function)
+    setattr(step.owner, step.name, call_and_wait if is_waiting else call)
+
+
+if __name__ == "__main__":
+    wrap(STEPS[sys.argv.pop(1)])
+    main()
