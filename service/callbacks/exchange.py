@@ -8,9 +8,11 @@ know no web server, and a test needs none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Final
+
+from service.values import value
 
 
 class Absent(Enum):
@@ -23,7 +25,7 @@ ABSENT: Final = Absent.ABSENT
 """Stands for a body that was not sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Message:
     """
     One half of an exchange: what expressions can see of a request or a response.
@@ -37,7 +39,7 @@ class Message:
     body: object = ABSENT
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Exchange:
     """A request and, once there is one, its response: what an expression is evaluated against."""
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
+
+from service.values import value
 
 MAX_CHARACTERS = 2048
 """The longest URL that is accepted: what proxies and servers commonly take in a request line."""
@@ -23,7 +24,7 @@ MAX_CHARACTERS = 2048
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class CallbackUrl:
     """
     A URL that may be called, as it was written.

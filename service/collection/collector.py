@@ -8,15 +8,15 @@ asking and writing, so it must treat the invoice's account and id as an idempote
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 from service.storage.states import InvoiceStatus
 from service.storage.steps import LeasedInvoice
+from service.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Progress:
     """
     How far a collector has brought an invoice.

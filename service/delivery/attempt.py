@@ -8,7 +8,6 @@ ends are a closed set (`service.delivery.outcome`), and each means one state of 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from service.storage.deliveries import LeasedDelivery
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
 from service.storage.states import DeliveryStatus
 from service.tracing import TRACEPARENT, Span, Tracing
+from service.values import value
 
 KEPT_BYTES = 4096
 """How much of an answer is kept for the receiver's developer to see."""
@@ -36,7 +36,7 @@ class Sends(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Rules:
     """What holds for every attempt: the operator's decisions, and where chance comes from."""
 
@@ -46,7 +46,7 @@ class Rules:
     chance: Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Attempt:
     """One HTTP request that was made for one leased delivery, and what came of it."""
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service.storage.deliveries import LeasedDelivery
+from service.values import value
 
 LEASE_AHEAD = 8
 """Leases held for each slot, so that a slot that falls free never waits for a commit."""
@@ -33,7 +34,7 @@ KNOWN_MAX = 10_000
 """Origins that are remembered with nothing in hand for them; the oldest are forgotten first."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Turn:
     """A delivery that has a slot; a probe says whether its origin is there at all."""
 

@@ -8,7 +8,6 @@ number of failures so far decide whether the delivery is done, comes again, or i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from service.callbacks.declaration import Callback, InvalidAnswer
@@ -17,11 +16,12 @@ from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.sender import Answer
 from service.storage.settlements import AttemptOutcome
 from service.storage.states import DeadReason
+from service.values import value
 
 GONE = 410
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Verified:
     """An answer, classified; *detail* says to the receiver's developer what was wrong with it."""
 
@@ -29,12 +29,12 @@ class Verified:
     detail: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Delivered:
     """The receiver has the event."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Retry:
     """Another attempt is due after *delay*; *hold* keeps the whole origin waiting that long."""
 
@@ -42,7 +42,7 @@ class Retry:
     hold: timedelta | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Dead:
     """No more automatic attempts."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -22,6 +22,7 @@ from yarl import URL
 from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
 from service.delivery.egress import EgressPolicy, Lookup, Resolver, look_up
 from service.delivery.failures import NoAnswer, NoAnswerKind, no_answer
+from service.values import value
 
 # An acknowledgement has a handful of headers. What aiohttp allows by default (128 of 8 KiB) is a
 # megabyte for every attempt.
@@ -30,7 +31,7 @@ HEAD_COUNT_LIMIT = 64
 READ_BUFFER_BYTES = 16 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class OutgoingRequest:
     """
     One request, complete.
@@ -45,7 +46,7 @@ class OutgoingRequest:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Answer:
     """
     What the receiver said: a final status (200 to 599) and a body.

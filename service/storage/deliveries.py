@@ -11,7 +11,7 @@ However many wait for one receiver, finding those of the next costs the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from typing import Any
 
@@ -45,11 +45,12 @@ from service.storage.tables import (
     is_invoice_of_delivery,
     origins,
 )
+from service.values import value
 
 LOOK = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class LeasedDelivery:
     """A delivery that we alone may attempt, until *leased_until*."""
 
@@ -72,7 +73,7 @@ class LeasedDelivery:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class LeaseRound:
     """
     Lease up to *limit* deliveries that are due at *now*, until *until*.
@@ -93,7 +94,7 @@ class LeaseRound:
     """How many origins are looked at; a transaction of the one writer must stay short."""
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class DueDeliveries:
     """
     One round of leasing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from enum import Enum
 from operator import attrgetter
@@ -17,9 +17,10 @@ from service.storage.keys import new_key
 from service.storage.rows import insert_rows
 from service.storage.states import InvoiceStatus
 from service.storage.tables import events, invoices, microseconds
+from service.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Call:
     """Which callback the events of an invoice fire, and the URL that it made of the request."""
 
@@ -28,7 +29,7 @@ class Call:
     origin: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class NewInvoice:
     """An invoice to be accepted; *call* is None where the API user did not ask to be called."""
 
@@ -47,7 +48,7 @@ class NewInvoice:
     key: str = field(default_factory=new_key)
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class Incoming:
     """An invoice to be accepted; with *leased_until* it is born leased, see `handover`."""
 

@@ -7,7 +7,6 @@ Only the holder of a lease can settle (invariant 3): what it writes matches on t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -19,6 +18,7 @@ from service.storage.holds import hold_origins
 from service.storage.rows import insert_rows
 from service.storage.states import DELIVERY_MOVES, Cause, DeadReason, DeliveryStatus
 from service.storage.tables import attempts, deliveries, microseconds
+from service.values import value
 
 
 class AttemptOutcome(StrEnum):
@@ -34,7 +34,7 @@ class AttemptOutcome(StrEnum):
     BLOCKED = "blocked"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class AttemptRecord:
     """One HTTP request made for a delivery, as it is kept."""
 
@@ -48,7 +48,7 @@ class AttemptRecord:
     cause: Cause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Settlement:
     """
     What one attempt means for its delivery.

@@ -8,7 +8,7 @@ in one transaction: there is no moment at which one of them exists without the o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -22,9 +22,10 @@ from service.storage.invoices import Call, NewInvoice
 from service.storage.rows import insert_rows
 from service.storage.states import INVOICE_MOVES, Cause, DeliveryStatus, InvoiceStatus
 from service.storage.tables import deliveries, events, invoices, microseconds
+from service.values import value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class LeasedInvoice:
     """An invoice that we alone may move on, until its lease runs out."""
 
@@ -44,7 +45,7 @@ class LeasedInvoice:
     traceparent: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class NewDelivery:
     """What is to bring an event to the receiver: *body* holds the exact bytes of every attempt."""
 
@@ -52,7 +53,7 @@ class NewDelivery:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class NewEvent:
     """Something that happened to an invoice; *delivery* is None where nobody is called."""
 
@@ -62,7 +63,7 @@ class NewEvent:
     delivery: NewDelivery | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value(kw_only=True)
 class Step:
     """What the collection of one leased invoice came to."""
 
@@ -74,7 +75,7 @@ class Step:
     event: NewEvent | None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class StepToTake:
     """A step to be written; with *leased_until* its delivery is born leased, see `handover`."""
 
@@ -82,7 +83,7 @@ class StepToTake:
     leased_until: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class StepTaken:
     """
     Whether a step was written, and the delivery that was born leased with it.
@@ -95,7 +96,7 @@ class StepTaken:
     delivery: LeasedDelivery | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class DueInvoices:
     """One round of leasing. *next_due_at* is when the next round may find more, if ever."""
 
@@ -103,7 +104,7 @@ class DueInvoices:
     next_due_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class LeaseRound:
     """Lease up to *limit* invoices that are due at *now*, until *until*."""
 
@@ -205,7 +206,7 @@ def _bear_deliveries(tx: Connection, items: Sequence[StepToTake]) -> dict[str, L
     return {one.step.invoice.key: _leased_delivery(one, one.until) for one in births if one.until}
 
 
-@dataclass(frozen=True, slots=True)
+@value()
 class _Birth:
     """A delivery to be written, and until when it is leased."""
 
