@@ -110,9 +110,14 @@ class Dispatcher:
         if self.is_draining:
             return None
         now = self._clock.now()
-        if origin in self._backlogged or not self._has_room_for(origin, now):
+        if not self._has_room_for(origin, now):
             self._backlogged.add(origin)
             self._sweep.left_origins.add(origin)
+            return None
+        if origin in self._backlogged:
+            # Not added to the sweep: one that finds room for all it sees ends the backlog, or it
+            # would last for as long as invoices come in. What is written until then is announced
+            # and found by the next sweep.
             return None
         self._origins.reserve(origin)
         return self._leased_until(now)

@@ -286,6 +286,35 @@ async def test_room_that_falls_free_during_a_round_is_used_at_once(
     assert START == clock.now()
 
 
+async def test_a_backlog_ends_although_more_comes_in(
+    dispatching, store, receivers, clock, monkeypatch
+):
+    """A sweep that has room for all it finds ends the backlog, whoever came in meanwhile."""
+    refused_count = 0
+    lease = store.lease_deliveries
+
+    async def lease_while_more_comes_in(round_):
+        nonlocal refused_count
+        if refused_count < 5 and dispatcher.reserve(ONE) is None:
+            refused_count += 1
+        return await lease(round_)
+
+    async with dispatching() as (dispatcher, _):
+        await answered_once(store, receivers)
+        kept_count = 0
+        while dispatcher.reserve(ONE):
+            kept_count += 1
+        monkeypatch.setattr(store, "lease_deliveries", lease_while_more_comes_in)
+        for _ in range(kept_count):
+            dispatcher.cancel(ONE)
+        await quiet(clock)
+
+        # One for the sweep that begins with the refusal, one for the sweep that finds nothing.
+        assert 2 == refused_count
+        assert dispatcher.reserve(ONE)
+        dispatcher.cancel(ONE)
+
+
 async def test_an_origin_that_nobody_knows_is_probed_first(dispatching, store, receivers, clock):
     """A receiver gets one attempt, and more at a time once it has answered."""
     receivers.hang(ONE)
