@@ -72,7 +72,9 @@ async def _drain(roads: Sequence[tuple[Loop, asyncio.Task[None]]], timeout_secon
                 await asyncio.wait([task])
     except TimeoutError:
         log.warning("drain.timed_out", extra={"fields": {"timeout_seconds": timeout_seconds}})
-    for _, task in roads:
+    for loop, task in roads:
+        # Whose turn to drain has not come must begin nothing more either.
+        loop.drain()
         task.cancel()
     ended = await asyncio.gather(*(task for _, task in roads), return_exceptions=True)
     for error in ended:

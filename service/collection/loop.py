@@ -161,9 +161,7 @@ class Collection:
         if invoice.status is InvoiceStatus.SENT:
             return await self._collector.collect(invoice)
         progress = await self._collector.send(invoice)
-        if progress.status is InvoiceStatus.SENT and progress.look_again_after == timedelta(0):
-            return await self._collector.collect(invoice)
-        return progress
+        return await self._collector.collect(invoice) if _is_passing(progress) else progress
 
     def _step(self, invoice: LeasedInvoice, progress: Progress, now: datetime) -> Step:
         wait = progress.look_again_after
@@ -192,6 +190,12 @@ class Collection:
         if invoice.call is None:
             return None
         return self._announce(invoice.call.callback, description, is_paid)
+
+
+def _is_passing(progress: Progress) -> bool:
+    """Whether the invoice was sent, nobody needs to know, and it can be collected at once."""
+    is_silent = progress.status is InvoiceStatus.SENT and progress.description is None
+    return is_silent and progress.look_again_after == timedelta(0)
 
 
 def _log_fields(invoice: LeasedInvoice) -> dict[str, Any]:

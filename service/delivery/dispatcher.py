@@ -162,18 +162,19 @@ class Dispatcher:
             limit=min(self._origins.room, BATCH),
             origin_room=self._origins.room_of_new,
             rooms=self._origins.rooms(),
-            held_origins=frozenset(self._origins.resting(now)),
+            held_origins=self._origins.resting(now),
             after=self._sweep.after,
         )
 
     def _end_sweep(self, now: datetime) -> timedelta:
         """All origins were looked at: remember whose deliveries wait in the database."""
         sweep, self._sweep = self._sweep, Sweep()
-        resting = self._origins.resting(now)
+        # While the round was committed, an origin may have begun to rest.
+        rests = self._origins.ends_of_rests(now)
         self._backlogged = sweep.left_origins
-        if any(self._origins.wants_more(origin) for origin in self._backlogged - resting.keys()):
+        if any(self._origins.wants_more(origin) for origin in self._backlogged - rests.keys()):
             return AT_ONCE
-        chances = (sweep.next_due_at, *resting.values())
+        chances = (sweep.next_due_at, *rests.values())
         return min([POLL, *(at - now for at in chances if at)])
 
     def _leased_until(self, now: datetime) -> datetime:

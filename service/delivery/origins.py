@@ -129,9 +129,13 @@ class Origins:
 
     # Rest
 
-    def resting(self, now: datetime) -> dict[str, datetime]:
-        """The origins that are to be left alone, and until when."""
-        self._rests = {name: rest for name, rest in self._rests.items() if rest.goes_on(now)}
+    def resting(self, now: datetime) -> frozenset[str]:
+        """The origins that are to be left alone at the moment."""
+        return frozenset(name for name, rest in self._rests.items() if rest.goes_on(now))
+
+    def ends_of_rests(self, since: datetime) -> dict[str, datetime]:
+        """When each rest ends that was not over at *since*; those that began later included."""
+        self._rests = {name: rest for name, rest in self._rests.items() if rest.until > since}
         return {name: rest.until for name, rest in self._rests.items()}
 
     def is_resting(self, name: str, now: datetime) -> bool:

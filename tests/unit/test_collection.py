@@ -390,6 +390,27 @@ async def test_a_collector_may_ask_to_be_asked_again(collecting, store, clock):
     assert (PAID, [("Invoice paid", True)]) == await story(store)
 
 
+class Announcing(FakeCollector):
+    """Tells of the sending too, and can be asked for the money at once."""
+
+    async def send(self, invoice):
+        """It was sent."""
+        return Progress(SENT, "Invoice sent", look_again_after=timedelta(0))
+
+    async def collect(self, invoice):
+        """It was paid."""
+        return Progress(PAID, "Invoice paid")
+
+
+async def test_what_is_told_of_the_sending_is_not_skipped(collecting, store):
+    """An event is an event, even where the next one follows without any wait."""
+    async with collecting(Announcing()):
+        await store.accept(an_invoice())
+        await store.taken.reaches(2)
+
+    assert (PAID, [("Invoice sent", False), ("Invoice paid", True)]) == await story(store)
+
+
 # Draining
 
 

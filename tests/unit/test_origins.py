@@ -243,7 +243,7 @@ def test_a_failure_that_was_no_probe_costs_no_rest(origins):
 
     origins.end(first, START, is_answering=False)
 
-    assert {} == origins.resting(START)
+    assert frozenset() == origins.resting(START)
 
 
 def test_any_answer_opens_an_origin_again(origins):
@@ -262,7 +262,7 @@ def test_rests_grow_with_each_failed_probe_up_to_a_bound(origins):
     now, rests = START, []
     for _ in range(20):
         failed(origins, ONE, now=now)
-        rests.append(origins.resting(now)[ONE] - now)
+        rests.append(origins.ends_of_rests(now)[ONE] - now)
         now += rests[-1]
 
     assert [REST_FIRST * 2**number for number in range(7)] == rests[:7]
@@ -281,7 +281,7 @@ def test_an_answer_makes_rests_short_again(origins):
     origins.end(turn, later, is_answering=False)
     failed(origins, ONE, now=later)
 
-    assert {ONE: later + REST_FIRST} == origins.resting(later)
+    assert {ONE: later + REST_FIRST} == origins.ends_of_rests(later)
 
 
 def test_a_rest_ends_by_itself(origins):
@@ -291,7 +291,8 @@ def test_a_rest_ends_by_itself(origins):
     assert origins.is_resting(ONE, START)
     assert not origins.is_resting(TWO, START)
     assert not origins.is_resting(ONE, START + SECOND)
-    assert {} == origins.resting(START + SECOND)
+    assert frozenset() == origins.resting(START + SECOND)
+    assert {} == origins.ends_of_rests(START + SECOND)
 
 
 def test_of_two_rests_the_longer_holds(origins):
@@ -299,10 +300,19 @@ def test_of_two_rests_the_longer_holds(origins):
     origins.rest(ONE, START, START + 2 * SECOND)
     origins.rest(ONE, START, START + SECOND)
 
-    assert {ONE: START + 2 * SECOND} == origins.resting(START)
+    assert {ONE: START + 2 * SECOND} == origins.ends_of_rests(START)
 
 
 # Room for leases
+
+
+def test_a_rest_that_begins_during_a_round_is_known_at_its_end():
+    """A round asks for the rests since it began: one that began later is not forgotten by that."""
+    origins = Origins(CONCURRENCY, WIDTH)
+    origins.rest(ONE, START + SECOND, START + 2 * SECOND)
+
+    assert {ONE: START + 2 * SECOND} == origins.ends_of_rests(START)
+    assert origins.is_resting(ONE, START + SECOND)
 
 
 def test_a_clock_that_goes_back_prolongs_no_rest():
@@ -312,7 +322,7 @@ def test_a_clock_that_goes_back_prolongs_no_rest():
 
     assert origins.is_resting(ONE, START)
     assert not origins.is_resting(ONE, START - SECOND)
-    assert {} == origins.resting(START - SECOND)
+    assert frozenset() == origins.resting(START - SECOND)
 
 
 def test_a_new_origin_has_room_for_what_one_slot_needs(origins):
@@ -569,7 +579,7 @@ class AnySequence(RuleBasedStateMachine):
     def pass_time(self, milliseconds):
         """Rests end when they are over, and are never longer than they may be."""
         self.now += timedelta(milliseconds=milliseconds)
-        for at in self.origins.resting(self.now).values():
+        for at in self.origins.ends_of_rests(self.now).values():
             assert self.now < at <= self.now + REST_MAX
 
     @invariant()

@@ -1,0 +1,67 @@
+"""
+Runs simulated worlds from the command line.
+
+    python -m tests.simulation SEED             tells the story of that run; several may be named
+    python -m tests.simulation --runs 5000      explores that many seeds, from --first on
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from tests.simulation.runs import run
+
+
+def main(arguments=None):
+    """Tell stories, or explore; the exit status is 1 if a promise was broken."""
+    options = _parser().parse_args(arguments)
+    if options.seeds:
+        return max([_tell(seed) for seed in options.seeds])
+    return _explore(range(options.first, options.first + options.runs))
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation")
+    parser.add_argument("seeds", nargs="*", type=int, help="the runs whose stories are told")
+    parser.add_argument("--runs", type=int, default=2000, help="how many seeds are explored")
+    parser.add_argument("--first", type=int, default=0, help="the seed that is explored first")
+    return parser
+
+
+def _tell(seed):
+    told = run(seed)
+    _say(f"{told.plan}\n")
+    for line in told.story.lines():
+        _say(line)
+    _say(f"\n{told.complaint or 'every promise was kept'}")
+    return 1 if told.complaint else 0
+
+
+def _explore(seeds):
+    begun_at, failed, seconds, request_count = time.perf_counter(), [], 0.0, 0
+    for number, seed in enumerate(seeds, 1):
+        told = run(seed)
+        seconds += told.seconds
+        request_count += told.request_count
+        if told.complaint:
+            failed.append(seed)
+            _say(f"\r{told.complaint}")
+        if sys.stdout.isatty() and number % 20 == 0:
+            sys.stdout.write(f"\r{number} of {len(seeds)} runs")
+            sys.stdout.flush()
+    took = time.perf_counter() - begun_at
+    _say(
+        f"\r{len(seeds)} runs in {took:.1f} s ({1000 * took / len(seeds):.1f} ms each): "
+        f"{seconds / 3600:.1f} virtual hours, {request_count} requests, {len(failed)} failed"
+    )
+    return 1 if failed else 0
+
+
+def _say(line):
+    sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
