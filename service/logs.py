@@ -6,11 +6,13 @@ Code logs the name of an event (`attempt.settled`) and its fields in `extra={"fi
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import orjson
 
@@ -21,7 +23,7 @@ def configure_logs(form: Literal["json", "text"]) -> None:
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = False
     logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Turns(sys.stderr)
     handler.setFormatter(_JsonLines() if form == "json" else _TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # What is not HTTP at all arrives all day on the internet; a traceback for each of it would
@@ -30,6 +32,44 @@ def configure_logs(form: Literal["json", "text"]) -> None:
     # It would tell of every span that a collector which is away does not take.
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class _Turns(logging.StreamHandler[TextIO]):
+    """
+    Writes what one turn of the event loop has told at its end, all at once.
+
+    A write gives up the interpreter, and under load it takes longer to get it back than to write.
+    What is graver than `info` is written on the spot, with all before it; so is everything where
+    no loop runs. A process that is killed takes the last turn's lines with it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._told.append(self.format(record))
+            if record.levelno > logging.INFO:
+                self.flush()
+            elif len(self._told) == 1:
+                self._flush_behind_this_turn()
+        except Exception:  # noqa: BLE001 -- what cannot be told must not end who tells it
+            self.handleError(record)
+
+    def _flush_behind_this_turn(self) -> None:
+        try:
+            asyncio.get_running_loop().call_soon(self.flush)
+        except RuntimeError:
+            self.flush()
+
+    def flush(self) -> None:
+        # Where nobody reads any more, there is nobody to tell that to.
+        with self.lock or nullcontext(), suppress(OSError, ValueError):
+            told, self._told = self._told, []
+            if told:
+                self.stream.write("".join(line + self.terminator for line in told))
+            super().flush()
 
 
 def _event(record: logging.LogRecord) -> dict[str, Any]:

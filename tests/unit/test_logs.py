@@ -1,3 +1,5 @@
+import asyncio
+import io
 import json
 import logging
 from datetime import UTC, datetime
@@ -174,3 +176,86 @@ def test_configuring_again_does_not_double_lines(logged):
     log("service.started")
 
     assert 1 == len(logged().splitlines())
+
+
+# When it is written
+
+
+class Stream(io.StringIO):
+    """Standard error that remembers each write, and may be closed at the other end."""
+
+    def __init__(self):
+        super().__init__()
+        self.writes = []
+        self.is_broken = False
+
+    def write(self, text):
+        """Keep *text*."""
+        if self.is_broken:
+            raise BrokenPipeError
+        self.writes.append(text)
+        return len(text)
+
+
+@pytest.fixture
+def stream(logged, monkeypatch):
+    """Where the log goes."""
+    stream = Stream()
+    monkeypatch.setattr("sys.stderr", stream)
+    configure_logs("json")
+    return stream
+
+
+def events_in(text):
+    """The events of these lines."""
+    return [json.loads(line)["event"] for line in text.splitlines()]
+
+
+async def test_the_lines_of_one_turn_are_one_write(stream):
+    """Nothing is written in the middle of a turn of the loop, and all of it behind it."""
+    for name in ("one", "two", "three"):
+        log(name)
+    assert [] == stream.writes
+
+    await asyncio.sleep(0)
+    log("four")
+    await asyncio.sleep(0)
+
+    assert [["one", "two", "three"], ["four"]] == [events_in(text) for text in stream.writes]
+
+
+async def test_what_is_grave_is_written_at_once(stream):
+    """A warning may be the last thing that a process says; what came before it comes first."""
+    log("one")
+    logging.getLogger("invoices.test").warning("two")
+
+    assert ["one", "two"] == events_in("".join(stream.writes))
+
+
+def test_without_a_loop_nothing_waits(stream):
+    """Commands, and what threads tell, are written line by line."""
+    log("one")
+    log("two")
+
+    assert [["one"], ["two"]] == [events_in(text) for text in stream.writes]
+
+
+async def test_the_end_of_the_process_writes_the_rest(stream):
+    """What the last turn has told is not lost with an orderly end."""
+    log("one")
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+    assert ["one"] == events_in("".join(stream.writes))
+
+
+async def test_nobody_who_reads_is_no_error(stream):
+    """Where standard error is closed at the other end, the service goes on."""
+    stream.is_broken = True
+    log("one")
+    await asyncio.sleep(0)
+    stream.is_broken = False
+    log("two")
+    await asyncio.sleep(0)
+
+    assert ["two"] == events_in("".join(stream.writes))
