@@ -3,6 +3,7 @@ Runs simulated worlds from the command line.
 
     python -m tests.simulation SEED             tells the story of that run; several may be named
     python -m tests.simulation --runs 5000      explores that many seeds, from --first on
+    python -m tests.simulation --twin …         the same, with the statements of SQLite beside it
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ def main(arguments=None):
     """Tell stories, or explore; the exit status is 1 if a promise was broken."""
     options = _parser().parse_args(arguments)
     if options.seeds:
-        return max([_tell(seed) for seed in options.seeds])
-    return _explore(range(options.first, options.first + options.runs))
+        return max([_tell(seed, options.twin) for seed in options.seeds])
+    return _explore(range(options.first, options.first + options.runs), options.twin)
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
     parser.add_argument("seeds", nargs="*", type=int, help="the runs whose stories are told")
     parser.add_argument("--runs", type=int, default=2000, help="how many seeds are explored")
+    parser.add_argument("--twin", action="store_true", help="try the statements of SQLite too")
     parser.add_argument("--first", type=int, default=0, help="the seed that is explored first")
     return parser
 
 
-def _tell(seed):
-    told = run(seed)
+def _tell(seed, has_twin):
+    told = run(seed, has_twin=has_twin)
     _say(f"{told.plan}\n")
     for line in told.story.lines():
         _say(line)
@@ -39,10 +41,10 @@ def _tell(seed):
     return 1 if told.complaint else 0
 
 
-def _explore(seeds):
+def _explore(seeds, has_twin):
     begun_at, failed, seconds, request_count = time.perf_counter(), [], 0.0, 0
     for number, seed in enumerate(seeds, 1):
-        told = run(seed)
+        told = run(seed, has_twin=has_twin)
         seconds += told.seconds
         request_count += told.request_count
         if told.complaint:

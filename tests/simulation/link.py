@@ -8,9 +8,11 @@ killed ends here: it waits for ever, and nothing of it reaches the memory.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 from service.errors import StorageUnavailable
 from service.storage.commits import GroupCommit
+from service.storage.store import Store
 from tests import memory
 from tests.memory import Loss, MemoryStore
 
@@ -34,6 +36,7 @@ class Link:
         self._world = world
         self._process = process
         self._chance = world.chance
+        self.twin = world.twin
         self.signals = {}
 
     async def write(self, work):
@@ -79,8 +82,10 @@ class Link:
         return self._world.memory.is_away or self._process.machine.is_cut_off
 
     def _watched(self, work, tx):
+        twin = self._world.twin
         try:
-            result = work(tx)
+            with twin.transaction(tx) if twin else nullcontext():
+                result = work(tx)
             self._world.rules.look_at_states(tx)
             return result
         except Exception as error:
@@ -101,6 +106,7 @@ class LinkedStore(MemoryStore):
         super().__init__(link)
         self._process = process
         self._rules = rules
+        self._twin = link.twin
         self._commits = WatchedCommits(link, process, rules)
 
     async def settle(self, settlement):
@@ -116,6 +122,18 @@ class LinkedStore(MemoryStore):
         self._rules.told_of_step(step, is_taken)
         return is_taken
 
+    async def _write(self, work, *given, **options):
+        if self._twin:
+            return await Store._write(self, self._done_twice(work), *given, **options)
+        return await super()._write(work, *given, **options)
+
+    def _done_twice(self, work):
+        def done(tx, *given, **options):
+            self._twin.do(work, *given, **options)
+            return memory._WORK[work](tx, *given, **options)
+
+        return done
+
 
 class WatchedCommits(GroupCommit):
     """The service's group commit, whose work is done on the memory under watch."""
@@ -124,6 +142,7 @@ class WatchedCommits(GroupCommit):
         super().__init__(link)
         self._process = process
         self._rules = rules
+        self._twin = link.twin
         self._watched = {}
 
     def run(self, work, item):
@@ -134,6 +153,10 @@ class WatchedCommits(GroupCommit):
 
     def _watch(self, work, done):
         def watched(tx, items):
-            return self._rules.watch(self._process, work, done, tx, items)
+            expected = self._twin.do_all(work, items) if self._twin else None
+            answers = self._rules.watch(self._process, work, done, tx, items)
+            if expected is not None and expected != answers:
+                raise AssertionError(f"SQLite answers {expected}, and should {answers}")
+            return answers
 
         return watched

@@ -15,6 +15,7 @@ from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import Plan, draw
 from tests.simulation.processes import PROCESS
 from tests.simulation.story import Story
+from tests.simulation.twin import Twin
 from tests.simulation.world import World
 
 
@@ -27,33 +28,41 @@ class Run:
     request_count: int
     seconds: float
     """How long it took, in virtual time."""
+    has_twin: bool = False
 
     @property
     def complaint(self):
         """What was broken, where that is, and how to see it again; empty if nothing was."""
         if self.story.violation is None:
             return ""
-        seed = self.plan.seed
+        seed, twin = self.plan.seed, "--twin " if self.has_twin else ""
         return (
             f"seed {seed}, after {self.seconds:.3f} virtual seconds: {self.story.violation}\n"
-            f"replay: python -m tests.simulation {seed}"
+            f"replay: python -m tests.simulation {twin}{seed}"
         )
 
 
-def run(seed):
-    """Run the world of *seed* to its end, or to the first promise that is broken."""
+def run(seed, *, has_twin=False):
+    """
+    Run the world of *seed* to its end, or to the first promise that is broken.
+
+    With a twin, SQLite does all that the memory does: slower, and the statements are tried too.
+    """
     plan = draw(seed)
     loop = VirtualLoop()
+    twin = Twin() if has_twin else None
     try:
         with _polling_every(plan.poll):
-            return loop.run_until_complete(_run(plan))
+            return loop.run_until_complete(_run(plan, twin))
     finally:
         loop.close()
+        if twin:
+            twin.close()
 
 
-async def _run(plan):
+async def _run(plan, twin):
     loop = asyncio.get_running_loop()
-    world = World(plan)
+    world = World(plan, twin)
     loop.set_exception_handler(lambda _, context: _fail(world, context))
     with _heard_by(world):
         try:
@@ -61,7 +70,8 @@ async def _run(plan):
         finally:
             seconds = loop.time()
             await _close(world)
-    return Run(plan, world.story, world.rules.ledger.request_counts.total(), seconds)
+    request_count = world.rules.ledger.request_counts.total()
+    return Run(plan, world.story, request_count, seconds, twin is not None)
 
 
 async def _until_failed(story, life):

@@ -57,8 +57,9 @@ class Written:
 class World:
     """Everything there is in one run; `live` takes it to its end."""
 
-    def __init__(self, plan):
+    def __init__(self, plan, twin=None):
         self.plan = plan
+        self.twin = twin
         self.chance = random.Random(~plan.seed)
         self.story = Story()
         self.memory = Memory(has_one_writer=plan.has_one_writer)
