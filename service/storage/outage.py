@@ -32,9 +32,11 @@ class Outage:
             self._began_at = time.monotonic()
             log.error("storage.lost", extra={"fields": {"detail": str(error)}})
 
-    def is_over(self, *, has_written: bool) -> None:
-        """The database has done what it was asked."""
-        if self._began_at is not None and (has_written or not self.is_of_writes):
-            seconds = round(time.monotonic() - self._began_at, 3)
-            self._began_at, self.is_of_writes = None, False
-            log.warning("storage.found", extra={"fields": {"away_seconds": seconds}})
+    def ends(self, *, has_written: bool) -> bool:
+        """The database has done what it was asked; whether an outage is over with that."""
+        if self._began_at is None or (self.is_of_writes and not has_written):
+            return False
+        seconds = round(time.monotonic() - self._began_at, 3)
+        self._began_at, self.is_of_writes = None, False
+        log.warning("storage.found", extra={"fields": {"away_seconds": seconds}})
+        return True

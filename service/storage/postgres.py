@@ -108,8 +108,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Close every connection."""
         await self._wakeups.close()
-        await self._readers.dispose()
-        await self._writers.dispose()
+        await self._forget_connections()
 
     def _engine(self, size: int, **options: Any) -> AsyncEngine:
         return create_async_engine(
@@ -137,5 +136,11 @@ class PostgresDatabase:
             self._outage.goes_on(error, is_write=is_write)
             raise
         self._connector.is_reached()
-        self._outage.is_over(has_written=is_write)
+        if self._outage.ends(has_written=is_write):
+            await self._forget_connections()
         return result
+
+    async def _forget_connections(self) -> None:
+        """Close all that nobody uses. Left from before an outage, each would fail once more."""
+        for engine in (self._readers, self._writers):
+            await engine.dispose()

@@ -74,7 +74,7 @@ class SqliteDatabase:
         """
         if self._outage.is_of_writes:
             await self._run(self._writer, self._write_engine, _write_something, is_write=True)
-            self._outage.is_over(has_written=True)
+            self._outage.ends(has_written=True)
         else:
             await self.read(_read_something)
 
@@ -114,7 +114,7 @@ class SqliteDatabase:
             unavailable = StorageUnavailable(f"{engine.url.database}: {error.orig}")
             self._outage.goes_on(unavailable, is_write=is_write)
             raise unavailable from error
-        self._outage.is_over(has_written=has_written)
+        self._outage.ends(has_written=has_written)
         return result
 
 
