@@ -523,8 +523,7 @@ def _hold(tx, origin, until):
 
 def _redeliver(tx, account_id, delivery_id, now):
     row = tx.deliveries.get(account_id, delivery_id)
-    is_redelivered = row is not None and _redeliver_row(tx, row, now)
-    return _find_delivery(tx, account_id, delivery_id), is_redelivered
+    return row is not None and _redeliver_row(tx, row, now)
 
 
 def _redeliver_batch(tx, account_id, wanted, now, *, after):
@@ -573,10 +572,10 @@ def _sweep(tx, place, settled_before):
     for id_ in old:
         _remove_delivery(tx, place.account_id, id_)
     if len(looked) == retention.BATCH:
-        return retention.Swept(len(old), retention.Place(place.account_id, looked[-1]))
+        return retention.Swept(len(old), retention.SweepPlace(place.account_id, looked[-1]))
     accounts_left = {row["account_id"] for row in tx.deliveries}
     following = min((one for one in accounts_left if one > place.account_id), default=None)
-    return retention.Swept(len(old), following and retention.Place(following))
+    return retention.Swept(len(old), following and retention.SweepPlace(following))
 
 
 def _is_old(row, settled_before):
@@ -726,6 +725,7 @@ def _told_delivery(tx, row):
     made = (
         tx.attempts.get(row["account_id"], row["id"], number + 1)
         for number in range(row["attempt_count"])
+        if number >= row["attempt_count"] - history.ATTEMPTS_TOLD
     )
     told = {name: value for name, value in row.items() if name != "body"}
     hold = tx.origins.get(row["origin"])

@@ -102,9 +102,13 @@ async def redeliver_delivery(request: web.Request) -> web.Response:
 async def redeliver_deliveries(request: web.Request) -> web.Response:
     """Make every dead delivery that the filter takes pending again."""
     wanted = _filter(dict(request["json"]), "body")
-    account_id, now = request[ACCOUNT_ID], request.app[CLOCK].now()
-    count = await request.app[STORE].redeliver_all(account_id, wanted, now)
-    _tell(request, count, origin=wanted.origin)
+    account_id, now, count = request[ACCOUNT_ID], request.app[CLOCK].now(), 0
+    try:
+        async for redelivered in request.app[STORE].redeliver_all(account_id, wanted, now):
+            count += redelivered
+    finally:
+        # Those that were reached are pending, whatever ended it.
+        _tell(request, count, origin=wanted.origin)
     return json_response(_redelivered.dump({"count": count}), status=202)
 
 

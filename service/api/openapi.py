@@ -275,14 +275,14 @@ def _callback_operation(callback: Callback) -> dict[str, Any]:
         "requestBody": received,
         "responses": {
             "2XX": {
-                "description": "The event is safely yours and will not come again.",
+                "description": "The event is safely yours and does not come again, unless you ask for it.",
                 "content": acknowledged,
             },
             "3XX": {
                 "description": "Not delivered, since redirects are not followed: the event comes "
                 "again later, to the same URL."
             },
-            "410": {"description": "Stop: this event is not sent again."},
+            "410": {"description": "Stop: this event is not sent again, unless you ask for it."},
             "4XX": {
                 "description": "Not delivered: the event comes again later.",
                 "headers": _response_headers(RETRY_AFTER),

@@ -18,7 +18,7 @@ from service.collection.collector import Collector, Progress
 from service.errors import StorageUnavailable
 from service.metrics import Metrics
 from service.rounds import POLL, keep_rounds
-from service.storage.states import InvoiceStatus
+from service.storage.states import INVOICE_MOVES, InvoiceStatus
 from service.storage.steps import LeasedInvoice, LeaseRound, NewDelivery, NewEvent, Step
 from service.storage.store import Store
 from service.tracing import Span, Tracing
@@ -145,7 +145,7 @@ class Collection:
 
     def _tell(self, step: Step) -> None:
         """Count and log what a step that was taken has brought."""
-        if step.due_at is None:
+        if not INVOICE_MOVES[step.status]:
             self._metrics.collected(step.status)
         if step.event:
             told = {**_log_fields(step.invoice), **_event_fields(step.event)}

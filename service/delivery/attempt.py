@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from service.callbacks.declaration import Callback
 from service.clock import Clock
@@ -21,7 +22,7 @@ from service.delivery.signing import Signer
 from service.storage.deliveries import LeasedDelivery
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
 from service.storage.states import DeliveryStatus
-from service.tracing import TRACEPARENT, Span, Tracing
+from service.tracing import TRACEPARENT, Tracing
 from service.values import value
 
 KEPT_BYTES = 4096
@@ -99,10 +100,13 @@ class Performer:
 
     async def perform(self, delivery: LeasedDelivery) -> Attempt:
         """Attempt *delivery* once and say what it came to; nothing is recorded yet."""
-        name = f"POST {delivery.callback}"
+        name = f"{self._method_of(delivery)} {delivery.callback}"
         with self._tracing.calling(name, delivery.traceparent) as span:
             attempt = await self._attempt(delivery, span.traceparent)
-            _tell(span, attempt)
+            if span.is_recorded:
+                span.tell({"http.request.method": self._method_of(delivery), **_traced(attempt)})
+                if attempt.verified.outcome is not AttemptOutcome.DELIVERED:
+                    span.fail(attempt.verified.outcome.value)
             return attempt
 
     async def _attempt(self, delivery: LeasedDelivery, traceparent: str | None) -> Attempt:
@@ -158,8 +162,10 @@ class Performer:
         headers["Invoices-Collector"] = delivery.collector
         if traceparent:
             headers[TRACEPARENT] = traceparent
-        method = self._callbacks[delivery.callback].method.upper()
-        return OutgoingRequest(delivery.url, method, headers, delivery.body)
+        return OutgoingRequest(delivery.url, self._method_of(delivery), headers, delivery.body)
+
+    def _method_of(self, delivery: LeasedDelivery) -> str:
+        return self._callbacks[delivery.callback].method.upper()
 
     def _classified(self, delivery: LeasedDelivery, answer: Answer | NoAnswer) -> Verified:
         callback = self._callbacks[delivery.callback]
@@ -250,27 +256,21 @@ def log_fields(delivery: LeasedDelivery, settlement: Settlement) -> dict[str, An
     }
 
 
-def _tell(span: Span, attempt: Attempt) -> None:
-    """What a trace says of *attempt*: by the names of OpenTelemetry where it has one."""
-    delivery, outcome = attempt.delivery, attempt.verified.outcome
-    if not span.is_recorded:
-        return
-    span.tell(
-        {
-            "http.request.method": "POST",
-            "http.response.status_code": attempt.answer.status_code,
-            "server.address": delivery.origin,
-            "invoices.request_id": delivery.request_id,
-            "invoices.account_id": delivery.account_id,
-            "invoices.invoice_id": delivery.invoice_id,
-            "invoices.delivery_id": delivery.id,
-            "invoices.attempt.number": delivery.attempt_count + 1,
-            "invoices.attempt.cause": delivery.cause.value,
-            "invoices.attempt.outcome": outcome.value,
-        }
-    )
-    if outcome is not AttemptOutcome.DELIVERED:
-        span.fail(outcome.value)
+def _traced(attempt: Attempt) -> dict[str, str | int | None]:
+    """What a trace says of *attempt*, by the names of OpenTelemetry where it has one."""
+    delivery, origin = attempt.delivery, urlsplit(attempt.delivery.origin)
+    return {
+        "http.response.status_code": attempt.answer.status_code,
+        "server.address": origin.hostname,
+        "server.port": origin.port,
+        "invoices.request_id": delivery.request_id,
+        "invoices.account_id": delivery.account_id,
+        "invoices.invoice_id": delivery.invoice_id,
+        "invoices.delivery_id": delivery.id,
+        "invoices.attempt.number": delivery.attempt_count + 1,
+        "invoices.attempt.cause": delivery.cause.value,
+        "invoices.attempt.outcome": attempt.verified.outcome.value,
+    }
 
 
 def _as_text(body: bytes) -> str:

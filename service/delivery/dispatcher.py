@@ -46,12 +46,12 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Sweep:
+class Look:
     """
     One look at every origin that has something waiting, in as many rounds as that takes.
 
     *left_origins* are those of which the database may hold more that is due, those for which
-    there was no room since the sweep began included.
+    there was no room since the look began included.
     """
 
     after: str = ""
@@ -80,7 +80,7 @@ class Dispatcher:
         metrics.slots(limits.concurrency)
         self._origins = Origins(limits.concurrency, limits.origin_concurrency)
         self._attempts: asyncio.TaskGroup
-        self._sweep = Sweep()
+        self._look = Look()
         self._backlogged: set[str] = set()
         self._is_full = False
         self._told_to_drain = asyncio.Event()
@@ -112,12 +112,12 @@ class Dispatcher:
         now = self._clock.now()
         if not self._has_room_for(origin, now):
             self._backlogged.add(origin)
-            self._sweep.left_origins.add(origin)
+            self._look.left_origins.add(origin)
             return None
         if origin in self._backlogged:
-            # Not added to the sweep: one that finds room for all it sees ends the backlog, or it
+            # Not added to the look: one that finds room for all it sees ends the backlog, or it
             # would last for as long as invoices come in. What is written until then is announced
-            # and found by the next sweep.
+            # and found by the next look.
             return None
         self._origins.reserve(origin)
         return self._leased_until(now)
@@ -152,8 +152,8 @@ class Dispatcher:
             self._origins.reserve(delivery.origin)
             self._origins.wait(delivery)
         self._begin_attempts()
-        self._sweep.add(due)
-        return AT_ONCE if due.after is not None else self._end_sweep(now)
+        self._look.add(due)
+        return AT_ONCE if due.after is not None else self._end_look(now)
 
     def _lease_round(self, now: datetime) -> LeaseRound:
         return LeaseRound(
@@ -163,18 +163,18 @@ class Dispatcher:
             origin_room=self._origins.room_of_new,
             rooms=self._origins.rooms(),
             held_origins=self._origins.resting(now),
-            after=self._sweep.after,
+            after=self._look.after,
         )
 
-    def _end_sweep(self, now: datetime) -> timedelta:
+    def _end_look(self, now: datetime) -> timedelta:
         """All origins were looked at: remember whose deliveries wait in the database."""
-        sweep, self._sweep = self._sweep, Sweep()
+        look, self._look = self._look, Look()
         # While the round was committed, an origin may have begun to rest.
         rests = self._origins.ends_of_rests(now)
-        self._backlogged = sweep.left_origins
+        self._backlogged = look.left_origins
         if any(self._origins.wants_more(origin) for origin in self._backlogged - rests.keys()):
             return AT_ONCE
-        chances = (sweep.next_due_at, *rests.values())
+        chances = (look.next_due_at, *rests.values())
         return min([POLL, *(at - now for at in chances if at)])
 
     def _leased_until(self, now: datetime) -> datetime:
@@ -253,8 +253,10 @@ class Dispatcher:
         self._metrics.attempt_recorded(settlement.attempt.outcome)
         if settlement.status is not DeliveryStatus.PENDING:
             self._metrics.settled(settlement.status, settlement.reason)
-        # What is sent again by hand says nothing of how long deliveries take.
-        is_first_time = delivery.cause is not Cause.REDELIVERY
+        # What is sent again by hand says nothing of how long deliveries take. A redelivery begins
+        # to count failures anew, and attempts it does not.
+        has_counted_on = delivery.attempt_count == delivery.failure_count
+        is_first_time = has_counted_on and delivery.cause is not Cause.REDELIVERY
         if settlement.status is DeliveryStatus.DELIVERED and is_first_time:
             self._metrics.delivered_after((settlement.at - delivery.accepted_at).total_seconds())
 

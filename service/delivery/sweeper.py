@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from service.clock import Clock
 from service.metrics import Metrics
 from service.rounds import AT_ONCE, POLL, keep_rounds
-from service.storage.retention import Place
+from service.storage.retention import SweepPlace
 from service.storage.store import Store
 
 log = logging.getLogger("invoices.delivery")
@@ -33,7 +33,7 @@ class Sweeper:
         self._retention = retention
         self._clock = clock
         self._metrics = metrics
-        self._place: Place | None = None
+        self._place: SweepPlace | None = None
         self._count = 0
         self._told_to_drain = asyncio.Event()
         self.is_draining = False
@@ -55,7 +55,7 @@ class Sweeper:
             How long the next one may wait: not at all, until everything was looked at.
         """
         settled_before = self._clock.now() - self._retention
-        swept = await self._store.sweep(self._place or Place(), settled_before)
+        swept = await self._store.sweep(self._place or SweepPlace(), settled_before)
         self._metrics.swept(swept.count)
         self._place, self._count = swept.next, self._count + swept.count
         if swept.next:

@@ -8,7 +8,7 @@ from datetime import datetime
 from operator import eq, ge, lt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, literal_column, select
 
 from service.errors import NotFound
 from service.storage.invoices import find_key
@@ -22,6 +22,9 @@ from service.storage.tables import (
     is_invoice_of_delivery,
     origins,
 )
+
+ATTEMPTS_TOLD = 100
+"""Attempts of one delivery that are told, the newest: whoever redelivers for ever makes many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,12 @@ _told = (
     .join_from(deliveries, invoices, is_invoice_of_delivery)
     .join(events, is_event_of_delivery)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
+)
+
+
+_is_attempt_of_delivery = and_(
+    attempts.c.account_id == deliveries.c.account_id,
+    attempts.c.delivery_id == deliveries.c.id,
 )
 
 
@@ -145,9 +154,16 @@ def _due_at(row: Any) -> datetime | None:
 def _attempts_of(
     tx: Connection, account_id: str, delivery_ids: Sequence[str]
 ) -> dict[str, list[Any]]:
+    """The newest attempts of each delivery, in order."""
     made: dict[str, list[Any]] = {}
-    query = select(attempts).where(
-        attempts.c.account_id == account_id, attempts.c.delivery_id.in_(delivery_ids)
+    query = (
+        select(attempts)
+        .join_from(deliveries, attempts, _is_attempt_of_delivery)
+        .where(
+            deliveries.c.account_id == account_id,
+            deliveries.c.id.in_(delivery_ids),
+            attempts.c.number > deliveries.c.attempt_count - ATTEMPTS_TOLD,
+        )
     )
     for row in tx.execute(query.order_by(attempts.c.delivery_id, attempts.c.number)).mappings():
         made.setdefault(row["delivery_id"], []).append(row)

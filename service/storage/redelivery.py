@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import Connection, Update, select, update
 
@@ -30,23 +29,17 @@ class Redelivered:
     after: str | None
 
 
-def redeliver(
-    tx: Connection, account_id: str, delivery_id: str, now: datetime
-) -> tuple[dict[str, Any], bool]:
+def redeliver(tx: Connection, account_id: str, delivery_id: str, now: datetime) -> bool:
     """
     Make one delivery pending and due; one that is pending stays as it is.
 
     Runs inside *tx* and never commits it.
 
     Returns:
-        The delivery as it is then, and whether that changed it.
-
-    Raises:
-        NotFound: if the account has no delivery of that id.
+        Whether that changed it; False too if the account has no delivery of that id.
     """
     redelivering = _redelivering(account_id, now).where(deliveries.c.id == delivery_id)
-    is_redelivered = tx.execute(redelivering).rowcount == 1
-    return history.find(tx, account_id, delivery_id), is_redelivered
+    return tx.execute(redelivering).rowcount == 1
 
 
 def redeliver_batch(

@@ -24,7 +24,7 @@ BATCH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SweepPlace:
     """How far a sweep has come: behind the delivery *after* of an account."""
 
     account_id: str = ""
@@ -36,10 +36,10 @@ class Swept:
     """One batch: how many deliveries were removed, and where the next begins, if there is one."""
 
     count: int
-    next: Place | None
+    next: SweepPlace | None
 
 
-def sweep(tx: Connection, place: Place, settled_before: datetime) -> Swept:
+def sweep(tx: Connection, place: SweepPlace, settled_before: datetime) -> Swept:
     """
     Remove the deliveries that were *settled_before* among the next `BATCH` behind *place*.
 
@@ -50,9 +50,9 @@ def sweep(tx: Connection, place: Place, settled_before: datetime) -> Swept:
     ids = _ids_behind(tx, place, settled_before)
     count = _remove(tx, place, ids[-1], settled_before) if ids else 0
     if len(ids) == BATCH:
-        return Swept(count, Place(place.account_id, ids[-1]))
+        return Swept(count, SweepPlace(place.account_id, ids[-1]))
     following = tx.scalar(_following_account(place.account_id))
-    return Swept(count, Place(following) if following is not None else None)
+    return Swept(count, SweepPlace(following) if following is not None else None)
 
 
 def forget_holds(tx: Connection, after: str, over_before: datetime) -> str | None:
@@ -73,7 +73,7 @@ def forget_holds(tx: Connection, after: str, over_before: datetime) -> str | Non
     return names[-1] if len(names) == BATCH else None
 
 
-def _ids_behind(tx: Connection, place: Place, settled_before: datetime) -> Sequence[str]:
+def _ids_behind(tx: Connection, place: SweepPlace, settled_before: datetime) -> Sequence[str]:
     """The next deliveries of the account that were born early enough, whatever their state."""
     born = select(deliveries.c.id).where(
         deliveries.c.account_id == place.account_id,
@@ -86,7 +86,7 @@ def _ids_behind(tx: Connection, place: Place, settled_before: datetime) -> Seque
 _old = Given(id=Text())
 
 
-def _remove(tx: Connection, place: Place, last: str, settled_before: datetime) -> int:
+def _remove(tx: Connection, place: SweepPlace, last: str, settled_before: datetime) -> int:
     removed = tx.scalars(
         delete(deliveries)
         .where(

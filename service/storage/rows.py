@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Dialect, Table, bindparam, func, insert, sele
 from sqlalchemy.dialects import postgresql
 
 ROWS_MAX = 64
-"""Rows in one statement of values: times eighteen columns, far from the limit of parameters."""
+"""Rows in one statement of values: times twenty columns, far from the limit of parameters."""
 
 
 def insert_rows(

@@ -8,7 +8,7 @@ steps of an invoice's road there is only the database, a signal, and rows that w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -56,6 +56,7 @@ class Store:
         self._signals = {"invoices": self.invoices_due, "deliveries": self.deliveries_due}
         # Once an invoice has had a second event, settling one delivery may make another due.
         self._have_followers = False
+        self._redelivering = asyncio.Lock()
         self.to_collection: Handover[steps.LeasedInvoice] = Handover()
         self.to_dispatcher: Handover[deliveries.LeasedDelivery] = Handover()
 
@@ -158,28 +159,34 @@ class Store:
     async def redeliver(
         self, account_id: str, delivery_id: str, now: datetime
     ) -> tuple[dict[str, Any], bool]:
-        """Make a settled delivery pending again, or NotFound; see `redelivery.redeliver`."""
-        told, is_redelivered = await self._write(redelivery.redeliver, account_id, delivery_id, now)
+        """
+        Make a settled delivery pending again, or NotFound; see `redelivery.redeliver`.
+
+        Returns:
+            The delivery as it is then, and whether that changed it.
+        """
+        is_redelivered = await self._write(redelivery.redeliver, account_id, delivery_id, now)
         self._redelivered(1 if is_redelivered else 0)
-        return told, is_redelivered
+        return await self.find_delivery(account_id, delivery_id), is_redelivered
 
     async def redeliver_all(
         self, account_id: str, wanted: history.DeliveryFilter, now: datetime
-    ) -> int:
+    ) -> AsyncIterator[int]:
         """
-        Make all *wanted* deliveries pending again; how many those were.
+        Make all *wanted* deliveries pending again, and give the count of each batch.
 
         One batch after the other is committed. If that is interrupted, some are pending and the
-        others as they were: who asks again gets the others.
+        others as they were: who asks again gets the others. One filter at a time: each keeps
+        others waiting for its commits.
         """
-        count, batch = 0, redelivery.Redelivered(0, after="")
-        while batch.after is not None:
-            batch = await self._write(
-                redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
-            )
-            self._redelivered(batch.count)
-            count += batch.count
-        return count
+        batch = redelivery.Redelivered(0, after="")
+        async with self._redelivering:
+            while batch.after is not None:
+                batch = await self._write(
+                    redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
+                )
+                self._redelivered(batch.count)
+                yield batch.count
 
     def _redelivered(self, count: int) -> None:
         if count:
@@ -187,7 +194,7 @@ class Store:
             self._have_followers = True
             self._tell("deliveries")
 
-    async def sweep(self, place: retention.Place, settled_before: datetime) -> retention.Swept:
+    async def sweep(self, place: retention.SweepPlace, settled_before: datetime) -> retention.Swept:
         """Remove some deliveries that were settled long ago; see `retention.sweep`."""
         return await self._write(retention.sweep, place, settled_before)
 
@@ -251,5 +258,5 @@ class Store:
     async def _write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
     ) -> T:
-        """What operators do now and then: in a transaction of its own."""
+        """What is done now and then, in a transaction of its own."""
         return await self._database.write(lambda tx: work(tx, *args, **options))

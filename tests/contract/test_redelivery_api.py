@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
+from service.api.application import make_application
+from service.errors import StorageUnavailable
+from service.storage import redelivery
 from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START
+from tests.figures import figures_of
 from tests.rows import ONE, SECOND, add_delivery, delivered, failed, lease_delivery
 
 
@@ -122,3 +128,31 @@ async def test_what_is_no_filter_takes_nothing(api, body, status):
     headers = {"Content-Type": "application/json"}
 
     assert status == (await api.post("/deliveries/redeliver", data=body, headers=headers)).status
+
+
+async def test_what_was_reached_is_told_though_the_rest_failed(
+    monkeypatch, aiohttp_client, parts, store, metrics, caplog
+):
+    """503 in the middle: what is pending by then is counted and logged, and the rest follows."""
+    caplog.set_level(logging.INFO, logger="invoices.api")
+    monkeypatch.setattr(redelivery, "BATCH", 1)
+    for number in range(3):
+        await add_delivery(store, str(number))
+        await die(store)
+    write, is_over = store._write, iter((False, False, True))
+
+    async def fail_once(work, *given, **options):
+        if next(is_over, False):
+            raise StorageUnavailable("the disk is full")
+        return await write(work, *given, **options)
+
+    monkeypatch.setattr(store, "_write", fail_once)
+    api = await aiohttp_client(make_application(parts))
+    answers = [await api.post("/deliveries/redeliver", json={"status": "dead"}) for _ in range(2)]
+
+    assert [503, 202] == [answer.status for answer in answers]
+    assert {"count": 1} == await answers[1].json()
+    told = [record.fields["count"] for record in caplog.records if "redelivered" in record.msg]
+    assert [2, 1] == told
+    text, _ = metrics.exposition("")
+    assert 3 == figures_of(text.decode())["invoices_deliveries_redelivered_total"]

@@ -16,6 +16,7 @@ from service.storage.steps import NewDelivery
 from service.storage.tables import invoices
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, WatchedStore
+from tests.figures import figures_of
 from tests.memory import Memory, MemoryStore
 from tests.rows import ONE, SECOND, an_invoice, rows_of
 
@@ -409,6 +410,24 @@ async def test_what_is_told_of_the_sending_is_not_skipped(collecting, store):
         await store.taken.reaches(2)
 
     assert (PAID, [("Invoice sent", False), ("Invoice paid", True)]) == await story(store)
+
+
+async def test_what_stays_sent_is_not_counted_as_collected(collecting, store, metrics):
+    """Counted is what has come to its end: paid, or failed to be."""
+    collector = FakeCollector(**{"1": Progress(SENT), "2": Progress(PAID, "Invoice paid")})
+
+    async with collecting(collector):
+        for id_ in ("1", "2"):
+            await store.accept(an_invoice(id_))
+        await store.taken.reaches(2)
+
+    told, _ = metrics.exposition("")
+    counted = {
+        name: value
+        for name, value in figures_of(told.decode()).items()
+        if name.startswith("invoices_collected_total") and value
+    }
+    assert {'invoices_collected_total{status="paid"}': 1} == counted
 
 
 # Draining

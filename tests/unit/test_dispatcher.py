@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.storage.tables import deliveries
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, FakeReceivers, WatchedStore, answer, signing_with
+from tests.figures import figures_of
 from tests.memory import Memory, MemoryStore
 from tests.rows import (
     ONE,
@@ -289,7 +290,7 @@ async def test_room_that_falls_free_during_a_round_is_used_at_once(
 async def test_a_backlog_ends_although_more_comes_in(
     dispatching, store, receivers, clock, monkeypatch
 ):
-    """A sweep that has room for all it finds ends the backlog, whoever came in meanwhile."""
+    """A look that has room for all it finds ends the backlog, whoever came in meanwhile."""
     refused_count = 0
     lease = store.lease_deliveries
 
@@ -309,7 +310,7 @@ async def test_a_backlog_ends_although_more_comes_in(
             dispatcher.cancel(ONE)
         await quiet(clock)
 
-        # One for the sweep that begins with the refusal, one for the sweep that finds nothing.
+        # One for the look that begins with the refusal, one for the look that finds nothing.
         assert 2 == refused_count
         assert dispatcher.reserve(ONE)
         dispatcher.cancel(ONE)
@@ -913,3 +914,52 @@ async def test_an_answer_is_kept_while_the_database_is_away(
 
     assert ("delivered", ["delivered"]) == await story(store, "msg_1")
     assert 1 == len(receivers.requests.entries)
+
+
+# What is counted
+
+
+DELIVERED_AFTER = "invoices_accepted_to_delivered_seconds_count"
+
+
+@pytest.mark.parametrize("failure_count", [0, 1])
+async def test_a_redelivery_says_nothing_of_how_long_deliveries_take(
+    dispatching, store, receivers, clock, metrics, failure_count
+):
+    """Days may lie between the event and the wish for it, however many attempts that takes."""
+    await add_delivery(store)
+    receivers.answers[ONE].extend([answer(410), *(answer(500) for _ in range(failure_count))])
+
+    async with dispatching():
+        await store.settled.reaches(1)
+        clock.advance(100_000 * SECOND)
+        await store.redeliver("dev", "msg_1", clock.now())
+        await store.settled.reaches(2)
+        for _ in range(failure_count):
+            await clock.parked()
+            clock.advance(10 * SECOND)
+        await store.settled.reaches(2 + failure_count)
+
+    told, _ = metrics.exposition("")
+    assert ("delivered", 2 + failure_count) == (
+        (await store.find_delivery("dev", "msg_1"))["status"],
+        len(store.settled),
+    )
+    assert 0 == figures_of(told.decode())[DELIVERED_AFTER]
+
+
+async def test_how_long_a_delivery_took_is_counted_with_its_retries(
+    dispatching, store, receivers, clock, metrics
+):
+    """From the invoice's acceptance to the answer that counts, failures in between included."""
+    await add_delivery(store)
+    receivers.answers[ONE].append(answer(500))
+
+    async with dispatching():
+        await store.settled.reaches(1)
+        await clock.parked()
+        clock.advance(10 * SECOND)
+        await store.settled.reaches(2)
+
+    told, _ = metrics.exposition("")
+    assert 1 == figures_of(told.decode())[DELIVERED_AFTER]

@@ -27,7 +27,7 @@ class SweptStore(MemoryStore):
         """The next of the counts; there is more as long as there are counts."""
         self.asked.append((place, settled_before))
         count = self.counts.pop(0) if self.counts else 0
-        return retention.Swept(count, retention.Place("dev", "x") if self.counts else None)
+        return retention.Swept(count, retention.SweepPlace("dev", "x") if self.counts else None)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
+import asyncio
+
 import pytest
 
 from service.errors import NotFound
-from service.storage import redelivery
+from service.storage import history, redelivery
 from service.storage.history import DeliveryFilter
 from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START
@@ -37,6 +39,11 @@ async def dead(store):
     await add_delivery(store, "9", account_id="other")
     await kill(store, now=START + 9 * SECOND)
     return store
+
+
+async def redeliver_all(store, account_id="dev", wanted=DEAD, now=LATER):
+    """Redeliver by filter; how many those were."""
+    return sum([count async for count in store.redeliver_all(account_id, wanted, now)])
 
 
 async def pending(store, account_id="dev"):
@@ -159,10 +166,10 @@ async def test_all_that_is_dead_and_wanted_is_pending_again(
     monkeypatch.setattr(redelivery, "BATCH", batch)
     wanted = DeliveryFilter(status="dead", **changes)
 
-    assert len(expected) == await dead.redeliver_all("dev", wanted, LATER)
+    assert len(expected) == await redeliver_all(dead, wanted=wanted)
     assert expected == await pending(dead)
     assert [] == await pending(dead, "other")
-    assert 0 == await dead.redeliver_all("dev", wanted, LATER)
+    assert 0 == await redeliver_all(dead, wanted=wanted)
 
 
 async def test_what_was_delivered_is_left_alone(store):
@@ -170,7 +177,7 @@ async def test_what_was_delivered_is_left_alone(store):
     await add_delivery(store)
     await store.settle(delivered(await lease_delivery(store)))
 
-    assert 0 == await store.redeliver_all("dev", DEAD, LATER)
+    assert 0 == await redeliver_all(store, wanted=DEAD)
     assert [] == await lease_deliveries(store, now=LATER)
 
 
@@ -183,13 +190,41 @@ async def test_an_interrupted_redelivery_is_finished_by_asking_again(monkeypatch
     await dead._write(batch, "dev", DEAD, LATER, after="")
 
     assert ["msg_0", "msg_1"] == await pending(elsewhere)
-    assert 3 == await elsewhere.redeliver_all("dev", DEAD, LATER)
+    assert 3 == await redeliver_all(elsewhere, wanted=DEAD)
     assert 5 == len(await lease_deliveries(elsewhere, now=LATER))
 
 
 async def test_redelivery_wakes_the_dispatcher(dead):
     """What was made due is found without waiting for the next look."""
     dead.deliveries_due.clear()
-    await dead.redeliver_all("dev", DEAD, LATER)
+    await redeliver_all(dead, wanted=DEAD)
 
     assert dead.deliveries_due.is_set()
+
+
+async def test_one_filter_is_worked_off_at_a_time(monkeypatch, dead):
+    """Others wait for it, and find what it has left: together they take each delivery once."""
+    monkeypatch.setattr(redelivery, "BATCH", 1)
+
+    counts = await asyncio.gather(*(redeliver_all(dead) for _ in range(4)))
+
+    assert [0, 0, 0, 5] == sorted(counts)
+
+
+async def test_only_the_newest_attempts_are_told(monkeypatch, store):
+    """Whoever redelivers again and again makes many: what is told of them has an end."""
+    monkeypatch.setattr(history, "ATTEMPTS_TOLD", 3)
+    await add_delivery(store)
+    for second in range(5):
+        await store.redeliver("dev", "msg_1", START + second * SECOND)
+        await store.settle(delivered(await lease_delivery(store, now=START + second * SECOND)))
+
+    for told in (
+        await store.find_delivery("dev", "msg_1"),
+        *await store.deliveries_of("dev", "1"),
+        *(await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9))[0],
+    ):
+        assert (5, [3, 4, 5]) == (
+            told["attempt_count"],
+            [attempt["number"] for attempt in told["attempts"]],
+        )

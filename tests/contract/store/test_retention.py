@@ -6,7 +6,7 @@ from service.errors import NotFound
 from service.storage import retention
 from service.storage.history import DeliveryFilter
 from service.storage.keys import first_key
-from service.storage.retention import Place
+from service.storage.retention import SweepPlace
 from service.storage.states import DeliveryStatus, InvoiceStatus
 from service.storage.tables import attempts, deliveries, events, invoices, origins
 from tests.clock import START
@@ -50,7 +50,7 @@ async def settle_all(store, now, status=DeliveryStatus.DELIVERED):
 
 async def sweep(store, settled_before):
     """A whole sweep; how many deliveries each of its batches removed."""
-    counts, place = [], Place()
+    counts, place = [], SweepPlace()
     while place:
         swept = await store.sweep(place, settled_before)
         counts.append(swept.count)
