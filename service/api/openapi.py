@@ -275,7 +275,7 @@ def _callback_operation(callback: Callback) -> dict[str, Any]:
         "requestBody": received,
         "responses": {
             "2XX": {
-                "description": "The event is safely yours and does not come again, unless you ask for it.",
+                "description": "The event is safely yours, and comes again only if you ask for it.",
                 "content": acknowledged,
             },
             "3XX": {
