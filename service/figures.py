@@ -116,10 +116,15 @@ class Figures:
         """
         Every figure, and what was *measured*, in the format that *accept* prefers.
 
+        Whoever asks for a version that is none gets the plainest.
+
         Returns:
             The text, and its content type.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it compares the version before it looks at it
+            encode, content_type = choose_encoder("")
         return encode(_Shown([*measured, *self._counted()])), content_type
 
     def _counted(self) -> Iterable[Metric]:

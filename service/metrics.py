@@ -7,8 +7,7 @@ label holds what others can make up: no account, no origin, no id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.figures import Figures, measured
@@ -32,19 +31,6 @@ DELIVERY_SECONDS = (
 )
 COMMIT_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
-    """What waits in the database; a count that has reached its bound means so many or more."""
-
-    deliveries_due: int
-    deliveries_waiting: int
-    due_origins: int
-    oldest_due_delivery_age_seconds: float
-    collections_due: int
-    oldest_due_collection_age_seconds: float
-
-
 BACKLOG_FIGURES = {
     "deliveries_due": "Deliveries that could be attempted now and are in nobody's hands.",
     "deliveries_waiting": "Deliveries whose next attempt is due later, or whose origin is held.",
@@ -53,7 +39,7 @@ BACKLOG_FIGURES = {
     "collections_due": "Invoices whose collection could go on now and is in nobody's hands.",
     "oldest_due_collection_age_seconds": "For how long the oldest due collection has been due.",
 }
-"""The fields of `Backlog`, each with what it tells."""
+"""What can wait in the database, each with what it tells."""
 
 
 class Metrics:
@@ -65,7 +51,7 @@ class Metrics:
 
     def __init__(self, version: str = "", *, worker_number: int | None = None) -> None:
         self._version = version
-        self._backlog: Backlog | None = None
+        self._backlog: Mapping[str, float] | None = None
         self._figures = figures = Figures(worker_number)
         self._received = figures.tallies(
             "received", "Invoices sent in, by what became of them.", ("acceptance",), ACCEPTANCES
@@ -73,8 +59,8 @@ class Metrics:
         self._collected = figures.tallies(
             "collected", "Invoices whose collection has ended, by how.", ("status",), COLLECTED
         )
-        self._declare_attempts(figures)
-        self._declare_deliveries(figures)
+        self._declare_attempts()
+        self._declare_deliveries()
         self._commit_items = figures.spread(
             "commit_items", "How much shared one transaction.", COMMIT_ITEMS
         )
@@ -83,7 +69,8 @@ class Metrics:
             "http_requests", "Requests that were answered.", ("operation", "code")
         )
 
-    def _declare_attempts(self, figures: Figures) -> None:
+    def _declare_attempts(self) -> None:
+        figures = self._figures
         self._attempts = figures.tallies(
             "attempts",
             "Attempts to deliver that were recorded, by what came of them.",
@@ -100,7 +87,8 @@ class Metrics:
         )
         self._resting = figures.gauge("origins_resting", "Origins that are left alone for a while.")
 
-    def _declare_deliveries(self, figures: Figures) -> None:
+    def _declare_deliveries(self) -> None:
+        figures = self._figures
         self._settled = figures.tallies(
             "deliveries_settled",
             "Deliveries that have ended, by how and why.",
@@ -189,8 +177,8 @@ class Metrics:
         """So many connections are open now."""
         self._connections.set(count)
 
-    def storage_answered(self, backlog: Backlog) -> None:
-        """The database has told what waits in it."""
+    def storage_answered(self, backlog: Mapping[str, float]) -> None:
+        """The database has told what waits in it, by the names of `BACKLOG_FIGURES`."""
         self._backlog = backlog
 
     def storage_is_away(self) -> None:
@@ -209,5 +197,5 @@ class Metrics:
         told = "Whether the database answered when it was last asked for its backlog."
         yield measured("storage_up", told, 0 if self._backlog is None else 1)
         # Nothing rather than a 0 where nobody could look.
-        for name, meaning in BACKLOG_FIGURES.items() if self._backlog else ():
-            yield measured(name, meaning, getattr(self._backlog, name))
+        for name, value in (self._backlog or {}).items():
+            yield measured(name, BACKLOG_FIGURES[name], value)

@@ -16,7 +16,6 @@ from enum import Enum
 from sqlalchemy import Index, UniqueConstraint
 
 from service.errors import InvalidInput, Mistake, NotFound, StorageUnavailable
-from service.metrics import Backlog
 from service.storage import (
     accounts,
     backlog,
@@ -30,6 +29,7 @@ from service.storage import (
     store,
     tables,
 )
+from service.storage.backlog import Backlog
 from service.storage.commits import GroupCommit
 from service.storage.deliveries import DueDeliveries, LeasedDelivery
 from service.storage.invoices import Acceptance, Call
@@ -773,16 +773,18 @@ def _is_wanted(told, wanted):
 
 
 def _measure_backlog(tx, now):
-    pending = [row for row in tx.deliveries if row["status"] == PENDING]
-    held = [row for row in pending if tx.is_held(row["origin"], now)]
-    due = _due(tx, [row for row in pending if row not in held], now)
-    waiting = [row for row in pending if row["due_at"] > now or row in held]
+    free = [
+        row
+        for row in tx.deliveries
+        if row["status"] == PENDING and _is_free(row, now) and _is_first_of_its_invoice(tx, row)
+    ]
+    due = [row for row in free if row["due_at"] <= now and not tx.is_held(row["origin"], now)]
     collections = [
         row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
     ]
     return Backlog(
         deliveries_due=len(due),
-        deliveries_waiting=len(waiting),
+        deliveries_waiting=len(free) - len(due),
         due_origins=len({row["origin"] for row in due}),
         oldest_due_delivery_age_seconds=_oldest_age_seconds(due, now),
         collections_due=len(collections),

@@ -12,7 +12,7 @@ from aiohttp_apispec import setup_aiohttp_apispec, validation_middleware
 
 from service.api import keys
 from service.api.docs import add_docs
-from service.api.metrics import SCRAPES, Scrapes, count_answer
+from service.api.metrics import SCRAPES, Scrapes, count_answer, end_look
 from service.api.middlewares import (
     BODY_LIMITS,
     BodyLimits,
@@ -98,6 +98,7 @@ def _application(parts: Parts, operations: Sequence[Operation]) -> web.Applicati
         app["_apispec_parser"] = RequestParser()
     for operation in operations:
         add_operation(app, operation, expect)
+    app.on_cleanup.append(end_look)
     app.on_response_prepare.append(count_answer)
     app.on_response_prepare.append(dress_answer)
     if parts.is_public_over_tls:

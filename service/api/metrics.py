@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import timedelta
 
 from aiohttp import hdrs, web
 from aiohttp_apispec import docs
@@ -51,40 +52,49 @@ class Scrapes:
         self._metrics = metrics
         self._clock = clock
         self._look: asyncio.Task[None] | None = None
-        self._looked_at: datetime | None = None
+        self._looked_at: timedelta | None = None
         self._texts: dict[str, tuple[bytes, str]] = {}
-        self._texts_made_at: datetime | None = None
+        self._texts_made_at: timedelta | None = None
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """Every figure in the format that *accept* prefers, and that format's content type."""
-        now = self._clock.now()
-        if self._is_over(self._texts_made_at, TEXT_KEPT, now):
-            await self._look_up(now)
-            self._texts, self._texts_made_at = {}, now
+        if self._is_over(self._texts_made_at, TEXT_KEPT):
+            await self._look_up()
+            # Asked again: of all that have waited for one look, the first makes the text.
+            if self._is_over(self._texts_made_at, TEXT_KEPT):
+                self._texts, self._texts_made_at = {}, self._clock.elapsed()
         if accept not in self._texts and len(self._texts) >= TEXTS_MAX:
             accept = ""
         if accept not in self._texts:
             self._texts[accept] = self._metrics.exposition(accept)
         return self._texts[accept]
 
-    def _is_over(self, at: datetime | None, kept: timedelta, now: datetime) -> bool:
-        return at is None or now - at >= kept
+    async def close(self) -> None:
+        """Give up a look that is being taken: its database is about to be closed."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.wait([self._look])
 
-    async def _look_up(self, now: datetime) -> None:
+    def _is_over(self, at: timedelta | None, kept: timedelta) -> bool:
+        # By the time that has passed: texts go on being made when somebody sets the clock back.
+        return at is None or self._clock.elapsed() - at >= kept
+
+    async def _look_up(self) -> None:
         """Ask the database, unless that was done a moment ago; one look at a time."""
-        if self._look is None and self._is_over(self._looked_at, BACKLOG_KEPT, now):
-            self._looked_at = now
-            self._look = asyncio.create_task(self._measure(now))
+        if self._look is None and self._is_over(self._looked_at, BACKLOG_KEPT):
+            self._looked_at = self._clock.elapsed()
+            self._look = asyncio.create_task(self._measure())
         if self._look is not None:
             _, unfinished = await asyncio.wait([self._look], timeout=PATIENCE_SECONDS)
             if unfinished:
                 self._metrics.storage_is_away()
 
-    async def _measure(self, now: datetime) -> None:
+    async def _measure(self) -> None:
         try:
             # One that can be read and not be written to is away as well.
             await self._store.ping()
-            self._metrics.storage_answered(await self._store.backlog(now))
+            backlog = await self._store.backlog(self._clock.now())
+            self._metrics.storage_answered(asdict(backlog))
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
             self._metrics.storage_is_away()
@@ -96,6 +106,11 @@ class Scrapes:
 
 
 SCRAPES = web.AppKey("scrapes", Scrapes)
+
+
+async def end_look(app: web.Application) -> None:
+    """Leave nothing behind that asks the database once *app* has stopped."""
+    await app[SCRAPES].close()
 
 
 @docs(

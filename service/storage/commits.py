@@ -66,17 +66,19 @@ class GroupCommit:
 
 
 class _Lane:
-    """One transaction at a time."""
+    """One transaction at a time, in the loop in which it was made."""
 
     def __init__(self, database: Database, tell_committed: TellCount) -> None:
         self._database = database
         self._tell_committed = tell_committed
         self._waiting: _Batch = {}
+        # To ask which loop is running takes longer than to make a future of it.
+        self._create_future = asyncio.get_running_loop().create_future
         self._committing: asyncio.Task[None] | None = None
 
     def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
         """The result of *work* for *item*, to be awaited until it is committed."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Result] = self._create_future()
         self._waiting.setdefault(work, []).append((item, future))
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_waiting())

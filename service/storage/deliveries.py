@@ -36,7 +36,7 @@ from sqlalchemy import (
 from service.storage import leases
 from service.storage.given import Given, given
 from service.storage.settlements import AttemptOutcome, AttemptRecord, insert_attempts
-from service.storage.states import Cause, DeliveryStatus
+from service.storage.states import REDELIVERY_MOVES, Cause
 from service.storage.tables import (
     deliveries,
     events,
@@ -120,7 +120,9 @@ is_first_of_its_invoice = or_(
         _earlier.c.account_id == deliveries.c.account_id,
         _earlier.c.invoice_key == deliveries.c.invoice_key,
         _earlier.c.sequence < deliveries.c.sequence,
-        _earlier.c.status == DeliveryStatus.PENDING.value,
+        # Not "is pending": the index of those would serve then, which would be walked through
+        # for each row by whoever takes the pending ones for few.
+        _earlier.c.status.not_in(sorted(REDELIVERY_MOVES)),
     ),
 )
 # Written out and not bound: only so does a database see that the index of what is due serves.

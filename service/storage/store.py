@@ -14,7 +14,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from service.metrics import Backlog
 from service.storage import (
     accounts,
     backlog,
@@ -26,6 +25,7 @@ from service.storage import (
     settlements,
     steps,
 )
+from service.storage.backlog import Backlog
 from service.storage.commits import GroupCommit, TellCount, tell_nobody
 from service.storage.engine import Database
 from service.storage.handover import Handover

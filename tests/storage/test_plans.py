@@ -54,6 +54,7 @@ from tests.rows import (
 DELIVERED_COUNT = 20_000
 PENDING_COUNT = 20_000
 DEAD_COUNT = 300
+ROW_COUNT = DELIVERED_COUNT + PENDING_COUNT + DEAD_COUNT
 DUE_INVOICE_COUNT = 2_000
 ORIGIN_COUNT = 40
 REMEMBERED_ORIGIN_COUNT = 20_000
@@ -66,22 +67,31 @@ NOW = START + timedelta(hours=1)
 def plans(request, tmp_path_factory):
     """The plans of every statement, by what it was run for."""
     # Nobody counts the rows of an SQLite file, unless its operator does; a server does it itself.
-    is_counted = request.param != "sqlite"
+    explain = partial(explained, counted_after=None if request.param == "sqlite" else ROW_COUNT)
     if request.param.startswith("sqlite"):
         url = f"sqlite:///{tmp_path_factory.mktemp('plans')}/invoices.db"
-        return in_a_loop_of_its_own(explained(url, is_counted=is_counted))
+        return in_a_loop_of_its_own(explain(url))
     with new_database(request.getfixturevalue("postgres_server")) as url:
-        return in_a_loop_of_its_own(explained(url, is_counted=is_counted))
+        return in_a_loop_of_its_own(explain(url))
 
 
-async def explained(url, *, is_counted):
-    """Fill the database of *url*, do one of each thing, and explain what that took."""
+@pytest.fixture(scope="module")
+def early_plans(postgres_server):
+    """The plans of a server that has counted its rows before anything waited, and not since."""
+    with new_database(postgres_server) as url:
+        return in_a_loop_of_its_own(explained(url, counted_after=DELIVERED_COUNT))
+
+
+async def explained(url, *, counted_after):
+    """
+    Fill the database of *url*, do one of each thing, and explain what that took.
+
+    The database counts its rows once there are so many deliveries, or never.
+    """
     database = open_database(url)
     try:
         await migrate(database)
-        await fill(database)
-        if is_counted:
-            await database.write(lambda tx: tx.execute(text("ANALYZE")).close())
+        await fill(database, counted_after)
         statements = await recorded(Store(database))
         explain = explain_in_sqlite if url.startswith("sqlite") else partial(explain_in_server, url)
         return {
@@ -95,12 +105,21 @@ async def explained(url, *, is_counted):
 # Rows
 
 
-async def fill(database):
+async def fill(database, counted_after):
     """Settled history, a backlog over many origins, and invoices to be collected."""
-    count = DELIVERED_COUNT + PENDING_COUNT + DEAD_COUNT
-    for start in range(0, count, CHUNK):
-        await database.write(partial(insert_chunk, range(start, min(count, start + CHUNK))))
     await database.write(insert_due_invoices)
+    for start in range(0, ROW_COUNT, CHUNK):
+        end = min(ROW_COUNT, start + CHUNK)
+        await database.write(partial(insert_chunk, range(start, end)))
+        if end == counted_after:
+            await database.write(count_rows)
+
+
+def count_rows(tx):
+    """Have the database count its rows, now and not again: it would, at an instant of its own."""
+    if tx.dialect.name == "postgresql":
+        tx.execute(text("ALTER TABLE deliveries SET (autovacuum_enabled = off)")).close()
+    tx.execute(text("ANALYZE")).close()
 
 
 def insert_chunk(numbers, tx):
@@ -310,15 +329,34 @@ async def explain_in_server(url, _database, statement, parameters):
     """The plans of *statement*: for these values, and for any."""
     connection = await asyncpg.connect(url, server_settings=SETTINGS)
     try:
-        custom = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *parameters)
+        # What each step of a recursion looks up is told only by one that has been run.
+        options = "FORMAT JSON" + (", ANALYZE" if "RECURSIVE" in statement else "")
+        custom = await connection.fetchval(f"EXPLAIN ({options}) {statement}", *parameters)
         await connection.execute("SET plan_cache_mode = force_generic_plan")
         await connection.execute(f"PREPARE kept AS {statement}")
         values = ", ".join(["NULL"] * len(parameters))
         run = f"EXECUTE kept({values})" if values else "EXECUTE kept"
-        generic = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {run}")
+        generic = await connection.fetchval(f"EXPLAIN ({options}) {run}")
     finally:
         await connection.close()
     return [plan_of(statement, explained) for explained in (custom, generic)]
+
+
+FIRST_COLUMNS = {
+    one.name: next(iter(one.columns)).name
+    for table in metadata.sorted_tables
+    for one in (*table.indexes, *table.constraints)
+    if one.columns
+}
+FIRST_COLUMNS |= {
+    f"{one.name}_pkey": next(iter(one.primary_key)).name for one in metadata.sorted_tables
+}
+"""The first column of every index."""
+
+
+def columns_of(condition):
+    """The names in a *condition* of PostgreSQL, those of columns among them."""
+    return re.findall(r"\w+", condition)
 
 
 def plan_of(statement, explained):
@@ -328,7 +366,8 @@ def plan_of(statement, explained):
         node = nodes.pop()
         nodes += node.get("Plans", [])
         plan.is_sorted |= "Sort" in node["Node Type"]
-        if "Index Cond" in node:
+        # Without its first column, an index is walked through from end to end.
+        if FIRST_COLUMNS.get(node.get("Index Name")) in columns_of(node.get("Index Cond", "")):
             plan.searched[node["Index Name"]] += 1
         elif "Index Name" in node or node["Node Type"] == "Seq Scan":
             plan.walked.append(f"{node['Node Type']} {node.get('Relation Name')}")
@@ -383,9 +422,6 @@ INDEXES = {
     "measure the backlog": [
         {"deliveries_due", "deliveries_event", "origins_pkey"},
         {"invoices_due"},
-        {"deliveries_due", "deliveries_event", "origins_pkey"},
-        {"deliveries_due", "origins_pkey"},
-        {"invoices_due"},
     ],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
@@ -430,3 +466,12 @@ def test_plans_that_are_kept_are_the_same(plans):
     assert [] == [
         (name, one) for name, run in kept.items() for one, *more in run if one.differs_from(more)
     ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lease deliveries", "lease lost ones", "measure the backlog", "settle", "settle and hold"],
+)
+def test_a_backlog_that_nobody_has_counted_yet_is_walked_through_by_nobody(early_plans, name):
+    """Who takes it for small still goes origin by origin, and not through all that is pending."""
+    assert [] == [plan for kinds in early_plans[name] for plan in kinds if plan.walked]

@@ -1,5 +1,5 @@
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 from prometheus_client import values
@@ -13,21 +13,23 @@ from service.metrics import (
     COLLECTED,
     ENDS,
     OUTCOMES,
-    Backlog,
     Metrics,
 )
+from service.storage.backlog import Backlog
 from service.storage.invoices import Acceptance
 from service.storage.settlements import AttemptOutcome
 from service.storage.states import INVOICE_MOVES, DeadReason, DeliveryStatus
 from tests.figures import changes, figures_of
 
-BACKLOG = Backlog(
-    deliveries_due=3,
-    deliveries_waiting=2,
-    due_origins=1,
-    oldest_due_delivery_age_seconds=1.5,
-    collections_due=4,
-    oldest_due_collection_age_seconds=0.25,
+BACKLOG = asdict(
+    Backlog(
+        deliveries_due=3,
+        deliveries_waiting=2,
+        due_origins=1,
+        oldest_due_delivery_age_seconds=1.5,
+        collections_due=4,
+        oldest_due_collection_age_seconds=0.25,
+    )
 )
 UNITS = ("_total", "_seconds", "_info", "_bytes", "_up")
 COUNTS = {
@@ -228,6 +230,14 @@ def test_openmetrics_is_told_to_whoever_prefers_it(metrics):
         one for one in read_openmetrics(text.decode()) if "invoices_received" == one.name
     ]
     assert [1, 0, 0] == [sample.value for sample in received.samples]
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text;version=²"]
+)
+def test_a_version_that_is_none_gets_the_plainest_format(metrics, accept):
+    """What prometheus_client cannot compare is no reason to tell nothing."""
+    assert metrics.exposition("")[1] == metrics.exposition(accept)[1]
 
 
 # Workers

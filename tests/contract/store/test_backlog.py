@@ -2,8 +2,8 @@ from functools import partial
 
 import pytest
 
-from service.metrics import Backlog
 from service.storage import backlog
+from service.storage.backlog import Backlog
 from service.storage.states import InvoiceStatus
 from service.storage.steps import LeaseRound
 from tests.clock import START
@@ -105,6 +105,38 @@ async def test_a_later_event_of_an_invoice_is_not_due_before_the_earlier_one(sto
 
     assert (0, 1, 0, 0) == told(await store.backlog(LATER - SECOND))
     assert (1, 0, 1, 0) == told(await store.backlog(LATER))
+
+
+async def test_what_is_leased_at_an_origin_that_is_held_is_neither(store):
+    """A receiver may ask for a rest while others of its deliveries are in somebody's hands."""
+    await add_delivery(store, "1")
+    await add_delivery(store, "2")
+    first, _ = await lease_deliveries(store, until=START + LEASE)
+    await store.settle(failed(first, due_at=START, held_until=LATER))
+
+    assert (0, 1, 0, 0) == told(await store.backlog(START + LEASE - SECOND))
+    assert (0, 2, 0, 0) == told(await store.backlog(START + LEASE))
+
+
+async def test_a_later_event_of_an_invoice_is_not_waiting_at_an_origin_that_is_held(store):
+    """Of an invoice that waits because its receiver asked for that, one delivery does."""
+    await add_two_events(store)
+    held = failed(await lease_delivery(store), due_at=START, held_until=LATER)
+    await store.settle(held)
+
+    assert (0, 1, 0, 0) == told(await store.backlog(LATER - SECOND))
+    assert (1, 0, 1, 60) == told(await store.backlog(LATER))
+
+
+async def test_a_later_event_that_has_failed_waits_for_an_earlier_one_that_was_redelivered(store):
+    """Whose turn comes only with an earlier delivery is not among what comes by itself."""
+    await add_two_events(store)
+    first = await lease_delivery(store)
+    await store.settle(delivered(first))
+    await store.settle(failed(await lease_delivery(store), due_at=LATER))
+    await store.redeliver(first.account_id, first.id, START)
+
+    assert (1, 0, 1, 0) == told(await store.backlog(START))
 
 
 async def test_collections_are_due_until_they_are_leased_or_over(store):
