@@ -38,7 +38,7 @@ from service.storage.settlements import AttemptOutcome
 from service.storage.states import (
     DELIVERY_MOVES,
     INVOICE_MOVES,
-    REDELIVERY_MOVES,
+    SETTLED,
     Cause,
     DeliveryStatus,
     InvoiceStatus,
@@ -544,7 +544,7 @@ def _redeliver_batch(tx, account_id, wanted, now, *, after):
 
 
 def _redeliver_row(tx, row, now):
-    if row["status"] not in REDELIVERY_MOVES:
+    if row["status"] not in SETTLED:
         return False
     tx.deliveries.change(
         row,
@@ -579,7 +579,7 @@ def _sweep(tx, place, settled_before):
 
 
 def _is_old(row, settled_before):
-    return row["status"] in REDELIVERY_MOVES and row["settled_at"] < settled_before
+    return row["status"] in SETTLED and row["settled_at"] < settled_before
 
 
 def _remove_delivery(tx, account_id, id_):

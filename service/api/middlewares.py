@@ -68,12 +68,13 @@ async def traces(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.match_info.handler not in request.app[PRIVATE]:
         return await handler(request)
     resource = request.match_info.route.resource
-    name = f"{request.method} {resource.canonical if resource else ''}"
-    with request.app[TRACING].serving(name, traceparent_in(request.headers)) as span:
+    route = resource.canonical if resource else ""
+    name, parent = f"{request.method} {route}", traceparent_in(request.headers)
+    with request.app[TRACING].serving(name, parent) as span:
         request[TRACEPARENT] = span.traceparent
         response = await handler(request)
         if span.is_recorded:
-            _tell(span, request, response)
+            _tell(span, request, route, response)
         return response
 
 
@@ -197,12 +198,11 @@ def _too_large(limits: BodyLimits) -> RequestTooLarge:
     return RequestTooLarge(f"The body is larger than {limits.size} bytes.")
 
 
-def _tell(span: Span, request: web.Request, response: web.StreamResponse) -> None:
-    resource = request.match_info.route.resource
+def _tell(span: Span, request: web.Request, route: str, response: web.StreamResponse) -> None:
     span.tell(
         {
             "http.request.method": request.method,
-            "http.route": resource.canonical if resource else None,
+            "http.route": route,
             "http.response.status_code": response.status,
             "invoices.request_id": request_id_of(request),
             "invoices.account_id": request.get(ACCOUNT_ID),

@@ -142,11 +142,12 @@ class Dispatcher:
             How long the next round may wait unless a signal comes first.
         """
         now = self._clock.now()
-        self._metrics.origins_resting(len(self._origins.resting(now)))
+        resting = self._origins.resting(now)
+        self._metrics.origins_resting(len(resting))
         self._is_full = self._origins.room <= 0
         if self._is_full:
             return POLL
-        due = await self._store.lease_deliveries(self._lease_round(now))
+        due = await self._store.lease_deliveries(self._lease_round(now, resting))
         self._metrics.attempts_lost(due.lost_count)
         for delivery in due.deliveries:
             self._origins.reserve(delivery.origin)
@@ -155,14 +156,14 @@ class Dispatcher:
         self._look.add(due)
         return AT_ONCE if due.after is not None else self._end_look(now)
 
-    def _lease_round(self, now: datetime) -> LeaseRound:
+    def _lease_round(self, now: datetime, resting: frozenset[str]) -> LeaseRound:
         return LeaseRound(
             now=now,
             until=self._leased_until(now),
             limit=min(self._origins.room, BATCH),
             origin_room=self._origins.room_of_new,
             rooms=self._origins.rooms(),
-            held_origins=self._origins.resting(now),
+            held_origins=resting,
             after=self._look.after,
         )
 

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from service.storage import leases
 from service.storage.given import Given, given
 from service.storage.settlements import AttemptOutcome, AttemptRecord, insert_attempts
-from service.storage.states import REDELIVERY_MOVES, Cause
+from service.storage.states import SETTLED, Cause
 from service.storage.tables import (
     deliveries,
     events,
@@ -122,7 +122,7 @@ is_first_of_its_invoice = or_(
         _earlier.c.sequence < deliveries.c.sequence,
         # Not "is pending": the index of those would serve then, which would be walked through
         # for each row by whoever takes the pending ones for few.
-        _earlier.c.status.not_in(sorted(REDELIVERY_MOVES)),
+        _earlier.c.status.not_in(sorted(SETTLED)),
     ),
 )
 # Written out and not bound: only so does a database see that the index of what is due serves.

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Update, select, update
 
 from service.storage import history
 from service.storage.history import DeliveryFilter
-from service.storage.states import REDELIVERY_MOVES, Cause, DeliveryStatus
+from service.storage.states import SETTLED, Cause, DeliveryStatus
 from service.storage.tables import deliveries
 
 BATCH = 500
@@ -75,7 +75,7 @@ def _redelivering(account_id: str, now: datetime) -> Update:
         update(deliveries)
         .where(
             deliveries.c.account_id == account_id,
-            deliveries.c.status.in_([status.value for status in REDELIVERY_MOVES]),
+            deliveries.c.status.in_(sorted(SETTLED)),
         )
         .values(
             status=DeliveryStatus.PENDING.value,

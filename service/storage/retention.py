@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, Text, and_, delete, func, select
 
 from service.storage.given import Given, given
 from service.storage.keys import first_key
-from service.storage.states import REDELIVERY_MOVES
+from service.storage.states import SETTLED
 from service.storage.tables import attempts, deliveries, origins
 
 BATCH = 200
@@ -93,7 +93,7 @@ def _remove(tx: Connection, place: SweepPlace, last: str, settled_before: dateti
             deliveries.c.account_id == place.account_id,
             deliveries.c.id > place.after,
             deliveries.c.id <= last,
-            deliveries.c.status.in_([status.value for status in REDELIVERY_MOVES]),
+            deliveries.c.status.in_(sorted(SETTLED)),
             deliveries.c.settled_at < settled_before,
         )
         .returning(deliveries.c.id)

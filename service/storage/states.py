@@ -70,8 +70,5 @@ DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
 }
 """From each state, the states that settling an attempt may write; pending again is a retry."""
 
-REDELIVERY_MOVES: dict[DeliveryStatus, DeliveryStatus] = {
-    DeliveryStatus.DELIVERED: DeliveryStatus.PENDING,
-    DeliveryStatus.DEAD: DeliveryStatus.PENDING,
-}
-"""From each state, the state that redelivery writes. What is pending comes by itself."""
+SETTLED = frozenset(status for status, moves in DELIVERY_MOVES.items() if not moves)
+"""The states that no attempt leads out of. Redelivery does, to pending; retention ends them."""
