@@ -259,3 +259,14 @@ async def test_nobody_who_reads_is_no_error(stream):
     await asyncio.sleep(0)
 
     assert ["two"] == events_in("".join(stream.writes))
+
+
+async def test_a_line_that_cannot_be_told_costs_no_other(stream, monkeypatch):
+    """Something that some library logs wrongly does not take the rest of its turn with it."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    log("one")
+    logging.getLogger("invoices.test").info("%d of them", "many")
+    log("two")
+    await asyncio.sleep(0)
+
+    assert ["one", "two"] == events_in("".join(stream.writes))
