@@ -173,8 +173,13 @@ async def _served(
 
 def announce(name: str, description: str, paid: bool) -> NewDelivery:
     """The delivery that brings an event of an invoice, rendered as the callback declares."""
-    body = CALLBACKS[name].render({"description": description, "paid": paid})
-    return NewDelivery(f"msg_{new_key()}", body)
+    return NewDelivery(f"msg_{new_key()}", _rendered(name, description, paid))
+
+
+# Most events are one of a few, and equal ones make equal bytes.
+@lru_cache(maxsize=1024)
+def _rendered(name: str, description: str, paid: bool) -> bytes:
+    return CALLBACKS[name].render({"description": description, "paid": paid})
 
 
 def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
