@@ -49,16 +49,28 @@ class Bench:
     help="One part of it; may be given several times.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of everything.")
+@click.option(
+    "--count", type=click.IntRange(min=1), help="Invoices that each service is given at once."
+)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
-def main(quick: bool, only: tuple[str, ...], rounds: int | None, json_file: Path | None) -> None:
+def main(
+    quick: bool,
+    only: tuple[str, ...],
+    rounds: int | None,
+    count: int | None,
+    json_file: Path | None,
+) -> None:
     """Measure the service beside its floor and beside what one would write instead."""
     plan = QUICK if quick else FULL
     if only:
         plan = replace(plan, parts=only)
     if rounds:
         plan = replace(plan, rounds=rounds, further_rounds=rounds)
+    if count:
+        plan = replace(plan, extent=replace(plan.extent, count=count))
     _end_when_told()
     machine, results = description(), Results()
+    machine["delivered/s"] = f"of {plan.extent.count:,} invoices to each service"
     os.sched_setaffinity(0, OTHER_CORES)
     with (
         temporary_folder() as folder,
@@ -111,7 +123,7 @@ def _measure_speed(bench: Bench, service: Service, number: int) -> None:
         return
     what = f"[{number + 1}/{bench.plan.rounds}] {service.name}"
     with _reported(results, service.name, what), temporary_folder() as folder:
-        speed = measure_speed(service, store, bench.receiver, folder, bench.plan.seconds)
+        speed = measure_speed(service, store, bench.receiver, folder, bench.plan.extent)
         results.speeds.setdefault(service.name, {})[number] = speed
         _say(f"    {speed.delivered_per_second:,.0f} delivered/s, {_company(speed)}")
 

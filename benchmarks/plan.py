@@ -20,6 +20,7 @@ from benchmarks.services import (
     SHARED_CLIENT,
     Service,
 )
+from benchmarks.speed import Extent
 from benchmarks.stores import POSTGRES
 
 SPEED = "speed"
@@ -37,14 +38,14 @@ _ONLY_ON = {"dispatchers": POSTGRES}
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    *parts* in so many rounds, with so many seconds for each figure of each service.
+    *parts* in so many rounds, and how much of each service in each.
 
     Speed has rounds of its own; the *further* ones are those of all other parts.
     """
 
     parts: tuple[str, ...]
     rounds: int
-    seconds: float
+    extent: Extent
     further_rounds: int
     further_seconds: float
     services: tuple[Service, ...]
@@ -55,7 +56,7 @@ class Plan:
 FULL = Plan(
     parts=PARTS,
     rounds=5,
-    seconds=3,
+    extent=Extent(count=3_000, seconds=3),
     further_rounds=3,
     further_seconds=10,
     services=(FLOOR, BARE_FLOOR, *OURS, *DEFAULT_DELAY, SHARED_CLIENT, POST),
@@ -65,7 +66,7 @@ FULL = Plan(
 QUICK = Plan(
     parts=(SPEED,),
     rounds=2,
-    seconds=0.5,
+    extent=Extent(count=500, seconds=0.5),
     further_rounds=1,
     further_seconds=3,
     services=(FLOOR, BARE_FLOOR, *OURS, SHARED_CLIENT, POST),

@@ -1,8 +1,8 @@
 """
 One service, started afresh and measured once: deliveries, their delay, and accepting alone.
 
-A warm-up says how many invoices fill the time, so that slow and fast services are measured for
-about as long, on any machine.
+Deliveries are of as many invoices for every service: some get slower the more of them wait. How
+many fill the time of everything else, a warm-up says, on any machine.
 """
 
 from __future__ import annotations
@@ -88,13 +88,23 @@ class _Clocks:
     other_cores: float
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much is measured: *count* invoices delivered, all else over about *seconds*."""
+
+    count: int
+    seconds: float
+
+
 def measure_speed(
-    service: Service, store: Store, receiver: Receiver, folder: Path, seconds: float
+    service: Service, store: Store, receiver: Receiver, folder: Path, extent: Extent
 ) -> Speed:
-    """Start *service* on a new database and take each of its figures over about *seconds*."""
+    """Start *service* on a new database and take each of its figures."""
+    seconds = extent.seconds
     with store.empty(folder) as url, running(service, folder, url) as started:
         target = Target(started, store, receiver)
-        delivered = measure_deliveries(target, seconds)
+        _warm_up(target, seconds)
+        delivered = _deliver(target, extent.count)
         half = delivered.per_second / 2
         load, arrived = deliver_at(started, receiver, half, _count(half, seconds))
         accepted = _accept(started, _count(_accept(started, WARM_UP_COUNT), seconds))
@@ -115,11 +125,15 @@ def measure_speed(
 
 def measure_deliveries(target: Target, seconds: float) -> Delivered:
     """Warm *target* up, then send what it delivers in about *seconds*, as fast as it accepts."""
-    warm_rate = 0.0
+    return _deliver(target, _count(_warm_up(target, seconds), seconds))
+
+
+def _warm_up(target: Target, seconds: float) -> float:
+    """How many *target* delivers per second once it is warm, as far as that is known then."""
+    rate = 0.0
     for share in WARM_UP_SHARES:
-        warm = _deliver(target, _count(warm_rate, seconds * share))
-        warm_rate = max(warm_rate, warm.per_second)
-    return _deliver(target, _count(warm_rate, seconds))
+        rate = max(rate, _deliver(target, _count(rate, seconds * share)).per_second)
+    return rate
 
 
 def new_run() -> str:
