@@ -49,9 +49,7 @@ class Bench:
     help="One part of it; may be given several times.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds of everything.")
-@click.option(
-    "--count", type=click.IntRange(min=1), help="Invoices that each service is given at once."
-)
+@click.option("--count", type=click.IntRange(min=1), help="Invoices for each delivered/s.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def main(
     quick: bool,
