@@ -166,7 +166,7 @@ async def _served(
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(make(parts), limits, shared.metrics.connections_open)
     try:
-        yield await server.start(settings.host, settings.port, is_shared=place.is_port_shared)
+        yield await server.start(settings.host, settings.port, is_shared=place.is_worker)
     finally:
         await server.stop()
 

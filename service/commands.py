@@ -97,9 +97,8 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> 
     if workers > 1:
         arguments = ["serve", *(["--dev"] if dev else []), "--role", role]
         _run(lambda: supervise(settings, arguments, workers, is_development=dev))
-    is_worker = as_worker is not None
-    place = Place(Role(role), is_port_shared=is_worker, is_development=dev, worker_number=as_worker)
-    _run(lambda: serve(settings, place, has_parent=is_worker))
+    place = Place(Role(role), is_development=dev, worker_number=as_worker)
+    _run(lambda: serve(settings, place))
 
 
 @main.command("spec")

@@ -18,13 +18,16 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What one process is among those that serve: its role, and whether others share its port."""
+    """What one process is among those that serve: its role, and which of the workers it is."""
 
     role: Role = Role.ALL
-    is_port_shared: bool = False
     is_development: bool = False
     worker_number: int | None = None
-    """Which of the workers it is, where several share the figures that they count."""
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it shares its port and its figures with others, and has a parent."""
+        return self.worker_number is not None
 
 
 ALONE = Place()

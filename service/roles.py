@@ -34,21 +34,21 @@ def run(role: Coroutine[Any, Any, int]) -> int:
         return runner.run(role)
 
 
-async def serve(settings: Settings, place: Place = ALONE, *, has_parent: bool = False) -> int:
+async def serve(settings: Settings, place: Place = ALONE) -> int:
     """
     The service, until it is told to stop.
 
-    One that *has_parent* also stops once its standard input ends, as it does with the parent.
+    A worker also stops once its standard input ends, as it does with its parent.
 
     Returns:
         1 if one of its loops ended by itself, which the log explains.
     """
     stop = stop_signal()
-    if has_parent:
+    if place.is_worker:
         await _stop_with_parent(stop)
     if not await reach_database(settings, stop):
         return 0
-    if not place.is_development and not has_parent:
+    if not place.is_development and not place.is_worker:
         await welcome(settings)
     async with running(settings, place) as service:
         _spare_the_collector()

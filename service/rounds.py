@@ -20,8 +20,8 @@ log = logging.getLogger("invoices.rounds")
 POLL = timedelta(seconds=2)
 """The net under the signals: how soon leases that ran out elsewhere are found."""
 
-
 AT_ONCE = timedelta(0)
+"""The pause of a loop that knows of more to do."""
 
 
 class Rounds(Protocol):

@@ -210,9 +210,8 @@ def _log_fields(invoice: LeasedInvoice) -> dict[str, Any]:
 def _trace(span: Span, step: Step) -> None:
     """What a trace says of a step: the same, and where it has led."""
     if span.is_recorded:
-        found_by = _log_fields(step.invoice)
-        span.tell({f"invoices.{name}": value for name, value in found_by.items()})
-        span.tell({"invoices.invoice_status": step.status.value})
+        told = {**_log_fields(step.invoice), "invoice_status": step.status.value}
+        span.tell({f"invoices.{name}": value for name, value in told.items()})
 
 
 def _event_fields(event: NewEvent) -> dict[str, Any]:

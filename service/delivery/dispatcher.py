@@ -255,7 +255,7 @@ class Dispatcher:
         if settlement.status is not DeliveryStatus.PENDING:
             self._metrics.settled(settlement.status, settlement.reason)
         # What is sent again by hand says nothing of how long deliveries take. A redelivery begins
-        # to count failures anew, and attempts it does not.
+        # to count failures anew, and attempts it does not; an attempt that was lost is no failure.
         has_counted_on = delivery.attempt_count == delivery.failure_count
         is_first_time = has_counted_on and delivery.cause is not Cause.REDELIVERY
         if settlement.status is DeliveryStatus.DELIVERED and is_first_time:

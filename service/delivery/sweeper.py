@@ -33,7 +33,7 @@ class Sweeper:
         self._retention = retention
         self._clock = clock
         self._metrics = metrics
-        self._place: SweepPlace | None = None
+        self._place = SweepPlace()
         self._count = 0
         self._told_to_drain = asyncio.Event()
         self.is_draining = False
@@ -55,9 +55,9 @@ class Sweeper:
             How long the next one may wait: not at all, until everything was looked at.
         """
         settled_before = self._clock.now() - self._retention
-        swept = await self._store.sweep(self._place or SweepPlace(), settled_before)
+        swept = await self._store.sweep(self._place, settled_before)
         self._metrics.swept(swept.count)
-        self._place, self._count = swept.next, self._count + swept.count
+        self._place, self._count = swept.next or SweepPlace(), self._count + swept.count
         if swept.next:
             return AT_ONCE
         await self._forget_holds(settled_before)

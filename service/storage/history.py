@@ -8,7 +8,7 @@ from datetime import datetime
 from operator import eq, ge, lt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Select, literal_column, select
 
 from service.errors import NotFound
 from service.storage.invoices import find_key
@@ -18,6 +18,7 @@ from service.storage.tables import (
     deliveries,
     events,
     invoices,
+    is_attempt_of_delivery,
     is_event_of_delivery,
     is_invoice_of_delivery,
     origins,
@@ -64,12 +65,6 @@ _told = (
     .join_from(deliveries, invoices, is_invoice_of_delivery)
     .join(events, is_event_of_delivery)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
-)
-
-
-_is_attempt_of_delivery = and_(
-    attempts.c.account_id == deliveries.c.account_id,
-    attempts.c.delivery_id == deliveries.c.id,
 )
 
 
@@ -158,7 +153,7 @@ def _attempts_of(
     made: dict[str, list[Any]] = {}
     query = (
         select(attempts)
-        .join_from(deliveries, attempts, _is_attempt_of_delivery)
+        .join_from(deliveries, attempts, is_attempt_of_delivery)
         .where(
             deliveries.c.account_id == account_id,
             deliveries.c.id.in_(delivery_ids),

@@ -73,7 +73,8 @@ class SqliteDatabase:
             StorageUnavailable: otherwise.
         """
         if self._outage.is_of_writes:
-            await self._run(self._writer, self._write_engine, _write_something, is_write=True)
+            await self.write(_write_something)
+            # That changed no row, so it does not count as written yet.
             self._outage.ends(has_written=True)
         else:
             await self.read(_read_something)

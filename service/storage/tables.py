@@ -228,3 +228,7 @@ is_event_of_delivery = and_(
     events.c.invoice_key == deliveries.c.invoice_key,
     events.c.sequence == deliveries.c.sequence,
 )
+is_attempt_of_delivery = and_(
+    attempts.c.account_id == deliveries.c.account_id,
+    attempts.c.delivery_id == deliveries.c.id,
+)
