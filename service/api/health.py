@@ -29,7 +29,8 @@ async def is_alive(_request: web.Request) -> web.Response:
     tags=["operations"],
     operationId="is_ready",
     summary="Whether the service can do its work",
-    description="The database is reachable, and invoices are being collected and delivered.",
+    description="The database can be read, and written to if that has failed lately; invoices are "
+    "being collected and delivered.",
     security=[],
 )
 @answers(HealthSchema, "It can.")
