@@ -25,6 +25,13 @@ async def serving_with_a_clock(folder, warm, **settings):
         yield service, partial(jump, file)
 
 
+async def is_in_flight(service, receiver):
+    """Wait until an invoice "1" is being delivered, to a receiver that keeps its answer back."""
+    receiver.may_answer.clear()
+    await service.send("1", receiver.url)
+    await receiver.arrived.reaches(1)
+
+
 @pytest.mark.parametrize("seconds", [FORTH, BACK])
 async def test_a_clock_that_jumps_loses_nothing_and_holds_up_nobody(tmp_path, warm, seconds):
     """An hour forth or back: what is in hand goes on, what comes new too, and nothing hangs."""
@@ -64,9 +71,7 @@ async def test_an_attempt_that_outlives_its_lease_changes_nothing(tmp_path, warm
         receiving() as receiver,
         serving_with_a_clock(tmp_path, warm) as (service, set_wrong),
     ):
-        receiver.may_answer.clear()
-        await service.send("1", receiver.url)
-        await receiver.arrived.reaches(1)
+        await is_in_flight(service, receiver)
         set_wrong(FORTH)
 
         async def is_leased_again():
@@ -116,9 +121,7 @@ async def test_a_duration_is_how_long_it_took(tmp_path, warm, seconds):
         receiving() as receiver,
         serving_with_a_clock(tmp_path, warm) as (service, set_wrong),
     ):
-        receiver.may_answer.clear()
-        await service.send("1", receiver.url)
-        await receiver.arrived.reaches(1)
+        await is_in_flight(service, receiver)
         set_wrong(seconds)
         receiver.may_answer.set()
         line = await service.logged("attempt.settled")
@@ -132,9 +135,7 @@ async def test_a_clock_that_jumps_by_a_month_ends_no_process(tmp_path, warm, pos
         receiving() as receiver,
         serving_with_a_clock(tmp_path, warm, database_url=postgres_url) as (service, set_wrong),
     ):
-        receiver.may_answer.clear()
-        await service.send("1", receiver.url)
-        await receiver.arrived.reaches(1)
+        await is_in_flight(service, receiver)
         set_wrong(MONTH)
         receiver.may_answer.set()
         await service.logged("attempt.settled")
