@@ -41,7 +41,7 @@ BROKEN = {
     "accepted and gone": {"accepted": WHOLE.accepted | {"i2"}},
     "there without a caller": {"accepted": frozenset()},
     "an event missing": {"deliveries": WHOLE.deliveries[:1], "arrivals": WHOLE.arrivals[:3]},
-    "out of order": {"arrivals": [*WHOLE.arrivals, WHOLE.arrivals[0]]},
+    "out of order": {"arrivals": [*WHOLE.arrivals[:2], WHOLE.arrivals[3], WHOLE.arrivals[2]]},
     "never taken": {"arrivals": WHOLE.arrivals[:3]},
     "refused alone": {"arrivals": [WHOLE.arrivals[0], WHOLE.arrivals[3]]},
     "other bytes": {
@@ -56,7 +56,7 @@ BROKEN = {
     },
     "more requests than attempts": {"arrivals": [*WHOLE.arrivals, WHOLE.arrivals[3]]},
     "not settled": {"deliveries": [WHOLE.deliveries[0], ("i1", "two", 2, "pending", 1)]},
-    "unknown": {"arrivals": [*WHOLE.arrivals, Arrival("i1", "three", b"3", 200)]},
+    "unknown": {"arrivals": [Arrival("i1", "three", b"3", 200), *WHOLE.arrivals]},
 }
 
 
@@ -68,4 +68,4 @@ def test_whole_evidence_is_found_whole():
 @pytest.mark.parametrize("change", BROKEN.values(), ids=BROKEN.keys())
 def test_broken_promises_are_found(change):
     """What looks for broken promises finds each kind of them."""
-    assert list(replace(WHOLE, **change).violations())
+    assert 1 == len(list(replace(WHOLE, **change).violations()))

@@ -19,8 +19,8 @@ CHUNK = 100
 SEEN = (
     *("is killed", "is told to drain", "drain.timed_out", "the clock of", "is cut off"),
     *("the memory is away", "learns that the memory was lost during the commit"),
-    *("the settlement of", "a step of", "outlived its lease", "is pending again, as asked"),
-    *("accepts inv_1: replayed", "gives msg_", "lost", "sent", "exhausted", "attempt.failed"),
+    *("): the settlement of", "): a step of", "outlived its lease", "is pending again, as asked"),
+    *("accepts inv_1: replayed", "gives msg_", ": lost", "sent", "exhausted", "attempt.failed"),
     *(deed.value for deed in Deed),
 )
 """What has to happen somewhere, lest the promises are kept because nothing tries them."""

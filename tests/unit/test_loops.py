@@ -29,13 +29,14 @@ class Hanging:
 async def test_loops_are_drained_one_after_the_other():
     """What the first hands on is still taken by the second."""
     first, second = Hanging(), Hanging()
-    first.drain = lambda: (setattr(first, "seen", second.is_draining), first.may_end.set())
-    second.drain = second.may_end.set
+    seen = []
+    first.drain = lambda: (Hanging.drain(first), first.may_end.set())
+    second.drain = lambda: (seen.append(first.is_draining_at_its_end), second.may_end.set())
 
     async with running_loops((first, second), drain_seconds=60) as beside:
         assert beside.is_ready()
 
-    assert not first.seen
+    assert seen[0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from service.delivery.sweeper import SWEEP_EVERY, Sweeper
+from service.errors import NotFound
 from service.metrics import Metrics
 from service.rounds import AT_ONCE, POLL
 from service.storage import retention
@@ -84,6 +85,8 @@ async def test_it_sweeps_by_the_clock_and_stops_when_it_drains(clock):
     assert (await store.find_delivery("dev", "msg_0"))["settled_at"]
     clock.advance(KEPT + SWEEP_EVERY)
     await clock.parked()
+    with pytest.raises(NotFound):
+        await store.find_delivery("dev", "msg_0")
 
     sweeper.drain()
     await running
