@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
 
+from tests.rows import a_database
+
 pytest_plugins = ["tests.postgres"]
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory):
+    """The file of a database on the newest schema, to be copied: migrating takes a while."""
+    folder = tmp_path_factory.mktemp("database")
+
+    async def make():
+        async with a_database(folder):
+            pass
+
+    asyncio.run(make())
+    return folder / "invoices.db"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

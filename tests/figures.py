@@ -14,6 +14,11 @@ def figures_of(text):
     }
 
 
+def told(metrics):
+    """Every figure that *metrics* tell."""
+    return figures_of(metrics.exposition("")[0].decode())
+
+
 def _called(sample):
     labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
     return f"{sample.name}{{{labels}}}" if labels else sample.name

@@ -176,6 +176,13 @@ class Tables:
         """Copies of all rows of *table*, in the order of its key."""
         return [dict(row) for _, row in sorted(self._named[table].by_key.items())]
 
+    def earlier_of(self, row):
+        """The deliveries of the earlier events of the same invoice, as far as there are any."""
+        by_event = self.deliveries.by("account_id", "invoice_key", "sequence")
+        for sequence in range(1, row["sequence"]):
+            if earlier := by_event.get((row["account_id"], row["invoice_key"], sequence)):
+                yield earlier
+
     def is_held(self, origin, now):
         """Whether *origin* wanted to be left alone until after *now*."""
         hold = self.origins.get(origin)
@@ -426,12 +433,7 @@ def _due(tx, rows, now):
 
 
 def _is_first_of_its_invoice(tx, row):
-    by_event = tx.deliveries.by("account_id", "invoice_key", "sequence")
-    earlier = (
-        by_event.get((row["account_id"], row["invoice_key"], sequence))
-        for sequence in range(1, row["sequence"])
-    )
-    return all(one is None or one["status"] != PENDING for one in earlier)
+    return all(one["status"] != PENDING for one in tx.earlier_of(row))
 
 
 def _lease_delivery(tx, row, round_):

@@ -78,11 +78,11 @@ async def lease_invoice(store, *, now=START, until=None, limit=100):
     return invoice
 
 
-async def add_delivery(store, id_="1", *, account_id="dev", origin=ONE, at=START):
-    """An invoice that is paid, and its delivery `msg_{id}`, due at *at*."""
+async def add_delivery(store, id_="1", *, account_id="dev", origin=ONE, at=START, delivery_id=None):
+    """An invoice that is paid, and its delivery, `msg_{id}` unless told, due at *at*."""
     await store.accept(an_invoice(id_, account_id=account_id, origin=origin, at=at))
     invoice = await lease_invoice(store, now=at)
-    event = an_event(at=at, delivery_id=f"msg_{id_}")
+    event = an_event(at=at, delivery_id=delivery_id or f"msg_{id_}")
     assert await store.take_step(a_step(invoice, event=event))
 
 
@@ -170,11 +170,12 @@ def failed(delivery, *, status=DeliveryStatus.PENDING, at=START, **changes):
 
 async def rows_of(database, table):
     """Every row of *table*, as committed, in the order of its key."""
+    return await database.read(lambda tx: rows_in(tx, table))
 
-    def read(tx):
-        if isinstance(tx, Tables):
-            return tx.rows_of(table)
-        query = select(table).order_by(*table.primary_key)
-        return [dict(row) for row in tx.execute(query).mappings()]
 
-    return await database.read(read)
+def rows_in(tx, table):
+    """Every row of *table* that *tx* sees, in the order of its key."""
+    if isinstance(tx, Tables):
+        return tx.rows_of(table)
+    query = select(table).order_by(*table.primary_key)
+    return [dict(row) for row in tx.execute(query).mappings()]

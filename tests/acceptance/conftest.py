@@ -11,9 +11,8 @@ from alembic.config import Config
 
 from service.storage import schema
 from service.storage.postgres import PostgresDatabase
-from service.storage.sqlite import SqliteDatabase
 from tests.acceptance.warm import Warm
-from tests.postgres import PostgresServer, in_a_loop_of_its_own
+from tests.postgres import PostgresServer
 
 
 @pytest.fixture
@@ -44,22 +43,8 @@ def database_url(request, tmp_path):
     """A database of the test's own, once of each kind."""
     if "postgresql" == request.param:
         return request.getfixturevalue("postgres_url")
-    copy = shutil.copy(request.getfixturevalue("migrated_sqlite_file"), tmp_path)
+    copy = shutil.copy(request.getfixturevalue("new_database"), tmp_path)
     return f"sqlite:///{copy}"
-
-
-@pytest.fixture(scope="session")
-def migrated_sqlite_file(tmp_path_factory):
-    """A file on the newest schema, to be copied: migrating takes a while."""
-    file = tmp_path_factory.mktemp("migrated") / "invoices.db"
-
-    async def make():
-        database = SqliteDatabase(f"sqlite:///{file}")
-        await schema.migrate(database)
-        await database.close()
-
-    in_a_loop_of_its_own(make())
-    return file
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,6 @@ import random
 import signal
 import sys
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import count
 from tempfile import TemporaryDirectory
 
 import aiohttp
@@ -26,10 +22,10 @@ from aiohttp import web
 from tests.acceptance.evidence import Arrival, gather_evidence
 from tests.acceptance.leases import let_leases_run_out
 from tests.acceptance.telling import EVENT_COUNT
+from tests.acceptance.traffic import traffic
 from tests.acceptance.warm import Warm
-from tests.processes import Receiver, Service, environment, free_port, receiving, until
+from tests.processes import Receiver, Service, environment, free_port, receiving
 
-CALLER_COUNT = 4
 PAUSE_SECONDS = 0.01
 """How long a caller rests after each invoice: what arrives is kept in memory until the end."""
 
@@ -99,56 +95,9 @@ class Lives:
         return await self._service.ended()
 
     async def send(self, id_, receiver_url):
-        """Send an invoice to whichever process runs now; its status, 0 if there is no answer."""
-        try:
-            async with asyncio.timeout(10):
-                status, _ = await self._service.send(id_, receiver_url)
-        except (aiohttp.ClientError, TimeoutError):
-            return 0
-        return status
-
-
-@dataclass(slots=True)
-class Callers:
-    """Send invoices, each until it is accepted; *repeated_count* of them were so unheard."""
-
-    lives: Lives
-    receiver_url: str
-    accepted: set[str] = field(default_factory=set)
-    repeated_count: int = 0
-    is_over: bool = False
-    _numbers: count = field(default_factory=partial(count, 1))
-
-    async def call(self):
-        """Send invoices until it is over."""
-        while not self.is_over:
-            id_ = f"i{next(self._numbers)}"
-            while (status := await self.lives.send(id_, self.receiver_url)) not in {200, 202}:
-                assert status in {0, 503}, status
-                await asyncio.sleep(PAUSE_SECONDS)
-            self.accepted.add(id_)
-            self.repeated_count += status == 200
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    async def are_heard(self):
-        """Wait until another invoice is accepted."""
-        before = len(self.accepted)
-
-        async def ask():
-            return len(self.accepted) > before
-
-        await until(ask)
-
-
-@asynccontextmanager
-async def calling(lives, receiver):
-    """Callers of *lives*; at the end of the block they finish what they began."""
-    callers = Callers(lives, receiver.url)
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(CALLER_COUNT):
-            tasks.create_task(callers.call())
-        yield callers
-        callers.is_over = True
+        """Send an invoice to whichever process runs now; status and headers of the answer."""
+        async with asyncio.timeout(10):
+            return await self._service.send(id_, receiver_url)
 
 
 async def kill_again_and_again(warm, database_url, kill_count, chance, show=lambda _: None):
@@ -160,9 +109,9 @@ async def kill_again_and_again(warm, database_url, kill_count, chance, show=lamb
     ):
         lives = Lives(warm, database_url, session)
         await lives.begin()
-        async with calling(lives, receiver) as callers:
+        async with traffic([lives], receiver, pause_seconds=PAUSE_SECONDS) as callers:
             for number in range(1, kill_count + 1):
-                await pass_a_life(lives, callers, chance)
+                await pass_a_life(callers, chance)
                 assert -signal.SIGKILL == await lives.end()
                 if chance.random() < SHORTENED_SHARE:
                     let_leases_run_out(database_url)
@@ -175,12 +124,12 @@ async def kill_again_and_again(warm, database_url, kill_count, chance, show=lamb
     return callers.repeated_count, found
 
 
-async def pass_a_life(lives, callers, chance):
+async def pass_a_life(callers, chance):
     """Wait until the moment of the next kill."""
     if chance.random() < START_SHARE:
         await asyncio.sleep(chance.uniform(0, START_SECONDS))
     else:
-        await callers.are_heard()
+        await callers.accepts(1)
         await asyncio.sleep(chance.uniform(0, BUSY_SECONDS))
 
 

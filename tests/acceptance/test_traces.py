@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import signal
-from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.fakes import Journal
-from tests.processes import receiving, serving
+from tests.processes import Receiver, receiving, serving
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 HEADERS = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01", "X-Request-Id": "the-request"}
 
 
-class Collector:
+class Collector(Receiver):
     """Takes spans as an OpenTelemetry collector does, over HTTP."""
 
     def __init__(self):
-        self.url = ""
+        super().__init__()
         self.spans = Journal()
         self.services = set()
 
-    async def take(self, request):
+    async def receive(self, request):
         """Keep the spans of one export."""
+        assert ("POST", "/v1/traces") == (request.method, request.path)
         for resource in ExportTraceServiceRequest.FromString(await request.read()).resource_spans:
             named = {one.key: one.value.string_value for one in resource.resource.attributes}
             self.services.add(named["service.name"])
@@ -33,21 +33,6 @@ class Collector:
                 for span in scope.spans:
                     self.spans.add(span)
         return web.Response(content_type="application/x-protobuf")
-
-
-@asynccontextmanager
-async def collecting():
-    """A collector on a port of its own."""
-    collector, app = Collector(), web.Application()
-    app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        yield collector
-    finally:
-        await runner.cleanup()
 
 
 async def send(service, receiver):
@@ -79,7 +64,7 @@ async def test_a_trace_goes_on_without_an_exporter(tmp_path):
 
 async def test_a_trace_leads_from_the_post_to_the_receiver(tmp_path, monkeypatch):
     """Request, collection and attempt are spans of the caller's trace, which the callback has."""
-    async with collecting() as collector:
+    async with receiving(receiver=Collector()) as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         async with serving(tmp_path) as service, receiving() as receiver:
             await send(service, receiver)

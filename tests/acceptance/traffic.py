@@ -21,13 +21,15 @@ class Traffic:
     *refused* holds the headers of every 503; any other answer than that and a success fails.
     """
 
-    def __init__(self, services, receiver_url):
+    def __init__(self, services, receiver_url, pause_seconds=0):
         self.accepted = []
+        self.repeated_count = 0
         self.refused = []
         self.is_over = False
         self._services = cycle(services)
         self._receiver_url = receiver_url
         self._numbers = count(1)
+        self._pause_seconds = pause_seconds
 
     async def accepts(self, more):
         """Wait until so many more invoices are accepted."""
@@ -53,22 +55,24 @@ class Traffic:
             id_ = f"i{next(self._numbers)}"
             await until(partial(self._is_accepted, id_))
             self.accepted.append(id_)
+            await asyncio.sleep(self._pause_seconds)
 
     async def _is_accepted(self, id_):
         try:
             status, headers = await next(self._services).send(id_, self._receiver_url)
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             return False
         assert status in {200, 202, 503}
         if status == 503:
             self.refused.append(headers)
+        self.repeated_count += status == 200
         return status != 503
 
 
 @asynccontextmanager
-async def traffic(services, receiver):
+async def traffic(services, receiver, **options):
     """Callers of *services* in turns; at the end of the block they finish what they began."""
-    going_on = Traffic(services, receiver.url)
+    going_on = Traffic(services, receiver.url, **options)
     async with asyncio.TaskGroup() as callers:
         for _ in range(CALLER_COUNT):
             callers.create_task(going_on.call())

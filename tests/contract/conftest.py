@@ -16,7 +16,6 @@ from service.api.server import Server
 from service.app import document_of, for_development, judge_of
 from service.metrics import Metrics
 from service.settings import Settings
-from service.storage.schema import migrate
 from service.storage.sqlite import SqliteDatabase
 from service.storage.store import Store
 from tests.clock import START, ManualClock
@@ -24,20 +23,6 @@ from tests.fakes import everybody_is_dev, unlimited
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 20
-
-
-@pytest.fixture(scope="session")
-def new_database(tmp_path_factory):
-    """The file of a database on the newest schema, to be copied: migrating takes a while."""
-    path = tmp_path_factory.mktemp("database") / "new.db"
-
-    async def make():
-        database = SqliteDatabase(f"sqlite:///{path}")
-        await migrate(database)
-        await database.close()
-
-    asyncio.run(make())
-    return path
 
 
 @pytest.fixture

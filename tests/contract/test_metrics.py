@@ -18,9 +18,8 @@ from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.signing import DEV_SECRET, Signer
 from service.errors import StorageUnavailable
 from service.settings import Settings
-from service.tracing import Tracing
 from tests.clock import PATIENCE_SECONDS, ManualClock, idle
-from tests.fakes import FakeReceivers, answer, signing_with
+from tests.fakes import SILENT, FakeReceivers, answer, signing_with
 from tests.figures import changes, figures_of
 from tests.memory import Memory, MemoryStore
 from tests.rows import add_delivery, lease_delivery
@@ -71,11 +70,11 @@ def working(store, receivers, clock, metrics):
     @asynccontextmanager
     async def run():
         performer = Performer(
-            receivers, signing_with(Signer((DEV_SECRET,))), CALLBACKS, RULES, clock, Tracing()
+            receivers, signing_with(Signer((DEV_SECRET,))), CALLBACKS, RULES, clock, SILENT
         )
         limits = Limits(concurrency=8, origin_concurrency=4, timeout=15 * SECOND)
         loops = (
-            Collection(store, Sandbox(timedelta(0)), announce, clock, metrics, Tracing()),
+            Collection(store, Sandbox(timedelta(0)), announce, clock, metrics, SILENT),
             Dispatcher(store, performer, limits, clock, metrics),
         )
         tasks = [asyncio.create_task(loop.run()) for loop in loops]
@@ -185,9 +184,7 @@ async def test_a_payment_that_failed_is_told_apart(api, working, scrape):
     assert 1 == counted(before, await scrape())['collected_total{status="payment_failed"}']
 
 
-async def test_an_attempt_whose_process_ended_is_counted_as_lost(
-    store, working, receivers, scrape, clock
-):
+async def test_an_attempt_whose_process_ended_is_counted_as_lost(store, working, scrape, clock):
     """
     What nobody came back from is told by whoever finds its lease run out.
 

@@ -164,7 +164,7 @@ class Fencing:
         """An attempt that is recorded was made, and answered as the record says."""
         request = self._ledger.requests.get((end.delivery_id, end.lease_token))
         outcome = end.attempt.outcome
-        if request is None or not request.is_over:
+        if request is None or request.answer is None:
             if outcome is not AttemptOutcome.LOST:
                 self._story.violate("{} was settled as {} unasked", end.delivery_id, outcome.value)
         elif (outcome is AttemptOutcome.DELIVERED) != self._is_ok(request.answer):
@@ -199,10 +199,8 @@ class Fencing:
             self._story.violate("{} left its row leased", name)
 
     def _check_order(self, process, tx, row):
-        by_event = tx.deliveries.by("account_id", "invoice_key", "sequence")
-        for sequence in range(1, row["sequence"]):
-            earlier = by_event.get((row["account_id"], row["invoice_key"], sequence))
-            if earlier and earlier["status"] == PENDING:
+        for earlier in tx.earlier_of(row):
+            if earlier["status"] == PENDING:
                 self._story.violate(
                     "{} leased {} before {} was settled", process, row["id"], earlier["id"]
                 )

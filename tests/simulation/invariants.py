@@ -59,10 +59,10 @@ class Invariants:
         stored = self._memory.tables.invoices.by("account_id", "id")
         if acceptance is Acceptance.CONFLICT or ("dev", invoice_id) not in stored:
             self._story.violate("{} was acknowledged and is not stored", invoice_id)
-        self.ledger.acknowledged[invoice_id] = acceptance
+        self.ledger.acknowledged.append(invoice_id)
 
-    def settling(self, process, settlement):
-        """*process* tries to settle."""
+    def settling(self, settlement):
+        """A process tries to settle."""
         self.ledger.tried_at[settlement.delivery_id, settlement.lease_token] = true_now()
 
     def told_of_settlement(self, settlement, is_settled):

@@ -9,8 +9,8 @@ class Ledger:
     """Facts, in the order in which they came about; a lease is known by its row and its token."""
 
     def __init__(self):
-        self.acknowledged = {}
-        """The invoices of which their sender was told that they are stored, by their ids."""
+        self.acknowledged = []
+        """The ids of the invoices of which their sender was told that they are stored."""
         self.holders = {}
         """Who leased a row last: table and key of the row -> process and token."""
         self.requests = {}

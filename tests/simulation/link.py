@@ -104,14 +104,13 @@ class LinkedStore(MemoryStore):
 
     def __init__(self, link, process, rules):
         super().__init__(link)
-        self._process = process
         self._rules = rules
         self._twin = link.twin
         self._commits = WatchedCommits(link, process, rules)
 
     async def settle(self, settlement):
         """As it is; the attempts to settle are remembered."""
-        self._rules.settling(self._process, settlement)
+        self._rules.settling(settlement)
         is_settled = await super().settle(settlement)
         self._rules.told_of_settlement(settlement, is_settled)
         return is_settled

@@ -22,7 +22,7 @@ from service.errors import StorageUnavailable
 from service.loops import running_loops
 from service.metrics import Metrics
 from service.storage.steps import NewDelivery
-from service.tracing import Tracing
+from tests.fakes import SILENT
 from tests.simulation.clocks import SkewedClock
 from tests.simulation.collector import Script
 from tests.simulation.link import Link, LinkedStore
@@ -44,11 +44,6 @@ _CALLBACKS = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
 def _figures():
     """What is counted; nobody looks at it here, and making it takes as long as a run."""
     return Metrics()
-
-
-@cache
-def _traces():
-    return Tracing()
 
 
 class State(Enum):
@@ -176,9 +171,9 @@ class Process:
         plan = world.plan
         self.link = Link(world, self)
         self.store = LinkedStore(self.link, self, world.rules)
-        figures, traces = _figures(), _traces()
+        figures = _figures()
         self.collection = Collection(
-            self.store, Script(world, self), world.announced, self.clock, figures, traces
+            self.store, Script(world, self), world.announced, self.clock, figures, SILENT
         )
         rules = Rules(
             retry_schedule=plan.schedule,
@@ -187,7 +182,7 @@ class Process:
             chance=world.chance.random,
         )
         self.performer = WatchedPerformer(
-            self, self._signer_of, _CALLBACKS, rules, self.clock, traces
+            self, self._signer_of, _CALLBACKS, rules, self.clock, SILENT
         )
         self.performer.watched_by(self, world.rules)
         limits = Limits(

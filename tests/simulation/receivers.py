@@ -57,11 +57,10 @@ class Request:
     url: str
     body: bytes
     answer: object = None
-    is_over: bool = False
 
 
 class Receivers:
-    """Every receiver of a world; for each process, `sender_of` makes what calls them."""
+    """Every receiver of a world."""
 
     def __init__(self, world):
         self._world = world

@@ -72,7 +72,6 @@ class Requests:
 
     def request_ends(self, request, delivery):
         """Its answer has come back."""
-        request.is_over = True
         answer, process = request.answer, request.process
         self._story.tell(process, "has the answer for {}: {}", request.delivery_id, answer)
         rest = max(_asked_for(answer), self._of_probe(request))
@@ -105,10 +104,8 @@ class Requests:
             )
 
     def _check_order(self, request, tx, row):
-        by_event = tx.deliveries.by("account_id", "invoice_key", "sequence")
-        for sequence in range(1, row["sequence"]):
-            earlier = by_event.get((row["account_id"], row["invoice_key"], sequence))
-            if earlier and earlier["id"] not in self._ledger.final:
+        for earlier in tx.earlier_of(row):
+            if earlier["id"] not in self._ledger.final:
                 self._story.violate(
                     "{} asked for {} before {} was settled",
                     request.process,

@@ -24,9 +24,6 @@ class Story:
         self.violation: Violation | None = None
         self.has_failed = asyncio.Event()
 
-    def __len__(self):
-        return len(self._events)
-
     def tell(self, who, sentence, *details):
         """Add an event of *who*; *details* stand where the sentence has braces."""
         self._events.append((asyncio.get_running_loop().time(), str(who), sentence, details))

@@ -10,11 +10,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import cache
 
-from sqlalchemy import StaticPool, create_engine, event, select
+from sqlalchemy import StaticPool, create_engine, event
 
 from service.storage import invoices
 from service.storage.leases import Undecided
 from service.storage.tables import metadata
+from tests.rows import rows_in
 
 TABLES = ("invoices", "events", "deliveries", "attempts", "origins")
 
@@ -72,9 +73,8 @@ class Twin:
     def _compare(self, memory):
         for name in TABLES:
             table = metadata.tables[name]
-            query = select(table).order_by(*table.primary_key)
-            stored = [dict(row) for row in self._connection.execute(query).mappings()]
-            for ours, its in zip(memory.rows_of(table), stored, strict=True):
+            stored = rows_in(self._connection, table)
+            for ours, its in zip(rows_in(memory, table), stored, strict=True):
                 for column in ours.keys() - WORDS:
                     if ours[column] != its[column]:
                         raise AssertionError(

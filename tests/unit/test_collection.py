@@ -16,7 +16,7 @@ from service.storage.steps import NewDelivery
 from service.storage.tables import invoices
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, WatchedStore
-from tests.figures import figures_of
+from tests.figures import told
 from tests.memory import Memory, MemoryStore
 from tests.rows import ONE, SECOND, an_invoice, rows_of
 
@@ -421,10 +421,9 @@ async def test_what_stays_sent_is_not_counted_as_collected(collecting, store, me
             await store.accept(an_invoice(id_))
         await store.taken.reaches(2)
 
-    told, _ = metrics.exposition("")
     counted = {
         name: value
-        for name, value in figures_of(told.decode()).items()
+        for name, value in told(metrics).items()
         if name.startswith("invoices_collected_total") and value
     }
     assert {'invoices_collected_total{status="paid"}': 1} == counted

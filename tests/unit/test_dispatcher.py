@@ -22,7 +22,7 @@ from service.metrics import Metrics
 from service.storage.tables import deliveries
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, FakeReceivers, WatchedStore, answer, signing_with
-from tests.figures import figures_of
+from tests.figures import told
 from tests.memory import Memory, MemoryStore
 from tests.rows import (
     ONE,
@@ -940,12 +940,11 @@ async def test_a_redelivery_says_nothing_of_how_long_deliveries_take(
             clock.advance(10 * SECOND)
         await store.settled.reaches(2 + failure_count)
 
-    told, _ = metrics.exposition("")
     assert ("delivered", 2 + failure_count) == (
         (await store.find_delivery("dev", "msg_1"))["status"],
         len(store.settled),
     )
-    assert 0 == figures_of(told.decode())[DELIVERED_AFTER]
+    assert 0 == told(metrics)[DELIVERED_AFTER]
 
 
 async def test_how_long_a_delivery_took_is_counted_with_its_retries(
@@ -961,5 +960,4 @@ async def test_how_long_a_delivery_took_is_counted_with_its_retries(
         clock.advance(10 * SECOND)
         await store.settled.reaches(2)
 
-    told, _ = metrics.exposition("")
-    assert 1 == figures_of(told.decode())[DELIVERED_AFTER]
+    assert 1 == told(metrics)[DELIVERED_AFTER]

@@ -19,7 +19,7 @@ from service.storage.backlog import Backlog
 from service.storage.invoices import Acceptance
 from service.storage.settlements import AttemptOutcome
 from service.storage.states import INVOICE_MOVES, DeadReason, DeliveryStatus
-from tests.figures import changes, figures_of
+from tests.figures import changes, told
 
 BACKLOG = asdict(
     Backlog(
@@ -53,11 +53,6 @@ def worker(tmp_path, monkeypatch):
     # How values are kept is global in prometheus_client.
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     return lambda number: Metrics("1.2.3", worker_number=number)
-
-
-def told(metrics):
-    """What *metrics* tell."""
-    return figures_of(metrics.exposition("")[0].decode())
 
 
 def families(metrics):

@@ -7,21 +7,19 @@ from service.storage import retention
 from service.storage.history import DeliveryFilter
 from service.storage.keys import first_key
 from service.storage.retention import SweepPlace
-from service.storage.states import DeliveryStatus, InvoiceStatus
+from service.storage.states import DeliveryStatus
 from service.storage.tables import attempts, deliveries, events, invoices, origins
 from tests.clock import START
 from tests.rows import (
     ONE,
     SECOND,
     TWO,
-    a_step,
-    an_event,
+    add_delivery,
     an_invoice,
     delivered,
     failed,
     lease_deliveries,
     lease_delivery,
-    lease_invoice,
     rows_of,
 )
 
@@ -33,12 +31,9 @@ def id_at(instant, suffix="0"):
     return f"msg_{first_key(instant)}{suffix:0>20}"
 
 
-async def add(store, instant, id_="1", *, account_id="dev", status=InvoiceStatus.PAID):
+async def add(store, instant, id_="1", **changes):
     """An invoice and the delivery of its event, both born at *instant*."""
-    await store.accept(an_invoice(id_, account_id=account_id, at=instant))
-    invoice = await lease_invoice(store, now=instant)
-    event = an_event(at=instant, delivery_id=id_at(instant, id_))
-    assert await store.take_step(a_step(invoice, status, event=event))
+    await add_delivery(store, id_, at=instant, delivery_id=id_at(instant, id_), **changes)
 
 
 async def settle_all(store, now, status=DeliveryStatus.DELIVERED):
@@ -149,9 +144,7 @@ async def test_holds_that_are_over_are_forgotten(monkeypatch, store, database, b
     """An origin that asked to be left alone is known until then, and not for ever."""
     monkeypatch.setattr(retention, "BATCH", batch)
     for id_, origin, seconds in (("1", ONE, 10), ("2", TWO, 20)):
-        await store.accept(an_invoice(id_, origin=origin))
-        event = an_event(delivery_id=f"msg_{id_}")
-        await store.take_step(a_step(await lease_invoice(store), event=event))
+        await add_delivery(store, id_, origin=origin)
         delivery = await lease_delivery(store)
         until = START + seconds * SECOND
         await store.settle(failed(delivery, due_at=until, held_until=until))
