@@ -30,10 +30,11 @@ from sqlalchemy import (
 )
 
 from benchmarks.errors import BenchmarkError
-from service.app import DEV_ACCOUNT, announce
+from service.app import announce
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.database.engine import open_database
+from service.development import DEV_ACCOUNT
 from service.errors import StorageUnavailable
-from service.storage.engine import open_database
 from service.storage.schema import migrate
 from service.storage.tables import attempts, deliveries, events, invoices, microseconds
 

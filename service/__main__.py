@@ -12,7 +12,7 @@ import sys
 from service.errors import ConfigurationError
 
 try:
-    from service.commands import main
+    from service.cli.commands import main
 except ConfigurationError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(2)

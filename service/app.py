@@ -11,53 +11,81 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
 from service import __version__
-from service.accounts.gate import Gate
-from service.accounts.rate import RateLimit
-from service.accounts.secrets import Secretary
-from service.accounts.vault import Vault
+from service.accounts.administration import Register
+from service.accounts.authenticator import Gate
+from service.accounts.encryption import Vault
+from service.accounts.rate_limit import RateLimit
+from service.accounts.signing_secrets import Secretary
 from service.api.application import Parts, make_application, make_health_application
-from service.api.connections import ConnectionLimits
 from service.api.middlewares import BodyLimits
 from service.api.openapi import build_document
-from service.api.routes import OPERATIONS
-from service.api.server import Server
+from service.api.operations import OPERATIONS
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.loop import Collection
 from service.collection.sandbox import Sandbox
-from service.database import store_of
+from service.database.engine import Database, open_database
+from service.database.group_commit import TellCount, tell_nobody
 from service.delivery.attempt import Performer, Rules
 from service.delivery.dispatcher import Dispatcher, Limits
-from service.delivery.egress import DEV_NETWORKS, EgressPolicy
+from service.delivery.egress import EgressPolicy
 from service.delivery.sender import Sender
-from service.delivery.signing import DEV_SECRET, Signer
+from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
-from service.exporting import exported_traces
+from service.development import DEV_ACCOUNT, DEV_SECRET
+from service.domain.ids import new_id
+from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
-from service.metrics import Metrics
-from service.place import ALONE, Place, Role
 from service.settings import Settings
-from service.storage.keys import new_key
+from service.storage.schema import migrate, prepare
 from service.storage.steps import NewDelivery
 from service.storage.store import Store
-from service.tracing import Tracing
+from service.telemetry.exporter import exported_traces
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
+from service.web.connections import ConnectionLimits
+from service.web.server import Server
 
 CALLBACKS = {callback.name: callback for callback in (INVOICE_NOTIFICATION,)}
 """Every declared callback by its name."""
 
-DEV_ACCOUNT = "dev"
+
+class Role(StrEnum):
+    """What a process does of the road of an invoice."""
+
+    API = "api"
+    """Accepts, and answers questions."""
+    DISPATCHER = "dispatcher"
+    """Collects and delivers."""
+    ALL = "all"
 
 
-def for_development(settings: Settings) -> Settings:
-    """*settings* as `--dev` has them: receivers on this machine and this network, without TLS."""
-    networks = (*settings.callback_allow, *DEV_NETWORKS)
-    return replace(settings, callback_allow=networks, callback_require_https=False)
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What one process is among those that serve: its role, and which of the workers it is."""
+
+    role: Role = Role.ALL
+    is_development: bool = False
+    worker_number: int | None = None
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it shares its port and its figures with others, and has a parent."""
+        return self.worker_number is not None
+
+
+ALONE = Process()
+"""One process that does everything."""
+
+DEVELOPMENT = Process(is_development=True)
+"""The same, with an account that needs no key."""
 
 
 def document_of(settings: Settings) -> dict[str, Any]:
@@ -83,7 +111,7 @@ class _Shared:
     """What the loops and the API of a process have in common."""
 
     settings: Settings
-    place: Place
+    process: Process
     store: Store
     clock: Clock
     metrics: Metrics
@@ -91,16 +119,16 @@ class _Shared:
 
 
 @asynccontextmanager
-async def running(settings: Settings, place: Place = ALONE) -> AsyncIterator[Running]:
+async def running(settings: Settings, process: Process = ALONE) -> AsyncIterator[Running]:
     """
-    A service that does what its *place* says; it is drained at the end of the block.
+    A service that does what its *process* says; it is drained at the end of the block.
 
     Raises:
         ConfigurationError: before anything is started.
         OSError: if the address cannot be listened on.
     """
     document = document_of(settings)
-    metrics = Metrics(__version__, worker_number=place.worker_number)
+    metrics = Metrics(__version__, worker_number=process.worker_number)
     async with (
         exported_traces() as tracing,
         store_of(settings, metrics.committed) as store,
@@ -108,17 +136,17 @@ async def running(settings: Settings, place: Place = ALONE) -> AsyncIterator[Run
     ):
         shared = _Shared(
             settings=settings,
-            place=place,
+            process=process,
             store=store,
             clock=SystemClock(),
             metrics=metrics,
             tracing=tracing,
         )
         secretary = _secretary(settings, store)
-        if not place.is_development:
+        if not process.is_development:
             await secretary.check()
         store.listen()
-        loops = () if place.role is Role.API else _loops(shared, sender, secretary)
+        loops = () if process.role is Role.API else _loops(shared, sender, secretary)
         drain_seconds = settings.drain_timeout.total_seconds()
         async with (
             running_loops(loops, drain_seconds=drain_seconds) as beside,
@@ -143,11 +171,9 @@ async def _served(
     shared: _Shared, is_ready: Callable[[], bool], document: dict[str, Any]
 ) -> AsyncIterator[int]:
     """The API, or the health of a process without one; the port it listens on."""
-    settings, place = shared.settings, shared.place
-    default_account_id = DEV_ACCOUNT if place.is_development else None
+    settings, process = shared.settings, shared.process
+    default_account_id = DEV_ACCOUNT if process.is_development else None
     gate = Gate(shared.store, shared.clock, default_account_id=default_account_id)
-    # What runs on a laptop is measured and attacked there; nobody else reaches it.
-    per_second = 0 if place.is_development else settings.rate_limit
     parts = Parts(
         store=shared.store,
         metrics=shared.metrics,
@@ -155,25 +181,25 @@ async def _served(
         clock=shared.clock,
         document=document,
         authenticate=gate.account_of,
-        limit=RateLimit(per_second, settings.rate_burst, shared.clock).take,
+        limit=RateLimit(settings.rate_limit, settings.rate_burst, shared.clock).take,
         currency=settings.currency,
         judge=judge_of(settings),
         is_ready=is_ready,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
     )
-    make = make_health_application if place.role is Role.DISPATCHER else make_application
+    make = make_health_application if process.role is Role.DISPATCHER else make_application
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(make(parts), limits, shared.metrics.connections_open)
     try:
-        yield await server.start(settings.host, settings.port, is_shared=place.is_worker)
+        yield await server.start(settings.host, settings.port, is_shared=process.is_worker)
     finally:
         await server.stop()
 
 
 def announce(name: str, description: str, paid: bool) -> NewDelivery:
     """The delivery that brings an event of an invoice, rendered as the callback declares."""
-    return NewDelivery(f"msg_{new_key()}", _rendered(name, description, paid))
+    return NewDelivery(f"msg_{new_id()}", _rendered(name, description, paid))
 
 
 # Most events are one of a few, and equal ones make equal bytes.
@@ -244,3 +270,50 @@ def _dispatcher(shared: _Shared, sender: Sender, sign: SignerOf) -> Dispatcher:
     )
     performer = Performer(sender, sign, CALLBACKS, rules, shared.clock, shared.tracing)
     return Dispatcher(shared.store, performer, limits, shared.clock, shared.metrics)
+
+
+NO_ENCRYPTION_KEY = """\
+INVOICES_ENCRYPTION_KEY is not set, and signing secrets are not kept in the clear.
+Make a key with: invoices encryption-key
+and keep it as safe as the database, in another place. On a laptop: invoices serve --dev"""
+
+
+@asynccontextmanager
+async def database_of(settings: Settings) -> AsyncIterator[Database]:
+    """The database, closed at the end of the block; nothing is connected yet."""
+    database = open_database(
+        settings.database_url, has_prepared_statements=settings.database_prepared_statements
+    )
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def store_of(
+    settings: Settings, tell_committed: TellCount = tell_nobody
+) -> AsyncIterator[Store]:
+    """
+    What is stored, on the newest schema: SQLite is brought there, PostgreSQL only from nothing.
+
+    Raises:
+        SchemaError: if the database is on another one.
+    """
+    async with database_of(settings) as database:
+        await (migrate if settings.is_embedded else prepare)(database)
+        yield Store(database, tell_committed)
+
+
+@asynccontextmanager
+async def register_of(settings: Settings) -> AsyncIterator[Register]:
+    """
+    The accounts of the database, which gets its schema if it has none.
+
+    Raises:
+        ConfigurationError: if there is no encryption key.
+    """
+    if not settings.encryption_key:
+        raise ConfigurationError(NO_ENCRYPTION_KEY)
+    async with store_of(settings) as store:
+        yield Register(store, Vault(settings.encryption_key), SystemClock())

@@ -25,7 +25,7 @@ Every error that the service raises on purpose, split by who can act on it.
     └── StorageUnavailable        the operator; the caller may come again
         └── StorageRefused          the database is there and does not let us in
 
-The HTTP numbers stand in one table in `service.api.problems`. What a receiver answers is
+The HTTP numbers stand in one table in `service.web.problems`. What a receiver answers is
 never an error: it becomes the outcome of an attempt.
 """
 

@@ -7,9 +7,13 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
-log = logging.getLogger("invoices")
+from service.clock import Clock
+from service.errors import StorageUnavailable
+
+log = logging.getLogger("invoices.loops")
 
 
 class Loop(Protocol):
@@ -80,3 +84,44 @@ async def _drain(roads: Sequence[tuple[Loop, asyncio.Task[None]]], timeout_secon
     for error in ended:
         if isinstance(error, Exception):
             log.error("loop.failed", exc_info=error)
+
+
+POLL = timedelta(seconds=2)
+"""The net under the signals: how soon leases that ran out elsewhere are found."""
+
+AT_ONCE = timedelta(0)
+"""The pause of a loop that knows of more to do."""
+
+
+class Rounds(Protocol):
+    """A loop that can be run by `keep_rounds`."""
+
+    is_draining: bool
+
+    @property
+    def held_count(self) -> int:
+        """Rows that are leased by us, or about to be."""
+        ...
+
+    async def run_round(self) -> timedelta:
+        """Start what is due; how long the next round may wait unless a signal comes first."""
+        ...
+
+
+async def keep_rounds(loop: Rounds, signal: asyncio.Event, clock: Clock) -> None:
+    """Run the rounds of *loop* until it drains, then wait until it holds nothing any more."""
+    while not loop.is_draining:
+        pause = await _pause_behind_round(loop)
+        # From now: while the round ran, somebody may have set the clock.
+        await clock.wait(signal, clock.now() + pause)
+    while loop.held_count:
+        signal.clear()
+        await signal.wait()
+
+
+async def _pause_behind_round(loop: Rounds) -> timedelta:
+    try:
+        return await loop.run_round()
+    except StorageUnavailable as error:
+        log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        return POLL

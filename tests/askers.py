@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from service.api.routes import OPERATIONS, needs_account
+from service.api.operations import OPERATIONS, needs_account
 
 PRIVATE = [operation[:2] for operation in OPERATIONS if needs_account(operation)]
 """Method and path of every operation that only an account may ask."""

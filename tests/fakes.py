@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.errors import StorageUnavailable
-from service.tracing import Tracing
+from service.telemetry.tracing import Tracing
 from tests.clock import PATIENCE_SECONDS
 from tests.memory import MemoryStore
 

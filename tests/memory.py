@@ -15,6 +15,16 @@ from enum import Enum
 
 from sqlalchemy import Index, UniqueConstraint
 
+from service.database.group_commit import GroupCommit
+from service.domain.ids import lower_bound, new_id
+from service.domain.states import (
+    DELIVERY_MOVES,
+    INVOICE_MOVES,
+    SETTLED,
+    Cause,
+    DeliveryStatus,
+    InvoiceStatus,
+)
 from service.errors import InvalidInput, Mistake, NotFound, StorageUnavailable
 from service.storage import (
     accounts,
@@ -30,19 +40,9 @@ from service.storage import (
     tables,
 )
 from service.storage.backlog import Backlog
-from service.storage.commits import GroupCommit
 from service.storage.deliveries import DueDeliveries, LeasedDelivery
 from service.storage.invoices import Acceptance, Call
-from service.storage.keys import first_key, new_key
 from service.storage.settlements import AttemptOutcome
-from service.storage.states import (
-    DELIVERY_MOVES,
-    INVOICE_MOVES,
-    SETTLED,
-    Cause,
-    DeliveryStatus,
-    InvoiceStatus,
-)
 from service.storage.steps import DueInvoices, LeasedInvoice, StepTaken
 from tests.clock import PATIENCE_SECONDS
 
@@ -62,7 +62,7 @@ class Memory:
     """
     What several stores have in common, as several processes have a database.
 
-    Implements `service.storage.engine.Database`. Tests may hold back its writes, take it away
+    Implements `service.database.engine.Database`. Tests may hold back its writes, take it away
     and lose commits: each write takes one of *losses*, and None among them is a good one.
     """
 
@@ -561,7 +561,7 @@ def _redeliver_row(tx, row, now):
 
 
 def _sweep(tx, place, settled_before):
-    limit = f"msg_{first_key(settled_before)}"
+    limit = f"msg_{lower_bound(settled_before)}"
     born = sorted(
         row["id"]
         for row in tx.deliveries
@@ -632,7 +632,7 @@ def _add_credentials(tx, account_id, new, now):
     if new.key:
         tx.account_keys.insert({**row, "prefix": new.key.prefix, "hash": new.key.hash})
     if new.secret_ciphertext is not None:
-        tx.account_secrets.insert({**row, "id": new_key(), "ciphertext": new.secret_ciphertext})
+        tx.account_secrets.insert({**row, "id": new_id(), "ciphertext": new.secret_ciphertext})
 
 
 def _disable_account(tx, account_id, now):

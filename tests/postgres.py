@@ -28,7 +28,7 @@ import asyncpg
 import psutil
 import pytest
 
-from service.storage.postgres import PostgresDatabase
+from service.database.postgres import PostgresDatabase
 from service.storage.schema import migrate
 
 OFFERED = "INVOICES_TEST_DATABASE_URL"

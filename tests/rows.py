@@ -7,12 +7,12 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
+from service.database.sqlite import SqliteDatabase
+from service.domain.states import Cause, DeliveryStatus, InvoiceStatus
 from service.storage.deliveries import LeaseRound
 from service.storage.invoices import Call, NewInvoice
 from service.storage.schema import migrate
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
-from service.storage.sqlite import SqliteDatabase
-from service.storage.states import Cause, DeliveryStatus, InvoiceStatus
 from service.storage.steps import LeaseRound as InvoiceRound
 from service.storage.steps import NewDelivery, NewEvent, Step
 from tests.clock import START

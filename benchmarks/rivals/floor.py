@@ -17,22 +17,23 @@ from typing import Any, cast
 
 from service import __version__
 from service.api.application import Parts, make_application
-from service.api.server import Server
-from service.app import CALLBACKS, DEV_ACCOUNT, announce, document_of, for_development, judge_of
+from service.app import CALLBACKS, announce, document_of, judge_of
+from service.cli.serve import run, stop_signal
 from service.clock import SystemClock
 from service.delivery.attempt import Performer, Rules
+from service.delivery.decision import Delivered
 from service.delivery.egress import EgressPolicy
-from service.delivery.outcome import Delivered
 from service.delivery.sender import Sender
-from service.delivery.signing import DEV_SECRET, Signer
-from service.metrics import Metrics
-from service.roles import run, stop_signal
+from service.delivery.signing import Signer
+from service.development import DEV_ACCOUNT, DEV_SECRET, for_development
+from service.domain.states import Cause
 from service.settings import Settings, read_settings
 from service.storage.deliveries import LeasedDelivery
 from service.storage.invoices import Acceptance, Call, NewInvoice
-from service.storage.states import Cause
 from service.storage.store import Store
-from service.tracing import Tracing
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
+from service.web.server import Server
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp_apispec import setup_aiohttp_apispec, validation_middleware
 
-from service.api import keys
+from service.api import dependencies
 from service.api.docs import add_docs
 from service.api.metrics import SCRAPES, Scrapes, count_answer, end_look
 from service.api.middlewares import (
@@ -25,7 +25,7 @@ from service.api.middlewares import (
     problems,
     traces,
 )
-from service.api.routes import (
+from service.api.operations import (
     HEALTH_OPERATIONS,
     OPERATIONS,
     Operation,
@@ -36,14 +36,14 @@ from service.api.routes import (
 from service.api.validation import RequestParser
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
-from service.metrics import Metrics
 from service.storage.store import Store
-from service.tracing import Tracing
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the application is wired from; `service.api.keys` says what each part is for."""
+    """What the application is wired from; `service.api.dependencies` says what each part is for."""
 
     store: Store
     metrics: Metrics
@@ -77,19 +77,19 @@ def _application(parts: Parts, operations: Sequence[Operation]) -> web.Applicati
         client_max_size=parts.body_limits.size,
     )
     app[BODY_LIMITS] = parts.body_limits
-    app[keys.STORE] = parts.store
-    app[keys.METRICS] = parts.metrics
-    app[keys.TRACING] = parts.tracing
-    app[keys.CLOCK] = parts.clock
-    app[keys.AUTHENTICATE] = parts.authenticate
-    app[keys.LIMIT] = parts.limit
-    app[keys.PRIVATE] = frozenset(one[2] for one in operations if needs_account(one))
+    app[dependencies.STORE] = parts.store
+    app[dependencies.METRICS] = parts.metrics
+    app[dependencies.TRACING] = parts.tracing
+    app[dependencies.CLOCK] = parts.clock
+    app[dependencies.AUTHENTICATE] = parts.authenticate
+    app[dependencies.LIMIT] = parts.limit
+    app[dependencies.PRIVATE] = frozenset(one[2] for one in operations if needs_account(one))
     operation_ids: dict[object, str] = {one[2]: operation_id_of(one) for one in operations}
-    app[keys.OPERATION_IDS] = operation_ids
+    app[dependencies.OPERATION_IDS] = operation_ids
     app[SCRAPES] = Scrapes(parts.store, parts.metrics, parts.clock)
-    app[keys.CURRENCY] = parts.currency
-    app[keys.JUDGE] = parts.judge
-    app[keys.IS_READY] = parts.is_ready
+    app[dependencies.CURRENCY] = parts.currency
+    app[dependencies.JUDGE] = parts.judge
+    app[dependencies.IS_READY] = parts.is_ready
     # Before any route exists: called later, it would take the declarations off the handlers.
     with warnings.catch_warnings():
         # aiohttp-apispec looks for its settings under plain names, which aiohttp warns of.

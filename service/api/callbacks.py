@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from service.api.keys import BODY, CALLED, JUDGE
+from service.api.dependencies import BODY, CALLED, JUDGE
 from service.callbacks.declaration import Callback
 from service.callbacks.exchange import ABSENT, Exchange, Message
 from service.callbacks.expression import Body, Expression, Header, Path, Query, Url

@@ -17,12 +17,12 @@ from schemas.delivery import (
     RedeliveredSchema,
     RedeliverySchema,
 )
-from service.api.keys import ACCOUNT_ID, CLOCK, METRICS, STORE
-from service.api.request_ids import request_id_of
-from service.api.responses import answers, json_response, refuses
+from service.api.dependencies import ACCOUNT_ID, CLOCK, METRICS, STORE
 from service.callbacks.url import parse_url
 from service.errors import InvalidInput, Mistake
 from service.storage.history import DeliveryFilter
+from service.web.request_ids import request_id_of
+from service.web.responses import answers, json_response, refuses
 
 log = logging.getLogger("invoices.api")
 

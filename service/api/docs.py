@@ -19,8 +19,8 @@ import yaml
 from aiohttp import web
 from swagger_ui.core import ApplicationDocument
 
-from service.api.problems import PROBLEMS
-from service.api.routes import other_form
+from service.api.operations import other_form
+from service.web.problems import PROBLEMS
 
 PREFIX = "/api/docs"
 

@@ -6,9 +6,9 @@ from aiohttp import web
 from aiohttp_apispec import docs
 
 from schemas.health import HealthSchema
-from service.api.keys import IS_READY, STORE
-from service.api.problems import problem_of_status
-from service.api.responses import answers, json_response, refuses
+from service.api.dependencies import IS_READY, STORE
+from service.web.problems import problem_of_status
+from service.web.responses import answers, json_response, refuses
 
 
 @docs(

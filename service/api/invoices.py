@@ -22,12 +22,12 @@ from schemas.invoice import (
     InvoiceSchema,
 )
 from schemas.money import to_text
-from service.api.keys import ACCOUNT_ID, CALLED, CLOCK, METRICS, STORE, TRACEPARENT
-from service.api.request_ids import request_id_of
-from service.api.responses import answers, json_answer, json_response, refuses
+from service.api.dependencies import ACCOUNT_ID, CALLED, CLOCK, METRICS, STORE, TRACEPARENT
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.errors import Conflict
 from service.storage.invoices import Acceptance, Call, NewInvoice
+from service.web.request_ids import request_id_of
+from service.web.responses import answers, json_answer, json_response, refuses
 
 log = logging.getLogger("invoices.api")
 

@@ -16,12 +16,12 @@ from datetime import timedelta
 from aiohttp import hdrs, web
 from aiohttp_apispec import docs
 
-from service.api.keys import METRICS, OPERATION_IDS
-from service.api.responses import answers_text, refuses
+from service.api.dependencies import METRICS, OPERATION_IDS
 from service.clock import Clock
 from service.errors import StorageUnavailable
-from service.metrics import OTHER, Metrics
 from service.storage.store import Store
+from service.telemetry.metrics import OTHER, Metrics
+from service.web.responses import answers_text, refuses
 
 log = logging.getLogger("invoices.api")
 

@@ -16,9 +16,8 @@ from errno import ENAMETOOLONG
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from service.api import request_ids
 from service.api.callbacks import evaluate_callbacks
-from service.api.keys import (
+from service.api.dependencies import (
     ACCOUNT_ID,
     AUTHENTICATE,
     LIMIT,
@@ -27,9 +26,6 @@ from service.api.keys import (
     TRACEPARENT,
     TRACING,
 )
-from service.api.problems import problem_of, problem_of_status
-from service.api.request_ids import request_id_of
-from service.api.responses import dress
 from service.errors import (
     InvalidInput,
     MalformedRequest,
@@ -39,7 +35,11 @@ from service.errors import (
     StorageUnavailable,
     UnsupportedMedia,
 )
-from service.tracing import Span, traceparent_in
+from service.telemetry.tracing import Span, traceparent_in
+from service.web import request_ids
+from service.web.problems import problem_of, problem_of_status
+from service.web.request_ids import request_id_of
+from service.web.responses import dress
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

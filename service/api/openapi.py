@@ -17,7 +17,6 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema, fields
 
 from schemas.problem import ProblemSchema
-from service.api import problems
 from service.callbacks.declaration import Callback, DeclaredOperation
 from service.errors import (
     Conflict,
@@ -33,6 +32,7 @@ from service.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
+from service.web import problems
 
 LOCATIONS = {"querystring": "query", "match_info": "path", "headers": "header"}
 

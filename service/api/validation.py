@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 from marshmallow import Schema, ValidationError
 
-from service.api.keys import BODY, CURRENCY, MISTAKES
+from service.api.dependencies import BODY, CURRENCY, MISTAKES
 from service.errors import MalformedRequest, Mistake, UnsupportedMedia
 
 LOCATIONS = {"json": "body", "querystring": "query", "match_info": "path"}

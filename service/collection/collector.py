@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
-from service.storage.states import InvoiceStatus
+from service.domain.states import InvoiceStatus
 from service.storage.steps import LeasedInvoice
 from service.values import value
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
+from service.domain.states import INVOICE_MOVES, InvoiceStatus
 from service.errors import StorageUnavailable
-from service.metrics import Metrics
-from service.rounds import POLL, keep_rounds
-from service.storage.states import INVOICE_MOVES, InvoiceStatus
+from service.loops import POLL, keep_rounds
 from service.storage.steps import LeasedInvoice, LeaseRound, NewDelivery, NewEvent, Step
 from service.storage.store import Store
-from service.tracing import Span, Tracing
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Span, Tracing
 
 log = logging.getLogger("invoices.collection")
 

@@ -12,7 +12,7 @@ import re
 from datetime import timedelta
 
 from service.collection.collector import Progress
-from service.storage.states import InvoiceStatus
+from service.domain.states import InvoiceStatus
 from service.storage.steps import LeasedInvoice
 
 PENDING_FACTOR = 10

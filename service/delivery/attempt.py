@@ -2,7 +2,7 @@
 One attempt: signed, sent, classified, decided, and then told as a settlement and as a log line.
 
 Each step is a small function of what is known so far, and the finished attempt is a value. The
-ends are a closed set (`service.delivery.outcome`), and each means one state of the row.
+ends are a closed set (`service.delivery.decision`), and each means one state of the row.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 
 from service.callbacks.declaration import Callback
 from service.clock import Clock
+from service.delivery.decision import Dead, Delivered, Outcome, Retry, Verified, classify, decide
 from service.delivery.failures import NoAnswer, NoAnswerKind
-from service.delivery.outcome import Dead, Delivered, Outcome, Retry, Verified, classify, decide
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
+from service.domain.states import DeliveryStatus
 from service.storage.deliveries import LeasedDelivery
 from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
-from service.storage.states import DeliveryStatus
-from service.tracing import TRACEPARENT, Tracing
+from service.telemetry.tracing import TRACEPARENT, Tracing
 from service.values import value
 
 KEPT_BYTES = 4096

@@ -15,14 +15,14 @@ from datetime import datetime, timedelta
 
 from service.clock import Clock
 from service.delivery.attempt import Attempt, Performer, log_fields, settlement_of
-from service.delivery.origins import Origins, Turn
+from service.delivery.fairness import Origins, Turn
+from service.domain.states import Cause, DeliveryStatus
 from service.errors import StorageUnavailable
-from service.metrics import Metrics
-from service.rounds import AT_ONCE, POLL, keep_rounds
+from service.loops import AT_ONCE, POLL, keep_rounds
 from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound
 from service.storage.settlements import Settlement
-from service.storage.states import Cause, DeliveryStatus
 from service.storage.store import Store
+from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("invoices.delivery")
 

@@ -81,17 +81,6 @@ METADATA: tuple[Address, ...] = (
     IPv6Address("fd00:42::42"),  # Scaleway
 )
 
-# What the development mode permits. Link-local stays denied, and of the private networks what
-# clouds keep there.
-DEV_NETWORKS: tuple[Network, ...] = (
-    IPv4Network("127.0.0.0/8"),
-    IPv4Network("10.0.0.0/8"),
-    IPv4Network("172.16.0.0/12"),
-    IPv4Network("192.168.0.0/16"),
-    IPv6Network("::1/128"),
-    IPv6Network("fc00::/7"),
-)
-
 # A flood of tiny responses stalls the loop for as long as it takes to parse what one read hands
 # over, so little is buffered. Answers are small: nothing gets slower.
 RECEIVE_BUFFER_BYTES = 32 * 1024

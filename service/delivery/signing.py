@@ -18,10 +18,6 @@ SECRET_PREFIX = "whsec_"  # noqa: S105 -- what every secret begins with, and non
 SECRET_BYTES_MIN = 24
 SECRET_BYTES_MAX = 64
 
-# The secret of the development account. It is public, the same on every machine, and reads
-# "invoices-development-secret-only": a receiver under development can verify without setup.
-DEV_SECRET = "whsec_aW52b2ljZXMtZGV2ZWxvcG1lbnQtc2VjcmV0LW9ubHk="  # noqa: S105 -- public
-
 
 class Signer:
     """

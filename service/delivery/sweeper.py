@@ -11,10 +11,10 @@ import logging
 from datetime import datetime, timedelta
 
 from service.clock import Clock
-from service.metrics import Metrics
-from service.rounds import AT_ONCE, POLL, keep_rounds
+from service.loops import AT_ONCE, POLL, keep_rounds
 from service.storage.retention import SweepPlace
 from service.storage.store import Store
+from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("invoices.delivery")
 

@@ -16,7 +16,7 @@ from marshmallow import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.callbacks.declaration import Callback
-from service.callbacks.receiver import receiver_path
+from service.receiver.path import receiver_path
 
 BODY_BYTES_MAX = 64 * 1024
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, func, insert, or_, select, text, update
 
-from service.storage.keys import new_key
-from service.storage.rows import insert_rows
+from service.database.rows import insert_rows
+from service.domain.ids import new_id
 from service.storage.tables import account_keys, account_secrets, accounts, microseconds
 
 
@@ -163,7 +163,7 @@ def _add_credentials(
         key = {"prefix": credentials.key.prefix, "hash": credentials.key.hash}
         tx.execute(insert(account_keys), {**key, "account_id": account_id, "created_at": now})
     if credentials.secret_ciphertext is not None:
-        secret = {"id": new_key(), "ciphertext": credentials.secret_ciphertext}
+        secret = {"id": new_id(), "ciphertext": credentials.secret_ciphertext}
         tx.execute(insert(account_secrets), {**secret, "account_id": account_id, "created_at": now})
 
 

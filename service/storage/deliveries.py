@@ -33,10 +33,10 @@ from sqlalchemy import (
     select,
 )
 
+from service.database.given import Given, given
+from service.domain.states import SETTLED, Cause
 from service.storage import leases
-from service.storage.given import Given, given
 from service.storage.settlements import AttemptOutcome, AttemptRecord, insert_attempts
-from service.storage.states import SETTLED, Cause
 from service.storage.tables import (
     deliveries,
     events,

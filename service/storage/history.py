@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, literal_column, select
 
+from service.domain.states import DeliveryStatus
 from service.errors import NotFound
 from service.storage.invoices import find_key
-from service.storage.states import DeliveryStatus
 from service.storage.tables import (
     attempts,
     deliveries,

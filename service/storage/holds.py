@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Executable, Text, bindparam, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.storage.given import Given, given
+from service.database.given import Given, given
 from service.storage.tables import microseconds, origins
 
 _asked = Given(origin=Text())

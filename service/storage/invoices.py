@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, RowMapping, Text, select
 
+from service.database.given import Given, given
+from service.database.rows import insert_rows
+from service.domain.ids import new_id
+from service.domain.states import InvoiceStatus
 from service.errors import InvalidInput, Mistake, NotFound
-from service.storage.given import Given, given
-from service.storage.keys import new_key
-from service.storage.rows import insert_rows
-from service.storage.states import InvoiceStatus
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
 
@@ -45,7 +45,7 @@ class NewInvoice:
     call: Call | None
     request_id: str
     traceparent: str | None = None
-    key: str = field(default_factory=new_key)
+    key: str = field(default_factory=new_id)
 
 
 @value()

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from service.storage.given import Given, given
+from service.database.given import Given, given
 
 
 class Undecided(Exception):

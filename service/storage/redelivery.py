@@ -12,9 +12,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Update, select, update
 
+from service.domain.states import SETTLED, Cause, DeliveryStatus
 from service.storage import history
 from service.storage.history import DeliveryFilter
-from service.storage.states import SETTLED, Cause, DeliveryStatus
 from service.storage.tables import deliveries
 
 BATCH = 500

@@ -14,9 +14,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Select, Text, and_, delete, func, select
 
-from service.storage.given import Given, given
-from service.storage.keys import first_key
-from service.storage.states import SETTLED
+from service.database.given import Given, given
+from service.domain.ids import lower_bound
+from service.domain.states import SETTLED
 from service.storage.tables import attempts, deliveries, origins
 
 BATCH = 200
@@ -78,7 +78,7 @@ def _ids_behind(tx: Connection, place: SweepPlace, settled_before: datetime) -> 
     born = select(deliveries.c.id).where(
         deliveries.c.account_id == place.account_id,
         deliveries.c.id > place.after,
-        deliveries.c.id < f"msg_{first_key(settled_before)}",
+        deliveries.c.id < f"msg_{lower_bound(settled_before)}",
     )
     return tx.scalars(born.order_by(deliveries.c.id).limit(BATCH)).all()
 

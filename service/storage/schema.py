@@ -11,8 +11,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection
 
+from service.database.engine import Database
 from service.errors import SchemaError
-from service.storage.engine import Database
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, Text, func
 
+from service.database.rows import insert_rows
+from service.domain.states import DELIVERY_MOVES, Cause, DeadReason, DeliveryStatus
 from service.storage import leases
 from service.storage.holds import hold_origins
-from service.storage.rows import insert_rows
-from service.storage.states import DELIVERY_MOVES, Cause, DeadReason, DeliveryStatus
 from service.storage.tables import attempts, deliveries, microseconds
 from service.values import value
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, Text, bindparam, func, select
 
+from service.database.given import Given, given
+from service.database.rows import insert_rows
+from service.domain.states import INVOICE_MOVES, Cause, DeliveryStatus, InvoiceStatus
 from service.storage import leases
 from service.storage.deliveries import LeasedDelivery
-from service.storage.given import Given, given
 from service.storage.holds import held_origins
 from service.storage.invoices import Call, NewInvoice
-from service.storage.rows import insert_rows
-from service.storage.states import INVOICE_MOVES, Cause, DeliveryStatus, InvoiceStatus
 from service.storage.tables import deliveries, events, invoices, microseconds
 from service.values import value
 

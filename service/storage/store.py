@@ -14,6 +14,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
+from service.database.engine import Database
+from service.database.group_commit import GroupCommit, TellCount, tell_nobody
 from service.storage import (
     accounts,
     backlog,
@@ -26,8 +28,6 @@ from service.storage import (
     steps,
 )
 from service.storage.backlog import Backlog
-from service.storage.commits import GroupCommit, TellCount, tell_nobody
-from service.storage.engine import Database
 from service.storage.handover import Handover
 
 P = ParamSpec("P")

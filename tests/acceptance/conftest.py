@@ -9,8 +9,8 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
+from service.database.postgres import PostgresDatabase
 from service.storage import schema
-from service.storage.postgres import PostgresDatabase
 from tests.acceptance.warm import Warm
 from tests.postgres import PostgresServer
 

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.__main__ import main
+from service.database import group_commit
 from service.delivery.sender import Sender
-from service.storage import commits, deliveries, invoices, schema, settlements, steps
+from service.storage import deliveries, invoices, schema, settlements, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def written(work):
     def is_it(_tx, batch):
         return work in batch
 
-    return Step(commits, "_run_all", is_after=True, is_it=is_it)
+    return Step(group_commit, "_run_all", is_after=True, is_it=is_it)
 
 
 def committed(work, wanted=lambda _: True):
@@ -47,7 +48,7 @@ def committed(work, wanted=lambda _: True):
         answers = dict(zip(batch, results, strict=True))
         return any(map(wanted, answers.get(work, ())))
 
-    return Step(commits, "_answer", is_after=False, is_it=is_it)
+    return Step(group_commit, "_answer", is_after=False, is_it=is_it)
 
 
 def always(*_arguments):

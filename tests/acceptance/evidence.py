@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from service.storage.engine import open_database
+from service.database.engine import open_database
 
 _DELIVERIES = """
     SELECT invoices.id, deliveries.id, deliveries.sequence, deliveries.status,

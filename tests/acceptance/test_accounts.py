@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.accounts.vault import new_encryption_key
-from service.delivery.signing import DEV_SECRET
+from service.accounts.encryption import new_encryption_key
+from service.development import DEV_SECRET
 from tests.processes import (
     ROOT,
     Service,

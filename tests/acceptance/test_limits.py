@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.app import for_development, running
-from service.place import DEVELOPMENT
+from service.app import DEVELOPMENT, running
+from service.development import for_development
 from service.settings import Settings
 
 TINY = timedelta(milliseconds=50)

@@ -5,7 +5,7 @@ import time
 
 from standardwebhooks import Webhook
 
-from service.delivery.signing import DEV_SECRET
+from service.development import DEV_SECRET
 from tests.processes import command, receiving, serving, starting
 
 SECRET = "s3cr3t"

@@ -9,7 +9,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from service import __version__
-from service.delivery.signing import DEV_SECRET
+from service.development import DEV_SECRET
 from tests.processes import free_port, receiving, serving, until
 
 QUICK = {"RETRY_SCHEDULE": "50ms,50ms", "CALLBACK_TIMEOUT": "1s"}

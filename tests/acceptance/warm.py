@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-import service.commands  # noqa: F401 -- what takes so long, done before anybody waits for it
+import service.cli.commands  # noqa: F401 -- what takes so long, done before anybody waits for it
 
 ROOT = Path(__file__).parents[2]
 REAPING_SECONDS = 0.01

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.accounts.vault import new_encryption_key
+from service.accounts.encryption import new_encryption_key
 from tests.browser.chromium import chromium
 from tests.browser.docs_page import DocsPage
 from tests.browser.served import added_account, served

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from service.api import server as server_module
 from service.api.application import Parts, make_application
-from service.api.connections import ConnectionLimits
-from service.api.server import Server
-from service.app import document_of, for_development, judge_of
-from service.metrics import Metrics
+from service.app import document_of, judge_of
+from service.database.sqlite import SqliteDatabase
+from service.development import for_development
 from service.settings import Settings
-from service.storage.sqlite import SqliteDatabase
 from service.storage.store import Store
+from service.telemetry.metrics import Metrics
+from service.web import server as server_module
+from service.web.connections import ConnectionLimits
+from service.web.server import Server
 from tests.clock import START, ManualClock
 from tests.fakes import everybody_is_dev, unlimited
 

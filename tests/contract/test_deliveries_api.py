@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.storage.states import DeadReason, DeliveryStatus
+from service.domain.states import DeadReason, DeliveryStatus
 from tests.clock import START
 from tests.rows import (
     ONE,

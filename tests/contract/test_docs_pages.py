@@ -7,9 +7,9 @@ import re
 import pytest
 import yaml
 
-from service.api.problems import PROBLEMS
 from service.app import document_of
 from service.settings import Settings
+from service.web.problems import PROBLEMS
 
 
 @pytest.fixture

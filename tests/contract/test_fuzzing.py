@@ -12,16 +12,16 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
-from service.accounts.gate import Gate
+from service.accounts.authenticator import Gate
 from service.api.application import Parts, make_application
-from service.api.server import Server
 from service.app import document_of, judge_of
 from service.clock import SystemClock
-from service.metrics import Metrics
+from service.database.sqlite import SqliteDatabase
 from service.settings import Settings
 from service.storage.schema import migrate
-from service.storage.sqlite import SqliteDatabase
 from service.storage.store import Store
+from service.telemetry.metrics import Metrics
+from service.web.server import Server
 from tests.fakes import everybody_is_dev, unlimited
 from tests.rows import add_delivery, add_two_events
 

@@ -18,9 +18,9 @@ import pytest
 import uvloop
 from aiohttp import web
 
-from service.api import connections, server
 from service.api.application import make_application
 from service.api.middlewares import BodyLimits
+from service.web import connections, server
 from tests.contract.conftest import PATIENCE_SECONDS, listening
 
 BODY = b'{"id": "1", "customer": "c", "total": "1"}'

@@ -8,14 +8,15 @@ from aiohttp import hdrs
 
 from service.api import metrics as api_metrics
 from service.api.application import make_application, make_health_application
-from service.api.keys import STORE
+from service.api.dependencies import STORE
 from service.api.metrics import BACKLOG_KEPT, TEXT_KEPT, Scrapes
-from service.app import CALLBACKS, announce, for_development, judge_of
+from service.app import CALLBACKS, announce, judge_of
 from service.collection.loop import Collection
 from service.collection.sandbox import Sandbox
 from service.delivery.attempt import Performer, Rules
 from service.delivery.dispatcher import Dispatcher, Limits
-from service.delivery.signing import DEV_SECRET, Signer
+from service.delivery.signing import Signer
+from service.development import DEV_SECRET, for_development
 from service.errors import StorageUnavailable
 from service.settings import Settings
 from tests.clock import PATIENCE_SECONDS, ManualClock, idle

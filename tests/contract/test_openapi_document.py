@@ -17,13 +17,13 @@ from standardwebhooks import Webhook
 
 from schemas.invoice import CallbackQuerySchema, InvoiceSchema
 from service.api.openapi import WEBHOOK_HEADERS, build_document
-from service.api.responses import refuses
-from service.api.routes import OPERATIONS
+from service.api.operations import OPERATIONS
 from service.app import document_of
 from service.callbacks import INVOICE_NOTIFICATION
-from service.delivery.signing import DEV_SECRET
+from service.development import DEV_SECRET
 from service.errors import DeclarationError
 from service.settings import Settings
+from service.web.responses import refuses
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 

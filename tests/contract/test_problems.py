@@ -8,8 +8,8 @@ import pytest
 from aiohttp import web
 
 from service.api.application import make_application
-from service.api.problems import PROBLEMS
 from service.errors import RequestError, StorageUnavailable
+from service.web.problems import PROBLEMS
 
 JSON = {"Content-Type": "application/json"}
 INVOICE = {"id": "1", "customer": "c", "total": "1"}

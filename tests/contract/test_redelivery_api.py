@@ -7,9 +7,9 @@ import logging
 import pytest
 
 from service.api.application import make_application
+from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import StorageUnavailable
 from service.storage import redelivery
-from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START
 from tests.figures import told
 from tests.rows import ONE, SECOND, add_delivery, delivered, failed, lease_delivery

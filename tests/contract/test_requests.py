@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from service.api.application import make_application
 from service.storage.tables import invoices
-from service.tracing import Tracing
+from service.telemetry.tracing import Tracing
 from tests.rows import lease_invoice, rows_of
 
 BODY = {"id": "1", "customer": "c", "total": "1"}

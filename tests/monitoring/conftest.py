@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.metrics import BACKLOG_FIGURES, Metrics
+from service.telemetry.metrics import BACKLOG_FIGURES, Metrics
 from tests.figures import figures_of
 from tests.monitoring.promtool import missing
 

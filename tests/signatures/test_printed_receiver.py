@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.delivery.egress import DEV_NETWORKS, EgressPolicy
+from service.delivery.egress import EgressPolicy
 from service.delivery.sender import OutgoingRequest, Sender
-from service.delivery.signing import DEV_SECRET, Signer
+from service.delivery.signing import Signer
+from service.development import DEV_NETWORKS, DEV_SECRET
 
 PAGE = Path(__file__).parents[2] / "docs/receiver.md"
 NEXT_SECRET = "whsec_bmV4dCBzZWNyZXQsIHdoaWNoIG5vYm9keSBrbm93cw=="

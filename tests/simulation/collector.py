@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from service.collection.collector import Progress
-from service.storage.states import InvoiceStatus
+from service.domain.states import InvoiceStatus
 from tests.simulation.link import delay
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 
+from service.database.group_commit import GroupCommit
 from service.errors import StorageUnavailable
-from service.storage.commits import GroupCommit
 from service.storage.store import Store
 from tests import memory
 from tests.memory import Loss, MemoryStore
@@ -29,7 +29,7 @@ async def delay(chance, most_seconds):
 
 
 class Link:
-    """Implements `service.storage.engine.Database` for one process."""
+    """Implements `service.database.engine.Database` for one process."""
 
     def __init__(self, world, process):
         self.has_one_writer = world.memory.has_one_writer

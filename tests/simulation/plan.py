@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 
-from service.rounds import POLL
+from service.loops import POLL
 
 CLOCK_LIMIT = timedelta(seconds=10)
 """How wrong a clock may be; what is leased or due comes later by twice that, and no more."""

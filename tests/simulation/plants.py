@@ -14,7 +14,7 @@ from pytest import MonkeyPatch
 from service.clock import SystemClock
 from service.delivery import attempt, dispatcher
 from service.delivery.dispatcher import Dispatcher
-from service.delivery.origins import Origins
+from service.delivery.fairness import Origins
 from service.errors import StorageUnavailable
 from service.storage import deliveries, settlements, steps
 from service.storage.handover import Handover

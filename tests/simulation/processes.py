@@ -17,11 +17,12 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.loop import Collection
 from service.delivery.attempt import Performer, Rules
 from service.delivery.dispatcher import Dispatcher, Limits
-from service.delivery.signing import DEV_SECRET, Signer
+from service.delivery.signing import Signer
+from service.development import DEV_SECRET
 from service.errors import StorageUnavailable
 from service.loops import running_loops
-from service.metrics import Metrics
 from service.storage.steps import NewDelivery
+from service.telemetry.metrics import Metrics
 from tests.fakes import SILENT
 from tests.simulation.clocks import SkewedClock
 from tests.simulation.collector import Script

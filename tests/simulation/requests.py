@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from service.delivery.origins import REST_FIRST
+from service.delivery.fairness import REST_FIRST
 from service.delivery.sender import Answer
 
 

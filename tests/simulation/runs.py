@@ -8,7 +8,7 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from service import rounds
+from service import loops
 from service.collection import loop as collection
 from service.delivery import dispatcher
 from tests.simulation.loop import VirtualLoop
@@ -106,7 +106,7 @@ def _fail(world, context):
 @contextmanager
 def _polling_every(poll):
     """Let the service's loops poll as rarely as a plan says."""
-    modules = (rounds, collection, dispatcher)
+    modules = (loops, collection, dispatcher)
     before = [module.POLL for module in modules]
     for module in modules:
         module.POLL = poll

@@ -5,8 +5,8 @@ import copy
 import pytest
 from sqlalchemy import text
 
+from service.database.given import given
 from service.storage import deliveries, leases, settlements, steps
-from service.storage.given import given
 from tests.simulation.runs import run
 
 SEED_COUNT = 40

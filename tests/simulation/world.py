@@ -12,8 +12,8 @@ import random
 from dataclasses import dataclass
 from datetime import timedelta
 
+from service.domain.states import DeliveryStatus
 from service.errors import StorageUnavailable
-from service.storage.states import DeliveryStatus
 from tests.memory import Loss, Memory
 from tests.rows import an_invoice
 from tests.simulation.invariants import Invariants

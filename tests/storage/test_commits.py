@@ -4,9 +4,9 @@ import threading
 import pytest
 from sqlalchemy import func, insert, select
 
+from service.database.group_commit import GroupCommit
+from service.database.sqlite import SqliteDatabase
 from service.errors import StorageUnavailable
-from service.storage.commits import GroupCommit
-from service.storage.sqlite import SqliteDatabase
 from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import a_database

@@ -17,11 +17,11 @@ import orjson
 import pytest
 from sqlalchemy import Engine, event, text
 
-from service.storage.connecting import SETTINGS
-from service.storage.engine import open_database
+from service.database.connecting import SETTINGS
+from service.database.engine import open_database
+from service.database.rows import insert_rows
 from service.storage.history import DeliveryFilter
 from service.storage.retention import SweepPlace
-from service.storage.rows import insert_rows
 from service.storage.schema import migrate
 from service.storage.steps import LeaseRound
 from service.storage.store import Store

@@ -6,12 +6,13 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
+from service.database import connecting, postgres
+from service.database.connecting import SETTINGS
+from service.database.group_commit import GroupCommit
+from service.database.postgres import PostgresDatabase
 from service.errors import StorageUnavailable
-from service.storage import connecting, deliveries, invoices, postgres, steps, tables
-from service.storage.commits import GroupCommit
-from service.storage.connecting import SETTINGS
+from service.storage import deliveries, invoices, steps, tables
 from service.storage.invoices import Acceptance, Incoming
-from service.storage.postgres import PostgresDatabase
 from service.storage.schema import migrate
 from service.storage.store import Store
 from service.storage.tables import origins

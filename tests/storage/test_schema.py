@@ -9,9 +9,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, Table, insert, inspect, select, text
 
+from service.database.engine import open_database
 from service.errors import SchemaError
 from service.storage import schema
-from service.storage.engine import open_database
 from service.storage.schema import migrate, prepare
 from service.storage.tables import invoices, metadata
 from tests.rows import add_delivery, add_two_events, an_invoice, failed, lease_delivery, rows_of

@@ -5,9 +5,9 @@ import threading
 import pytest
 from sqlalchemy import insert, select, text
 
+from service.database import sqlite
+from service.database.sqlite import SqliteDatabase
 from service.errors import StorageUnavailable
-from service.storage import sqlite
-from service.storage.sqlite import SqliteDatabase
 from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import a_database

@@ -19,12 +19,12 @@ NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "manager", "base"}
 
 # What is used where: a dotted name, and the only places that may use it or anything below it.
 HOMES = {
-    "aiohttp.web": ("service/api/", "service/receiver/", "service/app.py", "service/__main__.py"),
+    "aiohttp.web": ("service/api/", "service/receiver/", "service/web/"),
     "aiohttp.ClientSession": ("service/delivery/", "service/receiver/"),
     "aiohttp.request": (),
-    "sqlalchemy": ("service/storage/",),
+    "sqlalchemy": ("service/database/", "service/storage/"),
     "alembic": ("service/storage/",),
-    "prometheus_client": ("service/figures.py",),
+    "prometheus_client": ("service/telemetry/figures.py",),
 }
 
 

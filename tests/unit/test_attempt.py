@@ -15,10 +15,11 @@ from service.delivery.attempt import (
     settlement_of,
 )
 from service.delivery.failures import NoAnswer, NoAnswerKind
-from service.delivery.signing import DEV_SECRET, Signer
+from service.delivery.signing import Signer
+from service.development import DEV_SECRET
+from service.domain.states import Cause, DeadReason, DeliveryStatus
 from service.storage.deliveries import LeasedDelivery
 from service.storage.settlements import AttemptOutcome
-from service.storage.states import Cause, DeadReason, DeliveryStatus
 from tests.clock import START, ManualClock
 from tests.fakes import SILENT, answer, signing_with
 

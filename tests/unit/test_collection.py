@@ -10,10 +10,10 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.collector import Progress
 from service.collection.loop import LEASE, POLL, Collection
 from service.collection.sandbox import Sandbox
-from service.metrics import Metrics
-from service.storage.states import InvoiceStatus
+from service.domain.states import InvoiceStatus
 from service.storage.steps import NewDelivery
 from service.storage.tables import invoices
+from service.telemetry.metrics import Metrics
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, WatchedStore
 from tests.figures import told

@@ -16,10 +16,11 @@ from service.delivery.dispatcher import (
     Limits,
 )
 from service.delivery.failures import NoAnswer, NoAnswerKind
-from service.delivery.origins import LEASE_AHEAD, REST_FIRST
-from service.delivery.signing import DEV_SECRET, Signer
-from service.metrics import Metrics
+from service.delivery.fairness import LEASE_AHEAD, REST_FIRST
+from service.delivery.signing import Signer
+from service.development import DEV_SECRET
 from service.storage.tables import deliveries
+from service.telemetry.metrics import Metrics
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, FakeReceivers, WatchedStore, answer, signing_with
 from tests.figures import told

@@ -17,12 +17,12 @@ from schemas.delivery import OUTCOMES, REASONS
 from service.__main__ import main
 from service.accounts.memory import FRESH
 from service.api.application import Parts, make_application
-from service.api.problems import PROBLEMS
 from service.app import document_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
-from service.delivery.signing import DEV_SECRET
+from service.development import DEV_SECRET
 from service.settings import PREFIX, Settings, read_settings
+from service.web.problems import PROBLEMS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

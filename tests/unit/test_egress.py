@@ -10,7 +10,6 @@ from service.delivery.egress import (
     ADDRESSES_PER_FAMILY,
     DENIED_IPV4,
     DENIED_IPV6,
-    DEV_NETWORKS,
     LOOKUPS_PER_DOMAIN,
     METADATA,
     RECEIVE_BUFFER_BYTES,
@@ -20,6 +19,7 @@ from service.delivery.egress import (
     domain_of,
     socket_factory,
 )
+from service.development import DEV_NETWORKS
 
 STRICT = EgressPolicy()
 DEV = EgressPolicy(DEV_NETWORKS)

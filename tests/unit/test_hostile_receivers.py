@@ -16,8 +16,9 @@ import pytest
 import uvloop
 
 from service.delivery.connection import ANSWER_LIMIT, verified_tls
-from service.delivery.egress import DEV_NETWORKS, EgressPolicy
+from service.delivery.egress import EgressPolicy
 from service.delivery.sender import Answer, OutgoingRequest, Sender
+from service.development import DEV_NETWORKS
 from tests.hostile_receivers import FLOODING, NAME, NO_TLS, OK, TABLE, request_read
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.logs import configure_logs
-from service.storage.states import DeadReason
+from service.domain.states import DeadReason
+from service.telemetry.logs import configure_logs
 
 
 @pytest.fixture

@@ -6,8 +6,12 @@ from prometheus_client import values
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.figures import SHARED_FOLDER, forget_worker
-from service.metrics import (
+from service.domain.states import INVOICE_MOVES, DeadReason, DeliveryStatus
+from service.storage.backlog import Backlog
+from service.storage.invoices import Acceptance
+from service.storage.settlements import AttemptOutcome
+from service.telemetry.figures import SHARED_FOLDER, forget_worker
+from service.telemetry.metrics import (
     ACCEPTANCES,
     BACKLOG_FIGURES,
     COLLECTED,
@@ -15,10 +19,6 @@ from service.metrics import (
     OUTCOMES,
     Metrics,
 )
-from service.storage.backlog import Backlog
-from service.storage.invoices import Acceptance
-from service.storage.settlements import AttemptOutcome
-from service.storage.states import INVOICE_MOVES, DeadReason, DeliveryStatus
 from tests.figures import changes, told
 
 BACKLOG = asdict(

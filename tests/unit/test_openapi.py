@@ -10,7 +10,7 @@ from schemas.delivery import DeliveryPageSchema
 from schemas.invoice import CallbackQuerySchema, InvoiceSchema
 from service.api.docs import as_yaml
 from service.api.openapi import CallbackPlugin, example_of
-from service.api.routes import OPERATIONS, other_form
+from service.api.operations import OPERATIONS, other_form
 from service.callbacks import INVOICE_NOTIFICATION
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from service.callbacks.url import parse_url
 from service.delivery.connection import verified_tls
-from service.delivery.egress import DEV_NETWORKS, EgressPolicy
+from service.delivery.egress import EgressPolicy
 from service.delivery.failures import NoAnswerKind
 from service.delivery.sender import OutgoingRequest, Sender
+from service.development import DEV_NETWORKS
 
 STRICT = EgressPolicy()
 DEV = EgressPolicy(DEV_NETWORKS)

@@ -1,7 +1,7 @@
 import asyncio
 from datetime import timedelta
 
-from service.rounds import POLL, keep_rounds
+from service.loops import POLL, keep_rounds
 from tests.clock import ManualClock
 
 HOUR = timedelta(hours=1)

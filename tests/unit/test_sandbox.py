@@ -4,7 +4,7 @@ import pytest
 
 from service.collection.collector import Progress
 from service.collection.sandbox import PENDING_FACTOR, Sandbox, tag_of
-from service.storage.states import InvoiceStatus
+from service.domain.states import InvoiceStatus
 from service.storage.steps import LeasedInvoice
 from tests.clock import START
 

@@ -16,9 +16,10 @@ import uvloop
 from aiohttp import client_exceptions
 
 from service.delivery.connection import ANSWER_LIMIT, WIRE_LIMIT, verified_tls
-from service.delivery.egress import DEV_NETWORKS, EgressPolicy, Resolver
+from service.delivery.egress import EgressPolicy, Resolver
 from service.delivery.failures import FAILURES, NoAnswer, NoAnswerKind
 from service.delivery.sender import Answer, OutgoingRequest, Sender
+from service.development import DEV_NETWORKS
 
 DEADLINE_SECONDS = 0.3
 DEV = EgressPolicy(DEV_NETWORKS)

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from service.delivery.signing import DEV_SECRET, Signer
+from service.delivery.signing import Signer
+from service.development import DEV_SECRET
 
 AT = datetime(2025, 3, 1, 12, 0, 0, 900_000, tzinfo=UTC)
 BODY = '{"description":"Invoice paid – thanks","paid":true}'.encode()

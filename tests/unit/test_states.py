@@ -1,6 +1,6 @@
 import pytest
 
-from service.storage.states import (
+from service.domain.states import (
     DELIVERY_MOVES,
     INVOICE_MOVES,
     DeliveryStatus,

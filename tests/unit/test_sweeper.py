@@ -6,9 +6,9 @@ import pytest
 
 from service.delivery.sweeper import SWEEP_EVERY, Sweeper
 from service.errors import NotFound
-from service.metrics import Metrics
-from service.rounds import AT_ONCE, POLL
+from service.loops import AT_ONCE, POLL
 from service.storage import retention
+from service.telemetry.metrics import Metrics
 from tests.clock import START, ManualClock
 from tests.memory import Memory, MemoryStore
 from tests.rows import add_delivery, delivered, lease_delivery

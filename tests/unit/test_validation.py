@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from marshmallow import Schema, fields
 
-from service.api.keys import MISTAKES
+from service.api.dependencies import MISTAKES
 from service.api.validation import RequestParser
 from service.errors import MalformedRequest, Mistake, UnsupportedMedia
 

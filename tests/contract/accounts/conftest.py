@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from service.accounts.gate import Gate
-from service.accounts.register import Register
-from service.accounts.vault import Vault, new_encryption_key
+from service.accounts.administration import Register
+from service.accounts.authenticator import Gate
+from service.accounts.encryption import Vault, new_encryption_key
 from service.api.application import make_application
-from service.storage.states import DeliveryStatus
+from service.domain.states import DeliveryStatus
 from tests.askers import Asker
 from tests.clock import START
 from tests.rows import (

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.accounts.gate import NO_KEY, WRONG_KEY, Gate
+from service.accounts.authenticator import NO_KEY, WRONG_KEY, Gate
 from service.accounts.memory import FRESH
 from service.api.application import make_application
 from service.api.middlewares import BodyLimits

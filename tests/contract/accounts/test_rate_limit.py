@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.accounts.gate import Gate
-from service.accounts.rate import RateLimit
+from service.accounts.authenticator import Gate
+from service.accounts.rate_limit import RateLimit
 from service.api.middlewares import BodyLimits
 from tests.askers import PRIVATE, raw_post
 from tests.rows import SECOND

@@ -2,9 +2,9 @@ from functools import partial
 
 import pytest
 
+from service.domain.states import InvoiceStatus
 from service.storage import backlog
 from service.storage.backlog import Backlog
-from service.storage.states import InvoiceStatus
 from service.storage.steps import LeaseRound
 from tests.clock import START
 from tests.rows import (

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
+from service.domain.states import InvoiceStatus
 from service.storage.invoices import Acceptance
 from service.storage.settlements import AttemptOutcome
-from service.storage.states import InvoiceStatus
 from service.storage.tables import deliveries, invoices
 from tests.clock import START
 from tests.rows import (

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import NotFound
 from service.storage.history import DeliveryFilter
 from service.storage.settlements import AttemptOutcome
-from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START
 from tests.rows import (
     ONE,

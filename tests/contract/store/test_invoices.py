@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
+from service.domain.states import InvoiceStatus
 from service.errors import InvalidInput, NotFound
 from service.storage.invoices import Acceptance
-from service.storage.states import InvoiceStatus
 from service.storage.tables import invoices
 from tests.clock import START
 from tests.rows import (

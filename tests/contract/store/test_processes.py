@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from service.domain.states import InvoiceStatus
 from service.storage.invoices import Acceptance
-from service.storage.states import InvoiceStatus
 from service.storage.steps import LeaseRound
 from service.storage.tables import attempts, deliveries, events, invoices, origins
 from tests.clock import PATIENCE_SECONDS, START

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
+from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import NotFound
 from service.storage import history, redelivery
 from service.storage.history import DeliveryFilter
-from service.storage.states import DeadReason, DeliveryStatus
 from tests.clock import START
 from tests.rows import (
     ONE,

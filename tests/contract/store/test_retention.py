@@ -2,12 +2,12 @@ from datetime import timedelta
 
 import pytest
 
+from service.domain.ids import lower_bound
+from service.domain.states import DeliveryStatus
 from service.errors import NotFound
 from service.storage import retention
 from service.storage.history import DeliveryFilter
-from service.storage.keys import first_key
 from service.storage.retention import SweepPlace
-from service.storage.states import DeliveryStatus
 from service.storage.tables import attempts, deliveries, events, invoices, origins
 from tests.clock import START
 from tests.rows import (
@@ -28,7 +28,7 @@ DAY = timedelta(days=1)
 
 def id_at(instant, suffix="0"):
     """What the id of a delivery that was born then looks like."""
-    return f"msg_{first_key(instant)}{suffix:0>20}"
+    return f"msg_{lower_bound(instant)}{suffix:0>20}"
 
 
 async def add(store, instant, id_="1", **changes):

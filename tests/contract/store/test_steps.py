@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from service.domain.states import InvoiceStatus
 from service.storage.invoices import Call
-from service.storage.states import InvoiceStatus
 from service.storage.steps import LeaseRound
 from service.storage.tables import deliveries, events, invoices
 from tests.clock import START

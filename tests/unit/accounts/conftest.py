@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.accounts.register import Register
-from service.accounts.vault import Vault, new_encryption_key
+from service.accounts.administration import Register
+from service.accounts.encryption import Vault, new_encryption_key
 from tests.clock import ManualClock
 from tests.memory import Memory, MemoryStore
 

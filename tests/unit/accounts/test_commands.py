@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from service.__main__ import main
-from service.accounts.keys import prefix_of
-from service.accounts.vault import new_encryption_key
+from service.accounts.api_keys import prefix_of
+from service.accounts.encryption import new_encryption_key
 from service.settings import encryption_keys
 
 KEY = new_encryption_key()

@@ -1,0 +1,124 @@
+"""The demonstration: service and receiver in one process, one invoice in, one callback out."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import click
+import orjson
+
+from service.app import DEVELOPMENT, running
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.cli.serve import show_as_text, stop_signal
+from service.development import DEV_SECRET
+from service.receiver.sample import Received, make_receiver
+from service.settings import Settings
+from service.web.server import Server
+
+HOST = "127.0.0.1"
+RECEIVER_PORT = 9000
+PATIENCE_SECONDS = 30
+
+SEED = {"id": "2expen51ve", "customer": "Mr. Richie Rich", "total": "9999"}
+"""The invoice of the README."""
+
+
+async def demonstrate(settings: Settings) -> int:
+    """
+    Send in one invoice, show its callback arrive, then keep both sides running.
+
+    Ports that are taken are replaced by free ones, and the database is thrown away at the end.
+
+    Returns:
+        1 if the callback did not arrive or was not recorded as delivered.
+    """
+    stop = stop_signal()
+    with tempfile.TemporaryDirectory(prefix="invoices-demo-") as folder:
+        port = _free_port(settings.port)
+        settings = replace(
+            settings,
+            host=HOST,
+            port=port,
+            public_url=f"http://{HOST}:{port}",
+            database_url=f"sqlite:///{Path(folder, 'demo.db')}",
+        )
+        async with running(settings, DEVELOPMENT):
+            return await _play(settings.public_url, stop)
+
+
+async def _play(service_url: str, stop: asyncio.Event) -> int:
+    arrived = asyncio.Event()
+
+    def show(received: Received) -> None:
+        show_as_text(received)
+        arrived.set()
+
+    receiver = Server(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, show))
+    receiver_port = await receiver.start(HOST, _free_port(RECEIVER_PORT))
+    try:
+        return await _tell(service_url, f"http://{HOST}:{receiver_port}", arrived, stop)
+    finally:
+        await receiver.stop()
+
+
+async def _tell(
+    service_url: str, receiver_url: str, arrived: asyncio.Event, stop: asyncio.Event
+) -> int:
+    click.echo(f"The service runs at   {service_url}, its documentation at {service_url}/api/docs")
+    click.echo(f"A receiver runs at    {receiver_url}")
+    target = f"{service_url}/invoices/?callback_url={receiver_url}"
+    body = orjson.dumps(SEED).decode()
+    click.echo(f"\n$ curl -X POST '{target}' \\\n       -H 'Content-Type: application/json' \\")
+    click.echo(f"       -d '{body}'")
+    click.echo(await asyncio.to_thread(_fetch, target, body))
+    click.echo("\nThe sandbox sends the invoice and takes the money. Then, at the receiver:")
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await arrived.wait()
+            delivery = await _settled(f"{service_url}/invoices/{SEED['id']}/deliveries")
+    except TimeoutError:
+        click.echo("The callback did not arrive; the log above says why.", err=True)
+        return 1
+    took_ms = delivery["attempts"][-1]["duration_ms"]
+    click.echo(f"\nRecorded as {delivery['status']}, attempt 1 took {took_ms} ms. Its story:")
+    click.echo(f"  {service_url}/deliveries/{delivery['id']}")
+    click.echo("\nBoth keep running: send invoices of your own. Ctrl-C ends it.")
+    await stop.wait()
+    return 0
+
+
+async def _settled(url: str) -> dict[str, Any]:
+    """The delivery, once its attempt is recorded: a moment after the receiver answered."""
+    while True:
+        page = orjson.loads(await asyncio.to_thread(_fetch, url))
+        delivery: dict[str, Any] = page["items"][0]
+        if delivery["status"] != "pending":
+            return delivery
+        await asyncio.sleep(0.05)
+
+
+def _fetch(url: str, body: str | None = None) -> str:
+    headers = {"Content-Type": "application/json"} if body else {}
+    request = Request(url, body.encode() if body else None, headers)  # noqa: S310 -- our own address
+    with urlopen(request, timeout=PATIENCE_SECONDS) as response:  # noqa: S310 -- our own address
+        text: str = response.read().decode()
+        return text
+
+
+def _free_port(wanted: int) -> int:
+    """*wanted* if nobody listens there, or any free port."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError("no free port")

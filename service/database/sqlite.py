@@ -1,0 +1,180 @@
+"""
+SQLite: one file on this machine, written to one transaction at a time and read beside that.
+
+Work on it runs in threads of the database's own, so that neither a statement nor the wait for
+the disk ever holds up the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from service.database.outage import Outage
+from service.errors import StorageUnavailable
+
+T = TypeVar("T")
+
+READER_COUNT = 4
+"""Reads at the same time. They are short; more threads would only fight for the interpreter."""
+
+BUSY_SECONDS = 5
+"""How long a statement waits for another process, a command line say, to finish writing."""
+
+
+class SqliteDatabase:
+    """
+    An SQLite file in WAL mode with full synchronisation: a commit that returned is on disk.
+
+    Writes are serialised in one thread over one connection, because SQLite has one writer;
+    reads run beside them on connections of their own and see only what was committed. Other
+    processes that use the file find what is due by looking now and then: it announces nothing.
+    """
+
+    has_one_writer = True
+
+    def __init__(self, url: str) -> None:
+        self._outage = Outage()
+        self._write_engine = _open(url, begin="BEGIN IMMEDIATE")
+        self._read_engine = _open(url, begin="BEGIN")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
+        self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """
+        Run *work* in a transaction and commit it; whatever it raises rolls all of it back.
+
+        Raises:
+            StorageUnavailable: if the database cannot be written to now.
+        """
+        return await self._run(self._writer, self._write_engine, work, is_write=True)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """
+        Run *work* on one consistent state of what has been committed.
+
+        Raises:
+            StorageUnavailable: if the database cannot be read now.
+        """
+        return await self._run(self._readers, self._read_engine, work, is_write=False)
+
+    async def check(self) -> None:
+        """
+        Return if the database can be read, and written to if that has failed lately.
+
+        Raises:
+            StorageUnavailable: otherwise.
+        """
+        if self._outage.is_of_writes:
+            await self.write(_write_something)
+            # That changed no row, so it does not count as written yet.
+            self._outage.ends(has_written=True)
+        else:
+            await self.read(_read_something)
+
+    async def change_schema(self, work: Callable[[Connection], T]) -> T:
+        """As `write`: there is one writer, and no limit of time."""
+        return await self.write(work)
+
+    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+        """Nobody announces anything here, so none of *signals* is ever set."""
+
+    def announce(self, name: str) -> None:
+        """Nobody listens but this process, which knows."""
+
+    async def close(self) -> None:
+        """Finish what was begun, then close every connection."""
+        for executor in (self._readers, self._writer):
+            await asyncio.to_thread(executor.shutdown)
+        self._read_engine.dispose()
+        self._write_engine.dispose()
+
+    async def _run(
+        self,
+        executor: ThreadPoolExecutor,
+        engine: Engine,
+        work: Callable[[Connection], T],
+        *,
+        is_write: bool,
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            result, has_written = await loop.run_in_executor(
+                executor, _in_transaction, engine, work
+            )
+        except DatabaseError as error:
+            if not _is_of_the_database(error):
+                raise
+            unavailable = StorageUnavailable(f"{engine.url.database}: {error.orig}")
+            self._outage.goes_on(unavailable, is_write=is_write)
+            raise unavailable from error
+        self._outage.ends(has_written=has_written)
+        return result
+
+
+def _is_of_the_database(error: DatabaseError) -> bool:
+    """Whether the database is locked, full, gone or no database, rather than our work wrong."""
+    return isinstance(error, OperationalError) or type(error) is DatabaseError
+
+
+def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> tuple[T, bool]:
+    """What *work* gives, and whether any row was changed: what changes none needs no disk."""
+    with engine.begin() as connection:
+        driven: Any = connection.connection.dbapi_connection
+        count_before = driven.total_changes
+        result = work(connection)
+        has_written = driven.total_changes > count_before
+    return result, has_written
+
+
+def _read_something(tx: Connection) -> None:
+    tx.exec_driver_sql("SELECT count(*) FROM alembic_version").close()
+
+
+def _write_something(tx: Connection) -> None:
+    """Write to the file without changing what it says: nobody uses this number of it."""
+    tx.exec_driver_sql("PRAGMA user_version = 0").close()
+
+
+def _log_ahead(connection: Any) -> None:
+    """Turn the write-ahead log on; of several who do so at once, SQLite lets no one wait."""
+    give_up_at = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(0.01)
+
+
+def _open(url: str, *, begin: str) -> Engine:
+    """An engine whose connections are durable and whose transactions start with *begin*."""
+    engine = create_engine(
+        url.replace("sqlite:", "sqlite+pysqlite:", 1),
+        # The driver would otherwise open transactions by rules of its own.
+        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+        pool_size=READER_COUNT,
+    )
+
+    @event.listens_for(engine, "connect")
+    def make_durable(connection: Any, _record: Any) -> None:
+        _log_ahead(connection)
+        # Every statement here has an index to go by: SQLite need not make one, walking a table.
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "automatic_index=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

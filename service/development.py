@@ -1,0 +1,43 @@
+"""Everything that `--dev` changes: for a laptop, where no key is needed and receivers are local."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Network, IPv6Network
+
+from service.settings import Network, Settings
+
+DEV_ACCOUNT = "dev"
+"""The account of every request without a key."""
+
+DEV_SECRET = "whsec_aW52b2ljZXMtZGV2ZWxvcG1lbnQtc2VjcmV0LW9ubHk="  # noqa: S105 -- public
+"""
+The signing secret of the development account.
+
+It is public, the same on every machine, and reads "invoices-development-secret-only": a receiver
+under development can verify without setup.
+"""
+
+DEV_NETWORKS: tuple[Network, ...] = (
+    IPv4Network("127.0.0.0/8"),
+    IPv4Network("10.0.0.0/8"),
+    IPv4Network("172.16.0.0/12"),
+    IPv4Network("192.168.0.0/16"),
+    IPv6Network("::1/128"),
+    IPv6Network("fc00::/7"),
+)
+"""
+The networks that may be called: loopback and private ones.
+
+Link-local addresses stay denied, and so do the metadata addresses of clouds in private networks.
+"""
+
+
+def for_development(settings: Settings) -> Settings:
+    """*settings* with local receivers permitted, over http:// too, and without a rate limit."""
+    return replace(
+        settings,
+        callback_allow=(*settings.callback_allow, *DEV_NETWORKS),
+        callback_require_https=False,
+        rate_limit=0,
+    )

@@ -1,0 +1,103 @@
+import traceback
+from base64 import b64decode
+
+import pytest
+
+from service.accounts.encryption import Vault, new_encryption_key, new_signing_secret
+from service.delivery.signing import Signer
+from service.errors import ConfigurationError
+from service.settings import encryption_keys
+
+SECRET = "whsec_c2VjcmV0IG9mIHRoaXMgdGVzdCwgMzIgYnl0ZXM="
+
+
+def test_what_is_locked_can_be_unlocked():
+    """A stored secret comes back as it was."""
+    vault = Vault([new_encryption_key()])
+
+    assert SECRET == vault.unlock(vault.lock(SECRET))
+
+
+def test_what_is_stored_shows_nothing():
+    """The secret does not stand in its ciphertext, nor do two of the same look alike."""
+    vault = Vault([new_encryption_key()])
+    first, second = vault.lock(SECRET), vault.lock(SECRET)
+
+    assert first != second
+    assert b"whsec_" not in first
+    assert b"secret of this test" not in b64decode(first, altchars=b"-_")
+
+
+def test_the_first_key_encrypts():
+    """What a vault of several keys locks, its first key alone unlocks."""
+    old, new = new_encryption_key(), new_encryption_key()
+    ciphertext = Vault([new, old]).lock(SECRET)
+
+    assert SECRET == Vault([new]).unlock(ciphertext)
+    with pytest.raises(ConfigurationError):
+        Vault([old]).unlock(ciphertext)
+
+
+def test_every_key_decrypts():
+    """What was locked with a key that has been replaced is read as long as that key is named."""
+    keys = [new_encryption_key() for _ in range(3)]
+
+    for key in keys:
+        assert SECRET == Vault(keys).unlock(Vault([key]).lock(SECRET))
+
+
+def test_another_key_is_told_by_the_name_of_the_setting():
+    """Whoever starts with the wrong key reads which variable it is."""
+    ciphertext = Vault([new_encryption_key()]).lock(SECRET)
+
+    with pytest.raises(ConfigurationError, match="INVOICES_ENCRYPTION_KEY"):
+        Vault([new_encryption_key()]).unlock(ciphertext)
+
+
+@pytest.mark.parametrize("change", [lambda text: text[:-1], lambda text: b"x" + text[1:]])
+def test_a_changed_ciphertext_is_refused(change):
+    """Who can write to the database cannot choose a secret."""
+    vault = Vault([new_encryption_key()])
+
+    with pytest.raises(ConfigurationError):
+        vault.unlock(change(vault.lock(SECRET)))
+
+
+@pytest.mark.parametrize("keys", [[], ["short"], [new_encryption_key(), "short"]])
+def test_a_vault_needs_keys_of_32_bytes(keys):
+    """A key that cannot be used is never made to do."""
+    with pytest.raises(ValueError, match=r"[Kk]ey"):
+        Vault(keys)
+
+
+def test_neither_keys_nor_secrets_are_shown():
+    """No key and no secret stands in a repr, in a message or in a traceback."""
+    key = new_encryption_key()
+    vault, other = Vault([key]), Vault([new_encryption_key()])
+    ciphertext = other.lock(SECRET)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        vault.unlock(ciphertext)
+    shown = "".join(
+        [repr(vault), str(vault), *traceback.format_exception(refusal.value), repr(refusal.value)]
+    )
+
+    assert "<Vault>" == repr(vault)
+    assert [] == [one for one in (key, SECRET, ciphertext.decode()) if one in shown]
+
+
+def test_a_new_encryption_key_is_one_that_settings_take():
+    """What the command prints can be set, and is another each time."""
+    key, other = new_encryption_key(), new_encryption_key()
+
+    assert (key, other) == encryption_keys(f"{key},{other}")
+    assert key != other
+
+
+def test_a_new_signing_secret_is_one_that_signs():
+    """What an account is given is 32 random bytes, in the form that verifiers take."""
+    secret, other = new_signing_secret(), new_signing_secret()
+
+    assert 32 == len(b64decode(secret.removeprefix("whsec_"), validate=True))
+    assert secret != other
+    assert Signer((secret, other))

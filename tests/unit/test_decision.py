@@ -1,0 +1,223 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.delivery.decision import Dead, Delivered, Retry, Verified, classify, decide
+from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.domain.states import DeadReason
+from service.storage.settlements import AttemptOutcome
+from tests.fakes import answer
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+DAY = timedelta(hours=24)
+SCHEDULE = (5 * SECOND, 300 * SECOND)
+HTML = answer(200, b"<html>This domain is for sale</html>")
+
+
+def classified(given, *, is_strict=True):
+    """What *given* is, measured by what the callback of invoices declares."""
+    return classify(given, INVOICE_NOTIFICATION, is_strict=is_strict)
+
+
+def decided(given, *, is_strict=True, failure_count=1, schedule=SCHEDULE, chance=0.5):
+    """What becomes of a delivery that was answered *given*."""
+    verified = classified(given, is_strict=is_strict)
+    return decide(
+        verified, given, failure_count=failure_count, schedule=schedule, now=NOW, chance=chance
+    )
+
+
+# What an answer is
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+@pytest.mark.parametrize("status_code", [200, 201, 202, 299])
+@pytest.mark.parametrize("body", [b'{"ok": true}', b'{"ok": true, "more": [1]}', b' {"ok":true} '])
+def test_what_is_declared_delivers(status_code, body, is_strict):
+    """Any 2xx with the declared body is an acknowledgement, in both contracts."""
+    given = answer(status_code, body)
+
+    assert Verified(AttemptOutcome.DELIVERED) == classified(given, is_strict=is_strict)
+
+
+MISMATCHES = [
+    b"",
+    b"OK",
+    b"{}",
+    b"[]",
+    b"null",
+    b"true",
+    b'{"ok": false}',
+    b'{"ok": null}',
+    b'{"ok": "true"}',
+    b'{"ok": 1}',
+    b'{"OK": true}',
+    b'{"ok": true',
+    b'\xef\xbb\xbf{"ok": true}',
+    b'{"ok": true}\xff',
+    b'{"ok": true}\0',
+    b"\x1f\x8b\x08gzip",
+    HTML.body,
+    b"[" * 60_000,
+]
+
+
+@pytest.mark.parametrize("body", MISMATCHES)
+def test_a_2xx_that_is_not_what_is_declared_is_invalid(body):
+    """A login page, a parked domain and `{"ok": false}` are no acknowledgement."""
+    verified = classified(answer(200, body))
+
+    assert AttemptOutcome.INVALID_ANSWER is verified.outcome
+    assert verified.detail.isprintable()
+    assert len(verified.detail) < 300
+
+
+@pytest.mark.parametrize("body", MISMATCHES)
+def test_a_lenient_contract_notes_the_mismatch(body):
+    """Where any 2xx counts, what was wrong with it is still told."""
+    verified = classified(answer(204, body), is_strict=False)
+
+    assert AttemptOutcome.DELIVERED is verified.outcome
+    assert verified.detail.startswith("accepted although")
+
+
+def test_an_answer_that_is_cut_off_is_invalid():
+    """More than is read cannot be what is declared, even if its beginning would do."""
+    verified = classified(answer(200, is_truncated=True))
+
+    assert AttemptOutcome.INVALID_ANSWER is verified.outcome
+    assert "larger" in verified.detail
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+@pytest.mark.parametrize(
+    "status_code", [300, 301, 302, 304, 307, 400, 401, 404, 410, 429, 500, 503]
+)
+def test_every_other_status_is_a_refusal(status_code, is_strict):
+    """No body makes an acknowledgement of a status that is not 2xx, redirects included."""
+    expected = Verified(AttemptOutcome.REFUSED, f"the receiver answered {status_code}")
+
+    assert expected == classified(answer(status_code), is_strict=is_strict)
+
+
+@pytest.mark.parametrize("kind", NoAnswerKind)
+def test_every_way_of_not_answering_has_its_outcome(kind):
+    """Why there is no answer is kept, with the words that say it."""
+    expected = Verified(AttemptOutcome(kind.value), "no answer within 15 s")
+
+    assert expected == classified(NoAnswer(kind, "no answer within 15 s"))
+
+
+# What becomes of the delivery
+
+
+def test_an_acknowledgement_ends_it():
+    """The receiver has the event."""
+    assert Delivered() == decided(answer())
+
+
+def test_an_acknowledgement_ends_it_whatever_else_it_says():
+    """A Retry-After on an acknowledgement holds nobody back."""
+    assert Delivered() == decided(answer(retry_after="60"), failure_count=99)
+
+
+def test_lenient_takes_any_2xx():
+    """A receiver that cannot be changed can still be delivered to."""
+    assert Delivered() == decided(HTML, is_strict=False)
+
+
+FAILURES = [
+    HTML,
+    answer(200, b'{"ok": false}'),
+    answer(302),
+    answer(400),
+    answer(404),
+    answer(429),
+    answer(500),
+    answer(503),
+    NoAnswer(NoAnswerKind.TIMEOUT, ""),
+    NoAnswer(NoAnswerKind.UNREACHABLE, ""),
+    NoAnswer(NoAnswerKind.MALFORMED, ""),
+]
+
+
+@pytest.mark.parametrize("given", FAILURES)
+@pytest.mark.parametrize(("failure_count", "delay"), [(1, 5 * SECOND), (2, 300 * SECOND)])
+def test_failures_come_again_after_the_schedule(given, failure_count, delay):
+    """Whatever failed, the next attempt is due after the delay of that failure."""
+    assert Retry(delay) == decided(given, failure_count=failure_count)
+
+
+@pytest.mark.parametrize("given", FAILURES)
+def test_failures_after_the_last_delay_are_the_end(given):
+    """After as many failures as the schedule has delays, and one, it is exhausted."""
+    assert Dead(DeadReason.EXHAUSTED) == decided(given, failure_count=3)
+
+
+def test_without_a_schedule_the_first_failure_is_the_end():
+    """An operator may allow a single attempt."""
+    assert Dead(DeadReason.EXHAUSTED) == decided(answer(500), schedule=())
+
+
+@pytest.mark.parametrize(("delay", "chance"), [(4 * SECOND, 0.0), (6 * SECOND, 1.0)])
+def test_delays_are_spread(delay, chance):
+    """Deliveries that failed together do not return together."""
+    assert Retry(delay) == decided(answer(500), chance=chance)
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+@pytest.mark.parametrize("retry_after", [None, "60"])
+@pytest.mark.parametrize("failure_count", [1, 99])
+def test_gone_is_the_end_at_once(failure_count, retry_after, is_strict):
+    """A receiver stops a delivery for good with 410, whatever else it says."""
+    given = answer(410, retry_after=retry_after)
+
+    assert Dead(DeadReason.GONE) == decided(given, is_strict=is_strict, failure_count=failure_count)
+
+
+def test_a_denied_address_is_the_end_at_once():
+    """What the policy denies is not attempted again."""
+    assert Dead(DeadReason.BLOCKED) == decided(NoAnswer(NoAnswerKind.BLOCKED, ""))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        answer(429, retry_after="60"),
+        answer(503, retry_after="60"),
+        answer(500, retry_after="60"),
+        answer(404, retry_after="60"),
+        answer(301, retry_after="60"),
+        answer(200, b"busy", retry_after="60"),
+        answer(503, retry_after="Sat, 31 Jan 2026 12:01:00 GMT"),
+    ],
+)
+def test_retry_after_is_never_undercut(given):
+    """On any failure, the next attempt is not before the receiver said, and its origin waits."""
+    assert Retry(60 * SECOND, 60 * SECOND) == decided(given, chance=0.0)
+
+
+def test_retry_after_does_not_shorten_the_backoff():
+    """A receiver that fails and asks for less waits as long as the others."""
+    assert Retry(300 * SECOND, SECOND) == decided(answer(503, retry_after="1"), failure_count=2)
+
+
+@pytest.mark.parametrize("retry_after", ["99999999", "9" * 40, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_retry_after_holds_for_a_day_at_most(retry_after):
+    """No single answer keeps an origin waiting for longer than a day."""
+    assert Retry(DAY, DAY) == decided(answer(503, retry_after=retry_after))
+
+
+@pytest.mark.parametrize("retry_after", ["0", "-5", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_retry_after_that_says_nothing_changes_nothing(retry_after):
+    """Garbage, zero and the past leave the backoff as it is and hold nobody."""
+    assert Retry(5 * SECOND) == decided(answer(503, retry_after=retry_after))
+
+
+def test_the_last_failure_still_holds_the_origin():
+    """A delivery that is exhausted leaves the wish of its receiver to the others."""
+    assert Dead(DeadReason.EXHAUSTED, 60 * SECOND) == decided(
+        answer(503, retry_after="60"), failure_count=3
+    )

@@ -1,0 +1,114 @@
+"""The sample receiver: does what the document asks of a receiver, and shows what came."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import orjson
+import pytest
+from standardwebhooks import Webhook
+
+from service.callbacks import INVOICE_NOTIFICATION
+from service.development import DEV_SECRET
+from service.receiver.sample import make_receiver
+
+BODY = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
+
+
+def signed(body=BODY, *, secret=DEV_SECRET, at=None):
+    """The headers of a callback that brings *body*."""
+    at = at or datetime.now(UTC)
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign("msg_1", at, body.decode()),
+    }
+
+
+@pytest.fixture
+def shown():
+    """What the receiver has shown so far."""
+    return []
+
+
+@pytest.fixture
+async def receiver(aiohttp_client, shown):
+    """A receiver that knows the development secret."""
+    return await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, shown.append))
+
+
+@pytest.mark.parametrize("path", ["/invoices/2expen51ve", "/a/b/invoices/x%2Fy"])
+async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
+    """A signed event is answered what the declaration says, below any path."""
+    answer = await receiver.post(path, data=BODY, headers=signed())
+
+    assert 200 == answer.status
+    assert dict(INVOICE_NOTIFICATION.response_example) == await answer.json()
+    assert INVOICE_NOTIFICATION.read_answer(await answer.read())
+    assert [("verified", 200, "msg_1", BODY.decode())] == [
+        (one.signature, one.status_code, one.webhook_id, one.body) for one in shown
+    ]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        signed(secret="whsec_" + "b3RoZXIgc2VjcmV0IG90aGVyIHNlY3JldA=="),
+        signed(body=b'{"description":"Invoice paid","paid":false}'),
+        signed(at=datetime.now(UTC) - timedelta(hours=1)),
+        {**signed(), "webhook-id": "msg_2"},
+        {**signed(), "webhook-timestamp": "nonsense"},
+        {**signed(), "webhook-signature": "nonsense"},
+        {**signed(), "webhook-signature": "v1,\u00e9"},
+    ],
+)
+async def test_wrong_signature_is_refused(receiver, shown, headers):
+    """Whoever does not know the secret is answered 401, and it is shown why."""
+    answer = await receiver.post("/invoices/1", data=BODY, headers=headers)
+
+    assert 401 == answer.status
+    assert (await answer.json())["error"].startswith("not verified: ")
+    assert shown[0].signature.startswith("not verified: ")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"nonsense", b"[]", b'{"paid": true}', b'{"description": 1}']
+)
+async def test_body_that_is_not_declared_is_refused(receiver, body):
+    """A signed body that is no event is answered 400."""
+    answer = await receiver.post("/invoices/1", data=body, headers=signed(body))
+
+    assert 400 == answer.status
+
+
+async def test_field_that_is_not_declared_is_ignored(receiver):
+    """An event may have more fields one day."""
+    body = orjson.dumps({"description": "Invoice paid", "paid": True, "new": 1})
+
+    assert 200 == (await receiver.post("/invoices/1", data=body, headers=signed(body))).status
+
+
+async def test_without_a_secret_nothing_is_checked(aiohttp_client, shown):
+    """A receiver without the secret says that it checked nothing."""
+    receiver = await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
+
+    assert 200 == (await receiver.post("/invoices/1", data=BODY)).status
+    assert "not checked" == shown[0].signature
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path"), [(404, "POST", "/"), (405, "GET", "/invoices/1")]
+)
+async def test_only_the_declared_operation_is_there(receiver, shown, status, method, path):
+    """A receiver has one route."""
+    assert status == (await receiver.request(method, path)).status
+    assert [] == shown
+
+
+async def test_large_body_is_refused(receiver):
+    """A receiver is not there to be filled."""
+    answer = await receiver.post("/invoices/1", data=b" " * 70_000, headers=signed())
+
+    assert 413 == answer.status
