@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
-from service.settings import Network, Settings
+from service.parsers import Network
+from service.settings import Settings
 
 DEV_ACCOUNT = "dev"
 """The account of every request without a key."""

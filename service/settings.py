@@ -1,46 +1,82 @@
 """
-Everything that can be set, read once from INVOICES_* variables into one frozen object.
+Every setting, declared once, and read once from INVOICES_* variables into one frozen object.
 
-A start with wrong settings reports every mistake at once, unknown names included, each with
-the form that is meant or the nearest name there is.
+One field of `Settings` is one setting. A start with wrong settings reports every error at once,
+unknown names included, each with the form that is expected or the nearest known name.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
 import sys
-from base64 import b64decode
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Literal, cast
-from urllib.parse import urlsplit
 
 from environs import Env, EnvValidationError
 from environs.exceptions import EnvError
-from marshmallow import ValidationError
+from marshmallow.validate import OneOf, Range
 
-from schemas.money import CURRENCIES
 from service.errors import SettingsError
+from service.parsers import (
+    Network,
+    parse_currency,
+    parse_database_url,
+    parse_deadline,
+    parse_duration,
+    parse_durations,
+    parse_encryption_keys,
+    parse_host,
+    parse_networks,
+    parse_public_url,
+)
 
 PREFIX = "INVOICES_"
-Network = IPv4Network | IPv6Network
-
-_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
 
 
-RETRY_SCHEDULE = tuple(
-    timedelta(seconds=seconds)
-    for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-)
-"""The delays after failed attempts: three and a half days of them, short ones first."""
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a field of `Settings` is read, and what is said about it in docs and commands."""
 
-ENCRYPTION_KEY_BYTES = 32
+    parse: Callable[[str], Any]
+    default: str
+    """The default as it would be written in the environment."""
+    meaning: str
+    """Meaning, unit and danger; the page about settings has it word for word."""
+    bounds: Range | OneOf | None
 
-DURATION_MAX = timedelta(days=3650)
+
+def _setting(
+    default: Any,
+    parse: Callable[[str], Any],
+    meaning: str,
+    *,
+    bounds: Range | OneOf | None = None,
+    is_secret: bool = False,
+) -> Any:
+    """
+    A field that is a setting.
+
+    *default* is a value, or a text that *parse* reads. *bounds* go with `int`, `bool` and `str`,
+    which are parsed by environs; the functions of `service.parsers` check bounds themselves.
+    """
+    is_text = isinstance(default, str)
+    text = default if is_text else str(default).lower()
+    return field(
+        default=parse(default) if is_text else default,
+        repr=not is_secret,
+        metadata={"setting": Setting(parse, text, meaning, bounds)},
+    )
+
+
+def _between(low: int, high: int) -> Range:
+    return Range(low, high, error="{input} is not between {min} and {max}.")
+
+
+def _one_of(*choices: str) -> OneOf:
+    return OneOf(choices, error="{input!r} is not one of {choices}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,40 +84,186 @@ class Settings:
     """
     What the operator decided. The variable of a field is its name in capitals after INVOICES_.
 
-    Read by `read_settings`; every field has its meaning, unit, default and danger in
-    docs/settings.md, and a test keeps that page complete.
+    A new setting is one field here, its section in docs/settings.md, and the code that uses it.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 8080
-    database_url: str = "sqlite:///invoices.db"
-    database_prepared_statements: bool = True
-    public_url: str = "http://127.0.0.1:8080"
-    currency: str = "USD"
-    retry_schedule: tuple[timedelta, ...] = RETRY_SCHEDULE
-    callback_timeout: timedelta = timedelta(seconds=15)
-    callback_concurrency: int = 256
-    origin_concurrency: int = 16
-    callback_allow: tuple[Network, ...] = ()
-    encryption_key: tuple[str, ...] = field(default=(), repr=False)
-    rotation_overlap: timedelta = timedelta(hours=24)
-    rate_limit: int = 1000
-    rate_burst: int = 2000
-    callback_require_https: bool = True
-    receiver_contract: Literal["strict", "lenient"] = "strict"
-    sandbox_delay: timedelta = timedelta(milliseconds=500)
-    retention: timedelta = timedelta(days=30)
-    drain_timeout: timedelta = timedelta(seconds=20)
-    body_limit: int = 64 * 1024
-    body_timeout: timedelta = timedelta(seconds=10)
-    idle_timeout: timedelta = timedelta(seconds=30)
-    connection_limit: int = 512
-    log_format: Literal["json", "text"] = "json"
+    host: str = _setting(
+        "127.0.0.1",
+        parse_host,
+        "Address to listen on: a host name or an IP address; 0.0.0.0 is every IPv4 address. "
+        "With --dev, everyone who reaches this address can send invoices and make the service "
+        "call hosts of your network.",
+    )
+    port: int = _setting(8080, int, "TCP port to listen on, 1 to 65535.", bounds=_between(1, 65535))
+    public_url: str = _setting(
+        "http://127.0.0.1:8080",
+        parse_public_url,
+        "URL under which users reach the service, http:// or https:// without a query: the "
+        "servers entry of the OpenAPI document. If it is not set, it is made from INVOICES_HOST "
+        "and INVOICES_PORT.",
+    )
+    connection_limit: int = _setting(
+        512,
+        int,
+        "Connections from clients that may be open at once in one process, 1 to 10000. The limit "
+        "of open files of the process must be above the sum of this and "
+        "INVOICES_CALLBACK_CONCURRENCY.",
+        bounds=_between(1, 10_000),
+    )
+    idle_timeout: timedelta = _setting(
+        "30s",
+        parse_deadline,
+        "How long a connection may wait for a request, and a request for the end of its headers, "
+        "a duration above zero. A proxy in front must close idle connections sooner; else it "
+        "sometimes sends a request on a connection that is being closed, and answers 502.",
+    )
+    body_limit: int = _setting(
+        64 * 1024,
+        int,
+        "Largest request body in bytes, 4096 to 16777216. Every connection may hold one body in "
+        "memory, so clients can occupy this times INVOICES_CONNECTION_LIMIT.",
+        bounds=_between(4096, 2**24),
+    )
+    body_timeout: timedelta = _setting(
+        "10s",
+        parse_deadline,
+        "How long a request body may take to arrive, a duration above zero. A client that sends "
+        "slowly occupies a connection for this long.",
+    )
+    database_url: str = _setting(
+        "sqlite:///invoices.db",
+        parse_database_url,
+        "Database: sqlite:///relative/file, sqlite:////absolute/file or "
+        "postgresql://user:password@host:5432/name. A relative file is another database in "
+        "another working directory, and SQLite does not work on network file systems.",
+    )
+    database_prepared_statements: bool = _setting(
+        True,
+        bool,
+        "Whether PostgreSQL prepares each statement once and keeps it, true or false. Behind a "
+        "pooler that gives a connection to another client after each transaction and does not "
+        "support prepared statements, true makes statements fail.",
+    )
+    retention: timedelta = _setting(
+        "30d",
+        parse_duration,
+        "How long delivered and dead deliveries are kept, a duration. Then they are removed, and "
+        "can no longer be read or redelivered.",
+    )
+    currency: str = _setting(
+        "USD",
+        parse_currency,
+        "ISO 4217 code of the currency of invoices that name none. After a change, the same "
+        "request means another invoice: sent again, it is a conflict (409).",
+    )
+    sandbox_delay: timedelta = _setting(
+        "500ms",
+        parse_duration,
+        "How long the sandbox takes from sending an invoice to collecting it, a duration.",
+    )
+    encryption_key: tuple[str, ...] = _setting(
+        "",
+        parse_encryption_keys,
+        "Key that encrypts the signing secrets in the database: 32 bytes in URL-safe base64. "
+        "Several are separated by commas: the first encrypts, all decrypt. Without it the secrets "
+        "are lost, and everyone who has it and the database can sign as you: keep it as safe as "
+        "the database, in another place.",
+        is_secret=True,
+    )
+    rotation_overlap: timedelta = _setting(
+        "24h",
+        parse_duration,
+        "How long an old key or signing secret stays valid after a rotation without --overlap, a "
+        "duration. A leaked key is valid for this long: rotate it with --overlap 0s.",
+    )
+    rate_limit: int = _setting(
+        1000,
+        int,
+        "Requests per second that an account may make, 0 to 1000000; 0 is no limit. Each process "
+        "counts for itself, so N processes behind one address allow N times as many.",
+        bounds=_between(0, 1_000_000),
+    )
+    rate_burst: int = _setting(
+        2000,
+        int,
+        "Requests that an account may make at once before INVOICES_RATE_LIMIT applies, 1 to "
+        "1000000. Below the number of an account's connections, some of them are refused although "
+        "the account keeps to its rate.",
+        bounds=_between(1, 1_000_000),
+    )
+    retry_schedule: tuple[timedelta, ...] = _setting(
+        "5s,5m,30m,2h,5h,10h,14h,20h,24h",
+        parse_durations,
+        "Delays after each failed attempt, durations separated by commas; the first attempt is "
+        "immediate. After the last one the delivery is dead (exhausted), and is attempted again "
+        "only if its account asks for it.",
+    )
+    callback_timeout: timedelta = _setting(
+        "15s",
+        parse_deadline,
+        "Deadline of one attempt, from the lookup of the name to the end of the answer, a duration "
+        "above zero. After a crash, deliveries in flight wait for this and ten seconds more.",
+    )
+    callback_concurrency: int = _setting(
+        256,
+        int,
+        "Attempts in flight in one process, 1 to 10000. Each is an open connection: the limit of "
+        "open files of the process must be well above it.",
+        bounds=_between(1, 10_000),
+    )
+    origin_concurrency: int = _setting(
+        16,
+        int,
+        "Attempts in flight to one origin (scheme, host and port) in one process, 1 to 10000. "
+        "Near INVOICES_CALLBACK_CONCURRENCY, one slow receiver delays all others.",
+        bounds=_between(1, 10_000),
+    )
+    callback_allow: tuple[Network, ...] = _setting(
+        "",
+        parse_networks,
+        "Networks in CIDR form, separated by commas, that may be called although the policy denies "
+        "them. Everyone who can send invoices can make the service send POST requests to every "
+        "address in them.",
+    )
+    callback_require_https: bool = _setting(
+        True,
+        bool,
+        "Whether callback URLs with http:// are refused, true or false; --dev sets it to false. "
+        "Over http://, everyone on the network path can read the event and answer in the "
+        "receiver's place.",
+    )
+    receiver_contract: Literal["strict", "lenient"] = _setting(
+        "strict",
+        str,
+        "strict: an answer counts only if it is 2xx and its body is what the callback declares. "
+        "lenient: any 2xx counts, and a mismatch is only noted on the attempt; a parked domain or "
+        "a login page that answers 200 then counts as delivered.",
+        bounds=_one_of("strict", "lenient"),
+    )
+    drain_timeout: timedelta = _setting(
+        "20s",
+        parse_duration,
+        "How long a stop waits for collections and attempts in flight, a duration. Wait at least "
+        "five seconds longer before you kill the process; else what is in flight waits until its "
+        "lease runs out.",
+    )
+    log_format: Literal["json", "text"] = _setting(
+        "json",
+        str,
+        "Format of the log, json or text. If it is not set, it is text where standard error is a "
+        "terminal.",
+        bounds=_one_of("json", "text"),
+    )
 
     @property
     def is_embedded(self) -> bool:
         """Whether the database is a file of this machine, rather than a server."""
         return self.database_url.startswith("sqlite:")
+
+
+def declared_settings() -> dict[str, Setting]:
+    """Every setting by its variable, in the order of the fields."""
+    return {PREFIX + one.name.upper(): one.metadata["setting"] for one in fields(Settings)}
 
 
 def read_settings() -> Settings:
@@ -91,215 +273,59 @@ def read_settings() -> Settings:
     Raises:
         SettingsError: with one sentence for every variable that cannot be used.
     """
-    env, default = Env(eager=False, prefix=PREFIX), Settings()
-    for parser in (
-        host,
-        duration,
-        deadline,
-        durations,
-        networks,
-        database_url,
-        encryption_keys,
-        public_url,
-        currency,
-    ):
-        env.add_parser(parser.__name__, _reporting(parser))
-    concurrency = _between(1, 10_000)
-    values: dict[str, Any] = {
-        "host": env.host("HOST", default.host),
-        "port": env.int("PORT", default.port, validate=_between(1, 65535)),
-        "database_url": env.database_url("DATABASE_URL", default.database_url),
-        "database_prepared_statements": env.bool(
-            "DATABASE_PREPARED_STATEMENTS", default.database_prepared_statements
-        ),
-        "public_url": env.public_url("PUBLIC_URL", None),
-        "currency": env.currency("CURRENCY", default.currency),
-        "retry_schedule": env.durations("RETRY_SCHEDULE", default.retry_schedule),
-        "callback_timeout": env.deadline("CALLBACK_TIMEOUT", default.callback_timeout),
-        "callback_concurrency": env.int(
-            "CALLBACK_CONCURRENCY", default.callback_concurrency, validate=concurrency
-        ),
-        "origin_concurrency": env.int(
-            "ORIGIN_CONCURRENCY", default.origin_concurrency, validate=concurrency
-        ),
-        "encryption_key": env.encryption_keys("ENCRYPTION_KEY", default.encryption_key),
-        "rotation_overlap": env.duration("ROTATION_OVERLAP", default.rotation_overlap),
-        "rate_limit": env.int("RATE_LIMIT", default.rate_limit, validate=_between(0, 1_000_000)),
-        "rate_burst": env.int("RATE_BURST", default.rate_burst, validate=_between(1, 1_000_000)),
-        "callback_allow": env.networks("CALLBACK_ALLOW", default.callback_allow),
-        "callback_require_https": env.bool(
-            "CALLBACK_REQUIRE_HTTPS", default.callback_require_https
-        ),
-        "receiver_contract": env.str(
-            "RECEIVER_CONTRACT", default.receiver_contract, validate=_one_of("strict", "lenient")
-        ),
-        "sandbox_delay": env.duration("SANDBOX_DELAY", default.sandbox_delay),
-        "retention": env.duration("RETENTION", default.retention),
-        "drain_timeout": env.duration("DRAIN_TIMEOUT", default.drain_timeout),
-        "body_limit": env.int("BODY_LIMIT", default.body_limit, validate=_between(4096, 2**24)),
-        "body_timeout": env.deadline("BODY_TIMEOUT", default.body_timeout),
-        "idle_timeout": env.deadline("IDLE_TIMEOUT", default.idle_timeout),
-        "connection_limit": env.int(
-            "CONNECTION_LIMIT", default.connection_limit, validate=concurrency
-        ),
-        "log_format": env.str(
-            "LOG_FORMAT",
-            "text" if sys.stderr.isatty() else default.log_format,
-            validate=_one_of("json", "text"),
-        ),
-    }
-    mistakes = [*_unknown_names(set(values)), *_mistakes_of(env)]
-    if mistakes:
-        raise SettingsError(mistakes)
-    values["public_url"] = values["public_url"] or _local_url(values["host"], values["port"])
+    env = Env(eager=False, prefix=PREFIX)
+    values = {one.name: _read(env, one) for one in fields(Settings)}
+    errors = [*_unknown_names(), *_errors_of(env)]
+    if errors:
+        raise SettingsError(errors)
+    if f"{PREFIX}PUBLIC_URL" not in os.environ:
+        host = f"[{values['host']}]" if ":" in values["host"] else values["host"]
+        values["public_url"] = f"http://{host}:{values['port']}"
+    if f"{PREFIX}LOG_FORMAT" not in os.environ and sys.stderr.isatty():
+        values["log_format"] = "text"
     return Settings(**values)
 
 
-def host(text: str) -> str:
-    """A host name or an address; an empty one would mean every address there is."""
-    if not text.strip():
-        raise ValueError("must name an address, such as 127.0.0.1, or 0.0.0.0 for all of them.")
-    return text.strip()
+def _read(env: Env, declared: Field[Any]) -> Any:
+    setting: Setting = declared.metadata["setting"]
+    parser = setting.parse.__name__
+    # environs parses int, bool and str itself.
+    if not hasattr(env, parser):
+        env.add_parser(parser, _collecting(setting.parse))
+    options = {"validate": setting.bounds} if setting.bounds else {}
+    return getattr(env, parser)(declared.name.upper(), declared.default, **options)
 
 
-def duration(text: str) -> timedelta:
-    """A duration such as `500ms`, `15s`, `5m`, `2h` or `30d`, of ten years at most."""
-    match = _DURATION.fullmatch(text.strip())
-    if not match:
-        raise ValueError(f"{text!r} is not a duration such as 500ms, 15s, 5m, 2h or 30d.")
-    seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
-    if seconds > DURATION_MAX.total_seconds():
-        raise ValueError(f"{text!r} is longer than {DURATION_MAX.days}d.")
-    return timedelta(seconds=seconds)
+def _collecting(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """*parse* with its ValueError in the form in which Env collects errors."""
 
-
-def deadline(text: str) -> timedelta:
-    """A duration that is longer than nothing."""
-    length = duration(text)
-    if not length:
-        raise ValueError(f"{text!r} must be longer than nothing.")
-    return length
-
-
-def durations(text: str) -> tuple[timedelta, ...]:
-    """Durations separated by commas; an empty text is none."""
-    return tuple(duration(part) for part in text.split(",") if part.strip())
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """Networks in CIDR form separated by commas, such as `10.0.0.0/8,fd00::/8`."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    try:
-        return tuple(ip_network(part) for part in parts)
-    except ValueError as error:
-        raise ValueError(f"{error}; networks look like 10.0.0.0/8,fd00::/8.") from None
-
-
-def database_url(text: str) -> str:
-    """`sqlite:///file`, `sqlite:////absolute/file` or `postgresql://…`: without a driver's name."""
-    if text.endswith(":memory:"):
-        raise ValueError(f"{text!r} would lose everything at the end; name a file.")
-    if text.startswith("sqlite:///") and text != "sqlite:///":
-        return text
-    if text.startswith(("postgresql://", "postgres://")):
-        return text
-    # Not the whole of it: it may hold a password.
-    scheme = text.partition(":")[0]
-    raise ValueError(
-        f"{scheme}: is not a database this version can use; it looks like "
-        "sqlite:///invoices.db, sqlite:////data/invoices.db or "
-        "postgresql://user:password@host:5432/invoices."
-    )
-
-
-def encryption_keys(text: str) -> tuple[str, ...]:
-    """One or more keys of 32 bytes in URL-safe base64, separated by commas."""
-    keys = tuple(part.strip() for part in text.split(",") if part.strip())
-    for number, key in enumerate(keys, start=1):
-        if not _is_encryption_key(key):
-            # Never the key itself: it may be a good one with a typing mistake.
-            raise ValueError(
-                f"key {number} is not 32 bytes in URL-safe base64; "
-                "make one with: invoices encryption-key"
-            )
-    return keys
-
-
-def _is_encryption_key(key: str) -> bool:
-    try:
-        # Strictly: two keys with a blank between them would else count as the first of them.
-        return len(b64decode(key.encode(), b"-_", validate=True)) == ENCRYPTION_KEY_BYTES
-    except ValueError:
-        return False
-
-
-def public_url(text: str) -> str:
-    """How users reach the service: an absolute http(s) URL, kept without a trailing slash."""
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{text!r} is not a URL such as https://invoices.example.com.")
-    return text.rstrip("/")
-
-
-def currency(text: str) -> str:
-    """An ISO 4217 currency code in capitals."""
-    if text not in CURRENCIES:
-        raise ValueError(f"{text!r} is not an ISO 4217 currency code such as USD.")
-    return text
-
-
-def _reporting(parse: Any) -> Any:
-    """*parse* with its ValueError in the form in which Env collects mistakes."""
-
-    def parse_or_report(value: Any, **_: Any) -> Any:
+    def parse_or_collect(value: Any) -> Any:
         try:
             # A default is a value already.
             return parse(value) if isinstance(value, str) else value
         except ValueError as error:
             raise EnvError(str(error)) from error
 
-    return parse_or_report
+    return parse_or_collect
 
 
-def _between(low: int, high: int) -> Any:
-    def check(value: int) -> None:
-        if not low <= value <= high:
-            raise ValidationError(f"{value} is not between {low} and {high}.")
-
-    return check
-
-
-def _one_of(*names: str) -> Any:
-    def check(value: str) -> None:
-        if value not in names:
-            raise ValidationError(f"{value!r} is not one of {', '.join(names)}.")
-
-    return check
-
-
-def _unknown_names(fields: set[str]) -> list[str]:
-    known = {name.upper() for name in fields}
+def _unknown_names() -> list[str]:
+    known = {one.name.upper() for one in fields(Settings)}
     given = sorted(name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX))
-    mistakes = []
+    errors = []
     for name in given:
         if name in known or name.startswith("TEST_"):
             continue
         nearest = difflib.get_close_matches(name, known, n=1)
         advice = f"; did you mean {PREFIX}{nearest[0]}?" if nearest else "."
-        mistakes.append(f"{PREFIX}{name}: there is no such setting{advice}")
-    return mistakes
+        errors.append(f"{PREFIX}{name}: there is no such setting{advice}")
+    return errors
 
 
-def _mistakes_of(env: Env) -> list[str]:
+def _errors_of(env: Env) -> list[str]:
     try:
         env.seal()
     except EnvValidationError as error:
-        return [
-            f"{name}: {' '.join(str(message) for message in messages)}"
-            for name, messages in sorted(cast("dict[str, list[str]]", error.error_messages).items())
-        ]
+        messages = cast("dict[str, list[str]]", error.error_messages)
+        return [f"{name}: {' '.join(map(str, texts))}" for name, texts in sorted(messages.items())]
     return []
-
-
-def _local_url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -25,7 +25,8 @@ from service.cli.supervisor import WRONG_USAGE, supervise
 from service.delivery.signing import Signer
 from service.development import DEV_SECRET, for_development
 from service.errors import ConfigurationError, InvoicesError
-from service.settings import Settings, duration, read_settings
+from service.parsers import parse_duration
+from service.settings import Settings, read_settings
 from service.telemetry.logs import configure_logs
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def _overlap(
     _context: click.Context, _option: click.Parameter, text: str | None
 ) -> timedelta | None:
     try:
-        return None if text is None else duration(text)
+        return None if text is None else parse_duration(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
 

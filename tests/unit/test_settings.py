@@ -7,9 +7,10 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from marshmallow.validate import OneOf, Range
 
 from service.errors import SettingsError
-from service.settings import Settings, read_settings
+from service.settings import Settings, declared_settings, read_settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=count) for count in (1, 60, 3600, 86400))
@@ -55,7 +56,7 @@ DEFAULTS = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """An environment without settings, and what sets one in it."""
+    """An environment without settings, and a function that sets some."""
     for name in [name for name in os.environ if name.startswith("INVOICES_")]:
         monkeypatch.delenv(name)
 
@@ -66,7 +67,7 @@ def environment(monkeypatch):
     return set_
 
 
-def mistakes():
+def errors():
     """What is wrong with the environment, one sentence each."""
     with pytest.raises(SettingsError) as refusal:
         read_settings()
@@ -109,7 +110,7 @@ def test_logs_are_for_people_on_a_terminal_only(monkeypatch, form, is_terminal):
     ],
 )
 def test_the_public_url_follows_from_the_address(environment, url, host, port):
-    """Who sets no public URL gets the one of the address that is listened on."""
+    """A public URL that is not set is made from the address that is listened on."""
     environment(HOST=host, PORT=port)
 
     assert url == read_settings().public_url
@@ -201,7 +202,7 @@ def test_what_is_set_is_read(environment, field, expected, text):
     ],
 )
 def test_durations_carry_their_unit(environment, expected, text):
-    """Milliseconds, seconds, minutes, hours and days can be told, and fractions of them."""
+    """Units are milliseconds, seconds, minutes, hours and days; fractions are allowed."""
     environment(RETENTION=text)
 
     assert expected == read_settings().retention
@@ -215,9 +216,9 @@ def test_what_is_no_duration_is_refused(environment, text):
     """A duration without its unit, or with an unknown one, is never guessed at."""
     environment(RETENTION=text)
 
-    (mistake,) = mistakes()
-    assert mistake.startswith("INVOICES_RETENTION: ")
-    assert "500ms, 15s, 5m, 2h or 30d" in mistake
+    (error,) = errors()
+    assert error.startswith("INVOICES_RETENTION: ")
+    assert "500ms, 15s, 5m, 2h or 30d" in error
 
 
 @pytest.mark.parametrize("field", ["RETRY_SCHEDULE", "SANDBOX_DELAY", "RETENTION"])
@@ -318,26 +319,26 @@ def test_what_cannot_be_used_is_refused_by_name(environment, name, text):
     """A value that cannot be used stops the start with one sentence that names the variable."""
     environment(**{name: text})
 
-    (mistake,) = mistakes()
-    assert mistake.startswith(f"INVOICES_{name}: ")
+    (error,) = errors()
+    assert error.startswith(f"INVOICES_{name}: ")
 
 
 def test_passwords_are_not_repeated(environment):
     """A database URL that cannot be used is not shown, because it may hold a password."""
     environment(DATABASE_URL="mysql://invoices:hunter2@db.example/invoices")
 
-    (mistake,) = mistakes()
-    assert "hunter2" not in mistake
+    (error,) = errors()
+    assert "hunter2" not in error
 
 
 def test_encryption_keys_are_not_repeated(environment):
-    """A key that cannot be used is told by its number, because it may be mistyped by a letter."""
+    """The error names a wrong key by its number, because it may be mistyped by a letter."""
     broken = ENCRYPTION_KEY[:-2] + "="
     environment(ENCRYPTION_KEY=f"{OTHER_ENCRYPTION_KEY},{broken}")
 
-    (mistake,) = mistakes()
-    assert "key 2 is not 32 bytes" in mistake
-    assert [] == [key for key in (OTHER_ENCRYPTION_KEY, broken[:-1]) if key in mistake]
+    (error,) = errors()
+    assert "key 2 is not 32 bytes" in error
+    assert [] == [key for key in (OTHER_ENCRYPTION_KEY, broken[:-1]) if key in error]
 
 
 def test_encryption_keys_are_not_shown(environment):
@@ -347,23 +348,23 @@ def test_encryption_keys_are_not_shown(environment):
     assert ENCRYPTION_KEY not in repr(read_settings())
 
 
-# All of it at once
+# All errors at once
 
 
-def test_every_mistake_is_reported_at_once(environment):
-    """Nobody has to start five times to find five mistakes."""
+def test_every_error_is_reported_at_once(environment):
+    """One start shows all five errors."""
     environment(PORT="http", CURRENCY="usd", RETENTION="30", HOTS="0.0.0.0", LOG_FORMAT="xml")
 
     assert ["CURRENCY", "HOTS", "LOG_FORMAT", "PORT", "RETENTION"] == sorted(
-        mistake.partition(":")[0].removeprefix("INVOICES_") for mistake in mistakes()
+        error.partition(":")[0].removeprefix("INVOICES_") for error in errors()
     )
 
 
-def test_no_mistake_hides_another(environment):
+def test_no_error_hides_another(environment):
     """A timeout of nothing is reported beside what else is wrong."""
     environment(CALLBACK_TIMEOUT="0s", PORT="http")
 
-    assert 2 == len(mistakes())
+    assert 2 == len(errors())
 
 
 # Unknown names
@@ -387,17 +388,17 @@ def test_an_unknown_name_is_refused_with_the_nearest(environment, unknown, neare
 
     assert (
         f"INVOICES_{unknown}: there is no such setting; did you mean INVOICES_{nearest}?",
-    ) == mistakes()
+    ) == errors()
 
 
 def test_a_name_that_is_like_none_gets_no_suggestion(environment):
     """The prefix alone makes no two names alike."""
     environment(ZZZZ="1")
 
-    assert ("INVOICES_ZZZZ: there is no such setting.",) == mistakes()
+    assert ("INVOICES_ZZZZ: there is no such setting.",) == errors()
 
 
-def test_variables_of_others_are_none_of_our_business(monkeypatch):
+def test_variables_without_the_prefix_are_ignored(monkeypatch):
     """Only names with our prefix are looked at."""
     monkeypatch.setenv("INVOICE_PORT", "http")
     monkeypatch.setenv("PORT", "http")
@@ -405,18 +406,33 @@ def test_variables_of_others_are_none_of_our_business(monkeypatch):
     assert 8080 == read_settings().port
 
 
-# The page about them
+# What is said about them
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
-def test_every_setting_is_documented(field):
-    """The page about settings has each of them under its variable."""
-    assert f"INVOICES_{field.upper()}`" in PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("variable", "setting"), declared_settings().items())
+def test_every_setting_is_documented_as_it_is_declared(variable, setting):
+    """The page has a section for each setting, with the meaning and the default of the field."""
+    page = PAGE.read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^### `{variable}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    words = " ".join(section.split())
+
+    assert setting.meaning in words.replace("`", "")
+    assert (f"Default: `{setting.default}`" if setting.default else "Default: none") in words
 
 
 def test_no_setting_is_documented_that_does_not_exist():
-    """The page about settings promises none that would be refused."""
-    known = {f"INVOICES_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    """The page about settings names none that would be refused."""
     named = set(re.findall(r"`(INVOICES_[A-Z_]+)", PAGE.read_text(encoding="utf-8")))
 
-    assert set() == named - known
+    assert set() == named - set(declared_settings())
+
+
+@pytest.mark.parametrize("setting", declared_settings().values())
+def test_meanings_name_the_bounds(setting):
+    """The smallest and the largest number, or every choice, is part of the meaning."""
+    named = set(re.findall(r"\w+", setting.meaning))
+    match setting.bounds:
+        case Range(min=low, max=high):
+            assert {str(low), str(high)} <= named
+        case OneOf(choices=choices):
+            assert set(choices) <= named

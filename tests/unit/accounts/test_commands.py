@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from service.__main__ import main
 from service.accounts.api_keys import prefix_of
 from service.accounts.encryption import new_encryption_key
-from service.settings import encryption_keys
+from service.parsers import parse_encryption_keys
 
 KEY = new_encryption_key()
 NAMES = ["acme", "a", "A.b_c-9", "0", "a" * 63]
@@ -281,6 +281,6 @@ def test_a_new_encryption_key_is_printed(run, tmp_path):
     first, second = (run("encryption-key", INVOICES_ENCRYPTION_KEY=None) for _ in range(2))
 
     assert (0, 0) == (first.exit_code, second.exit_code)
-    assert 1 == len(encryption_keys(first.stdout))
+    assert 1 == len(parse_encryption_keys(first.stdout))
     assert f"{first.stdout.strip()}\n" == first.stdout != second.stdout
     assert [] == list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import pytest
 from service.accounts.encryption import Vault, new_encryption_key, new_signing_secret
 from service.delivery.signing import Signer
 from service.errors import ConfigurationError
-from service.settings import encryption_keys
+from service.parsers import parse_encryption_keys
 
 SECRET = "whsec_c2VjcmV0IG9mIHRoaXMgdGVzdCwgMzIgYnl0ZXM="
 
@@ -90,7 +90,7 @@ def test_a_new_encryption_key_is_one_that_settings_take():
     """What the command prints can be set, and is another each time."""
     key, other = new_encryption_key(), new_encryption_key()
 
-    assert (key, other) == encryption_keys(f"{key},{other}")
+    assert (key, other) == parse_encryption_keys(f"{key},{other}")
     assert key != other
 
 
