@@ -44,7 +44,7 @@ def servers_of(service, writers):
     clients = {writer.get_extra_info("sockname")[:2] for writer in writers}
     return [
         worker.pid
-        for worker in service.cli.supervisor()
+        for worker in service.workers()
         for connection in worker.net_connections("tcp")
         if tuple(connection.raddr) in clients
     ]
@@ -89,7 +89,7 @@ async def stop_first(service):
 
 async def stop_all(service):
     """Tell every process, as a Ctrl-C does, and systemd; the one that was started comes last."""
-    for worker in service.cli.supervisor():
+    for worker in service.workers():
         worker.send_signal(signal.SIGINT)
     await service.logged("service.draining", 2)
     service.signal(signal.SIGINT)
