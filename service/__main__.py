@@ -1,8 +1,8 @@
 """
-The door: `invoices` and `python -m service`.
+The entry point of `invoices` and of `python -m service`.
 
-A callback whose expression does not parse is refused where it is declared, which is while the
-modules are imported. Whoever starts the service then gets the reason, and not a traceback.
+A callback whose expression does not parse is refused where it is declared, while the modules are
+imported. The command then ends with the reason instead of a traceback.
 """
 
 from __future__ import annotations

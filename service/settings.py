@@ -167,7 +167,7 @@ class Settings:
         "Key that encrypts the signing secrets in the database: 32 bytes in URL-safe base64. "
         "Several are separated by commas: the first encrypts, all decrypt. Without it the secrets "
         "are lost, and everyone who has it and the database can sign as you: keep it as safe as "
-        "the database, in another place.",
+        "the database, but apart from it.",
         is_secret=True,
     )
     rotation_overlap: timedelta = _setting(
@@ -229,8 +229,7 @@ class Settings:
         True,
         bool,
         "Whether callback URLs with http:// are refused, true or false; --dev sets it to false. "
-        "Over http://, everyone on the network path can read the event and answer in the "
-        "receiver's place.",
+        "Over http://, everyone on the network path can read the event and forge the answer.",
     )
     receiver_contract: Literal["strict", "lenient"] = _setting(
         "strict",

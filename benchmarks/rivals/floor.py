@@ -18,7 +18,7 @@ from typing import Any, cast
 from service import __version__
 from service.api.application import Parts, make_application
 from service.app import CALLBACKS, announce, document_of, judge_of
-from service.cli.serve import run, stop_signal
+from service.cli.event_loop import run, stop_signal
 from service.clock import SystemClock
 from service.delivery.attempt import Performer, Rules
 from service.delivery.decision import Delivered

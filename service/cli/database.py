@@ -1,35 +1,50 @@
-"""The database of a process before it serves: awaited, and brought to its schema."""
+"""`invoices migrate`, and how a process waits for its database."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+
+import click
+import orjson
 
 from service.app import database_of
+from service.cli.event_loop import wait_until_set
 from service.errors import StorageRefused, StorageUnavailable
 from service.loops import POLL
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.storage.schema import migrate
 from service.storage.store import Store
 
 log = logging.getLogger("invoices")
 
 
-async def upgrade(settings: Settings) -> tuple[str | None, str | None]:
-    """Bring the database to the newest schema; the revisions before and now."""
+@click.command("migrate")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def migrate_command(as_json: bool) -> None:
+    """Bring the database to the newest schema; on SQLite, `serve` does so by itself."""
+    before, now = asyncio.run(_upgrade(read_settings()))
+    if as_json:
+        click.echo(orjson.dumps({"before": before, "now": now}))
+    elif before == now:
+        click.echo(f"The database is on the newest schema already, {now}.")
+    else:
+        click.echo(f"The database is on schema {now}; it was {before or 'empty'}.")
+
+
+async def _upgrade(settings: Settings) -> tuple[str | None, str | None]:
     async with database_of(settings) as database:
         return await migrate(database)
 
 
-async def reach_database(settings: Settings, stop: asyncio.Event) -> bool:
+async def wait_for_database(settings: Settings, stop: asyncio.Event) -> bool:
     """
-    Wait until a database that is a server answers; False if *stop* was set before it did.
+    Wait until a database server answers; False if *stop* is set before.
 
-    Services are started in any order, and a database takes its time.
+    Services are started in any order, and a database takes its time to start.
 
     Raises:
-        StorageRefused: if it answers, and does not let us in.
+        StorageRefused: if it answers and refuses the connection.
     """
     if settings.is_embedded:
         return True
@@ -42,7 +57,5 @@ async def reach_database(settings: Settings, stop: asyncio.Event) -> bool:
                 raise
             except StorageUnavailable as error:
                 log.warning("storage.awaited", extra={"fields": {"detail": str(error)}})
-            with suppress(TimeoutError):
-                async with asyncio.timeout(POLL.total_seconds()):
-                    await stop.wait()
+            await wait_until_set(stop, POLL.total_seconds())
         return False

@@ -1,9 +1,10 @@
-"""The demonstration: service and receiver in one process, one invoice in, one callback out."""
+"""`invoices demo`: service and receiver in one process, one invoice in, one callback out."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,30 +16,44 @@ import orjson
 
 from service.app import DEVELOPMENT, running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.cli.serve import show_as_text, stop_signal
-from service.development import DEV_SECRET
+from service.cli.event_loop import run, stop_signal
+from service.cli.receiver import print_as_text
+from service.development import DEV_SECRET, for_development
 from service.receiver.sample import Received, make_receiver
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.web.server import Server
 
 HOST = "127.0.0.1"
 RECEIVER_PORT = 9000
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
-SEED = {"id": "2expen51ve", "customer": "Mr. Richie Rich", "total": "9999"}
+INVOICE = {"id": "2expen51ve", "customer": "Mr. Richie Rich", "total": "9999"}
 """The invoice of the README."""
 
 
-async def demonstrate(settings: Settings) -> int:
-    """
-    Send in one invoice, show its callback arrive, then keep both sides running.
+@click.command("demo")
+def demo_command() -> None:
+    """Run the service and a receiver here: one invoice in, one callback out."""
+    settings = for_development(read_settings())
+    sys.exit(run(_demonstrate(settings)))
 
-    Ports that are taken are replaced by free ones, and the database is thrown away at the end.
+
+async def _demonstrate(settings: Settings) -> int:
+    """
+    Send one invoice, print its callback, then keep both sides running.
+
+    Ports that are taken are replaced by free ones, and the database is deleted at the end.
 
     Returns:
         1 if the callback did not arrive or was not recorded as delivered.
     """
-    stop = stop_signal()
+    stop, arrived = stop_signal(), asyncio.Event()
+
+    def print_received(received: Received) -> None:
+        print_as_text(received)
+        arrived.set()
+
+    receiver = Server(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, print_received))
     with tempfile.TemporaryDirectory(prefix="invoices-demo-") as folder:
         port = _free_port(settings.port)
         settings = replace(
@@ -49,48 +64,39 @@ async def demonstrate(settings: Settings) -> int:
             database_url=f"sqlite:///{Path(folder, 'demo.db')}",
         )
         async with running(settings, DEVELOPMENT):
-            return await _play(settings.public_url, stop)
+            receiver_port = await receiver.start(HOST, _free_port(RECEIVER_PORT))
+            try:
+                receiver_url = f"http://{HOST}:{receiver_port}"
+                if not await _send_invoice(settings.public_url, receiver_url, arrived):
+                    return 1
+                await stop.wait()
+                return 0
+            finally:
+                await receiver.stop()
 
 
-async def _play(service_url: str, stop: asyncio.Event) -> int:
-    arrived = asyncio.Event()
-
-    def show(received: Received) -> None:
-        show_as_text(received)
-        arrived.set()
-
-    receiver = Server(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, show))
-    receiver_port = await receiver.start(HOST, _free_port(RECEIVER_PORT))
-    try:
-        return await _tell(service_url, f"http://{HOST}:{receiver_port}", arrived, stop)
-    finally:
-        await receiver.stop()
-
-
-async def _tell(
-    service_url: str, receiver_url: str, arrived: asyncio.Event, stop: asyncio.Event
-) -> int:
+async def _send_invoice(service_url: str, receiver_url: str, arrived: asyncio.Event) -> bool:
+    """Send the invoice and print what happens; whether its callback was delivered in time."""
     click.echo(f"The service runs at   {service_url}, its documentation at {service_url}/api/docs")
     click.echo(f"A receiver runs at    {receiver_url}")
     target = f"{service_url}/invoices/?callback_url={receiver_url}"
-    body = orjson.dumps(SEED).decode()
+    body = orjson.dumps(INVOICE).decode()
     click.echo(f"\n$ curl -X POST '{target}' \\\n       -H 'Content-Type: application/json' \\")
     click.echo(f"       -d '{body}'")
     click.echo(await asyncio.to_thread(_fetch, target, body))
-    click.echo("\nThe sandbox sends the invoice and takes the money. Then, at the receiver:")
+    click.echo("\nThe sandbox sends the invoice and collects the money. Then the receiver gets:")
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await arrived.wait()
-            delivery = await _settled(f"{service_url}/invoices/{SEED['id']}/deliveries")
+            delivery = await _settled(f"{service_url}/invoices/{INVOICE['id']}/deliveries")
     except TimeoutError:
         click.echo("The callback did not arrive; the log above says why.", err=True)
-        return 1
+        return False
     took_ms = delivery["attempts"][-1]["duration_ms"]
-    click.echo(f"\nRecorded as {delivery['status']}, attempt 1 took {took_ms} ms. Its story:")
+    click.echo(f"\nRecorded as {delivery['status']}, attempt 1 took {took_ms} ms:")
     click.echo(f"  {service_url}/deliveries/{delivery['id']}")
-    click.echo("\nBoth keep running: send invoices of your own. Ctrl-C ends it.")
-    await stop.wait()
-    return 0
+    click.echo("\nBoth keep running until Ctrl-C: send invoices of your own.")
+    return True
 
 
 async def _settled(url: str) -> dict[str, Any]:
@@ -106,13 +112,13 @@ async def _settled(url: str) -> dict[str, Any]:
 def _fetch(url: str, body: str | None = None) -> str:
     headers = {"Content-Type": "application/json"} if body else {}
     request = Request(url, body.encode() if body else None, headers)  # noqa: S310 -- our own address
-    with urlopen(request, timeout=PATIENCE_SECONDS) as response:  # noqa: S310 -- our own address
+    with urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310 -- our own address
         text: str = response.read().decode()
         return text
 
 
 def _free_port(wanted: int) -> int:
-    """*wanted* if nobody listens there, or any free port."""
+    """*wanted* if no program listens there, or any free port."""
     for port in (wanted, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,44 +1,79 @@
-"""What a process can be: the service, or a receiver of its callbacks."""
+"""`invoices serve`: the service, in one process or in several workers."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import signal
 import sys
-from collections.abc import Coroutine
-from dataclasses import asdict
-from typing import Any
 
 import click
-import orjson
-import uvloop
 
 from service import __version__
-from service.accounts.administration import Shown
-from service.app import ALONE, Process, register_of, running
-from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.cli.database import reach_database
-from service.development import DEV_ACCOUNT
-from service.receiver.sample import Received, make_receiver
-from service.settings import Settings
-from service.web.server import Server
+from service.app import ALONE, NO_ENCRYPTION_KEY, Process, Role, running
+from service.cli.accounts import create_first_account
+from service.cli.database import wait_for_database
+from service.cli.event_loop import run, stop_signal
+from service.cli.supervisor import supervise
+from service.development import DEV_ACCOUNT, for_development
+from service.errors import ConfigurationError
+from service.settings import Settings, read_settings
+from service.telemetry.logs import configure_logs
 
 log = logging.getLogger("invoices")
 
+ONE_WRITER = """\
+SQLite has one writer, so a second process on the same file would only wait for the first.
+Set INVOICES_DATABASE_URL to a PostgreSQL database to run several: docs/operations.md says how."""
 
-def run(role: Coroutine[Any, Any, int]) -> int:
-    """Run *role* on uvloop and return the exit status that it answers."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(role)
+WORKERS_MAX = 64
+
+
+@click.command("serve")
+@click.option(
+    "--dev",
+    is_flag=True,
+    help="For development: no key is needed, and receivers may be on this machine or network.",
+)
+@click.option(
+    "--role",
+    type=click.Choice([role.value for role in Role]),
+    default=Role.ALL.value,
+    show_default=True,
+    help="api accepts invoices, dispatcher collects and delivers them, all does both.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, WORKERS_MAX),
+    default=1,
+    show_default=True,
+    help="How many processes share the port. More than one needs PostgreSQL.",
+)
+@click.option("--as-worker", type=int, hidden=True, help="The number of this worker, from 0.")
+def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> None:
+    """
+    Run the service until SIGTERM or Ctrl-C, then drain it.
+
+    Everything else is set with INVOICES_* variables: docs/settings.md lists them.
+    """
+    settings = for_development(read_settings()) if dev else read_settings()
+    if not dev and not settings.encryption_key:
+        raise ConfigurationError(NO_ENCRYPTION_KEY)
+    if workers > 1 and settings.is_embedded:
+        raise ConfigurationError(ONE_WRITER)
+    configure_logs(settings.log_format)
+    if workers > 1:
+        arguments = ["serve", *(["--dev"] if dev else []), "--role", role]
+        sys.exit(run(supervise(settings, arguments, workers, is_development=dev)))
+    process = Process(Role(role), is_development=dev, worker_number=as_worker)
+    sys.exit(run(serve(settings, process)))
 
 
 async def serve(settings: Settings, process: Process = ALONE) -> int:
     """
-    The service, until it is told to stop.
+    Run the service until SIGTERM or SIGINT.
 
-    A worker also stops once its standard input ends, as it does with its parent.
+    A worker also stops when its standard input ends, which its parent holds open.
 
     Returns:
         1 if one of its loops ended by itself, which the log explains.
@@ -46,12 +81,12 @@ async def serve(settings: Settings, process: Process = ALONE) -> int:
     stop = stop_signal()
     if process.is_worker:
         await _stop_with_parent(stop)
-    if not await reach_database(settings, stop):
+    if not await wait_for_database(settings, stop):
         return 0
     if not process.is_development and not process.is_worker:
-        await welcome(settings)
+        await create_first_account(settings)
     async with running(settings, process) as service:
-        _spare_the_collector()
+        _tune_garbage_collection()
         address = {"host": settings.host, "port": service.port}
         fields = {"version": __version__, "role": process.role, **address}
         log.info("service.started", extra={"fields": fields})
@@ -65,51 +100,6 @@ async def serve(settings: Settings, process: Process = ALONE) -> int:
     return 1 if has_failed else 0
 
 
-async def welcome(settings: Settings) -> None:
-    """Make a first account where there is none, and show its key: once, and not in the log."""
-    async with register_of(settings) as register:
-        shown = await register.add_first()
-    if shown:
-        click.echo(f"This is the first start, so there is an account now: {shown.name}")
-        show_credentials(shown)
-
-
-def show_credentials(shown: Shown) -> None:
-    """Show a person what is shown once."""
-    if shown.key:
-        click.echo(f"  key     {shown.key}")
-    if shown.secret:
-        click.echo(f"  secret  {shown.secret}")
-    click.echo("Keep them now: they are not shown again.")
-
-
-async def receive(host: str, port: int, secret: str | None, *, as_json: bool) -> int:
-    """A receiver that shows what arrives, until it is told to stop."""
-    stop = stop_signal()
-    show = show_as_json if as_json else show_as_text
-    server = Server(make_receiver(INVOICE_NOTIFICATION, secret, show))
-    bound_port = await server.start(host, port)
-    if not as_json:
-        click.echo(f"Receiving at http://{host}:{bound_port}: use that as the callback_url.")
-    await stop.wait()
-    await server.stop()
-    return 0
-
-
-def stop_signal() -> asyncio.Event:
-    """Set by SIGTERM or SIGINT; a second one ends the process as it always would."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def tell() -> None:
-        stop.set()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, tell)
-    return stop
-
-
 async def _stop_with_parent(stop: asyncio.Event) -> None:
     class Parent(asyncio.Protocol):
         def connection_lost(self, exc: Exception | None) -> None:
@@ -118,26 +108,12 @@ async def _stop_with_parent(stop: asyncio.Event) -> None:
     await asyncio.get_running_loop().connect_read_pipe(Parent, sys.stdin)
 
 
-def show_as_text(received: Received) -> None:
-    """Show a callback to a person."""
-    click.echo(f"\nPOST {received.path}")
-    click.echo(f"  webhook-id  {received.webhook_id}")
-    click.echo(f"  signature   {received.signature}")
-    click.echo(f"  body        {received.body}")
-    click.echo(f"  answered    {received.status_code} {received.answer}")
-
-
-def show_as_json(received: Received) -> None:
-    """Show a callback to a program: one line of JSON, flushed."""
-    click.echo(orjson.dumps(asdict(received)))
-
-
-def _spare_the_collector() -> None:
+def _tune_garbage_collection() -> None:
     """
-    Keep the garbage collector from looking at what start-up made, again and again.
+    Exclude what start-up made from garbage collection, and collect less often.
 
-    Modules and tables live as long as the process. Walking them took a twentieth of the time
-    under load; what requests leave behind is freed without the collector, or by it a bit later.
+    Modules and tables live as long as the process. Traversing them took a twentieth of the time
+    under load; almost all that requests leave behind is freed by reference counting.
     """
     gc.collect()
     gc.freeze()

@@ -20,10 +20,18 @@ from service.app import document_of
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-POSTGRES = "postgresql://nobody@127.0.0.1:1/none"
-"""A server that is not there: whatever ends before it is asked for does not miss it."""
+POSTGRES = "postgresql://none@127.0.0.1:1/none"
+"""A server that does not exist, for commands that end before they connect to it."""
 
-COMMANDS = ["serve", "spec", "migrate", "accounts", "encryption-key", "receiver", "demo"]
+COMMANDS = {
+    "accounts",
+    "demo",
+    "encryption-key",
+    "migrate",
+    "receiver",
+    "serve",
+    "spec",
+}
 
 
 @pytest.fixture
@@ -45,7 +53,7 @@ def test_every_command_is_listed(run):
 
     assert 0 == shown.exit_code
     assert [] == [name for name in COMMANDS if name not in shown.stdout]
-    assert set(COMMANDS) <= set(main.commands)
+    assert set(main.commands) >= COMMANDS
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))
@@ -59,7 +67,7 @@ def test_every_command_explains_itself(run, name, option):
     assert len(shown.stdout.splitlines()) > 3
 
 
-def test_version_is_told(run):
+def test_version_is_printed(run):
     """The version is the package's."""
     assert f"invoices, version {__version__}\n" == run("--version").stdout
 
@@ -67,7 +75,7 @@ def test_version_is_told(run):
 @pytest.mark.parametrize(
     "arguments", [[], ["none"], ["spec", "--format", "xml"], ["receiver", "--port", "70000"]]
 )
-def test_wrong_usage_is_told(run, arguments):
+def test_wrong_usage_is_reported(run, arguments):
     """A command that does not exist, or not like this, ends with 2."""
     refusal = run(*arguments)
 
@@ -113,7 +121,7 @@ class TestMigrate:
         assert None is first["before"]
         assert first["now"] == second["before"] == second["now"]
 
-    def test_database_that_cannot_be_opened_is_told(self, run, tmp_path):
+    def test_database_that_cannot_be_opened_is_reported(self, run, tmp_path):
         """A database that is not there ends with 1 and a sentence, not with a traceback."""
         failure = run("migrate", INVOICES_DATABASE_URL=f"sqlite:///{tmp_path}/none/invoices.db")
 
@@ -134,8 +142,8 @@ class TestServe:
         assert "invoices serve --dev" in refusal.stderr
         assert [] == list(tmp_path.iterdir())
 
-    def test_all_wrong_settings_are_told_at_once(self, run):
-        """One start shows every mistake, a misspelled name included."""
+    def test_all_wrong_settings_are_reported_at_once(self, run):
+        """One start shows every error, a misspelled name included."""
         refusal = run(
             "serve",
             "--dev",
@@ -153,7 +161,7 @@ class TestServe:
     @pytest.mark.parametrize(
         ("option", "values"), [("--role", ["api", "dispatcher", "all"]), ("--workers", ["1", "64"])]
     )
-    def test_help_tells_what_an_option_takes(self, run, option, values):
+    def test_help_names_the_values_of_an_option(self, run, option, values):
         """How the work is divided among processes is explained, with the default."""
         shown = run("serve", "--help").stdout
         explained = shown[shown.index(f"  {option} ") :].partition("\n  -")[0]
@@ -161,8 +169,8 @@ class TestServe:
         assert [] == [value for value in values if value not in explained]
         assert "default: " in explained
 
-    def test_help_keeps_to_itself_how_workers_are_started(self, run):
-        """Nobody is told of an option that only the service gives to itself."""
+    def test_help_hides_how_workers_are_started(self, run):
+        """The option that only the service gives to itself is not listed."""
         assert "--as-worker" not in run("serve", "--help").stdout
 
     @pytest.mark.parametrize(
@@ -185,8 +193,8 @@ class TestServe:
         assert "INVOICES_DATABASE_URL" in refusal.stderr
         assert [] == list(tmp_path.iterdir())
 
-    def test_wrong_settings_are_told_once_for_all_workers(self, run):
-        """What no worker could start with is told before there is any."""
+    def test_wrong_settings_are_reported_once_for_all_workers(self, run):
+        """Settings with which no worker could start are reported before one is started."""
         refusal = run(
             "serve", "--dev", "--workers", "3", INVOICES_DATABASE_URL=POSTGRES, INVOICES_PORT="many"
         )
@@ -203,10 +211,10 @@ class TestServe:
         ],
         ids=["serve", "workers", "receiver"],
     )
-    def test_taken_port_is_told(self, tmp_path, command):
+    def test_taken_port_is_reported(self, tmp_path, command):
         """A port that is taken ends with 1 and a sentence, not with a traceback."""
         with socket.socket() as taken:
-            # Workers share a port like this; even so, somebody else's is not joined.
+            # Workers share a port like this; even so, the port of another program is not shared.
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             taken.bind(("127.0.0.1", 0))
             taken.listen()

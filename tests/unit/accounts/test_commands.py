@@ -61,7 +61,7 @@ def expiries(folder, table):
 # Adding
 
 
-def test_an_added_account_is_shown_once(run):
+def test_an_added_account_is_printed_once(run):
     """A person reads name, id, key and secret, and that this is the only time."""
     shown = run("accounts", "add", "acme")
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_a_name_is_wrong_usage(run, tmp_path, action, name):
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_name_that_is_taken_is_told(run):
+def test_a_name_that_is_taken_is_reported(run):
     """A second account of the name ends with 1, and shows no key."""
     run("accounts", "add", "acme")
     refusal = run("accounts", "add", "acme")
@@ -115,7 +115,7 @@ def test_a_name_that_is_taken_is_told(run):
 
 
 def test_an_empty_list_says_how_to_begin(run, accounts):
-    """Where there is no account, a person is told the command, and a program an empty list."""
+    """Where there is no account, a person reads the command, and a program an empty list."""
     assert "invoices accounts add NAME" in run("accounts", "list").stdout
     assert [] == accounts("list")
 
@@ -151,7 +151,7 @@ def test_accounts_are_listed(run, accounts):
     ],
 )
 def test_the_old_one_lives_for_the_overlap(accounts, tmp_path, new, hours, option, setting):
-    """What is new is shown alone; how long the old one lives, option, setting or default say."""
+    """Only what is new is printed; option, setting or default say how long the old one is valid."""
     old = accounts("add", "acme")
     shown = accounts(f"rotate-{new}", "acme", *option, INVOICES_ROTATION_OVERLAP=setting)
 
@@ -177,7 +177,7 @@ def test_what_is_no_overlap_is_wrong_usage(run, accounts, tmp_path, action, over
 # Disabling
 
 
-def test_a_disabled_account_is_told(run, accounts):
+def test_a_disabled_account_is_reported(run, accounts):
     """Disabling says so, again if it is repeated, and shows nothing else."""
     accounts("add", "acme")
 
@@ -186,7 +186,7 @@ def test_a_disabled_account_is_told(run, accounts):
 
 
 def test_a_disabled_account_gets_no_key(run, accounts):
-    """A key that would let nobody in ends with 1 and is not shown."""
+    """A new key for a disabled account is refused: it ends with 1 and prints none."""
     accounts("add", "acme")
     accounts("disable", "acme")
     refusal = run("accounts", "rotate-key", "acme")
@@ -199,8 +199,8 @@ def test_a_disabled_account_gets_no_key(run, accounts):
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_unknown_name_is_told(run, action):
-    """A name that nobody has ends with 1 and a sentence."""
+def test_an_unknown_name_is_reported(run, action):
+    """A name that no account has ends with 1 and a sentence."""
     refusal = run("accounts", action, "none")
 
     assert (1, "") == (refusal.exit_code, refusal.stdout)
@@ -255,7 +255,7 @@ def test_a_lost_encryption_key_is_survived_as_the_docs_say(accounts, tmp_path):
     assert [prefix_of(before["key"])] == row["key_prefixes"]
 
 
-def test_an_encryption_key_that_is_none_is_told_without_it(run):
+def test_a_wrong_encryption_key_is_reported_without_it(run):
     """A mistyped key ends with 2, and is not repeated on the screen."""
     broken = KEY[:-3] + "="
     refusal = run("accounts", "list", INVOICES_ENCRYPTION_KEY=f"{KEY},{broken}")

@@ -1,0 +1,134 @@
+"""`invoices accounts …`: the accounts that may send invoices."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TypeVar
+
+import click
+import orjson
+
+from service.accounts.administration import Register, Shown
+from service.app import register_of
+from service.parsers import parse_duration
+from service.settings import Settings, read_settings
+
+T = TypeVar("T")
+
+
+def _check_name(_context: click.Context, _option: click.Parameter, text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
+        raise click.BadParameter("up to 63 letters, digits, dots, hyphens and underscores.")
+    return text
+
+
+def _read_overlap(_context: click.Context, _option: click.Parameter, text: str | None) -> timedelta:
+    if text is None:
+        return read_settings().rotation_overlap
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+NAME = click.argument("name", callback=_check_name)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+OVERLAP = click.option(
+    "--overlap",
+    callback=_read_overlap,
+    help="How long the old one stays valid, such as 24h; 0s ends it at once. "
+    "By default INVOICES_ROTATION_OVERLAP.",
+)
+
+
+@click.group("accounts")
+def accounts_group() -> None:
+    """Add, list, rotate and disable the accounts that may send invoices."""
+
+
+@accounts_group.command("add")
+@NAME
+@AS_JSON
+def add_command(name: str, as_json: bool) -> None:
+    """Add an account; its key and its signing secret are printed only this once."""
+    _print(_administer(lambda accounts: accounts.add(name)), as_json=as_json)
+
+
+@accounts_group.command("list")
+@AS_JSON
+def list_command(as_json: bool) -> None:
+    """List the accounts, with the public prefixes of their keys."""
+    rows = _administer(lambda accounts: accounts.list())
+    if as_json:
+        click.echo(orjson.dumps(rows))
+        return
+    if not rows:
+        click.echo("There are no accounts yet: invoices accounts add NAME")
+    for row in rows:
+        prefixes = ", ".join(f"inv_{prefix}_…" for prefix in row["key_prefixes"]) or "no key"
+        state = "disabled" if row["disabled_at"] else prefixes
+        click.echo(f"{row['name']}  {row['id']}  since {row['created_at']:%Y-%m-%d}  {state}")
+
+
+@accounts_group.command("rotate-key")
+@NAME
+@OVERLAP
+@AS_JSON
+def rotate_key_command(name: str, overlap: timedelta, as_json: bool) -> None:
+    """Give an account a new key; the old one stays valid for the overlap."""
+    _print(_administer(lambda accounts: accounts.rotate_key(name, overlap)), as_json=as_json)
+
+
+@accounts_group.command("rotate-secret")
+@NAME
+@OVERLAP
+@AS_JSON
+def rotate_secret_command(name: str, overlap: timedelta, as_json: bool) -> None:
+    """Give an account a new signing secret; for the overlap, callbacks are signed with both."""
+    _print(_administer(lambda accounts: accounts.rotate_secret(name, overlap)), as_json=as_json)
+
+
+@accounts_group.command("disable")
+@NAME
+@AS_JSON
+def disable_command(name: str, as_json: bool) -> None:
+    """Refuse every key of an account. Its invoices are still collected and delivered."""
+    _administer(lambda accounts: accounts.disable(name))
+    click.echo(orjson.dumps({"name": name}) if as_json else f"{name} is disabled.")
+
+
+async def create_first_account(settings: Settings) -> None:
+    """Create an account if there is none, and print its key: once, and not in the log."""
+    async with register_of(settings) as accounts:
+        created = await accounts.add_first()
+    if created:
+        click.echo(f"This is the first start, so there is an account now: {created.name}")
+        _print_credentials(created)
+
+
+def _administer(work: Callable[[Register], Awaitable[T]]) -> T:
+    async def administer() -> T:
+        async with register_of(read_settings()) as accounts:
+            return await work(accounts)
+
+    return asyncio.run(administer())
+
+
+def _print(changed: Shown, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(orjson.dumps(asdict(changed)))
+    else:
+        click.echo(f"{changed.name}  {changed.account_id}")
+        _print_credentials(changed)
+
+
+def _print_credentials(created: Shown) -> None:
+    if created.key:
+        click.echo(f"  key     {created.key}")
+    if created.secret:
+        click.echo(f"  secret  {created.secret}")
+    click.echo("Keep them now: they are not shown again.")
