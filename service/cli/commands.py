@@ -19,7 +19,7 @@ from service.cli.receiver import receiver_command
 from service.cli.serve import serve_command
 from service.cli.supervisor import WRONG_USAGE
 from service.errors import ConfigurationError, InvoicesError
-from service.settings import read_settings
+from service.settings import declared_settings, read_settings
 
 FAILED = 1
 
@@ -61,6 +61,23 @@ def spec_command(form: str) -> None:
         click.echo(as_yaml(document), nl=False)
     else:
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+@main.command("settings")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def settings_command(as_json: bool) -> None:
+    """Print every INVOICES_* variable with its meaning and default."""
+    settings = declared_settings().items()
+    if as_json:
+        rows = [
+            {"name": variable, "default": setting.default, "meaning": setting.meaning}
+            for variable, setting in settings
+        ]
+        click.echo(orjson.dumps(rows))
+        return
+    for variable, setting in settings:
+        click.echo(f"{variable}  (default: {setting.default or 'none'})")
+        click.echo(click.wrap_text(setting.meaning, 100, "    ", "    "))
 
 
 @main.command("encryption-key")

@@ -54,7 +54,7 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> 
     """
     Run the service until SIGTERM or Ctrl-C, then drain it.
 
-    Everything else is set with INVOICES_* variables: docs/settings.md lists them.
+    Everything else is set with INVOICES_* variables: `invoices settings` lists them.
     """
     settings = for_development(read_settings()) if dev else read_settings()
     if not dev and not settings.encryption_key:

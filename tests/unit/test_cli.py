@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from service import __version__
 from service.__main__ import main
 from service.app import document_of
-from service.settings import Settings
+from service.settings import Settings, declared_settings
 
 ROOT = Path(__file__).parents[2]
 POSTGRES = "postgresql://none@127.0.0.1:1/none"
@@ -30,6 +30,7 @@ COMMANDS = {
     "migrate",
     "receiver",
     "serve",
+    "settings",
     "spec",
 }
 
@@ -102,6 +103,32 @@ class TestSpec:
         """Printing the document makes no database."""
         assert 0 == run("spec").exit_code
         assert [] == list(tmp_path.iterdir())
+
+
+class TestSettings:
+    def test_every_variable_is_printed_with_its_meaning_and_default(self, run):
+        """A person reads each variable, its default, and what it means."""
+        printed = " ".join(run("settings").stdout.split())
+
+        for variable, setting in declared_settings().items():
+            assert f"{variable} (default: {setting.default or 'none'}) {setting.meaning}" in printed
+
+    def test_list_can_be_had_as_json(self, run):
+        """Programs read the same, in the same order."""
+        rows = json.loads(run("settings", "--json").stdout)
+
+        assert [
+            {"name": variable, "default": setting.default, "meaning": setting.meaning}
+            for variable, setting in declared_settings().items()
+        ] == rows
+
+    def test_wrong_settings_do_not_matter(self, run):
+        """The list helps where a variable is wrong, so it does not read any."""
+        assert 0 == run("settings", INVOICES_PORT="many").exit_code
+
+    def test_help_of_serve_points_to_it(self, run):
+        """Where the options are explained, the command that lists the settings is named."""
+        assert "`invoices settings`" in run("serve", "--help").stdout
 
 
 class TestMigrate:
