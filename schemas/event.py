@@ -1,8 +1,8 @@
 """
-What a receiver is sent when something happens to an invoice, and what it has to answer.
+The bodies of the invoice callback: what is sent to a receiver, and what it has to answer.
 
-Both are open: a receiver ignores fields that it does not know, and so do we in its answer.
-Were they closed, a field added later would break every strict receiver.
+Both are open: a receiver ignores fields that it does not know, and so does the service in an
+answer. If they were closed, a field that is added later would break every strict receiver.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class InvoiceEventReceivedSchema(Schema):
 
     ok = StrictBoolean(
         required=True,
-        # A false here says that the event was not taken, so the event has to come again.
+        # With false the receiver says that it did not take the event: it is sent again.
         validate=validate.Equal(True, error="Must be true."),
         metadata={
-            "description": "True once the event is safely yours: it will not be sent again.",
+            "description": "True once you have stored the event: it is not sent again.",
             "example": True,
         },
     )

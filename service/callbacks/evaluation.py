@@ -2,11 +2,11 @@
 How the values of an exchange become the URL of a callback.
 
 OpenAPI does not say how a value becomes part of a URL. The rule here: the expression that a URL
-begins with is the caller's own URL and taken verbatim; any other value is data, and
-percent-encoding keeps it inside the one place of the URL that the declaration gave it.
+begins with is the caller's own URL and taken verbatim; any other value is data, and is
+percent-encoded, so that it stays in the part of the URL where the declaration puts it.
 
-Each request that asks for a callback comes through here, so whatever the template alone decides
-is decided once, when it is declared.
+Every request with a callback is evaluated here, so what depends on the template alone is computed
+once, when it is declared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Evaluator:
     """
     Makes URLs out of one *template* and the values of many exchanges.
 
-    *declared* is the template as its author wrote it, to be named where no expression leads.
+    *declared* is the template as its author wrote it; errors name it where no expression leads.
     """
 
     __slots__ = ("_continuation", "_is_in_path", "_named", "_open_seams", "_template")
@@ -66,7 +66,7 @@ class Evaluator:
         return url
 
     def _beginning(self, exchange: Exchange) -> list[str]:
-        """The value of the leading expression, if one leads, ready for more to be put behind."""
+        """The value of the leading expression, if there is one, ready to be continued."""
         leading = self._template.leading
         if leading is None:
             return []
@@ -84,9 +84,9 @@ class Evaluator:
 
     def _refuse_composed_dots(self, pieces: Sequence[str]) -> None:
         """
-        Refuse a path segment "." or ".." that no piece has alone but several have together.
+        Refuse a path segment "." or ".." that several pieces make together.
 
-        A server or proxy on the way may resolve it, and the call would end up somewhere else.
+        A server or proxy on the way may resolve it, and the call would reach another path.
         """
         path = "".join(pieces).partition("?")[0]
         seams = tuple(accumulate(map(len, pieces), initial=0))
@@ -101,11 +101,11 @@ class Evaluator:
                 raise EvaluationError(str(expression), reason)
 
 
-# --- What the template alone decides.
+# --- Properties of the template alone.
 
 
 def _continuation(template: Template) -> str | None:
-    """The literal text after the leading expression; None where nothing follows at all."""
+    """The literal text after the leading expression; None where nothing follows."""
     following = template.parts[1:2]
     if not following:
         return None
@@ -123,10 +123,9 @@ def _places(parts: Sequence[str | Expression]) -> Iterator[bool]:
 
 def _open_seams(parts: Sequence[str | Expression], is_in_path: Sequence[bool]) -> Iterator[int]:
     """
-    The indices of the parts that may begin inside of a path segment.
+    The indices of the parts that may begin inside a path segment.
 
-    Around all the others stands a slash or the end of the path, whatever the values are, so that
-    each value is one whole segment.
+    Every other value is one whole segment: a slash or the end of the path is on both sides.
     """
     for index, (left, right) in enumerate(pairwise(parts), start=1):
         is_after_slash = isinstance(left, str) and left.endswith("/")
@@ -135,7 +134,7 @@ def _open_seams(parts: Sequence[str | Expression], is_in_path: Sequence[bool]) -
             yield index
 
 
-# --- What one value contributes.
+# --- The text of one value.
 
 
 def _encoded(expression: Expression, value: object, is_in_path: bool) -> str:
@@ -183,7 +182,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
 )
 
 
-# --- What all of them make together.
+# --- The whole URL.
 
 
 def _judged(name: str, text: str) -> CallbackUrl:

@@ -1,8 +1,8 @@
 """
-What happened between a caller and the API, as far as runtime expressions can see it.
+An exchange between a caller and the API, as far as runtime expressions can see it.
 
-Whoever evaluates an expression describes the exchange in these plain values. So the callbacks
-know no web server, and a test needs none.
+Expressions are evaluated against these plain values, so that neither the callbacks nor their tests
+need a web server.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Message:
 
 @value()
 class Exchange:
-    """A request and, once there is one, its response: what an expression is evaluated against."""
+    """A request and, once there is one, its response."""
 
     url: str
     method: str

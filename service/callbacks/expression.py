@@ -1,9 +1,8 @@
 """
 The runtime expressions of OpenAPI, parsed: what each form means in one exchange.
 
-This module alone knows the forms: str() of one is its canonical text, and value() is what it
-stands for, in the type that it was sent in. Where nothing was sent, value() raises
-EvaluationError with *is_absent*.
+str() of a form is its canonical text. value() is what it stands for, in the type that was sent;
+where nothing was sent, it raises EvaluationError with *is_absent*.
 
 Source: OpenAPI Specification 3.0.4, 3.1.1 and 3.2, "Runtime Expressions"; JSON Pointers of
 RFC 6901.
@@ -31,7 +30,7 @@ class Url:
         return "$url"
 
     def value(self, exchange: Exchange) -> object:
-        """The URL of the request, as it was asked for."""
+        """The URL of the request, as it was sent."""
         return exchange.url
 
 
@@ -72,7 +71,7 @@ class Header:
         return f"${self.side}.header.{self.name}"
 
     def value(self, exchange: Exchange) -> object:
-        """The header's value, under whatever case of its name it was sent."""
+        """The header's value; the name that was sent may be in any case."""
         headers = _message(self, exchange).headers
         if self.name in headers:
             return headers[self.name]

@@ -1,10 +1,10 @@
 """
 The grammar of the runtime expressions: from text to the parsed forms.
 
-A callback's URL is text with expressions in braces. Tools carry such text along without reading
-it, so a mistake shows only when nobody is called. Here it is parsed where it is declared, exactly
-as the grammar has it, and every refusal points at the first character that no valid expression
-could have there.
+A callback's URL is text with expressions in braces. Tools pass such text on without reading it,
+so an error in it would show only by callbacks that are never made. Here it is parsed where it is
+declared, exactly by the grammar, and every error points at the first character that no valid
+expression could have there.
 
 Source: OpenAPI Specification 3.0.4, 3.1.1 and 3.2, "Runtime Expressions"; names are *char* of
 RFC 7159 section 7, tokens of RFC 7230 section 3.2.6, JSON Pointers of RFC 6901.
@@ -46,8 +46,7 @@ def parse_template(text: str) -> Template:
     r"""
     Parse a string in which expressions stand in braces, or which is one bare expression.
 
-    The first `}` after a `{` ends an expression, whatever it holds; a name that needs a `}`
-    writes it as `\u007d`.
+    The first `}` after a `{` always ends an expression; a `}` in a name is written `\u007d`.
 
     Raises:
         ExpressionError: where braces do not pair up or an expression does not parse; its
@@ -91,7 +90,7 @@ def _located(whole: str, start: int, end: int) -> Expression:
 
 
 class _Unexpected(Exception):
-    """At *position* stands what no valid expression has there."""
+    """The character at *position* is one that no valid expression has there."""
 
     def __init__(self, position: int, reason: str) -> None:
         super().__init__(reason)

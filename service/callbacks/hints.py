@@ -1,8 +1,8 @@
 """
-What somebody meant who wrote an expression that does not parse.
+Suggestions for an expression that does not parse.
 
-People bring the same few mistakes: a missing dollar sign, `$request.body.id`, a name without a
-source. Each repair rewrites one of them, and a repaired text is suggested only if it parses.
+A few errors are common: a missing dollar sign, `$request.body.id`, a name without a source. Each
+repair rewrites one of them, and a repaired text is suggested only if it parses.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """
 What a callback URL may look like, judged on the raw text.
 
-This module keeps the invariant that the URL that was judged is byte for byte the URL that is
-called. URL libraries repair what they read: they resolve dots, drop control characters and map
-full-width digits to ASCII, so that the address judged is not the address reached. Here nothing
-is repaired: the text fits a strict ASCII grammar as it is, or it is refused.
+Invariant: the URL that was judged is byte for byte the URL that is called. URL libraries repair
+what they read: they resolve dots, drop control characters and map full-width digits to ASCII, so
+that the address judged is not the address reached. Here nothing is repaired: the text matches a
+strict ASCII grammar as it is, or it is refused.
 
 Source: RFC 3986, narrowed to what an HTTP client can be sent to without interpretation.
 """
@@ -45,14 +45,14 @@ class CallbackUrl:
         return f"{self.scheme}://{host}:{self.port}"
 
 
-# A receiver's own URL is judged with every invoice that names it.
+# Every invoice of a receiver has the same callback URL.
 @lru_cache(maxsize=1024)
 def parse_url(text: str) -> CallbackUrl:
     """
     Read *text* as a URL that may be called.
 
     Raises:
-        ValueError: in words for the API user, where *text* does not fit the grammar.
+        ValueError: *text* does not match the grammar; str() is a reason for the API user.
     """
     for rule in _RULES:
         rule(text)
@@ -64,7 +64,7 @@ def parse_url(text: str) -> CallbackUrl:
     return CallbackUrl(text, scheme, _host(host), _port(port, _DEFAULT_PORTS[scheme]))
 
 
-# --- Rules on the whole text, in the order in which they are told.
+# --- Rules for the whole text; the first one that it breaks is reported.
 
 
 def _is_given(text: str) -> None:
@@ -121,7 +121,7 @@ _SCHEME = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 _TARGET = re.compile(r"[/?]")
 
 
-# --- Rules on the parts.
+# --- Rules for the parts.
 
 
 def _split(authority: str) -> tuple[str, str | None]:
