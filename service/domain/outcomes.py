@@ -1,0 +1,18 @@
+"""The outcomes of an attempt."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class AttemptOutcome(StrEnum):
+    """What came of one HTTP request."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    INVALID_ANSWER = "invalid_answer"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    MALFORMED = "malformed"
+    LOST = "lost"
+    BLOCKED = "blocked"
