@@ -95,7 +95,13 @@ def document_of(settings: Settings) -> dict[str, Any]:
     Raises:
         DeclarationError: if a callback promises what its operation cannot keep.
     """
-    return build_document(OPERATIONS, version=__version__, public_url=settings.public_url)
+    return build_document(
+        OPERATIONS,
+        version=__version__,
+        public_url=settings.public_url,
+        callback_timeout=settings.callback_timeout,
+        is_strict=settings.receiver_contract == "strict",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,20 @@
-"""
-The OpenAPI 3.1 document, made from what the decorators left on the handlers.
-
-`CallbackPlugin` is the apispec hook that turns a declared `Callback` into the `callbacks` of its
-operation, and refuses one that the operation cannot keep: linters do not read callback keys, so
-nobody else would notice.
-"""
+"""The OpenAPI 3.1 document, made from what the decorators left on the handlers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
 
-from apispec import APISpec, BasePlugin
+from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from marshmallow import Schema, fields
+from marshmallow import Schema
 
+from schemas.examples import example_of
 from schemas.problem import ProblemSchema
-from service.callbacks.declaration import Callback, DeclaredOperation
+from service.api.callback_plugin import CallbackPlugin, declared_by
+from service.callbacks.declaration import DeclaredOperation
 from service.errors import (
     Conflict,
     InvalidInput,
@@ -53,35 +50,6 @@ TAGS = (
     {"name": "operations", "description": "For whoever runs the service."},
 )
 
-WEBHOOK_HEADERS = {
-    "webhook-id": (
-        "Names the event: the same in every attempt, so that you recognise what you have had.",
-        "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
-    ),
-    "webhook-timestamp": ("When this attempt was made, in seconds since 1970.", "1769860800"),
-    "webhook-signature": (
-        "Standard Webhooks signatures of id, timestamp and body, separated by blanks; one that "
-        "verifies is enough.",
-        "v1,WOUoLfZH/WW0hk/uDspAuBCcfVmh95r85zRXc6AHCWE=",
-    ),
-    "invoices-collector": ("What collected; `sandbox` moves no money.", "sandbox"),
-    "traceparent": (
-        "W3C Trace Context: of the trace that your request was part of, where it was of one.",
-        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-    ),
-}
-"""Header of a callback -> what it says, and an example."""
-
-ONLY_WITH_A_TRACE = frozenset({"traceparent"})
-
-RETRY_AFTER = {
-    "Retry-After": (
-        "Seconds, or a date. Respected up to 24 hours, and for everything that is sent to you.",
-        "120",
-    )
-}
-"""What a receiver may say when it is not ready."""
-
 KEY = "key"
 KEY_SCHEME = {
     "type": "http",
@@ -116,43 +84,18 @@ _EXAMPLES: dict[int, Callable[[list[Mistake]], RequestError | StorageUnavailable
 Operation = tuple[str, str, Callable[..., Any]]
 
 
-class CallbackPlugin(BasePlugin):
-    """
-    Documents the callbacks that operations declare.
-
-    Goes before the MarshmallowPlugin, which then resolves the schemas inside the callbacks.
-
-    Raises:
-        DeclarationError: from `operation_helper`, if a callback names a parameter or a
-            property that its operation does not declare.
-    """
-
-    def operation_helper(
-        self,
-        path: str | None = None,
-        operations: dict[str, Any] | None = None,
-        *,
-        declared: Iterable[Callback] = (),
-        **_: Any,
-    ) -> None:
-        """
-        Add the OpenAPI objects of the *declared* callbacks to each operation.
-
-        They come as an argument of `APISpec.path`, which copies deeply what is inside of the
-        operations.
-        """
-        for operation in (operations or {}).values():
-            for callback in declared:
-                callback.check(_declared_by(operation))
-                entry = {callback.expression: {callback.method: _callback_operation(callback)}}
-                operation.setdefault("callbacks", {})[callback.name] = entry
-
-
 def build_document(
-    operations: Iterable[Operation], *, version: str, public_url: str
+    operations: Iterable[Operation],
+    *,
+    version: str,
+    public_url: str,
+    callback_timeout: timedelta,
+    is_strict: bool,
 ) -> dict[str, Any]:
     """
     The document of *operations*: (method, path, handler).
+
+    *callback_timeout* and *is_strict* are what holds for the answers to callbacks.
 
     Reads what aiohttp-apispec's decorators stored and changes none of it, so that it can be
     called any number of times.
@@ -175,7 +118,10 @@ def build_document(
         ],
         security=[{KEY: []}],
         tags=[dict(tag) for tag in TAGS],
-        plugins=[CallbackPlugin(), MarshmallowPlugin(schema_name_resolver=_schema_name)],
+        plugins=[
+            CallbackPlugin(timeout=callback_timeout, is_strict=is_strict),
+            MarshmallowPlugin(schema_name_resolver=_schema_name),
+        ],
     )
     spec.components.security_scheme(KEY, KEY_SCHEME)
     for method, path, handler in operations:
@@ -203,7 +149,7 @@ def _operation(declared: Mapping[str, Any]) -> dict[str, Any]:
         if one["location"] == "json":
             example = {key: value for key, value in one["example"].items() if key != "add_to_refs"}
             operation["requestBody"] = _json_body(one["schema"], example or None)
-    mistakes = _possible_mistakes(_declared_by(operation))
+    mistakes = _possible_mistakes(declared_by(operation))
     operation["responses"] = {
         code: _response(int(code), answer, mistakes)
         for code, answer in sorted(declared["responses"].items())
@@ -246,92 +192,9 @@ def _response_headers(headers: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def _callback_operation(callback: Callback) -> dict[str, Any]:
-    """What the receiver has to build for *callback*."""
-    received = _json_body(callback.request, dict(callback.request_example))
-    acknowledged = {
-        "application/json": {
-            "schema": callback.response,
-            "example": dict(callback.response_example),
-        }
-    }
-    return {
-        "tags": ["invoices"],
-        "operationId": callback.name,
-        "summary": callback.summary,
-        "description": callback.description,
-        "security": [],
-        "parameters": [
-            {
-                "in": "header",
-                "name": name,
-                "required": name not in ONLY_WITH_A_TRACE,
-                "description": text,
-                "schema": {"type": "string"},
-                "example": example,
-            }
-            for name, (text, example) in WEBHOOK_HEADERS.items()
-        ],
-        "requestBody": received,
-        "responses": {
-            "2XX": {
-                "description": "The event is safely yours, and comes again only if you ask for it.",
-                "content": acknowledged,
-            },
-            "3XX": {
-                "description": "Not delivered, since redirects are not followed: the event comes "
-                "again later, to the same URL."
-            },
-            "410": {"description": "Stop: this event is not sent again, unless you ask for it."},
-            "4XX": {
-                "description": "Not delivered: the event comes again later.",
-                "headers": _response_headers(RETRY_AFTER),
-            },
-            "5XX": {
-                "description": "Not delivered: the event comes again later.",
-                "headers": _response_headers(RETRY_AFTER),
-            },
-        },
-    }
-
-
 def _json_body(schema: type[Schema] | Schema, example: dict[str, Any] | None) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": schema, "example": example or example_of(schema)}
     return {"required": True, "content": {"application/json": content}}
-
-
-def _declared_by(operation: Mapping[str, Any]) -> DeclaredOperation:
-    names: dict[str, set[str]] = {"query": set(), "header": set(), "path": set()}
-    for parameter in operation.get("parameters", ()):
-        names[parameter["in"]].update(_names_in(parameter["schema"]))
-    body = operation.get("requestBody")
-    return DeclaredOperation(
-        query=frozenset(names["query"]),
-        headers=frozenset(name.lower() for name in names["header"]),
-        path=frozenset(names["path"]),
-        body=frozenset(_names_in(body["content"]["application/json"]["schema"])) if body else None,
-    )
-
-
-def _names_in(schema: type[Schema] | Schema) -> Iterable[str]:
-    instance = schema if isinstance(schema, Schema) else schema()
-    return [field.data_key or name for name, field in instance.fields.items()]
-
-
-def example_of(schema: type[Schema] | Schema) -> dict[str, Any]:
-    """An example of what *schema* describes, from the examples of its fields."""
-    instance = schema if isinstance(schema, Schema) else schema()
-    return {
-        field.data_key or name: _example_of_field(field) for name, field in instance.fields.items()
-    }
-
-
-def _example_of_field(field: fields.Field[Any]) -> Any:
-    if isinstance(field, fields.Nested):
-        return example_of(field.schema)
-    if isinstance(field, fields.List):
-        return [_example_of_field(field.inner)]
-    return field.metadata.get("example")
 
 
 def _schema_name(schema: type[Schema] | Schema) -> str:

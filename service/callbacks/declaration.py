@@ -1,8 +1,8 @@
 """
 A callback: one declaration that is both the promise in the document and its execution.
 
-Where to call, what is sent and what has to be answered stand in one `Callback`. The document
-publishes it and the delivery performs it, so the two cannot drift apart.
+A `Callback` says where to call, which headers and which body are sent, and what each answer
+means. The document publishes it and the delivery performs it, so the two cannot differ.
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ from typing import Any
 import orjson
 from marshmallow import Schema, ValidationError
 
+from schemas.examples import example_of
+from service.callbacks.answers import (
+    STANDARD_ANSWERS,
+    AnswerRule,
+    Classification,
+    Meaning,
+    rules_by_status,
+)
 from service.callbacks.evaluation import Evaluator
 from service.callbacks.exchange import Exchange
 from service.callbacks.expression import (
@@ -29,22 +37,28 @@ from service.callbacks.expression import (
     Template,
 )
 from service.callbacks.grammar import parse_template
+from service.callbacks.headers import IMPLIED_HEADERS, STANDARD_HEADERS, CallbackHeader
 from service.callbacks.url import CallbackUrl
+from service.domain.outcomes import AttemptOutcome
 from service.errors import DeclarationError
 
 KNOWN_ANSWERS = 64
 KNOWN_BYTES = 256
-"""How many different answers a callback remembers as valid, and how long one may be."""
+"""
+How many different answers a callback remembers as valid, and how long one may be.
+
+Receivers have one or two acknowledgements each; 16 KiB in all is enough for most of them.
+"""
 
 
 class InvalidAnswer(ValueError):
-    """What a receiver answered is not what the callback declares; str() says both, briefly."""
+    """An answer is not what the callback declares; str() shows both, in 300 characters at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeclaredOperation:
     """
-    What an operation takes: the names that the expressions of its callbacks may use.
+    The parameters of an operation: the names that the expressions of its callbacks may use.
 
     *headers* are in lower case. *body* holds the properties of the request body, and is None
     for an operation without one.
@@ -59,13 +73,15 @@ class DeclaredOperation:
 @dataclass(frozen=True, slots=True)
 class Callback:
     """
-    The promise to call a receiver: where, with what, and which answer counts.
+    The promise to call a receiver: where, with which headers and body, and what answers mean.
 
     *expression* is the key of the callback in the OpenAPI document, a string with runtime
-    expressions. *request* and *response* are the schemas of what is sent and answered.
+    expressions. *request* and *response* are the schemas of what is sent and answered; the
+    examples are those of their fields. The first of *answers* that matches a status applies.
 
     Raises:
-        ExpressionError: where *expression* does not parse.
+        ExpressionError: *expression* does not parse.
+        DeclarationError: *answers* do not give every status one meaning.
     """
 
     name: str
@@ -75,8 +91,11 @@ class Callback:
     response: type[Schema]
     summary: str
     description: str
-    request_example: Mapping[str, Any] = field(hash=False)
-    response_example: Mapping[str, Any] = field(hash=False)
+    # Not hashed: a callback is a dictionary key in every request, and its name differs anyway.
+    headers: tuple[CallbackHeader, ...] = field(default=STANDARD_HEADERS, hash=False)
+    answers: tuple[AnswerRule, ...] = field(default=STANDARD_ANSWERS, hash=False)
+    request_example: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+    response_example: Mapping[str, Any] = field(init=False, repr=False, compare=False)
     template: Template = field(init=False, repr=False, compare=False)
     _known_answers: dict[bytes, Mapping[str, Any]] = field(
         init=False, repr=False, compare=False, default_factory=dict
@@ -84,40 +103,107 @@ class Callback:
     _evaluator: Evaluator = field(init=False, repr=False, compare=False)
     _request: Schema = field(init=False, repr=False, compare=False)
     _response: Schema = field(init=False, repr=False, compare=False)
+    _rules: Mapping[int, AnswerRule] = field(init=False, repr=False, compare=False)
+    _header_names: frozenset[str] = field(init=False, repr=False, compare=False)
+    _required_names: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Parsed and instantiated once: a delivery is made thousands of times per second.
-        template = parse_template(self.expression)
-        object.__setattr__(self, "template", template)
-        object.__setattr__(self, "_evaluator", Evaluator(template, self.expression))
-        object.__setattr__(self, "_request", self.request())
-        object.__setattr__(self, "_response", self.response())
+        # Once: a delivery is made thousands of times per second.
+        template, request, response = parse_template(self.expression), self.request, self.response
+        for name, derived in {
+            "template": template,
+            "request_example": example_of(request),
+            "response_example": example_of(response),
+            "_evaluator": Evaluator(template, self.expression),
+            "_request": request(),
+            "_response": response(),
+            "_rules": rules_by_status(self.answers),
+            "_header_names": frozenset(one.name for one in self.headers),
+            "_required_names": frozenset(one.name for one in self.headers if one.is_required),
+        }.items():
+            object.__setattr__(self, name, derived)
 
     def url_for(self, exchange: Exchange) -> CallbackUrl | None:
         """
         The URL to call for what happened in *exchange*.
 
         Returns:
-            None where the value that the URL begins with was not sent: nobody asked to be
-            called.
+            None where the value that the URL begins with was not sent: no call is wanted.
 
         Raises:
-            EvaluationError: where the values do not make a URL that may be called.
+            EvaluationError: the values do not make a URL that may be called.
         """
         return self._evaluator.url_for(exchange)
 
-    def render(self, event: Mapping[str, Any]) -> bytes:
-        """The body that tells *event*: equal events make equal bytes."""
+    def select_headers(self, values: Mapping[str, str | None]) -> dict[str, str]:
+        """
+        The headers to send: those of *values* that are declared, under the names given there.
+
+        Names ignore case; a value of None is no value.
+
+        Raises:
+            DeclarationError: a required header has no value.
+        """
+        selected = {
+            name: text
+            for name, text in values.items()
+            if text is not None and name.lower() in self._header_names
+        }
+        if missing := self._required_names.difference(map(str.lower, selected)):
+            raise DeclarationError(f"Callback {self.name}: no value for {sorted(missing)}.")
+        return selected
+
+    def render(self, event: object) -> bytes:
+        """
+        The body of the request that brings *event*: equal events give equal bytes.
+
+        The schema reads its fields from *event*, which may be any object with attributes of
+        these names, or a mapping.
+        """
         return orjson.dumps(self._request.dump(event))
+
+    def rule_for(self, status_code: int) -> AnswerRule:
+        """The rule that applies to an answer of *status_code*, which is 200 to 599."""
+        return self._rules[status_code]
+
+    @property
+    def acknowledgement_code(self) -> int:
+        """The lowest status by which a receiver acknowledges an event."""
+        return min(code for code, rule in self._rules.items() if rule.meaning is Meaning.DELIVERED)
+
+    def classify(
+        self, status_code: int, body: bytes, *, is_truncated: bool, is_strict: bool
+    ) -> Classification:
+        """
+        Say what an answer is, measured by what is declared.
+
+        A status that acknowledges is not enough: a parked domain and a login page answer 200 as
+        well. Unless *is_strict*, another body counts too, and the mismatch is only noted.
+        *is_truncated* marks a *body* that is longer than what was read of it.
+        """
+        rule = self.rule_for(status_code)
+        if rule.meaning is not Meaning.DELIVERED:
+            detail = f"the receiver answered {status_code}"
+            return Classification(rule.meaning, AttemptOutcome.REFUSED, detail)
+        try:
+            if is_truncated:
+                raise InvalidAnswer("the answer is far larger than what is expected")
+            self.read_answer(body)
+        except InvalidAnswer as mismatch:
+            if is_strict:
+                return Classification(Meaning.HOLD, AttemptOutcome.INVALID_ANSWER, str(mismatch))
+            detail = f"accepted although {mismatch}"
+            return Classification(rule.meaning, AttemptOutcome.DELIVERED, detail)
+        return Classification(rule.meaning, AttemptOutcome.DELIVERED)
 
     def read_answer(self, body: bytes) -> Mapping[str, Any]:
         """
-        Read what a receiver answered.
+        Read the body of an answer that acknowledges.
 
         Raises:
-            InvalidAnswer: where *body* is not JSON in UTF-8, or not what is declared.
+            InvalidAnswer: *body* is not JSON in UTF-8, or not what is declared.
         """
-        # A receiver that works answers the same few bytes every time.
+        # A receiver that works gives the same few bytes every time.
         if (known := self._known_answers.get(body)) is not None:
             return known
         try:
@@ -142,21 +228,16 @@ class Callback:
 
     def check(self, operation: DeclaredOperation) -> None:
         """
-        See that *operation* can keep what the callback promises.
+        Check that *operation* declares every name that the expression uses.
 
         Raises:
-            DeclarationError: with all that *operation* does not declare.
+            DeclarationError: with all names that it does not declare.
         """
-        sentences = self.undeclared(operation)
-        if sentences:
+        if sentences := self.undeclared(operation):
             raise DeclarationError(f"Callback {self.name}: {' '.join(sentences)}")
 
 
 # --- What an operation does not declare.
-
-
-# These are parts of every HTTP request; OpenAPI ignores parameters of these names.
-_IMPLIED_HEADERS = frozenset({"accept", "authorization", "content-type"})
 
 
 def _undeclared(expression: Expression, operation: DeclaredOperation) -> str | None:
@@ -166,7 +247,7 @@ def _undeclared(expression: Expression, operation: DeclaredOperation) -> str | N
         case Path("request", name):
             return _missing(expression, "path parameter", name, operation.path)
         case Header("request", name):
-            return _missing(expression, "header", name, operation.headers | _IMPLIED_HEADERS)
+            return _missing(expression, "header", name, operation.headers | IMPLIED_HEADERS)
         case Body("request") if operation.body is None:
             return f"{expression} needs a request body, and the operation declares none."
         case Body("request", (name, *_)):
@@ -191,7 +272,7 @@ def _missing(expression: Expression, kind: str, name: str, declared: frozenset[s
     return sentence + suggestion
 
 
-# --- What a receiver answered, for its developer's eyes.
+# --- The beginning of an answer, for the developer of its receiver.
 
 
 def _excerpt(body: bytes) -> str:

@@ -1,9 +1,10 @@
-"""What is told about an invoice: the one place that spells the callback's URL."""
+"""The callback about an invoice: the only place that spells its URL."""
 
 from __future__ import annotations
 
 from schemas.event import InvoiceEventReceivedSchema, InvoiceEventSchema
 from service.callbacks.declaration import Callback
+from service.callbacks.headers import STANDARD_HEADERS, CallbackHeader
 
 INVOICE_NOTIFICATION = Callback(
     name="invoice_notification",
@@ -11,27 +12,30 @@ INVOICE_NOTIFICATION = Callback(
     method="post",
     request=InvoiceEventSchema,
     response=InvoiceEventReceivedSchema,
-    summary="Tells you what happened to an invoice",
+    summary="Notification of what happened to an invoice",
     description=(
-        "Sent to the `callback_url` that came with the invoice, whenever something happens to"
-        " it; the events of one invoice arrive in order.\n"
+        "Sent to the `callback_url` that came with the invoice, for every event of the invoice;"
+        " the events of one invoice arrive in order.\n"
         "\n"
         "**Authenticity.** Each request carries the headers `webhook-id`, `webhook-timestamp`"
         " and `webhook-signature` of [Standard Webhooks](https://www.standardwebhooks.com/)."
         " Verify the signature over the body exactly as it arrived, before you parse it.\n"
         "\n"
         "**At least once.** The same event may arrive more than once, always with the same"
-        " `webhook-id` and the same body. Remember the ids that you have dealt with, and"
-        " answer a repeated one like the first.\n"
-        "\n"
-        "**Your answer.** Within the deadline (15 seconds by default), any 2xx status with"
-        ' `{"ok": true}` says that the event is safely yours;'
-        " do longer work afterwards. Answer 410 to stop this delivery"
-        " for good. Anything else, another body and a redirect included, counts as not"
-        " delivered, and the event is sent again later, after growing delays. `Retry-After`"
-        " is respected."
+        " `webhook-id` and the same body. Store the ids that you have processed, and give a"
+        " repeated one the same answer as the first time."
     ),
-    request_example={"description": "Invoice paid", "paid": True},
-    response_example={"ok": True},
+    headers=(
+        *STANDARD_HEADERS,
+        CallbackHeader("invoices-collector", "Who collected; `sandbox` moves no money.", "sandbox"),
+        CallbackHeader(
+            "traceparent",
+            "W3C Trace Context: continues the trace of the request that brought the invoice."
+            " Present where there is a trace.",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            is_required=False,
+            pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+        ),
+    ),
 )
 """The callback of `POST /invoices/`."""

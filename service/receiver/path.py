@@ -1,4 +1,4 @@
-"""The declaration turned around: what a receiver has to build so that the callback finds it."""
+"""The declaration turned round: the path that a receiver has to serve."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def receiver_path(callback: Callback) -> str:
     Each value that the caller does not control becomes a parameter of the path, named after
     the last part of its expression.
     """
-    leading, *rest = callback.template.parts
-    parts = rest if not isinstance(leading, str) else [leading, *rest]
+    template = callback.template
+    parts = template.parts[1:] if template.leading else template.parts
     return "".join(part if isinstance(part, str) else f"{{{_name(part)}}}" for part in parts)
 
 

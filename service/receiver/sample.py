@@ -1,8 +1,8 @@
 """
 A sample receiver: takes callbacks as an external developer's API would, and shows them.
 
-It serves what the declaration says a receiver has to serve, verifies the signature, loads the
-body through the declared schema, and answers what is declared.
+It serves the path of the declaration, verifies the signature, loads the body through the declared
+schema, and answers as declared.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def make_receiver(callback: Callback, secret: str | None, show: Show) -> web.App
             schema.load(orjson.loads(body))
         except (orjson.JSONDecodeError, ValidationError) as error:
             return 400, {"error": f"not what is declared: {error}"}
-        return 200, dict(callback.response_example)
+        return callback.acknowledgement_code, dict(callback.response_example)
 
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     path = receiver_path(callback)

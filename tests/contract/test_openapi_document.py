@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 from aiohttp import web
 from aiohttp_apispec import docs, json_schema, querystring_schema
+from marshmallow import Schema, fields
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from standardwebhooks import Webhook
 
 from schemas.invoice import CallbackQuerySchema, InvoiceSchema
-from service.api.openapi import WEBHOOK_HEADERS, build_document
+from service.api.openapi import build_document
 from service.api.operations import OPERATIONS
 from service.app import document_of
-from service.callbacks import INVOICE_NOTIFICATION
+from service.callbacks.answers import AnswerRule, Meaning
+from service.callbacks.declaration import Callback
+from service.callbacks.headers import IMPLIED_HEADERS
+from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.development import DEV_SECRET
 from service.errors import DeclarationError
 from service.settings import Settings
@@ -260,39 +264,100 @@ def test_mistakes_of_an_example_are_possible_there(document):
 
 
 def test_callback_key_is_the_declared_expression(document):
-    """The callback of the document is the declaration, spelled by nobody else."""
+    """The key of the callback is the expression of the declaration."""
     callbacks = document["paths"]["/invoices/"]["post"]["callbacks"]
 
     assert [INVOICE_NOTIFICATION.name] == list(callbacks)
     assert [INVOICE_NOTIFICATION.expression] == list(callbacks[INVOICE_NOTIFICATION.name])
 
 
-def test_callback_follows_the_declaration():
-    """Whoever changes the declaration changes the document."""
-
-    @docs(
-        tags=["invoices"],
-        callbacks=[
-            dataclasses.replace(
-                INVOICE_NOTIFICATION,
-                name="told",
-                expression="{$request.query.callback_url}/told/{$request.body#/customer}",
-                method="put",
-            )
-        ],
+def built(*operations):
+    """The document of *operations*, for a service with default settings."""
+    return build_document(
+        operations,
+        version="1",
+        public_url="http://x.example",
+        callback_timeout=timedelta(seconds=15),
+        is_strict=True,
     )
+
+
+def declaring(*callbacks):
+    """An operation that takes an invoice and declares *callbacks*."""
+
+    @docs(tags=["invoices"], callbacks=callbacks)
     @querystring_schema(CallbackQuerySchema)
     @json_schema(InvoiceSchema)
     @refuses(422)
     async def handler(_request: web.Request) -> web.Response:
         raise NotImplementedError
 
-    changed = build_document([("POST", "/x", handler)], version="1", public_url="http://x.example")
-    callback = changed["paths"]["/x"]["post"]["callbacks"]["told"]
+    return "POST", "/x", handler
+
+
+def test_callback_follows_the_declaration():
+    """Another declaration gives another document."""
+    declared = dataclasses.replace(
+        INVOICE_NOTIFICATION,
+        name="told",
+        expression="{$request.query.callback_url}/told/{$request.body#/customer}",
+        method="put",
+    )
+
+    callback = built(declaring(declared))["paths"]["/x"]["post"]["callbacks"]["told"]
     ((expression, item),) = callback.items()
 
     assert "{$request.query.callback_url}/told/{$request.body#/customer}" == expression
     assert ["put"] == list(item)
+
+
+class ParcelSchema(Schema):
+    """A parcel."""
+
+    weight = fields.Integer(metadata={"description": "In grams.", "example": 700})
+
+
+ANOTHER = Callback(
+    name="parcel_sent",
+    expression="{$request.query.callback_url}/parcels",
+    method="put",
+    request=ParcelSchema,
+    response=ParcelSchema,
+    summary="A parcel was sent",
+    description="Sent once.",
+    answers=(
+        AnswerRule("204", Meaning.DEAD, "No parcel is wanted."),
+        AnswerRule("2XX", Meaning.DELIVERED, "The parcel is known."),
+        AnswerRule("3XX", Meaning.RETRY, "Redirected."),
+        AnswerRule("4XX", Meaning.RETRY, "Refused."),
+        AnswerRule("5XX", Meaning.HOLD, "Failed."),
+    ),
+)
+
+
+def test_a_second_callback_costs_a_declaration():
+    """Several callbacks of an operation are documented under their names, each as declared."""
+    callbacks = built(declaring(INVOICE_NOTIFICATION, ANOTHER))["paths"]["/x"]["post"]["callbacks"]
+    operation = callbacks["parcel_sent"]["{$request.query.callback_url}/parcels"]["put"]
+    answers = operation["responses"]
+
+    assert [INVOICE_NOTIFICATION.name, "parcel_sent"] == list(callbacks)
+    assert {"webhook-id", "webhook-timestamp", "webhook-signature", "user-agent"} == {
+        one["name"] for one in operation["parameters"]
+    }
+    assert {"weight": 700} == operation["requestBody"]["content"]["application/json"]["example"]
+    assert '`2XX` with a body such as `{"weight": 700}`' in operation["description"]
+    assert "`204` to stop" in operation["description"]
+    assert ["Dead", "Delivered", "Not delivered", "Not delivered", "Not delivered"] == [
+        re.match("Dead|Delivered|Not delivered", one["description"])[0] for one in answers.values()
+    ]
+    assert ["5XX"] == [statuses for statuses, one in answers.items() if "headers" in one]
+
+
+def test_two_callbacks_of_one_name_stop_the_start():
+    """One of them would not be in the document."""
+    with pytest.raises(DeclarationError, match="parcel_sent"):
+        built(declaring(ANOTHER, dataclasses.replace(ANOTHER, summary="Again")))
 
 
 def callback_operation(document):
@@ -305,18 +370,64 @@ def test_callback_shows_headers_and_expected_answers(document):
     """A receiver's developer sees what is sent, which answer counts and what the others mean."""
     operation = callback_operation(document)
     answer = operation["responses"]["2XX"]["content"]["application/json"]
+    headers = {one.name: one for one in INVOICE_NOTIFICATION.headers}
 
-    assert set(WEBHOOK_HEADERS) == {one["name"] for one in operation["parameters"]}
+    assert set(headers) - IMPLIED_HEADERS == {one["name"] for one in operation["parameters"]}
+    for one in operation["parameters"]:
+        declared = headers[one["name"]]
+        shown = (one["description"], one["example"], one["required"], one["schema"].get("pattern"))
+        assert shown == (
+            declared.description,
+            declared.example,
+            declared.is_required,
+            declared.pattern,
+        )
     assert {"description": "Invoice paid", "paid": True} == operation["requestBody"]["content"][
         "application/json"
     ]["example"]
     assert {"ok": True} == answer["example"]
     assert {"2XX", "3XX", "410", "4XX", "5XX"} == set(operation["responses"])
+    for rule in INVOICE_NOTIFICATION.answers:
+        assert rule.description in operation["responses"][rule.statuses]["description"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["webhook-id", "webhook-timestamp", "webhook-signature", "15 seconds", "410", "once"],
+)
+def test_description_of_the_callback_says_what_receivers_need(document, words):
+    """An external developer learns all of the protocol from the description."""
+    assert words in callback_operation(document)["description"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "timeout"), [("1 second:", 1000), ("2.5 seconds:", 2500), ("90 seconds:", 90_000)]
+)
+def test_deadline_of_the_callback_is_the_one_that_is_set(expected, timeout):
+    """The document names the operator's deadline."""
+    document = document_of(Settings(callback_timeout=timedelta(milliseconds=timeout)))
+
+    assert f"Answer within {expected}" in callback_operation(document)["description"]
+
+
+@pytest.mark.parametrize(
+    ("contract", "described", "row"),
+    [
+        ("strict", 'a body such as `{"ok": true}`', "Delivered, if the body is as declared"),
+        ("lenient", "any body", "Delivered, with any body"),
+    ],
+)
+def test_the_contract_for_receivers_is_documented(contract, described, row):
+    """The document says whether the body of an acknowledgement counts."""
+    operation = callback_operation(document_of(Settings(receiver_contract=contract)))
+
+    assert f"`2XX` with {described} acknowledges" in operation["description"]
+    assert operation["responses"]["2XX"]["description"].startswith(row)
 
 
 def test_example_of_the_signature_verifies(document):
     """The signature of the document can be computed from its other examples."""
-    examples = {name: example for name, (_, example) in WEBHOOK_HEADERS.items()}
+    examples = {one["name"]: one["example"] for one in callback_operation(document)["parameters"]}
     body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
     at = datetime.fromtimestamp(int(examples["webhook-timestamp"]), UTC)
     signature = Webhook(DEV_SECRET).sign(examples["webhook-id"], at, body.decode())
@@ -372,19 +483,9 @@ def test_document_can_be_built_again():
 )
 def test_undeclared_name_stops_the_start(expected, expression):
     """An expression that names what the operation does not take is refused by name."""
-
-    @docs(
-        tags=["invoices"],
-        callbacks=[dataclasses.replace(INVOICE_NOTIFICATION, expression=expression)],
-    )
-    @querystring_schema(CallbackQuerySchema)
-    @json_schema(InvoiceSchema)
-    @refuses(422)
-    async def handler(_request: web.Request) -> web.Response:
-        raise NotImplementedError
-
+    declared = dataclasses.replace(INVOICE_NOTIFICATION, expression=expression)
     with pytest.raises(DeclarationError, match="invoice_notification") as refusal:
-        build_document([("POST", "/x", handler)], version="1", public_url="http://x.example")
+        built(declaring(declared))
 
     assert expected in str(refusal.value)
 
@@ -399,7 +500,7 @@ def test_body_of_an_operation_without_one_stops_the_start():
         raise NotImplementedError
 
     with pytest.raises(DeclarationError, match="declares none"):
-        build_document([("POST", "/x", handler)], version="1", public_url="http://x.example")
+        built(("POST", "/x", handler))
 
 
 def test_every_documented_operation_is_served(document):

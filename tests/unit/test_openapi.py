@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import yaml
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
 from schemas.delivery import DeliveryPageSchema
+from schemas.examples import example_of
 from schemas.invoice import CallbackQuerySchema, InvoiceSchema
+from service.api.callback_plugin import CallbackPlugin
 from service.api.docs import as_yaml
-from service.api.openapi import CallbackPlugin, example_of
 from service.api.operations import OPERATIONS, other_form
-from service.callbacks import INVOICE_NOTIFICATION
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+
+PLUGIN = CallbackPlugin(timeout=timedelta(seconds=15), is_strict=True)
 
 
 def test_example_is_made_of_the_examples_of_fields():
@@ -25,7 +30,7 @@ def test_example_is_made_of_the_examples_of_fields():
 
 def test_plugin_adds_the_declared_callbacks():
     """The hook works on any specification that apispec builds."""
-    spec = APISpec("t", "1", "3.1.0", plugins=[CallbackPlugin(), MarshmallowPlugin()])
+    spec = APISpec("t", "1", "3.1.0", plugins=[PLUGIN, MarshmallowPlugin()])
     operation = {
         "parameters": [{"in": "query", "schema": CallbackQuerySchema}],
         "requestBody": {"content": {"application/json": {"schema": InvoiceSchema}}},
@@ -41,7 +46,7 @@ def test_plugin_adds_the_declared_callbacks():
 
 def test_operation_without_callbacks_is_left_alone():
     """Most operations call nobody back."""
-    spec = APISpec("t", "1", "3.1.0", plugins=[CallbackPlugin()])
+    spec = APISpec("t", "1", "3.1.0", plugins=[PLUGIN])
     spec.path("/x", operations={"get": {"responses": {}}})
 
     assert "callbacks" not in spec.to_dict()["paths"]["/x"]["get"]

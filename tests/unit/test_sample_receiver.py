@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
 from standardwebhooks import Webhook
 
-from service.callbacks import INVOICE_NOTIFICATION
+from service.callbacks.answers import AnswerRule, Meaning
+from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.development import DEV_SECRET
 from service.receiver.sample import make_receiver
 
@@ -51,6 +53,19 @@ async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
     ]
 
 
+async def test_acknowledgement_is_the_declared_one(aiohttp_client, shown):
+    """Where the declaration wants another status, the receiver answers that one."""
+    answers = (
+        AnswerRule("202", Meaning.DELIVERED, ""),
+        AnswerRule("2XX", Meaning.RETRY, ""),
+        *INVOICE_NOTIFICATION.answers[1:],
+    )
+    callback = replace(INVOICE_NOTIFICATION, answers=answers)
+    receiver = await aiohttp_client(make_receiver(callback, DEV_SECRET, shown.append))
+
+    assert 202 == (await receiver.post("/invoices/1", data=BODY, headers=signed())).status
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -65,7 +80,7 @@ async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
     ],
 )
 async def test_wrong_signature_is_refused(receiver, shown, headers):
-    """Whoever does not know the secret is answered 401, and it is shown why."""
+    """A sender that does not know the secret is answered 401, and the reason is shown."""
     answer = await receiver.post("/invoices/1", data=BODY, headers=headers)
 
     assert 401 == answer.status
@@ -108,7 +123,7 @@ async def test_only_the_declared_operation_is_there(receiver, shown, status, met
 
 
 async def test_large_body_is_refused(receiver):
-    """A receiver is not there to be filled."""
+    """A body that no declared event could have is not read."""
     answer = await receiver.post("/invoices/1", data=b" " * 70_000, headers=signed())
 
     assert 413 == answer.status

@@ -1,0 +1,23 @@
+"""Examples of whole objects, made from the examples in the metadata of their fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields
+
+
+def example_of(schema: type[Schema] | Schema) -> dict[str, Any]:
+    """An example of what *schema* describes; a field without an example gives None."""
+    instance = schema if isinstance(schema, Schema) else schema()
+    return {
+        field.data_key or name: _example_of_field(field) for name, field in instance.fields.items()
+    }
+
+
+def _example_of_field(field: fields.Field[Any]) -> Any:
+    if isinstance(field, fields.Nested):
+        return example_of(field.schema)
+    if isinstance(field, fields.List):
+        return [_example_of_field(field.inner)]
+    return field.metadata.get("example")

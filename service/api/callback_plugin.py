@@ -1,0 +1,170 @@
+"""
+The callbacks of the OpenAPI document, made from their declarations.
+
+`CallbackPlugin` is the apispec hook that turns a declared `Callback` into the `callbacks` of its
+operation, and refuses one that uses a name which the operation does not declare: linters do not
+read the keys of callbacks, so nothing else would find that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from apispec import BasePlugin
+from marshmallow import Schema
+
+from service.callbacks.answers import AnswerRule, Meaning
+from service.callbacks.declaration import Callback, DeclaredOperation
+from service.callbacks.headers import IMPLIED_HEADERS, CallbackHeader
+from service.errors import DeclarationError
+
+RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds, or a date. Respected up to 24 hours, and for everything that is"
+        " sent to you.",
+        "schema": {"type": "string"},
+        "example": "120",
+    }
+}
+"""The header of an answer that asks for a hold."""
+
+WHERE_STRICT = "Delivered, if the body is as declared; if not, the event is sent again later."
+WHERE_LENIENT = "Delivered, with any body; one that is not as declared is noted on the attempt."
+"""What follows from an answer that acknowledges, where the body counts and where it does not."""
+
+SENT_AGAIN = "Not delivered: the event is sent again later."
+
+CONSEQUENCES = {
+    Meaning.RETRY: SENT_AGAIN,
+    Meaning.HOLD: SENT_AGAIN,
+    Meaning.DEAD: "Dead: the event is not sent again, unless the API user asks for it.",
+}
+"""What follows from any other answer."""
+
+
+class CallbackPlugin(BasePlugin):
+    """
+    Documents the callbacks that operations declare.
+
+    *timeout* is how long an answer is waited for. *is_strict* says whether the body of an
+    acknowledgement must load through the response schema.
+
+    Goes before the MarshmallowPlugin, which then resolves the schemas inside the callbacks.
+
+    Raises:
+        DeclarationError: from `operation_helper`, if a callback names a parameter or a property
+            that its operation does not declare, or two callbacks of one operation have one name.
+    """
+
+    def __init__(self, *, timeout: timedelta, is_strict: bool) -> None:
+        self._timeout = timeout
+        self._is_strict = is_strict
+
+    def operation_helper(
+        self,
+        path: str | None = None,
+        operations: dict[str, Any] | None = None,
+        *,
+        declared: Iterable[Callback] = (),
+        **_: Any,
+    ) -> None:
+        """
+        Add the OpenAPI objects of the *declared* callbacks to each operation.
+
+        They come as an argument of `APISpec.path`, which copies deeply what is inside of the
+        operations.
+        """
+        for operation in (operations or {}).values():
+            for callback in declared:
+                callback.check(declared_by(operation))
+                callbacks = operation.setdefault("callbacks", {})
+                if callback.name in callbacks:
+                    raise DeclarationError(f"Callback {callback.name}: the name is used twice.")
+                documented = self._document(callback, operation.get("tags", []))
+                callbacks[callback.name] = {callback.expression: {callback.method: documented}}
+
+    def _document(self, callback: Callback, tags: list[str]) -> dict[str, Any]:
+        """The operation that the receiver of *callback* serves."""
+        headers = [one for one in callback.headers if one.name not in IMPLIED_HEADERS]
+        return {
+            "tags": tags,
+            "operationId": callback.name,
+            "summary": callback.summary,
+            "description": f"{callback.description}\n\n{self._expected_answer(callback)}",
+            "security": [],
+            "parameters": [_parameter(one) for one in headers],
+            "requestBody": {
+                "required": True,
+                "content": _json(callback.request, callback.request_example),
+            },
+            "responses": {rule.statuses: self._answer(callback, rule) for rule in callback.answers},
+        }
+
+    def _expected_answer(self, callback: Callback) -> str:
+        """How to answer, in one paragraph."""
+        seconds = f"{self._timeout.total_seconds():g}"
+        example = json.dumps(callback.response_example)
+        body = f"a body such as `{example}`" if self._is_strict else "any body"
+        stopping = _statuses(callback, Meaning.DEAD)
+        stop = f" Answer {stopping} to stop the delivery of this event." if stopping else ""
+        return (
+            f"**Your answer.** Answer within {seconds} second{'' if seconds == '1' else 's'}:"
+            f" {_statuses(callback, Meaning.DELIVERED)} with {body} acknowledges the event."
+            f" Store the event, answer, and do longer work afterwards.{stop} After any other"
+            " answer, and after none, the event is sent again later, with growing delays; a"
+            " `Retry-After` is respected."
+        )
+
+    def _answer(self, callback: Callback, rule: AnswerRule) -> dict[str, Any]:
+        if rule.meaning is Meaning.DELIVERED:
+            counts = WHERE_STRICT if self._is_strict else WHERE_LENIENT
+            content = _json(callback.response, callback.response_example)
+            return {"description": f"{counts} {rule.description}", "content": content}
+        answer: dict[str, Any] = {"description": f"{CONSEQUENCES[rule.meaning]} {rule.description}"}
+        if rule.meaning is Meaning.HOLD:
+            answer["headers"] = RETRY_AFTER
+        return answer
+
+
+def _parameter(header: CallbackHeader) -> dict[str, Any]:
+    pattern = {"pattern": header.pattern} if header.pattern else {}
+    return {
+        "in": "header",
+        "name": header.name,
+        "required": header.is_required,
+        "description": header.description,
+        "schema": {"type": "string", **pattern},
+        "example": header.example,
+    }
+
+
+def _json(schema: type[Schema], example: Mapping[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema, "example": dict(example)}}
+
+
+def _statuses(callback: Callback, meaning: Meaning) -> str:
+    """The statuses that mean *meaning*, as text: `200` or `2XX`."""
+    matching = [f"`{rule.statuses}`" for rule in callback.answers if rule.meaning is meaning]
+    return " or ".join(matching)
+
+
+def declared_by(operation: Mapping[str, Any]) -> DeclaredOperation:
+    """The parameters and body properties of *operation*, given as apispec takes it."""
+    names: dict[str, set[str]] = {"query": set(), "header": set(), "path": set()}
+    for parameter in operation.get("parameters", ()):
+        names[parameter["in"]].update(_names_in(parameter["schema"]))
+    body = operation.get("requestBody")
+    return DeclaredOperation(
+        query=frozenset(names["query"]),
+        headers=frozenset(name.lower() for name in names["header"]),
+        path=frozenset(names["path"]),
+        body=frozenset(_names_in(body["content"]["application/json"]["schema"])) if body else None,
+    )
+
+
+def _names_in(schema: type[Schema] | Schema) -> Iterable[str]:
+    instance = schema if isinstance(schema, Schema) else schema()
+    return [field.data_key or name for name, field in instance.fields.items()]

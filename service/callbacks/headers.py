@@ -1,0 +1,62 @@
+"""
+The headers of a callback's request.
+
+Every callback is JSON and signed by Standard Webhooks 1.0 (https://www.standardwebhooks.com/):
+these headers are the default of a declaration, which may add others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from service.errors import DeclarationError
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackHeader:
+    """
+    A header that the request of a callback carries.
+
+    *name* is in lower case; names ignore case. *pattern* is a regular expression of JSON Schema
+    that every value matches. An optional header is sent where it has a value.
+
+    Raises:
+        DeclarationError: *name* is not in lower case.
+    """
+
+    name: str
+    description: str
+    example: str
+    is_required: bool = True
+    pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name != self.name.lower():
+            raise DeclarationError(f"The header {self.name} must be declared in lower case.")
+
+
+# OpenAPI ignores header parameters of these names: other parts of the document describe them.
+IMPLIED_HEADERS = frozenset({"accept", "authorization", "content-type"})
+
+STANDARD_HEADERS = (
+    CallbackHeader(
+        "webhook-id",
+        "Identifies the event; the same in every attempt, so that you recognise a repeated one.",
+        "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
+    ),
+    CallbackHeader(
+        "webhook-timestamp",
+        "When this attempt was made, in seconds since 1970.",
+        "1769860800",
+        pattern="^[0-9]+$",
+    ),
+    CallbackHeader(
+        "webhook-signature",
+        "Standard Webhooks signatures of id, timestamp and body, separated by spaces. One that"
+        " verifies is enough.",
+        "v1,WOUoLfZH/WW0hk/uDspAuBCcfVmh95r85zRXc6AHCWE=",
+        pattern="^v1,[A-Za-z0-9+/]{43}=( v1,[A-Za-z0-9+/]{43}=)*$",
+    ),
+    CallbackHeader("content-type", "The body is JSON in UTF-8.", "application/json"),
+    CallbackHeader("user-agent", "The service and its version.", "invoices/0.1.0"),
+)
