@@ -97,7 +97,7 @@ def test_every_command_about_accounts_is_documented_with_its_options(name):
 
 
 def test_freshness_is_documented_as_it_is():
-    """Operators are told how long a rotation may take until it is noticed."""
+    """Operators learn how long it may take until a rotation is noticed."""
     assert 5 == FRESH.total_seconds()
     assert "remembers keys\nand secrets for five seconds" in text_of("docs/operations.md")
 
@@ -139,6 +139,16 @@ def test_every_outcome_and_reason_is_explained():
 
     assert [] == [outcome for outcome in OUTCOMES if f"| `{outcome}` |" not in receiver]
     assert [] == [reason for reason in REASONS if f"`{reason}` (" not in guide]
+
+
+def test_every_header_and_answer_of_the_callback_is_explained():
+    """The receiver's page has a row for each header that is sent and each answer that counts."""
+    page = text_of("docs/receiver.md")
+    rows = [one.name for one in INVOICE_NOTIFICATION.headers]
+    rows += [one.statuses for one in INVOICE_NOTIFICATION.answers]
+    rows += list(INVOICE_NOTIFICATION.request().fields)
+
+    assert [] == [name for name in rows if f"\n| `{name}` |" not in page]
 
 
 def test_every_log_event_is_explained():
@@ -222,7 +232,7 @@ async def receiver(aiohttp_client):
 
 
 async def test_printed_receiver_takes_an_event_once(receiver, capsys):
-    """The receiver of the page verifies, answers what is declared, and knows what it has had."""
+    """The receiver of the page verifies, answers as declared, and recognises a repeated event."""
     body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
     headers = signed(body)
 
@@ -237,7 +247,7 @@ async def test_printed_receiver_takes_an_event_once(receiver, capsys):
 
 
 async def test_printed_receiver_refuses_a_forged_event(receiver, capsys):
-    """A body that was not signed is neither acknowledged nor dealt with."""
+    """A body that was not signed is neither acknowledged nor processed."""
     headers = signed(b'{"description":"Invoice paid","paid":false}')
 
     answer = await receiver.post("/invoices/2expen51ve", data=b"{}", headers=headers)

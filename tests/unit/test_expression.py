@@ -192,8 +192,8 @@ class TestGrammar:
             ("{$request.query.a}", "$request.querystring.a"),
         ],
     )
-    def test_known_mistakes_get_the_valid_form_as_a_hint(self, expected: str, text: str) -> None:
-        """A mistake that people are known to make is answered with what they meant."""
+    def test_common_errors_get_the_valid_form_as_a_hint(self, expected: str, text: str) -> None:
+        """A common error is reported together with the valid form."""
         with pytest.raises(ExpressionError) as refusal:
             parse_expression(text)
 
@@ -203,7 +203,7 @@ class TestGrammar:
 
     @pytest.mark.parametrize("text", ["$", "", "$request", "$request.query", "$request.body#/~"])
     def test_no_hint_is_made_up(self, text: str) -> None:
-        """Where nobody can know what was meant there is no hint."""
+        """Where the valid form cannot be guessed there is no hint."""
         with pytest.raises(ExpressionError) as refusal:
             parse_expression(text)
 
@@ -211,7 +211,7 @@ class TestGrammar:
 
     @given(st.text(ANY_CHARACTER) | st.text("$request.body#/~01\\u{}\"quyhapt'"))
     def test_nothing_but_expression_errors_is_raised(self, text: str) -> None:
-        """Whatever the text, it is parsed or refused with a position inside or at its end."""
+        """Any text is parsed, or refused with a position inside it or at its end."""
         for parse in (parse_expression, parse_template):
             refusal = refusal_of(parse, text)
 
@@ -225,7 +225,7 @@ class TestGrammar:
     @example("$request.query.", "\ud83d\\ude00")
     @example("$request.query.", "\\ud83d\ude00")
     def test_canonical_text_means_the_same(self, start: str, rest: str) -> None:
-        """Whatever parses has one canonical text, which parses to the same and is its own."""
+        """A parsed expression has one canonical text, which parses to the same expression."""
         try:
             parsed = parse_expression(start + rest)
         except ExpressionError:
@@ -489,7 +489,7 @@ class TestValue:
         ids=lambda text: text[:40],
     )
     def test_what_was_not_sent_is_absent(self, text: str) -> None:
-        """A missing value is told from an unusable one."""
+        """The error says whether a value is missing or unusable."""
         expression = parse_expression(text)
 
         with pytest.raises(EvaluationError) as failure:

@@ -161,7 +161,7 @@ def test_a_strict_url_is_taken_as_it_is(origin: str, text: str) -> None:
     ],
 )
 def test_what_needs_interpretation_is_refused(words: str, text: str) -> None:
-    """Whatever two programs could read in two ways is refused in words that help."""
+    """Text that two programs could read in two ways is refused with a reason."""
     with pytest.raises(ValueError, match="URL") as refusal:
         parse_url(text)
 
@@ -175,7 +175,7 @@ def test_the_longest_url_is_accepted() -> None:
     assert text == parse_url(text).text
 
 
-def test_parts_are_told_apart() -> None:
+def test_parts_are_separated() -> None:
     """The host is without brackets and in lower case; the text is untouched."""
     text = "HTTP://[2001:DB8::1]/A"
 
@@ -187,7 +187,7 @@ URL_LIKE = st.text("htps:/.@[]#?%0123456789abcdefx-_\\ é\t").map("http://".__ad
 
 @given(st.text(st.characters(exclude_categories=())) | URL_LIKE)
 def test_any_text_is_judged(text: str) -> None:
-    """Whatever the text, it is kept as it is, in plain ASCII, or refused with a ValueError."""
+    """Any text is kept as it is, in plain ASCII, or refused with a ValueError."""
     try:
         url = parse_url(text)
     except ValueError:
