@@ -1,8 +1,8 @@
 """
-The form of everything that is answered: no field is ever left out, and more may come.
+The base schema of every answer: all fields are always present, and later versions may add more.
 
-Were the documented objects closed, a field added later would break the strict among the
-clients that are generated from the document.
+A closed object (`additionalProperties: false`) would make strict generated clients fail when a
+field is added.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from marshmallow import EXCLUDE, Schema, fields
 
 
 class AnswerSchema(Schema):
-    """An object that is answered; in the document its fields are required, and it is open."""
+    """Base of the response schemas; in the document their fields are required and they are open."""
 
     class Meta:
         """Open: fields that are not declared are ignored."""
@@ -21,5 +21,5 @@ class AnswerSchema(Schema):
         unknown = EXCLUDE
 
     def on_bind_field(self, _field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Declare the field as always there, unless its `metadata` says `optional`."""
+        """Mark the field as required, unless its `metadata` contains `optional`."""
         field_obj.required = not field_obj.metadata.get("optional", False)

@@ -1,4 +1,4 @@
-"""Deliveries and their attempts on the wire: what was promised to be sent, and what came of it."""
+"""Deliveries and their attempts, as the API returns them, and the filters that select them."""
 
 from __future__ import annotations
 
@@ -10,85 +10,84 @@ from schemas.answer import AnswerSchema
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Instant, InvoiceId, Text
 from schemas.page import PageQuerySchema
+from service.domain.outcomes import AttemptOutcome
+from service.domain.states import Cause, DeadReason, DeliveryStatus
 
-STATUSES = ("pending", "delivered", "dead")
-REASONS = ("exhausted", "gone", "blocked")
-CAUSES = ("event", "retry", "redelivery")
-OUTCOMES = (
-    "delivered",
-    "refused",
-    "invalid_answer",
-    "unreachable",
-    "timeout",
-    "malformed",
-    "lost",
-    "blocked",
-)
+# Plain strings, because YAML cannot represent members of an enum.
+STATUSES = tuple(status.value for status in DeliveryStatus)
+REASONS = tuple(reason.value for reason in DeadReason)
+CAUSES = tuple(cause.value for cause in Cause)
+OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
 
 
 class AttemptSchema(AnswerSchema):
     """One HTTP request made for a delivery."""
 
-    number = fields.Integer(metadata={"description": "Counted from 1.", "example": 1})
+    number = fields.Integer(
+        metadata={"description": "The number of the attempt, from 1.", "example": 1}
+    )
     cause = fields.String(
         validate=validate.OneOf(CAUSES),
         metadata={
-            "description": "Why it was made: the `event` happened, a `retry` by the schedule, or "
-            "a `redelivery` that somebody asked for.",
+            "description": "Why the attempt was made: for a new `event`, as a `retry` of the "
+            "schedule, or because the API user requested a `redelivery`.",
             "example": "event",
         },
     )
     started_at = Instant(
         metadata={
-            "description": "When it was made; for `lost`, when its lease ran out.",
+            "description": "When the attempt started; for `lost`, when its lease expired.",
             "example": "2026-01-31T12:00:00.502Z",
         }
     )
     duration_ms = fields.Integer(
-        metadata={"description": "How long it took, connecting included.", "example": 12}
+        metadata={"description": "Duration in milliseconds, including connecting.", "example": 12}
     )
     status_code = fields.Integer(
         allow_none=True,
-        metadata={"description": "What was answered; null where nothing was.", "example": 200},
+        metadata={
+            "description": "HTTP status of the answer; null if there was none.",
+            "example": 200,
+        },
     )
     outcome = fields.String(
         validate=validate.OneOf(OUTCOMES),
         metadata={
-            "description": "`refused`: the status was not 2xx. `invalid_answer`: 2xx, but not "
-            "what the callback declares. `malformed`: not valid HTTP. `lost`: the process that "
-            "made the attempt ended before it could record the answer. `blocked`: the address "
-            "may not be called.",
+            "description": "`refused`: the status was not 2xx. `invalid_answer`: 2xx, but the "
+            "body is not what the callback declares. `malformed`: the answer was not valid HTTP. "
+            "`lost`: the process that made the attempt ended before it could record the answer. "
+            "`blocked`: the address is denied by policy.",
             "example": "delivered",
         },
     )
     detail = fields.String(
         allow_none=True,
-        metadata={"description": "What was wrong, in words for developers.", "example": None},
+        metadata={"description": "Description of the failure, for developers.", "example": None},
     )
     response_body = fields.String(
         allow_none=True,
         metadata={
-            "description": "The first 4 KiB of what was answered, as text.",
+            "description": "The first 4 KiB of the body of the answer, as text.",
             "example": '{"ok": true}',
         },
     )
 
 
 class DeliverySchema(AnswerSchema):
-    """The duty to bring one event to one URL, and every attempt made so far."""
+    """The durable duty to deliver one event to one URL, and its attempts so far."""
 
     id = fields.String(
         metadata={
-            "description": "Also the `webhook-id` of every attempt.",
+            "description": "Id of the delivery; sent as `webhook-id` in every attempt.",
             "example": "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
         }
     )
     invoice_id = fields.String(
-        metadata={"description": "Your id of the invoice.", "example": "2expen51ve"}
+        metadata={"description": "The `id` of the invoice.", "example": "2expen51ve"}
     )
     callback = fields.String(
         metadata={
-            "description": "Which callback of this document is delivered.",
+            "description": "Name of the callback in this document.",
             "example": "invoice_notification",
         }
     )
@@ -101,7 +100,8 @@ class DeliverySchema(AnswerSchema):
     status = fields.String(
         validate=validate.OneOf(STATUSES),
         metadata={
-            "description": "`pending` until it is `delivered`, or `dead`: no more attempts.",
+            "description": "`pending`: not delivered yet. `delivered`: acknowledged by the "
+            "receiver. `dead`: no more automatic attempts.",
             "example": "delivered",
         },
     )
@@ -109,20 +109,20 @@ class DeliverySchema(AnswerSchema):
         allow_none=True,
         validate=validate.OneOf(REASONS),
         metadata={
-            "description": "Why a dead delivery gets no more attempts: `exhausted` after the "
-            "last of the schedule, `gone` after a 410, `blocked` where the address may not be "
-            "called.",
+            "description": "Why the delivery is dead. `exhausted`: the last attempt of the retry "
+            "schedule failed. `gone`: the receiver answered 410. `blocked`: the address is denied "
+            "by policy.",
             "example": None,
         },
     )
     event = fields.Nested(InvoiceEventSchema)
     attempt_count = fields.Integer(
-        metadata={"description": "How many attempts were made.", "example": 1}
+        metadata={"description": "Number of attempts so far.", "example": 1}
     )
     due_at = Instant(
         allow_none=True,
         metadata={
-            "description": "When the next attempt may be made; null once there is none.",
+            "description": "When the next attempt is due; null if the delivery is not pending.",
             "example": None,
         },
     )
@@ -132,12 +132,13 @@ class DeliverySchema(AnswerSchema):
     settled_at = Instant(
         allow_none=True,
         metadata={
-            "description": "When it was delivered or dead.",
+            "description": "When it became `delivered` or `dead`; null while it is pending.",
             "example": "2026-01-31T12:00:00.514Z",
         },
     )
     attempts = fields.List(
-        fields.Nested(AttemptSchema), metadata={"description": "Every attempt made, in order."}
+        fields.Nested(AttemptSchema),
+        metadata={"description": "The newest 100 attempts, in ascending order."},
     )
 
 
@@ -148,27 +149,27 @@ class DeliveryPageSchema(AnswerSchema):
     next = fields.String(
         allow_none=True,
         metadata={
-            "description": "Give it as `after` to get the next page; null on the last one.",
+            "description": "Cursor: pass it as `after` to get the next page; null on the last.",
             "example": None,
         },
     )
 
 
 class DeliveryPathSchema(Schema):
-    """Which delivery."""
+    """The path parameters of one delivery."""
 
     id = Text(
         required=True,
         validate=validate.Length(min=1, max=200),
         metadata={
-            "description": "The `webhook-id` that your receiver saw.",
+            "description": "Id of the delivery: the `webhook-id` that the receiver was sent.",
             "example": "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
         },
     )
 
 
 class _DeliveryFilterSchema(Schema):
-    """What narrows down deliveries wherever some are chosen."""
+    """The filters that listing and redelivery have in common."""
 
     origin = Text(
         validate=[
@@ -180,13 +181,13 @@ class _DeliveryFilterSchema(Schema):
             ),
         ],
         metadata={
-            "description": "Only deliveries to this scheme, host and port; the port may be left "
-            "out where it is the scheme's own.",
+            "description": "Only deliveries to this scheme, host and port. A default port may be "
+            "omitted.",
         },
     )
     since = Instant(
         metadata={
-            "description": "Only deliveries created at this instant or later.",
+            "description": "Only deliveries created at or after this instant.",
         }
     )
     until = Instant(
@@ -197,11 +198,11 @@ class _DeliveryFilterSchema(Schema):
 
 
 class DeliveryListQuerySchema(_DeliveryFilterSchema, PageQuerySchema):
-    """Which deliveries to list."""
+    """The query parameters of the list of deliveries."""
 
     status = fields.String(
         validate=validate.OneOf(STATUSES),
-        metadata={"description": "Only deliveries in this state."},
+        metadata={"description": "Only deliveries with this status."},
     )
     invoice_id = InvoiceId(metadata={"description": "Only deliveries of this invoice."})
 
@@ -210,23 +211,26 @@ REDELIVERY_EXAMPLE = {"status": "dead", "origin": "https://api.example.com"}
 
 
 class RedeliverySchema(_DeliveryFilterSchema):
-    """Which deliveries to deliver once more."""
+    """The filter that selects the deliveries to redeliver."""
 
     class Meta:
-        """Closed: a filter with a typing mistake in it would take more than was meant."""
+        """Closed: a filter with a misspelled name would select too many deliveries."""
 
         unknown = RAISE
 
     status = fields.String(
         required=True,
-        validate=validate.OneOf(("dead",)),
-        metadata={"description": "Those that get no more attempts by themselves."},
+        validate=validate.OneOf((DeliveryStatus.DEAD.value,)),
+        metadata={"description": "Only deliveries with this status."},
     )
 
 
 class RedeliveredSchema(AnswerSchema):
-    """What came of it."""
+    """The result of a redelivery."""
 
     count = fields.Integer(
-        metadata={"description": "How many deliveries are pending again.", "example": 50000}
+        metadata={
+            "description": "Number of deliveries that became pending again.",
+            "example": 50000,
+        }
     )

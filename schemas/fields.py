@@ -1,4 +1,4 @@
-"""Fields that marshmallow does not have, or has in a more lenient form than a contract needs."""
+"""Fields that marshmallow lacks, or that are stricter than those of marshmallow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.money import CURRENCIES, is_amount, to_minor
 
 
 class StrictBoolean(fields.Boolean):
-    """JSON's `true` or `false`; marshmallow's own field takes 0, "yes" and "on" as well."""
+    """JSON `true` or `false`; the field of marshmallow also accepts 0, "yes" and "on"."""
 
     default_error_messages = {"invalid": "Must be true or false."}  # noqa: RUF012 -- read only
 
@@ -27,9 +27,9 @@ class StrictBoolean(fields.Boolean):
 
 class Text(fields.String):
     """
-    A line of text: no control characters and no halves of surrogate pairs.
+    Text without control characters and lone surrogates.
 
-    Databases and URLs refuse those or change them; better to say so at once.
+    Databases and URLs refuse or change such characters.
     """
 
     default_error_messages = {  # noqa: RUF012 -- read only
@@ -52,14 +52,14 @@ _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 class EmailAddress(Text, fields.Email):
     """
-    An e-mail address, on one line.
+    An e-mail address on one line.
 
-    marshmallow's own field takes control characters between quotation marks.
+    The field of marshmallow accepts control characters between quotation marks.
     """
 
 
 class WholeNumber(fields.Integer):
-    """A whole number in ASCII digits; marshmallow's own field takes `5_0` and blanks."""
+    """A whole number in ASCII digits; the field of marshmallow also accepts `5_0` and spaces."""
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
@@ -74,7 +74,7 @@ _DIGITS = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 class InvoiceId(Text):
-    """The caller's own id of an invoice; it becomes one segment of the callback's path."""
+    """The id of an invoice, chosen by the API user; one segment of the path of the callback."""
 
     default_error_messages = {  # noqa: RUF012 -- read only
         "dots": 'Must not be "." or "..": no URL can carry them as one segment of its path.',
@@ -94,9 +94,9 @@ class InvoiceId(Text):
 
 class Currency(fields.String):
     """
-    The ISO 4217 code of a currency that has money in it.
+    The ISO 4217 code of a currency with minor units.
 
-    The document shows the form of a code only: a list of 165 would bury everything else.
+    The document shows only the pattern of a code: a list of 165 codes would be too long to read.
     """
 
     default_error_messages = {  # noqa: RUF012 -- read only
@@ -113,14 +113,14 @@ class Currency(fields.String):
 
 
 DOUBLE_DIGITS = 15
-"""Decimal digits that every double keeps."""
+"""The number of decimal digits that a double represents exactly."""
 
 
 class Amount(fields.Field[int]):
     """
     An amount of money as text or JSON number, loaded as whole minor units.
 
-    What it may look like depends on the `currency` that stands beside it.
+    The number of decimals that are allowed depends on the field `currency` of the same object.
     """
 
     default_error_messages = {  # noqa: RUF012 -- read only
@@ -136,7 +136,7 @@ class Amount(fields.Field[int]):
             raise self.make_error("invalid")
         currency = data.get("currency") if data else None
         if not isinstance(currency, str) or currency not in CURRENCIES:
-            # That is a mistake of its own, told where it was made.
+            # The field `currency` reports this error.
             return 0
         try:
             return to_minor(text, currency)
@@ -151,13 +151,13 @@ class Amount(fields.Field[int]):
         is_whole = isinstance(value, float) and value.is_integer()
         text = str(int(value)) if is_whole else str(value)
         if isinstance(value, float) and len(text.replace(".", "")) > DOUBLE_DIGITS:
-            # It may have been another number before it became a double.
+            # The JSON text may have been another number that was rounded to this double.
             raise self.make_error("inexact")
         return text
 
 
 class Instant(fields.AwareDateTime):
-    """An RFC 3339 instant; taken with any offset, given in UTC to the millisecond."""
+    """An RFC 3339 instant: accepted with any offset, returned in UTC with milliseconds."""
 
     default_error_messages = {  # noqa: RUF012 -- read only
         "invalid": "Must be an instant such as 2026-01-31T12:00:00Z.",

@@ -8,6 +8,6 @@ from schemas.answer import AnswerSchema
 
 
 class HealthSchema(AnswerSchema):
-    """All is well; anything else is a problem document."""
+    """The check passed; a failed check is answered with a problem document."""
 
     status = fields.String(metadata={"example": "ok"})

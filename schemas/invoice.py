@@ -1,4 +1,4 @@
-"""Invoices on the wire: as they are sent in, answered, shown and listed."""
+"""Invoices, as the API accepts, returns and lists them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from schemas.event import InvoiceEventSchema
 from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Text
 from schemas.money import AMOUNT_MAX, AMOUNT_PATTERN
 from schemas.page import PageQuerySchema
+from service.domain.states import InvoiceStatus
 
-STATUSES = ("received", "sent", "paid", "payment_failed")
+# Plain strings, because YAML cannot represent members of an enum.
+STATUSES = tuple(status.value for status in InvoiceStatus)
 
 EXAMPLE = {
     "id": "2expen51ve",
@@ -22,23 +24,23 @@ EXAMPLE = {
 
 class InvoiceSchema(Schema):
     """
-    An invoice, to be sent to a customer and collected.
+    An invoice to send to a customer and collect.
 
-    Loads into the invoice's columns: the total becomes *total_minor*. A missing currency has
-    to be filled in before, because what an amount may look like depends on it.
+    Loads into the columns of an invoice: `total` becomes *total_minor*. The caller fills in a
+    missing currency first, because it determines which amounts are valid.
     """
 
     class Meta:
-        """Closed: what is not declared is refused, because it is most likely a typing mistake."""
+        """Closed: an undeclared field is refused, because it is probably a misspelled name."""
 
         unknown = RAISE
 
     id = InvoiceId(
         required=True,
         metadata={
-            "description": "Your own id of the invoice, unique within your account. Sending the "
-            "same id again is safe: the same content is answered 200, other content 409. No "
-            "control characters, and neither `.` nor `..`.",
+            "description": "Your id of the invoice, unique within your account. The request is "
+            "idempotent: the same id with the same content is answered 200, with other content "
+            "409. Control characters, `.` and `..` are refused.",
             "example": "2expen51ve",
         },
     )
@@ -46,13 +48,13 @@ class InvoiceSchema(Schema):
         allow_none=True,
         load_default=None,
         validate=validate.Length(max=500),
-        metadata={"description": "What the invoice is for.", "example": "Expensive invoice"},
+        metadata={"description": "Title of the invoice.", "example": "Expensive invoice"},
     )
     customer = Text(
         required=True,
         validate=validate.Length(min=1, max=500),
         metadata={
-            "description": "Who is to pay. In the sandbox, a tag chooses the ending: "
+            "description": "The customer who pays. In the sandbox, a tag selects the result: "
             "`Acme+declined`, `+insufficient_funds`, `+expired_card`, `+processing_error`, "
             "`+pending`, `+never` or `+undeliverable`.",
             "example": "Mr. Richie Rich",
@@ -63,7 +65,7 @@ class InvoiceSchema(Schema):
         load_default=None,
         validate=validate.Length(max=254),
         metadata={
-            "description": "Where the invoice is sent. The sandbox's tags work here too.",
+            "description": "E-mail address of the customer. The tags of the sandbox work here too.",
             "example": "richie@example.com",
         },
     )
@@ -71,8 +73,8 @@ class InvoiceSchema(Schema):
         required=True,
         attribute="total_minor",
         metadata={
-            "description": "The amount, more than zero, with no more decimals than the "
-            "currency has. A string is exact; a JSON number is taken too.",
+            "description": "The amount: greater than zero, with no more decimals than the "
+            "currency has. A string is exact; a JSON number is accepted too.",
             "example": "9999",
             "type": ["string", "number"],
             "pattern": AMOUNT_PATTERN,
@@ -82,7 +84,7 @@ class InvoiceSchema(Schema):
     )
     currency = Currency(
         metadata={
-            "description": "ISO 4217 code. Left out, it is the service's own currency.",
+            "description": "ISO 4217 code; the default is the currency of the service.",
             "example": "USD",
             "pattern": "^[A-Z]{3}$",
         },
@@ -90,47 +92,47 @@ class InvoiceSchema(Schema):
 
 
 class CallbackQuerySchema(Schema):
-    """Where to call back."""
+    """The query parameters of a request that creates an invoice."""
 
     class Meta:
-        """Closed: what is not declared is refused, because it is most likely a typing mistake."""
+        """Closed: an undeclared field is refused, because it is probably a misspelled name."""
 
         unknown = RAISE
 
     callback_url = Text(
         validate=validate.Length(min=1, max=2048),
         metadata={
-            "description": "The URL of your API that is called back, such as "
-            "`https://api.example.com`. Without it, nobody is called. A query or a fragment is "
-            "refused, because the path of the callback is put behind it.",
+            "description": "The base URL of your API for callbacks, such as "
+            "`https://api.example.com`. Without it, no callback is sent. A query or a fragment "
+            "is refused, because the path of the callback is appended.",
         },
     )
 
 
 class InvoiceReceivedSchema(AnswerSchema):
-    """The invoice is stored for good."""
+    """The invoice is stored."""
 
     msg = fields.String(
-        metadata={"description": "In words for people.", "example": "Invoice received"}
+        metadata={"description": "A message for people.", "example": "Invoice received"}
     )
 
 
 class InvoicePathSchema(Schema):
-    """Which invoice."""
+    """The path parameters of one invoice."""
 
     id = InvoiceId(
         required=True,
-        metadata={"description": "The id that the invoice was sent with.", "example": "2expen51ve"},
+        metadata={"description": "Your id of the invoice.", "example": "2expen51ve"},
     )
 
 
-class ToldEventSchema(InvoiceEventSchema):
-    """An event, with who made it happen and when."""
+class RecordedEventSchema(InvoiceEventSchema):
+    """An event with its collector and its time."""
 
     collector = fields.String(
         required=True,
         metadata={
-            "description": "What collected: `sandbox` moves no money.",
+            "description": "The collector; `sandbox` moves no money.",
             "example": "sandbox",
         },
     )
@@ -141,19 +143,19 @@ class ToldEventSchema(InvoiceEventSchema):
 
 
 class CollectedInvoiceSchema(AnswerSchema):
-    """An invoice and how far its collection has come."""
+    """An invoice with its status and its events."""
 
-    id = fields.String(metadata={"description": "Your own id of it.", "example": "2expen51ve"})
+    id = fields.String(metadata={"description": "Your id of the invoice.", "example": "2expen51ve"})
     title = fields.String(
         allow_none=True,
-        metadata={"description": "What it is for.", "example": "Expensive invoice"},
+        metadata={"description": "Title of the invoice.", "example": "Expensive invoice"},
     )
     customer = fields.String(
-        metadata={"description": "Who is to pay.", "example": "Mr. Richie Rich"}
+        metadata={"description": "The customer who pays.", "example": "Mr. Richie Rich"}
     )
     customer_email = fields.String(
         allow_none=True,
-        metadata={"description": "Where it is sent.", "example": None},
+        metadata={"description": "E-mail address of the customer.", "example": None},
     )
     total = fields.String(
         metadata={
@@ -173,7 +175,7 @@ class CollectedInvoiceSchema(AnswerSchema):
     callback_url = fields.String(
         allow_none=True,
         metadata={
-            "description": "What is called back; null where nobody is.",
+            "description": "The base URL for callbacks; null if none was given.",
             "example": "https://api.example.com",
         },
     )
@@ -184,7 +186,8 @@ class CollectedInvoiceSchema(AnswerSchema):
         }
     )
     events = fields.List(
-        fields.Nested(ToldEventSchema), metadata={"description": "What happened to it, in order."}
+        fields.Nested(RecordedEventSchema),
+        metadata={"description": "The events of the invoice, in order."},
     )
 
 
@@ -195,16 +198,16 @@ class InvoicePageSchema(AnswerSchema):
     next = fields.String(
         allow_none=True,
         metadata={
-            "description": "Give it as `after` to get the next page; null on the last one.",
+            "description": "Cursor: pass it as `after` to get the next page; null on the last.",
             "example": None,
         },
     )
 
 
 class InvoiceListQuerySchema(PageQuerySchema):
-    """Which invoices to list."""
+    """The query parameters of the list of invoices."""
 
     status = fields.String(
         validate=validate.OneOf(STATUSES),
-        metadata={"description": "Only invoices in this state."},
+        metadata={"description": "Only invoices with this status."},
     )

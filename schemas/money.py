@@ -1,8 +1,8 @@
 """
-Money on the wire: decimal text in the caller's JSON, whole minor units inside.
+Amounts of money: decimal text in JSON, whole minor units in the service.
 
-An amount is matched as ASCII text before any arithmetic, because a float, an exponent or five
-thousand digits must be refused rather than rounded, expanded or computed with.
+An amount is matched as ASCII text before any arithmetic, so that floats, exponents and thousands
+of digits are refused before they are rounded, expanded or computed with.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ CURRENCIES: dict[str, int] = {
     for currency in sorted(Currency, key=lambda currency: str(currency.code))
     if currency.exponent is not None
 }
-"""ISO 4217 codes that name money, each with its number of decimals."""
+"""The ISO 4217 codes that have minor units, each with its number of decimals."""
 
-# Twelve digits before the point keep every amount in a signed 64-bit count of minor units,
-# whatever the currency (four decimals is the most that any has).
+# With twelve digits before the point, every amount in minor units fits a signed 64-bit integer:
+# no currency has more than four decimals.
 AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,4}))?$"
-"""How an amount is written as text, in whatever currency."""
+"""The pattern of an amount as text, in any currency."""
 
 AMOUNT_MAX = 999_999_999_999.9999
-"""The largest amount that the pattern lets through."""
+"""The largest amount that matches the pattern."""
 
 _AMOUNT = re.compile(AMOUNT_PATTERN, re.ASCII)
 
 
 def is_amount(text: str) -> bool:
-    """Whether *text* is written like an amount, in whatever currency."""
+    """Whether *text* matches the pattern of an amount."""
     return _AMOUNT.fullmatch(text) is not None
 
 
 def to_minor(amount: str, currency: str) -> int:
     """
-    The whole number of minor units that *amount* says: `to_minor("12.30", "USD")` is 1230.
+    The *amount* in whole minor units: `to_minor("12.30", "USD")` is 1230.
 
     Raises:
-        ValueError: in words for the caller, where the text is not an amount, is not more
-            than zero, or has more decimals than the currency.
+        ValueError: if the text is not an amount, is zero, or has more decimals than the
+            currency; the message is shown to the API user.
     """
     decimals = CURRENCIES[currency]
     match = _AMOUNT.fullmatch(amount)

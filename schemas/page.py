@@ -1,4 +1,4 @@
-"""How lists are paged: by a cursor, so that what arrives meanwhile neither repeats nor skips."""
+"""Pagination by cursor: items that are added between two pages cause no repeats and no gaps."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ LIMIT_MAX = 200
 
 
 class PageQuerySchema(Schema):
-    """Which page of a list."""
+    """The query parameters of a page."""
 
     class Meta:
-        """Closed: what is not declared is refused, because it is most likely a typing mistake."""
+        """Closed: an undeclared parameter is refused, because it is probably a misspelled name."""
 
         unknown = RAISE
 
     after = Text(
         validate=validate.Length(min=1, max=200),
         metadata={
-            "description": "The `next` of the page before; left out, the first page.",
+            "description": "Cursor: the `next` of the previous page. Without it, the first page.",
         },
     )
     limit = WholeNumber(
         load_default=50,
         validate=validate.Range(1, LIMIT_MAX),
-        metadata={"description": "How many items a page has at most."},
+        metadata={"description": "Maximum number of items on a page."},
     )
