@@ -1,4 +1,4 @@
-"""SECURITY.md names what keeps each promise; what it names is there."""
+"""SECURITY.md names the code and the test of each defence; both exist."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ NAMED = sorted(set(re.findall(r"`((?:service|tests)/[^`]*)`", PAGE)))
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_what_keeps_a_promise_is_there(name):
+def test_code_and_tests_that_are_named_exist(name):
     """Code and tests that the page names exist."""
     assert (ROOT / name).is_file()
 
 
 def test_every_defence_names_its_test():
-    """A row without a test is a wish."""
-    defended = PAGE.split("## What is defended")[1].split("## What is left")[0]
+    """Each row of the tables of defences names a test."""
+    defended = PAGE.split("## Defences")[1].split("## Duties of the operator")[0]
     rows = [
-        row for row in defended.splitlines() if row.startswith("| ") and "| kept by |" not in row
+        row
+        for row in defended.splitlines()
+        if row.startswith("| ") and "| code and tests |" not in row
     ]
 
     assert len(rows) > 15
