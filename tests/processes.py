@@ -17,7 +17,7 @@ import psutil
 from aiohttp import web
 
 from tests.fakes import Journal
-from tests.figures import figures_of
+from tests.samples import samples_in
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_SECONDS = 60
@@ -82,7 +82,7 @@ class Service:
         """What `/metrics` tells, by what it is called there."""
         async with self._session.get(self.url + "/metrics") as response:
             assert 200 == response.status
-            return figures_of(await response.text())
+            return samples_in(await response.text())
 
     async def get(self, path):
         """The document at *path*."""

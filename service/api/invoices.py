@@ -24,8 +24,9 @@ from schemas.invoice import (
 from schemas.money import to_text
 from service.api.dependencies import ACCOUNT_ID, CALLED, CLOCK, METRICS, STORE, TRACEPARENT
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.domain.states import Acceptance
 from service.errors import Conflict
-from service.storage.invoices import Acceptance, Call, NewInvoice
+from service.storage.invoices import Call, NewInvoice
 from service.web.request_ids import request_id_of
 from service.web.responses import answers, json_answer, json_response, refuses
 
@@ -68,7 +69,7 @@ async def create_invoice(request: web.Request) -> web.Response:
     """202 only after the invoice is committed; 200 for the same one again."""
     invoice = _new_invoice(request)
     acceptance = await request.app[STORE].accept(invoice)
-    request.app[METRICS].received(acceptance.value)
+    request.app[METRICS].received(acceptance)
     if acceptance is Acceptance.CONFLICT:
         raise Conflict(
             f"The invoice {invoice.id!r} was received before with other content. "

@@ -38,7 +38,7 @@ PATIENCE_SECONDS = 2
 """How long a scrape waits for the database; whoever scrapes gives up after ten by default."""
 
 EXAMPLE = """\
-# HELP invoices_deliveries_due Deliveries that could be attempted now and are in nobody's hands.
+# HELP invoices_deliveries_due Deliveries that are due and not leased.
 # TYPE invoices_deliveries_due gauge
 invoices_deliveries_due 0.0
 """

@@ -20,7 +20,7 @@ from service.cli.accounts import create_first_account
 from service.cli.database import wait_for_database
 from service.cli.event_loop import stop_signal, wait_until_set
 from service.settings import Settings
-from service.telemetry.figures import SHARED_FOLDER, forget_worker
+from service.telemetry.workers import SHARED_FOLDER, forget_worker
 
 log = logging.getLogger("invoices.workers")
 

@@ -19,9 +19,10 @@ from service.delivery.decision import Dead, Delivered, Outcome, Retry, Verified,
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeliveryStatus
 from service.storage.deliveries import LeasedDelivery
-from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
+from service.storage.settlements import AttemptRecord, Settlement
 from service.telemetry.tracing import TRACEPARENT, Tracing
 from service.values import value
 

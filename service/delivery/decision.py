@@ -14,8 +14,8 @@ from service.callbacks.declaration import Callback, InvalidAnswer
 from service.delivery.backoff import delay_after, retry_after
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.sender import Answer
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason
-from service.storage.settlements import AttemptOutcome
 from service.values import value
 
 GONE = 410

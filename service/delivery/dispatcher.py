@@ -143,7 +143,7 @@ class Dispatcher:
         """
         now = self._clock.now()
         resting = self._origins.resting(now)
-        self._metrics.origins_resting(len(resting))
+        self._metrics.origins_cooling_down(len(resting))
         self._is_full = self._origins.room <= 0
         if self._is_full:
             return POLL

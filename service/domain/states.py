@@ -10,6 +10,14 @@ from __future__ import annotations
 from enum import StrEnum
 
 
+class Acceptance(StrEnum):
+    """What became of an invoice that was sent in."""
+
+    STORED = "stored"
+    REPLAYED = "replayed"
+    CONFLICT = "conflict"
+
+
 class InvoiceStatus(StrEnum):
     """How far the collection of an invoice has come."""
 

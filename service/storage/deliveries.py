@@ -34,9 +34,10 @@ from sqlalchemy import (
 )
 
 from service.database.given import Given, given
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import SETTLED, Cause
 from service.storage import leases
-from service.storage.settlements import AttemptOutcome, AttemptRecord, insert_attempts
+from service.storage.settlements import AttemptRecord, insert_attempts
 from service.storage.tables import (
     deliveries,
     events,

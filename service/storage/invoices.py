@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import field
 from datetime import datetime
-from enum import Enum
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +13,7 @@ from sqlalchemy import Connection, Row, RowMapping, Text, select
 from service.database.given import Given, given
 from service.database.rows import insert_rows
 from service.domain.ids import new_id
-from service.domain.states import InvoiceStatus
+from service.domain.states import Acceptance, InvoiceStatus
 from service.errors import InvalidInput, Mistake, NotFound
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
@@ -54,14 +53,6 @@ class Incoming:
 
     invoice: NewInvoice
     leased_until: datetime | None = None
-
-
-class Acceptance(Enum):
-    """What became of an invoice that was sent in."""
-
-    STORED = "stored"
-    REPLAYED = "replayed"
-    CONFLICT = "conflict"
 
 
 _CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "callback_url")

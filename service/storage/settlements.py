@@ -8,30 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Integer, Text, func
 
 from service.database.rows import insert_rows
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DELIVERY_MOVES, Cause, DeadReason, DeliveryStatus
 from service.storage import leases
 from service.storage.holds import hold_origins
 from service.storage.tables import attempts, deliveries, microseconds
 from service.values import value
-
-
-class AttemptOutcome(StrEnum):
-    """What came of one HTTP request."""
-
-    DELIVERED = "delivered"
-    REFUSED = "refused"
-    INVALID_ANSWER = "invalid_answer"
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    MALFORMED = "malformed"
-    LOST = "lost"
-    BLOCKED = "blocked"
 
 
 @value(kw_only=True)

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from service.database.engine import Database
 from service.database.group_commit import GroupCommit, TellCount, tell_nobody
+from service.domain.states import Acceptance
 from service.storage import (
     accounts,
     backlog,
@@ -69,14 +70,14 @@ class Store:
         self._signals[name].set()
         self._database.announce(name)
 
-    async def accept(self, invoice: invoices.NewInvoice) -> invoices.Acceptance:
+    async def accept(self, invoice: invoices.NewInvoice) -> Acceptance:
         """Store *invoice* unless its account has used the id; see `invoices.accept`."""
         origin = invoice.call.origin if invoice.call else ""
         until, row = self.to_collection.reserve(origin), None
         try:
             incoming = invoices.Incoming(invoice, until)
             acceptance = await self._commits.run(invoices.accept, incoming)
-            if acceptance is invoices.Acceptance.STORED:
+            if acceptance is Acceptance.STORED:
                 row = steps.born_leased(invoice) if until else None
                 if row is None:
                     self._tell("invoices")

@@ -1,28 +1,43 @@
 """
-What is counted, for Prometheus to read: every figure is declared and changed here alone.
+What is counted, for Prometheus to read: every metric is declared and changed in this module alone.
 
-The rooms say what happened; which figure that is, with which labels, is known to nobody else. No
-label holds what others can make up: no account, no origin, no id.
+Callers say what happened; the metric and its labels are chosen here. No label has a value that a
+client can choose: no account, no origin, no id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 
-from service.telemetry.figures import Figures, measured
-
-ACCEPTANCES = ("stored", "replayed", "conflict")
-COLLECTED = ("paid", "payment_failed")
-OUTCOMES = (
-    *("delivered", "refused", "invalid_answer", "unreachable"),
-    *("timeout", "malformed", "lost", "blocked"),
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    disable_created_metrics,
 )
-ENDS = (("delivered", ""), *(("dead", reason) for reason in ("exhausted", "gone", "blocked")))
-"""The labels of what was sent in, collected, attempted and settled."""
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from service.domain.outcomes import AttemptOutcome
+from service.domain.states import (
+    INVOICE_MOVES,
+    Acceptance,
+    DeadReason,
+    DeliveryStatus,
+    InvoiceStatus,
+)
+from service.telemetry.workers import WorkersCollector
+
+NAMESPACE = "invoices"
 
 OTHER = "other"
-"""The operation of requests that are for none of ours."""
+"""The operation of requests that match no operation of the API."""
 
 ATTEMPT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60)
 DELIVERY_SECONDS = (
@@ -31,171 +46,171 @@ DELIVERY_SECONDS = (
 )
 COMMIT_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-BACKLOG_FIGURES = {
-    "deliveries_due": "Deliveries that could be attempted now and are in nobody's hands.",
+BACKLOG_GAUGES = {
+    "deliveries_due": "Deliveries that are due and not leased.",
     "deliveries_waiting": "Deliveries whose next attempt is due later, or whose origin is held.",
     "due_origins": "Origins with due deliveries.",
     "oldest_due_delivery_age_seconds": "For how long the oldest due delivery has been due.",
-    "collections_due": "Invoices whose collection could go on now and is in nobody's hands.",
+    "collections_due": "Invoices whose collection is due and not leased.",
     "oldest_due_collection_age_seconds": "For how long the oldest due collection has been due.",
 }
-"""What can wait in the database, each with what it tells."""
+"""What can wait in the database, each with its help text."""
 
 
 class Metrics:
     """
-    Everything that is counted in a process.
+    The metrics of a process.
 
-    Of workers on one port, each counts under its own *worker_number* and tells for all.
+    Of workers on one port, each counts under its own *worker_number* and exposes the sums of all.
     """
 
     def __init__(self, version: str = "", *, worker_number: int | None = None) -> None:
-        self._version = version
-        self._backlog: Mapping[str, float] | None = None
-        self._figures = figures = Figures(worker_number)
-        self._received = figures.tallies(
-            "received", "Invoices sent in, by what became of them.", ("acceptance",), ACCEPTANCES
+        # They would be one more series for every counter and histogram.
+        disable_created_metrics()
+        self._looked_up = _LookedUp(version)
+        self._exposed = CollectorRegistry()
+        self._exposed.register(self._looked_up)
+        if worker_number is None:
+            # Of several workers, a scrape would show the process of a random one.
+            ProcessCollector(registry=self._exposed)
+            GCCollector(registry=self._exposed)
+            self._declare(self._exposed)
+        else:
+            WorkersCollector(self._exposed, worker_number)
+            self._declare(None)
+
+    def _declare(self, registry: CollectorRegistry | None) -> None:
+        counter = partial(Counter, namespace=NAMESPACE, registry=registry)
+        histogram = partial(Histogram, namespace=NAMESPACE, registry=registry)
+        # Over workers, a gauge is the sum of those that run.
+        gauge = partial(Gauge, namespace=NAMESPACE, registry=registry, multiprocess_mode="livesum")
+
+        self._received = _by_labels(
+            counter("received", "Invoices sent in, by what became of them.", ["acceptance"]),
+            ((acceptance,) for acceptance in Acceptance),
         )
-        self._collected = figures.tallies(
-            "collected", "Invoices whose collection has ended, by how.", ("status",), COLLECTED
+        self._collected = _by_labels(
+            counter("collected", "Invoices whose collection has ended, by how.", ["status"]),
+            ((status,) for status, moves in INVOICE_MOVES.items() if not moves),
         )
-        self._declare_attempts()
-        self._declare_deliveries()
-        self._commit_items = figures.spread(
-            "commit_items", "How much shared one transaction.", COMMIT_ITEMS
+        self._attempts = _by_labels(
+            counter("attempts", "Attempts that were recorded, by their outcome.", ["outcome"]),
+            ((outcome,) for outcome in AttemptOutcome),
         )
-        self._connections = figures.gauge("connections_open", "Connections that clients have open.")
-        self._requests = figures.tallies(
-            "http_requests", "Requests that were answered.", ("operation", "code")
+        self._settled = _by_labels(
+            counter(
+                "deliveries_settled",
+                "Deliveries that have ended, by how and why.",
+                ["status", "reason"],
+            ),
+            [(DeliveryStatus.DELIVERED, ""), *((DeliveryStatus.DEAD, one) for one in DeadReason)],
+        )
+        self._requests = _by_labels(
+            counter("http_requests", "Requests that were answered.", ["operation", "code"])
         )
 
-    def _declare_attempts(self) -> None:
-        figures = self._figures
-        self._attempts = figures.tallies(
-            "attempts",
-            "Attempts to deliver that were recorded, by what came of them.",
-            ("outcome",),
-            OUTCOMES,
-        )
-        self._outlived = figures.tally(
+        self.attempt_outlived_lease = counter(
             "attempts_outlived_lease", "Attempts that took longer than their lease."
-        )
-        self._in_flight = figures.gauge("attempts_in_flight", "Attempts that are being made.")
-        self._slots = figures.gauge("attempts_slots", "Attempts that may be in flight at once.")
-        self._attempt_seconds = figures.spread(
-            "attempt_duration_seconds", "How long a request to a receiver took.", ATTEMPT_SECONDS
-        )
-        self._resting = figures.gauge("origins_resting", "Origins that are left alone for a while.")
+        ).inc
+        self.redelivered = counter(
+            "deliveries_redelivered", "Deliveries that were made pending again by hand."
+        ).inc
+        self.swept = counter("deliveries_swept", "Deliveries that retention has removed.").inc
 
-    def _declare_deliveries(self) -> None:
-        figures = self._figures
-        self._settled = figures.tallies(
-            "deliveries_settled",
-            "Deliveries that have ended, by how and why.",
-            ("status", "reason"),
-            ENDS,
-        )
-        self._delivery_seconds = figures.spread(
+        in_flight = gauge("attempts_in_flight", "Attempts that are in flight.")
+        self.attempt_began, self.attempt_ended = in_flight.inc, in_flight.dec
+        self.slots = gauge("attempts_slots", "Attempts that may be in flight at once.").set
+        self.origins_cooling_down = gauge(
+            "origins_cooling_down", "Origins that get no attempts for a while."
+        ).set
+        self.connections_open = gauge("connections_open", "Connections that clients have open.").set
+
+        self.committed = histogram(
+            "commit_items", "How many items shared one transaction.", buckets=COMMIT_ITEMS
+        ).observe
+        self.attempt_took = histogram(
+            "attempt_duration_seconds",
+            "How long a request to a receiver took.",
+            buckets=ATTEMPT_SECONDS,
+        ).observe
+        self.delivered_after = histogram(
             "accepted_to_delivered_seconds",
             "From the acceptance of an invoice until an event of it was delivered.",
-            DELIVERY_SECONDS,
-        )
-        self._redelivered = figures.tally(
-            "deliveries_redelivered", "Deliveries that were made pending again by hand."
-        )
-        self._swept = figures.tally("deliveries_swept", "Deliveries that retention has removed.")
+            buckets=DELIVERY_SECONDS,
+        ).observe
 
-    # What happened
+    def received(self, acceptance: Acceptance) -> None:
+        """Count an invoice that was sent in."""
+        self._received(acceptance).inc()
 
-    def received(self, acceptance: str) -> None:
-        """Count an invoice that was sent in, by what became of it."""
-        self._received[acceptance].inc()
+    def collected(self, status: InvoiceStatus) -> None:
+        """Count an invoice whose collection has ended in *status*."""
+        self._collected(status).inc()
 
-    def collected(self, status: str) -> None:
-        """Count an invoice whose collection has ended."""
-        self._collected[status].inc()
-
-    def committed(self, item_count: int) -> None:
-        """Count a transaction, by how much shared it."""
-        self._commit_items.observe(item_count)
-
-    def attempt_began(self) -> None:
-        """Count one more attempt in flight."""
-        self._in_flight.inc()
-
-    def attempt_ended(self) -> None:
-        """Count one attempt less in flight."""
-        self._in_flight.dec()
-
-    def attempt_took(self, seconds: float) -> None:
-        """Count the request of an attempt, by how long it took."""
-        self._attempt_seconds.observe(seconds)
-
-    def attempt_recorded(self, outcome: str) -> None:
-        """Count an attempt that stands in the history of its delivery now."""
-        self._attempts[outcome].inc()
+    def attempt_recorded(self, outcome: AttemptOutcome) -> None:
+        """Count an attempt that was recorded."""
+        self._attempts(outcome).inc()
 
     def attempts_lost(self, count: int) -> None:
-        """Count attempts of which nobody knows how they ended: their process did."""
-        self._attempts["lost"].inc(count)
+        """Count attempts whose process ended before they did."""
+        self._attempts(AttemptOutcome.LOST).inc(count)
 
-    def attempt_outlived_lease(self) -> None:
-        """Count an attempt that came too late to be recorded."""
-        self._outlived.inc()
-
-    def settled(self, status: str, reason: str | None) -> None:
+    def settled(self, status: DeliveryStatus, reason: DeadReason | None) -> None:
         """Count a delivery that has ended."""
-        self._settled[status, reason or ""].inc()
-
-    def delivered_after(self, seconds: float) -> None:
-        """Count a delivery that has arrived, by how long after the acceptance of its invoice."""
-        self._delivery_seconds.observe(seconds)
-
-    def redelivered(self, count: int) -> None:
-        """Count deliveries that were made pending again by hand."""
-        self._redelivered.inc(count)
-
-    def swept(self, count: int) -> None:
-        """Count deliveries that retention has removed."""
-        self._swept.inc(count)
+        self._settled(status, reason or "").inc()
 
     def answered(self, operation: str, code: int) -> None:
-        """Count a request that was answered."""
-        self._requests[operation, code].inc()
-
-    # What is the case
-
-    def slots(self, count: int) -> None:
-        """So many attempts may be in flight at once."""
-        self._slots.set(count)
-
-    def origins_resting(self, count: int) -> None:
-        """So many origins are left alone now."""
-        self._resting.set(count)
-
-    def connections_open(self, count: int) -> None:
-        """So many connections are open now."""
-        self._connections.set(count)
+        """Count a request that was answered with the HTTP status *code*."""
+        self._requests(operation, code).inc()
 
     def storage_answered(self, backlog: Mapping[str, float]) -> None:
-        """The database has told what waits in it, by the names of `BACKLOG_FIGURES`."""
-        self._backlog = backlog
+        """Expose what waits in the database, by the names of `BACKLOG_GAUGES`."""
+        self._looked_up.backlog = backlog
 
     def storage_is_away(self) -> None:
-        """The database does not tell what waits in it."""
-        self._backlog = None
-
-    # How it is told
+        """Expose that the database does not answer, and no backlog."""
+        self._looked_up.backlog = None
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Every figure in the format that *accept* prefers, and that format's content type."""
-        return self._figures.exposition(accept, self._measured())
+        """Every metric as text in the format that *accept* prefers, and its content type."""
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # the version in the header is not validated
+            encode, content_type = choose_encoder("")
+        return encode(self._exposed), content_type
 
-    def _measured(self) -> Iterator[Any]:
-        told = "The version that runs here; always 1."
-        yield measured("build_info", told, 1, {"version": self._version})
-        told = "Whether the database answered when it was last asked for its backlog."
-        yield measured("storage_up", told, 0 if self._backlog is None else 1)
-        # Nothing rather than a 0 where nobody could look.
-        for name, value in (self._backlog or {}).items():
-            yield measured(name, BACKLOG_FIGURES[name], value)
+
+class _LookedUp(Collector):
+    """Gauges with one value for the whole service, whichever worker is asked: no sums over them."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self.backlog: Mapping[str, float] | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily(
+            f"{NAMESPACE}_build_info", "The version that runs here; always 1.", labels=["version"]
+        )
+        build.add_metric([self._version], 1)
+        yield build
+        yield GaugeMetricFamily(
+            f"{NAMESPACE}_storage_up",
+            "Whether the database answered when it was last asked for its backlog.",
+            0 if self.backlog is None else 1,
+        )
+        # No sample rather than a 0 while the database does not answer.
+        for name, value in (self.backlog or {}).items():
+            yield GaugeMetricFamily(f"{NAMESPACE}_{name}", BACKLOG_GAUGES[name], value)
+
+
+def _by_labels(counter: Counter, known: Iterable[tuple[str, ...]] = ()) -> Callable[..., Counter]:
+    """
+    Find the counter of given label values; `labels` is slow, so each is looked up there once.
+
+    Those with *known* values are exposed with 0 from the start: of a series that begins with 1,
+    Prometheus sees no increase.
+    """
+    find = cache(counter.labels)
+    for label_values in known:
+        find(*label_values)
+    return find

@@ -21,9 +21,9 @@ from service.errors import StorageUnavailable
 from service.settings import Settings
 from tests.clock import PATIENCE_SECONDS, ManualClock, idle
 from tests.fakes import SILENT, FakeReceivers, answer, signing_with
-from tests.figures import changes, figures_of
 from tests.memory import Memory, MemoryStore
 from tests.rows import add_delivery, lease_delivery
+from tests.samples import changes, samples_in
 
 BODY = {"id": "1", "customer": "Mr. Richie Rich", "total": "9999"}
 RECEIVER = "https://one.example"
@@ -96,7 +96,7 @@ def scrape(api, clock):
         clock.advance(BACKLOG_KEPT)
         response = await api.get("/metrics")
         assert 200 == response.status
-        return figures_of(await response.text())
+        return samples_in(await response.text())
 
     return ask
 
@@ -286,7 +286,7 @@ async def test_every_process_tells_its_figures(aiohttp_client, parts, make, path
 
     assert 200 == response.status
     assert "text/plain; version=0.0.4; charset=utf-8" == response.headers[hdrs.CONTENT_TYPE]
-    assert 1 == figures_of(await response.text())['invoices_build_info{version="1.2.3"}']
+    assert 1 == samples_in(await response.text())['invoices_build_info{version="1.2.3"}']
 
 
 async def test_head_tells_the_headers_alone(api):
@@ -394,7 +394,7 @@ def made(metrics, monkeypatch):
 
 async def up(asked):
     """Whether the figures say that the database answers."""
-    return figures_of(await (await asked.get("/metrics")).text())["invoices_storage_up"]
+    return samples_in(await (await asked.get("/metrics")).text())["invoices_storage_up"]
 
 
 async def test_the_database_is_not_asked_again_and_again(asked, counting, clock):
@@ -413,11 +413,11 @@ async def test_the_database_is_not_asked_again_and_again(asked, counting, clock)
 
 async def test_a_clock_that_is_set_back_stops_no_figure(api, clock):
     """How old a text is goes by the time that has passed, and not by what the clock shows."""
-    before = figures_of(await (await api.get("/metrics")).text())
+    before = samples_in(await (await api.get("/metrics")).text())
     clock.jump(-timedelta(days=1))
     clock.advance(BACKLOG_KEPT)
     await add_delivery(api.app[STORE], at=clock.now())
-    after = figures_of(await (await api.get("/metrics")).text())
+    after = samples_in(await (await api.get("/metrics")).text())
 
     assert [0, 1] == [one["invoices_deliveries_due"] for one in (before, after)]
     assert changes(before, after)[

@@ -11,8 +11,8 @@ from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import StorageUnavailable
 from service.storage import redelivery
 from tests.clock import START
-from tests.figures import told
 from tests.rows import ONE, SECOND, add_delivery, delivered, failed, lease_delivery
+from tests.samples import samples_of
 
 
 async def die(store):
@@ -154,4 +154,4 @@ async def test_what_was_reached_is_told_though_the_rest_failed(
     assert {"count": 1} == await answers[1].json()
     counts = [record.fields["count"] for record in caplog.records if "redelivered" in record.msg]
     assert [2, 1] == counts
-    assert 3 == told(metrics)["invoices_deliveries_redelivered_total"]
+    assert 3 == samples_of(metrics)["invoices_deliveries_redelivered_total"]

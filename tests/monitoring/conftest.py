@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.telemetry.metrics import BACKLOG_FIGURES, Metrics
-from tests.figures import figures_of
+from service.telemetry.metrics import BACKLOG_GAUGES, Metrics
 from tests.monitoring.promtool import missing
+from tests.samples import samples_in
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "monitoring"
@@ -36,13 +36,13 @@ def dashboard():
 
 
 @pytest.fixture(scope="session")
-def told():
-    """The name of every sample that a process can tell."""
+def exposed():
+    """The name of every sample that a process can expose."""
     metrics = Metrics("1.2.3")
     metrics.answered("create_invoice", 202)
-    metrics.storage_answered(dict.fromkeys(BACKLOG_FIGURES, 0))
+    metrics.storage_answered(dict.fromkeys(BACKLOG_GAUGES, 0))
     text = metrics.exposition("")[0].decode()
-    return {name.partition("{")[0] for name in figures_of(text)}
+    return {name.partition("{")[0] for name in samples_in(text)}
 
 
 def pytest_collection_modifyitems(items):

@@ -31,15 +31,15 @@ def test_prometheus_takes_them(arguments, folder):
 
 
 def test_an_alert_says_how_bad_it_is_and_what_to_do(rules):
-    """Whoever is woken reads what is the case, what to do first, and where more stands."""
+    """A person who is woken reads what is wrong, what to do first, and where more is written."""
     for rule in rules:
         assert rule["labels"]["severity"] in {"critical", "warning"}, rule["alert"]
         assert {"summary", "description", "runbook"} == set(rule["annotations"]), rule["alert"]
         assert rule["annotations"]["description"].endswith("."), rule["alert"]
 
 
-def test_what_is_critical_lasts_before_it_wakes_anybody(rules):
-    """A scrape that failed once, or a restart, is nobody's business at night."""
+def test_a_critical_alert_waits_before_it_fires(rules):
+    """A scrape that failed once, or a restart, wakes no person at night."""
     assert [] == [
         rule["alert"]
         for rule in rules
@@ -60,16 +60,16 @@ def test_runbooks_lead_to_a_section(rules, folder):
 
 
 def test_every_alert_has_a_name_of_its_own_and_the_important_ones_are_there(rules):
-    """Nothing that should wake somebody is missing."""
+    """No alert that should wake a person is missing."""
     names = [rule["alert"] for rule in rules]
 
     assert len(names) == len(set(names))
     assert set() == IMPORTANT - set(names)
 
 
-def test_what_alerts_name_is_told(rules, told):
-    """An alert on a figure that does not exist would be silent for ever."""
+def test_what_alerts_name_is_exposed(rules, exposed):
+    """An alert on a metric that does not exist would be silent for ever."""
     named = {name for rule in rules for name in re.findall(r"\binvoices_\w+", rule["expr"])}
 
     assert len(named) > 10
-    assert set() == named - told
+    assert set() == named - exposed

@@ -33,27 +33,27 @@ def test_every_panel_has_an_id_and_a_place_of_its_own(dashboard):
 
 
 def test_the_dashboard_asks_for_its_data_source(dashboard, panels):
-    """It can be loaded into any Grafana: no data source of somebody else's stands in it."""
+    """It can be loaded into any Grafana: it names no data source of another one."""
     sources = {panel["datasource"]["uid"] for panel in panels}
 
     assert {"${datasource}"} == sources
     assert "datasource" in {one["name"] for one in dashboard["templating"]["list"]}
 
 
-def test_panels_show_what_is_told(panels, told):
-    """Every figure that a panel names exists, and nearly every one that exists is shown."""
+def test_panels_show_what_is_exposed(panels, exposed):
+    """Every metric that a panel names exists, and every one of the service is shown."""
     shown = {
         name
         for panel in panels
         for target in panel["targets"]
         for name in re.findall(r"\b(?:invoices|process|python)_\w+(?=\{)", target["expr"])
     }
-    ours = {name for name in told if not name.startswith(OF_PROCESSES)}
+    ours = {name for name in exposed if not name.startswith(OF_PROCESSES)}
 
-    assert set() == shown - told
+    assert set() == shown - exposed
     assert set() == {family(name) for name in ours} - {family(name) for name in shown}
 
 
 def family(name):
-    """The figure that a sample belongs to."""
+    """The metric that a sample belongs to."""
     return re.sub(r"_(bucket|sum|count)$", "", name)

@@ -24,7 +24,7 @@ HOMES = {
     "aiohttp.request": (),
     "sqlalchemy": ("service/database/", "service/storage/"),
     "alembic": ("service/storage/",),
-    "prometheus_client": ("service/telemetry/figures.py",),
+    "prometheus_client": ("service/telemetry/metrics.py", "service/telemetry/workers.py"),
 }
 
 

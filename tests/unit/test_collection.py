@@ -16,9 +16,9 @@ from service.storage.tables import invoices
 from service.telemetry.metrics import Metrics
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, WatchedStore
-from tests.figures import told
 from tests.memory import Memory, MemoryStore
 from tests.rows import ONE, SECOND, an_invoice, rows_of
+from tests.samples import samples_of
 
 RECEIVED, SENT, PAID, FAILED = InvoiceStatus
 DELAY = SECOND
@@ -423,7 +423,7 @@ async def test_what_stays_sent_is_not_counted_as_collected(collecting, store, me
 
     counted = {
         name: value
-        for name, value in told(metrics).items()
+        for name, value in samples_of(metrics).items()
         if name.startswith("invoices_collected_total") and value
     }
     assert {'invoices_collected_total{status="paid"}': 1} == counted

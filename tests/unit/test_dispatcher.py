@@ -23,7 +23,6 @@ from service.storage.tables import deliveries
 from service.telemetry.metrics import Metrics
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import SILENT, FakeReceivers, WatchedStore, answer, signing_with
-from tests.figures import told
 from tests.memory import Memory, MemoryStore
 from tests.rows import (
     ONE,
@@ -41,6 +40,7 @@ from tests.rows import (
     lease_invoice,
     rows_of,
 )
+from tests.samples import samples_of
 
 TIMEOUT = 15 * SECOND
 LEASE = TIMEOUT + LEASE_MARGIN
@@ -945,7 +945,7 @@ async def test_a_redelivery_says_nothing_of_how_long_deliveries_take(
         (await store.find_delivery("dev", "msg_1"))["status"],
         len(store.settled),
     )
-    assert 0 == told(metrics)[DELIVERED_AFTER]
+    assert 0 == samples_of(metrics)[DELIVERED_AFTER]
 
 
 async def test_how_long_a_delivery_took_is_counted_with_its_retries(
@@ -961,4 +961,4 @@ async def test_how_long_a_delivery_took_is_counted_with_its_retries(
         clock.advance(10 * SECOND)
         await store.settled.reaches(2)
 
-    assert 1 == told(metrics)[DELIVERED_AFTER]
+    assert 1 == samples_of(metrics)[DELIVERED_AFTER]

@@ -6,20 +6,18 @@ from prometheus_client import values
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.domain.states import INVOICE_MOVES, DeadReason, DeliveryStatus
-from service.storage.backlog import Backlog
-from service.storage.invoices import Acceptance
-from service.storage.settlements import AttemptOutcome
-from service.telemetry.figures import SHARED_FOLDER, forget_worker
-from service.telemetry.metrics import (
-    ACCEPTANCES,
-    BACKLOG_FIGURES,
-    COLLECTED,
-    ENDS,
-    OUTCOMES,
-    Metrics,
+from service.domain.outcomes import AttemptOutcome
+from service.domain.states import (
+    INVOICE_MOVES,
+    Acceptance,
+    DeadReason,
+    DeliveryStatus,
+    InvoiceStatus,
 )
-from tests.figures import changes, told
+from service.storage.backlog import Backlog
+from service.telemetry.metrics import BACKLOG_GAUGES, Metrics
+from service.telemetry.workers import SHARED_FOLDER, forget_worker
+from tests.samples import changes, samples_of
 
 BACKLOG = asdict(
     Backlog(
@@ -34,15 +32,15 @@ BACKLOG = asdict(
 UNITS = ("_total", "_seconds", "_info", "_bytes", "_up")
 COUNTS = {
     *("invoices_attempts_in_flight", "invoices_attempts_slots", "invoices_commit_items"),
-    *("invoices_connections_open", "invoices_origins_resting", "invoices_deliveries_due"),
+    *("invoices_connections_open", "invoices_origins_cooling_down", "invoices_deliveries_due"),
     *("invoices_deliveries_waiting", "invoices_due_origins", "invoices_collections_due"),
 }
-"""Gauges and histograms of things, whose name says of what they are the number."""
+"""Gauges and histograms of counts, whose name says what is counted."""
 
 
 @pytest.fixture
 def metrics():
-    """What is counted."""
+    """The metrics of a process."""
     return Metrics("1.2.3")
 
 
@@ -50,13 +48,13 @@ def metrics():
 def worker(tmp_path, monkeypatch):
     """Makes the metrics of a worker; all of them share a folder."""
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
-    # How values are kept is global in prometheus_client.
+    # The class of values is global in prometheus_client.
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     return lambda number: Metrics("1.2.3", worker_number=number)
 
 
 def families(metrics):
-    """What *metrics* tell, family by family, without those of the process."""
+    """What *metrics* expose, family by family, without those of the process."""
     metrics.storage_answered(BACKLOG)
     found = text_string_to_metric_families(metrics.exposition("")[0].decode())
     return [one for one in found if not one.name.startswith(("process_", "python_"))]
@@ -65,8 +63,8 @@ def families(metrics):
 # Names
 
 
-def test_every_figure_is_named_as_prometheus_has_it(metrics):
-    """A name begins with whose it is and ends with its unit; the help is one sentence."""
+def test_every_metric_is_named_by_the_rules_of_prometheus(metrics):
+    """A name begins with the service and ends with its unit; the help is one sentence."""
     for family in families(metrics):
         name = family.name + "_total" if family.type == "counter" else family.name
         assert re.fullmatch(r"invoices_[a-z]+(_[a-z]+)*", name)
@@ -74,19 +72,27 @@ def test_every_figure_is_named_as_prometheus_has_it(metrics):
         assert re.fullmatch(r"[A-Z][^.]+\.", family.documentation), name
 
 
-def test_known_labels_are_those_of_the_service():
-    """What can happen to an invoice, an attempt and a delivery is there before it happens."""
+def test_known_labels_are_those_of_the_service(metrics):
+    """What can happen to an invoice, an attempt and a delivery is 0 before it happens."""
     ends = [status for status, moves in INVOICE_MOVES.items() if not moves]
-    dead = {(DeliveryStatus.DEAD, reason) for reason in DeadReason}
+    settled = [("", DeliveryStatus.DELIVERED), *((one, DeliveryStatus.DEAD) for one in DeadReason)]
+    known = {
+        *(f'received_total{{acceptance="{one}"}}' for one in Acceptance),
+        *(f'collected_total{{status="{one}"}}' for one in ends),
+        *(f'attempts_total{{outcome="{one}"}}' for one in AttemptOutcome),
+        *(f'deliveries_settled_total{{reason="{one}",status="{end}"}}' for one, end in settled),
+    }
+    exposed = {
+        name: value
+        for name, value in samples_of(metrics).items()
+        if name.startswith("invoices_") and "_total{" in name
+    }
 
-    assert [one.value for one in Acceptance] == list(ACCEPTANCES)
-    assert set(ends) == set(COLLECTED)
-    assert set(AttemptOutcome) == set(OUTCOMES)
-    assert {(DeliveryStatus.DELIVERED, ""), *dead} == set(ENDS)
+    assert {f"invoices_{name}": 0 for name in known} == exposed
 
 
 def test_labels_are_few_and_known(metrics):
-    """No label could hold an account, an origin or an id: a figure would grow without end."""
+    """No label could have an account, an origin or an id: series would grow without end."""
     metrics.answered("create_invoice", 202)
     labels = {
         label
@@ -106,8 +112,8 @@ def test_labels_are_few_and_known(metrics):
 @pytest.mark.parametrize(
     ("expected", "happen"),
     [
-        ({'received_total{acceptance="replayed"}': 1}, lambda m: m.received("replayed")),
-        ({'collected_total{status="paid"}': 1}, lambda m: m.collected("paid")),
+        ({'received_total{acceptance="replayed"}': 1}, lambda m: m.received(Acceptance.REPLAYED)),
+        ({'collected_total{status="paid"}': 1}, lambda m: m.collected(InvoiceStatus.PAID)),
         ({"commit_items_count": 1, "commit_items_sum": 16}, lambda m: m.committed(16)),
         ({"attempts_in_flight": 1}, lambda m: m.attempt_began()),
         ({"attempts_in_flight": -1}, lambda m: m.attempt_ended()),
@@ -115,7 +121,10 @@ def test_labels_are_few_and_known(metrics):
             {"attempt_duration_seconds_count": 1, "attempt_duration_seconds_sum": 0.5},
             lambda m: m.attempt_took(0.5),
         ),
-        ({'attempts_total{outcome="timeout"}': 1}, lambda m: m.attempt_recorded("timeout")),
+        (
+            {'attempts_total{outcome="timeout"}': 1},
+            lambda m: m.attempt_recorded(AttemptOutcome.TIMEOUT),
+        ),
         ({'attempts_total{outcome="lost"}': 3}, lambda m: m.attempts_lost(3)),
         ({"attempts_outlived_lease_total": 1}, lambda m: m.attempt_outlived_lease()),
         (
@@ -137,17 +146,19 @@ def test_labels_are_few_and_known(metrics):
             lambda m: m.answered("other", 503),
         ),
         ({"attempts_slots": 256}, lambda m: m.slots(256)),
-        ({"origins_resting": 4}, lambda m: m.origins_resting(4)),
+        ({"origins_cooling_down": 4}, lambda m: m.origins_cooling_down(4)),
         ({"connections_open": 9}, lambda m: m.connections_open(9)),
     ],
 )
-def test_what_happens_changes_its_figure_and_no_other(metrics, expected, happen):
-    """Each word of the rooms is one figure, or count and sum of one."""
-    before = told(metrics)
+def test_what_happens_changes_its_metric_and_no_other(metrics, expected, happen):
+    """Each event changes one sample, or count and sum of one histogram."""
+    before = samples_of(metrics)
 
     happen(metrics)
 
-    ours = {name: by for name, by in changes(before, told(metrics)).items() if "invoices_" in name}
+    ours = {
+        name: by for name, by in changes(before, samples_of(metrics)).items() if "invoices_" in name
+    }
     assert {f"invoices_{name}": by for name, by in expected.items()} == ours
 
 
@@ -156,68 +167,70 @@ def test_what_happens_changes_its_figure_and_no_other(metrics, expected, happen)
     [("0.005", 0), ("0.005", 0.005), ("0.01", 0.006), ("60.0", 60), ("+Inf", 61), ("0.005", -1)],
 )
 def test_a_size_falls_into_the_first_bucket_that_holds_it(metrics, expected, seconds):
-    """A bound belongs to its bucket; clocks that disagree make nothing smaller than the first."""
+    """A bound belongs to its bucket; a negative duration, of clocks that differ, to the first."""
     metrics.attempt_took(seconds)
     found = [
-        name for name, value in told(metrics).items() if "attempt_duration" in name and value == 1
+        name
+        for name, value in samples_of(metrics).items()
+        if "attempt_duration" in name and value == 1
     ]
 
     assert f'invoices_attempt_duration_seconds_bucket{{le="{expected}"}}' == found[0]
 
 
-def test_two_processes_in_one_count_for_themselves(metrics):
-    """Nothing is global: what one counts is not in another."""
-    metrics.received("stored")
+def test_two_metrics_in_one_process_count_apart(metrics):
+    """No counter is global: what one counts is not in another."""
+    metrics.received(Acceptance.STORED)
 
-    assert 0 == told(Metrics())['invoices_received_total{acceptance="stored"}']
-
-
-# What was looked up
+    assert 0 == samples_of(Metrics())['invoices_received_total{acceptance="stored"}']
 
 
-def test_a_backlog_is_told_while_the_database_answers(metrics):
-    """Every field is a figure of its name; without an answer there is none rather than a 0."""
+# The backlog
+
+
+def test_a_backlog_is_exposed_while_the_database_answers(metrics):
+    """Every field is a gauge of its name; without an answer there is none rather than a 0."""
     names = {f"invoices_{one.name}" for one in fields(Backlog)}
 
-    assert 0 == told(metrics)["invoices_storage_up"]
-    assert not names & set(told(metrics))
+    assert 0 == samples_of(metrics)["invoices_storage_up"]
+    assert not names & set(samples_of(metrics))
 
     metrics.storage_answered(BACKLOG)
 
-    assert 1 == told(metrics)["invoices_storage_up"]
-    assert set(BACKLOG_FIGURES) == {one.name for one in fields(Backlog)}
+    assert 1 == samples_of(metrics)["invoices_storage_up"]
+    assert set(BACKLOG_GAUGES) == {one.name for one in fields(Backlog)}
     assert [3, 1.5] == [
-        told(metrics)[f"invoices_{name}"]
+        samples_of(metrics)[f"invoices_{name}"]
         for name in ("deliveries_due", "oldest_due_delivery_age_seconds")
     ]
 
     metrics.storage_is_away()
 
-    assert not names & set(told(metrics))
+    assert not names & set(samples_of(metrics))
 
 
-# How it is told
+# Exposition
 
 
-def test_the_version_is_told(metrics):
+def test_the_version_is_exposed(metrics):
     """Which version runs can be seen beside what it does."""
-    assert 1 == told(metrics)['invoices_build_info{version="1.2.3"}']
+    assert 1 == samples_of(metrics)['invoices_build_info{version="1.2.3"}']
 
 
-def test_process_and_garbage_collector_are_told(metrics):
-    """What the process takes stands beside what it does."""
-    assert told(metrics)["process_resident_memory_bytes"] > 0
-    assert 'python_gc_collections_total{generation="0"}' in told(metrics)
+def test_process_and_garbage_collector_are_exposed(metrics):
+    """Memory, time and collections of the process are there as well."""
+    assert samples_of(metrics)["process_resident_memory_bytes"] > 0
+    assert 'python_gc_collections_total{generation="0"}' in samples_of(metrics)
 
 
-def test_births_are_not_told(metrics):
-    """When a counter was made is no series of its own."""
-    assert [] == [name for name in told(metrics) if "_created" in name]
+def test_created_series_are_not_exposed(metrics):
+    """The instant at which a counter was created is no series of its own."""
+    assert [] == [name for name in samples_of(metrics) if "_created" in name]
 
 
-def test_openmetrics_is_told_to_whoever_prefers_it(metrics):
+def test_openmetrics_is_exposed_if_preferred(metrics):
     """Both formats are read back, and say the same."""
-    metrics.received("stored")
+    metrics.received(Acceptance.STORED)
     text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
 
     assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
@@ -230,59 +243,61 @@ def test_openmetrics_is_told_to_whoever_prefers_it(metrics):
 @pytest.mark.parametrize(
     "accept", ["text/plain;version=x", "application/openmetrics-text;version=²"]
 )
-def test_a_version_that_is_none_gets_the_plainest_format(metrics, accept):
-    """What prometheus_client cannot compare is no reason to tell nothing."""
+def test_an_invalid_version_gets_the_plain_format(metrics, accept):
+    """A version that prometheus_client cannot compare does not fail the scrape."""
     assert metrics.exposition("")[1] == metrics.exposition(accept)[1]
 
 
 # Workers
 
 
-def test_any_worker_tells_what_all_have_counted(worker):
+def test_any_worker_exposes_what_all_have_counted(worker):
     """Whichever process a scrape reaches, counters and gauges are those of all of them."""
     first, second = worker(0), worker(1)
-    first.received("stored")
-    second.received("stored")
+    first.received(Acceptance.STORED)
+    second.received(Acceptance.STORED)
     second.attempt_took(0.002)
     first.slots(256)
     second.slots(256)
 
     for one in (first, second):
-        assert 2 == told(one)['invoices_received_total{acceptance="stored"}']
-        assert 1 == told(one)["invoices_attempt_duration_seconds_count"]
-        assert 512 == told(one)["invoices_attempts_slots"]
+        assert 2 == samples_of(one)['invoices_received_total{acceptance="stored"}']
+        assert 1 == samples_of(one)["invoices_attempt_duration_seconds_count"]
+        assert 512 == samples_of(one)["invoices_attempts_slots"]
 
 
-def test_what_was_looked_up_is_not_added_up(worker):
+def test_a_backlog_is_not_added_up(worker):
     """There is one backlog, however many workers have looked at it."""
     first, second = worker(0), worker(1)
     first.storage_answered(BACKLOG)
     second.storage_answered(BACKLOG)
 
-    assert [3, 3] == [told(one)["invoices_deliveries_due"] for one in (first, second)]
+    assert [3, 3] == [samples_of(one)["invoices_deliveries_due"] for one in (first, second)]
 
 
-def test_a_worker_that_is_replaced_has_counted_all_the_same(worker, tmp_path):
-    """Counts go on where the one before ended; what was the case in it is over."""
+def test_a_restarted_worker_continues_its_counters(worker, tmp_path):
+    """Counters continue where the worker before ended; its gauges are gone."""
     for _ in range(3):
         ended = worker(0)
-        ended.received("stored")
+        ended.received(Acceptance.STORED)
         ended.attempt_began()
         forget_worker(0, str(tmp_path))
 
-    assert 3 == told(worker(0))['invoices_received_total{acceptance="stored"}']
-    assert 0 == told(worker(0))["invoices_attempts_in_flight"]
+    assert 3 == samples_of(worker(0))['invoices_received_total{acceptance="stored"}']
+    assert 0 == samples_of(worker(0))["invoices_attempts_in_flight"]
     assert 3 == len(list(tmp_path.iterdir()))
 
 
-def test_a_worker_of_which_nobody_knows_which_tells_nothing_of_its_process(worker):
-    """Memory and time of one of several, taken at random, would jump up and down."""
-    assert [] == [name for name in told(worker(0)) if name.startswith(("process_", "python_"))]
+def test_a_worker_exposes_nothing_of_its_process(worker):
+    """Memory and time of a random one of several processes would jump up and down."""
+    assert [] == [
+        name for name in samples_of(worker(0)) if name.startswith(("process_", "python_"))
+    ]
 
 
-def test_a_file_that_cannot_be_read_takes_nothing_else_along(worker, tmp_path):
-    """A scrape that meets a file in its making is answered."""
+def test_an_unreadable_file_does_not_fail_the_scrape(worker, tmp_path):
+    """A scrape while a worker creates its file is answered."""
     metrics = worker(0)
     (tmp_path / "counter_1.db").write_bytes(b"")
 
-    assert 0 == told(metrics)["invoices_storage_up"]
+    assert 0 == samples_of(metrics)["invoices_storage_up"]

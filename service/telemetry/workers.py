@@ -1,0 +1,51 @@
+"""
+Metrics of several worker processes on one port: prometheus_client's multiprocess mode.
+
+A scrape reaches any one of the workers. So each keeps its values in files of a shared folder, and
+each exposes the sums over all of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Metric, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that names the folder; prometheus_client reads it itself."""
+
+READS_MAX = 5
+"""A file that a starting worker is creating is unreadable for some microseconds."""
+
+
+class WorkersCollector(Collector):
+    """
+    Collects the metrics of all workers; this process counts as *worker_number* from now on.
+
+    A worker continues the counters of the one that had its number before.
+    """
+
+    def __init__(self, registry: CollectorRegistry, worker_number: int) -> None:
+        # Files are named by the number and not by the process id: the counts of a worker survive
+        # it, and restarts add no files. `ValueClass` is the one name of prometheus_client that we
+        # replace; the tests of workers fail where it is no longer read.
+        values.ValueClass = values.MultiProcessValue(lambda: worker_number)
+        self._files = MultiProcessCollector(None)
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric, or none: a counter that is missing once looks like a restart."""
+        for _ in range(READS_MAX):
+            try:
+                return list(self._files.collect())
+            except (OSError, RuntimeError, ValueError, struct.error):
+                continue
+        return []
+
+
+def forget_worker(number: int, folder: str) -> None:
+    """Remove the gauges of a worker that has ended; its counters and histograms stay."""
+    mark_process_dead(number, folder)
