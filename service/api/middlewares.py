@@ -199,7 +199,7 @@ def _too_large(limits: BodyLimits) -> RequestTooLarge:
 
 
 def _tell(span: Span, request: web.Request, route: str, response: web.StreamResponse) -> None:
-    span.tell(
+    span.set_attributes(
         {
             "http.request.method": request.method,
             "http.route": route,

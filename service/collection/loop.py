@@ -211,7 +211,7 @@ def _trace(span: Span, step: Step) -> None:
     """What a trace says of a step: the same, and where it has led."""
     if span.is_recorded:
         told = {**_log_fields(step.invoice), "invoice_status": step.status.value}
-        span.tell({f"invoices.{name}": value for name, value in told.items()})
+        span.set_attributes({f"invoices.{name}": value for name, value in told.items()})
 
 
 def _event_fields(event: NewEvent) -> dict[str, Any]:

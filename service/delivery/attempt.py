@@ -105,7 +105,9 @@ class Performer:
         with self._tracing.calling(name, delivery.traceparent) as span:
             attempt = await self._attempt(delivery, span.traceparent)
             if span.is_recorded:
-                span.tell({"http.request.method": self._method_of(delivery), **_traced(attempt)})
+                span.set_attributes(
+                    {"http.request.method": self._method_of(delivery), **_traced(attempt)}
+                )
                 if attempt.verified.outcome is not AttemptOutcome.DELIVERED:
                     span.fail(attempt.verified.outcome.value)
             return attempt

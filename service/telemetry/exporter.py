@@ -1,8 +1,8 @@
 """
-Where traces go: to an OpenTelemetry collector, if the environment names one.
+Exports traces to an OpenTelemetry collector, if the environment names one.
 
-The variables are OpenTelemetry's own (`OTEL_EXPORTER_OTLP_ENDPOINT` and its kin). What exports is
-installed as an extra, `invoices[otel]`.
+The variables are OpenTelemetry's own (`OTEL_EXPORTER_OTLP_ENDPOINT` and others of its kind). The
+exporter is installed as an extra, `invoices[otel]`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHUTDOWN_SECONDS = 5
 @asynccontextmanager
 async def exported_traces() -> AsyncIterator[Tracing]:
     """
-    What begins spans, inside the block; those that have ended have been exported after it.
+    Tracing that exports its spans; those that ended within the block are exported at its end.
 
     Raises:
         ConfigurationError: if a collector is named and the extra is not installed.
@@ -46,7 +46,7 @@ async def exported_traces() -> AsyncIterator[Tracing]:
         return
     if not IS_INSTALLED:
         raise ConfigurationError(
-            f"{ENDPOINTS[0]} is set, and what exports traces is not installed: "
+            f"{ENDPOINTS[0]} is set, and the exporter is not installed: "
             "pip install 'invoices[otel]'."
         )
     name = os.environ.get("OTEL_SERVICE_NAME", "invoices")
@@ -60,7 +60,7 @@ async def exported_traces() -> AsyncIterator[Tracing]:
 
 
 async def _shut_down(provider: TracerProvider) -> None:
-    """Send what is left. A thread of its own, because that may take longer than it may."""
+    """Export what is left, in a thread of its own: a collector that hangs would block the loop."""
     sending = threading.Thread(target=provider.shutdown, name="traces-shutdown", daemon=True)
     sending.start()
     await asyncio.to_thread(sending.join, SHUTDOWN_SECONDS)

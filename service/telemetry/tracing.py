@@ -3,7 +3,7 @@ Traces: what happens to an invoice, from its POST to its receiver's answer, as s
 
 A span's parent is named by its `traceparent` (W3C Trace Context, section 3.2), a text that is
 stored with the invoice: the trace goes on whichever process makes the next step, and however late.
-Where no exporter is set up nothing is recorded, and the traceparent of the request is passed on.
+Without an exporter nothing is recorded, and the traceparent of the request is passed on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ TRACEPARENT = "traceparent"
 _propagator = TraceContextTextMapPropagator()
 
 
-class _FirstOnly(Getter[Mapping[str, str]]):
-    """Reads the one header that is continued; the rest of a context is not ours to keep."""
+class _TraceparentGetter(Getter[Mapping[str, str]]):
+    """Reads the one header that is continued; `tracestate` and baggage are not stored."""
 
     def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
         value = carrier.get(key) if key == TRACEPARENT else None
@@ -34,15 +34,15 @@ class _FirstOnly(Getter[Mapping[str, str]]):
         return [TRACEPARENT]
 
 
-_getter = _FirstOnly()
+_getter = _TraceparentGetter()
 
 
 class Span:
     """
     A part of a trace, from the beginning of a `with` block to its end.
 
-    *traceparent* names it to what follows; None where there is no trace at all. Where nothing is
-    recorded, it is that of the parent, and telling costs next to nothing.
+    *traceparent* is the parent of what follows; None without a trace. Where nothing is recorded,
+    it is that of the span's own parent, and the other methods do nothing.
     """
 
     __slots__ = ("_recorded", "traceparent")
@@ -67,14 +67,15 @@ class Span:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether anybody will see what is told."""
+        """Whether attributes are kept; if not, they need not be computed."""
         return self._recorded is not None
 
-    def tell(self, attributes: Mapping[str, str | int | None]) -> None:
-        """Add *attributes*; None says nothing."""
+    def set_attributes(self, attributes: Mapping[str, str | int | None]) -> None:
+        """Add *attributes*, without those that are None."""
         if self._recorded:
-            told = {name: value for name, value in attributes.items() if value is not None}
-            self._recorded.set_attributes(told)
+            self._recorded.set_attributes(
+                {name: value for name, value in attributes.items() if value is not None}
+            )
 
     def fail(self, reason: str) -> None:
         """Mark it as failed, for *reason*."""
@@ -84,33 +85,33 @@ class Span:
 
 class Tracing:
     """
-    Begins spans with *provider*, or with the one that is set up for the whole process, if any.
+    Begins spans with *provider*, or with the global one of the process, if any.
 
-    What is begun is nobody's current span: the parent is always given, as its traceparent.
+    No span becomes the current one: the parent is always given, as its traceparent.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         provider = provider or trace.get_tracer_provider()
-        is_silent = isinstance(provider, ProxyTracerProvider)
-        self._tracer = None if is_silent else provider.get_tracer("invoices")
+        is_missing = isinstance(provider, ProxyTracerProvider)
+        self._tracer = None if is_missing else provider.get_tracer("invoices")
 
     def serving(self, name: str, parent: str | None) -> Span:
-        """The span of a request that is answered here."""
+        """Begin the span of a request that is answered here."""
         return self._begin(name, SpanKind.SERVER, parent)
 
     def working(self, name: str, parent: str | None) -> Span:
-        """The span of something that is done here."""
+        """Begin the span of work that is done here."""
         return self._begin(name, SpanKind.INTERNAL, parent)
 
     def calling(self, name: str, parent: str | None) -> Span:
-        """The span of a request that is sent from here."""
+        """Begin the span of a request that is sent from here."""
         return self._begin(name, SpanKind.CLIENT, parent)
 
     def _begin(self, name: str, kind: SpanKind, parent: str | None) -> Span:
         if self._tracer is None:
             return Span(parent)
-        begun = self._tracer.start_span(name, context=_context_of(parent), kind=kind)
-        return Span(_traceparent_of(begun), begun)
+        span = self._tracer.start_span(name, context=_context_of(parent), kind=kind)
+        return Span(_traceparent_of(span), span)
 
 
 def traceparent_in(headers: Mapping[str, str]) -> str | None:

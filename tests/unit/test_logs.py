@@ -12,7 +12,7 @@ from service.telemetry.logs import configure_logs
 
 @pytest.fixture
 def logged(monkeypatch, capsys):
-    """Gives what was written to standard error; what is configured is undone afterwards."""
+    """Gives what was written to standard error; the configuration is undone afterwards."""
     root = logging.getLogger()
     levels = {name: logging.getLogger(name).level for name in ("aiohttp.server", "alembic")}
     handlers, level = root.handlers[:], root.level
@@ -33,24 +33,24 @@ def log(event, /, **fields):
 
 
 def test_a_json_line_holds_the_event_and_its_fields(logged):
-    """A program finds when, how grave, what and everything about it, flat, in one line."""
+    """A program finds instant, level, event and every field, flat, in one line."""
     configure_logs("json")
     before = datetime.now(UTC)
 
     log("attempt.settled", number=1, detail=None)
 
-    told = json.loads(logged())
-    assert before <= datetime.fromisoformat(told.pop("at")) <= datetime.now(UTC)
+    line = json.loads(logged())
+    assert before <= datetime.fromisoformat(line.pop("at")) <= datetime.now(UTC)
     assert {
         "level": "info",
         "event": "attempt.settled",
         "number": 1,
         "detail": None,
-    } == told
+    } == line
 
 
-def test_a_text_line_holds_what_is_known(logged):
-    """A person reads one line, without what is not known."""
+def test_a_text_line_leaves_out_what_is_unknown(logged):
+    """A person reads one line, without the fields that are None."""
     configure_logs("text")
 
     log("attempt.settled", number=1, detail=None, outcome="delivered")
@@ -66,7 +66,7 @@ def test_an_event_without_fields_is_one_line(logged, form):
     """Fields may be left out, by libraries among others."""
     configure_logs(form)
 
-    logging.getLogger("somebody").warning("it is %s", "late")
+    logging.getLogger("library").warning("it is %s", "late")
 
     (line,) = logged().splitlines()
     assert "it is late" in line
@@ -99,7 +99,7 @@ def test_every_event_is_one_line(logged, form, value):
     assert "" == end
 
 
-def test_text_that_utf_8_does_not_have_is_logged_too(logged):
+def test_text_that_utf_8_cannot_encode_is_logged(logged):
     """Half of a surrogate pair in a field does not cost the event its line."""
     configure_logs("json")
 
@@ -111,18 +111,18 @@ def test_text_that_utf_8_does_not_have_is_logged_too(logged):
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_an_exception_is_told_with_its_traceback(logged, form):
-    """What nobody foresaw can be found in the code."""
+def test_an_exception_is_logged_with_its_traceback(logged, form):
+    """The place of an unexpected error can be found in the code."""
     configure_logs(form)
 
     try:
-        raise LookupError("nobody foresaw this")
+        raise LookupError("unexpected")
     except LookupError:
         logging.getLogger("invoices").exception("attempt.failed")
 
-    told = logged()
-    assert "Traceback" in told
-    assert "LookupError: nobody foresaw this" in told
+    text = logged()
+    assert "Traceback" in text
+    assert "LookupError: unexpected" in text
 
 
 def test_an_exception_in_json_stays_in_its_line(logged):
@@ -130,7 +130,7 @@ def test_an_exception_in_json_stays_in_its_line(logged):
     configure_logs("json")
 
     try:
-        raise LookupError("nobody foresaw this")
+        raise LookupError("unexpected")
     except LookupError:
         logging.getLogger("invoices").exception("attempt.failed")
 
@@ -138,15 +138,15 @@ def test_an_exception_in_json_stays_in_its_line(logged):
     assert "LookupError" in json.loads(line)["exception"]
 
 
-def test_fields_do_not_take_the_place_of_the_event(logged):
+def test_fields_do_not_replace_the_event(logged):
     """No field can pretend to be another event, level or instant."""
     configure_logs("json")
 
     log("attempt.settled", event="nothing.happened", level="debug", at="never")
 
-    told = json.loads(logged())
-    assert ("attempt.settled", "info") == (told["event"], told["level"])
-    assert "never" != told["at"]
+    line = json.loads(logged())
+    assert ("attempt.settled", "info") == (line["event"], line["level"])
+    assert "never" != line["at"]
 
 
 def test_details_for_developers_are_left_out(logged):
@@ -158,8 +158,8 @@ def test_details_for_developers_are_left_out(logged):
     assert "" == logged()
 
 
-def test_noise_of_the_internet_is_left_out(logged):
-    """What is not HTTP at all, and each migration, makes no line."""
+def test_invalid_requests_and_migrations_are_left_out(logged):
+    """A request that is not HTTP, and a migration, makes no line."""
     configure_logs("json")
 
     logging.getLogger("aiohttp.server").error("Error handling request")
@@ -211,8 +211,8 @@ def events_in(text):
     return [json.loads(line)["event"] for line in text.splitlines()]
 
 
-async def test_the_lines_of_one_turn_are_one_write(stream):
-    """Nothing is written in the middle of a turn of the loop, and all of it behind it."""
+async def test_the_lines_of_one_iteration_are_one_write(stream):
+    """Nothing is written within an iteration of the loop, and everything at its end."""
     for name in ("one", "two", "three"):
         log(name)
     assert [] == stream.writes
@@ -224,8 +224,8 @@ async def test_the_lines_of_one_turn_are_one_write(stream):
     assert [["one", "two", "three"], ["four"]] == [events_in(text) for text in stream.writes]
 
 
-async def test_what_is_grave_is_written_at_once(stream):
-    """A warning may be the last thing that a process says; what came before it comes first."""
+async def test_a_warning_is_written_at_once(stream):
+    """A warning may be the last line of a process; earlier lines come before it."""
     log("one")
     logging.getLogger("invoices.test").warning("two")
 
@@ -233,15 +233,15 @@ async def test_what_is_grave_is_written_at_once(stream):
 
 
 def test_without_a_loop_nothing_waits(stream):
-    """Commands, and what threads tell, are written line by line."""
+    """Commands and threads write line by line."""
     log("one")
     log("two")
 
     assert [["one"], ["two"]] == [events_in(text) for text in stream.writes]
 
 
-async def test_the_end_of_the_process_writes_the_rest(stream):
-    """What the last turn has told is not lost with an orderly end."""
+async def test_the_end_of_the_process_writes_what_waits(stream):
+    """The lines of the last iteration are not lost with an orderly end."""
     log("one")
     for handler in logging.getLogger().handlers:
         handler.flush()
@@ -249,7 +249,7 @@ async def test_the_end_of_the_process_writes_the_rest(stream):
     assert ["one"] == events_in("".join(stream.writes))
 
 
-async def test_nobody_who_reads_is_no_error(stream):
+async def test_a_closed_standard_error_is_no_error(stream):
     """Where standard error is closed at the other end, the service goes on."""
     stream.is_broken = True
     log("one")
@@ -261,8 +261,8 @@ async def test_nobody_who_reads_is_no_error(stream):
     assert ["two"] == events_in("".join(stream.writes))
 
 
-async def test_a_line_that_cannot_be_told_costs_no_other(stream, monkeypatch):
-    """Something that some library logs wrongly does not take the rest of its turn with it."""
+async def test_a_line_that_cannot_be_formatted_costs_no_other(stream, monkeypatch):
+    """What a library logs wrongly does not lose the other lines of its iteration."""
     monkeypatch.setattr(logging, "raiseExceptions", False)
     log("one")
     logging.getLogger("invoices.test").info("%d of them", "many")

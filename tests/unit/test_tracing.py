@@ -40,7 +40,7 @@ def tracing(exporter):
     ],
 )
 def test_only_a_valid_traceparent_is_continued(headers, expected):
-    """What is no traceparent by W3C Trace Context is as good as none."""
+    """A traceparent that is invalid by W3C Trace Context is ignored."""
     assert expected == traceparent_in(headers)
 
 
@@ -49,7 +49,7 @@ def test_without_an_exporter_the_trace_is_passed_on(parent):
     """Nothing is recorded, and what follows belongs to the trace of the request, if it has one."""
     for begin in (Tracing().serving, Tracing().working, Tracing().calling):
         with begin("name", parent) as span:
-            span.tell({"name": "value"})
+            span.set_attributes({"name": "value"})
             span.fail("reason")
 
             assert parent == span.traceparent
@@ -57,20 +57,20 @@ def test_without_an_exporter_the_trace_is_passed_on(parent):
 
 
 def test_a_span_continues_its_parent(tracing, exporter):
-    """It is part of the same trace, and names itself to what follows."""
+    """It is part of the same trace, and is the parent of what follows."""
     with tracing.serving("POST /invoices/", GIVEN) as span:
-        span.tell({"http.route": "/invoices/", "invoices.account_id": None, "number": 1})
+        span.set_attributes({"http.route": "/invoices/", "invoices.account_id": None, "number": 1})
 
-    (told,) = exporter.get_finished_spans()
-    assert "POST /invoices/" == told.name
-    assert f"00-{TRACE_ID}-{told.context.span_id:016x}-01" == span.traceparent
-    assert 0x00F067AA0BA902B7 == told.parent.span_id
-    assert {"http.route": "/invoices/", "number": 1} == dict(told.attributes)
-    assert StatusCode.UNSET is told.status.status_code
+    (ended,) = exporter.get_finished_spans()
+    assert "POST /invoices/" == ended.name
+    assert f"00-{TRACE_ID}-{ended.context.span_id:016x}-01" == span.traceparent
+    assert 0x00F067AA0BA902B7 == ended.parent.span_id
+    assert {"http.route": "/invoices/", "number": 1} == dict(ended.attributes)
+    assert StatusCode.UNSET is ended.status.status_code
 
 
 def test_a_span_without_a_parent_begins_a_trace(tracing, exporter):
-    """And what another process does with its traceparent is part of it."""
+    """What another process does with its traceparent is part of that trace."""
     with tracing.serving("first", None) as first:
         pass
     with tracing.calling("second", first.traceparent):
@@ -85,7 +85,7 @@ def test_a_span_without_a_parent_begins_a_trace(tracing, exporter):
 
 
 def test_each_kind_of_span_says_so(tracing, exporter):
-    """A request that is answered, work of our own, and a request that is sent."""
+    """Server for a request that is answered, internal for work, client for one that is sent."""
     for begin in (tracing.serving, tracing.working, tracing.calling):
         with begin("name", None):
             pass
@@ -96,10 +96,10 @@ def test_each_kind_of_span_says_so(tracing, exporter):
 
 
 def test_a_span_that_raises_has_failed(tracing, exporter):
-    """The span ends with the kind of the error, whose text may say too much."""
+    """The span ends with the class of the error; its text may hold secrets."""
     with pytest.raises(ValueError, match="s3cret"), tracing.working("name", None):
         raise ValueError("s3cret")
 
-    (told,) = exporter.get_finished_spans()
-    assert (StatusCode.ERROR, "ValueError") == (told.status.status_code, told.status.description)
-    assert "s3cret" not in told.to_json()
+    (ended,) = exporter.get_finished_spans()
+    assert (StatusCode.ERROR, "ValueError") == (ended.status.status_code, ended.status.description)
+    assert "s3cret" not in ended.to_json()
