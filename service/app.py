@@ -17,11 +17,11 @@ from functools import lru_cache
 from typing import Any
 
 from service import __version__
-from service.accounts.administration import Register
-from service.accounts.authenticator import Gate
-from service.accounts.encryption import Vault
+from service.accounts.administration import AccountAdministration
+from service.accounts.authenticator import Authenticator
+from service.accounts.encryption import SecretCipher
 from service.accounts.rate_limit import RateLimit
-from service.accounts.signing_secrets import Secretary
+from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import Parts, make_application, make_health_application
 from service.api.middlewares import BodyLimits
 from service.api.openapi import build_document
@@ -161,7 +161,7 @@ async def running(settings: Settings, process: Process = ALONE) -> AsyncIterator
             yield Running(port, beside.failed)
 
 
-def _loops(shared: _Shared, sender: Sender, secretary: Secretary) -> tuple[Loop, ...]:
+def _loops(shared: _Shared, sender: Sender, secretary: SigningSecrets) -> tuple[Loop, ...]:
     """What removes, what collects and what delivers, in the order in which they are drained."""
     settings, store, clock = shared.settings, shared.store, shared.clock
     sandbox = Sandbox(settings.sandbox_delay)
@@ -179,14 +179,14 @@ async def _served(
     """The API, or the health of a process without one; the port it listens on."""
     settings, process = shared.settings, shared.process
     default_account_id = DEV_ACCOUNT if process.is_development else None
-    gate = Gate(shared.store, shared.clock, default_account_id=default_account_id)
+    gate = Authenticator(shared.store, shared.clock, default_account_id=default_account_id)
     parts = Parts(
         store=shared.store,
         metrics=shared.metrics,
         tracing=shared.tracing,
         clock=shared.clock,
         document=document,
-        authenticate=gate.account_of,
+        authenticate=gate.authenticate,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, shared.clock).take,
         currency=settings.currency,
         judge=judge_of(settings),
@@ -244,7 +244,7 @@ def _sender(settings: Settings) -> Sender:
 SignerOf = Callable[[str], Awaitable[Signer]]
 
 
-def signer_of(secretary: Secretary) -> SignerOf:
+def signer_of(secretary: SigningSecrets) -> SignerOf:
     """What signs for an account. Everybody knows the secret of the development account."""
     signer_with = lru_cache(maxsize=4096)(Signer)
 
@@ -256,9 +256,9 @@ def signer_of(secretary: Secretary) -> SignerOf:
     return find
 
 
-def _secretary(settings: Settings, store: Store) -> Secretary:
-    vault = Vault(settings.encryption_key) if settings.encryption_key else None
-    return Secretary(store, vault, SystemClock())
+def _secretary(settings: Settings, store: Store) -> SigningSecrets:
+    vault = SecretCipher(settings.encryption_key) if settings.encryption_key else None
+    return SigningSecrets(store, vault, SystemClock())
 
 
 def _dispatcher(shared: _Shared, sender: Sender, sign: SignerOf) -> Dispatcher:
@@ -312,7 +312,7 @@ async def store_of(
 
 
 @asynccontextmanager
-async def register_of(settings: Settings) -> AsyncIterator[Register]:
+async def register_of(settings: Settings) -> AsyncIterator[AccountAdministration]:
     """
     The accounts of the database, which gets its schema if it has none.
 
@@ -322,4 +322,4 @@ async def register_of(settings: Settings) -> AsyncIterator[Register]:
     if not settings.encryption_key:
         raise ConfigurationError(NO_ENCRYPTION_KEY)
     async with store_of(settings) as store:
-        yield Register(store, Vault(settings.encryption_key), SystemClock())
+        yield AccountAdministration(store, SecretCipher(settings.encryption_key), SystemClock())

@@ -76,6 +76,20 @@ class ManualClock:
         ]
 
 
+async def advance_loop(seconds: float) -> None:
+    """
+    Move the time of the running event loop, and let its timers run that are due by then.
+
+    From then on it stands still, so that a slow machine changes nothing.
+    """
+    loop = asyncio.get_running_loop()
+    now = loop.time() + seconds
+    loop.time = lambda: now  # type: ignore[method-assign]
+    # The first iteration finds the timers that are due and runs them; the second comes after them.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 async def idle() -> None:
     """
     Let every task go on that can, until all of them wait for something.

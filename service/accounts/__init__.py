@@ -1,1 +1,1 @@
-"""API users: the keys that let them in, the secrets that sign for them, what they may use."""
+"""Accounts of API users: authentication, signing secrets, rate limits, administration."""

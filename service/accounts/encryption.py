@@ -1,8 +1,8 @@
 """
-Signing secrets at rest: encrypted with a key from the environment, through `cryptography`.
+Encryption of stored signing secrets, with a key from the environment, through `cryptography`.
 
-Whoever reads the database, or a backup of it, cannot sign in our name. Several keys may be
-given while one replaces another: the first encrypts, all of them decrypt.
+A reader of the database, or of a backup, cannot sign in our name. Several keys may be given while
+one replaces another: the first encrypts, all of them decrypt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.errors import ConfigurationError
 SECRET_BYTES = 32
 
 
-class Vault:
+class SecretCipher:
     """
     Encrypts and decrypts signing secrets.
 
@@ -32,18 +32,18 @@ class Vault:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
 
     def __repr__(self) -> str:
-        return "<Vault>"
+        return "<SecretCipher>"
 
-    def lock(self, secret: str) -> bytes:
-        """*secret*, as it may be stored."""
+    def encrypt(self, secret: str) -> bytes:
+        """*secret* as ciphertext, which may be stored."""
         return self._fernet.encrypt(secret.encode())
 
-    def unlock(self, ciphertext: bytes) -> str:
+    def decrypt(self, ciphertext: bytes) -> str:
         """
-        The secret that was stored as *ciphertext*.
+        The secret whose ciphertext is *ciphertext*.
 
         Raises:
-            ConfigurationError: if none of the keys has encrypted it.
+            ConfigurationError: if it was encrypted with none of the keys.
         """
         try:
             return self._fernet.decrypt(ciphertext).decode()
@@ -55,7 +55,7 @@ class Vault:
 
 
 def new_encryption_key() -> str:
-    """A key for a vault: 32 random bytes in URL-safe base64."""
+    """A key for a `SecretCipher`: 32 random bytes in URL-safe base64."""
     return Fernet.generate_key().decode()
 
 

@@ -1,8 +1,8 @@
 """
-How much one account may ask: a token bucket for each, in the memory of this process.
+Rate limit: a token bucket for each account, in the memory of this process.
 
-A bucket fills at a steady rate up to its size; each request takes one token out. Bursts pass,
-a steady flood does not.
+A bucket fills at a constant rate up to its size, and each request takes one token. Bursts pass, a
+constant flood does not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import datetime
 from service.clock import Clock
 from service.errors import TooManyRequests
 
-KNOWN_MAX = 10_000
+BUCKETS_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -51,8 +51,8 @@ class RateLimit:
         bucket = self._buckets.get(account_id)
         if bucket is None:
             bucket = self._buckets[account_id] = _Bucket(self._burst, now)
-            if len(self._buckets) > KNOWN_MAX:
-                # The one that was not asked for longest is full again.
+            if len(self._buckets) > BUCKETS_MAX:
+                # The bucket that was used longest ago is full by now, as a new one would be.
                 self._buckets.popitem(last=False)
         passed_seconds = max(0.0, (now - bucket.at).total_seconds())
         bucket.token_count = min(

@@ -12,7 +12,7 @@ from typing import TypeVar
 import click
 import orjson
 
-from service.accounts.administration import Register, Shown
+from service.accounts.administration import AccountAdministration, IssuedCredentials
 from service.app import register_of
 from service.parsers import parse_duration
 from service.settings import Settings, read_settings
@@ -110,7 +110,7 @@ async def create_first_account(settings: Settings) -> None:
         _print_credentials(created)
 
 
-def _administer(work: Callable[[Register], Awaitable[T]]) -> T:
+def _administer(work: Callable[[AccountAdministration], Awaitable[T]]) -> T:
     async def administer() -> T:
         async with register_of(read_settings()) as accounts:
             return await work(accounts)
@@ -118,7 +118,7 @@ def _administer(work: Callable[[Register], Awaitable[T]]) -> T:
     return asyncio.run(administer())
 
 
-def _print(changed: Shown, *, as_json: bool) -> None:
+def _print(changed: IssuedCredentials, *, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(asdict(changed)))
     else:
@@ -126,7 +126,7 @@ def _print(changed: Shown, *, as_json: bool) -> None:
         _print_credentials(changed)
 
 
-def _print_credentials(created: Shown) -> None:
+def _print_credentials(created: IssuedCredentials) -> None:
     if created.key:
         click.echo(f"  key     {created.key}")
     if created.secret:

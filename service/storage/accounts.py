@@ -1,8 +1,7 @@
 """
-Accounts as rows: who they are, by which keys they come in, with what their events are signed.
+Accounts, their keys and their signing secrets as rows.
 
-Of a key only its hash is stored, of a secret only what encryption made of it. What has expired
-is no longer found.
+Only the hash of a key is stored, and only the ciphertext of a secret. Expired ones are not found.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key as it is kept: its public prefix and the hash of the whole of it."""
+    """A key as it is stored: its public prefix and the hash of the whole key."""
 
     prefix: str
     hash: bytes
@@ -38,7 +37,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """A key that is valid now, and whose it is."""
+    """A key that is valid now, and its account."""
 
     account_id: str
     hash: bytes
@@ -47,7 +46,7 @@ class StoredKey:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a new account, or a rotation, brings: a key, a secret, or both."""
+    """The new key, secret, or both, of a new account or a rotation."""
 
     key: NewKey | None = None
     secret_ciphertext: bytes | None = None
@@ -56,7 +55,7 @@ class Credentials:
 def add(tx: Connection, account: Account, credentials: Credentials) -> bool:
     """Add *account*; False if its name is taken, and nothing was written."""
     row = (account.id, account.name, microseconds(account.created_at), None)
-    # Two processes may do so at the same time: the one that comes second is told by the insert.
+    # Two processes may add the same name at once: for the second one the insert adds no row.
     if not insert_rows(tx, accounts, [row], unless_known=True):
         return False
     _add_credentials(tx, account.id, credentials, account.created_at)
@@ -64,7 +63,7 @@ def add(tx: Connection, account: Account, credentials: Credentials) -> bool:
 
 
 def add_first(tx: Connection, account: Account, credentials: Credentials) -> bool:
-    """Add *account* unless there is any; of several processes that do so, one is told True."""
+    """Add *account* unless there is any; of several processes that do so, one gets True."""
     if tx.dialect.name == "postgresql":
         tx.execute(text("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE"))
     return not tx.scalar(select(func.count()).select_from(accounts)) and add(
@@ -73,13 +72,13 @@ def add_first(tx: Connection, account: Account, credentials: Credentials) -> boo
 
 
 def find(tx: Connection, name: str) -> Account | None:
-    """The account that the operator calls *name*."""
+    """The account with that name; None if there is none."""
     row = tx.execute(select(accounts).where(accounts.c.name == name)).mappings().one_or_none()
     return Account(**row) if row else None
 
 
 def list_accounts(tx: Connection, now: datetime) -> list[dict[str, Any]]:
-    """Every account with the prefixes of its keys that are valid at *now*, in order of names."""
+    """Every account by name, with the prefixes of its keys that are valid at *now*."""
     prefixes: dict[str, list[str]] = {}
     valid = select(account_keys).where(_is_valid(account_keys, now))
     for row in tx.execute(valid.order_by(account_keys.c.created_at.desc())):
@@ -114,7 +113,7 @@ def find_key(tx: Connection, prefix: str, now: datetime) -> StoredKey | None:
 def secrets_of(
     tx: Connection, account_id: str, now: datetime
 ) -> list[tuple[bytes, datetime | None]]:
-    """The account's secrets that are valid at *now*, newest first, and until when they are."""
+    """The account's secrets that are valid at *now*, newest first, each with its expiry."""
     query = select(account_secrets.c.ciphertext, account_secrets.c.expires_at).where(
         account_secrets.c.account_id == account_id, _is_valid(account_secrets, now)
     )
@@ -124,7 +123,7 @@ def secrets_of(
 
 
 def all_secrets(tx: Connection, now: datetime) -> list[bytes]:
-    """The secrets of all accounts that are valid at *now*, to try the encryption keys on."""
+    """The secrets of all accounts that are valid at *now*, to check the encryption keys with."""
     valid = select(account_secrets.c.ciphertext).where(_is_valid(account_secrets, now))
     return list(tx.scalars(valid))
 
@@ -132,7 +131,7 @@ def all_secrets(tx: Connection, now: datetime) -> list[bytes]:
 def rotate(
     tx: Connection, account_id: str, credentials: Credentials, *, now: datetime, until: datetime
 ) -> None:
-    """Add *credentials*; those of the same kind that there are expire at *until*, if not before."""
+    """Add *credentials*; older ones of the same kind expire at *until*, if not before."""
     for table, new in (
         (account_keys, credentials.key),
         (account_secrets, credentials.secret_ciphertext),
@@ -148,7 +147,7 @@ def rotate(
 
 
 def disable(tx: Connection, account_id: str, now: datetime) -> None:
-    """Let the account in no more. What it had sent in is collected and delivered all the same."""
+    """Disable the account's keys. What it has sent in is still collected and delivered."""
     tx.execute(
         update(accounts)
         .where(accounts.c.id == account_id, accounts.c.disabled_at.is_(None))

@@ -12,7 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
-from service.accounts.authenticator import Gate
+from service.accounts.authenticator import Authenticator
 from service.api.application import Parts, make_application
 from service.app import document_of, judge_of
 from service.clock import SystemClock
@@ -42,12 +42,12 @@ def served(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """The URL of the same service, where nobody has a key."""
+    """The URL of the same service, where every request needs a key."""
 
-    def gate(store):
-        return Gate(store, SystemClock(), default_account_id=None).account_of
+    def authenticate(store):
+        return Authenticator(store, SystemClock(), default_account_id=None).authenticate
 
-    with in_a_thread(tmp_path_factory.mktemp("guarded"), gate) as url:
+    with in_a_thread(tmp_path_factory.mktemp("guarded"), authenticate) as url:
         yield url
 
 

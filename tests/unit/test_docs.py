@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 from schemas.delivery import OUTCOMES, REASONS
 from service.__main__ import main
-from service.accounts.memory import FRESH
+from service.accounts.cache import CACHE_SECONDS
 from service.api.application import Parts, make_application
 from service.app import document_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
@@ -96,9 +96,9 @@ def test_every_command_about_accounts_is_documented_with_its_options(name):
     assert [] == [one.opts[0] for one in options if one.name != "name" and one.opts[0] not in row]
 
 
-def test_freshness_is_documented_as_it_is():
+def test_the_cache_time_is_documented():
     """docs/operations.md says how long a rotation takes to have an effect in every process."""
-    assert 5 == FRESH.total_seconds()
+    assert 5 == CACHE_SECONDS
     page = " ".join(text_of("docs/operations.md").split())
     assert "caches keys and secrets for five seconds" in page
 

@@ -1,4 +1,4 @@
-"""Two accounts with keys, what each has sent in, and the application that tells them apart."""
+"""Two accounts with keys, what each has sent in, and the application that authenticates them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from service.accounts.administration import Register
-from service.accounts.authenticator import Gate
-from service.accounts.encryption import Vault, new_encryption_key
+from service.accounts.administration import AccountAdministration
+from service.accounts.authenticator import Authenticator
+from service.accounts.encryption import SecretCipher, new_encryption_key
 from service.api.application import make_application
 from service.domain.states import DeliveryStatus
 from tests.askers import Asker
@@ -25,44 +25,44 @@ from tests.rows import (
 
 
 @pytest.fixture
-def vault():
-    """What encrypts the secrets of these tests."""
-    return Vault([new_encryption_key()])
+def cipher():
+    """Encrypts the secrets of these tests."""
+    return SecretCipher([new_encryption_key()])
 
 
 @pytest.fixture
-def register(store, vault, parts):
-    """What an operator does."""
-    return Register(store, vault, parts.clock)
+def administration(store, cipher, parts):
+    """The accounts as an operator manages them."""
+    return AccountAdministration(store, cipher, parts.clock)
 
 
 @pytest.fixture
-async def ann(register):
+async def ann(administration):
     """An account."""
-    return await register.add("ann")
+    return await administration.add("ann")
 
 
 @pytest.fixture
-async def ben(register):
+async def ben(administration):
     """Another account."""
-    return await register.add("ben")
+    return await administration.add("ben")
 
 
 @pytest.fixture
-def gated(parts, store):
-    """The parts as they are in production: whoever has no key is turned away."""
-    gate = Gate(store, parts.clock, default_account_id=None)
-    return replace(parts, authenticate=gate.account_of)
+def protected(parts, store):
+    """The parts as they are in production: requests without a key are refused."""
+    authenticator = Authenticator(store, parts.clock, default_account_id=None)
+    return replace(parts, authenticate=authenticator.authenticate)
 
 
 @pytest.fixture
-async def client(aiohttp_client, gated):
-    """Asks the application in process, in nobody's name."""
-    return await aiohttp_client(make_application(gated))
+async def client(aiohttp_client, protected):
+    """Asks the application in process, without a key."""
+    return await aiohttp_client(make_application(protected))
 
 
 @pytest.fixture
-def nobody(client):
+def anonymous(client):
     """Asks without a key."""
     return Asker(client)
 
@@ -81,7 +81,7 @@ def as_ben(client, ben):
 
 @pytest.fixture
 async def anns(store, ann):
-    """What Ann has: an invoice that nobody has looked at, and one with a delivery in each state."""
+    """What Ann has: an invoice that is not collected, and one with a delivery in each state."""
     for number, status in enumerate(DeliveryStatus, start=1):
         at = START + number * SECOND
         await add_delivery(store, f"{status}1", account_id=ann.account_id, at=at)

@@ -1,4 +1,4 @@
-"""Who has no key learns nothing and costs little: before the body, before any id, in one way."""
+"""A request without a valid key is refused in one way, before its body and any id are read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from datetime import timedelta
 
 import pytest
 
-from service.accounts.authenticator import NO_KEY, WRONG_KEY, Gate
-from service.accounts.memory import FRESH
+from service.accounts.authenticator import NO_KEY, WRONG_KEY, Authenticator
+from service.accounts.cache import CACHE_SECONDS
 from service.api.application import make_application
 from service.api.middlewares import BodyLimits
 from service.errors import StorageUnavailable
 from tests.askers import PRIVATE, Asker, raw_post
+from tests.clock import advance_loop
 
 NOBODYS = "inv_aaaaaaaa_" + "A" * 43
 JSON = {"Content-Type": "application/json"}
@@ -37,13 +38,13 @@ class Untouched:
 
 
 @pytest.fixture
-async def guarded(aiohttp_client, gated):
-    """Asks, in nobody's name, an application whose handlers have nothing to look at."""
-    return Asker(await aiohttp_client(make_application(replace(gated, store=Untouched()))))
+async def guarded(aiohttp_client, protected):
+    """Asks, without a key, an application whose handlers have no store."""
+    return Asker(await aiohttp_client(make_application(replace(protected, store=Untouched()))))
 
 
 async def refused(asker, method, path, **options):
-    """The answer to somebody without a valid key, which is the same for everything."""
+    """The answer to a request without a valid key, which is the same for everything."""
     answer = await asker.ask(method, path, **options)
     assert 401 == answer.status, answer
     assert 'Bearer realm="invoices"' == answer.headers["WWW-Authenticate"]
@@ -51,10 +52,10 @@ async def refused(asker, method, path, **options):
     return answer
 
 
-# Who is let in
+# Accepted
 
 
-async def test_who_has_a_key_is_let_in(as_ann):
+async def test_a_valid_key_is_accepted(as_ann):
     """A key opens every operation."""
     assert 202 == (await as_ann.send("1")).status
     for method, path in PRIVATE:
@@ -64,18 +65,18 @@ async def test_who_has_a_key_is_let_in(as_ann):
             assert answer.status == (404 if "deliveries/" in path else 200), path
 
 
-async def test_a_disabled_account_is_turned_away(as_ann, ann, register, parts):
-    """Once memory is no longer fresh, a disabled account is as good as none."""
+async def test_a_disabled_account_is_refused(as_ann, ann, administration):
+    """Within five seconds, the key of a disabled account is refused."""
     assert 202 == (await as_ann.send("1")).status
-    await register.disable("ann")
-    parts.clock.advance(FRESH)
+    await administration.disable("ann")
+    await advance_loop(CACHE_SECONDS)
 
     await refused(as_ann, "GET", "/invoices/1")
 
 
-async def test_a_key_that_expired_is_turned_away(as_ann, client, ann, register, parts):
-    """After the overlap of a rotation only the new key is let in."""
-    new = await register.rotate_key("ann", timedelta(hours=1))
+async def test_an_expired_key_is_refused(as_ann, client, ann, administration, parts):
+    """After the overlap of a rotation only the new key is accepted."""
+    new = await administration.rotate_key("ann", timedelta(hours=1))
     assert 202 == (await as_ann.send("1")).status
     parts.clock.advance(timedelta(hours=1))
 
@@ -83,7 +84,7 @@ async def test_a_key_that_expired_is_turned_away(as_ann, client, ann, register, 
     assert await Asker(client, f"Bearer {new.key}").get("/invoices/1")
 
 
-# Who is not
+# Refused
 
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
@@ -96,7 +97,7 @@ async def test_without_a_valid_key_nothing_is_looked_up(guarded, method, path, a
 
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
-async def test_a_stranger_cannot_tell_what_there_is(nobody, ann, anns, method, path):
+async def test_a_stranger_cannot_tell_what_there_is(anonymous, ann, anns, method, path):
     """Without a valid key, what there is and what there is not are answered alike."""
     known, unknown = "dead1", "nobod1"
     if path.startswith("/deliveries/"):
@@ -106,7 +107,7 @@ async def test_a_stranger_cannot_tell_what_there_is(nobody, ann, anns, method, p
     for key in (NOBODYS, wrong):
         headers = {"Authorization": f"Bearer {key}"}
         answers = [
-            await refused(nobody, method, path.format(id=id_), headers=headers)
+            await refused(anonymous, method, path.format(id=id_), headers=headers)
             for id_ in (known, unknown)
         ]
 
@@ -114,34 +115,34 @@ async def test_a_stranger_cannot_tell_what_there_is(nobody, ann, anns, method, p
         assert WRONG_KEY in answers[0].body.decode()
 
 
-async def test_every_wrong_key_is_answered_alike(nobody, register, ann, parts):
-    """Whether a prefix is known, or a key was one once, does not stand in the answer."""
-    disabled, expired = await register.add("disabled"), await register.add("expired")
-    await register.disable("disabled")
-    await register.rotate_key("expired", timedelta(0))
+async def test_every_wrong_key_is_answered_alike(anonymous, administration, ann, parts):
+    """The answer does not disclose whether a prefix is known, or a key was valid once."""
+    disabled, expired = await administration.add("disabled"), await administration.add("expired")
+    await administration.disable("disabled")
+    await administration.rotate_key("expired", timedelta(0))
     wrong = ann.key[:-2] + ("BA" if ann.key.endswith("AB") else "AB")
 
     answers = [
-        await refused(nobody, "GET", "/invoices/", headers={"Authorization": f"Bearer {key}"})
+        await refused(anonymous, "GET", "/invoices/", headers={"Authorization": f"Bearer {key}"})
         for key in (NOBODYS, wrong, disabled.key, expired.key, "garbage")
     ]
 
     assert [answers[0]] * 5 == answers
 
 
-async def test_who_sends_no_key_is_told_how(nobody):
+async def test_a_request_without_a_key_is_refused_with_the_form(anonymous):
     """The refusal says which header is missing, as a problem that programs know."""
-    answer = await refused(nobody, "GET", "/invoices/")
+    answer = await refused(anonymous, "GET", "/invoices/")
 
     assert NO_KEY in answer.body.decode()
     assert b'"type":"/api/docs/problems#unauthorized"' in answer.body
 
 
-async def test_head_is_refused_like_get(nobody):
-    """HEAD tells a stranger no more than GET does, and has no body."""
+async def test_head_is_refused_like_get(anonymous):
+    """HEAD discloses no more to a stranger than GET does, and has no body."""
     for path in [path for method, path in PRIVATE if method == "GET"]:
-        head = await refused(nobody, "HEAD", path.format(id="1"))
-        get = await refused(nobody, "GET", path.format(id="1"))
+        head = await refused(anonymous, "HEAD", path.format(id="1"))
+        get = await refused(anonymous, "GET", path.format(id="1"))
 
         assert (get.headers, b"") == (head.headers, head.body)
 
@@ -157,7 +158,7 @@ async def test_head_is_refused_like_get(nobody):
         ("?callback_url=http://127.0.0.1", b"{}", JSON),
     ],
 )
-async def test_a_stranger_is_not_told_what_else_is_wrong(guarded, query, body, headers):
+async def test_a_stranger_does_not_learn_what_else_is_wrong(guarded, query, body, headers):
     """The key comes before the body, its type, its size and the query."""
     await refused(guarded, "POST", f"/invoices/{query}", data=body, headers=headers)
 
@@ -167,28 +168,28 @@ async def test_a_stranger_is_not_told_what_else_is_wrong(guarded, query, body, h
 
 @pytest.mark.parametrize("path", OPEN_PATHS)
 @pytest.mark.parametrize("authorization", [None, f"Bearer {NOBODYS}"])
-async def test_documentation_and_health_need_no_key(nobody, path, authorization):
-    """Whoever wants to know what this is, and whether it works, may; a wrong key does not harm."""
+async def test_documentation_and_health_need_no_key(anonymous, path, authorization):
+    """Documentation and health are public, and a wrong key is ignored there."""
     headers = {"Authorization": authorization} if authorization else {}
 
     for method in ("GET", "HEAD"):
-        assert 200 == (await nobody.ask(method, path, headers=headers)).status
+        assert 200 == (await anonymous.ask(method, path, headers=headers)).status
 
 
 @pytest.mark.parametrize("path", ["/", "/none", "/invoices/1/x", "/api", "/invoice"])
-async def test_what_is_not_there_is_not_there_for_anybody(nobody, as_ann, path):
+async def test_a_path_without_an_operation_is_404_for_everyone(anonymous, as_ann, path):
     """A path without an operation is 404 with a key and without one, in the same words."""
-    answer = await nobody.ask("GET", path)
+    answer = await anonymous.ask("GET", path)
 
     assert 404 == answer.status
     assert answer == await as_ann.ask("GET", path)
 
 
 @pytest.mark.parametrize("path", sorted({path for _, path in PRIVATE}))
-async def test_what_a_path_can_do_is_no_secret(nobody, as_ann, path):
+async def test_what_a_path_can_do_is_no_secret(anonymous, as_ann, path):
     """OPTIONS and wrong methods are answered alike with a key and without one."""
     for method, status in (("OPTIONS", 204), ("DELETE", 405), ("PATCH", 405)):
-        answer = await nobody.ask(method, path.format(id="1"))
+        answer = await anonymous.ask(method, path.format(id="1"))
 
         assert status == answer.status
         assert answer == await as_ann.ask(method, path.format(id="1"))
@@ -200,9 +201,11 @@ async def test_what_a_path_can_do_is_no_secret(nobody, as_ann, path):
 class TestOnTheWire:
     @pytest.fixture
     def parts(self, parts, store):
-        """Who has no key is turned away; whoever waits for a body waits longer than a test."""
-        gate = Gate(store, parts.clock, default_account_id=None)
-        return replace(parts, authenticate=gate.account_of, body_limits=BodyLimits(seconds=600))
+        """Requests without a key are refused; a body may take longer than a test."""
+        authenticator = Authenticator(store, parts.clock, default_account_id=None)
+        return replace(
+            parts, authenticate=authenticator.authenticate, body_limits=BodyLimits(seconds=600)
+        )
 
     @pytest.mark.parametrize("length", [1, 60_000, 10 * 1024**3])
     async def test_the_body_of_a_stranger_is_not_waited_for(self, wire, length):
@@ -212,15 +215,15 @@ class TestOnTheWire:
         assert answer.startswith(b"HTTP/1.1 401")
 
     @pytest.mark.parametrize("length", [60_000, 10 * 1024**3])
-    async def test_a_stranger_is_not_told_to_continue(self, wire, length):
-        """Who asks before sending a body, and has no key, is not asked for it."""
+    async def test_a_stranger_is_not_asked_to_continue(self, wire, length):
+        """A client that expects 100, and has no key, is not asked for its body."""
         answer = await wire.talk(raw_post("Expect: 100-continue", length=length))
 
         assert answer.startswith(b"HTTP/1.1 401")
         assert b"100 Continue" not in answer
 
-    async def test_who_has_a_key_is_told_to_continue(self, wire, ann):
-        """Who asks before sending a body, and has a key, is asked for it, and is counted once."""
+    async def test_a_valid_key_is_asked_to_continue(self, wire, ann):
+        """A client that expects 100, and has a key, is asked for its body, and is counted once."""
         body = b'{"id": "1", "customer": "c", "total": "1"}'
         head = raw_post(
             "Expect: 100-continue", f"Authorization: Bearer {ann.key}", length=len(body)
@@ -258,7 +261,7 @@ class TestOnTheWire:
 
 
 async def test_a_key_that_cannot_be_looked_up_is_503(aiohttp_client, parts, store, ann):
-    """Who has a key is not told that it is wrong while the database is away."""
+    """A key is not called wrong while the database is unavailable."""
 
     async def unavailable(_authorization):
         raise StorageUnavailable("the database is away")

@@ -1,7 +1,7 @@
 """
 Two accounts: nothing of the one is there for the other.
 
-What the other has is asked for in every way there is, and beside it something that nobody has:
+What the other has is asked for in every way there is, and beside it something that does not exist:
 the two answers are the same, byte for byte.
 """
 
@@ -54,16 +54,16 @@ def test_every_operation_is_looked_at():
 @pytest.mark.parametrize("form", ["", "/"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_what_belongs_to_another_is_not_there(as_ann, as_ben, anns, path, form, method):
-    """Another's id answers what an id of nobody answers, the id in it aside."""
+    """Another's id is answered as an id that does not exist, the id in it aside."""
     # Of the same length, and so with the same Content-Length.
     for id_ in ids_of(path, [id_ for id_ in anns if path != BY_ID[-1] or id_ != "plain1"]):
-        nobodys = id_[:-1] + "2"
+        unknown = id_[:-1] + "2"
         there = await as_ben.ask(method, path.format(id=id_) + form)
-        not_there = await as_ben.ask(method, path.format(id=nobodys) + form)
+        not_there = await as_ben.ask(method, path.format(id=unknown) + form)
 
         assert 200 == (await as_ann.ask(method, path.format(id=id_) + form)).status
         assert 404 == there.status
-        assert there.without(id_) == not_there.without(nobodys)
+        assert there.without(id_) == not_there.without(unknown)
 
 
 @pytest.mark.parametrize(("path", "status"), [("/invoices/", "paid"), ("/deliveries", "dead")])
@@ -78,7 +78,7 @@ async def test_lists_of_one_who_has_nothing_are_empty(as_ann, as_ben, anns, path
 
 
 async def test_no_filter_reaches_what_belongs_to_another(store, as_ann, as_ben, ben, anns):
-    """Every filter, and all of them together, tell each account of its own deliveries alone."""
+    """Every filter, and all of them together, list the account's own deliveries alone."""
     await add_delivery(store, "dead1", account_id=ben.account_id, origin=ONE)
     own = {id_: f"msg_{id_}" for id_ in anns}
     seen = set()
@@ -95,8 +95,8 @@ async def test_no_filter_reaches_what_belongs_to_another(store, as_ann, as_ben, 
     assert {"msg_pending1", "msg_delivered1", "msg_dead1"} == seen
 
 
-async def test_a_filter_by_anothers_invoice_is_one_by_nobodys(as_ben, anns):
-    """Narrowing to another's invoice tells as little as narrowing to one that does not exist."""
+async def test_a_filter_by_anothers_invoice_finds_nothing(as_ben, anns):
+    """Filtering by another's invoice is answered as by one that does not exist."""
     not_there = await as_ben.ask("GET", "/deliveries?invoice_id=nobod1")
 
     for id_ in anns:
@@ -117,28 +117,28 @@ async def test_another_has_no_pages_of_deliveries(store, as_ben, ben, anns):
     """The id of another's delivery leads to one's own, as any text of that place does."""
     await add_delivery(store, "bens1", account_id=ben.account_id)
     for id_ in ids_of("/deliveries", anns):
-        told = await as_ben.get(f"/deliveries?after={id_}")
+        page = await as_ben.get(f"/deliveries?after={id_}")
 
-        assert told == await as_ben.get(f"/deliveries?after={id_[:-1]}2")
-        assert {"msg_bens1"} >= {one["id"] for one in told["items"]}
+        assert page == await as_ben.get(f"/deliveries?after={id_[:-1]}2")
+        assert {"msg_bens1"} >= {one["id"] for one in page["items"]}
 
 
 async def test_a_page_is_followed_through_ones_own_alone(store, as_ann, ann, ben):
-    """Rows of another that lie between one's own are neither told nor counted."""
+    """Rows of another that lie between one's own are neither listed nor counted."""
     for number in range(4):
         for account in (ann, ben):
             name = "ann" if account is ann else "ben"
             await add_delivery(store, f"{name}{number}", account_id=account.account_id)
 
     for path in LISTS:
-        told, page = [], await as_ann.get(f"{path}?limit=2")
-        told += page["items"]
+        items, page = [], await as_ann.get(f"{path}?limit=2")
+        items += page["items"]
         page = await as_ann.get(f"{path}?limit=2&after={page['next']}")
-        told += page["items"]
+        items += page["items"]
 
         assert None is page["next"]
-        assert 4 == len(told)
-        assert all("ann" in one["id"] for one in told)
+        assert 4 == len(items)
+        assert all("ann" in one["id"] for one in items)
 
 
 async def test_both_may_use_the_same_id(as_ann, as_ben):
@@ -156,7 +156,7 @@ async def test_both_may_use_the_same_id(as_ann, as_ben):
 
 
 async def test_what_another_does_changes_nothing_here(as_ann, as_ben, anns):
-    """Invoices that another sends in, its mistakes and its questions leave one's own as it was."""
+    """Invoices, errors and queries of another account change nothing of one's own."""
     paths = [*LISTS, *(path.format(id="1") for path in BY_ID), "/invoices/dead1"]
     before = [await as_ann.ask("GET", path) for path in paths]
 
@@ -173,12 +173,12 @@ async def test_another_redelivers_nothing(as_ann, as_ben, anns):
     before = [await as_ann.ask("GET", path) for path in LISTS]
 
     for id_ in ids_of("/deliveries", anns):
-        nobodys = id_[:-1] + "2"
+        unknown = id_[:-1] + "2"
         there = await as_ben.ask("POST", REDELIVER.format(id=id_))
-        not_there = await as_ben.ask("POST", REDELIVER.format(id=nobodys))
+        not_there = await as_ben.ask("POST", REDELIVER.format(id=unknown))
 
         assert 404 == there.status
-        assert there.without(id_) == not_there.without(nobodys)
+        assert there.without(id_) == not_there.without(unknown)
     for changes in ({}, {"origin": ONE}):
         answer = await as_ben.ask("POST", REDELIVER_ALL, json={"status": "dead", **changes})
 
@@ -186,9 +186,9 @@ async def test_another_redelivers_nothing(as_ann, as_ben, anns):
     assert before == [await as_ann.ask("GET", path) for path in LISTS]
 
 
-async def test_a_new_key_shows_the_same(as_ann, client, register, anns):
+async def test_a_new_key_shows_the_same(as_ann, client, administration, anns):
     """What belongs to an account belongs to each of its keys."""
-    new = await register.rotate_key("ann", timedelta(hours=1))
+    new = await administration.rotate_key("ann", timedelta(hours=1))
     again = Asker(client, f"Bearer {new.key}")
 
     assert len(anns) == len((await again.get("/invoices/"))["items"])

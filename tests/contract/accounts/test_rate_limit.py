@@ -1,4 +1,4 @@
-"""Each account may ask so often: beyond that it is told when to come again."""
+"""Each account has a rate limit: beyond it the answer says when to retry."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.accounts.authenticator import Gate
+from service.accounts.authenticator import Authenticator
 from service.accounts.rate_limit import RateLimit
 from service.api.middlewares import BodyLimits
 from tests.askers import PRIVATE, raw_post
@@ -16,19 +16,19 @@ BURST = 3
 
 
 @pytest.fixture
-def gated(gated):
+def protected(protected):
     """One request in two seconds, and three at once."""
-    return replace(gated, limit=RateLimit(0.5, BURST, gated.clock).take)
+    return replace(protected, limit=RateLimit(0.5, BURST, protected.clock).take)
 
 
 async def used_up(asker):
-    """Ask until there is nothing left to ask with."""
+    """Ask until the bucket is empty."""
     for _ in range(BURST):
         assert 200 == (await asker.ask("GET", "/invoices/")).status
 
 
-async def test_too_many_requests_are_told_when_to_come_again(as_ann, parts):
-    """After the burst comes 429, with the seconds after which it is true no more."""
+async def test_too_many_requests_are_answered_with_retry_after(as_ann, parts):
+    """After the burst comes 429, with the seconds after which a request is accepted again."""
     await used_up(as_ann)
 
     answer = await as_ann.ask("GET", "/invoices/")
@@ -59,8 +59,8 @@ async def test_what_was_too_many_is_not_stored(as_ann, parts):
     assert 202 == (await as_ann.send("1")).status
 
 
-async def test_mistakes_and_what_is_not_there_are_counted(as_ann):
-    """Nobody tries out ids faster than they may ask."""
+async def test_requests_for_what_does_not_exist_are_counted(as_ann):
+    """Ids cannot be guessed faster than the rate."""
     for _ in range(BURST):
         assert 404 == (await as_ann.ask("GET", "/invoices/none")).status
 
@@ -68,28 +68,28 @@ async def test_mistakes_and_what_is_not_there_are_counted(as_ann):
 
 
 async def test_one_account_does_not_use_up_anothers(as_ann, as_ben):
-    """Whoever floods is alone with it."""
+    """A flood of one account leaves the others their rate."""
     await used_up(as_ann)
     assert 429 == (await as_ann.ask("GET", "/invoices/")).status
 
     await used_up(as_ben)
 
 
-async def test_nobody_uses_up_an_account_without_its_key(nobody, as_ann, ann):
+async def test_an_account_is_not_used_up_without_its_key(anonymous, as_ann, ann):
     """Wrong keys with a known prefix take nothing from its owner."""
     wrong = {"Authorization": f"Bearer {ann.key[:-2]}--"}
     for _ in range(10 * BURST):
-        assert 401 == (await nobody.ask("GET", "/invoices/", headers=wrong)).status
+        assert 401 == (await anonymous.ask("GET", "/invoices/", headers=wrong)).status
 
     await used_up(as_ann)
 
 
-async def test_what_needs_no_key_is_not_limited(nobody, as_ann):
+async def test_what_needs_no_key_is_not_limited(anonymous, as_ann):
     """Health, documentation and what is not there are answered however often."""
     await used_up(as_ann)
 
     for path, status in (("/healthz", 200), ("/api/docs", 200), ("/none", 404)):
-        for asker in (nobody, as_ann):
+        for asker in (anonymous, as_ann):
             given = {(await asker.ask("GET", path)).status for _ in range(2 * BURST)}
 
             assert {status} == given
@@ -98,11 +98,13 @@ async def test_what_needs_no_key_is_not_limited(nobody, as_ann):
 class TestOnTheWire:
     @pytest.fixture
     def parts(self, parts, store):
-        """One request and no second; whoever waits for a body waits longer than a test."""
-        gate = Gate(store, parts.clock, default_account_id=None)
+        """One request at once; a body may take longer than a test."""
+        authenticator = Authenticator(store, parts.clock, default_account_id=None)
         limit = RateLimit(1, 1, parts.clock).take
         limits = BodyLimits(seconds=600)
-        return replace(parts, authenticate=gate.account_of, limit=limit, body_limits=limits)
+        return replace(
+            parts, authenticate=authenticator.authenticate, limit=limit, body_limits=limits
+        )
 
     @pytest.mark.parametrize("expectation", [[], ["Expect: 100-continue"]])
     async def test_what_is_too_many_is_not_read(self, wire, ann, expectation):

@@ -1,4 +1,4 @@
-"""Accounts in memory, and what their keys and secrets are looked up with."""
+"""Accounts in memory, and a store that counts how often their keys and secrets are read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.accounts.administration import Register
-from service.accounts.encryption import Vault, new_encryption_key
+from service.accounts.administration import AccountAdministration
+from service.accounts.encryption import SecretCipher, new_encryption_key
 from tests.clock import ManualClock
 from tests.memory import Memory, MemoryStore
 
 
 @dataclass
 class CountingStore:
-    """Passes everything on to *store* and counts what is read of keys and secrets."""
+    """Passes everything on to *store* and counts reads of keys and secrets."""
 
     store: MemoryStore
     read_count: int = 0
@@ -46,12 +46,12 @@ def store():
 
 
 @pytest.fixture
-def vault():
-    """What encrypts the secrets of these tests."""
-    return Vault([new_encryption_key()])
+def cipher():
+    """Encrypts the secrets of these tests."""
+    return SecretCipher([new_encryption_key()])
 
 
 @pytest.fixture
-def register(store, vault, clock):
-    """What an operator does."""
-    return Register(store, vault, clock)
+def administration(store, cipher, clock):
+    """The accounts as an operator manages them."""
+    return AccountAdministration(store, cipher, clock)

@@ -16,7 +16,7 @@ KEY = "inv_abcdefg7_" + "Az09_-" * 7 + "x"
 
 
 def test_a_new_key_has_the_form_of_one():
-    """What is handed out is let in: prefix, and 43 characters behind it."""
+    """A new key is accepted: prefix, and 43 characters behind it."""
     for _ in range(100):
         scheme, prefix, secret = new_api_key().split("_", 2)
 
@@ -56,8 +56,8 @@ def test_a_key_cannot_be_guessed():
         KEY.replace("Az", "A\udcff", 1),
     ],
 )
-def test_what_has_not_the_form_has_no_prefix(text):
-    """Nobody is looked up for what cannot be a key."""
+def test_text_without_the_form_of_a_key_has_no_prefix(text):
+    """Text that cannot be a key is not looked up."""
     assert None is prefix_of(text)
 
 
@@ -67,13 +67,13 @@ def test_the_prefix_is_what_stands_in_front():
 
 
 def test_the_hash_is_of_the_whole_key():
-    """What is kept is a SHA-256 of everything, the prefix included."""
+    """A SHA-256 of everything is stored, the prefix included."""
     assert sha256(KEY.encode()).digest() == hash_of(KEY)
     assert KEY.encode() not in hash_of(KEY)
 
 
 def test_a_key_matches_its_own_hash_alone():
-    """A key is let in by its own hash, and not by one that differs in the last character."""
+    """A key matches its own hash, and not one that differs in the last character."""
     assert matches(KEY, hash_of(KEY))
     assert not matches(KEY, hash_of(KEY[:-1] + "y"))
     assert not matches(KEY, hash_of(KEY)[:-1])
@@ -81,7 +81,7 @@ def test_a_key_matches_its_own_hash_alone():
 
 
 def test_hashes_are_compared_in_constant_time(monkeypatch):
-    """How long a refusal takes tells nothing of how much of a guess was right."""
+    """The time of a refusal does not depend on how much of a guess was right."""
     compared = []
 
     def compare(one, other):

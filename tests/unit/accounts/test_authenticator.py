@@ -1,27 +1,31 @@
+import asyncio
 import hmac
+from base64 import b32encode
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 
-from service.accounts.authenticator import NO_KEY, WRONG_KEY, Gate
-from service.accounts.memory import FRESH
+from service.accounts.authenticator import NO_KEY, WRONG_KEY, Authenticator
+from service.accounts.cache import CACHE_SECONDS, ENTRIES_MAX
 from service.errors import StorageUnavailable, Unauthorized
+from tests.clock import advance_loop
 from tests.rows import SECOND
 
 HOUR = timedelta(hours=1)
-NOBODYS = "inv_aaaaaaaa_" + "A" * 43
+UNKNOWN = "inv_aaaaaaaa_" + "A" * 43
 
 
 @pytest.fixture
-def gate(store, clock):
-    """The gate as it is in production."""
-    return Gate(store, clock, default_account_id=None)
+def authenticator(store, clock):
+    """As it is in production."""
+    return Authenticator(store, clock, default_account_id=None)
 
 
 @pytest.fixture
-def dev_gate(store, clock):
-    """The gate of development mode."""
-    return Gate(store, clock, default_account_id="dev")
+def dev_authenticator(store, clock):
+    """As it is in development mode."""
+    return Authenticator(store, clock, default_account_id="dev")
 
 
 def bearer(key):
@@ -34,45 +38,90 @@ def another(key):
     return key[:-2] + ("BA" if key.endswith("AB") else "AB")
 
 
-async def refusal(gate, authorization):
-    """What is said to that header."""
+def prefix(number):
+    """The prefix of another key for each number."""
+    return b32encode(number.to_bytes(5)).decode().lower()
+
+
+async def refusal(authenticator, authorization):
+    """The text of the refusal of that header."""
     with pytest.raises(Unauthorized) as raised:
-        await gate.account_of(authorization)
+        await authenticator.authenticate(authorization)
     return str(raised.value)
 
 
-# Let in
+# Accepted
 
 
 @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer  {} "])
-async def test_who_shows_a_key_is_let_in(register, gate, form):
-    """The name of the scheme is written as one likes, as RFC 9110 has it."""
-    shown = await register.add("acme")
+async def test_a_valid_key_is_accepted(administration, authenticator, form):
+    """The name of the scheme is case-insensitive, as in RFC 9110."""
+    issued = await administration.add("acme")
 
-    assert shown.account_id == await gate.account_of(form.format(shown.key))
-
-
-async def test_each_key_belongs_to_its_account(register, gate):
-    """Nobody is taken for somebody else."""
-    one, two = await register.add("one"), await register.add("two")
-
-    assert one.account_id == await gate.account_of(bearer(one.key))
-    assert two.account_id == await gate.account_of(bearer(two.key))
+    assert issued.account_id == await authenticator.authenticate(form.format(issued.key))
 
 
-async def test_a_known_key_is_read_once_while_it_is_fresh(register, gate, store, clock):
-    """Not every request asks the database."""
-    shown = await register.add("acme")
+async def test_each_key_belongs_to_its_account(administration, authenticator):
+    """No account is taken for another one."""
+    one, two = await administration.add("one"), await administration.add("two")
+
+    assert one.account_id == await authenticator.authenticate(bearer(one.key))
+    assert two.account_id == await authenticator.authenticate(bearer(two.key))
+
+
+async def test_a_key_is_read_once_in_five_seconds(administration, authenticator, store):
+    """Not every request reads the database."""
+    issued = await administration.add("acme")
     for _ in range(5):
-        await gate.account_of(bearer(shown.key))
+        await authenticator.authenticate(bearer(issued.key))
+    await advance_loop(CACHE_SECONDS - 1)
+    await authenticator.authenticate(bearer(issued.key))
     assert 1 == store.read_count
 
-    clock.advance(FRESH)
-    await gate.account_of(bearer(shown.key))
+    await advance_loop(1)
+    await authenticator.authenticate(bearer(issued.key))
     assert 2 == store.read_count
 
 
-# Turned away
+async def test_an_unknown_key_is_read_once_in_five_seconds(authenticator, store):
+    """A wrong key that comes again and again costs one read."""
+    for _ in range(5):
+        await refusal(authenticator, bearer(UNKNOWN))
+
+    assert 1 == store.read_count
+
+
+async def test_concurrent_requests_share_one_read(administration, authenticator, store):
+    """All of them are answered, also where one of them is cancelled meanwhile."""
+    issued = await administration.add("acme")
+    asking = [asyncio.create_task(authenticator.authenticate(bearer(issued.key))) for _ in range(5)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+
+    given = await asyncio.gather(*asking, return_exceptions=True)
+
+    assert [issued.account_id] * 4 == given[1:]
+    assert asking[0].cancelled()
+    assert 1 == store.read_count
+
+
+async def test_the_cache_is_bounded(authenticator, store):
+    """Of many keys, those that were used last are cached: a flood of keys evicts none in use."""
+    await advance_loop(0)
+    keys = [bearer(UNKNOWN.replace("aaaaaaaa", prefix(number))) for number in range(ENTRIES_MAX)]
+    for key in keys:
+        await refusal(authenticator, key)
+    await refusal(authenticator, keys[0])
+    await refusal(authenticator, bearer(UNKNOWN.replace("aaaaaaaa", "zzzzzzzz")))
+    assert ENTRIES_MAX + 1 == store.read_count
+
+    await refusal(authenticator, keys[0])
+    assert ENTRIES_MAX + 1 == store.read_count
+    await refusal(authenticator, keys[1])
+    assert ENTRIES_MAX + 2 == store.read_count
+
+
+# Refused
 
 
 @pytest.mark.parametrize(
@@ -82,46 +131,48 @@ async def test_a_known_key_is_read_once_while_it_is_fresh(register, gate, store,
         "",
         " ",
         "Bearer",
-        NOBODYS,
-        f"Basic {NOBODYS}",
-        f"Token {NOBODYS}",
-        f"Bearer,{NOBODYS}",
-        f"Bearer\t{NOBODYS}",
+        UNKNOWN,
+        f"Basic {UNKNOWN}",
+        f"Token {UNKNOWN}",
+        f"Bearer,{UNKNOWN}",
+        f"Bearer\t{UNKNOWN}",
         "\udcff\udcfe",
     ],
 )
-async def test_who_shows_no_key_is_told_how(register, gate, store, authorization):
-    """Without a key in the right place it is said what to send, and nothing is read."""
-    await register.add("acme")
+async def test_a_request_without_a_key_is_refused_with_the_form(
+    administration, authenticator, store, authorization
+):
+    """Without a key in the right place the refusal says what to send, and nothing is read."""
+    await administration.add("acme")
     expected = WRONG_KEY if authorization == "Bearer" else NO_KEY
 
-    assert expected == await refusal(gate, authorization)
+    assert expected == await refusal(authenticator, authorization)
     assert 0 == store.read_count
 
 
 @pytest.mark.parametrize(
-    "key", ["", "x", "whsec_AAAA", "inv_", "inv_aaaaaaaa_", NOBODYS + "A", "\udcff", "A" * 8000]
+    "key", ["", "x", "whsec_AAAA", "inv_", "inv_aaaaaaaa_", UNKNOWN + "A", "\udcff", "A" * 8000]
 )
-async def test_what_cannot_be_a_key_is_not_looked_up(gate, store, key):
+async def test_what_cannot_be_a_key_is_not_looked_up(authenticator, store, key):
     """Garbage costs no read."""
-    assert WRONG_KEY == await refusal(gate, bearer(key))
+    assert WRONG_KEY == await refusal(authenticator, bearer(key))
     assert 0 == store.read_count
 
 
-async def test_every_wrong_key_is_told_in_the_same_words(register, gate, clock):
-    """Whether a prefix exists, a key expired or an account was disabled is nobody's business."""
-    disabled, expired = await register.add("disabled"), await register.add("expired")
-    known = await register.add("known")
-    await register.disable("disabled")
-    await register.rotate_key("expired", timedelta(0))
+async def test_every_wrong_key_is_refused_in_the_same_words(administration, authenticator, clock):
+    """Whether a prefix exists, a key expired or an account was disabled is not disclosed."""
+    disabled, expired = await administration.add("disabled"), await administration.add("expired")
+    known = await administration.add("known")
+    await administration.disable("disabled")
+    await administration.rotate_key("expired", timedelta(0))
 
-    keys = (NOBODYS, another(known.key), disabled.key, expired.key, "garbage")
-    assert {WRONG_KEY} == {await refusal(gate, bearer(key)) for key in keys}
+    keys = (UNKNOWN, another(known.key), disabled.key, expired.key, "garbage")
+    assert {WRONG_KEY} == {await refusal(authenticator, bearer(key)) for key in keys}
 
 
-async def test_every_wrong_key_is_compared_once(register, gate, monkeypatch):
+async def test_every_wrong_key_is_compared_once(administration, authenticator, monkeypatch):
     """An unknown prefix takes the same comparison as a known one."""
-    known = await register.add("known")
+    known = await administration.add("known")
     compare, compared = hmac.compare_digest, []
 
     def count(one, other):
@@ -129,90 +180,123 @@ async def test_every_wrong_key_is_compared_once(register, gate, monkeypatch):
         return compare(one, other)
 
     monkeypatch.setattr(hmac, "compare_digest", count)
-    for key in (NOBODYS, another(known.key), "garbage"):
-        await refusal(gate, bearer(key))
+    for key in (UNKNOWN, another(known.key), "garbage"):
+        await refusal(authenticator, bearer(key))
 
     assert [32, 32, 32] == compared
 
 
-async def test_the_prefix_alone_lets_nobody_in(register, gate):
+async def test_the_prefix_alone_is_not_enough(administration, authenticator):
     """A wrong key with a known prefix is wrong, before and after the right one was seen."""
-    shown = await register.add("acme")
+    issued = await administration.add("acme")
 
-    assert WRONG_KEY == await refusal(gate, bearer(another(shown.key)))
-    assert shown.account_id == await gate.account_of(bearer(shown.key))
-    assert WRONG_KEY == await refusal(gate, bearer(another(shown.key)))
+    assert WRONG_KEY == await refusal(authenticator, bearer(another(issued.key)))
+    assert issued.account_id == await authenticator.authenticate(bearer(issued.key))
+    assert WRONG_KEY == await refusal(authenticator, bearer(another(issued.key)))
 
 
-async def test_a_wrong_key_does_not_lock_the_right_one_out(register, gate):
-    """Who knows a prefix cannot keep its owner away."""
-    shown = await register.add("acme")
+async def test_a_wrong_key_does_not_lock_the_right_one_out(administration, authenticator):
+    """A client that knows a prefix cannot lock out its owner."""
+    issued = await administration.add("acme")
     for _ in range(100):
-        await refusal(gate, bearer(another(shown.key)))
+        await refusal(authenticator, bearer(another(issued.key)))
 
-    assert shown.account_id == await gate.account_of(bearer(shown.key))
+    assert issued.account_id == await authenticator.authenticate(bearer(issued.key))
 
 
 # Over time
 
 
-async def test_a_key_expires_to_the_instant_although_it_is_remembered(register, gate, clock):
-    """An overlap that ends while the key is fresh in memory ends there too."""
-    shown = await register.add("acme")
-    await register.rotate_key("acme", HOUR)
+async def test_a_key_expires_at_its_instant_although_it_is_cached(
+    administration, authenticator, clock
+):
+    """An overlap that ends while the key is cached ends there too."""
+    issued = await administration.add("acme")
+    await administration.rotate_key("acme", HOUR)
     clock.advance(HOUR - SECOND)
-    assert shown.account_id == await gate.account_of(bearer(shown.key))
+    assert issued.account_id == await authenticator.authenticate(bearer(issued.key))
 
     clock.advance(SECOND - timedelta(microseconds=1))
-    assert shown.account_id == await gate.account_of(bearer(shown.key))
+    assert issued.account_id == await authenticator.authenticate(bearer(issued.key))
     clock.advance(timedelta(microseconds=1))
-    assert WRONG_KEY == await refusal(gate, bearer(shown.key))
+    assert WRONG_KEY == await refusal(authenticator, bearer(issued.key))
 
 
-async def test_old_and_new_key_work_during_a_rotation(register, gate):
-    """Whoever changes keys has time to do so."""
-    old = await register.add("acme")
-    new = await register.rotate_key("acme", HOUR)
+async def test_old_and_new_key_work_during_a_rotation(administration, authenticator):
+    """A client has time to change keys."""
+    old = await administration.add("acme")
+    new = await administration.rotate_key("acme", HOUR)
 
-    assert {old.account_id} == {await gate.account_of(bearer(one.key)) for one in (old, new)}
+    assert {old.account_id} == {
+        await authenticator.authenticate(bearer(one.key)) for one in (old, new)
+    }
 
 
 @pytest.mark.parametrize("end", ["disable", "rotate"])
-async def test_what_an_operator_ends_is_over_once_memory_is_not_fresh(register, gate, clock, end):
-    """A disabled account, or a key without overlap, is let in no longer than five seconds."""
-    shown = await register.add("acme")
-    await gate.account_of(bearer(shown.key))
+async def test_the_end_of_a_key_is_noticed_within_five_seconds(administration, authenticator, end):
+    """A disabled account, or a key without overlap, is refused then, however often it is used."""
+    issued = await administration.add("acme")
+    await authenticator.authenticate(bearer(issued.key))
     if end == "disable":
-        await register.disable("acme")
+        await administration.disable("acme")
     else:
-        await register.rotate_key("acme", timedelta(0))
+        await administration.rotate_key("acme", timedelta(0))
 
-    clock.advance(FRESH)
-    assert WRONG_KEY == await refusal(gate, bearer(shown.key))
+    for _ in range(CACHE_SECONDS - 1):
+        await advance_loop(1)
+        with suppress(Unauthorized):
+            await authenticator.authenticate(bearer(issued.key))
+    await advance_loop(1)
+    assert WRONG_KEY == await refusal(authenticator, bearer(issued.key))
 
 
-async def test_a_database_that_is_away_is_no_wrong_key(register, gate, store, clock):
-    """Who has a key is not told that it is wrong because we cannot look."""
-    shown = await register.add("acme")
+async def test_a_clock_that_is_set_back_prolongs_nothing(administration, authenticator, clock):
+    """The end of a key is noticed within five seconds, whatever the clock of the machine says."""
+    issued = await administration.add("acme")
+    await authenticator.authenticate(bearer(issued.key))
+    await administration.disable("acme")
+
+    clock.advance(-HOUR)
+    await advance_loop(CACHE_SECONDS)
+    assert WRONG_KEY == await refusal(authenticator, bearer(issued.key))
+
+
+async def test_an_unavailable_database_is_no_wrong_key(administration, authenticator, store):
+    """A valid key is not called wrong because it cannot be looked up, and works again later."""
+    issued = await administration.add("acme")
     store._database.is_away = True
 
     with pytest.raises(StorageUnavailable):
-        await gate.account_of(bearer(shown.key))
+        await authenticator.authenticate(bearer(issued.key))
+    store._database.is_away = False
+    assert issued.account_id == await authenticator.authenticate(bearer(issued.key))
+
+
+async def test_an_outage_does_not_prolong_the_cache(administration, authenticator, store):
+    """After five seconds a key is not accepted from the cache, even if it cannot be read again."""
+    issued = await administration.add("acme")
+    await authenticator.authenticate(bearer(issued.key))
+    store._database.is_away = True
+
+    assert issued.account_id == await authenticator.authenticate(bearer(issued.key))
+    await advance_loop(CACHE_SECONDS)
+    with pytest.raises(StorageUnavailable):
+        await authenticator.authenticate(bearer(issued.key))
 
 
 # Development
 
 
-async def test_in_development_nobody_needs_a_key(dev_gate, store):
-    """Without the header the default account asks, and nothing is read."""
-    assert "dev" == await dev_gate.account_of(None)
+async def test_in_development_no_key_is_needed(dev_authenticator, store):
+    """A request without the header is of the default account, and nothing is read."""
+    assert "dev" == await dev_authenticator.authenticate(None)
     assert 0 == store.read_count
 
 
-async def test_in_development_a_key_counts_where_one_is_shown(register, dev_gate):
+async def test_in_development_a_key_that_is_sent_counts(administration, dev_authenticator):
     """A key is never ignored: it is its own account's, or wrong."""
-    shown = await register.add("acme")
+    issued = await administration.add("acme")
 
-    assert shown.account_id == await dev_gate.account_of(bearer(shown.key))
-    assert WRONG_KEY == await refusal(dev_gate, bearer(NOBODYS))
-    assert NO_KEY == await refusal(dev_gate, "")
+    assert issued.account_id == await dev_authenticator.authenticate(bearer(issued.key))
+    assert WRONG_KEY == await refusal(dev_authenticator, bearer(UNKNOWN))
+    assert NO_KEY == await refusal(dev_authenticator, "")

@@ -3,7 +3,7 @@ from base64 import b64decode
 
 import pytest
 
-from service.accounts.encryption import Vault, new_encryption_key, new_signing_secret
+from service.accounts.encryption import SecretCipher, new_encryption_key, new_signing_secret
 from service.delivery.signing import Signer
 from service.errors import ConfigurationError
 from service.parsers import parse_encryption_keys
@@ -11,17 +11,17 @@ from service.parsers import parse_encryption_keys
 SECRET = "whsec_c2VjcmV0IG9mIHRoaXMgdGVzdCwgMzIgYnl0ZXM="
 
 
-def test_what_is_locked_can_be_unlocked():
+def test_what_is_encrypted_can_be_decrypted():
     """A stored secret comes back as it was."""
-    vault = Vault([new_encryption_key()])
+    cipher = SecretCipher([new_encryption_key()])
 
-    assert SECRET == vault.unlock(vault.lock(SECRET))
+    assert SECRET == cipher.decrypt(cipher.encrypt(SECRET))
 
 
 def test_what_is_stored_shows_nothing():
     """The secret does not stand in its ciphertext, nor do two of the same look alike."""
-    vault = Vault([new_encryption_key()])
-    first, second = vault.lock(SECRET), vault.lock(SECRET)
+    cipher = SecretCipher([new_encryption_key()])
+    first, second = cipher.encrypt(SECRET), cipher.encrypt(SECRET)
 
     assert first != second
     assert b"whsec_" not in first
@@ -29,60 +29,60 @@ def test_what_is_stored_shows_nothing():
 
 
 def test_the_first_key_encrypts():
-    """What a vault of several keys locks, its first key alone unlocks."""
+    """What a cipher of several keys encrypts, its first key alone decrypts."""
     old, new = new_encryption_key(), new_encryption_key()
-    ciphertext = Vault([new, old]).lock(SECRET)
+    ciphertext = SecretCipher([new, old]).encrypt(SECRET)
 
-    assert SECRET == Vault([new]).unlock(ciphertext)
+    assert SECRET == SecretCipher([new]).decrypt(ciphertext)
     with pytest.raises(ConfigurationError):
-        Vault([old]).unlock(ciphertext)
+        SecretCipher([old]).decrypt(ciphertext)
 
 
 def test_every_key_decrypts():
-    """What was locked with a key that has been replaced is read as long as that key is named."""
+    """A secret under a key that has been replaced is read as long as that key is named."""
     keys = [new_encryption_key() for _ in range(3)]
 
     for key in keys:
-        assert SECRET == Vault(keys).unlock(Vault([key]).lock(SECRET))
+        assert SECRET == SecretCipher(keys).decrypt(SecretCipher([key]).encrypt(SECRET))
 
 
-def test_another_key_is_told_by_the_name_of_the_setting():
-    """Whoever starts with the wrong key reads which variable it is."""
-    ciphertext = Vault([new_encryption_key()]).lock(SECRET)
+def test_another_key_is_refused_with_the_name_of_the_setting():
+    """An operator who starts with the wrong key reads which variable it is."""
+    ciphertext = SecretCipher([new_encryption_key()]).encrypt(SECRET)
 
     with pytest.raises(ConfigurationError, match="INVOICES_ENCRYPTION_KEY"):
-        Vault([new_encryption_key()]).unlock(ciphertext)
+        SecretCipher([new_encryption_key()]).decrypt(ciphertext)
 
 
 @pytest.mark.parametrize("change", [lambda text: text[:-1], lambda text: b"x" + text[1:]])
 def test_a_changed_ciphertext_is_refused(change):
-    """Who can write to the database cannot choose a secret."""
-    vault = Vault([new_encryption_key()])
+    """A writer of the database cannot choose a secret."""
+    cipher = SecretCipher([new_encryption_key()])
 
     with pytest.raises(ConfigurationError):
-        vault.unlock(change(vault.lock(SECRET)))
+        cipher.decrypt(change(cipher.encrypt(SECRET)))
 
 
 @pytest.mark.parametrize("keys", [[], ["short"], [new_encryption_key(), "short"]])
-def test_a_vault_needs_keys_of_32_bytes(keys):
-    """A key that cannot be used is never made to do."""
+def test_a_cipher_needs_keys_of_32_bytes(keys):
+    """An unusable key is refused at once."""
     with pytest.raises(ValueError, match=r"[Kk]ey"):
-        Vault(keys)
+        SecretCipher(keys)
 
 
 def test_neither_keys_nor_secrets_are_shown():
     """No key and no secret stands in a repr, in a message or in a traceback."""
     key = new_encryption_key()
-    vault, other = Vault([key]), Vault([new_encryption_key()])
-    ciphertext = other.lock(SECRET)
+    cipher, other = SecretCipher([key]), SecretCipher([new_encryption_key()])
+    ciphertext = other.encrypt(SECRET)
 
     with pytest.raises(ConfigurationError) as refusal:
-        vault.unlock(ciphertext)
+        cipher.decrypt(ciphertext)
     shown = "".join(
-        [repr(vault), str(vault), *traceback.format_exception(refusal.value), repr(refusal.value)]
+        [repr(cipher), str(cipher), *traceback.format_exception(refusal.value), repr(refusal.value)]
     )
 
-    assert "<Vault>" == repr(vault)
+    assert "<SecretCipher>" == repr(cipher)
     assert [] == [one for one in (key, SECRET, ciphertext.decode()) if one in shown]
 
 

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.accounts.rate_limit import KNOWN_MAX, RateLimit
+from service.accounts.rate_limit import BUCKETS_MAX, RateLimit
 from service.errors import TooManyRequests
 from service.web.problems import problem_of
 from tests.rows import SECOND
@@ -14,7 +14,7 @@ def limit(clock, per_second=10, burst=3):
 
 
 def taken(limit, account_id="a", *, tries=100):
-    """How many of so many requests at once are let through."""
+    """How many of that many requests at once are accepted."""
     count = 0
     for _ in range(tries):
         try:
@@ -49,7 +49,7 @@ def test_a_bucket_fills_at_its_rate(clock):
 
 
 def test_parts_of_a_token_are_kept(clock):
-    """Who asks too often does not lose what has been filled in meanwhile."""
+    """An account that asks too often does not lose what was filled in meanwhile."""
     buckets = limit(clock)
     taken(buckets)
     for _ in range(9):
@@ -61,7 +61,7 @@ def test_parts_of_a_token_are_kept(clock):
 
 
 def test_a_bucket_holds_no_more_than_the_burst(clock):
-    """Who was silent for a day has one burst, and not a day's worth."""
+    """After a silent day an account has one burst, and not a day's worth."""
     buckets = limit(clock)
     taken(buckets)
     clock.advance(timedelta(days=1))
@@ -70,7 +70,7 @@ def test_a_bucket_holds_no_more_than_the_burst(clock):
 
 
 def test_a_steady_rate_is_never_refused(clock):
-    """Who keeps to the rate is let through for ever."""
+    """An account that keeps to the rate is always accepted."""
     buckets = limit(clock, burst=1)
     for _ in range(200):
         buckets.take("a")
@@ -83,7 +83,7 @@ def test_a_steady_rate_is_never_refused(clock):
     [(0.1, 10, 0), (0.05, 10, 0.05), (1, 1, 0), (0.25, 1, 0.75), (0.001, 1000, 0)],
 )
 def test_a_refusal_says_when_the_next_may_come(clock, expected, per_second, passed_seconds):
-    """Whoever waits so long is let through."""
+    """A client that waits so long is accepted."""
     buckets = limit(clock, per_second, burst=1)
     buckets.take("a")
     clock.advance(passed_seconds * SECOND)
@@ -100,7 +100,7 @@ def test_a_refusal_says_when_the_next_may_come(clock, expected, per_second, pass
     [("1", 1000, 0), ("1", 10, 0), ("1", 1, 0), ("1", 1, 0.999)],
 )
 def test_retry_after_is_whole_seconds_and_never_none(clock, expected, per_second, passed_seconds):
-    """The header is rounded up: nobody is told to come again at once, or too early."""
+    """The header is rounded up: no client is sent back at once, or too early."""
     buckets = limit(clock, per_second, burst=1)
     buckets.take("a")
     clock.advance(passed_seconds * SECOND)
@@ -109,7 +109,7 @@ def test_retry_after_is_whole_seconds_and_never_none(clock, expected, per_second
 
 
 def test_accounts_do_not_affect_each_other(clock):
-    """One that floods leaves the others all that is theirs."""
+    """An account that floods takes no token of another."""
     buckets = limit(clock)
     assert 3 == taken(buckets, "a", tries=1000)
 
@@ -117,7 +117,7 @@ def test_accounts_do_not_affect_each_other(clock):
 
 
 def test_zero_is_no_limit(clock):
-    """Whoever sets 0 wants none, and nothing is remembered of anybody."""
+    """With 0 every request is accepted, and no bucket is kept."""
     buckets = limit(clock, per_second=0, burst=1)
 
     assert 1000 == taken(buckets, tries=1000)
@@ -136,11 +136,11 @@ def test_a_clock_that_is_set_back_takes_and_gives_nothing(clock):
 
 
 def test_memory_is_bounded(clock):
-    """However many accounts there are, the bucket of who asked last is known."""
+    """However many accounts there are, the buckets that were used last are kept."""
     buckets = limit(clock)
-    for number in range(KNOWN_MAX + 10):
+    for number in range(BUCKETS_MAX + 10):
         buckets.take(str(number))
         taken(buckets, "busy")
 
-    assert KNOWN_MAX == len(buckets._buckets)
+    assert BUCKETS_MAX == len(buckets._buckets)
     assert 0 == taken(buckets, "busy")
