@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): what every error of the API looks like."""
+"""Problem documents (RFC 9457): the form of every error of the API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from marshmallow import fields, validate
 from schemas.answer import AnswerSchema
 
 
-class MistakeSchema(AnswerSchema):
+class FieldErrorSchema(AnswerSchema):
     """One thing that is wrong with the request."""
 
     location = fields.String(
@@ -20,29 +20,31 @@ class MistakeSchema(AnswerSchema):
 
 
 class ProblemSchema(AnswerSchema):
-    """Why a request was not answered as hoped."""
+    """Why a request failed."""
 
     type = fields.String(
         metadata={
-            "description": "Names the kind of problem; stable, to program against.",
+            "description": "Identifies the kind of problem. Stable: programs can rely on it.",
             "format": "uri-reference",
             "example": "/api/docs/problems#invalid-input",
         },
     )
     title = fields.String(
-        metadata={"description": "The kind in words.", "example": "Invalid input"}
+        metadata={"description": "The kind of problem in words.", "example": "Invalid input"}
     )
-    status = fields.Integer(metadata={"description": "The HTTP status, once more.", "example": 422})
+    status = fields.Integer(
+        metadata={"description": "The HTTP status code of the response.", "example": 422}
+    )
     detail = fields.String(
         metadata={
-            "description": "What happened this time.",
-            "example": "The request was understood, but what it says cannot be accepted.",
+            "description": "What is wrong with this request.",
+            "example": "The request has fields that are not valid.",
         },
     )
     errors = fields.List(
-        fields.Nested(MistakeSchema),
+        fields.Nested(FieldErrorSchema),
         metadata={
-            "description": "For invalid input: everything that is wrong, at once.",
+            "description": "Every field error of the request; only for invalid input.",
             "optional": True,
         },
     )

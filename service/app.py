@@ -22,10 +22,9 @@ from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
-from service.api.application import Parts, make_application, make_health_application
-from service.api.middlewares import BodyLimits
+from service.api.application import OPERATIONS, make_application, make_health_application
+from service.api.dependencies import Dependencies
 from service.api.openapi import build_document
-from service.api.operations import OPERATIONS
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
@@ -50,6 +49,7 @@ from service.storage.store import Store
 from service.telemetry.exporter import exported_traces
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
+from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
 from service.web.server import Server
 
@@ -180,8 +180,9 @@ async def _served(
     settings, process = shared.settings, shared.process
     default_account_id = DEV_ACCOUNT if process.is_development else None
     gate = Authenticator(shared.store, shared.clock, default_account_id=default_account_id)
-    parts = Parts(
+    dependencies = Dependencies(
         store=shared.store,
+        accept=shared.store.accept,
         metrics=shared.metrics,
         tracing=shared.tracing,
         clock=shared.clock,
@@ -196,7 +197,7 @@ async def _served(
     )
     make = make_health_application if process.role is Role.DISPATCHER else make_application
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
-    server = Server(make(parts), limits, shared.metrics.connections_open)
+    server = Server(make(dependencies), limits, shared.metrics.connections_open)
     try:
         yield await server.start(settings.host, settings.port, is_shared=process.is_worker)
     finally:

@@ -3,30 +3,31 @@ Every error that the service raises on purpose, split by who can act on it.
 
     InvoicesError
     ├── ConfigurationError        the operator: the service does not start
-    │   ├── SettingsError           what stands in INVOICES_*
-    │   ├── SchemaError             a database that this version does not know
-    │   └── DeclarationError        what a callback declares
+    │   ├── SettingsError           a value of INVOICES_*
+    │   ├── SchemaError             a database schema that this version does not know
+    │   └── DeclarationError        the declaration of a callback
     │       └── ExpressionError       a runtime expression that does not parse
     ├── RequestError              the caller: becomes a problem document
     │   ├── MalformedRequest        not JSON
-    │   ├── RequestTimedOut         the body did not come in time
-    │   ├── RequestTooLarge         the body is larger than we read
+    │   ├── RequestTimedOut         the body did not arrive in time
+    │   ├── RequestTooLarge         the body is larger than the limit
     │   ├── UnsupportedMedia        not application/json
-    │   ├── InvalidInput            all that is wrong with it, at once
+    │   ├── InvalidInput            every field error of the request, at once
     │   ├── NotFound                no such invoice or delivery
-    │   ├── Conflict                the id is taken by other content
-    │   ├── Unauthorized            no key, or not a valid one
-    │   └── TooManyRequests         more than the account may make
+    │   ├── Conflict                the id is used by an invoice with other content
+    │   ├── Unauthorized            no key, or no valid key
+    │   └── TooManyRequests         above the rate limit of the account
+    ├── UnknownCursor             the caller: the API turns it into InvalidInput
     ├── AccountError              the operator: an account cannot be administered like this
-    │   ├── UnknownAccount          there is none of that name
-    │   ├── AccountDisabled         the one of that name is let in no more
-    │   └── NameTaken               there is one of that name
-    ├── EvaluationError           the caller: a callback URL cannot be made of this request
-    └── StorageUnavailable        the operator; the caller may come again
-        └── StorageRefused          the database is there and does not let us in
+    │   ├── UnknownAccount          no account has that name
+    │   ├── AccountDisabled         the account is disabled
+    │   └── NameTaken               an account has that name already
+    ├── EvaluationError           the caller: this request does not make a callback URL
+    └── StorageUnavailable        the operator; the caller may retry
+        └── StorageRefused          the database answers and refuses our credentials
 
-The HTTP numbers stand in one table in `service.web.problems`. What a receiver answers is
-never an error: it becomes the outcome of an attempt.
+The HTTP status of each stands in one table in `service.web.problems`. The answer of a receiver
+is never an error: it becomes the outcome of an attempt.
 """
 
 from __future__ import annotations
@@ -36,31 +37,31 @@ from dataclasses import dataclass
 
 
 class InvoicesError(Exception):
-    """Whatever the service raises on purpose."""
+    """Base of every error that the service raises on purpose."""
 
 
 class ConfigurationError(InvoicesError):
-    """The service cannot start like this; the operator or the developer has to act."""
+    """The service cannot start: the operator or the developer has to change something."""
 
 
 class SettingsError(ConfigurationError):
     """
     One or more INVOICES_* variables cannot be used.
 
-    *mistakes* holds one sentence for each of them, never only the first.
+    *reasons* holds one sentence for each of them.
     """
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = tuple(mistakes)
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("\n".join(reasons))
+        self.reasons = tuple(reasons)
 
 
 class SchemaError(ConfigurationError):
-    """The database is on a schema that this version does not know: a newer one made it."""
+    """The database has a schema that this version does not know: a newer version made it."""
 
 
 class DeclarationError(ConfigurationError):
-    """A callback promises what the operation that declares it cannot keep."""
+    """A callback uses a value that its operation does not declare."""
 
 
 class ExpressionError(DeclarationError):
@@ -68,7 +69,7 @@ class ExpressionError(DeclarationError):
     A runtime expression does not parse.
 
     *position* is the zero-based index of the offending character in *text*; the message
-    shows it with a caret. *hint* names the valid form where the mistake is a known one.
+    shows it with a caret. *hint* names the valid form, for errors that are common.
     """
 
     def __init__(self, text: str, position: int, reason: str, hint: str | None = None) -> None:
@@ -83,7 +84,7 @@ class ExpressionError(DeclarationError):
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class FieldError:
     """
     One thing that is wrong with a request.
 
@@ -96,75 +97,79 @@ class Mistake:
 
 
 class RequestError(InvoicesError):
-    """The caller has to change something; str() of it is the problem's `detail`."""
+    """The caller has to change something; its text is the `detail` of the problem document."""
 
 
 class MalformedRequest(RequestError):
-    """The body is not JSON that the service reads."""
+    """The body is not valid JSON."""
 
 
 class RequestTimedOut(RequestError):
-    """The body did not arrive within the time given."""
+    """The body did not arrive in time."""
 
 
 class RequestTooLarge(RequestError):
-    """The body is larger than the service reads."""
+    """The body is larger than the limit."""
 
 
 class UnsupportedMedia(RequestError):
-    """The body is declared as something other than JSON in UTF-8."""
+    """The body is not declared as JSON in UTF-8."""
 
 
 class InvalidInput(RequestError):
-    """The request was understood and cannot be accepted, for every one of *mistakes*."""
+    """The request has one or more field errors: *field_errors* holds all of them."""
 
-    def __init__(self, mistakes: Sequence[Mistake]) -> None:
-        super().__init__("The request was understood, but what it says cannot be accepted.")
-        self.mistakes = tuple(mistakes)
+    def __init__(self, field_errors: Sequence[FieldError]) -> None:
+        super().__init__("The request has fields that are not valid.")
+        self.field_errors = tuple(field_errors)
 
 
 class NotFound(RequestError):
-    """There is no such thing, or it belongs to somebody else: both look the same."""
+    """The account has nothing with this id. What another account owns is not found either."""
 
 
 class Conflict(RequestError):
-    """The id is taken, by an invoice of other content."""
+    """The id is already used by an invoice with other content."""
 
 
 class Unauthorized(RequestError):
-    """The request shows no key, or none that is valid; it does not say which."""
+    """The request has no key, or its key is not valid."""
 
 
 class TooManyRequests(RequestError):
-    """The account has used up its rate; the next request may come after *after_seconds*."""
+    """The account is above its rate limit; the next request may be sent after *after_seconds*."""
 
     def __init__(self, after_seconds: float) -> None:
-        super().__init__("Your account makes more requests than it may; come again a bit later.")
+        super().__init__("Your account is above its rate limit. Send the request again later.")
         self.after_seconds = after_seconds
 
 
+class UnknownCursor(InvoicesError):
+    """The cursor names no page."""
+
+
 class AccountError(InvoicesError):
-    """The operator asked for something that cannot be done with accounts as they are."""
+    """The operator asked for a change that this account does not allow."""
 
 
 class UnknownAccount(AccountError):
-    """There is no account of that name."""
+    """No account has that name."""
 
 
 class AccountDisabled(AccountError):
-    """The account is let in no more."""
+    """The account is disabled."""
 
 
 class NameTaken(AccountError):
-    """There is an account of that name."""
+    """An account has that name already."""
 
 
 class EvaluationError(InvoicesError):
     """
     An expression has no usable value in this exchange.
 
-    *expression* is the expression's own text, without braces. *is_absent* tells a value that
-    was not sent at all from one that was sent and cannot be used.
+    *expression* is the text of the expression, without braces. *is_absent* is true where the
+    value was not sent at all, and false where it was sent and cannot be used.
     """
 
     def __init__(self, expression: str, reason: str, *, is_absent: bool = False) -> None:
@@ -175,8 +180,8 @@ class EvaluationError(InvoicesError):
 
 
 class StorageUnavailable(InvoicesError):
-    """The database does not answer. Nothing was stored; the same request may come again."""
+    """The database does not answer. Nothing was stored; the same request may be sent again."""
 
 
 class StorageRefused(StorageUnavailable):
-    """The database does not let us in with the address, user or password that we have."""
+    """The database refuses the address, user or password of INVOICES_DATABASE_URL."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from service.api.operations import OPERATIONS, needs_account
+from service.api.application import OPERATIONS
 
-PRIVATE = [operation[:2] for operation in OPERATIONS if needs_account(operation)]
-"""Method and path of every operation that only an account may ask."""
+PRIVATE = [(operation.method, operation.path) for operation in OPERATIONS if operation.is_private]
+"""Method and path of every operation that only an account may call."""
 
 
 @dataclass(frozen=True)

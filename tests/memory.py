@@ -25,7 +25,7 @@ from service.domain.states import (
     DeliveryStatus,
     InvoiceStatus,
 )
-from service.errors import InvalidInput, Mistake, NotFound, StorageUnavailable
+from service.errors import FieldError, InvalidInput, NotFound, StorageUnavailable
 from service.storage import (
     accounts,
     backlog,
@@ -700,7 +700,7 @@ def _list_invoices(tx, account_id, *, status, after, limit):
     if after is not None:
         first = tx.invoices.by("account_id", "id").get((account_id, after))
         if first is None:
-            raise InvalidInput([Mistake("query", "/after", "There is no page behind this.")])
+            raise InvalidInput([FieldError("query", "/after", "There is no page behind this.")])
         rows = [row for row in rows if row["key"] < first["key"]]
     return _page([_told_invoice(tx, row) for row in _newest(rows, "key")], limit)
 

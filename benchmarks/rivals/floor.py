@@ -16,7 +16,8 @@ from datetime import datetime
 from typing import Any, cast
 
 from service import __version__
-from service.api.application import Parts, make_application
+from service.api.application import make_application
+from service.api.dependencies import Dependencies
 from service.app import CALLBACKS, announce, document_of, judge_of
 from service.cli.event_loop import run, stop_signal
 from service.clock import SystemClock
@@ -99,9 +100,10 @@ async def _everybody(_authorization: str | None) -> str:
     return DEV_ACCOUNT
 
 
-def _parts(settings: Settings, store: Any) -> Parts:
-    return Parts(
+def _dependencies(settings: Settings, store: Any) -> Dependencies:
+    return Dependencies(
         store=cast("Store", store),
+        accept=store.accept,
         metrics=Metrics(),
         clock=SystemClock(),
         document=document_of(settings),
@@ -122,7 +124,7 @@ async def serve(settings: Settings) -> int:
     async with sender, asyncio.TaskGroup() as attempts:
         slots = asyncio.Semaphore(settings.origin_concurrency)
         store = Nowhere(_performer(settings, sender), attempts, slots)
-        server = Server(make_application(_parts(settings, store)))
+        server = Server(make_application(_dependencies(settings, store)))
         await server.start(settings.host, settings.port)
         await stop.wait()
         await server.stop()

@@ -1,106 +1,94 @@
-"""The aiohttp application: routes, middlewares and documentation put together."""
+"""The aiohttp application: operations, middlewares and documentation put together."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 from aiohttp import web
-from aiohttp_apispec import setup_aiohttp_apispec, validation_middleware
+from aiohttp_apispec import validation_middleware
 
-from service.api import dependencies
+from service.api import deliveries, invoices, monitoring
+from service.api.callbacks import make_callback_evaluation
+from service.api.dependencies import DEPENDENCIES, Dependencies
 from service.api.docs import add_docs
-from service.api.metrics import SCRAPES, Scrapes, count_answer, end_look
-from service.api.middlewares import (
-    BODY_LIMITS,
-    BodyLimits,
-    accounts,
-    bounded_bodies,
-    callbacks,
-    dress_answer,
-    expect,
-    insist_on_tls,
-    problems,
-    traces,
-)
-from service.api.operations import (
-    HEALTH_OPERATIONS,
-    OPERATIONS,
-    Operation,
-    add_operation,
-    needs_account,
-    operation_id_of,
-)
+from service.api.operations import Operation, other_form, read_operation, use_parser
 from service.api.validation import RequestParser
-from service.callbacks.url import CallbackUrl
-from service.clock import Clock
-from service.storage.store import Store
-from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import Tracing
+from service.web.middlewares import Admission, make_border, make_response_hook
+
+MONITORING_OPERATIONS: tuple[Operation, ...] = (
+    read_operation("GET", "/healthz", monitoring.is_alive),
+    read_operation("GET", "/readyz", monitoring.is_ready),
+    read_operation("GET", "/metrics", monitoring.get_metrics),
+)
+"""What every process serves, whatever its role."""
+
+OPERATIONS: tuple[Operation, ...] = (
+    read_operation("POST", "/invoices/", invoices.create_invoice),
+    read_operation("GET", "/invoices/", invoices.list_invoices),
+    read_operation("GET", "/invoices/{id}", invoices.get_invoice),
+    read_operation("GET", "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
+    read_operation("GET", "/deliveries", deliveries.list_deliveries),
+    read_operation("GET", "/deliveries/{id}", deliveries.get_delivery),
+    read_operation("POST", "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),
+    read_operation("POST", "/deliveries/redeliver", deliveries.redeliver_deliveries),
+    *MONITORING_OPERATIONS,
+)
+"""Every operation of the API, in the order of the document."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What the application is wired from; `service.api.dependencies` says what each part is for."""
+def make_application(
+    dependencies: Dependencies, operations: Sequence[Operation] = OPERATIONS
+) -> web.Application:
+    """
+    The API with its documentation, ready to be served.
 
-    store: Store
-    metrics: Metrics
-    clock: Clock
-    document: dict[str, Any]
-    authenticate: Callable[[str | None], Awaitable[str]]
-    limit: Callable[[str], None]
-    currency: str
-    judge: Callable[[CallbackUrl], str | None]
-    is_ready: Callable[[], bool]
-    body_limits: BodyLimits = field(default_factory=BodyLimits)
-    is_public_over_tls: bool = False
-    tracing: Tracing = field(default_factory=Tracing)
-
-
-def make_application(parts: Parts) -> web.Application:
-    """The application, ready to be served."""
-    app = _application(parts, OPERATIONS)
-    add_docs(app, parts.document)
+    *operations* are those of which the document of *dependencies* was built.
+    """
+    app = _application(dependencies, operations)
+    add_docs(app, dependencies.document)
     return app
 
 
-def make_health_application(parts: Parts) -> web.Application:
-    """What a process serves that takes no invoices: whether it lives and works, and its figures."""
-    return _application(parts, HEALTH_OPERATIONS)
+def make_health_application(dependencies: Dependencies) -> web.Application:
+    """What a process serves that accepts no invoices: health and metrics."""
+    return _application(dependencies, MONITORING_OPERATIONS)
 
 
-def _application(parts: Parts, operations: Sequence[Operation]) -> web.Application:
-    app = web.Application(
-        middlewares=[traces, problems, accounts, bounded_bodies, validation_middleware, callbacks],
-        client_max_size=parts.body_limits.size,
+def _application(dependencies: Dependencies, operations: Sequence[Operation]) -> web.Application:
+    private = frozenset(one.handler for one in operations if one.is_private)
+    admission = Admission(
+        private, dependencies.authenticate, dependencies.limit, dependencies.body_limits
     )
-    app[BODY_LIMITS] = parts.body_limits
-    app[dependencies.STORE] = parts.store
-    app[dependencies.METRICS] = parts.metrics
-    app[dependencies.TRACING] = parts.tracing
-    app[dependencies.CLOCK] = parts.clock
-    app[dependencies.AUTHENTICATE] = parts.authenticate
-    app[dependencies.LIMIT] = parts.limit
-    app[dependencies.PRIVATE] = frozenset(one[2] for one in operations if needs_account(one))
-    operation_ids: dict[object, str] = {one[2]: operation_id_of(one) for one in operations}
-    app[dependencies.OPERATION_IDS] = operation_ids
-    app[SCRAPES] = Scrapes(parts.store, parts.metrics, parts.clock)
-    app[dependencies.CURRENCY] = parts.currency
-    app[dependencies.JUDGE] = parts.judge
-    app[dependencies.IS_READY] = parts.is_ready
-    # Before any route exists: called later, it would take the declarations off the handlers.
-    with warnings.catch_warnings():
-        # aiohttp-apispec looks for its settings under plain names, which aiohttp warns of.
-        warnings.simplefilter("ignore", web.NotAppKeyWarning)
-        setup_aiohttp_apispec(app, url=None, in_place=True)
-        app["_apispec_parser"] = RequestParser()
+    app = web.Application(
+        middlewares=[
+            make_border(dependencies.tracing, private),
+            admission.admit,
+            validation_middleware,
+            make_callback_evaluation(operations, dependencies.judge),
+        ],
+        client_max_size=dependencies.body_limits.size,
+    )
+    app[DEPENDENCIES] = dependencies
+    use_parser(app, RequestParser(dependencies.currency))
     for operation in operations:
-        add_operation(app, operation, expect)
-    app.on_cleanup.append(end_look)
-    app.on_response_prepare.append(count_answer)
-    app.on_response_prepare.append(dress_answer)
-    if parts.is_public_over_tls:
-        app.on_response_prepare.append(insist_on_tls)
+        _add_routes(app, operation, admission)
+    hook = make_response_hook(
+        dependencies.metrics,
+        {one.handler: one.operation_id for one in operations},
+        is_public_over_tls=dependencies.is_public_over_tls,
+    )
+    app.on_response_prepare.append(hook)
+    app.on_cleanup.append(lambda _: dependencies.exposition.close())
     return app
+
+
+def _add_routes(app: web.Application, operation: Operation, admission: Admission) -> None:
+    """Serve *operation* with and without the trailing slash; GET answers HEAD too."""
+    methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
+    for path in (operation.path, other_form(operation.path)):
+        # By itself, {id} would not match an id with braces in it.
+        pattern = path.replace("{id}", "{id:[^/]+}")
+        for method in methods:
+            app.router.add_route(
+                method, pattern, operation.handler, expect_handler=admission.expect
+            )

@@ -155,16 +155,17 @@ def declared_by(operation: Mapping[str, Any]) -> DeclaredOperation:
     """The parameters and body properties of *operation*, given as apispec takes it."""
     names: dict[str, set[str]] = {"query": set(), "header": set(), "path": set()}
     for parameter in operation.get("parameters", ()):
-        names[parameter["in"]].update(_names_in(parameter["schema"]))
+        names[parameter["in"]].update(names_in(parameter["schema"]))
     body = operation.get("requestBody")
     return DeclaredOperation(
         query=frozenset(names["query"]),
         headers=frozenset(name.lower() for name in names["header"]),
         path=frozenset(names["path"]),
-        body=frozenset(_names_in(body["content"]["application/json"]["schema"])) if body else None,
+        body=frozenset(names_in(body["content"]["application/json"]["schema"])) if body else None,
     )
 
 
-def _names_in(schema: type[Schema] | Schema) -> Iterable[str]:
+def names_in(schema: type[Schema] | Schema) -> Iterable[str]:
+    """The names of the fields of *schema*, as they are on the wire."""
     instance = schema if isinstance(schema, Schema) else schema()
     return [field.data_key or name for name, field in instance.fields.items()]

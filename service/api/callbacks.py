@@ -1,91 +1,126 @@
 """
-The declared callbacks of an operation, evaluated from the request that it accepts.
+Evaluates the callbacks that an operation declares, from the request that it accepts.
 
 `@docs(callbacks=[...])` on a handler is the declaration; the document shows it, and this module
-performs its first half: where to call. All of that is judged now, while somebody is there to be
-told, and never at delivery.
+makes the URL to call. URLs are judged here, where the caller can still correct them, and never at
+delivery.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
-from service.api.dependencies import BODY, CALLED, JUDGE
+from service.api.operations import Operation
+from service.api.validation import BODY, FIELD_ERRORS
 from service.callbacks.declaration import Callback
 from service.callbacks.exchange import ABSENT, Exchange, Message
 from service.callbacks.expression import Body, Expression, Header, Path, Query, Url
 from service.callbacks.url import CallbackUrl
-from service.errors import EvaluationError, MalformedRequest, Mistake
+from service.errors import EvaluationError, FieldError, InvalidInput, MalformedRequest
+
+CALLBACK_URLS = web.RequestKey("callback_urls", dict[Callback, CallbackUrl])
+"""The callbacks that the request asks for, each with the URL to call."""
+
+Judge = Callable[[CallbackUrl], str | None]
 
 
-def evaluate_callbacks(request: web.Request, known: Sequence[Mistake]) -> list[Mistake]:
+def make_callback_evaluation(operations: Iterable[Operation], judge: Judge) -> Middleware:
     """
-    Put the URLs of the callbacks that *request* asks for into it, under CALLED.
+    Make the innermost middleware: it evaluates callbacks and refuses requests with field errors.
 
-    *known* are the mistakes that were found already.
-
-    Returns:
-        A mistake for each callback that cannot be called, unless one is *known* at its place.
+    It follows validation, so that one response lists the field errors of both. *judge* returns why
+    a URL may not be called; None where it may.
     """
-    declared = getattr(request.match_info.handler, "__apispec__", {}).get("callbacks", ())
-    called: dict[Callback, CallbackUrl] = {}
-    mistakes = []
-    for callback in declared:
-        exchange = _exchange(request, callback)
-        try:
-            url = callback.url_for(exchange)
-            if url is not None:
-                called[callback] = _permitted(request, callback, url)
-        except EvaluationError as error:
-            mistakes.append(_mistake(callback, error))
-    request[CALLED] = called
-    return [one for one in mistakes if not any(_covers(other, one) for other in known)]
+    evaluations = {
+        one.handler: _Evaluation(one.callbacks, judge) for one in operations if one.callbacks
+    }
+
+    @web.middleware
+    async def evaluate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        field_errors = request.get(FIELD_ERRORS, [])
+        evaluation = evaluations.get(request.match_info.handler)
+        if evaluation is not None:
+            field_errors += evaluation.evaluate(request, field_errors)
+        if field_errors:
+            raise InvalidInput(field_errors)
+        return await handler(request)
+
+    return evaluate
 
 
-def _covers(known: Mistake, other: Mistake) -> bool:
-    """Whether *known* is a mistake at the place of *other*, or of something around it."""
+class _Evaluation:
+    """Evaluates the *callbacks* of one operation."""
+
+    def __init__(self, callbacks: Sequence[Callback], judge: Judge) -> None:
+        self._callbacks = callbacks
+        self._judge = judge
+        self._needs_url = any(
+            isinstance(expression, Url)
+            for callback in callbacks
+            for expression in callback.template.expressions
+        )
+
+    def evaluate(self, request: web.Request, known: Sequence[FieldError]) -> list[FieldError]:
+        """
+        Store the URLs of the callbacks that *request* asks for under CALLBACK_URLS.
+
+        Returns:
+            A field error for each callback that cannot be called, unless one is *known* at its
+            place.
+        """
+        exchange = self._exchange(request)
+        urls: dict[Callback, CallbackUrl] = {}
+        field_errors = []
+        for callback in self._callbacks:
+            try:
+                url = callback.url_for(exchange)
+                if url is not None:
+                    self._check(callback, url)
+                    urls[callback] = url
+            except EvaluationError as error:
+                field_errors.append(_field_error(callback, error))
+        request[CALLBACK_URLS] = urls
+        return [one for one in field_errors if not any(_covers(other, one) for other in known)]
+
+    def _exchange(self, request: web.Request) -> Exchange:
+        """What is known of the exchange before there is a response."""
+        url = ""
+        if self._needs_url:
+            try:
+                url = str(request.url)
+            except ValueError:
+                raise MalformedRequest("The Host header does not name a host.") from None
+        message = Message(
+            headers=request.headers,
+            query=request.query,
+            path=request.match_info,
+            body=request.get(BODY, ABSENT),
+        )
+        return Exchange(url, request.method, message)
+
+    def _check(self, callback: Callback, url: CallbackUrl) -> None:
+        reason = self._judge(url)
+        if reason is not None:
+            leading = callback.template.leading
+            raise EvaluationError(str(leading or callback.expression), reason)
+
+
+def _covers(known: FieldError, other: FieldError) -> bool:
+    """Whether *known* is at the place of *other* or of a value that contains it."""
     place = f"{other.pointer}/"
     return known.location == other.location and place.startswith(f"{known.pointer}/")
 
 
-def _exchange(request: web.Request, callback: Callback) -> Exchange:
-    """What can be known of the exchange now; the body was parsed before."""
-    message = Message(
-        headers=request.headers,
-        query=request.query,
-        path=request.match_info,
-        body=request.get(BODY, ABSENT),
-    )
-    return Exchange(_url(request, callback), request.method, message)
-
-
-def _url(request: web.Request, callback: Callback) -> str:
-    """The URL of *request*, if *callback* asks for it: a Host header may make none."""
-    if not any(isinstance(expression, Url) for expression in callback.template.expressions):
-        return ""
-    try:
-        return str(request.url)
-    except ValueError:
-        raise MalformedRequest("The Host header does not name a host.") from None
-
-
-def _permitted(request: web.Request, callback: Callback, url: CallbackUrl) -> CallbackUrl:
-    reason = request.app[JUDGE](url)
-    if reason is None:
-        return url
-    leading = callback.template.leading
-    raise EvaluationError(str(leading or callback.expression), reason)
-
-
-def _mistake(callback: Callback, error: EvaluationError) -> Mistake:
+def _field_error(callback: Callback, error: EvaluationError) -> FieldError:
     """*error* at the place in the request that its expression names."""
     for expression in callback.template.expressions:
         if str(expression) == error.expression:
             location, pointer = _place(expression)
-            return Mistake(location, pointer, f"The value {error.reason}.")
-    return Mistake("body", "", str(error))
+            return FieldError(location, pointer, f"The value {error.reason}.")
+    return FieldError("body", "", str(error))
 
 
 def _place(expression: Expression) -> tuple[str, str]:

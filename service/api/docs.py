@@ -1,8 +1,8 @@
 """
-The documentation of the running service, at /api/docs: nothing on it comes from elsewhere.
+The documentation of the running service, at /api/docs: self-contained, without any other server.
 
-A Content-Security-Policy has the browser keep that promise: it names the hash of each script and
-style that a page brings along, and runs no other that is not a file of ours.
+A Content-Security-Policy enforces that in the browser: it allows files of this service, and inline
+scripts and styles by their hash.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from service.web.problems import PROBLEMS
 PREFIX = "/api/docs"
 
 CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""What every page is refused: to load, to send a form, and to stand in a frame."""
+"""The default of every page: it may not load anything, send forms, or be framed."""
 
 PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
 
@@ -58,7 +58,7 @@ def _swagger_ui(app: web.Application) -> ApplicationDocument:
         parameters={
             # Swagger UI would send the document to a validator on the internet.
             "validatorUrl": "null",
-            # The plain layout: without a field that asks for other documents.
+            # The layout without an input field for other documents.
             "layout": '"BaseLayout"',
             "docExpansion": '"full"',
             "defaultModelsExpandDepth": "0",
@@ -68,15 +68,15 @@ def _swagger_ui(app: web.Application) -> ApplicationDocument:
 
 
 def as_yaml(document: dict[str, Any]) -> str:
-    """*document* in YAML, in its own order, paragraphs as they are read."""
+    """*document* in YAML, in its own order, with paragraphs as blocks."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every value out, and text of several lines as a block."""
+    """Writes no aliases, and text of several lines as a block."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Repeat what is equal: an alias would send the reader elsewhere."""
+        """Repeat equal values: aliases are hard to read."""
         return True
 
 
@@ -89,7 +89,7 @@ _Dumper.add_representer(str, _text_node)
 
 
 def _add_page(app: web.Application, path: str, page: str, *allowed: str) -> None:
-    """Serve *page*, which may do what is *allowed* and nothing else."""
+    """Serve *page* under a policy with the rules *allowed* besides the closed default."""
     hashes = {"scripts": _hashes("script", page), "styles": _hashes("style", page)}
     policy = "; ".join([CLOSED, *(rule.format(**hashes) for rule in allowed)])
     headers = {"Content-Security-Policy": policy, "Permissions-Policy": PERMISSIONS_POLICY}
@@ -97,7 +97,7 @@ def _add_page(app: web.Application, path: str, page: str, *allowed: str) -> None
 
 
 def _hashes(element: str, page: str) -> str:
-    """The hash of each *element* that stands in *page* itself, as a policy names it."""
+    """The hash of each inline *element* of *page*, in the form of a policy."""
     texts = re.findall(rf"<{element}>(.*?)</{element}>", page, re.DOTALL)
     digests = [b64encode(sha256(text.encode()).digest()).decode() for text in texts]
     return " ".join(f"'sha256-{digest}'" for digest in digests)
@@ -118,7 +118,7 @@ def _add(
 
 
 def _problems_page() -> str:
-    """What the `type` of a problem document points at."""
+    """The page that the `type` of a problem document links to."""
     rows = "".join(
         f'<dt id="{name}"><code>{name}</code> · {int(status)} {escape(title)}</dt>'
         f"<dd>{escape(_first_sentence(error))}</dd>"
@@ -129,10 +129,10 @@ def _problems_page() -> str:
         "<style>body{font:16px/1.5 sans-serif;max-width:42em;margin:2em auto;padding:0 1em}"
         "dt{font-weight:bold;margin-top:1em}</style>"
         "<h1>Problems</h1><p>Every error of this API is a problem document (RFC 9457). Its "
-        f"<code>type</code> is one of these.</p><dl>{rows}</dl></html>"
+        f"<code>type</code> is one of these:</p><dl>{rows}</dl></html>"
     )
 
 
 def _first_sentence(error: type[Exception]) -> str:
-    """What the class says of itself, without the marks of a docstring."""
+    """The first sentence of the docstring of *error*, without its markup."""
     return (error.__doc__ or "").strip().splitlines()[0].replace("*", "")

@@ -1,4 +1,4 @@
-"""Invoices over REST: sent in, found and listed."""
+"""Invoices over REST: accepted, found and listed."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ from schemas.invoice import (
     InvoiceSchema,
 )
 from schemas.money import to_text
-from service.api.dependencies import ACCOUNT_ID, CALLED, CLOCK, METRICS, STORE, TRACEPARENT
+from service.api.callbacks import CALLBACK_URLS
+from service.api.dependencies import DEPENDENCIES
+from service.api.operations import answers, refuses
+from service.api.validation import UNKNOWN_CURSOR
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.domain.states import Acceptance
-from service.errors import Conflict
+from service.errors import Conflict, InvalidInput, UnknownCursor
 from service.storage.invoices import Call, NewInvoice
+from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
-from service.web.responses import answers, json_answer, json_response, refuses
+from service.web.responses import json_response, raw_json_response
 
 log = logging.getLogger("invoices.api")
 
 RECEIVED = orjson.dumps({"msg": "Invoice received"})
 
-_shown = CollectedInvoiceSchema()
+_invoice = CollectedInvoiceSchema()
 _page = InvoicePageSchema()
 _deliveries = DeliveryPageSchema()
 
@@ -42,11 +46,11 @@ _deliveries = DeliveryPageSchema()
 @docs(
     tags=["invoices"],
     operationId="create_invoice",
-    summary="Send in an invoice",
-    description="Stores the invoice for good, sends it to the customer and collects the money. "
-    "Whatever happens to it is told to your API at `callback_url`: see the **Callbacks** of "
-    "this operation.\n\n"
-    "The id is yours, and makes the request safe to repeat: after a lost connection, send the "
+    summary="Create an invoice",
+    description="Stores the invoice durably, sends it to the customer and collects the money. "
+    "Your API is called at `callback_url` with every event of the invoice: see the **Callbacks** "
+    "of this operation.\n\n"
+    "You choose the id, and it makes the request idempotent: after a lost connection, send the "
     "same invoice again.",
     callbacks=[INVOICE_NOTIFICATION],
 )
@@ -54,40 +58,56 @@ _deliveries = DeliveryPageSchema()
 @json_schema(InvoiceSchema, example=EXAMPLE)
 @answers(
     InvoiceReceivedSchema,
-    "Stored; the callbacks will follow.",
+    "The invoice is stored; callbacks follow.",
     202,
-    headers={"Location": ("Where the invoice can be looked at.", "/invoices/2expen51ve")},
+    headers={"Location": ("The path of the invoice.", "/invoices/2expen51ve")},
 )
 @answers(
     InvoiceReceivedSchema,
-    "The same invoice was received before; nothing changed.",
+    "The same invoice was received before. Nothing changed.",
     200,
-    headers={"Idempotent-Replayed": ("This answer stands for an earlier one.", "true")},
+    headers={"Idempotent-Replayed": ("The request repeats an earlier one.", "true")},
 )
 @refuses(400, 401, 408, 409, 413, 415, 422, 429, 503)
 async def create_invoice(request: web.Request) -> web.Response:
     """202 only after the invoice is committed; 200 for the same one again."""
-    invoice = _new_invoice(request)
-    acceptance = await request.app[STORE].accept(invoice)
-    request.app[METRICS].received(acceptance)
+    dependencies = request.app[DEPENDENCIES]
+    url = request[CALLBACK_URLS].get(INVOICE_NOTIFICATION)
+    invoice = NewInvoice(
+        account_id=request[ACCOUNT_ID],
+        created_at=dependencies.clock.now(),
+        callback_url=request["querystring"].get("callback_url"),
+        call=Call(INVOICE_NOTIFICATION.name, url.text, url.origin) if url else None,
+        request_id=request_id_of(request),
+        traceparent=request[TRACEPARENT],
+        **request["json"],
+    )
+    acceptance = await dependencies.accept(invoice)
+    dependencies.metrics.received(acceptance)
     if acceptance is Acceptance.CONFLICT:
         raise Conflict(
             f"The invoice {invoice.id!r} was received before with other content. "
-            "An invoice cannot be changed; send another one with an id of its own."
+            "An invoice cannot be changed: send another one with a new id."
         )
+    fields = {
+        "request_id": invoice.request_id,
+        "invoice_id": invoice.id,
+        "account_id": invoice.account_id,
+        "origin": url.origin if url else None,
+    }
     if acceptance is Acceptance.REPLAYED:
-        log.info("invoice.replayed", extra={"fields": _log_fields(invoice)})
-        return json_answer(RECEIVED, headers={"Idempotent-Replayed": "true"})
-    log.info("invoice.accepted", extra={"fields": _log_fields(invoice)})
+        log.info("invoice.replayed", extra={"fields": fields})
+        return raw_json_response(RECEIVED, headers={"Idempotent-Replayed": "true"})
+    log.info("invoice.accepted", extra={"fields": fields})
     location = f"/invoices/{quote(invoice.id, safe='')}"
-    return json_answer(RECEIVED, status=202, headers={"Location": location})
+    return raw_json_response(RECEIVED, status=202, headers={"Location": location})
 
 
 @docs(
     tags=["invoices"],
     operationId="get_invoice",
-    summary="Look at one invoice",
-    description="Its state, and everything that happened to it so far.",
+    summary="Get an invoice",
+    description="The invoice with its status and all of its events so far.",
 )
 @match_info_schema(InvoicePathSchema)
 @answers(CollectedInvoiceSchema, "The invoice.")
@@ -95,15 +115,15 @@ async def create_invoice(request: web.Request) -> web.Response:
 async def get_invoice(request: web.Request) -> web.Response:
     """One invoice with its events."""
     invoice_id = request["match_info"]["id"]
-    row = await request.app[STORE].find_invoice(request[ACCOUNT_ID], invoice_id)
-    return json_response(_shown.dump(_with_total(row)))
+    row = await request.app[DEPENDENCIES].store.find_invoice(request[ACCOUNT_ID], invoice_id)
+    return json_response(_invoice.dump(_with_total(row)))
 
 
 @docs(
     tags=["invoices"],
     operationId="list_invoices",
     summary="List invoices",
-    description="Newest first, a page at a time.",
+    description="Newest first, one page at a time.",
 )
 @querystring_schema(InvoiceListQuerySchema)
 @answers(InvoicePageSchema, "A page of invoices.")
@@ -111,52 +131,34 @@ async def get_invoice(request: web.Request) -> web.Response:
 async def list_invoices(request: web.Request) -> web.Response:
     """A page of invoices."""
     query = request["querystring"]
-    rows, after = await request.app[STORE].list_invoices(
-        request[ACCOUNT_ID],
-        status=query.get("status"),
-        after=query.get("after"),
-        limit=query["limit"],
-    )
+    try:
+        rows, after = await request.app[DEPENDENCIES].store.list_invoices(
+            request[ACCOUNT_ID],
+            status=query.get("status"),
+            after=query.get("after"),
+            limit=query["limit"],
+        )
+    except UnknownCursor:
+        raise InvalidInput([UNKNOWN_CURSOR]) from None
     return json_response(_page.dump({"items": [_with_total(row) for row in rows], "next": after}))
 
 
 @docs(
     tags=["deliveries"],
     operationId="list_deliveries_of_invoice",
-    summary="Find out why a callback did not come",
-    description="The deliveries of one invoice, newest first, with every attempt made.",
+    summary="List the deliveries of an invoice",
+    description="Shows why a callback did not arrive: the deliveries of one invoice, newest first, "
+    "with all of their attempts.",
 )
 @match_info_schema(InvoicePathSchema)
-@answers(DeliveryPageSchema, "All deliveries of the invoice; `next` is always null.")
+@answers(DeliveryPageSchema, "All deliveries of the invoice. `next` is always null.")
 @refuses(400, 401, 404, 422, 429, 503)
 async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
     """All deliveries of one invoice."""
     invoice_id = request["match_info"]["id"]
-    told = await request.app[STORE].deliveries_of(request[ACCOUNT_ID], invoice_id)
-    return json_response(_deliveries.dump({"items": told, "next": None}))
-
-
-def _new_invoice(request: web.Request) -> NewInvoice:
-    url = request[CALLED].get(INVOICE_NOTIFICATION)
-    return NewInvoice(
-        account_id=request[ACCOUNT_ID],
-        created_at=request.app[CLOCK].now(),
-        callback_url=request["querystring"].get("callback_url"),
-        call=Call(INVOICE_NOTIFICATION.name, url.text, url.origin) if url else None,
-        request_id=request_id_of(request),
-        traceparent=request[TRACEPARENT],
-        **request["json"],
-    )
-
-
-def _log_fields(invoice: NewInvoice) -> dict[str, Any]:
-    """What the log says of *invoice*: by which request it came, and whom it will be told to."""
-    return {
-        "request_id": invoice.request_id,
-        "invoice_id": invoice.id,
-        "account_id": invoice.account_id,
-        "origin": invoice.call.origin if invoice.call else None,
-    }
+    store = request.app[DEPENDENCIES].store
+    rows = await store.deliveries_of(request[ACCOUNT_ID], invoice_id)
+    return json_response(_deliveries.dump({"items": rows, "next": None}))
 
 
 def _with_total(row: dict[str, Any]) -> dict[str, Any]:

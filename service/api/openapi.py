@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from what the decorators left on the handlers."""
+"""The OpenAPI 3.1 document, built from the declared operations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from marshmallow import Schema
 
 from schemas.examples import example_of
 from schemas.problem import ProblemSchema
-from service.api.callback_plugin import CallbackPlugin, declared_by
-from service.callbacks.declaration import DeclaredOperation
+from service.api.callback_plugin import CallbackPlugin, names_in
+from service.api.operations import Answer, Operation
 from service.errors import (
     Conflict,
+    FieldError,
     InvalidInput,
     MalformedRequest,
-    Mistake,
     NotFound,
     RequestError,
     RequestTimedOut,
@@ -31,23 +31,21 @@ from service.errors import (
 )
 from service.web import problems
 
-LOCATIONS = {"querystring": "query", "match_info": "path", "headers": "header"}
-
 DESCRIPTION = """\
-Send in an invoice; it is sent to your customer, the money is collected, and **your API is called
-back** with what happened. Nothing that was answered 202 is ever lost.
+Create an invoice: the service sends it to your customer, collects the money, and **calls your API
+back** with every event. An invoice that was answered 202 is never lost.
 
 1. `POST /invoices/?callback_url=https://api.example.com`
-2. Build one route: `POST /invoices/{id}`, as the *Callbacks* of that operation describe it.
-3. Answer `{"ok": true}`. Anything else, and the event comes again.
+2. Implement one route: `POST /invoices/{id}`, as the *Callbacks* of that operation describe it.
+3. Answer `{"ok": true}`. After any other answer the event is sent again.
 
-Why did a callback not come? `GET /invoices/{id}/deliveries` lists every attempt.
+If a callback does not arrive, `GET /invoices/{id}/deliveries` shows every attempt.
 """
 
 TAGS = (
-    {"name": "invoices", "description": "Send in invoices and see how their collection goes."},
-    {"name": "deliveries", "description": "See what your API was sent, and what it answered."},
-    {"name": "operations", "description": "For whoever runs the service."},
+    {"name": "invoices", "description": "Create invoices and follow their collection."},
+    {"name": "deliveries", "description": "See what was sent to your API and what it answered."},
+    {"name": "operations", "description": "For operators of the service."},
 )
 
 KEY = "key"
@@ -55,22 +53,24 @@ KEY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "inv_…",
-    "description": "The key of your account. In development mode none is needed.",
+    "description": "The key of your account. Development mode needs none.",
 }
 
-MISTAKES = (
-    Mistake("body", "/total", "Must be more than zero."),
-    Mistake("body", "/status", "Must be one of: dead."),
-    Mistake("query", "/callback_url", "The value must be an https:// URL."),
-    Mistake("query", "/limit", "Must be greater than or equal to 1 and less than or equal to 200."),
-    Mistake("path", "/id", "Length must be between 1 and 200."),
+FIELD_ERRORS = (
+    FieldError("body", "/total", "Must be more than zero."),
+    FieldError("body", "/status", "Must be one of: dead."),
+    FieldError("query", "/callback_url", "The value must be an https:// URL."),
+    FieldError(
+        "query", "/limit", "Must be greater than or equal to 1 and less than or equal to 200."
+    ),
+    FieldError("path", "/id", "Length must be between 1 and 200."),
 )
-"""Examples of what can be wrong; an operation shows those that can happen there."""
+"""Examples of field errors; an operation shows those that it can answer."""
 
-_EXAMPLES: dict[int, Callable[[list[Mistake]], RequestError | StorageUnavailable]] = {
+_EXAMPLES: dict[int, Callable[[list[FieldError]], RequestError | StorageUnavailable]] = {
     400: lambda _: MalformedRequest("The body is not JSON: unexpected end of data."),
-    401: lambda _: Unauthorized("This key is not, or no longer, valid."),
-    404: lambda _: NotFound("There is nothing of this id."),
+    401: lambda _: Unauthorized("The key is not valid."),
+    404: lambda _: NotFound("There is nothing with this id."),
     408: lambda _: RequestTimedOut("The body was not complete after 10 seconds."),
     409: lambda _: Conflict("The invoice '2expen51ve' was received before with other content."),
     413: lambda _: RequestTooLarge("The body is larger than 65536 bytes."),
@@ -79,9 +79,7 @@ _EXAMPLES: dict[int, Callable[[list[Mistake]], RequestError | StorageUnavailable
     429: lambda _: TooManyRequests(0.4),
     503: lambda _: StorageUnavailable(),
 }
-"""Status -> what makes the problem that the document shows for it."""
-
-Operation = tuple[str, str, Callable[..., Any]]
+"""Status -> the error whose problem document is the example."""
 
 
 def build_document(
@@ -93,15 +91,12 @@ def build_document(
     is_strict: bool,
 ) -> dict[str, Any]:
     """
-    The document of *operations*: (method, path, handler).
+    The document of *operations*, in their order.
 
-    *callback_timeout* and *is_strict* are what holds for the answers to callbacks.
-
-    Reads what aiohttp-apispec's decorators stored and changes none of it, so that it can be
-    called any number of times.
+    *callback_timeout* and *is_strict* apply to the answers of receivers.
 
     Raises:
-        DeclarationError: if a callback promises what its operation cannot keep.
+        DeclarationError: if a callback uses a value that its operation does not declare.
     """
     spec = APISpec(
         title="invoices",
@@ -114,7 +109,7 @@ def build_document(
         },
         servers=[
             {"url": public_url, "description": "How users reach this service."},
-            {"url": "/", "description": "Wherever this document was read."},
+            {"url": "/", "description": "The server of this document."},
         ],
         security=[{KEY: []}],
         tags=[dict(tag) for tag in TAGS],
@@ -124,76 +119,79 @@ def build_document(
         ],
     )
     spec.components.security_scheme(KEY, KEY_SCHEME)
-    for method, path, handler in operations:
-        declared = handler.__apispec__  # type: ignore[attr-defined]
+    for one in operations:
         spec.path(
-            path=path,
-            operations={method.lower(): _operation(declared)},
-            declared=declared.get("callbacks", ()),
+            path=one.path,
+            operations={one.method.lower(): _operation(one)},
+            declared=one.callbacks,
         )
     document = spec.to_dict()
-    # Readers look for the version at the top.
+    # Readers expect the version at the top.
     return {"openapi": document.pop("openapi"), **document}
 
 
-def _operation(declared: Mapping[str, Any]) -> dict[str, Any]:
-    """An operation as apispec wants it, from what the decorators stored."""
-    copied = ("tags", "operationId", "summary", "description", "security")
-    operation = {name: declared[name] for name in copied if name in declared}
+def _operation(declared: Operation) -> dict[str, Any]:
+    """An operation in the form that apispec takes."""
+    texts = {"summary": declared.summary, "description": declared.description}
+    operation: dict[str, Any] = {
+        "tags": list(declared.tags),
+        "operationId": declared.operation_id,
+        **{name: text for name, text in texts.items() if text},
+    }
+    if declared.security is not None:
+        operation["security"] = list(declared.security)
     operation["parameters"] = [
-        {"in": LOCATIONS[one["location"]], "schema": one["schema"]}
-        for one in declared["schemas"]
-        if one["location"] in LOCATIONS
+        {"in": location, "schema": schema}
+        for location, schema in declared.schemas.items()
+        if location != "body"
     ]
-    for one in declared["schemas"]:
-        if one["location"] == "json":
-            example = {key: value for key, value in one["example"].items() if key != "add_to_refs"}
-            operation["requestBody"] = _json_body(one["schema"], example or None)
-    mistakes = _possible_mistakes(declared_by(operation))
+    if "body" in declared.schemas:
+        operation["requestBody"] = _json_body(declared.schemas["body"], declared.body_example)
+    field_errors = [
+        one
+        for one in FIELD_ERRORS
+        if one.location in declared.schemas
+        and one.pointer[1:] in names_in(declared.schemas[one.location])
+    ]
     operation["responses"] = {
-        code: _response(int(code), answer, mistakes)
-        for code, answer in sorted(declared["responses"].items())
+        str(code): _response(code, answer, field_errors)
+        for code, answer in declared.answers.items()
     }
     return operation
 
 
-def _possible_mistakes(declared: DeclaredOperation) -> list[Mistake]:
-    """Those of the examples that a caller of the *declared* operation can make."""
-    names = {"body": declared.body or (), "query": declared.query, "path": declared.path}
-    return [one for one in MISTAKES if one.pointer[1:] in names[one.location]]
-
-
-def _response(code: int, answer: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
-    if "content" in answer:
-        # No schema of ours: the answer is declared as it stands in the document.
-        return dict(answer)
-    headers = dict(answer.get("headers", {}))
-    schema = answer["schema"]
-    if isinstance(schema, ProblemSchema):
-        example = problems.document_of(_EXAMPLES[code](mistakes))
-        content = {problems.CONTENT_TYPE: {"schema": schema, "example": example}}
+def _response(code: int, answer: Answer, field_errors: list[FieldError]) -> dict[str, Any]:
+    content: dict[str, Any]
+    if answer.schema is None:
+        schema = {"type": "string"}
+        content = {"text/plain": {"schema": schema, "example": answer.text_example}}
+    elif isinstance(answer.schema, ProblemSchema):
+        example = problems.document_of(_EXAMPLES[code](field_errors))
+        content = {problems.CONTENT_TYPE: {"schema": answer.schema, "example": example}}
     else:
-        content = {"application/json": {"schema": schema, "example": example_of(schema)}}
+        example = example_of(answer.schema)
+        content = {"application/json": {"schema": answer.schema, "example": example}}
+    response: dict[str, Any] = {"description": answer.description, "content": content}
+    headers = dict(answer.headers)
     if code in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
-        headers["Retry-After"] = ("After how many seconds to come again.", "5")
+        headers["Retry-After"] = ("After how many seconds to send the request again.", "5")
     if code == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = ("How to authenticate.", problems.CHALLENGE)
-    response: dict[str, Any] = {"description": answer["description"], "content": content}
     if headers:
         response["headers"] = _response_headers(headers)
     return response
 
 
 def _response_headers(headers: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
-    """Header objects of *headers*: name -> what it says, and an example."""
+    """Header objects of *headers*: name -> description and example."""
     return {
         name: {"description": text, "schema": {"type": "string"}, "example": example}
         for name, (text, example) in headers.items()
     }
 
 
-def _json_body(schema: type[Schema] | Schema, example: dict[str, Any] | None) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": schema, "example": example or example_of(schema)}
+def _json_body(schema: Schema, example: Mapping[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": schema, "example": dict(example) or example_of(schema)}
     return {"required": True, "content": {"application/json": content}}
 
 

@@ -1,66 +1,186 @@
 """
-Every operation of the API, in the order of the document.
+Operations: what a handler declares with decorators, as one value that is read once at start-up.
 
-The application and the document are both made from this table.
+Routes, middlewares, the document and the evaluation of callbacks are all made from `Operation`.
+This module alone knows how aiohttp-apispec stores a declaration, in the attribute `__apispec__` of
+the handler, and never changes it: several applications and documents are made from one handler.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeVar
 
-from aiohttp import hdrs, web
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from aiohttp_apispec import response_schema, setup_aiohttp_apispec
+from marshmallow import Schema
+from webargs.aiohttpparser import parser as webargs_parser
 
-from service.api import deliveries, health, invoices, metrics
+from schemas.problem import ProblemSchema
+from service.callbacks.declaration import Callback
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+Declared = TypeVar("Declared", bound=Callable[..., Any])
 
-Operation = tuple[str, str, Handler]
-"""Method, path as documented, handler. Every path works with and without the slash."""
+LOCATIONS = {"json": "body", "querystring": "query", "match_info": "path", "headers": "header"}
+"""Names that aiohttp-apispec has for parts of a request -> names in this API."""
 
-HEALTH_OPERATIONS: tuple[Operation, ...] = (
-    (hdrs.METH_GET, "/healthz", health.is_alive),
-    (hdrs.METH_GET, "/readyz", health.is_ready),
-    (hdrs.METH_GET, "/metrics", metrics.get_metrics),
-)
-"""What every process serves, whatever its role."""
-
-OPERATIONS: tuple[Operation, ...] = (
-    (hdrs.METH_POST, "/invoices/", invoices.create_invoice),
-    (hdrs.METH_GET, "/invoices/", invoices.list_invoices),
-    (hdrs.METH_GET, "/invoices/{id}", invoices.get_invoice),
-    (hdrs.METH_GET, "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
-    (hdrs.METH_GET, "/deliveries", deliveries.list_deliveries),
-    (hdrs.METH_GET, "/deliveries/{id}", deliveries.get_delivery),
-    (hdrs.METH_POST, "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),
-    (hdrs.METH_POST, "/deliveries/redeliver", deliveries.redeliver_deliveries),
-    *HEALTH_OPERATIONS,
-)
-
-
-def needs_account(operation: Operation) -> bool:
-    """Whether only an account may ask: so it is unless the operation declares no security."""
-    declared = operation[2].__apispec__  # type: ignore[attr-defined]
-    return "security" not in declared or declared["security"] != []
+_PROBLEM_DESCRIPTIONS = {
+    HTTPStatus.BAD_REQUEST: "The request is not valid HTTP, or its body is not valid JSON.",
+    HTTPStatus.UNAUTHORIZED: "The request has no key, or its key is not valid.",
+    HTTPStatus.NOT_FOUND: "Your account has nothing with this id.",
+    HTTPStatus.REQUEST_TIMEOUT: "The body did not arrive in time.",
+    HTTPStatus.CONFLICT: "The id is already used by an invoice with other content.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON in UTF-8.",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "The request has fields that are not valid; all of them are "
+    "listed.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Your account is above its rate limit.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer. Nothing was stored.",
+}
 
 
-def operation_id_of(operation: Operation) -> str:
-    """What *operation* is called in the document."""
-    name: str = operation[2].__apispec__["operationId"]  # type: ignore[attr-defined]
-    return name
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One response of an operation: JSON of *schema*, or plain text like *text_example*."""
+
+    description: str
+    schema: Schema | None = None
+    text_example: str | None = None
+    headers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Name -> description and example."""
 
 
-def add_operation(app: web.Application, operation: Operation, expect: Expect) -> None:
-    """Serve *operation* under both forms of its path; what answers GET answers HEAD too."""
-    method, path, handler = operation
-    for form in (path, other_form(path)):
-        # By itself, {id} would not match an id with braces in it.
-        pattern = form.replace("{id}", "{id:[^/]+}")
-        app.router.add_route(method, pattern, handler, expect_handler=expect)
-        if method == hdrs.METH_GET:
-            app.router.add_route(hdrs.METH_HEAD, pattern, handler, expect_handler=expect)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """
+    One operation of the API: its route, its handler, and what the handler declares.
+
+    *path* is as documented; it works with and without the trailing slash. *schemas* are the
+    request's, by location: `query`, `path`, `header`, `body`. *security* is None where the
+    document's default applies.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    operation_id: str
+    tags: tuple[str, ...]
+    summary: str
+    description: str
+    security: tuple[Mapping[str, Any], ...] | None
+    schemas: Mapping[str, Schema]
+    body_example: Mapping[str, Any]
+    answers: Mapping[int, Answer]
+    callbacks: tuple[Callback, ...]
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only an account may call it: true unless it declares that it needs no key."""
+        return self.security != ()
+
+
+def read_operation(method: str, path: str, handler: Handler) -> Operation:
+    """The operation that the decorators of *handler* declare."""
+    declared: dict[str, Any] = handler.__apispec__  # type: ignore[attr-defined]
+    body_example: dict[str, Any] = {}
+    for one in declared["schemas"]:
+        if one["location"] == "json":
+            # aiohttp-apispec adds an option of its own to the example.
+            body_example = {key: of for key, of in one["example"].items() if key != "add_to_refs"}
+    return Operation(
+        method=method,
+        path=path,
+        handler=handler,
+        operation_id=declared.get("operationId", handler.__name__),
+        tags=tuple(declared.get("tags", ())),
+        summary=declared.get("summary", ""),
+        description=declared.get("description", ""),
+        security=tuple(declared["security"]) if "security" in declared else None,
+        schemas={LOCATIONS[one["location"]]: one["schema"] for one in declared["schemas"]},
+        body_example=body_example,
+        answers={
+            int(code): Answer(
+                one["description"], one.get("schema"), one.get("text"), one.get("headers", {})
+            )
+            for code, one in sorted(declared["responses"].items())
+        },
+        callbacks=tuple(declared.get("callbacks", ())),
+    )
 
 
 def other_form(path: str) -> str:
     """*path* with a trailing slash if it has none, and without if it has one."""
     return path.removesuffix("/") if path.endswith("/") else path + "/"
+
+
+# --- The decorators of handlers, besides those of aiohttp-apispec.
+
+
+def answers(
+    schema: type[Schema],
+    description: str,
+    code: int = 200,
+    headers: Mapping[str, tuple[str, str]] | None = None,
+) -> Callable[[Declared], Declared]:
+    """
+    Declare that the operation answers *code* with *schema*.
+
+    *headers* are those of the response: name -> description and example.
+    """
+
+    def declare(handler: Declared) -> Declared:
+        response_schema(schema, code, description=description)(handler)
+        _responses_of(handler)[str(code)]["headers"] = headers or {}
+        return handler
+
+    return declare
+
+
+def answers_text(description: str, example: str) -> Callable[[Declared], Declared]:
+    """Declare that the operation answers 200 with plain text, such as *example*."""
+
+    def declare(handler: Declared) -> Declared:
+        _responses_of(handler)["200"] = {"description": description, "text": example}
+        return handler
+
+    return declare
+
+
+def refuses(*codes: int) -> Callable[[Declared], Declared]:
+    """Declare the statuses that the operation may answer with a problem document."""
+
+    def declare(handler: Declared) -> Declared:
+        for code in codes:
+            description = _PROBLEM_DESCRIPTIONS[HTTPStatus(code)]
+            response_schema(ProblemSchema, code, description=description)(handler)
+        return handler
+
+    return declare
+
+
+def _responses_of(handler: Callable[..., Any]) -> dict[str, dict[str, Any]]:
+    declared: dict[str, Any] = handler.__apispec__  # type: ignore[attr-defined]
+    responses: dict[str, dict[str, Any]] = declared["responses"]
+    return responses
+
+
+# --- aiohttp-apispec's validation middleware.
+
+
+def use_parser(app: web.Application, parser: object) -> None:
+    """
+    Have aiohttp-apispec's validation middleware call *parser* instead of webargs' own.
+
+    Must be called before any route is added: aiohttp-apispec would otherwise convert the
+    declarations of the handlers to OpenAPI 2, in place.
+    """
+    with warnings.catch_warnings():
+        # aiohttp-apispec stores its settings under plain strings, of which aiohttp warns.
+        warnings.simplefilter("ignore", web.NotAppKeyWarning)
+        setup_aiohttp_apispec(app, url=None, in_place=True)
+        (key,) = [key for key, one in app.items() if one is webargs_parser]
+        app[key] = parser

@@ -1,29 +1,37 @@
 """
-What is read of a request, and every way in which it can be unreadable.
+Reads requests through the declared schemas, and collects every field error.
 
-aiohttp-apispec's middleware asks this parser for each declared schema. Unlike webargs' own, it
-reads JSON as strictly as the standard has it, refuses what would be silently dropped, and goes
-on after a mistake, so that the caller learns all of them at once.
+aiohttp-apispec's middleware calls this parser for each declared schema. Unlike webargs' own, it
+accepts only JSON as the standard defines it, refuses what would be dropped silently, and goes on
+after a field error, so that the caller learns all of them at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 from aiohttp import web
 from marshmallow import Schema, ValidationError
 
-from service.api.dependencies import BODY, CURRENCY, MISTAKES
-from service.errors import MalformedRequest, Mistake, UnsupportedMedia
+from service.api.operations import LOCATIONS
+from service.errors import FieldError, MalformedRequest, UnsupportedMedia
 
-LOCATIONS = {"json": "body", "querystring": "query", "match_info": "path"}
-"""What aiohttp-apispec calls a location, and what we do."""
+BODY = web.RequestKey("body", object)
+"""The body of the request as parsed JSON, once it is parsed."""
+
+FIELD_ERRORS = web.RequestKey("field_errors", list[FieldError])
+"""Every field error of the request so far."""
+
+UNKNOWN_CURSOR = FieldError("query", "/after", "This cursor names no page.")
 
 
 class RequestParser:
-    """Loads the declared schemas; what is wrong is gathered in the request's MISTAKES."""
+    """Loads declared schemas; an invoice without a currency gets *currency*."""
+
+    def __init__(self, currency: str) -> None:
+        self._currency = currency
 
     async def parse(
         self,
@@ -34,28 +42,41 @@ class RequestParser:
         unknown: None,
     ) -> Any:
         """
-        The data of *location*, loaded through *schema*; nothing where there are mistakes.
+        The data of *location*, loaded through *schema*; empty where there are field errors.
 
-        *unknown* is always None: what happens to undeclared fields is the schema's decision.
+        Field errors are added to the FIELD_ERRORS of the request. *unknown* is always None: the
+        schema itself decides about undeclared fields.
 
         Raises:
-            UnsupportedMedia: if a body is declared as anything but JSON in UTF-8.
-            MalformedRequest: if it is not JSON.
+            UnsupportedMedia: if a body is not declared as JSON in UTF-8.
+            MalformedRequest: if it is not valid JSON.
         """
-        data = await _READERS[location](request, schema)
+        data: Any
+        if location == "json":
+            data = request[BODY] = await _read_json(request)
+            if "currency" in schema.fields and isinstance(data, dict):
+                data = {"currency": self._currency, **data}
+        elif location == "querystring":
+            data = request.query
+            _refuse_repeated(request)
+        elif location == "headers":
+            names = [of.data_key or name for name, of in schema.fields.items()]
+            data = {name: request.headers[name] for name in names if name in request.headers}
+        else:
+            data = request.match_info
         try:
             return schema.load(data)
         except ValidationError as invalid:
-            _remember(request, LOCATIONS[location], _pointed("", invalid.messages))
+            _add_errors(request, LOCATIONS[location], _pointed("", invalid.messages))
             return {}
 
 
-async def read_json(request: web.Request) -> Any:
-    """The body of *request*, parsed; see `RequestParser.parse` for what it raises."""
+async def _read_json(request: web.Request) -> Any:
+    """The body of *request*, parsed."""
     if request.content_type != "application/json":
         raise UnsupportedMedia("The body must be sent as Content-Type: application/json.")
     if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
-        raise UnsupportedMedia("JSON is UTF-8; no other charset can be declared.")
+        raise UnsupportedMedia("JSON must be sent in UTF-8; no other charset is supported.")
     body = await request.read()
     if not body:
         raise MalformedRequest("The body is empty; a JSON object was expected.")
@@ -65,50 +86,25 @@ async def read_json(request: web.Request) -> Any:
         raise MalformedRequest(f"The body is not JSON: {error}.") from None
 
 
-async def _read_body(request: web.Request, schema: Schema) -> Any:
-    """The body, with the service's currency where the invoice names none."""
-    data = request[BODY] = await read_json(request)
-    if "currency" in schema.fields and isinstance(data, dict):
-        return {"currency": request.app[CURRENCY], **data}
-    return data
-
-
-async def _read_query(request: web.Request, _schema: Schema) -> Mapping[str, str]:
-    """The query parameters; one that is given twice has no meaning here."""
+def _refuse_repeated(request: web.Request) -> None:
+    """Add a field error for each query parameter that is sent more than once."""
     query = request.query
-    if len(query) > 1:
-        names = set(query)
-        repeated = sorted(names) if len(query) > len(names) else ()
-        mistakes = (
-            (f"/{_escaped(name)}", "Must be given once.")
-            for name in repeated
-            if len(query.getall(name)) > 1
-        )
-        _remember(request, "query", mistakes)
-    return query
+    if len(query) > 1 and len(names := set(query)) < len(query):
+        repeated = [name for name in sorted(names) if len(query.getall(name)) > 1]
+        errors = ((f"/{_escaped(name)}", "Must be given once.") for name in repeated)
+        _add_errors(request, "query", errors)
 
 
-async def _read_path(request: web.Request, _schema: Schema) -> Mapping[str, str]:
-    return request.match_info
-
-
-_READERS: dict[str, Callable[[web.Request, Schema], Awaitable[Any]]] = {
-    "json": _read_body,
-    "querystring": _read_query,
-    "match_info": _read_path,
-}
-
-
-def _remember(request: web.Request, location: str, messages: Iterator[tuple[str, str]]) -> None:
-    mistakes = [Mistake(location, pointer, message) for pointer, message in messages]
-    request[MISTAKES] = [*request.get(MISTAKES, ()), *mistakes]
+def _add_errors(request: web.Request, location: str, messages: Iterator[tuple[str, str]]) -> None:
+    field_errors = [FieldError(location, pointer, message) for pointer, message in messages]
+    request[FIELD_ERRORS] = [*request.get(FIELD_ERRORS, ()), *field_errors]
 
 
 def _pointed(pointer: str, messages: Any) -> Iterator[tuple[str, str]]:
     """Each message in marshmallow's nested *messages* with the JSON Pointer of its place."""
     if isinstance(messages, Mapping):
         for name, inner in messages.items():
-            # Mistakes of the whole have no place of their own.
+            # Errors of the whole have no place of their own.
             here = pointer if name == "_schema" else f"{pointer}/{_escaped(str(name))}"
             yield from _pointed(here, inner)
     elif isinstance(messages, list):
@@ -119,6 +115,6 @@ def _pointed(pointer: str, messages: Any) -> Iterator[tuple[str, str]]:
 
 
 def _escaped(name: str) -> str:
-    """*name* as a reference token (RFC 6901), with what no JSON can carry replaced."""
+    """*name* as a reference token (RFC 6901); what UTF-8 cannot encode is replaced."""
     text = name.replace("~", "~0").replace("/", "~1")
     return text.encode("utf-8", "replace").decode()

@@ -14,7 +14,7 @@ from service.database.given import Given, given
 from service.database.rows import insert_rows
 from service.domain.ids import new_id
 from service.domain.states import Acceptance, InvoiceStatus
-from service.errors import InvalidInput, Mistake, NotFound
+from service.errors import FieldError, InvalidInput, NotFound
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
 
@@ -126,7 +126,7 @@ def list_invoices(
     if after is not None:
         key = find_key(tx, account_id, after)
         if key is None:
-            raise InvalidInput([Mistake("query", "/after", "There is no page behind this.")])
+            raise InvalidInput([FieldError("query", "/after", "There is no page behind this.")])
         query = query.where(invoices.c.key < key)
     rows = tx.execute(query.order_by(invoices.c.key.desc()).limit(limit + 1)).mappings().all()
     told = _events_of(tx, account_id, [row["key"] for row in rows[:limit]])

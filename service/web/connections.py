@@ -1,10 +1,10 @@
 """
-The connections that are open, and which of them makes room for a new one.
+Open connections: how many there may be, and which one is closed for a new one.
 
-A connection costs a file descriptor and some kilobytes, so only so many may be open. One that
-merely waits for a request has no claim to its place: it is given to whoever comes new, those that
-wait longest going first. Thousands of silent connections so keep nobody out, and only where every
-one of them is in the middle of a request is a new one refused.
+A connection costs a file descriptor and some kilobytes, so their number is limited. At the limit,
+the connection that has waited longest for a request is closed for the new one. So thousands of
+silent connections keep no client out: a new connection is refused only while every open one is
+in the middle of a request.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import Protocol
 log = logging.getLogger("invoices.api")
 
 SWEEP_SECONDS = 5
-"""How often it is looked whether what was answered is taken."""
+"""How often connections are checked for answers that their client does not read."""
 
 REFUSED_MAX = 64
-"""How many refused connections may linger until their client has read why."""
+"""How many refused connections may stay open until their client has read why."""
 
 WARNING_SECONDS = 60
-"""How much time passes between two warnings that there is no room."""
+"""Minimum time between two warnings that the limit is reached."""
 
 
 class Connection(Protocol):
-    """What may be asked of a connection."""
+    """One connection of a client."""
 
     def is_waiting(self) -> bool:
         """Whether it waits for a request, or for the rest of a request's head."""
@@ -38,19 +38,19 @@ class Connection(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What clients may occupy."""
+    """How many connections may be open, and for how long without progress."""
 
     count: int = 512
     """How many connections may be open at once."""
     idle_seconds: float = 30
-    """How long a connection may wait for a request, or a request for the end of its head."""
-    taking_seconds: float = 60
-    """How long what was answered may lie here because its client does not read it."""
+    """How long a connection may wait for a request, or for the end of a request's head."""
+    unread_seconds: float = 60
+    """How long an answer may be buffered here because its client does not read it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What is said where there is no room, and how long its client has to read it."""
+    """The answer to a connection above the limit, and how long its client has to read it."""
 
     text: bytes
     linger_seconds: float
@@ -60,21 +60,21 @@ class OpenConnections:
     """
     Connections within *limits*, in the order in which they began to wait.
 
-    One whose answers are not taken is broken off: a client that reads nothing would keep its
-    connection, and what was to be sent, for good. *tell_count* learns how many are open.
+    A connection whose client does not read its answers is aborted: it would otherwise keep its
+    place and its buffer forever. *report_count* is called with the number of open connections.
     """
 
     def __init__(
         self,
         limits: ConnectionLimits,
         refusal: Refusal,
-        tell_count: Callable[[int], object] = lambda _: None,
+        report_count: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._limits = limits
         self._refusal = refusal
-        self._tell_count = tell_count
+        self._report_count = report_count
         self._transports: OrderedDict[Connection, asyncio.Transport] = OrderedDict()
-        self._full_since: dict[Connection, float] = {}
+        self._unread_since: dict[Connection, float] = {}
         self._refused: OrderedDict[Connection, asyncio.Transport] = OrderedDict()
         self._warned_at: float | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -83,39 +83,39 @@ class OpenConnections:
         return len(self._transports)
 
     def admit(self, connection: Connection, transport: asyncio.Transport) -> bool:
-        """Take *connection* in, or refuse it where there is no room and none can be made."""
-        if len(self._transports) >= self._limits.count and not self._make_room():
+        """Add *connection*; refuse it if the limit is reached and no other can be closed."""
+        if len(self._transports) >= self._limits.count and not self._close_one_waiting():
             self._warn()
             self._refuse(connection, transport)
             return False
         self._transports[connection] = transport
-        self._tell_count(len(self._transports))
+        self._report_count(len(self._transports))
         if self._sweep is None:
             self._sweep_later()
         return True
 
     def has_answered(self, connection: Connection) -> None:
-        """Put *connection* last in the row of those that wait: it has just been of use."""
+        """Move *connection* to the end of the order: it has just sent an answer."""
         if connection in self._transports:
             self._transports.move_to_end(connection)
 
     def leave(self, connection: Connection) -> None:
-        """Forget *connection*, which is closed."""
+        """Remove *connection*, which is closed."""
         self._transports.pop(connection, None)
-        self._full_since.pop(connection, None)
+        self._unread_since.pop(connection, None)
         self._refused.pop(connection, None)
-        self._tell_count(len(self._transports))
+        self._report_count(len(self._transports))
 
     def close(self) -> None:
-        """Look after them no longer."""
+        """Stop checking for unread answers."""
         if self._sweep is not None:
             self._sweep.cancel()
 
-    def _make_room(self) -> bool:
+    def _close_one_waiting(self) -> bool:
         for connection, transport in self._transports.items():
             if connection.is_waiting() or transport.is_closing():
                 self.leave(connection)
-                # Not closed, which would first wait until all is sent that was to be.
+                # close() would first wait until its buffer is sent.
                 transport.abort()
                 return True
         return False
@@ -126,7 +126,7 @@ class OpenConnections:
             longest_refused.abort()
         self._refused[connection] = transport
         transport.write(self._refusal.text)
-        # Closed at once, with the request unread, it would be reset before the client reads why.
+        # Closing now, with the request unread, would reset the connection before the client reads.
         transport.write_eof()
         loop = asyncio.get_running_loop()
         loop.call_later(self._refusal.linger_seconds, transport.abort)
@@ -139,15 +139,17 @@ class OpenConnections:
 
     def _sweep_later(self) -> None:
         loop = asyncio.get_running_loop()
-        seconds = min(SWEEP_SECONDS, self._limits.taking_seconds)
+        seconds = min(SWEEP_SECONDS, self._limits.unread_seconds)
         self._sweep = loop.call_later(seconds, self._sweep_now)
 
     def _sweep_now(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection, transport in [*self._transports.items()]:
             if not transport.get_write_buffer_size():
-                self._full_since.pop(connection, None)
-            elif now - self._full_since.setdefault(connection, now) >= self._limits.taking_seconds:
+                self._unread_since.pop(connection, None)
+                continue
+            since = self._unread_since.setdefault(connection, now)
+            if now - since >= self._limits.unread_seconds:
                 transport.abort()
         self._sweep = None
         if self._transports:

@@ -1,4 +1,4 @@
-"""Problem documents (RFC 9457): the one table from errors to HTTP numbers and titles."""
+"""Problem documents (RFC 9457): the one table from errors to HTTP statuses and titles."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.errors import (
 
 CONTENT_TYPE = "application/problem+json"
 CHALLENGE = 'Bearer realm="invoices"'
-"""What a request without a valid key is told (RFC 6750, section 3)."""
+"""`WWW-Authenticate` of a response to a request without a valid key (RFC 6750, section 3)."""
 
 TYPE_PREFIX = "/api/docs/problems#"
 
@@ -53,61 +53,54 @@ PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
         "Storage unavailable",
     ),
 }
-"""Error -> status, the name of the problem's type, its title."""
+"""Error -> status, name of the problem type, title."""
 
 DEFAULT_DETAILS = {
-    HTTPStatus.NOT_FOUND: "There is nothing here. The API is described at /api/docs.",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "Something is wrong on our side; it has been logged.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer now. Nothing was stored; the "
-    "same request may be sent again.",
+    HTTPStatus.NOT_FOUND: "Nothing is served at this path. /api/docs describes the API.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "The service failed. The error has been logged.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer. Nothing was stored; the same "
+    "request may be sent again.",
 }
 
 RETRY_SECONDS = 5
-"""What `Retry-After` says while the database is away."""
+"""`Retry-After` while the database is unavailable."""
 
 
 def document_of(error: RequestError | StorageUnavailable) -> dict[str, Any]:
-    """The problem document that tells *error*."""
-    status, name, title = _kind_of(error)
-    # What the database said is for the operator's log.
-    is_ours = isinstance(error, StorageUnavailable)
-    detail = DEFAULT_DETAILS[status] if is_ours else str(error)
+    """The problem document of *error*."""
+    status, name, title = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
+    # The text of a database error is for the log of the operator.
+    is_of_storage = isinstance(error, StorageUnavailable)
+    detail = DEFAULT_DETAILS[status] if is_of_storage else str(error)
     document = _document(status, TYPE_PREFIX + name, title, detail)
     if isinstance(error, InvalidInput):
         document["errors"] = [
             {"location": one.location, "pointer": one.pointer, "message": one.message}
-            for one in error.mistakes
+            for one in error.field_errors
         ]
     return document
 
 
 def problem_of(error: RequestError | StorageUnavailable) -> web.Response:
-    """The response that tells *error*."""
-    response = _response(document_of(error), _headers_of(error))
+    """The response for *error*."""
+    headers: dict[str, str] | None = None
+    if isinstance(error, StorageUnavailable):
+        headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
+    elif isinstance(error, TooManyRequests):
+        headers = {hdrs.RETRY_AFTER: str(ceil(error.after_seconds))}
+    elif isinstance(error, Unauthorized):
+        headers = {hdrs.WWW_AUTHENTICATE: CHALLENGE}
+    response = _response(document_of(error), headers)
     if isinstance(error, RequestTimedOut | RequestTooLarge):
-        # The rest of the body is still on its way, and nobody will read it.
+        # The rest of the body may still arrive, and is not read.
         response.force_close()
     return response
-
-
-def _kind_of(error: Exception) -> tuple[HTTPStatus, str, str]:
-    return next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
-
-
-def _headers_of(error: RequestError | StorageUnavailable) -> dict[str, str] | None:
-    if isinstance(error, StorageUnavailable):
-        return {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
-    if isinstance(error, TooManyRequests):
-        return {hdrs.RETRY_AFTER: str(ceil(error.after_seconds))}
-    if isinstance(error, Unauthorized):
-        return {hdrs.WWW_AUTHENTICATE: CHALLENGE}
-    return None
 
 
 def problem_of_status(
     code: int, detail: str | None = None, headers: dict[str, str] | None = None
 ) -> web.Response:
-    """The response for a bare HTTP status, such as aiohttp's own 404 and 405."""
+    """The response for an HTTP status without an error of ours, such as aiohttp's own 404."""
     status = HTTPStatus(code)
     detail = detail or DEFAULT_DETAILS.get(status) or status.description or status.phrase
     return _response(_document(status, "about:blank", status.phrase, detail), headers)
@@ -118,18 +111,19 @@ def _document(status: HTTPStatus, kind: str, title: str, detail: str) -> dict[st
 
 
 def _response(document: dict[str, Any], headers: dict[str, str] | None) -> web.Response:
-    # What a caller sent may stand in a message, halves of surrogate pairs included.
-    body = orjson.dumps(_printable(document))
+    # A message may quote what the caller sent, which may hold half of a surrogate pair.
+    body = orjson.dumps(_encodable(document))
     return web.Response(
         status=document["status"], body=body, content_type=CONTENT_TYPE, headers=headers
     )
 
 
-def _printable(value: Any) -> Any:
+def _encodable(value: Any) -> Any:
+    """*value* with everything replaced that UTF-8 cannot encode."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
-        return {name: _printable(inner) for name, inner in value.items()}
+        return {name: _encodable(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_printable(inner) for inner in value]
+        return [_encodable(inner) for inner in value]
     return value

@@ -1,8 +1,8 @@
 """
-Listens, within bounds.
+The HTTP server: aiohttp's, with limits.
 
-A client may be slow, silent, endless or not speak HTTP at all, and costs one idle connection, of
-which there are only so many.
+A client that is slow, silent, endless or does not speak HTTP costs one connection, of which there
+is a limited number. No other module of the web side uses private names of aiohttp.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from aiohttp.web_protocol import _ErrInfo
 
 from service.web.connections import ConnectionLimits, OpenConnections, Refusal
 from service.web.problems import problem_of_status
-from service.web.responses import dress
+from service.web.responses import add_common_headers
 
 log = logging.getLogger("invoices.api")
 
 LINGER_SECONDS = 1
-"""How long the rest of a refused request is read and thrown away, so that its sender sees why."""
+"""How long the rest of a refused request is read and discarded, so that its sender sees why."""
 
 FINISH_SECONDS = 5
-"""How long requests that are being answered may take once we stop."""
+"""How long requests in progress may take while the server stops."""
 
 BACKLOG = 1024
 """How many connections may wait to be accepted."""
@@ -35,15 +35,15 @@ BACKLOG = 1024
 DEFAULT_LIMITS = ConnectionLimits()
 
 RETRY_SECONDS = 1
-"""What `Retry-After` says while every connection is in the middle of a request."""
+"""`Retry-After` while every connection is in the middle of a request."""
 
-NO_ROOM = "Every connection that the service may have is in use; come again a bit later."
+ALL_IN_USE = "Every connection of the service is in use. Send the request again later."
 NOT_HTTP = "This is not a valid HTTP request."
-TOO_LONG = "A line of the request's head is too long."
+TOO_LONG = "The request has a header or a first line that is too long."
 
 
 class Connection(web.RequestHandler):
-    """One connection; what is not HTTP is answered, but no application ever sees it."""
+    """One connection; what is not HTTP is answered here and does not reach the application."""
 
     __slots__ = ("_is_unreadable", "_open")
 
@@ -53,40 +53,40 @@ class Connection(web.RequestHandler):
         self._is_unreadable = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to wait for requests, if there is room."""
+        """Begin to wait for requests, unless the limit is reached."""
         if self._open.admit(self, cast("asyncio.Transport", transport)):
             super().connection_made(transport)
         else:
-            # What comes in from now on is thrown away.
+            # What arrives from now on is discarded.
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        """Read on, up to the first piece that is no HTTP: nobody knows what follows it."""
+        """Read on, up to the first data that is not HTTP: what follows cannot be parsed."""
         if self._is_unreadable:
             return
         super().data_received(data)
         last = self._messages[-1][0] if self._messages else None
         if isinstance(last, _ErrInfo):
-            # aiohttp would go on and make an error of every piece. Each would hold its piece, and
-            # the connection, in a circle that is there until the garbage collector comes by.
+            # aiohttp would make an error of all further data as well. Each error would keep its
+            # data and the connection in a reference cycle until the garbage collector runs.
             self._is_unreadable = True
             if last.exc is not None:
                 last.exc.__traceback__ = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Leave the room to others."""
+        """Give up the place among the open connections."""
         self._open.leave(self)
         super().connection_lost(exc)
 
     def is_waiting(self) -> bool:
         """Whether it waits for a request, or for the rest of a request's head."""
-        # As aiohttp decides for itself what is idle; it has no public word for it.
+        # aiohttp itself decides by this what is idle, and has no public name for it.
         return self._waiter is not None and not self._waiter.done()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer; whoever was answered has been of use."""
+        """Send the answer, and begin to wait anew."""
         self._open.has_answered(self)
         return await super().finish_response(request, resp, start_time)
 
@@ -97,15 +97,15 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """A problem document; it ends the connection, since nobody knows what follows."""
+        """Answer with a problem document and close: what follows cannot be parsed."""
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         log.debug("request.unreadable", extra={"fields": {"detail": str(exc.message)}})
         is_long = isinstance(exc, LineTooLong)
         response = problem_of_status(400, TOO_LONG if is_long else NOT_HTTP)
         response.force_close()
-        # No application is near that would do it.
-        dress(response)
+        # The response does not pass the hook of an application.
+        add_common_headers(response)
         return response
 
 
@@ -113,26 +113,27 @@ class Server:
     """
     Serves an application on one address, within *limits*.
 
-    *tell_connections* learns how many connections are open, whenever that changes.
+    *report_connections* is called with the number of open connections whenever it changes.
     """
 
     def __init__(
         self,
         app: web.Application,
         limits: ConnectionLimits = DEFAULT_LIMITS,
-        tell_connections: Callable[[int], object] = lambda _: None,
+        report_connections: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=FINISH_SECONDS)
         self._limits = limits
-        self._open = OpenConnections(limits, Refusal(_no_room(), LINGER_SECONDS), tell_connections)
+        refusal = Refusal(_answer_above_limit(), LINGER_SECONDS)
+        self._open = OpenConnections(limits, refusal, report_connections)
         self._listening: asyncio.Server | None = None
 
     async def start(self, host: str, port: int, *, is_shared: bool = False) -> int:
         """
         Listen on *host* and *port*; 0 takes any free one.
 
-        A port that *is_shared* may have several processes listening, among which the kernel
-        divides the connections.
+        If the port *is_shared*, several processes may listen on it, and the kernel distributes
+        the connections among them.
 
         Returns:
             The port.
@@ -148,10 +149,10 @@ class Server:
             self._open,
             self._runner.server,
             loop=loop,
-            access_log=None,  # none is kept
+            access_log=None,
             keepalive_timeout=self._limits.idle_seconds,
             lingering_time=LINGER_SECONDS,
-            # Nothing encoded is read, so that nothing small can grow large.
+            # Encoded bodies are refused: a small one could decompress to a large one.
             auto_decompress=False,
         )
         self._listening = await loop.create_server(
@@ -161,19 +162,19 @@ class Server:
         return bound_port
 
     async def stop(self) -> None:
-        """Accept nothing more, finish what is being answered, close every connection."""
+        """Stop accepting, finish the requests in progress, close every connection."""
         if self._listening:
             self._listening.close()
         await self._runner.cleanup()
         self._open.close()
 
 
-def _no_room() -> bytes:
-    """The whole answer to a connection for which there is no room, made before it is needed."""
-    response = problem_of_status(503, NO_ROOM, {hdrs.RETRY_AFTER: str(RETRY_SECONDS)})
-    dress(response)
+def _answer_above_limit() -> bytes:
+    """The whole answer to a connection above the limit, made before it is needed."""
+    response = problem_of_status(503, ALL_IN_USE, {hdrs.RETRY_AFTER: str(RETRY_SECONDS)})
+    add_common_headers(response)
     body = response.body
-    assert isinstance(body, bytes)  # noqa: S101 -- a problem is given as bytes
+    assert isinstance(body, bytes)  # noqa: S101 -- the body of a problem is bytes
     response.headers[hdrs.CONTENT_LENGTH] = str(len(body))
     response.headers[hdrs.CONNECTION] = "close"
     lines = [f"{name}: {value}\r\n" for name, value in response.headers.items()]

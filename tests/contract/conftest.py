@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from service.api.application import Parts, make_application
+from service.api.application import make_application
+from service.api.dependencies import Dependencies
 from service.app import document_of, judge_of
 from service.database.sqlite import SqliteDatabase
 from service.development import for_development
@@ -54,10 +55,11 @@ def served_document():
 
 
 @pytest.fixture
-def parts(store, metrics, served_document):
-    """What the application of these tests is wired from, receivers as in production."""
-    return Parts(
+def dependencies(store, metrics, served_document):
+    """What the application of these tests is made of; receivers are judged as in production."""
+    return Dependencies(
         store=store,
+        accept=store.accept,
         metrics=metrics,
         clock=ManualClock(START),
         document=served_document,
@@ -70,16 +72,16 @@ def parts(store, metrics, served_document):
 
 
 @pytest.fixture
-async def api(aiohttp_client, parts):
+async def api(aiohttp_client, dependencies):
     """Asks the application in process."""
-    return await aiohttp_client(make_application(parts))
+    return await aiohttp_client(make_application(dependencies))
 
 
 @pytest.fixture
-async def dev_api(aiohttp_client, parts):
+async def dev_api(aiohttp_client, dependencies):
     """Asks the application as `--dev` has it: receivers may be anywhere."""
     settings = for_development(Settings())
-    return await aiohttp_client(make_application(replace(parts, judge=judge_of(settings))))
+    return await aiohttp_client(make_application(replace(dependencies, judge=judge_of(settings))))
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,9 @@ class Wire:
 
 
 @asynccontextmanager
-async def listening(parts, **limits):
+async def listening(dependencies, **limits):
     """The service on a real socket, behind the server that it has in production."""
-    server = Server(make_application(parts), ConnectionLimits(**limits))
+    server = Server(make_application(dependencies), ConnectionLimits(**limits))
     port = await server.start(HOST, 0)
     yield Wire(port)
     await server.stop()
@@ -127,7 +129,7 @@ def short_linger(monkeypatch):
 
 
 @pytest.fixture
-async def wire(parts, short_linger):
+async def wire(dependencies, short_linger):
     """The service on a real socket."""
-    async with listening(parts) as wire:
+    async with listening(dependencies) as wire:
         yield wire

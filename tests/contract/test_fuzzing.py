@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
 from service.accounts.authenticator import Authenticator
-from service.api.application import Parts, make_application
+from service.api.application import make_application
+from service.api.dependencies import Dependencies
 from service.app import document_of, judge_of
 from service.clock import SystemClock
 from service.database.sqlite import SqliteDatabase
@@ -72,8 +73,9 @@ async def serve(path, authenticating, started):
     await add_delivery(store, "2expen51ve")
     await add_two_events(store, "two")
     app = make_application(
-        Parts(
+        Dependencies(
             store=store,
+            accept=store.accept,
             metrics=Metrics(),
             clock=SystemClock(),
             document={"openapi": "3.1.0"},

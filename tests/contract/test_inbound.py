@@ -19,8 +19,8 @@ import uvloop
 from aiohttp import web
 
 from service.api.application import make_application
-from service.api.middlewares import BodyLimits
 from service.web import connections, server
+from service.web.bodies import BodyLimits
 from tests.contract.conftest import PATIENCE_SECONDS, listening
 
 BODY = b'{"id": "1", "customer": "c", "total": "1"}'
@@ -61,9 +61,9 @@ def problem_in(answer, *statuses):
 
 
 @pytest.fixture
-async def hasty_wire(parts, short_linger):
+async def hasty_wire(dependencies, short_linger):
     """The service on a socket, where slow clients are given up on at once."""
-    hasty = replace(parts, body_limits=BodyLimits(seconds=TINY_SECONDS))
+    hasty = replace(dependencies, body_limits=BodyLimits(seconds=TINY_SECONDS))
     async with listening(hasty, idle_seconds=TINY_SECONDS) as wire:
         yield wire
 
@@ -427,9 +427,9 @@ async def test_silent_crowd_is_hung_up_on(hasty_wire):
     assert {b""} == set(ends)
 
 
-async def test_taken_port_is_told(wire, parts):
+async def test_taken_port_is_told(wire, dependencies):
     """Who cannot listen says so, and can be stopped all the same."""
-    second = server.Server(make_application(parts))
+    second = server.Server(make_application(dependencies))
     with pytest.raises(OSError, match="in use"):
         await second.start("127.0.0.1", wire.port)
     await second.stop()
@@ -447,9 +447,9 @@ async def closed(reader):
         return await reader.read()
 
 
-async def test_those_that_wait_longest_make_room(parts, short_linger):
+async def test_those_that_wait_longest_make_room(dependencies, short_linger):
     """A new connection takes the place of the one that has been silent for longest."""
-    async with listening(parts, count=3) as wire:
+    async with listening(dependencies, count=3) as wire:
         crowd = [await wire.connect() for _ in range(3)]
         # Whoever was answered is behind those that never asked.
         crowd[0][1].write(a_request())
@@ -465,9 +465,9 @@ async def test_those_that_wait_longest_make_room(parts, short_linger):
             writer.close()
 
 
-async def test_slow_heads_make_room(parts, short_linger):
+async def test_slow_heads_make_room(dependencies, short_linger):
     """A client that has begun a head and does not end it has no claim to its place either."""
-    async with listening(parts, count=2) as wire:
+    async with listening(dependencies, count=2) as wire:
         crowd = [await wire.connect() for _ in range(2)]
         for _, writer in crowd:
             writer.write(b"POST /invoices/ HTTP/1.1\r\nHost: x")
@@ -479,9 +479,9 @@ async def test_slow_heads_make_room(parts, short_linger):
             writer.close()
 
 
-async def test_where_all_are_in_use_new_ones_are_refused(parts, short_linger, caplog):
+async def test_where_all_are_in_use_new_ones_are_refused(dependencies, short_linger, caplog):
     """Requests that are being read keep their connections; who comes new is told to come again."""
-    async with listening(parts, count=2) as wire:
+    async with listening(dependencies, count=2) as wire:
         crowd = [await wire.connect() for _ in range(2)]
         for reader, writer in crowd:
             # Once it is told to continue, it is in the middle of its request.
@@ -502,11 +502,11 @@ async def test_where_all_are_in_use_new_ones_are_refused(parts, short_linger, ca
         assert await is_well(wire)
 
 
-async def test_those_refused_are_no_crowd_either(parts, short_linger, monkeypatch):
+async def test_those_refused_are_no_crowd_either(dependencies, short_linger, monkeypatch):
     """Refused connections that stay are hung up on, the longest refused first."""
     monkeypatch.setattr(connections, "REFUSED_MAX", 1)
     monkeypatch.setattr(server, "LINGER_SECONDS", PATIENCE_SECONDS)
-    async with listening(parts, count=1) as wire:
+    async with listening(dependencies, count=1) as wire:
         reader, writer = await wire.connect()
         writer.write(a_request("Expect: 100-continue", body=b"", length=len(BODY)))
         await reader.readuntil(b"\r\n\r\n")
@@ -542,7 +542,7 @@ def test_answers_that_nobody_reads_are_given_up(loop_factory, end, monkeypatch):
         )
         app = web.Application()
         app.router.add_get("/", much)
-        limits = connections.ConnectionLimits(taking_seconds=TINY_SECONDS)
+        limits = connections.ConnectionLimits(unread_seconds=TINY_SECONDS)
         listening = server.Server(app, limits)
         port = await listening.start("127.0.0.1", 0)
         with socket.socket() as deaf:
@@ -594,9 +594,9 @@ def test_garbage_is_not_kept(loop_factory, piece):
     assert kept < 2_000_000
 
 
-async def test_what_a_body_may_take_can_be_set(parts, short_linger):
+async def test_what_a_body_may_take_can_be_set(dependencies, short_linger):
     """The operator's own bounds hold, and are told to whoever goes beyond them."""
-    narrow = replace(parts, body_limits=BodyLimits(size=100, seconds=TINY_SECONDS))
+    narrow = replace(dependencies, body_limits=BodyLimits(size=100, seconds=TINY_SECONDS))
     async with listening(narrow) as wire:
         assert statuses_in(await wire.talk(a_request(CLOSE))) == [202]
         too_large = problem_in(await wire.talk(a_request(CLOSE, body=b" " * 101)), 413)
@@ -606,9 +606,9 @@ async def test_what_a_body_may_take_can_be_set(parts, short_linger):
     assert "The body was not complete after 0.05 seconds." == too_slow["detail"]
 
 
-async def test_a_larger_body_can_be_permitted(parts, short_linger):
+async def test_a_larger_body_can_be_permitted(dependencies, short_linger):
     """A bound that was raised is the one that holds, with chunks too."""
-    wide = replace(parts, body_limits=BodyLimits(size=200_000))
+    wide = replace(dependencies, body_limits=BodyLimits(size=200_000))
     body = b" " * 150_000 + BODY
     async with listening(wide) as wire:
         assert [202] == statuses_in(await wire.talk(a_request(CLOSE, body=body)))

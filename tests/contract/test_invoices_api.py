@@ -26,7 +26,7 @@ async def send(api, *, path="/invoices/", callback_url=None, **changes):
     return await api.post(path, params=params, json=invoice)
 
 
-async def mistakes_of(answer):
+async def field_errors_of(answer):
     """The places of everything that a 422 complains about."""
     document = await answer.json()
     assert 422 == answer.status, document
@@ -152,12 +152,15 @@ class TestAccepting:
         """An id is one segment of a path: not empty, no dots alone, no control characters."""
         answer = await api.post("/invoices/", json={**SEED, "id": id_})
 
-        assert [("body", "/id")] == await mistakes_of(answer)
+        assert [("body", "/id")] == await field_errors_of(answer)
 
-    async def test_unavailable_storage_asks_to_come_again(self, aiohttp_client, parts):
+    async def test_unavailable_storage_asks_to_come_again(self, aiohttp_client, dependencies):
         """While the database is away the answer is 503, and says when to come again."""
-        gone = a_store_that_is_gone()
-        api = await aiohttp_client(make_application(replace(parts, store=gone)))
+
+        async def unavailable(_invoice):
+            raise StorageUnavailable("secret: disk I/O error")
+
+        api = await aiohttp_client(make_application(replace(dependencies, accept=unavailable)))
         answer = await send(api)
 
         assert 503 == answer.status
@@ -239,7 +242,7 @@ class TestMoney:
         """Neither rounded nor guessed: an amount that is not exactly one is refused."""
         answer = await api.post("/invoices/", json={**SEED, "total": total})
 
-        assert [("body", "/total")] == await mistakes_of(answer)
+        assert [("body", "/total")] == await field_errors_of(answer)
 
     async def test_decimals_that_the_currency_lacks_are_refused(self, api):
         """The refusal says how many decimals there are."""
@@ -252,7 +255,7 @@ class TestMoney:
         """A currency is an ISO 4217 code of money in capitals."""
         answer = await api.post("/invoices/", json={**SEED, "currency": currency})
 
-        assert [("body", "/currency")] == await mistakes_of(answer)
+        assert [("body", "/currency")] == await field_errors_of(answer)
 
     @pytest.mark.parametrize("digits", [310, 400, 4301, 5000])
     @pytest.mark.parametrize("text", ["%s", "-%s", "1e%s"])
@@ -281,12 +284,12 @@ class TestMistakes:
             ("body", "/extra"),
         }
 
-        assert expected == set(await mistakes_of(answer))
+        assert expected == set(await field_errors_of(answer))
 
     async def test_no_place_is_complained_about_twice(self, api):
         """A mistake that two rules find is told once."""
         answer = await api.post("/invoices/?callback_url=%00&callback_url=x", json=[])
-        places = await mistakes_of(answer)
+        places = await field_errors_of(answer)
 
         assert [("body", "")] == [place for place in places if place[0] == "body"]
 
@@ -295,7 +298,7 @@ class TestMistakes:
         """An invoice is an object."""
         answer = await api.post("/invoices/", data=body, headers=JSON)
 
-        assert [("body", "")] == await mistakes_of(answer)
+        assert [("body", "")] == await field_errors_of(answer)
 
     @pytest.mark.parametrize("name", ["callbackUrl", "callback_url[]", "utm", "a/b~c", "\ud7ff"])
     async def test_unknown_query_parameter_is_refused(self, api, name):
@@ -303,14 +306,14 @@ class TestMistakes:
         answer = await api.post("/invoices/", params={name: "x"}, json=SEED)
         pointer = "/" + name.replace("~", "~0").replace("/", "~1")
 
-        assert [("query", pointer)] == await mistakes_of(answer)
+        assert [("query", pointer)] == await field_errors_of(answer)
 
     @pytest.mark.parametrize("path", ["/invoices/", "/deliveries/"])
     async def test_repeated_query_parameter_is_refused(self, api, path):
         """Which of two values counts is nobody's to guess."""
         answer = await api.get(f"{path}?limit=1&limit=2")
 
-        assert [("query", "/limit")] == await mistakes_of(answer)
+        assert [("query", "/limit")] == await field_errors_of(answer)
 
     async def test_repeated_callback_url_is_refused(self, api):
         """Nobody is called at one of two addresses."""
@@ -318,7 +321,7 @@ class TestMistakes:
             f"/invoices/?callback_url={RECEIVER}&callback_url={RECEIVER}", json=SEED
         )
 
-        assert [("query", "/callback_url")] == await mistakes_of(answer)
+        assert [("query", "/callback_url")] == await field_errors_of(answer)
 
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -339,7 +342,7 @@ class TestMistakes:
         """The pointer leads to the field that has to change."""
         answer = await api.post("/invoices/", json={**SEED, field: value})
 
-        assert [("body", f"/{field}")] == await mistakes_of(answer)
+        assert [("body", f"/{field}")] == await field_errors_of(answer)
 
     async def test_optional_fields_may_be_null(self, api):
         """Null says the same as leaving a field out."""
@@ -389,7 +392,7 @@ class TestCallbackUrl:
         """A callback URL that cannot be called is refused at once, not at delivery."""
         answer = await send(api, callback_url=url)
 
-        assert [("query", "/callback_url")] == await mistakes_of(answer)
+        assert [("query", "/callback_url")] == await field_errors_of(answer)
 
     @pytest.mark.parametrize(
         "host",
@@ -439,7 +442,7 @@ class TestCallbackUrl:
         """What the id makes of the URL is judged with it."""
         answer = await send(api, callback_url="https://a.example/" + "a" * 1900, id="é" * 100)
 
-        assert [("query", "/callback_url")] == await mistakes_of(answer)
+        assert [("query", "/callback_url")] == await field_errors_of(answer)
 
     @pytest.mark.parametrize("host", ["", "[::1", "a:99999", "a b", "é", "x" * 300])
     async def test_host_header_decides_nothing(self, api, host):
@@ -554,7 +557,7 @@ class TestFinding:
     )
     async def test_query_that_means_nothing_is_refused(self, api, expected, query):
         """A filter that is not understood is told, not ignored."""
-        assert [("query", expected)] == await mistakes_of(await api.get(f"/invoices/?{query}"))
+        assert [("query", expected)] == await field_errors_of(await api.get(f"/invoices/?{query}"))
 
     async def test_failed_payment_is_shown(self, api, store):
         """An invoice that could not be collected says so."""
@@ -577,16 +580,3 @@ async def test_refused_invoice_is_not_stored(api, store):
 
     assert [] == list(due.invoices)
     assert orjson.loads(b"[]") == (await (await api.get("/invoices/")).json())["items"]
-
-
-def a_store_that_is_gone():
-    """A store whose database does not answer."""
-    return GoneStore()
-
-
-class GoneStore:
-    def __getattr__(self, name):
-        async def refuse(*_args, **_options):
-            raise StorageUnavailable("secret: disk I/O error")
-
-        return refuse

@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 from aiohttp import hdrs
 
-from service.api import metrics as api_metrics
+from service.api import exposition as exposition_module
 from service.api.application import make_application, make_health_application
-from service.api.dependencies import STORE
-from service.api.metrics import BACKLOG_KEPT, TEXT_KEPT, Scrapes
+from service.api.dependencies import DEPENDENCIES
+from service.api.exposition import BACKLOG_KEPT, TEXT_KEPT, Exposition
 from service.app import CALLBACKS, announce, judge_of
 from service.collection.loop import Collection
 from service.collection.sandbox import Sandbox
@@ -53,9 +53,9 @@ def clock():
 
 
 @pytest.fixture
-def parts(parts, clock):
-    """The application's parts, on that clock, with receivers anywhere."""
-    return replace(parts, clock=clock, judge=judge_of(for_development(Settings())))
+def dependencies(dependencies, clock):
+    """The application's dependencies, on that clock, with receivers anywhere."""
+    return replace(dependencies, clock=clock, judge=judge_of(for_development(Settings())))
 
 
 @pytest.fixture
@@ -278,9 +278,9 @@ async def test_requests_are_counted_by_operation_and_status(api, scrape):
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
 @pytest.mark.parametrize("make", [make_application, make_health_application])
-async def test_every_process_tells_its_figures(aiohttp_client, parts, make, path):
+async def test_every_process_tells_its_figures(aiohttp_client, dependencies, make, path):
     """Whatever a process does, it is asked at the same place, with and without the slash."""
-    client = await aiohttp_client(make(parts))
+    client = await aiohttp_client(make(dependencies))
 
     response = await client.get(path)
 
@@ -370,15 +370,15 @@ def counting(memory):
 
 
 @pytest.fixture
-async def asked(aiohttp_client, parts, counting):
+async def asked(aiohttp_client, dependencies, counting):
     """Asks an application on that store."""
-    return await aiohttp_client(make_application(replace(parts, store=counting)))
+    return await aiohttp_client(make_application(replace(dependencies, store=counting)))
 
 
 @pytest.fixture
-def scrapes(counting, metrics, clock):
-    """Tells what waits in that store, asked without anything between."""
-    return Scrapes(counting, metrics, clock)
+def exposition(counting, metrics, clock):
+    """The exposition on that store, without HTTP."""
+    return Exposition(counting, metrics, clock)
 
 
 @pytest.fixture
@@ -416,7 +416,7 @@ async def test_a_clock_that_is_set_back_stops_no_figure(api, clock):
     before = samples_in(await (await api.get("/metrics")).text())
     clock.jump(-timedelta(days=1))
     clock.advance(BACKLOG_KEPT)
-    await add_delivery(api.app[STORE], at=clock.now())
+    await add_delivery(api.app[DEPENDENCIES].store, at=clock.now())
     after = samples_in(await (await api.get("/metrics")).text())
 
     assert [0, 1] == [one["invoices_deliveries_due"] for one in (before, after)]
@@ -427,21 +427,21 @@ async def test_a_clock_that_is_set_back_stops_no_figure(api, clock):
 
 @pytest.mark.parametrize("is_answering", [True, False], ids=["slow", "hanging"])
 async def test_beside_a_slow_database_too_the_text_is_made_once_a_second_at_most(
-    scrapes, counting, made, clock, monkeypatch, is_answering
+    exposition, counting, made, clock, monkeypatch, is_answering
 ):
     """However many wait for the same look, one text is made for all of them."""
     if not is_answering:
-        monkeypatch.setattr(api_metrics, "PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
     for count in (1, 2, 3):
         counting.may_answer.clear()
-        waiting = [asyncio.create_task(scrapes.exposition("")) for _ in range(300)]
+        waiting = [asyncio.create_task(exposition.text("")) for _ in range(300)]
         await idle()
         if is_answering:
             counting.may_answer.set()
         await asyncio.gather(*waiting)
         assert count == len(made)
         clock.advance(BACKLOG_KEPT)
-    await scrapes.close()
+    await exposition.close()
 
 
 async def test_the_text_is_made_once_a_second_at_most(api, clock):
@@ -491,7 +491,7 @@ async def test_a_database_that_does_not_answer_holds_up_no_scrape(
     asked, counting, clock, monkeypatch
 ):
     """After a moment the scrape is answered without; nobody asks a second time meanwhile."""
-    monkeypatch.setattr(api_metrics, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
     counting.may_answer.clear()
 
     assert 0 == await up(asked)
@@ -508,7 +508,7 @@ async def test_a_database_that_does_not_answer_holds_up_no_scrape(
 
 async def test_a_stop_while_the_database_is_asked_is_silent(asked, counting, monkeypatch, caplog):
     """A look that is being taken is given up before the database is closed."""
-    monkeypatch.setattr(api_metrics, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
     counting.error = RuntimeError("cannot schedule new futures after shutdown")
     counting.may_answer.clear()
     await up(asked)

@@ -17,8 +17,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from standardwebhooks import Webhook
 
 from schemas.invoice import CallbackQuerySchema, InvoiceSchema
+from service.api.application import OPERATIONS
 from service.api.openapi import build_document
-from service.api.operations import OPERATIONS
+from service.api.operations import read_operation, refuses
 from service.app import document_of
 from service.callbacks.answers import AnswerRule, Meaning
 from service.callbacks.declaration import Callback
@@ -27,7 +28,6 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.development import DEV_SECRET
 from service.errors import DeclarationError
 from service.settings import Settings
-from service.web.responses import refuses
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 
@@ -131,8 +131,8 @@ def test_every_example_fits_its_schema(document):
         whole = {**schema, "components": document["components"]}
         validator = OAS31Validator(whole, format_checker=OAS31Validator.FORMAT_CHECKER)
         count += 1
-        if mistakes := [error.message for error in validator.iter_errors(example)]:
-            broken[where] = mistakes
+        if messages := [error.message for error in validator.iter_errors(example)]:
+            broken[where] = messages
 
     assert {} == broken
     assert count > 80
@@ -145,7 +145,7 @@ def test_every_answered_field_is_described(document):
         for name, schema in document["components"]["schemas"].items()
         for field, inner in schema["properties"].items()
         if "description" not in resolve(document, inner) and "$ref" not in inner
-        if name not in {"Health", "Mistake", "DeliveryPage", "InvoicePage"}
+        if name not in {"Health", "FieldError", "DeliveryPage", "InvoicePage"}
     ]
 
     assert [] == silent
@@ -247,7 +247,7 @@ def test_receivers_need_no_key(document):
     assert [] == callback_operation(document)["security"]
 
 
-def test_mistakes_of_an_example_are_possible_there(document):
+def test_field_errors_of_an_example_are_possible_there(document):
     """The example of invalid input names what the operation itself declares."""
     for path, method, operation in operations_in(document["paths"]):
         if "422" in operation["responses"] and "callback_url" not in path:
@@ -257,10 +257,10 @@ def test_mistakes_of_an_example_are_possible_there(document):
                 schema = document["components"]["schemas"][reference["$ref"].rpartition("/")[2]]
                 names |= {("body", name) for name in schema["properties"]}
             content = operation["responses"]["422"]["content"]["application/problem+json"]
-            mistakes = content["example"]["errors"]
+            field_errors = content["example"]["errors"]
 
-            assert mistakes, (method, path)
-            assert names.issuperset((one["location"], one["pointer"][1:]) for one in mistakes)
+            assert field_errors, (method, path)
+            assert names.issuperset((one["location"], one["pointer"][1:]) for one in field_errors)
 
 
 def test_callback_key_is_the_declared_expression(document):
@@ -292,7 +292,7 @@ def declaring(*callbacks):
     async def handler(_request: web.Request) -> web.Response:
         raise NotImplementedError
 
-    return "POST", "/x", handler
+    return read_operation("POST", "/x", handler)
 
 
 def test_callback_follows_the_declaration():
@@ -500,14 +500,14 @@ def test_body_of_an_operation_without_one_stops_the_start():
         raise NotImplementedError
 
     with pytest.raises(DeclarationError, match="declares none"):
-        built(("POST", "/x", handler))
+        built(read_operation("POST", "/x", handler))
 
 
 def test_every_documented_operation_is_served(document):
     """The document and the routes are made from one table."""
     documented = {(method.upper(), path) for path, method, _ in operations_in(document["paths"])}
 
-    assert {(method, path) for method, path, _ in OPERATIONS} <= documented
+    assert {(one.method, one.path) for one in OPERATIONS} <= documented
 
 
 def test_patterns_are_those_of_json_schema(document):

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from service.api.application import make_application
-from service.errors import RequestError, StorageUnavailable
+from service.errors import RequestError, StorageUnavailable, UnknownCursor
 from service.web.problems import PROBLEMS
 
 JSON = {"Content-Type": "application/json"}
@@ -176,23 +176,43 @@ async def test_largest_body_is_read_and_the_next_is_not(api):
     assert "65536" in document["detail"]
 
 
-async def test_unforeseen_error_is_told_to_the_log_alone(aiohttp_client, parts, caplog):
+async def test_unforeseen_error_is_told_to_the_log_alone(aiohttp_client, dependencies, caplog):
     """What nobody foresaw is a 500 that says nothing, and a traceback in the log."""
 
-    class Broken:
-        def __getattr__(self, name):
-            raise ZeroDivisionError("secret")
+    async def broken(_invoice):
+        raise ZeroDivisionError("secret")
 
-    api = await aiohttp_client(make_application(replace(parts, store=Broken())))
+    api = await aiohttp_client(make_application(replace(dependencies, accept=broken)))
     document = await problem_of(await api.post("/invoices/", json=INVOICE), 500)
 
     assert "secret" not in str(document)
     assert "secret" in caplog.text
 
 
-async def test_readiness_is_a_problem_once_a_loop_has_ended(aiohttp_client, parts):
+@pytest.mark.parametrize("path", ["/invoices/", "/deliveries"])
+async def test_unknown_cursor_is_a_field_error(aiohttp_client, dependencies, path):
+    """Both lists refuse a cursor that names no page, in the same words."""
+
+    class Store:
+        async def list_invoices(self, *_args, **_options):
+            raise UnknownCursor
+
+        list_deliveries = list_invoices
+
+    api = await aiohttp_client(make_application(replace(dependencies, store=Store())))
+    document = await problem_of(await api.get(f"{path}?after=x"), 422)
+    expected = {
+        "location": "query",
+        "pointer": "/after",
+        "message": "This cursor names no page.",
+    }
+
+    assert [expected] == document["errors"]
+
+
+async def test_readiness_is_a_problem_once_a_loop_has_ended(aiohttp_client, dependencies):
     """A service that accepts but does not deliver says so."""
-    api = await aiohttp_client(make_application(replace(parts, is_ready=lambda: False)))
+    api = await aiohttp_client(make_application(replace(dependencies, is_ready=lambda: False)))
 
     assert {"status": "ok"} == await (await api.get("/healthz")).json()
     await problem_of(await api.get("/readyz"), 503)
@@ -203,9 +223,9 @@ async def test_ready_service_says_so(api):
     assert {"status": "ok"} == await (await api.get("/readyz")).json()
 
 
-async def test_redirects_are_not_problems(parts, aiohttp_client):
+async def test_redirects_are_not_problems(dependencies, aiohttp_client):
     """Only errors are told as problems."""
-    app = make_application(parts)
+    app = make_application(dependencies)
 
     async def move(_request):
         raise web.HTTPFound("/healthz")

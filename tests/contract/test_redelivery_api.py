@@ -131,7 +131,7 @@ async def test_what_is_no_filter_takes_nothing(api, body, status):
 
 
 async def test_what_was_reached_is_told_though_the_rest_failed(
-    monkeypatch, aiohttp_client, parts, store, metrics, caplog
+    monkeypatch, aiohttp_client, dependencies, store, metrics, caplog
 ):
     """503 in the middle: what is pending by then is counted and logged, and the rest follows."""
     caplog.set_level(logging.INFO, logger="invoices.api")
@@ -147,7 +147,7 @@ async def test_what_was_reached_is_told_though_the_rest_failed(
         return await write(work, *given, **options)
 
     monkeypatch.setattr(store, "_write", fail_once)
-    api = await aiohttp_client(make_application(parts))
+    api = await aiohttp_client(make_application(dependencies))
     answers = [await api.post("/deliveries/redeliver", json={"status": "dead"}) for _ in range(2)]
 
     assert [503, 202] == [answer.status for answer in answers]

@@ -98,11 +98,11 @@ def exporter():
 
 
 @pytest.fixture
-async def traced_api(aiohttp_client, parts, exporter):
+async def traced_api(aiohttp_client, dependencies, exporter):
     """Asks an application whose traces are recorded."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return await aiohttp_client(make_application(replace(parts, tracing=Tracing(provider))))
+    return await aiohttp_client(make_application(replace(dependencies, tracing=Tracing(provider))))
 
 
 async def test_a_request_is_a_span(traced_api, store, exporter):

@@ -67,9 +67,11 @@ async def test_what_is_no_http_gets_them_too(wire):
 
 
 @pytest.mark.parametrize("path", ["/invoices/", "/none", "/api/docs"])
-async def test_browsers_come_back_over_tls_where_it_is_public_so(parts, aiohttp_client, path):
+async def test_browsers_come_back_over_tls_where_it_is_public_so(
+    dependencies, aiohttp_client, path
+):
     """Where users reach the service over https://, a browser does not try http:// for a year."""
-    api = await aiohttp_client(make_application(replace(parts, is_public_over_tls=True)))
+    api = await aiohttp_client(make_application(replace(dependencies, is_public_over_tls=True)))
 
     headers = (await api.get(path)).headers
 

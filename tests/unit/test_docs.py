@@ -16,7 +16,8 @@ from standardwebhooks import Webhook
 from schemas.delivery import OUTCOMES, REASONS
 from service.__main__ import main
 from service.accounts.cache import CACHE_SECONDS
-from service.api.application import Parts, make_application
+from service.api.application import make_application
+from service.api.dependencies import Dependencies
 from service.app import document_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
@@ -106,9 +107,12 @@ def test_the_cache_time_is_documented():
 def test_every_route_is_documented():
     """The guide or the operations page names each method and path that is served."""
     nothing = dict.fromkeys(
-        ("store", "metrics", "clock", "authenticate", "limit", "currency", "judge", "is_ready")
+        (
+            *("store", "accept", "metrics", "clock", "authenticate"),
+            *("limit", "currency", "judge", "is_ready"),
+        )
     )
-    app = make_application(Parts(document=document_of(Settings()), **nothing))
+    app = make_application(Dependencies(document=document_of(Settings()), **nothing))
     pages = (text_of("docs/guide.md") + text_of("docs/operations.md")).replace("/`", "`")
 
     served = {

@@ -71,8 +71,8 @@ def errors():
     """What is wrong with the environment, one sentence each."""
     with pytest.raises(SettingsError) as refusal:
         read_settings()
-    assert "\n".join(refusal.value.mistakes) == str(refusal.value)
-    return refusal.value.mistakes
+    assert "\n".join(refusal.value.reasons) == str(refusal.value)
+    return refusal.value.reasons
 
 
 # Defaults

@@ -1,4 +1,4 @@
-"""Reading a request: each mistake with its place, all of them together."""
+"""Reading a request: each field error with its place, all of them together."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from marshmallow import Schema, fields
 
-from service.api.dependencies import MISTAKES
-from service.api.validation import RequestParser
-from service.errors import MalformedRequest, Mistake, UnsupportedMedia
+from service.api.validation import FIELD_ERRORS, RequestParser
+from service.errors import FieldError, MalformedRequest, UnsupportedMedia
 
 
 class InnerSchema(Schema):
@@ -29,26 +28,26 @@ def a_request(query="", *, body=b"", **headers):
 
 
 async def parse(request, location="querystring", schema=QuerySchema):
-    """What the middleware makes of *location*."""
-    return await RequestParser().parse(schema(), request, location=location, unknown=None)
+    """The data of *location*, as the middleware loads it."""
+    return await RequestParser("USD").parse(schema(), request, location=location, unknown=None)
 
 
 async def test_loaded_data_comes_back():
-    """What is right is loaded, and no mistake is remembered."""
+    """Valid data is loaded, and there is no field error."""
     request = a_request("?limit=5")
 
     assert {"limit": 5} == await parse(request)
-    assert MISTAKES not in request
+    assert FIELD_ERRORS not in request
 
 
-async def test_mistakes_are_remembered_and_parsing_goes_on():
-    """A mistake does not stop the next location from being read."""
+async def test_field_errors_are_collected_and_parsing_goes_on():
+    """A field error does not stop the next location from being read."""
     request = a_request("?limit=x&new=1")
 
     assert {} == await parse(request)
     assert {} == await parse(request, "match_info")
     assert {("query", "/limit"), ("query", "/new")} == {
-        (one.location, one.pointer) for one in request[MISTAKES]
+        (one.location, one.pointer) for one in request[FIELD_ERRORS]
     }
 
 
@@ -66,19 +65,19 @@ async def test_pointer_names_the_place(expected, query):
     request = a_request(query)
     await parse(request)
 
-    assert expected in [one.pointer.replace("\ufffd", "?")[:8] for one in request[MISTAKES]]
+    assert expected in [one.pointer.replace("\ufffd", "?")[:8] for one in request[FIELD_ERRORS]]
 
 
-async def test_nested_mistakes_have_nested_pointers():
+async def test_nested_field_errors_have_nested_pointers():
     """The pointer leads through lists and objects to the very value."""
     request = a_request(body=b'{"inner": [{"number": 1}, {"number": "x"}, 3]}', Content_Type=JSON)
     await parse(request, "json")
     expected = [
-        Mistake("body", "/inner/1/number", "Not a valid integer."),
-        Mistake("body", "/inner/2", "Invalid input type."),
+        FieldError("body", "/inner/1/number", "Not a valid integer."),
+        FieldError("body", "/inner/2", "Invalid input type."),
     ]
 
-    assert expected == request[MISTAKES]
+    assert expected == request[FIELD_ERRORS]
 
 
 JSON = "application/json"
@@ -86,13 +85,13 @@ JSON = "application/json"
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json; charset=utf-16"])
 async def test_other_media_are_refused(content_type):
-    """A body is JSON in UTF-8, or not read."""
+    """A body that is not declared as JSON in UTF-8 is not read."""
     with pytest.raises(UnsupportedMedia):
         await parse(a_request(body=b"{}", Content_Type=content_type), "json")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 60_000, b"9" * 5_000, b'"\\ud800"', b"NaN"])
 async def test_what_is_not_json_is_refused(body):
-    """Whatever breaks a JSON reader is a mistake of the caller."""
+    """What a JSON parser cannot read is an error of the caller."""
     with pytest.raises(MalformedRequest):
         await parse(a_request(body=body, Content_Type=JSON), "json")

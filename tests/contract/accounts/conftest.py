@@ -31,9 +31,9 @@ def cipher():
 
 
 @pytest.fixture
-def administration(store, cipher, parts):
+def administration(store, cipher, dependencies):
     """The accounts as an operator manages them."""
-    return AccountAdministration(store, cipher, parts.clock)
+    return AccountAdministration(store, cipher, dependencies.clock)
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ async def ben(administration):
 
 
 @pytest.fixture
-def protected(parts, store):
-    """The parts as they are in production: requests without a key are refused."""
-    authenticator = Authenticator(store, parts.clock, default_account_id=None)
-    return replace(parts, authenticate=authenticator.authenticate)
+def protected(dependencies, store):
+    """The dependencies as they are in production: requests without a key are refused."""
+    authenticator = Authenticator(store, dependencies.clock, default_account_id=None)
+    return replace(dependencies, authenticate=authenticator.authenticate)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from service.accounts.authenticator import NO_KEY, WRONG_KEY, Authenticator
 from service.accounts.cache import CACHE_SECONDS
 from service.api.application import make_application
-from service.api.middlewares import BodyLimits
 from service.errors import StorageUnavailable
+from service.web.bodies import BodyLimits
 from tests.askers import PRIVATE, Asker, raw_post
 from tests.clock import advance_loop
 
@@ -40,7 +40,12 @@ class Untouched:
 @pytest.fixture
 async def guarded(aiohttp_client, protected):
     """Asks, without a key, an application whose handlers have no store."""
-    return Asker(await aiohttp_client(make_application(replace(protected, store=Untouched()))))
+
+    async def accept(_invoice):
+        raise AssertionError("accept was called")
+
+    dependencies = replace(protected, store=Untouched(), accept=accept)
+    return Asker(await aiohttp_client(make_application(dependencies)))
 
 
 async def refused(asker, method, path, **options):
@@ -74,11 +79,11 @@ async def test_a_disabled_account_is_refused(as_ann, ann, administration):
     await refused(as_ann, "GET", "/invoices/1")
 
 
-async def test_an_expired_key_is_refused(as_ann, client, ann, administration, parts):
+async def test_an_expired_key_is_refused(as_ann, client, ann, administration, dependencies):
     """After the overlap of a rotation only the new key is accepted."""
     new = await administration.rotate_key("ann", timedelta(hours=1))
     assert 202 == (await as_ann.send("1")).status
-    parts.clock.advance(timedelta(hours=1))
+    dependencies.clock.advance(timedelta(hours=1))
 
     await refused(as_ann, "GET", "/invoices/1")
     assert await Asker(client, f"Bearer {new.key}").get("/invoices/1")
@@ -115,7 +120,7 @@ async def test_a_stranger_cannot_tell_what_there_is(anonymous, ann, anns, method
         assert WRONG_KEY in answers[0].body.decode()
 
 
-async def test_every_wrong_key_is_answered_alike(anonymous, administration, ann, parts):
+async def test_every_wrong_key_is_answered_alike(anonymous, administration, ann, dependencies):
     """The answer does not disclose whether a prefix is known, or a key was valid once."""
     disabled, expired = await administration.add("disabled"), await administration.add("expired")
     await administration.disable("disabled")
@@ -200,11 +205,13 @@ async def test_what_a_path_can_do_is_no_secret(anonymous, as_ann, path):
 
 class TestOnTheWire:
     @pytest.fixture
-    def parts(self, parts, store):
+    def dependencies(self, dependencies, store):
         """Requests without a key are refused; a body may take longer than a test."""
-        authenticator = Authenticator(store, parts.clock, default_account_id=None)
+        authenticator = Authenticator(store, dependencies.clock, default_account_id=None)
         return replace(
-            parts, authenticate=authenticator.authenticate, body_limits=BodyLimits(seconds=600)
+            dependencies,
+            authenticate=authenticator.authenticate,
+            body_limits=BodyLimits(seconds=600),
         )
 
     @pytest.mark.parametrize("length", [1, 60_000, 10 * 1024**3])
@@ -260,13 +267,13 @@ class TestOnTheWire:
 # A database that is away
 
 
-async def test_a_key_that_cannot_be_looked_up_is_503(aiohttp_client, parts, store, ann):
+async def test_a_key_that_cannot_be_looked_up_is_503(aiohttp_client, dependencies, store, ann):
     """A key is not called wrong while the database is unavailable."""
 
     async def unavailable(_authorization):
         raise StorageUnavailable("the database is away")
 
-    client = await aiohttp_client(make_application(replace(parts, authenticate=unavailable)))
+    client = await aiohttp_client(make_application(replace(dependencies, authenticate=unavailable)))
     answer = await Asker(client, f"Bearer {ann.key}").ask("GET", "/invoices/")
 
     assert 503 == answer.status

@@ -8,7 +8,7 @@ import pytest
 
 from service.accounts.authenticator import Authenticator
 from service.accounts.rate_limit import RateLimit
-from service.api.middlewares import BodyLimits
+from service.web.bodies import BodyLimits
 from tests.askers import PRIVATE, raw_post
 from tests.rows import SECOND
 
@@ -27,7 +27,7 @@ async def used_up(asker):
         assert 200 == (await asker.ask("GET", "/invoices/")).status
 
 
-async def test_too_many_requests_are_answered_with_retry_after(as_ann, parts):
+async def test_too_many_requests_are_answered_with_retry_after(as_ann, dependencies):
     """After the burst comes 429, with the seconds after which a request is accepted again."""
     await used_up(as_ann)
 
@@ -35,7 +35,7 @@ async def test_too_many_requests_are_answered_with_retry_after(as_ann, parts):
     assert (429, "2") == (answer.status, answer.headers["Retry-After"])
     assert b'"type":"/api/docs/problems#too-many-requests"' in answer.body
 
-    parts.clock.advance(2 * SECOND)
+    dependencies.clock.advance(2 * SECOND)
     assert 200 == (await as_ann.ask("GET", "/invoices/")).status
     assert 429 == (await as_ann.ask("GET", "/invoices/")).status
 
@@ -49,12 +49,12 @@ async def test_every_operation_is_counted(as_ann, method, path):
         assert 429 == (await as_ann.ask(one, path.format(id="1"))).status
 
 
-async def test_what_was_too_many_is_not_stored(as_ann, parts):
+async def test_what_was_too_many_is_not_stored(as_ann, dependencies):
     """An invoice that was answered 429 is not there, and can be sent again."""
     await used_up(as_ann)
     assert 429 == (await as_ann.send("1")).status
 
-    parts.clock.advance(60 * SECOND)
+    dependencies.clock.advance(60 * SECOND)
     assert 404 == (await as_ann.ask("GET", "/invoices/1")).status
     assert 202 == (await as_ann.send("1")).status
 
@@ -97,13 +97,13 @@ async def test_what_needs_no_key_is_not_limited(anonymous, as_ann):
 
 class TestOnTheWire:
     @pytest.fixture
-    def parts(self, parts, store):
+    def dependencies(self, dependencies, store):
         """One request at once; a body may take longer than a test."""
-        authenticator = Authenticator(store, parts.clock, default_account_id=None)
-        limit = RateLimit(1, 1, parts.clock).take
+        authenticator = Authenticator(store, dependencies.clock, default_account_id=None)
+        limit = RateLimit(1, 1, dependencies.clock).take
         limits = BodyLimits(seconds=600)
         return replace(
-            parts, authenticate=authenticator.authenticate, limit=limit, body_limits=limits
+            dependencies, authenticate=authenticator.authenticate, limit=limit, body_limits=limits
         )
 
     @pytest.mark.parametrize("expectation", [[], ["Expect: 100-continue"]])

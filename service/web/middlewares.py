@@ -1,0 +1,185 @@
+"""
+What every request passes before its handler, and every response on its way out.
+
+Errors become problem documents, requests of accounts become spans, and a request is authenticated
+and counted before its body is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Container, Mapping
+from dataclasses import dataclass
+from errno import ENAMETOOLONG
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from service.errors import RequestError, StorageUnavailable
+from service.telemetry.metrics import OTHER, Metrics
+from service.telemetry.tracing import Span, Tracing, traceparent_in
+from service.web import request_ids
+from service.web.bodies import BodyLimits, read_body
+from service.web.problems import problem_of, problem_of_status
+from service.web.request_ids import request_id_of
+from service.web.responses import add_common_headers
+
+log = logging.getLogger("invoices.api")
+
+ACCOUNT_ID = web.RequestKey("account_id", str)
+"""The account that sent the request."""
+
+TRACEPARENT = web.RequestKey[str | None]("traceparent")
+"""The parent of every span that follows from the request; None where there is no trace."""
+
+HSTS_SECONDS = 365 * 86400
+"""How long a browser that has used https:// once does not try http:// again."""
+
+_NO_SPAN = Span(None)
+
+
+def make_border(tracing: Tracing, private: Container[object]) -> Middleware:
+    """
+    Make the outermost middleware: errors become problem documents, private requests spans.
+
+    *private* holds the handlers that only an account may call.
+    """
+
+    @web.middleware
+    async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
+        span = _NO_SPAN
+        if request.match_info.handler in private:
+            name = f"{request.method} {_route_of(request)}"
+            span = tracing.serving(name, traceparent_in(request.headers))
+        with span:
+            request[TRACEPARENT] = span.traceparent
+            try:
+                response = await handler(request)
+            except web.HTTPException as error:
+                if error.status < 400:
+                    raise
+                response = _response_to_aiohttp(request, error)
+            except Exception as error:  # noqa: BLE001 -- the border: a caller never sees a traceback
+                response = _response_to(request, error)
+            if span.is_recorded:
+                _describe(span, request, response)
+            return response
+
+    return border
+
+
+def _response_to_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+    """The problem for an *error* of aiohttp itself; for OPTIONS, the methods of the path."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        methods = ", ".join(sorted({*error.allowed_methods, hdrs.METH_OPTIONS}))
+        if request.method == hdrs.METH_OPTIONS:
+            return web.Response(status=204, headers={hdrs.ALLOW: methods})
+        detail = f"{error.method} is not allowed here. Allowed methods: {methods}."
+        return problem_of_status(405, detail, headers={hdrs.ALLOW: methods})
+    return problem_of_status(error.status)
+
+
+def _response_to(request: web.Request, error: Exception) -> web.Response:
+    """The problem for *error*; one that is not expected is logged."""
+    if isinstance(error, StorageUnavailable):
+        log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+    if isinstance(error, RequestError | StorageUnavailable):
+        return problem_of(error)
+    if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
+        # aiohttp looks for a file whose name is part of the path.
+        return problem_of_status(404)
+    fields = {"request_id": request_id_of(request), "path": request.path}
+    log.exception("request.failed", extra={"fields": fields})
+    return problem_of_status(500)
+
+
+def _route_of(request: web.Request) -> str:
+    """The path as it is documented, with the names of its parameters."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else ""
+
+
+def _describe(span: Span, request: web.Request, response: web.StreamResponse) -> None:
+    span.tell(
+        {
+            "http.request.method": request.method,
+            "http.route": _route_of(request),
+            "http.response.status_code": response.status,
+            "invoices.request_id": request_id_of(request),
+            "invoices.account_id": request.get(ACCOUNT_ID),
+        }
+    )
+    if response.status >= 500:
+        span.fail(str(response.status))
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """
+    Authenticates and counts private requests, and reads bodies: what is refused is not read.
+
+    *private* holds the handlers that only an account may call; *authenticate* finds the account of
+    an `Authorization` header, *limit* counts one request of it. Both raise a RequestError instead.
+    """
+
+    private: Container[object]
+    authenticate: Callable[[str | None], Awaitable[str]]
+    limit: Callable[[str], None]
+    body_limits: BodyLimits
+
+    @web.middleware
+    async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Call *handler* with the account of the request known and its body read."""
+        await self._identify(request)
+        if request.can_read_body:
+            await read_body(request, self.body_limits)
+        return await handler(request)
+
+    async def expect(self, request: web.Request) -> web.StreamResponse | None:
+        """
+        Answer an `Expect` header, which aiohttp handles before any middleware.
+
+        A client that waits for `100 Continue` learns before it sends the body that it has no
+        valid key or that the body is too large.
+        """
+        try:
+            await self._identify(request)
+            self.body_limits.check(request)
+        except (RequestError, StorageUnavailable) as error:
+            return problem_of(error)
+        if request.version >= HttpVersion11:
+            if request.headers[hdrs.EXPECT].lower() != "100-continue":
+                return problem_of_status(417, "Only the expectation 100-continue is supported.")
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # This was no response yet: otherwise aiohttp would refuse to start one.
+            request.writer.output_size = 0
+        return None
+
+    async def _identify(self, request: web.Request) -> None:
+        """Authenticate and count *request*, once: `expect` may have done it already."""
+        if request.match_info.handler not in self.private or ACCOUNT_ID in request:
+            return
+        account_id = await self.authenticate(request.headers.get(hdrs.AUTHORIZATION))
+        self.limit(account_id)
+        request[ACCOUNT_ID] = account_id
+
+
+def make_response_hook(
+    metrics: Metrics, operation_ids: Mapping[Handler, str], *, is_public_over_tls: bool
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """
+    Make what runs before any response is sent, that of an `Expect` header included.
+
+    It adds the headers that every response has, and counts the response by the operation id of
+    its handler.
+    """
+
+    async def finish(request: web.Request, response: web.StreamResponse) -> None:
+        add_common_headers(response)
+        response.headers[request_ids.HEADER] = request_id_of(request)
+        if is_public_over_tls:
+            response.headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}"
+        operation_id = operation_ids.get(request.match_info.handler, OTHER)
+        metrics.answered(operation_id, response.status)
+
+    return finish
