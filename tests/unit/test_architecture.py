@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web, web_protocol
+from aiohttp.http_exceptions import BadHttpMessage
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for room in ("schemas", "service") for path in (ROOT / room).rglob("*.py"))
@@ -26,6 +28,16 @@ HOMES = {
     "alembic": ("service/storage/",),
     "prometheus_client": ("service/telemetry/metrics.py", "service/telemetry/workers.py"),
 }
+
+
+# The only modules that may use names of a library that begin with an underscore.
+PRIVATE_NAMES_IN = {
+    "service/delivery/connection.py",
+    "service/telemetry/figures.py",
+    "service/web/server.py",
+}
+# SQLAlchemy documents this attribute of a row; the underscore separates it from column names.
+PUBLIC_NAMES = {"_mapping"}
 
 
 def parsed(path: Path) -> ast.Module:
@@ -123,3 +135,51 @@ def test_the_callback_url_is_spelled_once() -> None:
     }
 
     assert [1] == list(spelled.values()), spelled
+
+
+def test_one_module_alone_reads_what_aiohttp_apispec_stores() -> None:
+    """All other modules read the declaration of an operation as an `Operation`."""
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        for node in ast.walk(parsed(path))
+        if "__apispec__" in {getattr(node, "attr", None), getattr(node, "value", None)}
+    }
+
+    assert {"service/api/operations.py"} == readers
+
+
+def foreign_private_names(tree: ast.Module) -> set[str]:
+    """The names with one leading underscore that a module uses and does not define itself."""
+    used: set[str] = set()
+    defined: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.ImportFrom(names=aliases):
+                used |= {alias.name for alias in aliases}
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.Name(id=name, ctx=ast.Store()):
+                defined.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                defined.add(name)
+            case ast.Attribute(attr=name):
+                used.add(name)
+    return {name for name in used - defined if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_parts_of_libraries_are_used_in_few_places() -> None:
+    """A library may change its private names in any release, so few modules may depend on them."""
+    users = {
+        str(path.relative_to(ROOT)): names
+        for path in MODULES
+        if (names := foreign_private_names(parsed(path)) - PUBLIC_NAMES)
+    }
+
+    assert users.keys() <= PRIVATE_NAMES_IN, users
+
+
+def test_private_parts_of_aiohttp_exist() -> None:
+    """The installed release of aiohttp has the private names that the server uses."""
+    error = web_protocol._ErrInfo(400, BadHttpMessage("x"), "x")
+
+    assert error.exc is not None
+    assert {"_messages", "_waiter"} <= set(web.RequestHandler.__slots__)
