@@ -11,7 +11,8 @@ from aiohttp import web
 from service.api.exposition import Exposition
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
-from service.storage.invoices import Acceptance, NewInvoice
+from service.domain.states import Acceptance
+from service.storage.invoices import NewInvoice
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing

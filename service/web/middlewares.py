@@ -100,7 +100,7 @@ def _route_of(request: web.Request) -> str:
 
 
 def _describe(span: Span, request: web.Request, response: web.StreamResponse) -> None:
-    span.tell(
+    span.set_attributes(
         {
             "http.request.method": request.method,
             "http.route": _route_of(request),
