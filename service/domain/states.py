@@ -1,8 +1,8 @@
 """
 The states of an invoice and of a delivery, and every legal move between them.
 
-If it changes a state, it stands in one of these tables; the statements of this room match
-on the states from which a move may start, so that an illegal one changes no row.
+If it changes a state, it stands in one of these tables. The statements of storage match on the
+states from which a move may start, so that an illegal one changes no row.
 """
 
 from __future__ import annotations
@@ -25,6 +25,16 @@ class InvoiceStatus(StrEnum):
     SENT = "sent"
     PAID = "paid"
     PAYMENT_FAILED = "payment_failed"
+
+
+class Acceptance(StrEnum):
+    """What became of an invoice that was sent in."""
+
+    STORED = "stored"
+    REPLAYED = "replayed"
+    """The account has sent the same invoice before."""
+    CONFLICT = "conflict"
+    """The account has used the id for other content."""
 
 
 class DeliveryStatus(StrEnum):
@@ -73,10 +83,14 @@ DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
     DeliveryStatus.PENDING: frozenset(
         {DeliveryStatus.PENDING, DeliveryStatus.DELIVERED, DeliveryStatus.DEAD}
     ),
-    DeliveryStatus.DELIVERED: frozenset(),
-    DeliveryStatus.DEAD: frozenset(),
+    DeliveryStatus.DELIVERED: frozenset({DeliveryStatus.PENDING}),
+    DeliveryStatus.DEAD: frozenset({DeliveryStatus.PENDING}),
 }
-"""From each state, the states that settling an attempt may write; pending again is a retry."""
+"""
+From each state, the states that may follow.
 
-SETTLED = frozenset(status for status, moves in DELIVERY_MOVES.items() if not moves)
-"""The states that no attempt leads out of. Redelivery does, to pending; retention ends them."""
+Settling an attempt leads out of `pending`; `pending` again is a retry. Redelivery leads back to it.
+"""
+
+SETTLED = frozenset(DeliveryStatus) - {DeliveryStatus.PENDING}
+"""The states in which no attempt is due. Retention removes deliveries in these states only."""

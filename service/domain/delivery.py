@@ -1,0 +1,128 @@
+"""A delivery, its attempts, and what follows from them: the values that travel."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import ClassVar
+
+from service.domain.outcomes import AttemptOutcome
+from service.domain.states import Cause, DeadReason, DeliveryStatus
+from service.values import value
+
+
+@value(kw_only=True)
+class Delivery:
+    """
+    The durable duty to bring one event to one receiver, as its lease holder knows it.
+
+    *body* holds the exact bytes of every attempt. *sequence* numbers the events of an invoice
+    from 1. *leased_until* is None where nobody holds a lease.
+    """
+
+    id: str
+    account_id: str
+    invoice_key: str
+    invoice_id: str
+    sequence: int
+    collector: str
+    callback: str
+    url: str
+    origin: str
+    body: bytes
+    attempt_count: int = 0
+    failure_count: int = 0
+    cause: Cause = Cause.EVENT
+    accepted_at: datetime
+    created_at: datetime
+    leased_until: datetime | None
+    lease_token: int
+    request_id: str
+    traceparent: str | None
+
+
+@value()
+class Delivered:
+    """The receiver has the event."""
+
+    status: ClassVar = DeliveryStatus.DELIVERED
+
+
+@value()
+class Retry:
+    """The next attempt is due after *delay*; *hold* keeps everything for the origin waiting."""
+
+    status: ClassVar = DeliveryStatus.PENDING
+    delay: timedelta
+    hold: timedelta | None = None
+
+
+@value()
+class Dead:
+    """No more automatic attempts."""
+
+    status: ClassVar = DeliveryStatus.DEAD
+    reason: DeadReason
+    hold: timedelta | None = None
+
+
+Decision = Delivered | Retry | Dead
+"""What follows from an attempt: the closed set of its ends."""
+
+_ANSWERED = frozenset(
+    {AttemptOutcome.DELIVERED, AttemptOutcome.REFUSED, AttemptOutcome.INVALID_ANSWER}
+)
+
+
+@value(kw_only=True)
+class Attempt:
+    """
+    One HTTP request made for a delivery, what it came to, and what follows.
+
+    *detail* says what was wrong, to the developer of the receiver. *response_body* holds the
+    beginning of what was answered, as text.
+    """
+
+    delivery: Delivery
+    started_at: datetime
+    ended_at: datetime
+    duration: timedelta
+    """As it passed: the difference of the two instants, unless the clock was set between."""
+    status_code: int | None = None
+    response_body: str | None = None
+    outcome: AttemptOutcome
+    detail: str | None = None
+    decision: Decision
+
+    @property
+    def number(self) -> int:
+        """Counted from 1 for each delivery."""
+        return self.delivery.attempt_count + 1
+
+    @property
+    def duration_ms(self) -> int:
+        """The duration in whole milliseconds."""
+        return round(self.duration.total_seconds() * 1000)
+
+    @property
+    def held_until(self) -> datetime | None:
+        """Until when the receiver asked to be left alone, with Retry-After."""
+        hold = None if isinstance(self.decision, Delivered) else self.decision.hold
+        return None if hold is None else self.ended_at + hold
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the delivery gets no more automatic attempts."""
+        return self.decision.status is not DeliveryStatus.PENDING
+
+    @property
+    def is_answered(self) -> bool:
+        """
+        Whether the receiver can take callbacks, even if it did not take this one.
+
+        One that fails (5xx) or is overloaded (429) cannot; one that refuses can. Of an address
+        that may not be called, and of a failure of ours, nothing is known against it.
+        """
+        if self.outcome in _ANSWERED:
+            code = self.status_code or 0
+            return code < 500 and code != 429
+        return self.outcome in {AttemptOutcome.BLOCKED, AttemptOutcome.LOST}

@@ -1,0 +1,81 @@
+"""An invoice, what happens to it, and one step of its collection: the values that travel."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from datetime import datetime
+
+from service.domain.ids import new_id
+from service.domain.states import InvoiceStatus
+from service.values import value
+
+FIRST_LEASE_TOKEN = 1
+"""The token of the lease that a row is inserted with."""
+
+
+@value()
+class EvaluatedCallback:
+    """A callback that the API user asked for: its name, and the URL evaluated from the request."""
+
+    callback: str
+    url: str
+    origin: str
+
+
+@value(kw_only=True)
+class Invoice:
+    """
+    An invoice, from its acceptance to the end of its collection.
+
+    *callbacks* is empty where the API user did not ask to be called. *lease_token* belongs to
+    whoever may change the row: a new invoice has that of its first lease.
+    """
+
+    account_id: str
+    id: str
+    title: str | None
+    customer: str
+    customer_email: str | None
+    total_minor: int
+    currency: str
+    created_at: datetime
+    callback_url: str | None
+    callbacks: tuple[EvaluatedCallback, ...]
+    request_id: str
+    traceparent: str | None = None
+    status: InvoiceStatus = InvoiceStatus.RECEIVED
+    event_count: int = 0
+    lease_token: int = FIRST_LEASE_TOKEN
+    key: str = field(default_factory=new_id)
+
+
+@value(kw_only=True)
+class Event:
+    """
+    Something that happened to an invoice.
+
+    *callbacks* names the callbacks that it fires. Their schemas dump *content*, or the event
+    itself where there is none. *collector* names what made it happen.
+    """
+
+    description: str
+    paid: bool
+    at: datetime
+    collector: str
+    callbacks: tuple[str, ...]
+    content: object = None
+
+
+@value(kw_only=True)
+class Step:
+    """
+    What the collection of a leased invoice came to, or an event alone.
+
+    Without *status*, the event is recorded whoever holds the invoice's lease, and nothing else
+    changes. *due_at* is when the collection continues; None once it has ended.
+    """
+
+    invoice: Invoice
+    status: InvoiceStatus | None = None
+    due_at: datetime | None = None
+    event: Event | None = None
