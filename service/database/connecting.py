@@ -1,8 +1,8 @@
 """
-Connections to PostgreSQL, and what it means when there are none.
+Connections to PostgreSQL, and the translation of its errors.
 
-A server that is away is tried again after a short and growing rest, so that requests meanwhile
-fail at once.
+After a failed connection the next one waits a short and growing time, during which requests fail
+at once.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from service.errors import StorageRefused, StorageUnavailable
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 5
 TRANSACTION_SECONDS = 10
-"""A transaction of ours takes milliseconds; whatever takes this long is not going to end."""
+"""A transaction takes milliseconds; one that takes this long is not going to end."""
 
-REST_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""How long a server that could not be reached is left alone, each time longer."""
+RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""How long no connection is tried after the first, second, … failure in sequence."""
 
 SETTINGS = {
     "application_name": "invoices",
     "statement_timeout": f"{STATEMENT_SECONDS}s",
-    # A process that stands still in a transaction holds rows; others want them.
+    # A process that stops inside a transaction keeps its locks.
     "idle_in_transaction_session_timeout": f"{TRANSACTION_SECONDS}s",
-    # Every statement here has an index to go by. Plans are kept, and one that was made while a
-    # table was small must not walk through it when it has grown.
+    # Every statement has an index. Plans are cached, and one that was made while a table was
+    # small must not scan it when it has grown.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
@@ -43,10 +43,10 @@ _REFUSALS = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
-"""What a server, or the driver, says to an address, user, password or name that is wrong."""
+"""Raised for a wrong address, user, password or database name."""
 
 _UNAVAILABLE = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
-"""SQLSTATEs, by their beginning, that speak of the server's state and not of our statement."""
+"""Prefixes of the SQLSTATEs that are about the state of the server, not about the statement."""
 
 
 class Connector:
@@ -55,12 +55,18 @@ class Connector:
     def __init__(self, url: str) -> None:
         self._url = url
         self._failure_count = 0
-        self._rest_until = 0.0
+        self._retry_at = 0.0
 
     async def connect(self, **settings: str) -> asyncpg.Connection:
-        """A new connection; one that failed a moment ago is not tried again yet."""
+        """
+        Open a connection.
+
+        Raises:
+            StorageUnavailable: if it fails, or if one failed less than `RECONNECT_SECONDS` ago.
+            StorageRefused: if the server does not accept the address, user or password.
+        """
         loop = asyncio.get_running_loop()
-        if loop.time() < self._rest_until:
+        if loop.time() < self._retry_at:
             raise StorageUnavailable("PostgreSQL: it could not be reached a moment ago")
         try:
             with translated():
@@ -72,21 +78,21 @@ class Connector:
                     server_settings={**SETTINGS, **settings},
                 )
         except StorageUnavailable:
-            rest = REST_SECONDS[min(self._failure_count, len(REST_SECONDS) - 1)]
+            delay = RECONNECT_SECONDS[min(self._failure_count, len(RECONNECT_SECONDS) - 1)]
             self._failure_count += 1
-            self._rest_until = loop.time() + rest
+            self._retry_at = loop.time() + delay
             raise
         self.is_reached()
         return connection
 
     def is_reached(self) -> None:
-        """The server has answered: the next connection need not wait."""
-        self._failure_count, self._rest_until = 0, 0.0
+        """Record that the server has answered: the next connection does not wait."""
+        self._failure_count, self._retry_at = 0, 0.0
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Errors that speak of the server become StorageUnavailable; those of our work stay."""
+    """Translate errors about the server into StorageUnavailable; others pass unchanged."""
     try:
         yield
     except _REFUSALS as error:

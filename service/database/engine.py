@@ -1,21 +1,22 @@
 """
 The database: opened by its URL, written to, read, listened to, closed.
 
-Work on it is an ordinary function of a connection; which thread or loop it runs in is the
-database's business.
+Work on it is an ordinary function of a connection and its arguments. The database decides in
+which thread or loop it runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
 from service.database.postgres import PostgresDatabase
 from service.database.sqlite import SqliteDatabase
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -25,9 +26,11 @@ class Database(Protocol):
     has_one_writer: bool
     """Whether transactions that write wait for each other, whatever they write."""
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """
-        Run *work* in a transaction and commit it; whatever it raises rolls all of it back.
+        Run *work* in a transaction and commit it; an exception rolls all of it back.
 
         Raises:
             StorageUnavailable: if the database cannot be written to now. Where the
@@ -35,7 +38,9 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """
         Run *work* on one consistent state of what has been committed.
 
@@ -55,7 +60,7 @@ class Database(Protocol):
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """
-        As `write`, with all the time that it takes, and by one process at a time.
+        As `write`, without a time limit, and in one process at a time.
 
         Raises:
             StorageUnavailable: as `write` does.
@@ -63,14 +68,14 @@ class Database(Protocol):
         ...
 
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
-        """Set the signal of a name whenever another process announces that name."""
+        """Set the signal of a name whenever another process notifies that name."""
         ...
 
-    def announce(self, name: str) -> None:
+    def notify(self, name: str) -> None:
         """
-        Tell the other processes, soon, that there is something to find.
+        Wake the other processes soon.
 
-        A wake-up and no more: it may be lost, and whoever waits for one looks now and then.
+        A notification may be lost: the loops also poll.
         """
         ...
 
@@ -81,9 +86,9 @@ class Database(Protocol):
 
 def open_database(url: str, *, has_prepared_statements: bool = True) -> Database:
     """
-    The database of *url*: `sqlite:///file` or `postgresql://…`; nothing is connected yet.
+    Open the database of *url*, `sqlite:///file` or `postgresql://…`, without connecting yet.
 
-    Some poolers in front of PostgreSQL cannot keep prepared statements.
+    Some connection poolers in front of PostgreSQL cannot keep prepared statements.
     """
     if url.startswith("sqlite:"):
         return SqliteDatabase(url)

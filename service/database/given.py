@@ -1,8 +1,8 @@
 """
-Rows that a statement is given: one parameter, so that it is one statement for any number of them.
+Rows as one parameter of a statement, so that one statement serves any number of them.
 
-Databases prepare a statement once and run it ever after. A statement that grows with its rows
-is another one for each number of rows; here all of them travel as one JSON text.
+Databases prepare a statement once and reuse it. A statement with parameters for each row is a
+different one for each number of rows; here all rows are one JSON text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Given(TableClause):
 
 
 def given(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The parameter that gives *rows* to a statement; their values as the database holds them."""
+    """The parameter that holds *rows*, their values as the database stores them."""
     return {"given": orjson.dumps(rows).decode()}
 
 

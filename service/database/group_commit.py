@@ -1,11 +1,11 @@
 """
-Group commit: all that waits to be written shares the next transaction.
+Group commit: pending writes share the next transaction.
 
 Waiting for the disk costs the same for one row as for a hundred. While one transaction is being
-committed, the work of other requests gathers; the next transaction takes all of it. There is no
-timer: work that arrives alone is committed alone, at once.
+committed, the work of other requests is collected; the next transaction runs all of it. There is
+no timer: a lone write is committed at once.
 
-This module keeps invariant 1: `run` returns only after the commit.
+Keeps invariant 1: `run` returns only after the commit.
 """
 
 from __future__ import annotations
@@ -23,61 +23,59 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 Work = Callable[[Connection, Sequence[Item]], Sequence[Result]]
-"""Writes several items in one transaction and answers one result for each, in their order."""
+"""Writes several items in one transaction and returns one result for each, in their order."""
 
-_Batch = dict[Work[Any, Any], list[tuple[Any, "asyncio.Future[Any]"]]]
-"""What waits for the next transaction: by the work to be done, its items and who waits for them."""
+Batch = dict[Work[Any, Any], list[Any]]
+"""What one transaction writes: the work to be done, each with its items."""
 
+_Waiting = dict[Work[Any, Any], list[tuple[Any, "asyncio.Future[Any]"]]]
+"""The items for the next transaction, each with the future of its result."""
 
-TellCount = Callable[[int], object]
-
-
-def tell_nobody(_count: int) -> None:
-    """Take no notice of a count."""
+ObserveSize = Callable[[int], object]
 
 
 class GroupCommit:
     """
     Runs the work of many callers in shared transactions.
 
-    Of each that was committed, *tell_committed* learns how many items shared it.
+    *observe_size* is called after each commit with the number of items that shared it.
 
-    Where the database has one writer, all work shares one transaction at a time. Where it has
-    many, each kind of work has a transaction of its own beside those of the others: none waits
-    for statements that it has no part in, and no two of ours take the same rows in another order.
+    Where the database has one writer, all work shares one transaction at a time. Elsewhere each
+    kind of work has transactions of its own, concurrent to the others: it does not wait for other
+    statements, and no two of our transactions lock the same rows in different orders.
     """
 
-    def __init__(self, database: Database, tell_committed: TellCount = tell_nobody) -> None:
+    def __init__(self, database: Database, observe_size: ObserveSize) -> None:
         self._database = database
-        self._tell_committed = tell_committed
+        self._observe_size = observe_size
         self._lanes: dict[object, _Lane] = {}
 
     def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
         """
-        The result of *work* for *item*, to be awaited until it is committed.
+        Run *work* for *item*; the future has its result after the commit.
 
-        An item that cannot be written fails alone: its transaction is divided until it is
-        found, and all others are committed.
+        An item that cannot be written fails alone: its transaction is halved until it is found,
+        and all other items are committed.
         """
         key = None if self._database.has_one_writer else work
-        if key not in self._lanes:
-            self._lanes[key] = _Lane(self._database, self._tell_committed)
-        return self._lanes[key].run(work, item)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(self._database, self._observe_size)
+        return lane.run(work, item)
 
 
 class _Lane:
-    """One transaction at a time, in the loop in which it was made."""
+    """One transaction at a time, in the loop in which the lane was made."""
 
-    def __init__(self, database: Database, tell_committed: TellCount) -> None:
+    def __init__(self, database: Database, observe_size: ObserveSize) -> None:
         self._database = database
-        self._tell_committed = tell_committed
-        self._waiting: _Batch = {}
-        # To ask which loop is running takes longer than to make a future of it.
+        self._observe_size = observe_size
+        self._waiting: _Waiting = {}
+        # Looking up the running loop takes longer than making a future of it.
         self._create_future = asyncio.get_running_loop().create_future
         self._committing: asyncio.Task[None] | None = None
 
     def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
-        """The result of *work* for *item*, to be awaited until it is committed."""
         future: asyncio.Future[Result] = self._create_future()
         self._waiting.setdefault(work, []).append((item, future))
         if self._committing is None:
@@ -86,60 +84,62 @@ class _Lane:
 
     async def _commit_waiting(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting, {}
-            await self._commit(batch)
+            waiting, self._waiting = self._waiting, {}
+            await self._commit(waiting)
         self._committing = None
 
-    async def _commit(self, batch: _Batch) -> None:
-        """Commit *batch*; if one of its items cannot be written, each half for itself."""
+    async def _commit(self, waiting: _Waiting) -> None:
+        """Commit *waiting*; if one of its items cannot be written, each half by itself."""
+        batch: Batch = {work: [item for item, _ in pairs] for work, pairs in waiting.items()}
         try:
-            results = await self._database.write(lambda tx: _run_all(tx, batch))
+            results = await self._database.write(run_batch, batch)
         except StorageUnavailable as error:
-            _fail(batch, error)
-        except Exception as error:  # noqa: BLE001 -- every kind of it goes to who is waiting
-            halves = _halves(batch)
+            _fail(waiting, error)
+        except Exception as error:  # noqa: BLE001 -- the callers that wait receive it
+            halves = _halves(waiting)
             if not halves:
-                _fail(batch, error)
+                _fail(waiting, error)
             for half in halves:
                 await self._commit(half)
         else:
-            self._tell_committed(sum(map(len, batch.values())))
-            _answer(batch, results)
+            self._observe_size(sum(map(len, batch.values())))
+            _resolve(waiting, results)
 
 
-def _run_all(tx: Connection, batch: _Batch) -> list[list[Any]]:
+def run_batch(tx: Connection, batch: Batch) -> list[Sequence[Any]]:
+    """The results of each work in *batch*, in their order."""
     results = []
-    for work, waiting in batch.items():
-        answers = list(work(tx, [item for item, _ in waiting]))
-        if len(answers) != len(waiting):
-            # Found out before the commit: nobody may wait for an answer that does not come.
-            raise AssertionError(f"{work.__name__} has not answered every item")
+    for work, items in batch.items():
+        answers = work(tx, items)
+        if len(answers) != len(items):
+            # Found before the commit: a caller would wait for its result for ever.
+            raise AssertionError(f"{work.__name__} has not returned a result for every item")
         results.append(answers)
     return results
 
 
-def _halves(batch: _Batch) -> list[_Batch]:
-    """*batch* in two parts; none if there is only one item in it."""
-    entries = [(work, entry) for work, waiting in batch.items() for entry in waiting]
+def _halves(waiting: _Waiting) -> list[_Waiting]:
+    """*waiting* in two parts; none if it has only one item."""
+    entries = [(work, pair) for work, pairs in waiting.items() for pair in pairs]
     middle = len(entries) // 2
-    halves: list[_Batch] = []
+    halves: list[_Waiting] = []
     for part in (entries[:middle], entries[middle:]) if middle else ():
-        half: _Batch = {}
-        for work, entry in part:
-            half.setdefault(work, []).append(entry)
+        half: _Waiting = {}
+        for work, pair in part:
+            half.setdefault(work, []).append(pair)
         halves.append(half)
     return halves
 
 
-def _answer(batch: _Batch, results: list[list[Any]]) -> None:
-    for waiting, answers in zip(batch.values(), results, strict=True):
-        for (_, future), answer in zip(waiting, answers, strict=True):
+def _resolve(waiting: _Waiting, results: list[Sequence[Any]]) -> None:
+    for pairs, answers in zip(waiting.values(), results, strict=True):
+        for (_, future), answer in zip(pairs, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
 
 
-def _fail(batch: _Batch, error: Exception) -> None:
-    for waiting in batch.values():
-        for _, future in waiting:
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    for pairs in waiting.values():
+        for _, future in pairs:
             if not future.done():
                 future.set_exception(error)

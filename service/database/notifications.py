@@ -1,8 +1,8 @@
 """
 Processes wake each other with LISTEN and NOTIFY, over a connection that does nothing else.
 
-A wake-up is a hint. It is sent after the commit that it speaks of and not in it, where it would
-make commits wait for each other; if it is lost, whoever waits looks for itself after a while.
+A notification is sent after the commit and not in it, where it would make commits wait for each
+other. It may be lost; the loops also poll.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from typing import Any
 
 import asyncpg
 
-from service.database.connecting import REST_SECONDS, STATEMENT_SECONDS, Connector, translated
+from service.database.connecting import RECONNECT_SECONDS, STATEMENT_SECONDS, Connector, translated
 from service.errors import StorageUnavailable
 
 log = logging.getLogger("invoices.storage")
 
-ANNOUNCE_SECONDS = 0.02
-"""At most so often; what is announced in between is one announcement."""
+NOTIFY_INTERVAL_SECONDS = 0.02
+"""The shortest time between two notifications: each of them locks the whole database shortly."""
 
-QUIET_SECONDS = 30
-"""How long the connection may be silent before it is asked whether it still lives."""
+IDLE_SECONDS = 30
+"""How long the connection may be silent before a statement tests it."""
 
 _CHANNEL = "invoices"
-_ANNOUNCE = "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name"
+_NOTIFY = "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name"
 
 
-class Wakeups:
-    """Announces names to other processes, and sets signals when they do."""
+class Notifications:
+    """Sends names to other processes, and sets signals when they send some."""
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._news: set[str] = set()
-        self._has_news = asyncio.Event()
+        self._names: set[str] = set()
+        self._is_pending = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
 
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
-        """Set the signal of a name whenever another process announces that name."""
+        """Set the signal of a name whenever another process notifies that name."""
         self._listening = asyncio.create_task(self._keep_listening(signals))
 
-    def announce(self, name: str) -> None:
-        """Tell the other processes, soon."""
-        self._news.add(name)
-        self._has_news.set()
+    def notify(self, name: str) -> None:
+        """Wake the other processes soon."""
+        self._names.add(name)
+        self._is_pending.set()
 
     async def close(self) -> None:
-        """Listen and announce no more."""
+        """Stop listening and notifying."""
         if self._listening:
             self._listening.cancel()
             await asyncio.wait([self._listening])
@@ -59,40 +59,40 @@ class Wakeups:
             try:
                 with translated():
                     async with self._listener(signals) as connection:
-                        await self._keep_announcing(connection)
+                        await self._keep_notifying(connection)
             except StorageUnavailable as error:
                 log.debug("listener.lost", extra={"fields": {"detail": str(error)}})
-            await asyncio.sleep(REST_SECONDS[0])
+            await asyncio.sleep(RECONNECT_SECONDS[0])
 
     @asynccontextmanager
     async def _listener(
         self, signals: Mapping[str, asyncio.Event]
     ) -> AsyncIterator[asyncpg.Connection]:
-        """A connection that sets *signals*; all of them at first, for what was missed."""
-        # What is only announced need not be waited for on the disk.
+        """A connection that sets *signals*; all of them at first, for what was missed before."""
+        # A notification needs no durable commit.
         connection = await self._connector.connect(synchronous_commit="off")
         own_pid = connection.get_server_pid()
 
-        def hear(_connection: Any, pid: int, _channel: str, name: object) -> None:
+        def receive(_connection: Any, pid: int, _channel: str, name: object) -> None:
             if pid != own_pid and name in signals:
                 signals[str(name)].set()
 
         try:
-            connection.add_termination_listener(lambda _: self._has_news.set())
-            await connection.add_listener(_CHANNEL, hear)
+            connection.add_termination_listener(lambda _: self._is_pending.set())
+            await connection.add_listener(_CHANNEL, receive)
             for signal in signals.values():
                 signal.set()
             yield connection
         finally:
             connection.terminate()
 
-    async def _keep_announcing(self, connection: asyncpg.Connection) -> None:
+    async def _keep_notifying(self, connection: asyncpg.Connection) -> None:
         while not connection.is_closed():
-            names, self._news = sorted(self._news), set()
-            self._has_news.clear()
-            # Without any names it only asks whether the server still answers.
-            await connection.execute(_ANNOUNCE, _CHANNEL, names, timeout=STATEMENT_SECONDS)
-            await asyncio.sleep(ANNOUNCE_SECONDS)
+            names, self._names = sorted(self._names), set()
+            self._is_pending.clear()
+            # Without names, the statement only tests the connection.
+            await connection.execute(_NOTIFY, _CHANNEL, names, timeout=STATEMENT_SECONDS)
+            await asyncio.sleep(NOTIFY_INTERVAL_SECONDS)
             with suppress(TimeoutError):
-                async with asyncio.timeout(QUIET_SECONDS):
-                    await self._has_news.wait()
+                async with asyncio.timeout(IDLE_SECONDS):
+                    await self._is_pending.wait()

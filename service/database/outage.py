@@ -1,4 +1,4 @@
-"""One line in the log when the database goes away, and one when it is back."""
+"""One log line when the database becomes unavailable, and one when it is available again."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ log = logging.getLogger("invoices.storage")
 
 class Outage:
     """
-    Whether the database is away, as far as those know who asked it last.
+    Whether the database is unavailable, according to the last requests to it.
 
-    A database that can be read but not written to is away as well: a full disk is like that. Such
-    an outage is over when something has been written, whatever was read meanwhile.
-
-    Every request that fails meanwhile is told to whoever made it, and to no log.
+    A database that can be read but not written to, because its disk is full for example, is
+    unavailable too; that outage ends with the next write, and no read ends it. The requests that
+    fail during an outage are not logged: their callers are informed.
     """
 
     def __init__(self) -> None:
         self._began_at: float | None = None
         self.is_of_writes = False
-        """Whether it has failed to write, and has written nothing since."""
+        """Whether a write has failed, and none has succeeded since."""
 
-    def goes_on(self, error: StorageUnavailable, *, is_write: bool) -> None:
-        """The database has failed us."""
+    def begin(self, error: StorageUnavailable, *, is_write: bool) -> None:
+        """Record a failed request; the first one of an outage is logged."""
         self.is_of_writes |= is_write
         if self._began_at is None:
             self._began_at = time.monotonic()
             log.error("storage.lost", extra={"fields": {"detail": str(error)}})
 
-    def ends(self, *, has_written: bool) -> bool:
-        """The database has done what it was asked; whether an outage is over with that."""
+    def end(self, *, has_written: bool) -> bool:
+        """Record a request that succeeded; whether an outage ended with it."""
         if self._began_at is None or (self.is_of_writes and not has_written):
             return False
         seconds = round(time.monotonic() - self._began_at, 3)

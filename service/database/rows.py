@@ -1,9 +1,9 @@
 """
-Inserts of many rows: SQLAlchemy writes the statement, once, and the driver runs it.
+Inserts of many rows: SQLAlchemy compiles the statement once, and the driver runs it.
 
-SQLAlchemy would otherwise spend more on the parameters of each row than the database on storing
-it. And one statement for many rows gives up the interpreter once, where a row at a time gives it
-up for each: under load, every time costs a wait to get it back.
+SQLAlchemy would otherwise spend more time on the parameters of a row than the database on storing
+it. One statement for many rows releases the interpreter lock once instead of once for each row:
+under load, getting it back takes time.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from sqlalchemy import Connection, Dialect, Table, bindparam, func, insert, sele
 from sqlalchemy.dialects import postgresql
 
 ROWS_MAX = 64
-"""Rows in one statement of values: times twenty columns, far from the limit of parameters."""
+"""Rows in one statement: with twenty columns, far below the limit of parameters."""
 
 
 def insert_rows(
     tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]], *, unless_known: bool = False
 ) -> int:
     """
-    Insert *rows* into *table*; how many were inserted.
+    Insert *rows* into *table*; returns how many were inserted.
 
-    Each row has a value for every column, in the table's order and as the database holds it:
-    an instant in `microseconds`. With *unless_known*, rows that violate a unique key are left
-    out; otherwise one of them fails all.
+    Each row has a value for every column, in the order of the table and as the database stores
+    it: an instant in microseconds since 1970. With *unless_known*, rows that violate a unique key
+    are left out; otherwise one of them fails all.
     """
     insert_all = _insert_arrays if tx.dialect.name == "postgresql" else _insert_values
     return insert_all(tx, table, rows, ON_CONFLICT if unless_known else "") if rows else 0

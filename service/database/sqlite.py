@@ -1,8 +1,8 @@
 """
-SQLite: one file on this machine, written to one transaction at a time and read beside that.
+SQLite: one file on this machine, with one writer and several readers.
 
-Work on it runs in threads of the database's own, so that neither a statement nor the wait for
-the disk ever holds up the event loop.
+Work runs in threads of the database, so that neither a statement nor the wait for the disk blocks
+the event loop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -20,22 +20,23 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from service.database.outage import Outage
 from service.errors import StorageUnavailable
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 READER_COUNT = 4
-"""Reads at the same time. They are short; more threads would only fight for the interpreter."""
+"""Reads at the same time. They are short; more threads would only compete for the interpreter."""
 
 BUSY_SECONDS = 5
-"""How long a statement waits for another process, a command line say, to finish writing."""
+"""How long a statement waits for another process, such as a command, to finish writing."""
 
 
 class SqliteDatabase:
     """
     An SQLite file in WAL mode with full synchronisation: a commit that returned is on disk.
 
-    Writes are serialised in one thread over one connection, because SQLite has one writer;
-    reads run beside them on connections of their own and see only what was committed. Other
-    processes that use the file find what is due by looking now and then: it announces nothing.
+    Writes are serialised in one thread over one connection, because SQLite has one writer. Reads
+    run at the same time on connections of their own and see only committed rows. Other processes
+    that use the file are not notified: they find by polling what is due.
     """
 
     has_one_writer = True
@@ -47,23 +48,27 @@ class SqliteDatabase:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
         self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """
-        Run *work* in a transaction and commit it; whatever it raises rolls all of it back.
+        Run *work* in a transaction and commit it; an exception rolls all of it back.
 
         Raises:
             StorageUnavailable: if the database cannot be written to now.
         """
-        return await self._run(self._writer, self._write_engine, work, is_write=True)
+        return await self._run(self._writer, self._write_engine, work, args, options)
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
         """
         Run *work* on one consistent state of what has been committed.
 
         Raises:
             StorageUnavailable: if the database cannot be read now.
         """
-        return await self._run(self._readers, self._read_engine, work, is_write=False)
+        return await self._run(self._readers, self._read_engine, work, args, options)
 
     async def check(self) -> None:
         """
@@ -74,20 +79,20 @@ class SqliteDatabase:
         """
         if self._outage.is_of_writes:
             await self.write(_write_something)
-            # That changed no row, so it does not count as written yet.
-            self._outage.ends(has_written=True)
+            # No row was changed, so that this did not count as a write yet.
+            self._outage.end(has_written=True)
         else:
             await self.read(_read_something)
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
-        """As `write`: there is one writer, and no limit of time."""
+        """As `write`: there is one writer, and no time limit."""
         return await self.write(work)
 
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
-        """Nobody announces anything here, so none of *signals* is ever set."""
+        """Do nothing: no process notifies another here."""
 
-    def announce(self, name: str) -> None:
-        """Nobody listens but this process, which knows."""
+    def notify(self, name: str) -> None:
+        """Do nothing: no other process listens."""
 
     async def close(self) -> None:
         """Finish what was begun, then close every connection."""
@@ -100,37 +105,39 @@ class SqliteDatabase:
         self,
         executor: ThreadPoolExecutor,
         engine: Engine,
-        work: Callable[[Connection], T],
-        *,
-        is_write: bool,
+        work: Callable[..., T],
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
     ) -> T:
         loop = asyncio.get_running_loop()
         try:
             result, has_written = await loop.run_in_executor(
-                executor, _in_transaction, engine, work
+                executor, _in_transaction, engine, work, args, options
             )
         except DatabaseError as error:
             if not _is_of_the_database(error):
                 raise
             unavailable = StorageUnavailable(f"{engine.url.database}: {error.orig}")
-            self._outage.goes_on(unavailable, is_write=is_write)
+            self._outage.begin(unavailable, is_write=engine is self._write_engine)
             raise unavailable from error
-        self._outage.ends(has_written=has_written)
+        self._outage.end(has_written=has_written)
         return result
 
 
 def _is_of_the_database(error: DatabaseError) -> bool:
-    """Whether the database is locked, full, gone or no database, rather than our work wrong."""
+    """Whether the database is locked, full, missing or damaged, rather than our statement wrong."""
     return isinstance(error, OperationalError) or type(error) is DatabaseError
 
 
-def _in_transaction(engine: Engine, work: Callable[[Connection], T]) -> tuple[T, bool]:
-    """What *work* gives, and whether any row was changed: what changes none needs no disk."""
+def _in_transaction(
+    engine: Engine, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
+) -> tuple[T, bool]:
+    """Run *work*; its result, and whether it changed a row: without a change, no disk is used."""
     with engine.begin() as connection:
-        driven: Any = connection.connection.dbapi_connection
-        count_before = driven.total_changes
-        result = work(connection)
-        has_written = driven.total_changes > count_before
+        driver_connection: Any = connection.connection.dbapi_connection
+        changes_before = driver_connection.total_changes
+        result = work(connection, *args, **options)
+        has_written = driver_connection.total_changes > changes_before
     return result, has_written
 
 
@@ -139,12 +146,12 @@ def _read_something(tx: Connection) -> None:
 
 
 def _write_something(tx: Connection) -> None:
-    """Write to the file without changing what it says: nobody uses this number of it."""
+    """Write to the file without changing a row: this number of the file is not used."""
     tx.exec_driver_sql("PRAGMA user_version = 0").close()
 
 
-def _log_ahead(connection: Any) -> None:
-    """Turn the write-ahead log on; of several who do so at once, SQLite lets no one wait."""
+def _use_write_ahead_log(connection: Any) -> None:
+    """Turn the write-ahead log on; SQLite does not wait if another process does so as well."""
     give_up_at = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -168,8 +175,8 @@ def _open(url: str, *, begin: str) -> Engine:
 
     @event.listens_for(engine, "connect")
     def make_durable(connection: Any, _record: Any) -> None:
-        _log_ahead(connection)
-        # Every statement here has an index to go by: SQLite need not make one, walking a table.
+        _use_write_ahead_log(connection)
+        # Every statement has an index; SQLite must not build one by scanning a table.
         for pragma in ("synchronous=FULL", "foreign_keys=ON", "automatic_index=OFF"):
             connection.execute(f"PRAGMA {pragma}")
 
