@@ -1,14 +1,15 @@
 """
-The tables, as SQLAlchemy Core sees them; `migrations/` makes them and a test compares the two.
+The tables, as SQLAlchemy Core sees them; `migrations/` creates them and a test compares the two.
 
 Instants are whole microseconds since 1970 in UTC and money is whole minor units, so that
 SQLite and PostgreSQL hold, compare and index exactly the same values.
 
-Every key of what belongs to an account begins with it, and so does every statement that reads
-or changes it: an account's rows lie together, and accounts could be spread over databases.
+The keys of an account's rows begin with the account, and so do the conditions of every statement
+that reads or changes them: the rows of an account are stored together, and accounts could be
+distributed over databases.
 
-There are no foreign keys. What refers to a row is written by the transaction that writes that
-row or holds its lease; a check of each would cost as much as storing it.
+There are no foreign keys. A row that refers to another one is written by the transaction that
+writes that other row or holds its lease; checking each reference would cost as much as storing it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ invoices = Table(
     "invoices",
     metadata,
     Column("account_id", Text),
-    # Ours, and sortable by time: newest first is the order of the key.
+    # Generated, and in the order of time: newest first is the order of the key.
     Column("key", Text),
     Column("id", Text, nullable=False),
     Column("title", Text),
@@ -72,17 +73,16 @@ invoices = Table(
     Column("currency", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
-    # What the API user gave, and what the declared callback made of it at acceptance.
+    # What the API user gave.
     Column("callback_url", Text),
-    Column("callback", Text),
-    Column("url", Text),
-    Column("origin", Text),
+    # The callbacks evaluated at acceptance, as JSON: [[name, URL, origin], …].
+    Column("callbacks", Text),
     Column("event_count", Integer, nullable=False),
-    # When the collection looks at it next; null once there is nothing left to collect.
+    # When the collection continues; null once it has ended.
     Column("due_at", Instant),
     Column("leased_until", Instant),
     Column("lease_token", BigInteger, nullable=False),
-    # By what the logs and traces of all that follows are found: those of the request.
+    # The request that created it, by which logs and traces are found.
     Column("request_id", Text, nullable=False),
     Column("traceparent", Text),
     PrimaryKeyConstraint("account_id", "key", name="invoices_primary"),
@@ -112,7 +112,7 @@ deliveries = Table(
     "deliveries",
     metadata,
     Column("account_id", Text),
-    # Also the webhook-id: sortable by time, so that newest first is the order of the key.
+    # Also the webhook-id, and in the order of time: newest first is the order of the key.
     Column("id", Text),
     Column("invoice_key", Text, nullable=False),
     Column("sequence", Integer, nullable=False),
@@ -123,25 +123,27 @@ deliveries = Table(
     Column("status", Text, nullable=False),
     Column("reason", Text),
     Column("attempt_count", Integer, nullable=False),
-    # Attempts that the receiver failed; those that were lost on our side are not among them.
+    # Attempts that the receiver failed; lost ones are not counted.
     Column("failure_count", Integer, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("due_at", Instant, nullable=False),
     Column("settled_at", Instant),
     Column("leased_until", Instant),
     Column("lease_token", BigInteger, nullable=False),
-    # Why its next attempt is made.
+    # Why the next attempt is made.
     Column("cause", Text, nullable=False),
     PrimaryKeyConstraint("account_id", "id", name="deliveries_primary"),
 )
+# In this order the deliveries of one callback of an invoice follow each other.
 Index(
-    "deliveries_event",
+    "deliveries_order",
     deliveries.c.account_id,
     deliveries.c.invoice_key,
+    deliveries.c.callback,
     deliveries.c.sequence,
     unique=True,
 )
-# By origin first: however many wait for one receiver, those of the next are one step away.
+# By origin first: the next origin is one step of the index away, however many rows one has.
 Index(
     "deliveries_due",
     deliveries.c.origin,
@@ -173,12 +175,12 @@ attempts = Table(
     PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
 )
 
-# An origin belongs to no account: whoever is called there, it is one receiver that asks for rest.
+# An origin belongs to no account: its hold applies to the deliveries of all accounts.
 origins = Table(
     "origins",
     metadata,
     Column("origin", Text, primary_key=True),
-    # No attempt to this origin before then: it asked for that with Retry-After.
+    # No attempt to this origin before then, as it asked with Retry-After.
     Column("held_until", Instant, nullable=False),
 )
 
@@ -186,7 +188,7 @@ accounts = Table(
     "accounts",
     metadata,
     Column("id", Text, primary_key=True),
-    # What its operator calls it; nobody else sees it.
+    # Given by the operator, and shown to no API user.
     Column("name", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("disabled_at", Instant),
@@ -196,13 +198,13 @@ accounts = Table(
 account_keys = Table(
     "account_keys",
     metadata,
-    # The public part of a key, by which it is found.
+    # The public part of the key, by which it is found.
     Column("prefix", Text, primary_key=True),
     Column("account_id", Text, nullable=False),
-    # SHA-256 of the whole key: 256 random bits need no slow hash.
+    # SHA-256 of the whole key. A slow hash is not needed for 256 random bits.
     Column("hash", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
-    # Set by a rotation; until then the old key goes on working.
+    # Set by a rotation: the old key works until then.
     Column("expires_at", Instant),
 )
 Index("account_keys_account", account_keys.c.account_id)
@@ -212,7 +214,7 @@ account_secrets = Table(
     metadata,
     Column("account_id", Text),
     Column("id", Text),
-    # The signing secret, encrypted with a key that the database does not hold.
+    # The signing secret, encrypted with a key that is not in the database.
     Column("ciphertext", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("expires_at", Instant),
