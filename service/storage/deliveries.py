@@ -1,17 +1,17 @@
 """
-Deliveries, as the dispatcher finds them: leased when they are due, given back, never lost.
+Deliveries: inserted with their events, leased when they are due, released.
 
-Invariant 5 is kept here: a delivery is not leased while an earlier one of its invoice is
-pending, so the events of one invoice arrive in their order.
+Keeps invariant 5: a delivery is not leased while an earlier one of the same callback of its
+invoice is pending, so that the events of one invoice arrive in order.
 
 Due deliveries are found origin by origin, each one step of the index away from the one before.
-However many wait for one receiver, finding those of the next costs the same.
+Finding those of the next origin costs the same, however many are pending for one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime
 from typing import Any
 
@@ -34,44 +34,26 @@ from sqlalchemy import (
 )
 
 from service.database.given import Given, given
+from service.database.rows import insert_rows
+from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
-from service.domain.states import SETTLED, Cause
+from service.domain.states import SETTLED, Cause, DeliveryStatus
 from service.storage import leases
-from service.storage.settlements import AttemptRecord, insert_attempts
+from service.storage.holds import held_origins
 from service.storage.tables import (
+    attempts,
     deliveries,
     events,
     invoices,
     is_event_of_delivery,
     is_invoice_of_delivery,
+    microseconds,
     origins,
 )
 from service.values import value
 
 LOOK = 64
-
-
-@value(kw_only=True)
-class LeasedDelivery:
-    """A delivery that we alone may attempt, until *leased_until*."""
-
-    id: str
-    account_id: str
-    invoice_id: str
-    collector: str
-    callback: str
-    url: str
-    origin: str
-    body: bytes
-    attempt_count: int
-    failure_count: int
-    cause: Cause
-    accepted_at: datetime
-    created_at: datetime
-    leased_until: datetime
-    lease_token: int
-    request_id: str
-    traceparent: str | None
+"""Origins that one round looks at: a transaction of the only writer must stay short."""
 
 
 @value()
@@ -79,35 +61,34 @@ class LeaseRound:
     """
     Lease up to *limit* deliveries that are due at *now*, until *until*.
 
-    Origins are looked at in the order of the database, beginning behind *after*, and share the
-    limit evenly. None gets more than there is room for: *rooms* says how much that is for some,
-    *origin_room* for all others. The *held_origins* get nothing, and are not waited for.
+    Origins are looked at in the order of the database, starting after *after*, and share the limit
+    evenly. *capacities* says how many leases some origins may get, *origin_capacity* how many
+    each other one may get. The *held_origins* get none, and do not affect `next_due_at`.
     """
 
     now: datetime
     until: datetime
     limit: int
-    origin_room: int
-    rooms: Mapping[str, int] = field(default_factory=dict)
+    origin_capacity: int
+    capacities: Mapping[str, int] = field(default_factory=dict)
     held_origins: frozenset[str] = frozenset()
     after: str = ""
     look: int = LOOK
-    """How many origins are looked at; a transaction of the one writer must stay short."""
 
 
 @value()
 class DueDeliveries:
     """
-    One round of leasing.
+    The result of a lease round.
 
-    *left_origins* may have more that is due: there was no room for it, in all or for the
-    origin. *next_due_at* is when the other origins that were looked at may have something
-    without anything new being written, None if never. *after* is where the next round goes
-    on, None if this one has looked at the last origin. *lost_count* says of how many of the
-    deliveries an attempt was told as lost.
+    *left_origins* may have more deliveries due: the limit or the capacity of the origin ended the
+    round. *next_due_at* is when the other origins that were looked at may have one due without
+    anything new being written, None if never. *after* is where the next round continues, None if
+    this one has looked at the last origin. *lost_count* is how many of the deliveries had an
+    attempt recorded as lost.
     """
 
-    deliveries: Sequence[LeasedDelivery]
+    deliveries: Sequence[Delivery]
     left_origins: frozenset[str]
     next_due_at: datetime | None
     after: str | None
@@ -120,19 +101,20 @@ is_first_of_its_invoice = or_(
     ~exists().where(
         _earlier.c.account_id == deliveries.c.account_id,
         _earlier.c.invoice_key == deliveries.c.invoice_key,
+        _earlier.c.callback == deliveries.c.callback,
         _earlier.c.sequence < deliveries.c.sequence,
-        # Not "is pending": the index of those would serve then, which would be walked through
-        # for each row by whoever takes the pending ones for few.
+        # Not "is pending": a plan would then scan the index of pending deliveries for each row,
+        # if the statistics of the database say that they are few.
         _earlier.c.status.not_in(sorted(SETTLED)),
     ),
 )
-# Written out and not bound: only so does a database see that the index of what is due serves.
+# A literal and not a parameter: otherwise a database does not use the index of due deliveries.
 _PENDING: ColumnElement[str] = literal_column("'pending'")
 is_pending = deliveries.c.status == _PENDING
 
 
 def next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
-    """The first origin behind *after* that has pending deliveries: one step of the index."""
+    """The first origin after *after* with pending deliveries: one step of the index."""
     pending = deliveries.alias("pending")
     return (
         select(func.min(pending.c.origin))
@@ -142,7 +124,7 @@ def next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
 
 
 def _waiting_origins() -> Select[Any]:
-    """Up to `:look` origins with pending deliveries, and when there is something to do for each."""
+    """Up to `:look` origins with pending deliveries, and when the next one of each is due."""
     first = select(
         next_origin(bindparam("after", type_=Text())).label("origin"), literal(1).label("number")
     )
@@ -169,11 +151,7 @@ def _waiting_origins() -> Select[Any]:
 _waiting = _waiting_origins()
 _due = (
     select(
-        *(
-            deliveries.c[name]
-            for name in LeasedDelivery.__dataclass_fields__
-            if name in deliveries.c
-        ),
+        *(deliveries.c[name] for name in Delivery.__dataclass_fields__ if name in deliveries.c),
         invoices.c.id.label("invoice_id"),
         invoices.c.created_at.label("accepted_at"),
         invoices.c.request_id,
@@ -200,21 +178,40 @@ _taking = leases.taking(deliveries, _leased).values(
 _releasing = leases.giving_up(deliveries, leases.held())
 
 
+def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
+    """
+    Insert *new* deliveries, pending and due at once.
+
+    Runs inside *tx* and never commits it.
+
+    Returns:
+        The deliveries as they were inserted, in their order: without a lease for an origin that
+        is held.
+    """
+    if not new:
+        return new
+    held = held_origins(tx, {one.origin for one in new}, new[0].created_at)
+    if held:
+        new = [replace(one, leased_until=None) if one.origin in held else one for one in new]
+    insert_rows(tx, deliveries, [_row(one) for one in new])
+    return new
+
+
 def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliveries]:
     """
-    Lease deliveries that are due; of each origin, those that have waited longest first.
+    Lease deliveries that are due; of each origin, the longest due first.
 
-    A lease that ran out unsettled is told as an attempt with the outcome `lost`: the process
-    that held it ended, and whether the receiver saw anything cannot be known.
+    For a lease that ran out unsettled, an attempt with the outcome `lost` is recorded: its process
+    ended, and it is unknown whether the receiver saw a request.
 
     Runs inside *tx* and never commits it.
     """
     return [_lease_due(tx, one) for one in rounds]
 
 
-def release(tx: Connection, leased: Sequence[LeasedDelivery]) -> list[bool]:
+def release(tx: Connection, leased: Sequence[Delivery]) -> list[bool]:
     """
-    Give leases back unused, for anybody to take; False for one that had passed on.
+    Give up leases without an attempt; False for one that had already passed on.
 
     Raises:
         Undecided: if some of several leases had passed on; see `leases`.
@@ -251,7 +248,7 @@ def _is_open(origin: Row[Any], round_: LeaseRound) -> bool:
 def _chances(
     looked: Sequence[Row[Any]], open_: Sequence[Row[Any]], now: datetime
 ) -> Iterator[datetime]:
-    """When something becomes due at the open origins, and when the others are let go."""
+    """When a delivery of the open origins is due next, and when the holds of the others end."""
     yield from (one.next_due_at for one in open_ if one.next_due_at)
     yield from (one.held_until for one in looked if one.held_until and one.held_until > now)
 
@@ -259,22 +256,20 @@ def _chances(
 def _find(
     tx: Connection, round_: LeaseRound, due: Sequence[str]
 ) -> tuple[list[RowMapping], list[str]]:
-    """What the origins *due* get of the round, and which of them may have more."""
+    """The deliveries that the origins *due* get in this round, and which of them may have more."""
     found, left = list[RowMapping](), list[str]()
     for number, origin in enumerate(due):
         share = -(-(round_.limit - len(found)) // (len(due) - number))
-        room = round_.rooms.get(origin, round_.origin_room)
-        limit = max(0, min(share, room))
-        rows = _find_due(tx, origin, round_.now, limit) if limit else []
+        limit = max(0, min(share, round_.capacities.get(origin, round_.origin_capacity)))
+        if limit:
+            parameters = {"now": round_.now, "origin": origin, "limit": limit}
+            rows = tx.execute(_due, parameters).mappings().all()
+        else:
+            rows = []
         found += rows
         if len(rows) == limit:
             left.append(origin)
     return found, left
-
-
-def _find_due(tx: Connection, origin: str, now: datetime, limit: int) -> Sequence[RowMapping]:
-    parameters = {"now": now, "origin": origin, "limit": limit}
-    return tx.execute(_due, parameters).mappings().all()
 
 
 def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> None:
@@ -289,30 +284,55 @@ def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> Non
         for row in rows
     ]
     tx.execute(_taking, {**given(leased), "until": round_.until})
-    lost = [row for row in rows if row["leased_until"]]
-    insert_attempts(
-        tx, [(row["account_id"], row["id"], _lost_attempt(row, round_.now)) for row in lost]
+    lost = [_lost_attempt_row(row, round_.now) for row in rows if row["leased_until"]]
+    insert_rows(tx, attempts, lost)
+
+
+def _leased_delivery(row: RowMapping, until: datetime) -> Delivery:
+    changes = {
+        "attempt_count": row["attempt_count"] + (1 if row["leased_until"] else 0),
+        "leased_until": until,
+        "lease_token": row["lease_token"] + 1,
+        "cause": Cause(row["cause"]),
+    }
+    return Delivery(**{**row, **changes})
+
+
+def _row(delivery: Delivery) -> tuple[Any, ...]:
+    created_at = microseconds(delivery.created_at)
+    return (
+        delivery.account_id,  # account_id
+        delivery.id,  # id
+        delivery.invoice_key,  # invoice_key
+        delivery.sequence,  # sequence
+        delivery.callback,  # callback
+        delivery.url,  # url
+        delivery.origin,  # origin
+        delivery.body,  # body
+        DeliveryStatus.PENDING.value,  # status
+        None,  # reason
+        delivery.attempt_count,  # attempt_count
+        delivery.failure_count,  # failure_count
+        created_at,  # created_at
+        created_at,  # due_at
+        None,  # settled_at
+        microseconds(delivery.leased_until),  # leased_until
+        delivery.lease_token if delivery.leased_until else 0,  # lease_token
+        delivery.cause.value,  # cause
     )
 
 
-def _leased_delivery(row: RowMapping, until: datetime) -> LeasedDelivery:
-    values = dict(row)
-    values["attempt_count"] += 1 if values["leased_until"] else 0
-    values["leased_until"] = until
-    values["lease_token"] += 1
-    values["cause"] = Cause(values["cause"])
-    return LeasedDelivery(**values)
-
-
-def _lost_attempt(row: RowMapping, now: datetime) -> AttemptRecord:
-    return AttemptRecord(
-        number=row["attempt_count"] + 1,
-        started_at=min(row["leased_until"], now),
-        duration_ms=0,
-        status_code=None,
-        outcome=AttemptOutcome.LOST,
-        detail="The process that made this attempt ended before it could record an answer. "
-        "Your receiver may have seen it, or nothing.",
-        response_body=None,
-        cause=Cause(row["cause"]),
+def _lost_attempt_row(row: RowMapping, now: datetime) -> tuple[Any, ...]:
+    return (
+        row["account_id"],  # account_id
+        row["id"],  # delivery_id
+        row["attempt_count"] + 1,  # number
+        microseconds(min(row["leased_until"], now)),  # started_at
+        0,  # duration_ms
+        None,  # status_code
+        AttemptOutcome.LOST.value,  # outcome
+        "The process that made this attempt ended before it could record an answer. "
+        "Your receiver may have seen it, or nothing.",  # detail
+        None,  # response_body
+        row["cause"],  # cause
     )

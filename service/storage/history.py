@@ -1,4 +1,4 @@
-"""The story of deliveries, attempt by attempt, as their account reads it."""
+"""The history of deliveries, attempt by attempt, as their account reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, literal_column, select
 
 from service.domain.states import DeliveryStatus
-from service.errors import NotFound
+from service.errors import NotFound, UnknownCursor
 from service.storage.invoices import find_key
 from service.storage.tables import (
     attempts,
@@ -24,13 +24,13 @@ from service.storage.tables import (
     origins,
 )
 
-ATTEMPTS_TOLD = 100
-"""Attempts of one delivery that are told, the newest: whoever redelivers for ever makes many."""
+ATTEMPTS_MAX = 100
+"""Attempts of one delivery that are shown, the newest: there is no bound on redeliveries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryFilter:
-    """Which deliveries to list; None does not narrow. *since* and *until* bound `created_at`."""
+    """Which deliveries are wanted; None means all. *since* and *until* bound `created_at`."""
 
     status: str | None = None
     invoice_id: str | None = None
@@ -40,9 +40,9 @@ class DeliveryFilter:
 
 
 def conditions_of(wanted: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
-    """What *wanted* says of a delivery's own columns: all but the invoice."""
+    """The conditions of *wanted* on the columns of a delivery: all but the invoice."""
     if wanted.status is not None:
-        # Written out and not bound, so that the index of what is dead serves.
+        # A literal and not a parameter, so that the index of dead deliveries is used.
         status: ColumnElement[str] = literal_column(f"'{DeliveryStatus(wanted.status)}'")
         yield deliveries.c.status == status
     for compare, column, value in (
@@ -54,7 +54,7 @@ def conditions_of(wanted: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
             yield compare(column, value)
 
 
-_told = (
+_shown = (
     select(
         *(column for column in deliveries.columns if column is not deliveries.c.body),
         invoices.c.id.label("invoice_id"),
@@ -75,10 +75,10 @@ def find(tx: Connection, account_id: str, delivery_id: str) -> dict[str, Any]:
     Raises:
         NotFound: if the account has no delivery of that id.
     """
-    told = _tell(tx, account_id, _of_account(account_id).where(deliveries.c.id == delivery_id))
-    if not told:
+    found = _load(tx, account_id, _of_account(account_id).where(deliveries.c.id == delivery_id))
+    if not found:
         raise NotFound(f"There is no delivery {delivery_id!r}.")
-    return told[0]
+    return found[0]
 
 
 def of_invoice(tx: Connection, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def of_invoice(tx: Connection, account_id: str, invoice_id: str) -> list[dict[st
     if key is None:
         raise NotFound(f"There is no invoice {invoice_id!r}.")
     query = _of_account(account_id).where(deliveries.c.invoice_key == key)
-    return _tell(tx, account_id, query.order_by(deliveries.c.sequence.desc()))
+    return _load(tx, account_id, query.order_by(deliveries.c.sequence.desc()))
 
 
 def list_deliveries(
@@ -102,6 +102,9 @@ def list_deliveries(
     Up to *limit* deliveries of *account_id*, newest first, and the cursor of the next page.
 
     A page starts behind the delivery whose id is *after*; the cursor is None on the last one.
+
+    Raises:
+        UnknownCursor: if the account has no delivery *after*.
     """
     query = _of_account(account_id).where(*conditions_of(wanted))
     newest_first = deliveries.c.id.desc()
@@ -110,21 +113,24 @@ def list_deliveries(
         if key is None:
             return [], None
         query = query.where(deliveries.c.invoice_key == key)
-        # They are few, and sorted: to have them in order, SQLite would walk the whole account.
+        # They are few. To return them in order, SQLite would otherwise scan the whole account.
         newest_first = deliveries.c.id.concat("").desc()
     if after is not None:
+        is_known = _of_account(account_id).where(deliveries.c.id == after)
+        if tx.execute(is_known).first() is None:
+            raise UnknownCursor
         query = query.where(deliveries.c.id < after)
-    told = _tell(tx, account_id, query.order_by(newest_first).limit(limit + 1))
-    items = told[:limit]
-    return items, items[-1]["id"] if len(told) > limit else None
+    found = _load(tx, account_id, query.order_by(newest_first).limit(limit + 1))
+    items = found[:limit]
+    return items, items[-1]["id"] if len(found) > limit else None
 
 
 def _of_account(account_id: str) -> Select[Any]:
-    # Said of both: the index by which an invoice is found begins with its account.
-    return _told.where(deliveries.c.account_id == account_id, invoices.c.account_id == account_id)
+    # For both tables: the index by which an invoice is found begins with its account.
+    return _shown.where(deliveries.c.account_id == account_id, invoices.c.account_id == account_id)
 
 
-def _tell(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str, Any]]:
+def _load(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str, Any]]:
     rows = tx.execute(query).mappings().all()
     made = _attempts_of(tx, account_id, [row["id"] for row in rows])
     return [
@@ -139,7 +145,7 @@ def _tell(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str,
 
 
 def _due_at(row: Any) -> datetime | None:
-    """When the next attempt may be made: not before its origin's hold, and never once settled."""
+    """When the next attempt may be made: after the hold of the origin; None once settled."""
     if row["status"] != DeliveryStatus.PENDING:
         return None
     due_at: datetime = row["due_at"]
@@ -157,7 +163,7 @@ def _attempts_of(
         .where(
             deliveries.c.account_id == account_id,
             deliveries.c.id.in_(delivery_ids),
-            attempts.c.number > deliveries.c.attempt_count - ATTEMPTS_TOLD,
+            attempts.c.number > deliveries.c.attempt_count - ATTEMPTS_MAX,
         )
     )
     for row in tx.execute(query.order_by(attempts.c.delivery_id, attempts.c.number)).mappings():

@@ -1,4 +1,4 @@
-"""Origins that asked to be left alone, and until when: with Retry-After, for all that they get."""
+"""Holds: origins that asked with Retry-After to get no attempts until an instant."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from service.storage.tables import microseconds, origins
 
 _asked = Given(origin=Text())
 _hold = select(origins.c.held_until).where(origins.c.origin == _asked.c.origin)
-# Asked one by one: of many holds that are long over, a join might read all.
+# One by one: a join might read all holds, and most of them are over.
 _still_held = select(_asked.c.origin).where(_hold.scalar_subquery() > bindparam("now"))
 
 _new = Given(origin=Text(), held_until=origins.c.held_until.type)
 
 
 def held_origins(tx: Connection, asked: Iterable[str], now: datetime) -> set[str]:
-    """Those of the origins *asked* that wanted to be left alone until after *now*."""
+    """Those of the origins *asked* that are held at *now*."""
     rows = [{"origin": origin} for origin in sorted(set(asked))]
     return set(tx.scalars(_still_held, {**given(rows), "now": now}))
 

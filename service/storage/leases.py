@@ -1,10 +1,10 @@
 """
 Leases: the time-bound sole right to work on a row, fenced by a token.
 
-A row is leased exactly while its `leased_until` has not come (invariant 2); nothing has to be
-cleaned up after a process that died. Every lease raises the row's `lease_token` by one, and
-whoever writes must show the token of their own lease (invariant 3): a holder that outlived its
-lease finds another number there and changes nothing.
+A row is leased exactly while its `leased_until` is in the future (invariant 2): nothing has to be
+cleaned up after a process that died. Every lease raises the `lease_token` of the row by one, and a
+write matches on the token of its own lease (invariant 3): a holder that outlived its lease changes
+nothing.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from service.database.given import Given, given
 
 class Undecided(Exception):
     """
-    Of several leases, some had passed on, and one statement cannot tell which.
+    Of several leases, some had passed on, and one statement cannot say which.
 
-    Whoever shares transactions divides the items then, until it is known; nothing was written.
+    Nothing was written. Group commit halves the items until each is decided.
     """
 
 
 def is_free(table: Table) -> ColumnElement[bool]:
-    """The condition that nobody holds a lease on a row of *table* at `:now`."""
+    """The condition that a row of *table* is not leased at `:now`."""
     return or_(table.c.leased_until.is_(None), table.c.leased_until <= bindparam("now"))
 
 
@@ -61,13 +61,13 @@ def held(**changes: TypeEngine[Any]) -> Given:
 
 
 def giving_up(table: Table, rows: Given) -> Update:
-    """A statement that gives up leases on *table*, to be completed with what else it changes."""
+    """A statement that gives up leases on *table*, to be extended by other changes."""
     return (
         update(table)
         .where(
             _is_given(table, rows),
             table.c.lease_token == rows.c.token,
-            # A lease is good for one write: whoever gave it up has it no longer.
+            # A lease allows one write, which gives it up.
             table.c.leased_until.is_not(None),
         )
         .values(leased_until=None)
@@ -76,8 +76,8 @@ def giving_up(table: Table, rows: Given) -> Update:
 
 def is_legal(table: Table, rows: Given, moves: Mapping[Any, frozenset[Any]]) -> ColumnElement[bool]:
     """The condition that *moves* lead from the status of a row to the one it is given."""
-    # The status of the row is compared with an expression: a plain comparison would let a plan that
-    # was made while little was pending walk the index of all that is.
+    # The status is compared with an expression: after a plain comparison, a plan that was made
+    # while few rows were pending would scan the index of pending ones.
     return or_(
         *(
             table.c.status == case((rows.c.status.in_(sorted(targets)), source.value))
@@ -97,7 +97,7 @@ def give_up(tx: Connection, statement: Update, rows: Sequence[Mapping[str, Any]]
     Raises:
         Undecided: if some of several leases had passed on.
     """
-    # In one order everywhere: two processes that write the same rows must not wait for each other.
+    # In the same order in every process, so that two of them never wait for each other's rows.
     ordered = sorted(rows, key=_place)
     written = tx.execute(statement, given(ordered)).rowcount
     if written not in (0, len(rows)) or (written == 0 and len(rows) > 1):

@@ -1,8 +1,8 @@
 """
-Redelivery: what is delivered or dead is made pending again, because somebody asked for it.
+Redelivery: a delivered or dead delivery is made pending again on request.
 
-The delivery keeps its id and its bytes, so that receivers recognise what they had. Its retry
-schedule begins anew, its attempts are numbered on, and the next one tells that it was asked for.
+The delivery keeps its id and its body, so that receivers can recognise it. Its retry schedule
+starts anew, the numbers of its attempts continue, and the next attempt has the cause `redelivery`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from service.storage.history import DeliveryFilter
 from service.storage.tables import deliveries
 
 BATCH = 500
-"""Deliveries looked at in one transaction: the one writer is held up for milliseconds by it."""
+"""Deliveries of one transaction: it occupies the only writer of SQLite for milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Redelivered:
-    """One batch: how many were made pending, and where the next one begins, if there is one."""
+    """The result of one batch: how many were made pending, and where the next one begins."""
 
     count: int
     after: str | None
@@ -31,12 +31,12 @@ class Redelivered:
 
 def redeliver(tx: Connection, account_id: str, delivery_id: str, now: datetime) -> bool:
     """
-    Make one delivery pending and due; one that is pending stays as it is.
+    Make one delivery pending and due; a pending one is not changed.
 
     Runs inside *tx* and never commits it.
 
     Returns:
-        Whether that changed it; False too if the account has no delivery of that id.
+        Whether it was changed; False too if the account has no delivery of that id.
     """
     redelivering = _redelivering(account_id, now).where(deliveries.c.id == delivery_id)
     return tx.execute(redelivering).rowcount == 1
@@ -46,10 +46,10 @@ def redeliver_batch(
     tx: Connection, account_id: str, wanted: DeliveryFilter, now: datetime, *, after: str
 ) -> Redelivered:
     """
-    Make those pending and due that are *wanted* among the next `BATCH` behind *after*.
+    Make the *wanted* ones among the next `BATCH` deliveries after *after* pending and due.
 
-    What is redelivered and ends again meanwhile lies behind the batches to come: no delivery is
-    met twice.
+    The batches go in the order of ids, so that none reaches a delivery twice, even if it was
+    settled again meanwhile.
 
     Runs inside *tx* and never commits it.
     """

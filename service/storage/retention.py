@@ -1,9 +1,9 @@
 """
-Retention: what was settled long ago is removed, a few rows at a time, and never what is pending.
+Retention: deliveries that were settled long ago are removed, a batch at a time.
 
-Invoices and their events stay: they are the account's books, and what makes an id that was used
-known. What goes is how an event was delivered. Deliveries lie in the order of their birth, and
-none is settled before it is born: those that are old enough are found without an index.
+Pending deliveries stay, and so do invoices and their events: they are the account's books, and
+show which ids were used. Deliveries are in the order of their creation, and none is settled
+before that, so that the old ones are found by their ids.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from service.domain.states import SETTLED
 from service.storage.tables import attempts, deliveries, origins
 
 BATCH = 200
-"""Deliveries looked at in one transaction: others wait for it, some milliseconds."""
+"""Deliveries of one transaction: other writers wait for it, some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class SweepPlace:
-    """How far a sweep has come: behind the delivery *after* of an account."""
+class SweepPosition:
+    """How far a sweep is: after the delivery *after* of an account."""
 
     account_id: str = ""
     after: str = ""
@@ -33,31 +33,31 @@ class SweepPlace:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """One batch: how many deliveries were removed, and where the next begins, if there is one."""
+    """The result of one batch: how many were removed, and where the next one begins, if any."""
 
     count: int
-    next: SweepPlace | None
+    next: SweepPosition | None
 
 
-def sweep(tx: Connection, place: SweepPlace, settled_before: datetime) -> Swept:
+def sweep(tx: Connection, position: SweepPosition, settled_before: datetime) -> Swept:
     """
-    Remove the deliveries that were *settled_before* among the next `BATCH` behind *place*.
+    Remove those of the next `BATCH` deliveries after *position* that were *settled_before*.
 
-    Their attempts go with them. An account begins when the one before it has been swept.
+    Their attempts are removed with them. The accounts follow each other.
 
     Runs inside *tx* and never commits it.
     """
-    ids = _ids_behind(tx, place, settled_before)
-    count = _remove(tx, place, ids[-1], settled_before) if ids else 0
+    ids = _ids_after(tx, position, settled_before)
+    count = _remove(tx, position, ids[-1], settled_before) if ids else 0
     if len(ids) == BATCH:
-        return Swept(count, SweepPlace(place.account_id, ids[-1]))
-    following = tx.scalar(_following_account(place.account_id))
-    return Swept(count, SweepPlace(following) if following is not None else None)
+        return Swept(count, SweepPosition(position.account_id, ids[-1]))
+    following = tx.scalar(_following_account(position.account_id))
+    return Swept(count, SweepPosition(following) if following is not None else None)
 
 
-def forget_holds(tx: Connection, after: str, over_before: datetime) -> str | None:
+def remove_holds(tx: Connection, after: str, over_before: datetime) -> str | None:
     """
-    Forget those whose hold was *over_before* among the next `BATCH` origins behind *after*.
+    Remove the holds that were *over_before* among those of the next `BATCH` origins after *after*.
 
     Runs inside *tx* and never commits it.
 
@@ -73,25 +73,25 @@ def forget_holds(tx: Connection, after: str, over_before: datetime) -> str | Non
     return names[-1] if len(names) == BATCH else None
 
 
-def _ids_behind(tx: Connection, place: SweepPlace, settled_before: datetime) -> Sequence[str]:
-    """The next deliveries of the account that were born early enough, whatever their state."""
-    born = select(deliveries.c.id).where(
-        deliveries.c.account_id == place.account_id,
-        deliveries.c.id > place.after,
+def _ids_after(tx: Connection, position: SweepPosition, settled_before: datetime) -> Sequence[str]:
+    """The next deliveries of the account that were created early enough, in any state."""
+    created = select(deliveries.c.id).where(
+        deliveries.c.account_id == position.account_id,
+        deliveries.c.id > position.after,
         deliveries.c.id < f"msg_{lower_bound(settled_before)}",
     )
-    return tx.scalars(born.order_by(deliveries.c.id).limit(BATCH)).all()
+    return tx.scalars(created.order_by(deliveries.c.id).limit(BATCH)).all()
 
 
 _old = Given(id=Text())
 
 
-def _remove(tx: Connection, place: SweepPlace, last: str, settled_before: datetime) -> int:
+def _remove(tx: Connection, position: SweepPosition, last: str, settled_before: datetime) -> int:
     removed = tx.scalars(
         delete(deliveries)
         .where(
-            deliveries.c.account_id == place.account_id,
-            deliveries.c.id > place.after,
+            deliveries.c.account_id == position.account_id,
+            deliveries.c.id > position.after,
             deliveries.c.id <= last,
             deliveries.c.status.in_(sorted(SETTLED)),
             deliveries.c.settled_at < settled_before,
@@ -100,7 +100,7 @@ def _remove(tx: Connection, place: SweepPlace, last: str, settled_before: dateti
     ).all()
     if removed:
         of_removed = attempts.c.delivery_id.in_(select(_old.c.id))
-        of_account = attempts.c.account_id == place.account_id
+        of_account = attempts.c.account_id == position.account_id
         tx.execute(
             delete(attempts).where(of_account, of_removed), given([{"id": id_} for id_ in removed])
         )

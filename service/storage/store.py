@@ -1,35 +1,36 @@
 """
-The one object through which the other rooms store and read.
+The store: which work shares transactions, and what is signalled after a commit.
 
-It decides which work shares transactions, and announces what a commit has made due: between two
-steps of an invoice's road there is only the database, a signal, and rows that were born leased.
+It calls no loop: a loop that has free capacity calls the store with `leased_until`, and starts the
+row that was committed leased. For every other due row it sets a signal.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
 from service.database.engine import Database
-from service.database.group_commit import GroupCommit, TellCount, tell_nobody
+from service.database.group_commit import GroupCommit, ObserveSize
+from service.domain.delivery import Attempt, Delivery
+from service.domain.invoice import Invoice, Step
 from service.domain.states import Acceptance
 from service.storage import (
     accounts,
+    attempts,
     backlog,
     deliveries,
     history,
     invoices,
     redelivery,
     retention,
-    settlements,
     steps,
 )
 from service.storage.backlog import Backlog
-from service.storage.handover import Handover
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,14 +43,14 @@ class Store:
     """
     Everything durable.
 
-    Each method that writes returns after its commit, and raises StorageUnavailable if the
-    database cannot be written to; nothing was stored then. *tell_committed* learns of every
-    shared transaction how much was in it.
+    Each method that writes returns after its commit. It raises StorageUnavailable if the database
+    cannot be written to; nothing was stored then. *observe_size* is called after each shared
+    transaction with the number of items in it.
     """
 
-    def __init__(self, database: Database, tell_committed: TellCount = tell_nobody) -> None:
+    def __init__(self, database: Database, observe_size: ObserveSize = lambda _size: None) -> None:
         self._database = database
-        self._commits = GroupCommit(database, tell_committed)
+        self._commits = GroupCommit(database, observe_size)
         self.invoices_due = asyncio.Event()
         """Set when an invoice may have become due for collection."""
         self.deliveries_due = asyncio.Event()
@@ -58,76 +59,118 @@ class Store:
         # Once an invoice has had a second event, settling one delivery may make another due.
         self._have_followers = False
         self._redelivering = asyncio.Lock()
-        self.to_collection: Handover[steps.LeasedInvoice] = Handover()
-        self.to_dispatcher: Handover[deliveries.LeasedDelivery] = Handover()
 
     def listen(self) -> None:
-        """From now on, take part in waking each other with the other processes."""
+        """Exchange notifications with the other processes from now on."""
         self._database.listen(self._signals)
 
-    def _tell(self, name: str) -> None:
-        """Something may be due that is not in hand here: whoever has room may look."""
-        self._signals[name].set()
-        self._database.announce(name)
+    async def accept(self, invoice: Invoice, leased_until: datetime | None = None) -> Acceptance:
+        """
+        Store *invoice* unless its account has used the id; see `invoices.accept`.
 
-    async def accept(self, invoice: invoices.NewInvoice) -> Acceptance:
-        """Store *invoice* unless its account has used the id; see `invoices.accept`."""
-        origin = invoice.call.origin if invoice.call else ""
-        until, row = self.to_collection.reserve(origin), None
-        try:
-            incoming = invoices.Incoming(invoice, until)
-            acceptance = await self._commits.run(invoices.accept, incoming)
-            if acceptance is Acceptance.STORED:
-                row = steps.born_leased(invoice) if until else None
-                if row is None:
-                    self._tell("invoices")
-            return acceptance
-        finally:
-            self.to_collection.finish(origin, until, row)
+        With *leased_until* the row is committed leased, and the caller is to collect it.
+        """
+        acceptance = await self._commits.run(invoices.accept, (invoice, leased_until))
+        if acceptance is Acceptance.STORED and leased_until is None:
+            self._signal("invoices")
+        return acceptance
 
     async def lease_invoices(self, round_: steps.LeaseRound) -> steps.DueInvoices:
         """Lease invoices that are due for collection."""
         return await self._commits.run(steps.lease_due, round_)
 
-    async def take_step(self, step: steps.Step) -> bool:
-        """Write one step of a collection; False if its lease had passed on."""
-        origin = step.invoice.call.origin if step.invoice.call else ""
-        is_calling = bool(step.event and step.event.delivery)
-        # A second event has to wait for the first: whether it is due, only the database knows.
-        is_first = step.invoice.event_count == 0
-        until = self.to_dispatcher.reserve(origin) if is_calling and is_first else None
-        taken = steps.StepTaken(is_taken=False)
-        try:
-            taken = await self._commits.run(steps.take_steps, steps.StepToTake(step, until))
-        finally:
-            self.to_dispatcher.finish(origin, until, taken.delivery)
-        if taken.is_taken:
-            self._announce(step, taken)
-        return taken.is_taken
+    async def take_step(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery] | None:
+        """
+        Write one step of a collection with the *new* deliveries of its event.
+
+        Returns:
+            The deliveries as they were inserted: the caller is to attempt those that are leased.
+            None if the lease of the invoice had passed on, and nothing was written.
+        """
+        inserted = await self._commits.run(steps.take_steps, (step, new))
+        if inserted is not None:
+            if step.due_at:
+                self.invoices_due.set()
+            self._signal_unleased(inserted)
+        return inserted
+
+    async def record_event(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Write an event alone, as `take_step` does, whoever holds the lease of the invoice."""
+        inserted = await self._commits.run(steps.record_events, (step, new))
+        self._signal("invoices")
+        self._signal_unleased(inserted)
+        return inserted
 
     async def lease_deliveries(self, round_: deliveries.LeaseRound) -> deliveries.DueDeliveries:
         """Lease deliveries that are due."""
         return await self._commits.run(deliveries.lease_due, round_)
 
-    async def settle(self, settlement: settlements.Settlement) -> bool:
-        """Record an attempt and what it means; False if its lease had passed on."""
-        is_settled = await self._commits.run(settlements.settle, settlement)
-        if is_settled and (self._have_followers or settlement.due_at):
+    async def settle(self, attempt: Attempt) -> bool:
+        """Record *attempt* and what follows from it; False if its lease had passed on."""
+        is_settled = await self._commits.run(attempts.settle, attempt)
+        if is_settled and (self._have_followers or not attempt.is_final):
             self.deliveries_due.set()
         return is_settled
 
-    async def release(self, delivery: deliveries.LeasedDelivery) -> bool:
-        """Give a lease back unused; False if it had passed on."""
+    async def release(self, delivery: Delivery) -> bool:
+        """Give up a lease without an attempt; False if it had passed on."""
         is_released = await self._commits.run(deliveries.release, delivery)
-        self._tell("deliveries")
+        self._signal("deliveries")
         return is_released
 
-    def _announce(self, step: steps.Step, taken: steps.StepTaken) -> None:
-        if step.due_at:
-            self.invoices_due.set()
-        if step.event and step.event.delivery and not taken.delivery:
-            self._have_followers |= bool(step.invoice.event_count)
-            self._tell("deliveries")
+    async def redeliver(
+        self, account_id: str, delivery_id: str, now: datetime
+    ) -> tuple[dict[str, Any], bool]:
+        """
+        Make a settled delivery pending again; see `redelivery.redeliver`.
+
+        Returns:
+            The delivery as it is then, and whether it was changed.
+
+        Raises:
+            NotFound: if the account has no delivery of that id.
+        """
+        is_redelivered = await self._write(redelivery.redeliver, account_id, delivery_id, now)
+        self._signal_redelivered(1 if is_redelivered else 0)
+        return await self.find_delivery(account_id, delivery_id), is_redelivered
+
+    async def redeliver_all(
+        self, account_id: str, wanted: history.DeliveryFilter, now: datetime
+    ) -> AsyncIterator[int]:
+        """
+        Make all *wanted* deliveries pending again; yields the count of each batch.
+
+        Each batch is committed by itself. If the caller stops, some deliveries are pending and
+        the others unchanged: the same request continues. Only one filter is worked on at a time,
+        because its commits delay others.
+        """
+        batch = redelivery.Redelivered(0, after="")
+        async with self._redelivering:
+            while batch.after is not None:
+                batch = await self._write(
+                    redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
+                )
+                self._signal_redelivered(batch.count)
+                yield batch.count
+
+    def _signal(self, name: str) -> None:
+        """Wake the loops of every process: a row is due that no process holds."""
+        self._signals[name].set()
+        self._database.notify(name)
+
+    def _signal_unleased(self, inserted: Sequence[Delivery]) -> None:
+        for delivery in inserted:
+            if delivery.leased_until is None:
+                self._have_followers |= delivery.sequence > 1
+                self._signal("deliveries")
+
+    def _signal_redelivered(self, count: int) -> None:
+        if count:
+            # The later events of the invoices wait for these deliveries again.
+            self._have_followers = True
+            self._signal("deliveries")
+
+    # Reads, and writes in a transaction of their own
 
     async def find_invoice(self, account_id: str, invoice_id: str) -> dict[str, Any]:
         """One invoice with its events, or NotFound."""
@@ -157,51 +200,15 @@ class Store:
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
 
-    async def redeliver(
-        self, account_id: str, delivery_id: str, now: datetime
-    ) -> tuple[dict[str, Any], bool]:
-        """
-        Make a settled delivery pending again, or NotFound; see `redelivery.redeliver`.
-
-        Returns:
-            The delivery as it is then, and whether that changed it.
-        """
-        is_redelivered = await self._write(redelivery.redeliver, account_id, delivery_id, now)
-        self._redelivered(1 if is_redelivered else 0)
-        return await self.find_delivery(account_id, delivery_id), is_redelivered
-
-    async def redeliver_all(
-        self, account_id: str, wanted: history.DeliveryFilter, now: datetime
-    ) -> AsyncIterator[int]:
-        """
-        Make all *wanted* deliveries pending again, and give the count of each batch.
-
-        One batch after the other is committed. If that is interrupted, some are pending and the
-        others as they were: who asks again gets the others. One filter at a time: each keeps
-        others waiting for its commits.
-        """
-        batch = redelivery.Redelivered(0, after="")
-        async with self._redelivering:
-            while batch.after is not None:
-                batch = await self._write(
-                    redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
-                )
-                self._redelivered(batch.count)
-                yield batch.count
-
-    def _redelivered(self, count: int) -> None:
-        if count:
-            # The later events of an invoice wait for the earlier ones again.
-            self._have_followers = True
-            self._tell("deliveries")
-
-    async def sweep(self, place: retention.SweepPlace, settled_before: datetime) -> retention.Swept:
+    async def sweep(
+        self, position: retention.SweepPosition, settled_before: datetime
+    ) -> retention.Swept:
         """Remove some deliveries that were settled long ago; see `retention.sweep`."""
-        return await self._write(retention.sweep, place, settled_before)
+        return await self._write(retention.sweep, position, settled_before)
 
-    async def forget_holds(self, after: str, over_before: datetime) -> str | None:
-        """Forget some origins whose hold was over long ago; see `retention.forget_holds`."""
-        return await self._write(retention.forget_holds, after, over_before)
+    async def remove_holds(self, after: str, over_before: datetime) -> str | None:
+        """Remove some holds that were over long ago; see `retention.remove_holds`."""
+        return await self._write(retention.remove_holds, after, over_before)
 
     async def add_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
         """Add an account; False if its name is taken."""
@@ -214,11 +221,11 @@ class Store:
     async def rotate(
         self, account_id: str, new: accounts.Credentials, *, now: datetime, until: datetime
     ) -> None:
-        """Add credentials; those of the same kind that there are expire at *until*."""
+        """Add credentials; the present ones of the same kind expire at *until*."""
         await self._write(accounts.rotate, account_id, new, now=now, until=until)
 
     async def disable_account(self, account_id: str, now: datetime) -> None:
-        """Let an account in no more."""
+        """Reject the keys of the account from now on."""
         await self._write(accounts.disable, account_id, now)
 
     async def find_account(self, name: str) -> accounts.Account | None:
@@ -248,16 +255,15 @@ class Store:
         return await self._read(backlog.measure, now)
 
     async def ping(self) -> None:
-        """Return if the database can be worked with; raises StorageUnavailable otherwise."""
+        """Return if the database can be used; raises StorageUnavailable otherwise."""
         await self._database.check()
 
     async def _read(
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
     ) -> T:
-        return await self._database.read(lambda tx: query(tx, *args, **options))
+        return await self._database.read(query, *args, **options)
 
     async def _write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
     ) -> T:
-        """What is done now and then, in a transaction of its own."""
-        return await self._database.write(lambda tx: work(tx, *args, **options))
+        return await self._database.write(work, *args, **options)

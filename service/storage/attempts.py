@@ -1,0 +1,100 @@
+"""
+Attempts, recorded once, and what follows from them for their deliveries.
+
+Keeps invariant 3: only the holder of a lease can settle, because the write matches on its token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Integer, Text, func
+
+from service.database.rows import insert_rows
+from service.domain.delivery import Attempt, Dead, Delivered, Retry
+from service.domain.states import DELIVERY_MOVES, Cause, DeliveryStatus
+from service.storage import leases
+from service.storage.holds import hold_origins
+from service.storage.tables import attempts, deliveries, microseconds
+
+
+def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
+    """
+    Record the attempts *made* and give up their leases, provided the leases are still ours.
+
+    Runs inside *tx* and never commits it.
+
+    Returns:
+        For each attempt False if its lease had already passed on. That is how a slow attempt
+        ends; nothing was written for it.
+
+    Raises:
+        Undecided: if some of several leases had passed on; see `leases`.
+    """
+    if not leases.give_up(tx, _settling, [_change(one) for one in made]):
+        return [False]
+    insert_rows(tx, attempts, [_row(one) for one in made])
+    hold_origins(
+        tx, [(one.delivery.origin, until) for one in made if (until := one.held_until) is not None]
+    )
+    return [True] * len(made)
+
+
+_settled = leases.held(
+    status=Text(),
+    reason=Text(),
+    due_at=deliveries.c.due_at.type,
+    settled_at=deliveries.c.settled_at.type,
+    failure_count=Integer(),
+)
+_from_pending = {DeliveryStatus.PENDING: DELIVERY_MOVES[DeliveryStatus.PENDING]}
+_settling = (
+    leases.giving_up(deliveries, _settled)
+    .where(leases.is_legal(deliveries, _settled, _from_pending))
+    .values(
+        status=_settled.c.status,
+        reason=_settled.c.reason,
+        due_at=func.coalesce(_settled.c.due_at, deliveries.c.due_at),
+        settled_at=_settled.c.settled_at,
+        attempt_count=deliveries.c.attempt_count + 1,
+        failure_count=deliveries.c.failure_count + _settled.c.failure_count,
+        cause=Cause.RETRY.value,
+    )
+)
+
+
+def _change(attempt: Attempt) -> dict[str, Any]:
+    change: dict[str, Any] = {
+        "account_id": attempt.delivery.account_id,
+        "key": attempt.delivery.id,
+        "token": attempt.delivery.lease_token,
+        "status": attempt.decision.status.value,
+        "reason": None,
+        "due_at": None,
+        "settled_at": microseconds(attempt.ended_at),
+        "failure_count": 1,
+    }
+    match attempt.decision:
+        case Delivered():
+            change["failure_count"] = 0
+        case Retry(delay):
+            change |= {"due_at": microseconds(attempt.ended_at + delay), "settled_at": None}
+        case Dead(reason):
+            change["reason"] = reason.value
+    return change
+
+
+def _row(attempt: Attempt) -> tuple[Any, ...]:
+    return (
+        attempt.delivery.account_id,  # account_id
+        attempt.delivery.id,  # delivery_id
+        attempt.number,  # number
+        microseconds(attempt.started_at),  # started_at
+        attempt.duration_ms,  # duration_ms
+        attempt.status_code,  # status_code
+        attempt.outcome.value,  # outcome
+        attempt.detail,  # detail
+        attempt.response_body,  # response_body
+        attempt.delivery.cause.value,  # cause
+    )
