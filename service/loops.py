@@ -1,36 +1,102 @@
-"""The loops of a process: started together, watched, drained one after the other."""
+"""
+The recipe of every loop behind the API, and how the loops of a process run together.
+
+A loop runs rounds until it is drained. A round looks for what is due, starts it, and returns its
+counts. Between two rounds the loop waits for a signal or for an instant. An unavailable database
+ends a round, not the loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
 
 from service.clock import Clock
 from service.errors import StorageUnavailable
 
 log = logging.getLogger("invoices.loops")
 
+POLL = timedelta(seconds=2)
+"""The longest wait between two rounds: how soon leases that ran out elsewhere are found."""
 
-class Loop(Protocol):
-    """Something that runs until it is drained."""
+AT_ONCE = timedelta(0)
+"""The wait before the next round where more work is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The result of a round: how many rows it worked on, and how long the next one may wait."""
+
+    count: int
+    wait: timedelta
+
+
+class Loop(ABC):
+    """
+    Rounds until `drain`; the work that they start runs in one TaskGroup.
+
+    *signal* begins the next round early.
+    """
+
+    def __init__(self, clock: Clock, signal: asyncio.Event) -> None:
+        self.clock = clock
+        self.signal = signal
+        self.is_running = False
+        self.is_draining = False
+        self._tasks: asyncio.TaskGroup
+
+    @property
+    def held_count(self) -> int:
+        """Rows that are leased by this loop, or about to be."""
+        return 0
+
+    @abstractmethod
+    async def run_round(self) -> Round:
+        """Start what is due."""
 
     async def run(self) -> None:
-        """Run until `drain` is called, then finish what was begun."""
-        ...
+        """Run rounds until `drain`, then wait until all work has ended."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self.is_running = True
+            try:
+                await self._run_rounds()
+            finally:
+                self.is_running = False
 
     def drain(self) -> None:
         """Begin nothing more."""
-        ...
+        self.is_draining = True
+        self.signal.set()
+
+    async def _run_rounds(self) -> None:
+        while not self.is_draining:
+            wait = await self._wait_after_round()
+            # Counted from now: the clock may have been set while the round ran.
+            await self.clock.wait(self.signal, self.clock.now() + wait)
+        while self.held_count:
+            self.signal.clear()
+            await self.signal.wait()
+
+    async def _wait_after_round(self) -> timedelta:
+        try:
+            round_ = await self.run_round()
+        except StorageUnavailable as error:
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+            return POLL
+        if round_.count:
+            fields = {"loop": type(self).__name__, "count": round_.count}
+            log.debug("round.ended", extra={"fields": fields})
+        return round_.wait
 
 
 @dataclass(frozen=True, slots=True)
 class RunningLoops:
-    """Loops that run; *failed* is done once one of them has ended by itself."""
+    """Loops that run; *failed* is done once one of them has ended without being drained."""
 
     failed: asyncio.Future[None]
 
@@ -51,77 +117,38 @@ async def running_loops(
         await _drain(list(zip(loops, tasks, strict=True)), drain_seconds)
 
 
-def _first_to_end(loops: Sequence[asyncio.Task[None]]) -> asyncio.Future[None]:
+def _first_to_end(tasks: Sequence[asyncio.Task[None]]) -> asyncio.Future[None]:
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def tell(_loop: asyncio.Task[None]) -> None:
+    def resolve(_task: asyncio.Task[None]) -> None:
         if not ended.done():
             ended.set_result(None)
 
-    for loop in loops:
-        loop.add_done_callback(tell)
+    for task in tasks:
+        task.add_done_callback(resolve)
     return ended
 
 
-async def _drain(roads: Sequence[tuple[Loop, asyncio.Task[None]]], timeout_seconds: float) -> None:
+async def _drain(
+    running: Sequence[tuple[Loop, asyncio.Task[None]]], timeout_seconds: float
+) -> None:
     """
-    Drain one loop after the other, so that what the first hands on is still taken.
+    Drain one loop after the other, so that the next one still takes what the first one passes on.
 
-    What is in flight after *timeout_seconds* is left to its lease.
+    Work that has not ended after *timeout_seconds* is cancelled; its leases run out.
     """
     try:
         async with asyncio.timeout(timeout_seconds):
-            for loop, task in roads:
+            for loop, task in running:
                 loop.drain()
                 await asyncio.wait([task])
     except TimeoutError:
         log.warning("drain.timed_out", extra={"fields": {"timeout_seconds": timeout_seconds}})
-    for loop, task in roads:
-        # Whose turn to drain has not come must begin nothing more either.
+    for loop, task in running:
+        # Also a loop that was not drained yet must begin nothing more.
         loop.drain()
         task.cancel()
-    ended = await asyncio.gather(*(task for _, task in roads), return_exceptions=True)
+    ended = await asyncio.gather(*(task for _, task in running), return_exceptions=True)
     for error in ended:
         if isinstance(error, Exception):
             log.error("loop.failed", exc_info=error)
-
-
-POLL = timedelta(seconds=2)
-"""The net under the signals: how soon leases that ran out elsewhere are found."""
-
-AT_ONCE = timedelta(0)
-"""The pause of a loop that knows of more to do."""
-
-
-class Rounds(Protocol):
-    """A loop that can be run by `keep_rounds`."""
-
-    is_draining: bool
-
-    @property
-    def held_count(self) -> int:
-        """Rows that are leased by us, or about to be."""
-        ...
-
-    async def run_round(self) -> timedelta:
-        """Start what is due; how long the next round may wait unless a signal comes first."""
-        ...
-
-
-async def keep_rounds(loop: Rounds, signal: asyncio.Event, clock: Clock) -> None:
-    """Run the rounds of *loop* until it drains, then wait until it holds nothing any more."""
-    while not loop.is_draining:
-        pause = await _pause_behind_round(loop)
-        # From now: while the round ran, somebody may have set the clock.
-        await clock.wait(signal, clock.now() + pause)
-    while loop.held_count:
-        signal.clear()
-        await signal.wait()
-
-
-async def _pause_behind_round(loop: Rounds) -> timedelta:
-    try:
-        return await loop.run_round()
-    except StorageUnavailable as error:
-        log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-        return POLL

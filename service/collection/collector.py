@@ -1,9 +1,9 @@
 """
-What collects: sends an invoice to its customer and takes the money.
+The port of collection: sends an invoice to its customer and collects the money.
 
-`Collector` is the port. The sandbox is the embedded one; a mail service and a payment provider
-make another. A collector may be asked about the same invoice twice, after a process died between
-asking and writing, so it must treat the invoice's account and id as an idempotency key.
+The sandbox is the embedded implementation. A collector may be asked about the same invoice twice,
+after a process died between the question and the commit: it must use the account and the id of the
+invoice as an idempotency key.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from datetime import timedelta
 from typing import Protocol
 
 from service.domain.states import InvoiceStatus
-from service.storage.steps import LeasedInvoice
+from service.domain.invoice import Invoice
 from service.values import value
 
 
 @value()
 class Progress:
     """
-    How far a collector has brought an invoice.
+    The state of an invoice according to its collector.
 
-    *description* tells the receiver what happened; None means that nobody needs to know yet.
-    *look_again_after* is when to ask again; None means never, which a final status implies.
+    *description* describes the event for the receiver; None means that there is no event.
+    *look_again_after* is when to ask again; None means never, as after a final status.
     """
 
     status: InvoiceStatus
@@ -34,12 +34,12 @@ class Collector(Protocol):
     """Sends invoices and collects their money."""
 
     name: str
-    """What its events are labelled with."""
+    """The name that its events carry."""
 
-    async def send(self, invoice: LeasedInvoice) -> Progress:
+    async def send(self, invoice: Invoice) -> Progress:
         """Send a received invoice to its customer."""
         ...
 
-    async def collect(self, invoice: LeasedInvoice) -> Progress:
-        """Take the money for an invoice that was sent, or find out that it will not come."""
+    async def collect(self, invoice: Invoice) -> Progress:
+        """Collect the money for an invoice that was sent, or find out that it will not be paid."""
         ...

@@ -1,219 +1,165 @@
 """
-The loop that brings every invoice to its end: lease what is due, ask the collector, write it.
+The loop that collects every invoice: lease what is due, ask the collector, write the step.
 
-One round leases a batch; every invoice of it moves on by itself, so that one slow collection
-holds up no other.
+One round leases a batch. Each invoice of it advances in a task of its own, so that a slow
+collection delays no other.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
-from service.domain.states import INVOICE_MOVES, InvoiceStatus
+from service.domain.invoice import Event, Invoice, Step
+from service.domain.states import INVOICE_MOVES, Acceptance, InvoiceStatus
 from service.errors import StorageUnavailable
-from service.loops import POLL, keep_rounds
-from service.storage.steps import LeasedInvoice, LeaseRound, NewDelivery, NewEvent, Step
+from service.loops import POLL, Loop, Round
+from service.storage.steps import LeaseRound
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import Span, Tracing
+from service.telemetry.tracing import Tracing
 
 log = logging.getLogger("invoices.collection")
 
 LEASE = timedelta(seconds=15)
-"""How long one step may take. After a crash, this is also how long an invoice waits."""
+"""How long one step may take. After a crash, an invoice waits as long."""
 
 GRAIN = timedelta(milliseconds=20)
-"""Waits end on multiples of this, so that steps taken together are written by one statement."""
+"""Waits end at multiples of this, so that steps taken together share one statement."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 CONCURRENCY = 512
-"""Invoices in collection at a time; what is beyond that waits in the database."""
+"""Invoices in collection at a time; all others wait in the database."""
+
+Record = Callable[[Step], Awaitable[bool]]
+"""Commits a step with the deliveries of its event; False if the invoice's lease had passed on."""
 
 
-Announce = Callable[[str, str, bool], NewDelivery]
-"""Callback name, description, paid -> what brings that event to the receiver."""
-
-
-def _rounded(instant: datetime) -> datetime:
-    """*instant* or a little later, in steps of `GRAIN`."""
-    return instant + (EPOCH - instant) % GRAIN
-
-
-class Collection:
+class Collection(Loop):
     """
-    Collects every accepted invoice, with as many others beside it as there is room for.
+    Collects every accepted invoice, up to `CONCURRENCY` at a time.
 
-    Takes invoices that were accepted here as they are (`Takes`), and leases all others.
-
-    *announce* renders an event for the callback of the invoice; it is called only where the
-    API user asked to be called.
+    An invoice that is accepted in this process is committed leased and collected at once, if there
+    is capacity and no older one waits; all others are leased when they are due. *callback* is the
+    name of the callback that the events fire.
     """
 
     def __init__(
         self,
         store: Store,
         collector: Collector,
-        announce: Announce,
+        record: Record,
+        callback: str,
         clock: Clock,
         metrics: Metrics,
         tracing: Tracing,
     ) -> None:
+        super().__init__(clock, store.invoices_due)
         self._store = store
         self._collector = collector
-        self._announce = announce
-        self._clock = clock
+        self._record = record
+        self._callbacks = (callback,)
         self._metrics = metrics
         self._tracing = tracing
-        self._steps: asyncio.TaskGroup
-        self.is_draining = False
+        self._held_count = 0
         self._is_backlogged = False
-        self.held_count = 0
 
-    async def run(self) -> None:
-        """Collect until `drain` is called, then finish what was begun."""
-        async with asyncio.TaskGroup() as steps:
-            self._steps = steps
-            with self._store.to_collection.connected(self):
-                await keep_rounds(self, self._store.invoices_due, self._clock)
+    @property
+    def held_count(self) -> int:
+        """Invoices that are leased here, or about to be."""
+        return self._held_count
 
-    def drain(self) -> None:
-        """Lease nothing more; `run` returns once the steps in progress are written."""
-        self.is_draining = True
-        self._store.invoices_due.set()
+    async def accept(self, invoice: Invoice) -> Acceptance:
+        """Store *invoice*, unless its account has used the id, and collect it."""
+        leased_until = None
+        if self.is_running and not self.is_draining:
+            self._is_backlogged |= self._held_count >= CONCURRENCY
+            if not self._is_backlogged:
+                self._held_count += 1
+                leased_until = self.clock.now() + LEASE
+        is_started = False
+        try:
+            acceptance = await self._store.accept(invoice, leased_until)
+            if leased_until and acceptance is Acceptance.STORED:
+                self._tasks.create_task(self._collect(invoice, self.clock.now()))
+                is_started = True
+        finally:
+            if leased_until and not is_started:
+                self._release_capacity()
+        return acceptance
 
-    def reserve(self, origin: str) -> datetime | None:
-        """Room for an invoice that is about to be accepted, unless older ones wait for it."""
-        if self.is_draining:
-            return None
-        if self._is_backlogged or self.held_count >= CONCURRENCY:
+    async def run_round(self) -> Round:
+        """Lease what is due and start a task for each."""
+        now = self.clock.now()
+        capacity = CONCURRENCY - self._held_count
+        if capacity <= 0:
             self._is_backlogged = True
-            return None
-        self.held_count += 1
-        return self._clock.now() + LEASE
-
-    def cancel(self, origin: str) -> None:
-        """Give back the room of an invoice that was not accepted."""
-        self._give_room()
-
-    def start(self, row: LeasedInvoice) -> None:
-        """Collect an invoice that was accepted with a lease."""
-        self._steps.create_task(self._take_step(row, self._clock.now()))
-
-    async def run_round(self) -> timedelta:
-        """
-        Lease what is due and start a task for each.
-
-        Returns:
-            How long the next round may wait unless a signal comes first.
-        """
-        now = self._clock.now()
-        room = CONCURRENCY - self.held_count
-        if room <= 0:
-            self._is_backlogged = True
-            return POLL
-        due = await self._store.lease_invoices(LeaseRound(now, now + LEASE, room))
-        self.held_count += len(due.invoices)
-        self._is_backlogged = len(due.invoices) == room
+            return Round(0, POLL)
+        due = await self._store.lease_invoices(LeaseRound(now, now + LEASE, capacity))
+        self._held_count += len(due.invoices)
+        self._is_backlogged = len(due.invoices) == capacity
         for invoice in due.invoices:
-            self._steps.create_task(self._take_step(invoice, now))
-        return min(POLL, due.next_due_at - now) if due.next_due_at else POLL
+            self._tasks.create_task(self._collect(invoice, now))
+        return Round(
+            len(due.invoices), min(POLL, due.next_due_at - now) if due.next_due_at else POLL
+        )
 
-    async def _take_step(self, invoice: LeasedInvoice, now: datetime) -> None:
-        """One invoice's step; whatever goes wrong with it, its lease brings it back."""
+    async def _collect(self, invoice: Invoice, now: datetime) -> None:
+        """Take one step of *invoice*; after a failure, its lease runs out and it is due again."""
         try:
             with self._tracing.working("collect", invoice.traceparent) as span:
-                step = self._step(invoice, await self._advance(invoice), now)
-                is_taken = await self._store.take_step(step)
-                _trace(span, step)
-            if is_taken:
-                self._tell(step)
-            else:
+                step = await self._next_step(invoice, now)
+                is_taken = await self._record(step)
+                if span.is_recorded:
+                    fields = {**_log_fields(invoice), "invoice_status": step.status}
+                    span.set({f"invoices.{name}": text for name, text in fields.items()})
+            if not is_taken:
                 log.warning("step.outlived_lease", extra={"fields": _log_fields(invoice)})
+            elif step.status and not INVOICE_MOVES[step.status]:
+                self._metrics.collected(step.status)
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one bad invoice must not stop the others
             log.exception("step.failed", extra={"fields": _log_fields(invoice)})
         finally:
-            self._give_room()
+            self._release_capacity()
 
-    def _tell(self, step: Step) -> None:
-        """Count and log what a step that was taken has brought."""
-        if not INVOICE_MOVES[step.status]:
-            self._metrics.collected(step.status)
-        if step.event:
-            told = {**_log_fields(step.invoice), **_event_fields(step.event)}
-            log.info("event.recorded", extra={"fields": told})
+    async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
+        """Ask the collector, as often as it needs no wait in between."""
+        if invoice.status is InvoiceStatus.RECEIVED:
+            progress = await self._collector.send(invoice)
+            if progress == Progress(InvoiceStatus.SENT, look_again_after=timedelta(0)):
+                progress = await self._collector.collect(invoice)
+        else:
+            progress = await self._collector.collect(invoice)
+        due_at = event = None
+        if progress.look_again_after is not None:
+            due_at = now + progress.look_again_after
+            due_at += (EPOCH - due_at) % GRAIN
+        if progress.description is not None:
+            event = Event(
+                description=progress.description,
+                paid=progress.status is InvoiceStatus.PAID,
+                at=self.clock.now(),
+                collector=self._collector.name,
+                callbacks=self._callbacks,
+            )
+        return Step(invoice=invoice, status=progress.status, due_at=due_at, event=event)
 
-    def _give_room(self) -> None:
-        self.held_count -= 1
+    def _release_capacity(self) -> None:
+        self._held_count -= 1
         if self._is_backlogged or self.is_draining:
-            self._store.invoices_due.set()
-
-    async def _advance(self, invoice: LeasedInvoice) -> Progress:
-        """As far as the invoice comes without waiting."""
-        if invoice.status is InvoiceStatus.SENT:
-            return await self._collector.collect(invoice)
-        progress = await self._collector.send(invoice)
-        return await self._collector.collect(invoice) if _is_passing(progress) else progress
-
-    def _step(self, invoice: LeasedInvoice, progress: Progress, now: datetime) -> Step:
-        wait = progress.look_again_after
-        return Step(
-            invoice=invoice,
-            status=progress.status,
-            due_at=None if wait is None else _rounded(now + wait),
-            collector=self._collector.name,
-            event=self._event(invoice, progress),
-        )
-
-    def _event(self, invoice: LeasedInvoice, progress: Progress) -> NewEvent | None:
-        if progress.description is None:
-            return None
-        is_paid = progress.status is InvoiceStatus.PAID
-        return NewEvent(
-            description=progress.description,
-            paid=is_paid,
-            at=self._clock.now(),
-            delivery=self._delivery(invoice, progress.description, is_paid=is_paid),
-        )
-
-    def _delivery(
-        self, invoice: LeasedInvoice, description: str, *, is_paid: bool
-    ) -> NewDelivery | None:
-        if invoice.call is None:
-            return None
-        return self._announce(invoice.call.callback, description, is_paid)
+            self.signal.set()
 
 
-def _is_passing(progress: Progress) -> bool:
-    """Whether the invoice was sent, nobody needs to know, and it can be collected at once."""
-    is_silent = progress.status is InvoiceStatus.SENT and progress.description is None
-    return is_silent and progress.look_again_after == timedelta(0)
-
-
-def _log_fields(invoice: LeasedInvoice) -> dict[str, Any]:
-    """By what a line about *invoice* is found."""
+def _log_fields(invoice: Invoice) -> dict[str, Any]:
     return {
         "request_id": invoice.request_id,
         "invoice_id": invoice.id,
         "account_id": invoice.account_id,
     }
-
-
-def _trace(span: Span, step: Step) -> None:
-    """What a trace says of a step: the same, and where it has led."""
-    if span.is_recorded:
-        told = {**_log_fields(step.invoice), "invoice_status": step.status.value}
-        span.set_attributes({f"invoices.{name}": value for name, value in told.items()})
-
-
-def _event_fields(event: NewEvent) -> dict[str, Any]:
-    delivery_id = event.delivery.id if event.delivery else None
-    return {"description": event.description, "paid": event.paid, "delivery_id": delivery_id}

@@ -1,9 +1,9 @@
 """
-The sandbox: a collector that moves no money, so that developers can try every ending.
+The sandbox: a collector that moves no money, so that developers can try every result.
 
-What happens is chosen by a tag on the customer, as in plus-addressing: `Acme+declined` or
-`jo+declined@example.com`. Magic amounts would bite real data; a customer's name does not.
-Everything it makes carries its name, "sandbox".
+A tag on the customer chooses the result, as in plus-addressing: `Acme+declined` or
+`jo+declined@example.com`. Special amounts could occur in real data; tags do not.
+Its events carry its name, "sandbox".
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from datetime import timedelta
 
 from service.collection.collector import Progress
 from service.domain.states import InvoiceStatus
-from service.storage.steps import LeasedInvoice
+from service.domain.invoice import Invoice
 
 PENDING_FACTOR = 10
-"""How many times longer than usual a `+pending` payment takes."""
+"""A `+pending` payment takes this many times the usual delay."""
 
 _FAILURES = {
     "declined": "Payment failed: the card was declined",
@@ -41,8 +41,8 @@ class Sandbox:
     def __init__(self, delay: timedelta) -> None:
         self._delay = delay
 
-    async def send(self, invoice: LeasedInvoice) -> Progress:
-        """Send the invoice to nobody; `+undeliverable` cannot be sent."""
+    async def send(self, invoice: Invoice) -> Progress:
+        """Send nothing; `+undeliverable` fails."""
         tag = tag_of(invoice)
         if tag == "undeliverable":
             description = "Payment failed: the invoice could not be sent to the customer"
@@ -50,16 +50,16 @@ class Sandbox:
         delays = {"never": None, "pending": self._delay * PENDING_FACTOR}
         return Progress(InvoiceStatus.SENT, look_again_after=delays.get(tag, self._delay))
 
-    async def collect(self, invoice: LeasedInvoice) -> Progress:
-        """Take no money, and say how it went."""
+    async def collect(self, invoice: Invoice) -> Progress:
+        """Collect nothing; the tag decides the result."""
         failure = _FAILURES.get(tag_of(invoice))
         if failure:
             return Progress(InvoiceStatus.PAYMENT_FAILED, failure)
         return Progress(InvoiceStatus.PAID, "Invoice paid")
 
 
-def tag_of(invoice: LeasedInvoice) -> str:
-    """The tag of the invoice's customer, in the name or the address; empty where there is none."""
+def tag_of(invoice: Invoice) -> str:
+    """The tag of the customer, in the name or the e-mail address; empty if there is none."""
     for text in (invoice.customer, invoice.customer_email or ""):
         if "+" in text and (match := _TAG.search(text)):
             return match[1]
