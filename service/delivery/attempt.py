@@ -1,46 +1,55 @@
 """
-One attempt: signed, sent, classified, decided, and then told as a settlement and as a log line.
+One attempt, from the leased delivery to the settled one: sign, send, classify, decide, settle.
 
-Each step is a small function of what is known so far, and the finished attempt is a value. The
-ends are a closed set (`service.delivery.decision`), and each means one state of the row.
+Each step is a small function. Their result is one value, `Attempt`; its decision is one of a closed
+set (`service.domain.delivery`), of which each means one state of the delivery.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from service.callbacks.answers import Classification, Meaning
 from service.callbacks.declaration import Callback
 from service.clock import Clock
-from service.delivery.decision import Dead, Delivered, Outcome, Retry, Verified, classify, decide
-from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.delivery.backoff import retry_after
+from service.delivery.decision import decide
+from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
+from service.domain.delivery import Attempt, Dead, Decision, Delivered, Delivery, Retry
 from service.domain.outcomes import AttemptOutcome
-from service.domain.states import DeliveryStatus
-from service.storage.deliveries import LeasedDelivery
-from service.storage.settlements import AttemptRecord, Settlement
-from service.telemetry.tracing import TRACEPARENT, Tracing
+from service.domain.states import Cause, DeadReason
+from service.errors import StorageUnavailable
+from service.loops import POLL
+from service.storage.store import Store
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import TRACEPARENT, Span, Tracing
 from service.values import value
 
-KEPT_BYTES = 4096
-"""How much of an answer is kept for the receiver's developer to see."""
+log = logging.getLogger("invoices.delivery")
+
+STORED_BYTES = 4096
+"""How much of an answer is stored for the developer of the receiver."""
 
 
 class Sends(Protocol):
-    """What performs one request; see `service.delivery.sender.Sender`."""
+    """Performs one request; see `service.delivery.sender.Sender`."""
 
     async def send(self, request: OutgoingRequest) -> Answer | NoAnswer:
-        """Send *request* once; always comes back with a value, within the deadline."""
+        """Send *request* once; always returns, within the deadline."""
         ...
 
 
 @value(kw_only=True)
 class Rules:
-    """What holds for every attempt: the operator's decisions, and where chance comes from."""
+    """The same for every attempt: settings of the operator, and the source of chance."""
 
     retry_schedule: tuple[timedelta, ...]
     is_strict: bool
@@ -48,196 +57,182 @@ class Rules:
     chance: Callable[[], float]
 
 
-@value(kw_only=True)
-class Attempt:
-    """One HTTP request that was made for one leased delivery, and what came of it."""
+@dataclass(slots=True, kw_only=True)
+class Attempts:
+    """Makes attempts for deliveries of the declared *callbacks*, and settles them."""
 
-    delivery: LeasedDelivery
-    started_at: datetime
-    ended_at: datetime
-    duration: timedelta
-    """As it passed: the difference of the two instants, unless somebody set the clock between."""
-    answer: Answer | NoAnswer
-    verified: Verified
-    outcome: Outcome
+    store: Store
+    sender: Sends
+    signer_of: Callable[[str], Awaitable[Signer]]
+    """The signer of an account id."""
+    callbacks: Mapping[str, Callback]
+    rules: Rules
+    clock: Clock
+    metrics: Metrics
+    tracing: Tracing
+    _is_draining: bool = False
+    _drained: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @property
-    def is_answered(self) -> bool:
-        """
-        Whether there is somebody at the other end who can take callbacks, if not this one.
+    def drain(self) -> None:
+        """Try once more to settle, if the database is unavailable, and wait no longer."""
+        self._is_draining = True
+        self._drained.set()
 
-        A receiver that fails (5xx) or has too much to do (429) cannot; one that refuses can.
-        """
-        if isinstance(self.answer, NoAnswer):
-            return self.answer.kind is NoAnswerKind.BLOCKED
-        code = self.answer.status_code
-        return code < HTTPStatus.INTERNAL_SERVER_ERROR and code != HTTPStatus.TOO_MANY_REQUESTS
-
-    @property
-    def held_until(self) -> datetime | None:
-        """Until when the receiver asked for the whole origin to wait, if it did."""
-        hold = None if isinstance(self.outcome, Delivered) else self.outcome.hold
-        return None if hold is None else self.ended_at + hold
-
-
-class Performer:
-    """Performs attempts for the declared *callbacks*, signed for their account."""
-
-    def __init__(
-        self,
-        sender: Sends,
-        signer_of: Callable[[str], Awaitable[Signer]],
-        callbacks: Mapping[str, Callback],
-        rules: Rules,
-        clock: Clock,
-        tracing: Tracing,
-    ) -> None:
-        self._sender = sender
-        self._signer_of = signer_of
-        self._callbacks = callbacks
-        self._rules = rules
-        self._clock = clock
-        self._tracing = tracing
-
-    async def perform(self, delivery: LeasedDelivery) -> Attempt:
-        """Attempt *delivery* once and say what it came to; nothing is recorded yet."""
-        name = f"{self._method_of(delivery)} {delivery.callback}"
-        with self._tracing.calling(name, delivery.traceparent) as span:
-            attempt = await self._attempt(delivery, span.traceparent)
-            if span.is_recorded:
-                span.set_attributes(
-                    {"http.request.method": self._method_of(delivery), **_traced(attempt)}
+    async def make(self, delivery: Delivery) -> Attempt:
+        """Attempt *delivery* once: sign, send, classify, decide. Nothing is recorded yet."""
+        self.metrics.attempt_began()
+        try:
+            callback = self.callbacks[delivery.callback]
+            method = callback.method.upper()
+            with self.tracing.calling(
+                f"{method} {delivery.callback}", delivery.traceparent
+            ) as span:
+                started_at, started = self.clock.now(), self.clock.elapsed()
+                headers = await self._sign(delivery, callback, started_at, span.traceparent)
+                request = OutgoingRequest(delivery.url, method, headers, delivery.body)
+                answer = await self.sender.send(request)
+                duration, ended_at = self.clock.elapsed() - started, self.clock.now()
+                classified = self._classify(callback, answer)
+                attempt = Attempt(
+                    delivery=delivery,
+                    started_at=started_at,
+                    ended_at=ended_at,
+                    duration=duration,
+                    status_code=answer.status_code,
+                    response_body=_stored_text(answer.body) if answer.body is not None else None,
+                    outcome=classified.outcome,
+                    detail=classified.detail,
+                    decision=self._decide(delivery, classified, answer.retry_after, ended_at),
                 )
-                if attempt.verified.outcome is not AttemptOutcome.DELIVERED:
-                    span.fail(attempt.verified.outcome.value)
+                if span.is_recorded:
+                    _trace(span, attempt, method)
+            self.metrics.attempt_took(duration.total_seconds())
             return attempt
+        except Exception:  # one bad attempt must not stop the others
+            log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
+            return self._failed(delivery)
+        finally:
+            self.metrics.attempt_ended()
 
-    async def _attempt(self, delivery: LeasedDelivery, traceparent: str | None) -> Attempt:
-        started_at, started_after = self._clock.now(), self._clock.elapsed()
-        request = await self._signed(delivery, started_at, traceparent)
-        answer = await self._sender.send(request)
-        ended_at = self._clock.now()
-        verified = self._classified(delivery, answer)
+    async def settle(self, attempt: Attempt) -> None:
+        """Record *attempt* and give up its lease; if that fails, the lease runs out."""
+        try:
+            is_settled = await self._settle(attempt)
+        except StorageUnavailable as error:
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        except Exception:  # one attempt that cannot be recorded must not stop the others
+            fields = {"delivery_id": attempt.delivery.id}
+            log.exception("attempt.failed", extra={"fields": fields})
+        else:
+            if is_settled:
+                self._count(attempt)
+            else:
+                self.metrics.attempt_outlived_lease()
+            name = "attempt.settled" if is_settled else "attempt.outlived_lease"
+            log.info(name, extra={"fields": log_fields(attempt)})
+
+    async def _sign(
+        self, delivery: Delivery, callback: Callback, at: datetime, traceparent: str | None
+    ) -> dict[str, str]:
+        """The declared headers; id and body are the delivery's, the timestamp is the attempt's."""
+        signer = await self.signer_of(delivery.account_id)
+        return callback.select_headers(
+            {
+                **signer.headers(delivery.id, at, delivery.body),
+                "Content-Type": "application/json",
+                "User-Agent": self.rules.user_agent,
+                "Invoices-Collector": delivery.collector,
+                TRACEPARENT: traceparent,
+            }
+        )
+
+    def _classify(self, callback: Callback, answer: Answer | NoAnswer) -> Classification:
+        if isinstance(answer, NoAnswer):
+            return Classification(Meaning.RETRY, answer.outcome, answer.detail)
+        return callback.classify(
+            answer.status_code,
+            answer.body,
+            is_truncated=answer.is_truncated,
+            is_strict=self.rules.is_strict,
+        )
+
+    def _decide(
+        self,
+        delivery: Delivery,
+        classified: Classification,
+        retry_after_header: str | None,
+        now: datetime,
+    ) -> Decision:
+        if classified.outcome is AttemptOutcome.BLOCKED:
+            return Dead(DeadReason.BLOCKED)
+        return decide(
+            classified.meaning,
+            hold=retry_after(retry_after_header, now),
+            failure_count=delivery.failure_count + 1,
+            schedule=self.rules.retry_schedule,
+            chance=self.rules.chance(),
+        )
+
+    def _failed(self, delivery: Delivery) -> Attempt:
+        """
+        An attempt that could not be made, for a reason on our side.
+
+        It is repeated by the schedule and ends with it: an attempt that can never be made must
+        not be repeated for ever.
+        """
+        now = self.clock.now()
+        detail = (
+            "An error on our side ended this attempt; it has been logged. "
+            "Your receiver may have seen it, or nothing."
+        )
+        lost = Classification(Meaning.RETRY, AttemptOutcome.LOST, detail)
         return Attempt(
             delivery=delivery,
-            started_at=started_at,
-            ended_at=ended_at,
-            duration=self._clock.elapsed() - started_after,
-            answer=answer,
-            verified=verified,
-            outcome=self._decided(delivery, answer, verified, ended_at),
+            started_at=now,
+            ended_at=now,
+            duration=timedelta(0),
+            outcome=lost.outcome,
+            detail=lost.detail,
+            decision=self._decide(delivery, lost, None, now),
         )
 
-    def failed(self, delivery: LeasedDelivery) -> Settlement:
-        """
-        Settle an attempt of *delivery* that could not be made, for a reason on our side.
+    async def _settle(self, attempt: Attempt) -> bool:
+        """Settle, again and again while the database is unavailable: the answer is kept."""
+        while True:
+            try:
+                return await self.store.settle(attempt)
+            except StorageUnavailable:
+                again_at, until = self.clock.now() + POLL, attempt.delivery.leased_until
+                if self._is_draining or until is None or again_at >= until:
+                    raise
+                await self.clock.wait(self._drained, again_at)
 
-        It is tried again by the schedule and ends with it: an attempt that can never be made
-        must not be repeated for ever.
-        """
-        now = self._clock.now()
-        verified = Verified(
-            AttemptOutcome.LOST,
-            "An error on our side ended this attempt; it has been logged. "
-            "Your receiver may have seen it, or nothing.",
-        )
-        nothing = NoAnswer(NoAnswerKind.MALFORMED, "")
-        return settlement_of(
-            Attempt(
-                delivery=delivery,
-                started_at=now,
-                ended_at=now,
-                duration=timedelta(0),
-                answer=nothing,
-                verified=verified,
-                outcome=self._decided(delivery, nothing, verified, now),
-            )
-        )
-
-    async def _signed(
-        self, delivery: LeasedDelivery, at: datetime, traceparent: str | None
-    ) -> OutgoingRequest:
-        """The id and the bytes are the delivery's, the timestamp is the attempt's."""
-        signer = await self._signer_of(delivery.account_id)
-        headers = signer.headers(delivery.id, at, delivery.body)
-        headers["Content-Type"] = "application/json"
-        headers["User-Agent"] = self._rules.user_agent
-        headers["Invoices-Collector"] = delivery.collector
-        if traceparent:
-            headers[TRACEPARENT] = traceparent
-        return OutgoingRequest(delivery.url, self._method_of(delivery), headers, delivery.body)
-
-    def _method_of(self, delivery: LeasedDelivery) -> str:
-        return self._callbacks[delivery.callback].method.upper()
-
-    def _classified(self, delivery: LeasedDelivery, answer: Answer | NoAnswer) -> Verified:
-        callback = self._callbacks[delivery.callback]
-        return classify(answer, callback, is_strict=self._rules.is_strict)
-
-    def _decided(
-        self,
-        delivery: LeasedDelivery,
-        answer: Answer | NoAnswer,
-        verified: Verified,
-        now: datetime,
-    ) -> Outcome:
-        return decide(
-            verified,
-            answer,
-            failure_count=delivery.failure_count + 1,
-            schedule=self._rules.retry_schedule,
-            now=now,
-            chance=self._rules.chance(),
-        )
+    def _count(self, attempt: Attempt) -> None:
+        """Count a recorded attempt, and its delivery if that has ended with it."""
+        self.metrics.attempt_recorded(attempt.outcome)
+        delivery, decision = attempt.delivery, attempt.decision
+        match decision:
+            case Retry():
+                return
+            case Dead(reason):
+                self.metrics.settled(decision.status, reason)
+            case Delivered():
+                self.metrics.settled(decision.status, None)
+                # A redelivery says nothing about how long deliveries take. It resets the failures
+                # and not the attempts; a lost attempt is no failure.
+                is_counted_on = delivery.attempt_count == delivery.failure_count
+                if is_counted_on and delivery.cause is not Cause.REDELIVERY:
+                    age = attempt.ended_at - delivery.accepted_at
+                    self.metrics.delivered_after(age.total_seconds())
 
 
-def settlement_of(attempt: Attempt) -> Settlement:
-    """What *attempt* means for its delivery's row."""
-    delivery, outcome = attempt.delivery, attempt.outcome
-    return Settlement(
-        account_id=delivery.account_id,
-        delivery_id=delivery.id,
-        lease_token=delivery.lease_token,
-        attempt=record_of(attempt),
-        status=STATUSES[type(outcome)],
-        at=attempt.ended_at,
-        reason=outcome.reason if isinstance(outcome, Dead) else None,
-        due_at=attempt.ended_at + outcome.delay if isinstance(outcome, Retry) else None,
-        origin=delivery.origin,
-        held_until=attempt.held_until,
-    )
-
-
-STATUSES: Mapping[type[Outcome], DeliveryStatus] = {
-    Delivered: DeliveryStatus.DELIVERED,
-    Retry: DeliveryStatus.PENDING,
-    Dead: DeliveryStatus.DEAD,
-}
-"""The closed set of ends, and the state that each leaves its delivery in."""
-
-
-def record_of(attempt: Attempt) -> AttemptRecord:
-    """*attempt*, as it is kept and shown."""
-    answer = attempt.answer if isinstance(attempt.answer, Answer) else None
-    return AttemptRecord(
-        number=attempt.delivery.attempt_count + 1,
-        started_at=attempt.started_at,
-        duration_ms=round(attempt.duration.total_seconds() * 1000),
-        status_code=attempt.answer.status_code,
-        outcome=attempt.verified.outcome,
-        detail=attempt.verified.detail,
-        response_body=_as_text(answer.body) if answer else None,
-        cause=attempt.delivery.cause,
-    )
-
-
-def log_fields(delivery: LeasedDelivery, settlement: Settlement) -> dict[str, Any]:
+def log_fields(attempt: Attempt) -> dict[str, Any]:
     """
-    Everything about an attempt of *delivery* in one flat record, for one wide line in the log.
+    Everything about *attempt* in one flat record, for one wide line in the log.
 
-    The URL is not among it: its path and query are the API user's, and may hold a secret.
+    The URL is not part of it: path and query belong to the API user, and may hold a secret.
     """
-    record, age = settlement.attempt, settlement.at - delivery.created_at
+    delivery, decision = attempt.delivery, attempt.decision
     return {
         "request_id": delivery.request_id,
         "delivery_id": delivery.id,
@@ -245,37 +240,43 @@ def log_fields(delivery: LeasedDelivery, settlement: Settlement) -> dict[str, An
         "account_id": delivery.account_id,
         "callback": delivery.callback,
         "origin": delivery.origin,
-        "number": record.number,
-        "cause": record.cause,
-        "outcome": record.outcome,
-        "detail": record.detail,
-        "status_code": record.status_code,
-        "duration_ms": record.duration_ms,
-        "status": settlement.status,
-        "reason": settlement.reason,
-        "due_at": settlement.due_at,
-        "held_until": settlement.held_until,
-        "age_ms": round(age.total_seconds() * 1000),
+        "number": attempt.number,
+        "cause": delivery.cause,
+        "outcome": attempt.outcome,
+        "detail": attempt.detail,
+        "status_code": attempt.status_code,
+        "duration_ms": attempt.duration_ms,
+        "status": decision.status,
+        "reason": decision.reason if isinstance(decision, Dead) else None,
+        "due_at": attempt.ended_at + decision.delay if isinstance(decision, Retry) else None,
+        "held_until": attempt.held_until,
+        "age_ms": round((attempt.ended_at - delivery.created_at).total_seconds() * 1000),
     }
 
 
-def _traced(attempt: Attempt) -> dict[str, str | int | None]:
-    """What a trace says of *attempt*, by the names of OpenTelemetry where it has one."""
+def _trace(span: Span, attempt: Attempt, method: str) -> None:
+    """Set the attributes of *span*, with the names of OpenTelemetry where it has one."""
     delivery, origin = attempt.delivery, urlsplit(attempt.delivery.origin)
-    return {
-        "http.response.status_code": attempt.answer.status_code,
-        "server.address": origin.hostname,
-        "server.port": origin.port,
-        "invoices.request_id": delivery.request_id,
-        "invoices.account_id": delivery.account_id,
-        "invoices.invoice_id": delivery.invoice_id,
-        "invoices.delivery_id": delivery.id,
-        "invoices.attempt.number": delivery.attempt_count + 1,
-        "invoices.attempt.cause": delivery.cause.value,
-        "invoices.attempt.outcome": attempt.verified.outcome.value,
-    }
+    span.set_attributes(
+        {
+            "http.request.method": method,
+            "http.response.status_code": attempt.status_code,
+            "server.address": origin.hostname,
+            "server.port": origin.port,
+            "invoices.request_id": delivery.request_id,
+            "invoices.account_id": delivery.account_id,
+            "invoices.invoice_id": delivery.invoice_id,
+            "invoices.delivery_id": delivery.id,
+            "invoices.attempt.number": attempt.number,
+            "invoices.attempt.cause": delivery.cause.value,
+            "invoices.attempt.outcome": attempt.outcome.value,
+        }
+    )
+    if attempt.outcome is not AttemptOutcome.DELIVERED:
+        span.fail(attempt.outcome.value)
 
 
-def _as_text(body: bytes) -> str:
+def _stored_text(body: bytes) -> str:
     """The first bytes of *body* as text that every database stores: no NUL, no half characters."""
-    return body[:KEPT_BYTES].decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    text = body[:STORED_BYTES].decode("utf-8", "replace")
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

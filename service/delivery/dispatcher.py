@@ -1,33 +1,34 @@
 """
 The loop that leases due deliveries and keeps a TaskGroup of attempts, until it is drained.
 
-Which of them is attempted when, `origins` decides; here it is done. What cannot be attempted in
-time goes back to the database, where it is in nobody's way.
+`fairness` decides which delivery is attempted when. A delivery that cannot be attempted in time is
+released: it is due in the database, for every process.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from service.callbacks.declaration import Callback
 from service.clock import Clock
-from service.delivery.attempt import Attempt, Performer, log_fields, settlement_of
-from service.delivery.fairness import Origins, Turn
-from service.domain.states import Cause, DeliveryStatus
+from service.delivery.attempt import Attempts
+from service.delivery.fairness import Origins, Slot
+from service.delivery.fanout import deliveries_of
+from service.domain.delivery import Attempt, Delivery
+from service.domain.invoice import Step
 from service.errors import StorageUnavailable
-from service.loops import AT_ONCE, POLL, keep_rounds
-from service.storage.deliveries import DueDeliveries, LeasedDelivery, LeaseRound
-from service.storage.settlements import Settlement
+from service.loops import AT_ONCE, POLL, Loop, Round
+from service.storage.deliveries import DueDeliveries, LeaseRound
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("invoices.delivery")
 
 LEASE_MARGIN = timedelta(seconds=10)
-"""What a lease outlasts an attempt's deadline by: waiting for a slot before, settling behind."""
+"""How much longer a lease is than the deadline of an attempt: for a slot before, settling after."""
 
 SETTLE_MARGIN = timedelta(seconds=5)
 """The part of the margin that is left for settling: an attempt begins no later than that."""
@@ -46,12 +47,12 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Look:
+class Scan:
     """
-    One look at every origin that has something waiting, in as many rounds as that takes.
+    One scan of every origin with pending deliveries, in as many rounds as that takes.
 
-    *left_origins* are those of which the database may hold more that is due, those for which
-    there was no room since the look began included.
+    *left_origins* may have more deliveries due in the database; those for which there was no
+    capacity since the scan began are included.
     """
 
     after: str = ""
@@ -59,230 +60,202 @@ class Look:
     next_due_at: datetime | None = None
 
     def add(self, due: DueDeliveries) -> None:
-        """Take in what one round has found."""
+        """Add the result of one round."""
         self.after = due.after or ""
         self.left_origins |= due.left_origins
-        chances = [at for at in (self.next_due_at, due.next_due_at) if at]
-        self.next_due_at = min(chances, default=None)
+        instants = [at for at in (self.next_due_at, due.next_due_at) if at]
+        self.next_due_at = min(instants, default=None)
 
 
-class Dispatcher:
+class Dispatcher(Loop):
     """Attempts every delivery that is due; any number of processes may each run one."""
 
     def __init__(
-        self, store: Store, performer: Performer, limits: Limits, clock: Clock, metrics: Metrics
+        self,
+        store: Store,
+        callbacks: Mapping[str, Callback],
+        attempts: Attempts,
+        limits: Limits,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
+        super().__init__(clock, store.deliveries_due)
         self._store = store
-        self._performer = performer
+        self._callbacks = callbacks
+        self._attempts = attempts
         self._limits = limits
-        self._clock = clock
         self._metrics = metrics
         metrics.slots(limits.concurrency)
         self._origins = Origins(limits.concurrency, limits.origin_concurrency)
-        self._attempts: asyncio.TaskGroup
-        self._look = Look()
+        self._scan = Scan()
         self._backlogged: set[str] = set()
         self._is_full = False
-        self._told_to_drain = asyncio.Event()
-        self.is_draining = False
 
     @property
     def held_count(self) -> int:
-        """Deliveries that are leased by us, or about to be."""
+        """Deliveries that are leased here, or about to be."""
         return self._origins.held_count
 
-    async def run(self) -> None:
-        """Dispatch until `drain` is called, then finish the attempts in flight."""
-        async with asyncio.TaskGroup() as attempts:
-            self._attempts = attempts
-            with self._store.to_dispatcher.connected(self):
-                await keep_rounds(self, self._store.deliveries_due, self._clock)
-
     def drain(self) -> None:
-        """Lease nothing more, give back what has not begun; `run` returns once all has ended."""
-        self.is_draining = True
-        self._told_to_drain.set()
-        self._begin_attempts()
-        self._store.deliveries_due.set()
-
-    def reserve(self, origin: str) -> datetime | None:
-        """Room for a delivery that is about to be written, unless older ones wait for it."""
-        if self.is_draining:
-            return None
-        now = self._clock.now()
-        if not self._has_room_for(origin, now):
-            self._backlogged.add(origin)
-            self._look.left_origins.add(origin)
-            return None
-        if origin in self._backlogged:
-            # Not added to the look: one that finds room for all it sees ends the backlog, or it
-            # would last for as long as invoices come in. What is written until then is announced
-            # and found by the next look.
-            return None
-        self._origins.reserve(origin)
-        return self._leased_until(now)
-
-    def cancel(self, origin: str) -> None:
-        """Give back the room of a delivery that was not written."""
-        self._origins.give_up(origin)
-        self._tell_of_room(origin)
-        # Who is alone now may have more slots than beside others.
+        """Lease nothing more, release what has not begun; `run` returns once all has ended."""
+        super().drain()
+        self._attempts.drain()
         self._begin_attempts()
 
-    def start(self, row: LeasedDelivery) -> None:
-        """Attempt a delivery that was written with a lease, as soon as there is a slot."""
-        self._origins.wait(row)
-        self._begin_attempts()
-
-    async def run_round(self) -> timedelta:
+    async def record(self, step: Step) -> bool:
         """
-        Lease what is due and there is room for; start an attempt for each.
+        Commit *step* with the deliveries of its event; those that get a lease begin at once.
 
         Returns:
-            How long the next round may wait unless a signal comes first.
+            False if the lease of the invoice had passed on, and nothing was written.
         """
-        now = self._clock.now()
-        resting = self._origins.resting(now)
-        self._metrics.origins_cooling_down(len(resting))
-        self._is_full = self._origins.room <= 0
+        # A later event waits for the deliveries of the earlier ones, which only the database knows.
+        reserve = self._reserve if step.invoice.event_count == 0 else _reserve_nothing
+        new = list(deliveries_of(step, self._callbacks, reserve))
+        inserted: Sequence[Delivery] | None = None
+        try:
+            write = self._store.take_step if step.status else self._store.record_event
+            inserted = await write(step, new)
+        finally:
+            for planned, delivery in zip(new, inserted or new, strict=True):
+                if inserted and delivery.leased_until:
+                    self._origins.wait(delivery)
+                elif planned.leased_until:
+                    self._cancel(planned.origin)
+            self._begin_attempts()
+        if inserted is not None and step.event:
+            fields = {
+                "request_id": step.invoice.request_id,
+                "invoice_id": step.invoice.id,
+                "account_id": step.invoice.account_id,
+                "description": step.event.description,
+                "paid": step.event.paid,
+                "delivery_ids": [one.id for one in new],
+            }
+            log.info("event.recorded", extra={"fields": fields})
+        return inserted is not None
+
+    async def run_round(self) -> Round:
+        """Lease what is due and has capacity; start an attempt for each."""
+        now = self.clock.now()
+        cooling_down = self._origins.cooling_down(now)
+        self._metrics.origins_cooling_down(len(cooling_down))
+        self._is_full = self._origins.capacity <= 0
         if self._is_full:
-            return POLL
-        due = await self._store.lease_deliveries(self._lease_round(now, resting))
+            return Round(0, POLL)
+        due = await self._store.lease_deliveries(
+            LeaseRound(
+                now=now,
+                until=self._leased_until(now),
+                limit=min(self._origins.capacity, BATCH),
+                origin_capacity=self._origins.capacity_of_new,
+                capacities=self._origins.capacities(),
+                held_origins=cooling_down,
+                after=self._scan.after,
+            )
+        )
         self._metrics.attempts_lost(due.lost_count)
         for delivery in due.deliveries:
             self._origins.reserve(delivery.origin)
             self._origins.wait(delivery)
         self._begin_attempts()
-        self._look.add(due)
-        return AT_ONCE if due.after is not None else self._end_look(now)
+        self._scan.add(due)
+        return Round(len(due.deliveries), AT_ONCE if due.after is not None else self._end_scan(now))
 
-    def _lease_round(self, now: datetime, resting: frozenset[str]) -> LeaseRound:
-        return LeaseRound(
-            now=now,
-            until=self._leased_until(now),
-            limit=min(self._origins.room, BATCH),
-            origin_room=self._origins.room_of_new,
-            rooms=self._origins.rooms(),
-            held_origins=resting,
-            after=self._look.after,
-        )
-
-    def _end_look(self, now: datetime) -> timedelta:
-        """All origins were looked at: remember whose deliveries wait in the database."""
-        look, self._look = self._look, Look()
-        # While the round was committed, an origin may have begun to rest.
-        rests = self._origins.ends_of_rests(now)
-        self._backlogged = look.left_origins
-        if any(self._origins.wants_more(origin) for origin in self._backlogged - rests.keys()):
+    def _end_scan(self, now: datetime) -> timedelta:
+        """Remember which origins have more deliveries due; how long the next scan may wait."""
+        scan, self._scan = self._scan, Scan()
+        # While the round was committed, a cooldown may have begun.
+        cooldowns = self._origins.ends_of_cooldowns(now)
+        self._backlogged = scan.left_origins
+        if any(self._origins.wants_more(origin) for origin in self._backlogged - cooldowns.keys()):
             return AT_ONCE
-        chances = (look.next_due_at, *rests.values())
-        return min([POLL, *(at - now for at in chances if at)])
+        instants = (scan.next_due_at, *cooldowns.values())
+        return min([POLL, *(at - now for at in instants if at)])
+
+    def _reserve(self, origin: str) -> datetime | None:
+        """Reserve a lease for a new delivery, unless there is no capacity or older ones wait."""
+        if self.is_draining or not self.is_running:
+            return None
+        now = self.clock.now()
+        if self._origins.capacity_of(origin) <= 0 or self._origins.is_cooling_down(origin, now):
+            self._backlogged.add(origin)
+            self._scan.left_origins.add(origin)
+            return None
+        if origin in self._backlogged:
+            # Not added to the scan: one that has capacity for all it finds ends the backlog, which
+            # would otherwise last as long as invoices arrive. The next scan finds this one.
+            return None
+        self._origins.reserve(origin)
+        return self._leased_until(now)
+
+    def _cancel(self, origin: str) -> None:
+        """Give up a lease that was reserved and not taken, or released."""
+        self._origins.give_up(origin)
+        self._signal_capacity(origin)
 
     def _leased_until(self, now: datetime) -> datetime:
         return now + self._limits.timeout + LEASE_MARGIN
 
-    def _has_room_for(self, origin: str, now: datetime) -> bool:
-        return self._origins.room_of(origin) > 0 and not self._origins.is_resting(origin, now)
-
-    def _tell_of_room(self, origin: str) -> None:
-        """Wake the loop, if it has something to do about it."""
+    def _signal_capacity(self, origin: str) -> None:
+        """Begin the next round, if there is capacity for what waits in the database."""
         is_awaited = origin in self._backlogged and self._origins.wants_more(origin)
         if is_awaited or self._is_full or self.is_draining:
-            self._store.deliveries_due.set()
+            self.signal.set()
 
     def _begin_attempts(self) -> None:
-        """Begin what there are slots for; give back what came too late for one, or to a rest."""
-        if self.is_draining:
-            self._give_back(self._origins.take_back_all())
+        """Begin the attempts that have a slot; release what got one too late or in a cooldown."""
+        if not self.is_running:
             return
-        now = self._clock.now()
-        for turn in self._origins.begin():
-            if not self._may_begin(turn.delivery, now):
-                self._origins.skip(turn)
-                self._give_back([turn.delivery])
+        if self.is_draining:
+            self._release_all(self._origins.take_back_all())
+            return
+        now = self.clock.now()
+        latest_end = now + self._limits.timeout + SETTLE_MARGIN
+        for slot in self._origins.take_slots():
+            delivery = slot.delivery
+            has_time = delivery.leased_until is not None and latest_end < delivery.leased_until
+            if has_time and not self._origins.is_cooling_down(delivery.origin, now):
+                self._tasks.create_task(self._attempt(slot))
             else:
-                self._attempts.create_task(self._attempt(turn))
+                self._origins.skip(slot)
+                self._release_all([delivery])
 
-    def _may_begin(self, delivery: LeasedDelivery, now: datetime) -> bool:
-        """Whether an attempt would end before its lease does, at an origin that does not rest."""
-        has_time = now + self._limits.timeout + SETTLE_MARGIN < delivery.leased_until
-        return has_time and not self._origins.is_resting(delivery.origin, now)
+    async def _attempt(self, slot: Slot) -> None:
+        """Make an attempt, pass the slot on, and settle the attempt."""
+        attempt: Attempt | None = None
+        try:
+            attempt = await self._attempts.make(slot.delivery)
+        finally:
+            self._end(slot, attempt)
+        await self._attempts.settle(attempt)
 
-    def _end(self, turn: Turn, attempt: Attempt | None) -> None:
-        """Give back the slot; an attempt that was not made, for a reason of ours, is None."""
-        now, origin = self._clock.now(), turn.delivery.origin
+    def _end(self, slot: Slot, attempt: Attempt | None) -> None:
+        """Give back the slot and learn from *attempt*, which is None if it was cancelled."""
+        now, origin = self.clock.now(), slot.delivery.origin
         if attempt and attempt.held_until:
-            self._origins.rest(origin, now, attempt.held_until)
-        self._origins.end(turn, now, is_answering=attempt is None or attempt.is_answered)
-        if self._origins.is_resting(origin, now):
-            self._give_back(self._origins.take_back(origin))
-        self._tell_of_room(origin)
+            self._origins.cool_down(origin, now, attempt.held_until)
+        self._origins.end(slot, now, is_answering=attempt is None or attempt.is_answered)
+        if self._origins.is_cooling_down(origin, now):
+            self._release_all(self._origins.take_back(origin))
+        self._signal_capacity(origin)
         self._begin_attempts()
 
-    def _give_back(self, deliveries: Iterable[LeasedDelivery]) -> None:
+    def _release_all(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
-            self._attempts.create_task(self._release(delivery))
+            self._tasks.create_task(self._release(delivery))
 
-    async def _release(self, delivery: LeasedDelivery) -> None:
-        """Give back a lease without an attempt; if that fails, it runs out."""
+    async def _release(self, delivery: Delivery) -> None:
+        """Give up a lease without an attempt; if that fails, it runs out."""
         try:
             await self._store.release(delivery)
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         finally:
-            self.cancel(delivery.origin)
+            self._cancel(delivery.origin)
+            # An origin that is alone now may have more slots than beside others.
+            self._begin_attempts()
 
-    async def _attempt(self, turn: Turn) -> None:
-        """One delivery's attempt; whatever goes wrong with it, its lease brings it back."""
-        delivery, settlement = turn.delivery, await self._performed(turn)
-        try:
-            is_settled = await self._settle(delivery, settlement)
-        except StorageUnavailable as error:
-            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-        except Exception:  # one that cannot be recorded must not stop the group either
-            log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
-        else:
-            self._count(delivery, settlement, is_settled=is_settled)
-            name = "attempt.settled" if is_settled else "attempt.outlived_lease"
-            log.info(name, extra={"fields": log_fields(delivery, settlement)})
 
-    def _count(self, delivery: LeasedDelivery, settlement: Settlement, *, is_settled: bool) -> None:
-        """Count an attempt, and its delivery if that has ended with it."""
-        if not is_settled:
-            self._metrics.attempt_outlived_lease()
-            return
-        self._metrics.attempt_recorded(settlement.attempt.outcome)
-        if settlement.status is not DeliveryStatus.PENDING:
-            self._metrics.settled(settlement.status, settlement.reason)
-        # What is sent again by hand says nothing of how long deliveries take. A redelivery begins
-        # to count failures anew, and attempts it does not; an attempt that was lost is no failure.
-        has_counted_on = delivery.attempt_count == delivery.failure_count
-        is_first_time = has_counted_on and delivery.cause is not Cause.REDELIVERY
-        if settlement.status is DeliveryStatus.DELIVERED and is_first_time:
-            self._metrics.delivered_after((settlement.at - delivery.accepted_at).total_seconds())
-
-    async def _performed(self, turn: Turn) -> Settlement:
-        """Make the attempt that it is the turn of, then pass the slot on."""
-        attempt = None
-        self._metrics.attempt_began()
-        try:
-            attempt = await self._performer.perform(turn.delivery)
-            self._metrics.attempt_took(attempt.duration.total_seconds())
-            return settlement_of(attempt)
-        except Exception:  # one bad attempt must not stop the group
-            log.exception("attempt.failed", extra={"fields": {"delivery_id": turn.delivery.id}})
-            return self._performer.failed(turn.delivery)
-        finally:
-            self._metrics.attempt_ended()
-            self._end(turn, attempt)
-
-    async def _settle(self, delivery: LeasedDelivery, settlement: Settlement) -> bool:
-        """Settle, again and again while the database is away: an answer is not made twice."""
-        while True:
-            try:
-                return await self._store.settle(settlement)
-            except StorageUnavailable:
-                again_at = self._clock.now() + POLL
-                if self.is_draining or again_at >= delivery.leased_until:
-                    raise
-                await self._clock.wait(self._told_to_drain, again_at)
+def _reserve_nothing(_origin: str) -> None:
+    return None

@@ -1,8 +1,8 @@
 """
-Why there was no answer: the one place that translates the errors of lower libraries.
+Why there was no answer: the only place that translates the errors of lower libraries.
 
-Whatever aiohttp, the loop, TLS or a name server raises, the sender has one value to give back.
-Its words go to the developer of the receiver, so they tell what that developer may know.
+Every error of aiohttp, the event loop, TLS or a name server becomes one value. Its text goes to
+the developer of the receiver, and holds only what that developer may know.
 """
 
 from __future__ import annotations
@@ -10,25 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 from aiohttp import client_exceptions as lower
 
 from service.delivery.connection import UNREAD_LIMIT, WIRE_LIMIT, AnswerTooLong
 from service.delivery.egress import AddressDenied
+from service.domain.outcomes import AttemptOutcome
 
 REASON_LENGTH = 200
 
 _log = logging.getLogger(__name__)
-
-
-class NoAnswerKind(StrEnum):
-    """Why there is no answer."""
-
-    UNREACHABLE = "unreachable"
-    TIMEOUT = "timeout"
-    MALFORMED = "malformed"
-    BLOCKED = "blocked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +27,51 @@ class NoAnswer:
     """
     There was no usable answer; *detail* says why, to the developer of the receiver.
 
+    *status_code* is set where the head of a 2xx answer came, and its body did not.
+
     The detail is the same for a denied address, a name without address and a connection that
     failed: anything else would let API users scan ports and networks through the service.
     """
 
-    kind: NoAnswerKind
+    outcome: AttemptOutcome
     detail: str
     status_code: int | None = None
-    """The status, where a 2xx came whose body did not."""
+    body: None = None
+    retry_after: None = None
 
 
 def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:
     """
     Translate *failure*, which ended a request that had *timeout_seconds* to be answered.
 
-    A failure that nobody foresaw is logged, because it is a defect of ours.
+    An unknown failure is logged, because it is a defect of ours.
     """
     cause = _cause(failure)
     known = next(kind for kind in type(cause).__mro__ if kind in FAILURES)
     if known is Exception:
         _log.error("request.broken", exc_info=failure)
-    kind, words = FAILURES[known]
-    return NoAnswer(kind, words.format(reason=_reason(cause), seconds=timeout_seconds))
+    outcome, text = FAILURES[known]
+    return NoAnswer(outcome, text.format(reason=_reason(cause), seconds=timeout_seconds))
 
 
-_NOT_CONNECTED = (NoAnswerKind.UNREACHABLE, "no connection to the receiver could be made")
-_NOT_CALLABLE = (NoAnswerKind.UNREACHABLE, "the URL cannot be called")
-_UNTRUSTED = (NoAnswerKind.UNREACHABLE, "the TLS certificate was not accepted: {reason}")
-_NO_HANDSHAKE = (NoAnswerKind.UNREACHABLE, "the TLS handshake failed: {reason}")
-_LOST = (NoAnswerKind.UNREACHABLE, "the connection was lost before the answer was complete")
-_LATE = (NoAnswerKind.TIMEOUT, "no answer within {seconds:g} s")
-_NOT_HTTP = (NoAnswerKind.MALFORMED, "the answer is not valid HTTP: {reason}")
-_BROKEN_BODY = (NoAnswerKind.MALFORMED, "the body of the answer is incomplete or not valid HTTP")
+_NOT_CONNECTED = (AttemptOutcome.UNREACHABLE, "no connection to the receiver could be made")
+_NOT_CALLABLE = (AttemptOutcome.UNREACHABLE, "the URL cannot be called")
+_UNTRUSTED = (AttemptOutcome.UNREACHABLE, "the TLS certificate was not accepted: {reason}")
+_NO_HANDSHAKE = (AttemptOutcome.UNREACHABLE, "the TLS handshake failed: {reason}")
+_LOST = (AttemptOutcome.UNREACHABLE, "the connection was lost before the answer was complete")
+_LATE = (AttemptOutcome.TIMEOUT, "no answer within {seconds:g} s")
+_NOT_HTTP = (AttemptOutcome.MALFORMED, "the answer is not valid HTTP: {reason}")
+_BROKEN_BODY = (AttemptOutcome.MALFORMED, "the body of the answer is incomplete or not valid HTTP")
 _TOO_LONG = (
-    NoAnswerKind.MALFORMED,
+    AttemptOutcome.MALFORMED,
     f"the answer takes more than {WIRE_LIMIT // 1024} KiB or {UNREAD_LIMIT} interim answers",
 )
 
-# Foreign errors are translated here and nowhere else; the nearest class of the failure decides.
-# aiohttp's are all listed, those that can only come of what is switched off (redirects, proxies,
-# Unix sockets, WebSockets, fingerprints) included: a test tells when a release brings a new one.
-FAILURES: Mapping[type[Exception], tuple[NoAnswerKind, str]] = {
-    AddressDenied: (NoAnswerKind.BLOCKED, _NOT_CONNECTED[1]),
+# The nearest class of the failure decides. All errors of aiohttp are listed, also those of
+# features that are switched off (redirects, proxies, Unix sockets, WebSockets, fingerprints): a
+# test fails when a release adds one.
+FAILURES: Mapping[type[Exception], tuple[AttemptOutcome, str]] = {
+    AddressDenied: (AttemptOutcome.BLOCKED, _NOT_CONNECTED[1]),
     lower.ClientConnectorError: _NOT_CONNECTED,
     lower.ClientConnectorDNSError: _NOT_CONNECTED,
     lower.ClientProxyConnectionError: _NOT_CONNECTED,
@@ -100,7 +94,7 @@ FAILURES: Mapping[type[Exception], tuple[NoAnswerKind, str]] = {
     lower.ServerDisconnectedError: _LOST,
     lower.UploadAbortedError: _LOST,
     OSError: _LOST,
-    RuntimeError: _LOST,  # uvloop's way to say that a transport is closed, and aiohttp's.
+    RuntimeError: _LOST,  # Raised by uvloop and aiohttp for a closed transport.
     TimeoutError: _LATE,
     lower.ServerTimeoutError: _LATE,
     lower.ConnectionTimeoutError: _LATE,
@@ -127,8 +121,8 @@ def _cause(failure: Exception) -> Exception:
     return failure
 
 
-# What OpenSSL says that its reader could not act on, in words that can be acted on.
-_TLS_WORDS = {
+# Messages of OpenSSL that a reader cannot act on, in other words.
+_TLS_TEXTS = {
     "WRONG_VERSION_NUMBER": "the port does not speak TLS",
     "TLSV1_ALERT_PROTOCOL_VERSION": "TLS 1.2 or newer is needed",
     "UNSUPPORTED_PROTOCOL": "TLS 1.2 or newer is needed",
@@ -148,7 +142,7 @@ def _reason(failure: Exception) -> str:
         text = getattr(failure.os_error, "reason", text) or text
     elif isinstance(failure, lower.ClientResponseError):
         text = failure.message
-    return _printable(_TLS_WORDS.get(text, text))
+    return _printable(_TLS_TEXTS.get(text, text))
 
 
 def _printable(text: str) -> str:

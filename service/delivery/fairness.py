@@ -1,16 +1,16 @@
 """
-Who is attempted next: slots and leases, shared among the origins that want them.
+Fairness: slots and leases, shared among the origins that have deliveries due.
 
-This module keeps invariant 7. What a receiver costs is counted by its origin:
+Keeps invariant 7. What a receiver costs is counted by its origin:
 
-* An origin has at most so many attempts in flight. Beside others, it takes another slot only
-  while more are free than it has already, so that something is left for one that comes new.
-* An origin that nobody has heard of yet, or that has just failed, gets one attempt at a time: a
-  probe. While probes go on failing they come ever less often, and what waits behind them keeps
-  its attempts. The first answer opens the origin again.
-* Deliveries that wait for a slot are leased only as far ahead as slots fall free.
+* An origin has a limited number of attempts in flight. Beside others, it takes another slot only
+  while more slots are free than it has already, so that some are left for an origin that is new.
+* An origin that is new, or that has just failed, gets one attempt at a time: a probe. While probes
+  fail, each is followed by a longer cooldown, and deliveries behind them keep their attempts. The
+  first answer opens the origin again.
+* Deliveries that wait for a slot are leased only a few attempts ahead.
 
-All of it is counted here and nothing is waited for: the dispatcher asks, and is told at once.
+This module counts and never waits: the dispatcher asks, and acts.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from service.storage.deliveries import LeasedDelivery
+from service.domain.delivery import Delivery
 from service.values import value
 
 LEASE_AHEAD = 8
-"""Leases held for each slot, so that a slot that falls free never waits for a commit."""
+"""Leases held for each slot, so that a slot that becomes free never waits for a commit."""
 
-REST_FIRST = timedelta(milliseconds=100)
-REST_MAX = timedelta(seconds=10)
-"""How long an origin rests after its first failed probe and, doubled each time, at most."""
+COOLDOWN_FIRST = timedelta(milliseconds=100)
+COOLDOWN_MAX = timedelta(seconds=10)
+"""How long the cooldown after the first failed probe is, and, doubled each time, at most."""
 
 KNOWN_MAX = 10_000
-"""Origins that are remembered with nothing in hand for them; the oldest are forgotten first."""
+"""Origins that are remembered without a lease; the oldest are forgotten first."""
 
 
 @value()
-class Turn:
-    """A delivery that has a slot; a probe says whether its origin is there at all."""
+class Slot:
+    """A delivery that may be attempted now; a probe finds out whether its origin answers."""
 
-    delivery: LeasedDelivery
+    delivery: Delivery
     is_probe: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
-    """The time for which an origin is left alone."""
+class Cooldown:
+    """The time in which an origin gets no attempts, after a failed probe or by Retry-After."""
 
     since: datetime
     until: datetime
 
-    def goes_on(self, now: datetime) -> bool:
-        """Whether it is not over. A clock that went back to before it does not prolong it."""
+    def is_active(self, now: datetime) -> bool:
+        """Whether it has not ended. A clock that was set back to before it does not prolong it."""
         return self.since <= now < self.until
 
 
 @dataclass(slots=True, eq=False)
 class Origin:
-    """What is known of one receiver, and what is in hand for it."""
+    """What is known of one origin, and what is leased for it."""
 
     name: str
-    waiting: deque[LeasedDelivery] = field(default_factory=deque)
+    waiting: deque[Delivery] = field(default_factory=deque)
     in_flight_count: int = 0
     held_count: int = 0
     """Leases, taken or about to be; those of attempts in flight included."""
@@ -81,40 +81,39 @@ class Origins:
         self._known: dict[str, Origin] = {}
         self._busy: dict[str, Origin] = {}
         self._failing: dict[str, Origin] = {}
-        self._rests: dict[str, Rest] = {}
+        self._cooldowns: dict[str, Cooldown] = {}
         self._queue: deque[Origin] = deque()
 
     # Leases
 
     @property
-    def room(self) -> int:
-        """How many more leases there is room for."""
+    def capacity(self) -> int:
+        """How many more leases may be taken."""
         return self._lease_limit - self.held_count
 
     @property
-    def room_of_new(self) -> int:
-        """How many of them an origin may have that is not in `rooms`."""
+    def capacity_of_new(self) -> int:
+        """How many of them an origin may have that is not in `capacities`."""
         return LEASE_AHEAD
 
-    def room_of(self, name: str) -> int:
+    def capacity_of(self, name: str) -> int:
         """How many more leases one origin may have."""
         origin = self._known.get(name)
-        if origin is None:
-            return min(LEASE_AHEAD, self.room)
-        return max(0, min(self._limit_of(origin) - origin.held_count, self.room))
+        limit = LEASE_AHEAD if origin is None else self._limit_of(origin) - origin.held_count
+        return max(0, min(limit, self._lease_limit - self.held_count))
 
     def wants_more(self, name: str) -> bool:
-        """Whether so much room has come free for an origin that another round is worth it."""
+        """Whether an origin has so much free capacity that another round is worth it."""
         origin = self._known.get(name)
         return origin is None or origin.held_count * 2 <= self._limit_of(origin)
 
-    def rooms(self) -> dict[str, int]:
-        """The room of each origin that something is in hand for, or whose last probe failed."""
-        return {name: self.room_of(name) for name in (*self._busy, *self._failing)}
+    def capacities(self) -> dict[str, int]:
+        """The capacity of each origin that has leases, or whose last probe failed."""
+        return {name: self.capacity_of(name) for name in (*self._busy, *self._failing)}
 
     def reserve(self, name: str) -> None:
         """Count a lease that is taken, or about to be."""
-        origin = self._known.get(name) or self._meet(name)
+        origin = self._known.get(name) or self._add(name)
         origin.held_count += 1
         self.held_count += 1
         self._busy[name] = origin
@@ -127,113 +126,105 @@ class Origins:
         if not origin.held_count:
             del self._busy[name]
 
-    # Rest
+    # Cooldowns
 
-    def resting(self, now: datetime) -> frozenset[str]:
-        """The origins that are to be left alone at the moment."""
-        return frozenset(name for name, rest in self._rests.items() if rest.goes_on(now))
+    def cooling_down(self, now: datetime) -> frozenset[str]:
+        """The origins that get no attempts at *now*."""
+        return frozenset(name for name, one in self._cooldowns.items() if one.is_active(now))
 
-    def ends_of_rests(self, since: datetime) -> dict[str, datetime]:
-        """When each rest ends that was not over at *since*; those that began later included."""
-        self._rests = {name: rest for name, rest in self._rests.items() if rest.until > since}
-        return {name: rest.until for name, rest in self._rests.items()}
+    def ends_of_cooldowns(self, since: datetime) -> dict[str, datetime]:
+        """When each cooldown ends that was not over at *since*; later ones are included."""
+        self._cooldowns = {name: one for name, one in self._cooldowns.items() if one.until > since}
+        return {name: one.until for name, one in self._cooldowns.items()}
 
-    def is_resting(self, name: str, now: datetime) -> bool:
-        """Whether an origin is to be left alone."""
-        rest = self._rests.get(name)
-        return rest is not None and rest.goes_on(now)
+    def is_cooling_down(self, name: str, now: datetime) -> bool:
+        """Whether an origin gets no attempts at *now*."""
+        cooldown = self._cooldowns.get(name)
+        return cooldown is not None and cooldown.is_active(now)
 
-    def rest(self, name: str, now: datetime, until: datetime) -> None:
-        """Leave an origin alone from now until then."""
-        if not self.is_resting(name, until):
-            self._rests[name] = Rest(now, until)
+    def cool_down(self, name: str, now: datetime, until: datetime) -> None:
+        """Give an origin no attempts from *now* to *until*."""
+        if not self.is_cooling_down(name, until):
+            self._cooldowns[name] = Cooldown(now, until)
 
     # Slots
 
-    def wait(self, delivery: LeasedDelivery) -> None:
+    def wait(self, delivery: Delivery) -> None:
         """Queue a delivery, whose lease is counted, for a slot."""
         origin = self._known[delivery.origin]
         origin.waiting.append(delivery)
         self._queue_up(origin)
 
-    def begin(self) -> Iterator[Turn]:
+    def take_slots(self) -> Iterator[Slot]:
         """Take a slot for each delivery that may be attempted now; the origins take turns."""
         passed_count = 0
         while self._free_slots and passed_count < len(self._queue):
             origin = self._queue.popleft()
-            if self._has_enough(origin):
+            # Other origins, new ones included, need the next slot more.
+            is_alone = len(self._busy) == 1
+            if not is_alone and origin.in_flight_count >= max(self._free_slots, 1):
                 self._queue.append(origin)
                 passed_count += 1
                 continue
             passed_count, origin.is_queued = 0, False
-            if origin.waiting and origin.in_flight_count < self._width(origin):
-                yield self._take_slot(origin)
+            if origin.waiting and origin.in_flight_count < self._slots_of(origin):
+                origin.in_flight_count += 1
+                self._free_slots -= 1
+                slot = Slot(origin.waiting.popleft(), is_probe=not origin.is_open)
+                self._queue_up(origin)
+                yield slot
 
-    def end(self, turn: Turn, now: datetime, *, is_answering: bool) -> None:
-        """Give back slot and lease of an attempt, and learn from how it went."""
-        origin = self._known[turn.delivery.origin]
+    def end(self, slot: Slot, now: datetime, *, is_answering: bool) -> None:
+        """Give back slot and lease of an attempt, and learn from its result."""
+        origin = self._known[slot.delivery.origin]
         if is_answering:
             origin.is_open, origin.failed_probe_count = True, 0
             self._failing.pop(origin.name, None)
-        elif turn.is_probe:
-            self._rest_after_probe(origin, now)
+        elif slot.is_probe:
+            cooldown = min(COOLDOWN_FIRST * 2 ** min(origin.failed_probe_count, 10), COOLDOWN_MAX)
+            origin.failed_probe_count += 1
+            self._failing[origin.name] = origin
+            self.cool_down(origin.name, now, now + cooldown)
         else:
             origin.is_open = False
-        self.skip(turn)
+        self.skip(slot)
         self.give_up(origin.name)
 
-    def skip(self, turn: Turn) -> None:
-        """Give back the slot of a turn that was not used; its lease is counted still."""
-        origin = self._known[turn.delivery.origin]
+    def skip(self, slot: Slot) -> None:
+        """Give back a slot without an attempt; its lease is still counted."""
+        origin = self._known[slot.delivery.origin]
         origin.in_flight_count -= 1
         self._free_slots += 1
         self._queue_up(origin)
 
-    def take_back(self, name: str) -> list[LeasedDelivery]:
-        """What waits for one origin, which waits no more; its leases are counted still."""
+    def take_back(self, name: str) -> list[Delivery]:
+        """Remove what waits for a slot of one origin; the leases are still counted."""
         origin = self._known[name]
         waiting, origin.waiting = list(origin.waiting), deque()
         return waiting
 
-    def take_back_all(self) -> list[LeasedDelivery]:
-        """Everything that waits, which waits no more; its leases are counted still."""
+    def take_back_all(self) -> list[Delivery]:
+        """Remove everything that waits for a slot; the leases are still counted."""
         return [one for name in self._busy for one in self.take_back(name)]
 
-    def _take_slot(self, origin: Origin) -> Turn:
-        origin.in_flight_count += 1
-        self._free_slots -= 1
-        turn = Turn(origin.waiting.popleft(), is_probe=not origin.is_open)
-        self._queue_up(origin)
-        return turn
-
-    def _has_enough(self, origin: Origin) -> bool:
-        """Whether other origins, those to come included, need the next slot more."""
-        is_alone = len(self._busy) == 1
-        return not is_alone and origin.in_flight_count >= max(self._free_slots, 1)
-
     def _queue_up(self, origin: Origin) -> None:
-        is_wanting = origin.waiting and origin.in_flight_count < self._width(origin)
-        if is_wanting and not origin.is_queued:
+        if origin.is_queued or not origin.waiting:
+            return
+        if origin.in_flight_count < self._slots_of(origin):
             origin.is_queued = True
             self._queue.append(origin)
 
     def _limit_of(self, origin: Origin) -> int:
         if origin.failed_probe_count:
             return 1
-        limit = self._width(origin) * LEASE_AHEAD
-        return limit if len(self._busy) <= 1 else min(limit, self.room)
+        limit = self._slots_of(origin) * LEASE_AHEAD
+        return limit if len(self._busy) <= 1 else min(limit, self._lease_limit - self.held_count)
 
-    def _width(self, origin: Origin) -> int:
+    def _slots_of(self, origin: Origin) -> int:
         return self._origin_concurrency if origin.is_open else 1
 
-    def _rest_after_probe(self, origin: Origin, now: datetime) -> None:
-        rest = min(REST_FIRST * 2 ** min(origin.failed_probe_count, 10), REST_MAX)
-        origin.failed_probe_count += 1
-        self._failing[origin.name] = origin
-        self.rest(origin.name, now, now + rest)
-
-    def _meet(self, name: str) -> Origin:
-        """Remember a new origin; one of which nothing is in hand is forgotten for it."""
+    def _add(self, name: str) -> Origin:
+        """Remember a new origin; if they are too many, forget the oldest that has no lease."""
         origin = self._known[name] = Origin(name)
         if len(self._known) > KNOWN_MAX:
             idle = next((one for one in self._known.values() if not one.held_count), None)

@@ -1,8 +1,8 @@
 """
 Performs one HTTP request, against receivers that may be broken or hostile.
 
-The only home of `aiohttp.ClientSession`. Whatever a receiver does, `Sender.send` ends within the
-deadline, holds little memory, follows nothing, decodes nothing, and comes back with a value: an
+The only module with an `aiohttp.ClientSession`. Whatever a receiver does, `Sender.send` ends within
+the deadline, uses little memory, follows no redirect, decodes nothing, and returns a value: an
 `Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
 """
 
@@ -21,11 +21,12 @@ from yarl import URL
 
 from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
 from service.delivery.egress import EgressPolicy, Lookup, Resolver, look_up
-from service.delivery.failures import NoAnswer, NoAnswerKind, no_answer
+from service.delivery.failures import NoAnswer, no_answer
+from service.domain.outcomes import AttemptOutcome
 from service.values import value
 
-# An acknowledgement has a handful of headers. What aiohttp allows by default (128 of 8 KiB) is a
-# megabyte for every attempt.
+# An acknowledgement has few headers. The default of aiohttp (128 of 8 KiB) allows a megabyte for
+# every attempt.
 HEAD_LINE_LIMIT = 4096
 HEAD_COUNT_LIMIT = 64
 READ_BUFFER_BYTES = 16 * 1024
@@ -49,7 +50,7 @@ class OutgoingRequest:
 @value()
 class Answer:
     """
-    What the receiver said: a final status (200 to 599) and a body.
+    The answer of a receiver: a final status (200 to 599) and a body.
 
     A 2xx body was read to its end; that of a refusal may have been cut off. A body longer than
     `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after* is the header as it came.
@@ -65,8 +66,8 @@ class Sender:
     """
     Sends requests, keeping connections alive between them; an asynchronous context manager.
 
-    How many run at once is the caller's business. *concurrency* bounds the DNS lookups only; it
-    is best as high as the caller's own bound, so that dead names cannot use up the lookups of
+    The caller bounds how many requests run at once. *concurrency* bounds the DNS lookups only, and
+    should be as high as the caller's own bound, so that dead names cannot take the lookups of
     others.
 
     *lookup* turns a name into numeric addresses and may block; *tls* replaces the context that
@@ -101,7 +102,7 @@ class Sender:
         await self.close()
 
     async def open(self) -> None:
-        """Make ready to send, in the running loop."""
+        """Open the session, in the running event loop."""
         self._resolver = Resolver(
             self._policy,
             concurrency=self._concurrency,
@@ -126,7 +127,7 @@ class Sender:
         )
 
     async def close(self) -> None:
-        """Close every connection; the caller has let its requests end before."""
+        """Close every connection; the requests of the caller have ended before."""
         await self._session.close()
         await self._resolver.close()
 
@@ -150,21 +151,21 @@ class Sender:
                 return await _read(response, body)
         except Exception as failure:  # noqa: BLE001 -- no answer, however odd, may stop an attempt
             missing = no_answer(failure, self._timeout_seconds)
-            # The connection keeps the failure, whose frames keep the connection: a circle that
-            # would hold what was read until the garbage collector comes by.
+            # The connection refers to the failure, and its frames to the connection: this cycle
+            # would keep what was read until the garbage collector runs.
             failure.__traceback__ = None
-            return _what_came(response, body, missing)
+            return _partial_answer(response, body, missing)
         finally:
             if response is not None:
-                # A body that was read to its end has given its connection back already.
+                # After a complete body, the connection is in the pool again already.
                 response.close()
 
 
 async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | NoAnswer:
-    """Read the rest of *response* into *body*, as far as it is wanted."""
+    """Read the rest of *response* into *body*, up to the limit."""
     if not _is_final(response.status):
         return NoAnswer(
-            NoAnswerKind.MALFORMED, f"the status {response.status:03} is not one of 200 to 599"
+            AttemptOutcome.MALFORMED, f"the status {response.status:03} is not one of 200 to 599"
         )
     content = response.content
     while len(body) <= ANSWER_LIMIT and not content.at_eof():
@@ -172,14 +173,14 @@ async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | N
     return _answer(response, body)
 
 
-def _what_came(
+def _partial_answer(
     response: aiohttp.ClientResponse | None, body: bytearray, missing: NoAnswer
 ) -> Answer | NoAnswer:
     """
-    What an answer says whose body did not come to its end.
+    The result of an answer whose body is incomplete.
 
-    A refusal says all in its head: that it is one, and when to come again. A 2xx says nothing
-    without its body.
+    The head of a refusal is enough: its status, and its Retry-After. A 2xx means nothing without
+    its body.
     """
     if response is None or not _is_final(response.status):
         return missing

@@ -1,8 +1,8 @@
 """
-Signs what is sent, as Standard Webhooks 1.0 has it, through that project's own package.
+Signatures of Standard Webhooks 1.0, made by that project's own package.
 
-An account may have several secrets while it changes from one to the next. Every request is then
-signed with all of them, and a receiver that knows any one of them can verify it.
+During a rotation an account has several secrets. Every request is then signed with all of them,
+and a receiver that knows one of them can verify it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from functools import lru_cache
 
 from standardwebhooks import Webhook
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 -- what every secret begins with, and none
+SECRET_PREFIX = "whsec_"  # noqa: S105 -- the prefix of every secret, and no secret
 SECRET_BYTES_MIN = 24
 SECRET_BYTES_MAX = 64
 
 
 class Signer:
     """
-    Makes the three `webhook-…` headers for the bytes of a body.
+    Makes the three `webhook-…` headers of a request.
 
     Raises:
         ValueError: there is no secret, or one is not `whsec_` and base64 of 24 to 64 bytes. The
@@ -55,7 +55,7 @@ class Signer:
         }
 
 
-# Deliveries of one account follow each other; decoding the same secret for each is waste.
+# The secrets of an account are decoded once and not for each of its deliveries.
 @lru_cache(maxsize=1024)
 def _webhook(secret: str) -> Webhook:
     return Webhook(_key(secret))

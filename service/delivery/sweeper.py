@@ -1,7 +1,7 @@
 """
-The loop that applies retention: what was settled long ago is removed, a little at a time.
+The loop that applies retention: it removes deliveries that were settled long ago, in batches.
 
-Never what is pending, however old. Any number of processes may sweep beside each other.
+Pending deliveries are never removed. Any number of processes may each run one.
 """
 
 from __future__ import annotations
@@ -11,65 +11,43 @@ import logging
 from datetime import datetime, timedelta
 
 from service.clock import Clock
-from service.loops import AT_ONCE, POLL, keep_rounds
-from service.storage.retention import SweepPlace
+from service.loops import AT_ONCE, POLL, Loop, Round
+from service.storage.retention import SweepPosition
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("invoices.delivery")
 
-SWEEP_EVERY = timedelta(hours=1)
-"""How long what could be removed may stay: little, beside how long it was kept."""
+SWEEP_INTERVAL = timedelta(hours=1)
+"""The longest wait between two sweeps: short compared with the retention."""
 
 
-class Sweeper:
+class Sweeper(Loop):
     """Removes the deliveries that were settled more than *retention* ago, with their attempts."""
 
-    held_count = 0
-    """It leases nothing."""
-
     def __init__(self, store: Store, retention: timedelta, clock: Clock, metrics: Metrics) -> None:
+        super().__init__(clock, signal=asyncio.Event())
         self._store = store
         self._retention = retention
-        self._clock = clock
         self._metrics = metrics
-        self._place = SweepPlace()
+        self._position = SweepPosition()
         self._count = 0
-        self._told_to_drain = asyncio.Event()
-        self.is_draining = False
 
-    async def run(self) -> None:
-        """Sweep until `drain` is called."""
-        await keep_rounds(self, self._told_to_drain, self._clock)
-
-    def drain(self) -> None:
-        """Remove nothing more after this batch."""
-        self.is_draining = True
-        self._told_to_drain.set()
-
-    async def run_round(self) -> timedelta:
-        """
-        Remove one batch.
-
-        Returns:
-            How long the next one may wait: not at all, until everything was looked at.
-        """
-        settled_before = self._clock.now() - self._retention
-        swept = await self._store.sweep(self._place, settled_before)
+    async def run_round(self) -> Round:
+        """Remove one batch; after the last one, wait until the next sweep."""
+        settled_before = self.clock.now() - self._retention
+        swept = await self._store.sweep(self._position, settled_before)
         self._metrics.swept(swept.count)
-        self._place, self._count = swept.next or SweepPlace(), self._count + swept.count
+        self._position, self._count = swept.next or SweepPosition(), self._count + swept.count
         if swept.next:
-            return AT_ONCE
-        await self._forget_holds(settled_before)
-        self._tell()
-        return max(POLL, min(SWEEP_EVERY, self._retention))
-
-    async def _forget_holds(self, over_before: datetime) -> None:
-        after: str | None = ""
-        while after is not None and not self.is_draining:
-            after = await self._store.forget_holds(after, over_before)
-
-    def _tell(self) -> None:
+            return Round(swept.count, AT_ONCE)
+        await self._remove_holds(settled_before)
         if self._count:
             log.info("deliveries.swept", extra={"fields": {"count": self._count}})
         self._count = 0
+        return Round(swept.count, max(POLL, min(SWEEP_INTERVAL, self._retention)))
+
+    async def _remove_holds(self, over_before: datetime) -> None:
+        after: str | None = ""
+        while after is not None and not self.is_draining:
+            after = await self._store.remove_holds(after, over_before)

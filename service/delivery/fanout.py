@@ -1,0 +1,42 @@
+"""From an event to its deliveries: one for each callback that it fires and its invoice asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+
+from service.callbacks.declaration import Callback
+from service.domain.delivery import Delivery
+from service.domain.ids import new_id
+from service.domain.invoice import FIRST_LEASE_TOKEN, Step
+
+Reserve = Callable[[str], datetime | None]
+"""Reserves a lease for a delivery to an origin; until when, or None if there is no capacity."""
+
+
+def deliveries_of(
+    step: Step, callbacks: Mapping[str, Callback], reserve: Reserve
+) -> Iterator[Delivery]:
+    """The deliveries of the event of *step*, with the body that each callback declares."""
+    invoice, event = step.invoice, step.event
+    for evaluated in invoice.callbacks if event else ():
+        if event and evaluated.callback in event.callbacks:
+            content = event if event.content is None else event.content
+            yield Delivery(
+                id=f"msg_{new_id()}",
+                account_id=invoice.account_id,
+                invoice_key=invoice.key,
+                invoice_id=invoice.id,
+                sequence=invoice.event_count + 1,
+                collector=event.collector,
+                callback=evaluated.callback,
+                url=evaluated.url,
+                origin=evaluated.origin,
+                body=callbacks[evaluated.callback].render(content),
+                accepted_at=invoice.created_at,
+                created_at=event.at,
+                leased_until=reserve(evaluated.origin),
+                lease_token=FIRST_LEASE_TOKEN,
+                request_id=invoice.request_id,
+                traceparent=invoice.traceparent,
+            )
