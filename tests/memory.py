@@ -1,49 +1,51 @@
 """
-A store in memory that keeps the promises of the others: for tests without a database.
+A database in memory that keeps the promises of the others: for tests without a real one.
 
-Only what is done to rows is written anew here, over plain dictionaries. Which work shares a
-transaction, who is woken and what is handed over is decided by the service's own Store. Nothing
-waits and nothing runs beside the loop, so that a test decides alone what happens when.
+The functions of storage are written anew here, over plain dictionaries, and `Memory` runs them in
+the place of the service's. Everything above the database is the service's own. Nothing waits and
+nothing runs outside the event loop, so that a test alone decides what happens when.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import fields
+from dataclasses import fields, replace
 from enum import Enum
 
+import orjson
 from sqlalchemy import Index, UniqueConstraint
 
-from service.database.group_commit import GroupCommit
+from service.database import group_commit
+from service.domain.delivery import Delivery
 from service.domain.ids import lower_bound, new_id
+from service.domain.invoice import FIRST_LEASE_TOKEN, EvaluatedCallback, Invoice
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import (
-    DELIVERY_MOVES,
     INVOICE_MOVES,
     SETTLED,
+    Acceptance,
     Cause,
     DeliveryStatus,
     InvoiceStatus,
 )
-from service.errors import FieldError, InvalidInput, NotFound, StorageUnavailable
+from service.errors import NotFound, StorageUnavailable, UnknownCursor
 from service.storage import (
     accounts,
+    attempts,
     backlog,
     deliveries,
     history,
     invoices,
     redelivery,
     retention,
-    settlements,
     steps,
-    store,
     tables,
 )
 from service.storage.backlog import Backlog
-from service.storage.deliveries import DueDeliveries, LeasedDelivery
-from service.storage.invoices import Acceptance, Call
-from service.storage.settlements import AttemptOutcome
-from service.storage.steps import DueInvoices, LeasedInvoice, StepTaken
+from service.storage.deliveries import DueDeliveries
+from service.storage.steps import DueInvoices
+from service.storage.store import Store
 from tests.clock import PATIENCE_SECONDS
 
 PENDING = DeliveryStatus.PENDING.value
@@ -60,10 +62,10 @@ class Loss(Enum):
 
 class Memory:
     """
-    What several stores have in common, as several processes have a database.
+    Implements `service.database.engine.Database`; several stores may share one.
 
-    Implements `service.database.engine.Database`. Tests may hold back its writes, take it away
-    and lose commits: each write takes one of *losses*, and None among them is a good one.
+    Tests may hold back its writes, make it unavailable and lose commits: each write takes one of
+    *losses*, and None among them is a commit that succeeds.
     """
 
     def __init__(self, *, has_one_writer=True):
@@ -76,24 +78,24 @@ class Memory:
         self._is_open.set()
         self._is_reached = asyncio.Event()
 
-    async def write(self, work):
-        """Run *work* on the tables, all of it or nothing."""
+    async def write(self, work, *args, **options):
+        """Do what *work* does to the tables, all of it or nothing."""
         self._is_reached.set()
         await self._is_open.wait()
         loss = self.losses.popleft() if self.losses else None
         if self.is_away or loss is Loss.BEFORE:
             raise StorageUnavailable("the memory is away")
         with self.tables:
-            result = work(self.tables)
+            result = run(work, self.tables, *args, **options)
         if loss is Loss.AFTER:
             raise StorageUnavailable("the memory was lost during the commit")
         return result
 
-    async def read(self, work):
-        """Run *work* on the tables."""
+    async def read(self, work, *args, **options):
+        """Do what *work* does to the tables."""
         if self.is_away:
             raise StorageUnavailable("the memory is away")
-        return work(self.tables)
+        return run(work, self.tables, *args, **options)
 
     async def check(self):
         """Return unless it is away."""
@@ -106,8 +108,8 @@ class Memory:
         for signal in signals.values():
             signal.set()
 
-    def announce(self, name):
-        """Tell whoever listens that there is something to find."""
+    def notify(self, name):
+        """Wake every listener."""
         for signals in self._listening:
             signals[name].set()
 
@@ -129,23 +131,17 @@ class Memory:
             await self._is_reached.wait()
 
 
-class MemoryStore(store.Store):
-    """One process that stores in a memory."""
-
-    def __init__(self, memory):
-        super().__init__(memory)
-        self._commits = _Commits(memory)
-
-    async def _read(self, query, *args, **options):
-        return await super()._read(_QUERIES[query], *args, **options)
-
-    async def _write(self, work, *args, **options):
-        return await super()._write(_WORK[work], *args, **options)
+def run(work, tx, *args, **options):
+    """Run what is written here in the place of the service's *work*."""
+    if work is group_commit.run_batch:
+        (batch,) = args
+        return [WORK[one](tx, items) for one, items in batch.items()]
+    return WORK.get(work, work)(tx, *args, **options)
 
 
-class _Commits(GroupCommit):
-    async def run(self, work, item):
-        return await super().run(_WORK[work], item)
+def memory_store(memory):
+    """The store of one process on *memory*."""
+    return Store(memory)
 
 
 class Tables:
@@ -177,10 +173,11 @@ class Tables:
         return [dict(row) for _, row in sorted(self._named[table].by_key.items())]
 
     def earlier_of(self, row):
-        """The deliveries of the earlier events of the same invoice, as far as there are any."""
-        by_event = self.deliveries.by("account_id", "invoice_key", "sequence")
+        """The deliveries of earlier events by the same callback of the same invoice."""
+        ordered = self.deliveries.by("account_id", "invoice_key", "callback", "sequence")
+        key = row["account_id"], row["invoice_key"], row["callback"]
         for sequence in range(1, row["sequence"]):
-            if earlier := by_event.get((row["account_id"], row["invoice_key"], sequence)):
+            if earlier := ordered.get((*key, sequence)):
                 yield earlier
 
     def is_held(self, origin, now):
@@ -258,7 +255,7 @@ def _holds(row, token):
 
 
 def _accept(tx, items):
-    return [_accept_one(tx, item.invoice, item.leased_until) for item in items]
+    return [_accept_one(tx, invoice, leased_until) for invoice, leased_until in items]
 
 
 def _accept_one(tx, invoice, leased_until):
@@ -266,19 +263,15 @@ def _accept_one(tx, invoice, leased_until):
     if known:
         is_same = all(known[name] == getattr(invoice, name) for name in _CONTENT)
         return Acceptance.REPLAYED if is_same else Acceptance.CONFLICT
-    row = {one.name: getattr(invoice, one.name) for one in fields(invoice) if one.name != "call"}
-    call = invoice.call or Call(None, None, None)
+    evaluated = [(one.callback, one.url, one.origin) for one in invoice.callbacks]
     tx.invoices.insert(
         {
-            **row,
-            "status": InvoiceStatus.RECEIVED.value,
-            "callback": call.callback,
-            "url": call.url,
-            "origin": call.origin,
-            "event_count": 0,
+            **{one.name: getattr(invoice, one.name) for one in fields(invoice)},
+            "status": invoice.status.value,
+            "callbacks": orjson.dumps(evaluated).decode() if evaluated else None,
             "due_at": invoice.created_at,
             "leased_until": leased_until,
-            "lease_token": 1 if leased_until else 0,
+            "lease_token": FIRST_LEASE_TOKEN if leased_until else 0,
         }
     )
     return Acceptance.STORED
@@ -309,23 +302,25 @@ def _due_at(row):
 
 
 def _leased_invoice(row):
-    values = {one.name: row[one.name] for one in fields(LeasedInvoice) if one.name != "call"}
+    values = {one.name: row[one.name] for one in fields(Invoice)}
     values["status"] = InvoiceStatus(row["status"])
-    call = Call(row["callback"], row["url"], row["origin"]) if row["callback"] else None
-    return LeasedInvoice(**values, call=call)
+    values["callbacks"] = tuple(
+        EvaluatedCallback(*one) for one in orjson.loads(row["callbacks"] or "[]")
+    )
+    return Invoice(**values)
 
 
 # Steps
 
 
 def _take_steps(tx, items):
-    return [_take_step(tx, item.step, item.leased_until) for item in items]
+    return [_take_step(tx, step, new) for step, new in items]
 
 
-def _take_step(tx, step, leased_until):
+def _take_step(tx, step, new):
     row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
     if not _holds(row, step.invoice.lease_token) or step.status not in INVOICE_MOVES[row["status"]]:
-        return StepTaken(is_taken=False)
+        return None
     tx.invoices.change(
         row,
         status=step.status.value,
@@ -334,52 +329,67 @@ def _take_step(tx, step, leased_until):
         event_count=row["event_count"] + (1 if step.event else 0),
     )
     if step.event:
-        _insert_event(tx, step)
-    if not (step.event and step.event.delivery and step.invoice.call):
-        return StepTaken(is_taken=True)
-    return StepTaken(is_taken=True, delivery=_bear_delivery(tx, step, leased_until))
+        _insert_event(tx, step, step.invoice.event_count + 1)
+    return [_insert_delivery(tx, one) for one in new]
 
 
-def _insert_event(tx, step):
+def _record_events(tx, items):
+    return [_record_event(tx, step, new) for step, new in items]
+
+
+def _record_event(tx, step, new):
+    row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
+    sequence = row["event_count"] + 1
+    tx.invoices.change(
+        row, event_count=sequence, leased_until=None, lease_token=row["lease_token"] + 1
+    )
+    _insert_event(tx, step, sequence)
+    if sequence > 1:
+        new = [replace(one, leased_until=None) for one in new]
+    return [_insert_delivery(tx, replace(one, sequence=sequence)) for one in new]
+
+
+def _insert_event(tx, step, sequence):
     tx.events.insert(
         {
             "account_id": step.invoice.account_id,
             "invoice_key": step.invoice.key,
-            "sequence": step.invoice.event_count + 1,
+            "sequence": sequence,
             "description": step.event.description,
             "paid": step.event.paid,
-            "collector": step.collector,
+            "collector": step.event.collector,
             "at": step.event.at,
         }
     )
 
 
-def _bear_delivery(tx, step, leased_until):
-    """Insert the delivery of a step's event; what the dispatcher needs if it is born leased."""
-    invoice, event = step.invoice, step.event
-    until = None if tx.is_held(invoice.call.origin, event.at) else leased_until
-    row = {
-        "account_id": invoice.account_id,
-        "id": event.delivery.id,
-        "invoice_key": invoice.key,
-        "sequence": invoice.event_count + 1,
-        "callback": invoice.call.callback,
-        "url": invoice.call.url,
-        "origin": invoice.call.origin,
-        "body": event.delivery.body,
-        "status": PENDING,
-        "reason": None,
-        "attempt_count": 0,
-        "failure_count": 0,
-        "created_at": event.at,
-        "due_at": event.at,
-        "settled_at": None,
-        "leased_until": until,
-        "lease_token": 1 if until else 0,
-        "cause": Cause.EVENT.value,
-    }
-    tx.deliveries.insert(row)
-    return _leased_delivery(tx, row) if until else None
+def _insert_delivery(tx, delivery):
+    """Insert a delivery; as it was inserted, without a lease where the origin is held."""
+    if tx.is_held(delivery.origin, delivery.created_at):
+        delivery = replace(delivery, leased_until=None)
+    tx.deliveries.insert(
+        {
+            "account_id": delivery.account_id,
+            "id": delivery.id,
+            "invoice_key": delivery.invoice_key,
+            "sequence": delivery.sequence,
+            "callback": delivery.callback,
+            "url": delivery.url,
+            "origin": delivery.origin,
+            "body": delivery.body,
+            "status": PENDING,
+            "reason": None,
+            "attempt_count": 0,
+            "failure_count": 0,
+            "created_at": delivery.created_at,
+            "due_at": delivery.created_at,
+            "settled_at": None,
+            "leased_until": delivery.leased_until,
+            "lease_token": FIRST_LEASE_TOKEN if delivery.leased_until else 0,
+            "cause": Cause.EVENT.value,
+        }
+    )
+    return delivery
 
 
 # Deliveries
@@ -398,7 +408,8 @@ def _lease_deliveries_of(tx, round_):
     found, left = [], set()
     for number, origin in enumerate(due):
         share = -(-(round_.limit - len(found)) // (len(due) - number))
-        limit = max(0, min(share, round_.rooms.get(origin, round_.origin_room)))
+        capacity = round_.capacities.get(origin, round_.origin_capacity)
+        limit = max(0, min(share, capacity))
         rows = sorted(_due(tx, waiting[origin], round_.now), key=_due_at)[:limit]
         found += rows
         if len(rows) == limit:
@@ -439,27 +450,30 @@ def _is_first_of_its_invoice(tx, row):
 def _lease_delivery(tx, row, round_):
     lost_at, number = row["leased_until"], row["attempt_count"] + 1
     if lost_at:
-        record = settlements.AttemptRecord(
-            number=number,
-            started_at=min(lost_at, round_.now),
-            duration_ms=0,
-            status_code=None,
-            outcome=AttemptOutcome.LOST,
-            detail="The process that made this attempt ended.",
-            response_body=None,
-            cause=Cause(row["cause"]),
+        tx.attempts.insert(
+            {
+                "account_id": row["account_id"],
+                "delivery_id": row["id"],
+                "number": number,
+                "started_at": min(lost_at, round_.now),
+                "duration_ms": 0,
+                "status_code": None,
+                "outcome": AttemptOutcome.LOST.value,
+                "detail": "The process that made this attempt ended.",
+                "response_body": None,
+                "cause": row["cause"],
+            }
         )
-        _insert_attempt(tx, row["account_id"], row["id"], record)
         tx.deliveries.change(row, attempt_count=number)
     _lease(tx.deliveries, row, round_.until)
     return _leased_delivery(tx, row)
 
 
 def _leased_delivery(tx, row):
-    values = {one.name: row[one.name] for one in fields(LeasedDelivery) if one.name in row}
+    values = {one.name: row[one.name] for one in fields(Delivery) if one.name in row}
     event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
     invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
-    return LeasedDelivery(
+    return Delivery(
         **{**values, "cause": Cause(row["cause"])},
         invoice_id=invoice["id"],
         accepted_at=invoice["created_at"],
@@ -467,12 +481,6 @@ def _leased_delivery(tx, row):
         traceparent=invoice["traceparent"],
         collector=event["collector"],
     )
-
-
-def _insert_attempt(tx, account_id, delivery_id, record):
-    row = {one.name: getattr(record, one.name) for one in fields(record)}
-    row |= {"outcome": record.outcome.value, "cause": record.cause.value}
-    tx.attempts.insert({"account_id": account_id, "delivery_id": delivery_id, **row})
 
 
 def _release(tx, leased):
@@ -487,28 +495,44 @@ def _release_one(tx, leased):
     return True
 
 
-def _settle(tx, ends):
-    return [_settle_one(tx, one) for one in ends]
+def _settle(tx, made):
+    return [_settle_one(tx, one) for one in made]
 
 
-def _settle_one(tx, end):
-    row = tx.deliveries.get(end.account_id, end.delivery_id)
-    if not _holds(row, end.lease_token) or end.status not in DELIVERY_MOVES[row["status"]]:
+def _settle_one(tx, attempt):
+    delivery, decision = attempt.delivery, attempt.decision
+    row = tx.deliveries.get(delivery.account_id, delivery.id)
+    if not _holds(row, delivery.lease_token) or row["status"] != PENDING:
         return False
+    is_pending = decision.status is DeliveryStatus.PENDING
+    reason = getattr(decision, "reason", None)
     tx.deliveries.change(
         row,
-        status=end.status.value,
-        reason=end.reason and end.reason.value,
-        due_at=end.due_at or row["due_at"],
-        settled_at=None if end.status == PENDING else end.at,
+        status=decision.status.value,
+        reason=reason and reason.value,
+        due_at=attempt.ended_at + decision.delay if is_pending else row["due_at"],
+        settled_at=None if is_pending else attempt.ended_at,
         leased_until=None,
         attempt_count=row["attempt_count"] + 1,
-        failure_count=row["failure_count"] + (end.status is not DeliveryStatus.DELIVERED),
+        failure_count=row["failure_count"] + (decision.status is not DeliveryStatus.DELIVERED),
         cause=Cause.RETRY.value,
     )
-    _insert_attempt(tx, end.account_id, end.delivery_id, end.attempt)
-    if end.held_until:
-        _hold(tx, end.origin, end.held_until)
+    tx.attempts.insert(
+        {
+            "account_id": delivery.account_id,
+            "delivery_id": delivery.id,
+            "number": attempt.number,
+            "started_at": attempt.started_at,
+            "duration_ms": attempt.duration_ms,
+            "status_code": attempt.status_code,
+            "outcome": attempt.outcome.value,
+            "detail": attempt.detail,
+            "response_body": attempt.response_body,
+            "cause": delivery.cause.value,
+        }
+    )
+    if attempt.held_until:
+        _hold(tx, delivery.origin, attempt.held_until)
     return True
 
 
@@ -560,24 +584,26 @@ def _redeliver_row(tx, row, now):
     return True
 
 
-def _sweep(tx, place, settled_before):
+def _sweep(tx, position, settled_before):
     limit = f"msg_{lower_bound(settled_before)}"
     born = sorted(
         row["id"]
         for row in tx.deliveries
-        if row["account_id"] == place.account_id and place.after < row["id"] < limit
+        if row["account_id"] == position.account_id and position.after < row["id"] < limit
     )
     looked = born[: retention.BATCH]
     old = [
-        id_ for id_ in looked if _is_old(tx.deliveries.get(place.account_id, id_), settled_before)
+        id_
+        for id_ in looked
+        if _is_old(tx.deliveries.get(position.account_id, id_), settled_before)
     ]
     for id_ in old:
-        _remove_delivery(tx, place.account_id, id_)
+        _remove_delivery(tx, position.account_id, id_)
     if len(looked) == retention.BATCH:
-        return retention.Swept(len(old), retention.SweepPlace(place.account_id, looked[-1]))
+        return retention.Swept(len(old), retention.SweepPosition(position.account_id, looked[-1]))
     accounts_left = {row["account_id"] for row in tx.deliveries}
-    following = min((one for one in accounts_left if one > place.account_id), default=None)
-    return retention.Swept(len(old), following and retention.SweepPlace(following))
+    following = min((one for one in accounts_left if one > position.account_id), default=None)
+    return retention.Swept(len(old), following and retention.SweepPosition(following))
 
 
 def _is_old(row, settled_before):
@@ -590,7 +616,7 @@ def _remove_delivery(tx, account_id, id_):
     tx.deliveries.remove(tx.deliveries.get(account_id, id_))
 
 
-def _forget_holds(tx, after, over_before):
+def _remove_holds(tx, after, over_before):
     behind = sorted((row for row in tx.origins if row["origin"] > after), key=_origin)
     looked = behind[: retention.BATCH]
     for row in looked:
@@ -700,7 +726,7 @@ def _list_invoices(tx, account_id, *, status, after, limit):
     if after is not None:
         first = tx.invoices.by("account_id", "id").get((account_id, after))
         if first is None:
-            raise InvalidInput([FieldError("query", "/after", "There is no page behind this.")])
+            raise UnknownCursor
         rows = [row for row in rows if row["key"] < first["key"]]
     return _page([_told_invoice(tx, row) for row in _newest(rows, "key")], limit)
 
@@ -727,7 +753,7 @@ def _told_delivery(tx, row):
     made = (
         tx.attempts.get(row["account_id"], row["id"], number + 1)
         for number in range(row["attempt_count"])
-        if number >= row["attempt_count"] - history.ATTEMPTS_TOLD
+        if number >= row["attempt_count"] - history.ATTEMPTS_MAX
     )
     told = {name: value for name, value in row.items() if name != "body"}
     hold = tx.origins.get(row["origin"])
@@ -752,6 +778,8 @@ def _deliveries_of_invoice(tx, account_id, invoice_id):
 
 
 def _list_deliveries(tx, account_id, wanted, *, after, limit):
+    if after is not None and tx.deliveries.get(account_id, after) is None:
+        raise UnknownCursor
     rows = [
         row
         for row in tx.deliveries
@@ -798,30 +826,27 @@ def _oldest_age_seconds(rows, now):
     return (now - min(map(_due_at, rows), default=now)).total_seconds()
 
 
-_WORK = {
+WORK = {
     invoices.accept: _accept,
+    invoices.find: _find_invoice,
+    invoices.list_invoices: _list_invoices,
     steps.lease_due: _lease_invoices,
     steps.take_steps: _take_steps,
+    steps.record_events: _record_events,
     deliveries.lease_due: _lease_deliveries,
     deliveries.release: _release,
-    settlements.settle: _settle,
+    attempts.settle: _settle,
+    history.find: _find_delivery,
+    history.of_invoice: _deliveries_of_invoice,
+    history.list_deliveries: _list_deliveries,
     redelivery.redeliver: _redeliver,
     redelivery.redeliver_batch: _redeliver_batch,
     retention.sweep: _sweep,
-    retention.forget_holds: _forget_holds,
+    retention.remove_holds: _remove_holds,
     accounts.add: _add_account,
     accounts.add_first: _add_first_account,
     accounts.rotate: _rotate,
     accounts.disable: _disable_account,
-}
-"""What is done here in the place of what Store has committed."""
-
-_QUERIES = {
-    invoices.find: _find_invoice,
-    invoices.list_invoices: _list_invoices,
-    history.find: _find_delivery,
-    history.of_invoice: _deliveries_of_invoice,
-    history.list_deliveries: _list_deliveries,
     accounts.find: _find_account,
     accounts.list_accounts: _list_accounts,
     accounts.find_key: _find_key,
@@ -829,4 +854,4 @@ _QUERIES = {
     accounts.all_secrets: _all_secrets,
     backlog.measure: _measure_backlog,
 }
-"""What is read here in the place of what Store reads."""
+"""What is done here in the place of each function of storage."""

@@ -8,16 +8,17 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from service.database.sqlite import SqliteDatabase
-from service.domain.states import Cause, DeliveryStatus, InvoiceStatus
+from service.domain.delivery import Attempt, Dead, Delivered, Delivery, Retry
+from service.domain.invoice import EvaluatedCallback, Event, Invoice, Step
+from service.domain.outcomes import AttemptOutcome
+from service.domain.states import DeadReason, DeliveryStatus, InvoiceStatus
 from service.storage.deliveries import LeaseRound
-from service.storage.invoices import Call, NewInvoice
 from service.storage.schema import migrate
-from service.storage.settlements import AttemptOutcome, AttemptRecord, Settlement
 from service.storage.steps import LeaseRound as InvoiceRound
-from service.storage.steps import NewDelivery, NewEvent, Step
 from tests.clock import START
 from tests.memory import Tables
 
+CALLBACK = "invoice_notification"
 ONE, TWO, THREE = (f"https://{name}.example:443" for name in ("one", "two", "three"))
 LEASE = timedelta(seconds=30)
 SECOND = timedelta(seconds=1)
@@ -35,7 +36,7 @@ async def a_database(folder, kind=SqliteDatabase):
 
 
 def an_invoice(id_="1", *, account_id="dev", origin=ONE, at=START, **changes):
-    """A new invoice; nobody is called for it if *origin* is None."""
+    """A new invoice; without a callback if *origin* is None."""
     values = {
         "account_id": account_id,
         "id": id_,
@@ -46,29 +47,66 @@ def an_invoice(id_="1", *, account_id="dev", origin=ONE, at=START, **changes):
         "currency": "USD",
         "created_at": at,
         "callback_url": origin,
-        "call": origin and Call("invoice_notification", f"{origin}/invoices/{id_}", origin),
+        "callbacks": (a_callback(origin, id_),) if origin else (),
         "request_id": f"request of {id_}",
     }
-    return NewInvoice(**{**values, **changes})
+    return Invoice(**{**values, **changes})
+
+
+def a_callback(origin, id_="1", name=CALLBACK):
+    """An evaluated callback for the invoice *id_*."""
+    return EvaluatedCallback(name, f"{origin}/invoices/{id_}", origin)
 
 
 def an_event(description="Invoice paid", *, paid=True, at=START, delivery_id="msg_1"):
-    """An event with the delivery that tells of it, or without one."""
-    body = b'{"description":"%s","paid":%s}' % (
-        description.encode(),
-        b"true" if paid else b"false",
-    )
-    return NewEvent(
+    """An event that fires the callback, for a delivery of that id; without an id, it fires none."""
+    return Event(
         description=description,
         paid=paid,
         at=at,
-        delivery=NewDelivery(delivery_id, body) if delivery_id else None,
+        collector="sandbox",
+        callbacks=(CALLBACK,) if delivery_id else (),
+        content=delivery_id,
     )
 
 
 def a_step(invoice, status=InvoiceStatus.PAID, *, due_at=None, event=None):
     """What the collection of a leased *invoice* came to."""
-    return Step(invoice=invoice, status=status, due_at=due_at, collector="sandbox", event=event)
+    return Step(invoice=invoice, status=status, due_at=due_at, event=event)
+
+
+def a_delivery(step, *, delivery_id=None, callback=0, leased_until=None):
+    """A new delivery of the event of *step*."""
+    invoice, event, evaluated = step.invoice, step.event, step.invoice.callbacks[callback]
+    body = b'{"description":"%s","paid":%s}' % (
+        event.description.encode(),
+        b"true" if event.paid else b"false",
+    )
+    return Delivery(
+        id=delivery_id or event.content,
+        account_id=invoice.account_id,
+        invoice_key=invoice.key,
+        invoice_id=invoice.id,
+        sequence=invoice.event_count + 1,
+        collector=event.collector,
+        callback=evaluated.callback,
+        url=evaluated.url,
+        origin=evaluated.origin,
+        body=body,
+        accepted_at=invoice.created_at,
+        created_at=event.at,
+        leased_until=leased_until,
+        lease_token=1,
+        request_id=invoice.request_id,
+        traceparent=invoice.traceparent,
+    )
+
+
+async def take_step(store, step, *, leased_until=None):
+    """Write *step* with the delivery of its event; False if its lease had passed on."""
+    has_delivery = step.event and step.event.callbacks and step.invoice.callbacks
+    new = [a_delivery(step, leased_until=leased_until)] if has_delivery else []
+    return await store.take_step(step, new) is not None
 
 
 async def lease_invoice(store, *, now=START, until=None, limit=100):
@@ -83,7 +121,7 @@ async def add_delivery(store, id_="1", *, account_id="dev", origin=ONE, at=START
     await store.accept(an_invoice(id_, account_id=account_id, origin=origin, at=at))
     invoice = await lease_invoice(store, now=at)
     event = an_event(at=at, delivery_id=delivery_id or f"msg_{id_}")
-    assert await store.take_step(a_step(invoice, event=event))
+    assert await take_step(store, a_step(invoice, event=event))
 
 
 async def add_two_events(store, id_="1", *, origin=ONE, at=START):
@@ -91,15 +129,15 @@ async def add_two_events(store, id_="1", *, origin=ONE, at=START):
     await store.accept(an_invoice(id_, origin=origin, at=at))
     sent = an_event("Invoice sent", paid=False, at=at, delivery_id=f"msg_{id_}a")
     invoice = await lease_invoice(store, now=at)
-    assert await store.take_step(a_step(invoice, InvoiceStatus.SENT, due_at=at, event=sent))
+    assert await take_step(store, a_step(invoice, InvoiceStatus.SENT, due_at=at, event=sent))
     paid = an_event(at=at, delivery_id=f"msg_{id_}b")
-    assert await store.take_step(a_step(await lease_invoice(store, now=at), event=paid))
+    assert await take_step(store, a_step(await lease_invoice(store, now=at), event=paid))
 
 
 def a_round(*, now=START, until=None, limit=100, origin_limit=100, leased_counts=None):
     """One round of leasing deliveries."""
-    rooms = {name: origin_limit - count for name, count in (leased_counts or {}).items()}
-    return LeaseRound(now, until or now + LEASE, limit, origin_limit, rooms)
+    capacities = {name: origin_limit - count for name, count in (leased_counts or {}).items()}
+    return LeaseRound(now, until or now + LEASE, limit, origin_limit, capacities)
 
 
 async def lease_deliveries(store, **changes):
@@ -113,59 +151,40 @@ async def lease_delivery(store, **changes):
     return delivery
 
 
-def a_record(
-    number=1,
-    outcome=AttemptOutcome.DELIVERED,
-    *,
-    status_code=200,
-    at=START,
-    cause=Cause.EVENT,
-):
-    """An attempt, as it is kept."""
-    return AttemptRecord(
-        number=number,
-        started_at=at,
-        duration_ms=12,
-        status_code=status_code,
-        outcome=outcome,
-        detail=None,
-        response_body='{"ok": true}',
-        cause=cause,
-    )
+def an_attempt(delivery, outcome, decision, *, status_code=200, at=START, **changes):
+    """An attempt for a leased *delivery*."""
+    values = {
+        "delivery": delivery,
+        "started_at": at,
+        "ended_at": at,
+        "duration": timedelta(milliseconds=12),
+        "status_code": status_code,
+        "response_body": '{"ok": true}',
+        "outcome": outcome,
+        "decision": decision,
+    }
+    return Attempt(**{**values, **changes})
 
 
 def delivered(delivery, *, at=START):
-    """The settlement of an attempt that was answered as declared."""
-    return Settlement(
-        account_id=delivery.account_id,
-        delivery_id=delivery.id,
-        lease_token=delivery.lease_token,
-        attempt=a_record(delivery.attempt_count + 1, at=at, cause=delivery.cause),
-        status=DeliveryStatus.DELIVERED,
-        at=at,
-        origin=delivery.origin,
-    )
+    """An attempt that was answered as declared."""
+    return an_attempt(delivery, AttemptOutcome.DELIVERED, Delivered(), at=at)
 
 
-def failed(delivery, *, status=DeliveryStatus.PENDING, at=START, **changes):
-    """The settlement of an attempt that was refused; it stays pending unless *status* says so."""
-    record = a_record(
-        delivery.attempt_count + 1,
-        AttemptOutcome.REFUSED,
-        status_code=500,
-        at=at,
-        cause=delivery.cause,
-    )
-    return Settlement(
-        account_id=delivery.account_id,
-        delivery_id=delivery.id,
-        lease_token=delivery.lease_token,
-        attempt=record,
-        status=status,
-        at=at,
-        origin=delivery.origin,
-        **changes,
-    )
+def failed(
+    delivery,
+    *,
+    status=DeliveryStatus.PENDING,
+    reason=DeadReason.EXHAUSTED,
+    at=START,
+    due_at=None,
+    held_until=None,
+):
+    """An attempt that was refused; the next one is due at *due_at*, unless *status* is dead."""
+    hold = held_until and held_until - at
+    is_pending = status is DeliveryStatus.PENDING
+    decision = Retry((due_at or at) - at, hold) if is_pending else Dead(reason, hold)
+    return an_attempt(delivery, AttemptOutcome.REFUSED, decision, status_code=500, at=at)
 
 
 async def rows_of(database, table):

@@ -12,7 +12,15 @@ from service.api.application import make_application
 from service.errors import StorageUnavailable
 from service.storage.steps import LeaseRound
 from tests.clock import START
-from tests.rows import SECOND, a_step, add_delivery, add_two_events, an_event, lease_invoice
+from tests.rows import (
+    SECOND,
+    a_step,
+    add_delivery,
+    add_two_events,
+    an_event,
+    lease_invoice,
+    take_step,
+)
 
 SEED = {"id": "2expen51ve", "customer": "Mr. Richie Rich", "total": "9999"}
 RECEIVER = "https://api.example.com"
@@ -564,8 +572,8 @@ class TestFinding:
         await send(api, callback_url=RECEIVER)
         invoice = await lease_invoice(store, now=START + SECOND)
         event = an_event("Payment failed: declined", paid=False)
-        await store.take_step(
-            a_step(invoice, status=type(invoice.status).PAYMENT_FAILED, event=event)
+        await take_step(
+            store, a_step(invoice, status=type(invoice.status).PAYMENT_FAILED, event=event)
         )
         shown = await (await api.get("/invoices/2expen51ve")).json()
 

@@ -11,7 +11,7 @@ The promises that hold at the end: once trouble is over and time goes on, everyt
 from __future__ import annotations
 
 from service.domain.states import DeliveryStatus
-from service.storage.settlements import AttemptOutcome
+from service.domain.outcomes import AttemptOutcome
 
 
 class Ending:

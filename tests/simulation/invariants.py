@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from service.domain.states import DeliveryStatus
 from service.errors import StorageUnavailable
-from service.storage.invoices import Acceptance
+from service.domain.states import Acceptance
 from tests.simulation.clocks import true_now
 from tests.simulation.ending import Ending
 from tests.simulation.fencing import Fencing

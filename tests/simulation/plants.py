@@ -18,7 +18,7 @@ from service.delivery.fairness import Origins
 from service.errors import StorageUnavailable
 from service.storage import deliveries, settlements, steps
 from service.storage.handover import Handover
-from service.storage.invoices import Acceptance
+from service.domain.states import Acceptance
 from service.storage.store import Store
 from tests import memory
 from tests.memory import Tables

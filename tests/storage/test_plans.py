@@ -21,7 +21,7 @@ from service.database.connecting import SETTINGS
 from service.database.engine import open_database
 from service.database.rows import insert_rows
 from service.storage.history import DeliveryFilter
-from service.storage.retention import SweepPlace
+from service.storage.retention import SweepPosition
 from service.storage.schema import migrate
 from service.storage.steps import LeaseRound
 from service.storage.store import Store
@@ -40,6 +40,7 @@ from service.storage.tables import (
 from tests.clock import START
 from tests.postgres import in_a_loop_of_its_own, new_database
 from tests.rows import (
+    take_step,
     LEASE,
     SECOND,
     a_round,
@@ -235,7 +236,7 @@ async def do_one_of_each(store, do):
     round_ = LeaseRound(NOW, NOW + LEASE, 50)
     invoice = (await do("lease invoices", store.lease_invoices(round_))).invoices[0]
     invoice = replace(invoice, call=an_invoice().call)
-    await do("take a step", store.take_step(a_step(invoice, event=an_event(at=NOW))))
+    await do("take a step", take_step(store, a_step(invoice, event=an_event(at=NOW))))
     found = await do("lease deliveries", lease_deliveries(store, now=NOW, limit=50))
     await do("lease lost ones", lease_deliveries(store, now=NOW + LEASE, limit=50))
     found = await lease_deliveries(store, now=NOW + 2 * LEASE, limit=50)
@@ -262,9 +263,9 @@ async def do_one_of_each(store, do):
         await do(name, store.list_deliveries("dev", wanted, after=after, limit=50))
     await do("redeliver", store.redeliver("dev", f"msg_{1:032x}", NOW))
     await do("redeliver all", anext(store.redeliver_all("dev", DeliveryFilter(status="dead"), NOW)))
-    await do("sweep", store.sweep(SweepPlace("dev"), START + SECOND))
-    await do("sweep on", store.sweep(SweepPlace("dev", "n"), START + SECOND))
-    await do("forget holds", store.forget_holds("", START))
+    await do("sweep", store.sweep(SweepPosition("dev"), START + SECOND))
+    await do("sweep on", store.sweep(SweepPosition("dev", "n"), START + SECOND))
+    await do("forget holds", store.remove_holds("", START))
     await do("measure the backlog", store.backlog(NOW))
     await do("find a key", store.find_key("p1000", NOW))
     await do("find secrets", store.secrets_of("acct_1000", NOW))

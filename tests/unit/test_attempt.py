@@ -17,9 +17,9 @@ from service.delivery.attempt import (
 from service.delivery.failures import NoAnswer, NoAnswerKind
 from service.delivery.signing import Signer
 from service.development import DEV_SECRET
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Cause, DeadReason, DeliveryStatus
 from service.storage.deliveries import LeasedDelivery
-from service.storage.settlements import AttemptOutcome
 from tests.clock import START, ManualClock
 from tests.fakes import SILENT, answer, signing_with
 

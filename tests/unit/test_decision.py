@@ -5,8 +5,8 @@ import pytest
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.decision import Dead, Delivered, Retry, Verified, classify, decide
 from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason
-from service.storage.settlements import AttemptOutcome
 from tests.fakes import answer
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -2,11 +2,11 @@ import asyncio
 
 import pytest
 
+from service.domain.states import Acceptance
 from service.errors import StorageUnavailable
-from service.storage.invoices import Acceptance
 from service.storage.tables import invoices
 from tests.clock import idle
-from tests.memory import Loss, Memory, MemoryStore
+from tests.memory import Loss, Memory, memory_store
 from tests.rows import an_invoice, rows_of
 
 
@@ -19,7 +19,7 @@ def memory():
 @pytest.fixture
 def store(memory):
     """A store in it."""
-    return MemoryStore(memory)
+    return memory_store(memory)
 
 
 async def ids(memory):

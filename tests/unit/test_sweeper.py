@@ -10,13 +10,13 @@ from service.loops import AT_ONCE, POLL
 from service.storage import retention
 from service.telemetry.metrics import Metrics
 from tests.clock import START, ManualClock
-from tests.memory import Memory, MemoryStore
+from tests.memory import Memory, memory_store
 from tests.rows import add_delivery, delivered, lease_delivery
 
 KEPT = timedelta(days=30)
 
 
-class SweptStore(MemoryStore):
+class SweptStore(memory_store):
     """A store that has nothing to remove but what a test says, and remembers what was asked."""
 
     def __init__(self, *counts):
@@ -28,7 +28,7 @@ class SweptStore(MemoryStore):
         """The next of the counts; there is more as long as there are counts."""
         self.asked.append((place, settled_before))
         count = self.counts.pop(0) if self.counts else 0
-        return retention.Swept(count, retention.SweepPlace("dev", "x") if self.counts else None)
+        return retention.Swept(count, retention.SweepPosition("dev", "x") if self.counts else None)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_what_is_kept_shortly_is_removed_soon(clock, kept, pause):
 
 async def test_it_sweeps_by_the_clock_and_stops_when_it_drains(clock):
     """What was settled is there until its time has come, and gone after the next sweep."""
-    store = MemoryStore(Memory())
+    store = memory_store(Memory())
     await add_delivery(store, "0")
     await store.settle(delivered(await lease_delivery(store)))
     sweeper = Sweeper(store, KEPT, clock, Metrics())
@@ -96,7 +96,7 @@ async def test_a_database_that_is_away_does_not_end_it(clock):
     """It looks again a little later."""
     memory = Memory()
     memory.is_away = True
-    sweeper = Sweeper(MemoryStore(memory), KEPT, clock, Metrics())
+    sweeper = Sweeper(memory_store(memory), KEPT, clock, Metrics())
     running = asyncio.create_task(sweeper.run())
 
     assert START + POLL == await clock.parked()

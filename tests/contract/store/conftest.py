@@ -9,7 +9,7 @@ import pytest
 
 from service.database.engine import open_database
 from service.storage.store import Store
-from tests.memory import Memory, MemoryStore
+from tests.memory import Memory, memory_store
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "memory"])
@@ -36,7 +36,7 @@ async def another_store(place):
 
         def make():
             if isinstance(place, Memory):
-                return MemoryStore(place)
+                return memory_store(place)
             database = open_database(place)
             stack.push_async_callback(database.close)
             return Store(database)

@@ -23,6 +23,7 @@ from tests.rows import (
     lease_deliveries,
     lease_delivery,
     lease_invoice,
+    take_step,
 )
 
 NOTHING = Backlog(
@@ -149,7 +150,7 @@ async def test_collections_are_due_until_they_are_leased_or_over(store):
     assert (3, 60) == (measured.collections_due, measured.oldest_due_collection_age_seconds)
 
     first, *_ = (await store.lease_invoices(LeaseRound(LATER, LATER + LEASE, 2))).invoices
-    await store.take_step(a_step(first, event=an_event(at=LATER)))
+    await take_step(store, a_step(first, event=an_event(at=LATER)))
     measured = await store.backlog(LATER)
 
     assert (1, 58) == (measured.collections_due, measured.oldest_due_collection_age_seconds)
@@ -159,7 +160,7 @@ async def test_an_invoice_that_waits_in_its_collection_is_not_due(store):
     """Money takes its time: what is to be looked at later is not late."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
-    await store.take_step(a_step(invoice, InvoiceStatus.SENT, due_at=LATER))
+    await take_step(store, a_step(invoice, InvoiceStatus.SENT, due_at=LATER))
 
     assert NOTHING == await store.backlog(LATER - SECOND)
 

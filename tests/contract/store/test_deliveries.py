@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus
-from service.storage.settlements import AttemptOutcome
 from service.storage.tables import attempts, deliveries, origins
 from tests.clock import START
 from tests.rows import (

@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from service.domain.states import InvoiceStatus
-from service.storage.invoices import Acceptance
+from service.domain.states import Acceptance, InvoiceStatus
 from service.storage.steps import LeaseRound
 from service.storage.tables import attempts, deliveries, events, invoices, origins
 from tests.clock import PATIENCE_SECONDS, START
@@ -24,6 +23,7 @@ from tests.rows import (
     lease_delivery,
     lease_invoice,
     rows_of,
+    take_step,
 )
 
 STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT
@@ -39,7 +39,7 @@ async def many(store):
     )
     due = await store.lease_invoices(LeaseRound(START, START + LEASE, COUNT // 2))
     steps = (a_step(one, event=an_event(delivery_id=f"msg_{one.id}")) for one in due.invoices)
-    assert all(await asyncio.gather(*map(store.take_step, steps)))
+    assert all(await asyncio.gather(*(take_step(store, step) for step in steps)))
 
 
 async def everything(database):
@@ -218,10 +218,10 @@ async def test_a_stale_lease_takes_no_step_from_elsewhere(store, elsewhere, data
     held = await lease_invoice(elsewhere, now=START + LEASE)
     before = await everything(database)
 
-    assert not await store.take_step(a_step(stale, event=an_event("Late", delivery_id="msg_2")))
+    assert not await take_step(store, a_step(stale, event=an_event("Late", delivery_id="msg_2")))
     assert before == await everything(database)
 
-    assert await elsewhere.take_step(a_step(held, event=an_event()))
+    assert await take_step(elsewhere, a_step(held, event=an_event()))
 
 
 async def test_of_two_settlements_at_the_same_time_one_counts(store, elsewhere, database):
@@ -254,7 +254,7 @@ async def test_everything_at_the_same_time_ends(store, elsewhere, database):
             found = await lease_deliveries(process, now=now, limit=6)
             accepting = [process.accept(an_invoice(f"{name}{number}{n}")) for n in range(3)]
             collecting = [
-                process.take_step(a_step(one, event=an_event(delivery_id=f"msg_{one.id}")))
+                take_step(process, a_step(one, event=an_event(delivery_id=f"msg_{one.id}")))
                 for one in due.invoices
             ]
             hold = now + SECOND / 2
@@ -322,7 +322,7 @@ async def test_what_one_has_made_due_wakes_the_other(store, elsewhere):
     await woken_by(elsewhere.invoices_due)
     invoice = await lease_invoice(elsewhere)
 
-    await elsewhere.take_step(a_step(invoice, event=an_event()))
+    await take_step(elsewhere, a_step(invoice, event=an_event()))
     await woken_by(store.deliveries_due)
     assert "msg_1" == (await lease_delivery(store)).id
 

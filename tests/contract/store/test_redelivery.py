@@ -213,7 +213,7 @@ async def test_one_filter_is_worked_off_at_a_time(monkeypatch, dead):
 
 async def test_only_the_newest_attempts_are_told(monkeypatch, store):
     """Whoever redelivers again and again makes many: what is told of them has an end."""
-    monkeypatch.setattr(history, "ATTEMPTS_TOLD", 3)
+    monkeypatch.setattr(history, "ATTEMPTS_MAX", 3)
     await add_delivery(store)
     for second in range(5):
         await store.redeliver("dev", "msg_1", START + second * SECOND)

@@ -7,7 +7,7 @@ from service.domain.states import DeliveryStatus
 from service.errors import NotFound
 from service.storage import retention
 from service.storage.history import DeliveryFilter
-from service.storage.retention import SweepPlace
+from service.storage.retention import SweepPosition
 from service.storage.tables import attempts, deliveries, events, invoices, origins
 from tests.clock import START
 from tests.rows import (
@@ -45,7 +45,7 @@ async def settle_all(store, now, status=DeliveryStatus.DELIVERED):
 
 async def sweep(store, settled_before):
     """A whole sweep; how many deliveries each of its batches removed."""
-    counts, place = [], SweepPlace()
+    counts, place = [], SweepPosition()
     while place:
         swept = await store.sweep(place, settled_before)
         counts.append(swept.count)
@@ -151,7 +151,7 @@ async def test_holds_that_are_over_are_forgotten(monkeypatch, store, database, b
 
     after, count = "", 0
     while after is not None:
-        after, count = await store.forget_holds(after, START + 11 * SECOND), count + 1
+        after, count = await store.remove_holds(after, START + 11 * SECOND), count + 1
 
     assert {1: 3, 200: 1}[batch] == count
     assert [TWO] == await ids_of(database, origins, "origin")

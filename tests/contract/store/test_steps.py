@@ -5,7 +5,6 @@ from datetime import timedelta
 import pytest
 
 from service.domain.states import InvoiceStatus
-from service.storage.invoices import Call
 from service.storage.steps import LeaseRound
 from service.storage.tables import deliveries, events, invoices
 from tests.clock import START
@@ -13,11 +12,13 @@ from tests.rows import (
     LEASE,
     ONE,
     SECOND,
+    a_callback,
     a_step,
     an_event,
     an_invoice,
     lease_invoice,
     rows_of,
+    take_step,
 )
 
 RECEIVED, SENT, PAID, FAILED = InvoiceStatus
@@ -47,7 +48,7 @@ async def test_an_invoice_is_leased_with_all_that_collecting_needs(store):
     assert ("dev", "1", RECEIVED) == (invoice.account_id, invoice.id, invoice.status)
     assert ("Mr. Richie Rich", "richie@example.com") == (invoice.customer, invoice.customer_email)
     assert (999900, "USD", 0) == (invoice.total_minor, invoice.currency, invoice.event_count)
-    assert Call("invoice_notification", f"{ONE}/invoices/1", ONE) == invoice.call
+    assert (a_callback(ONE),) == invoice.callbacks
 
 
 async def test_a_leased_invoice_is_nobody_elses(store):
@@ -114,7 +115,7 @@ async def test_a_step_writes_all_or_nothing(store, database):
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
 
-    assert await store.take_step(a_step(invoice, event=an_event(at=START + SECOND)))
+    assert await take_step(store, a_step(invoice, event=an_event(at=START + SECOND)))
 
     (row,), (event,), (delivery,) = await everything(database)
     assert (PAID, None, None, 1) == (
@@ -155,11 +156,11 @@ async def test_a_step_that_cannot_be_written_changes_nothing(store, database):
     for id_ in ("1", "2"):
         await store.accept(an_invoice(id_))
     first, second = (await store.lease_invoices(LeaseRound(START, START + LEASE, 9))).invoices
-    await store.take_step(a_step(first, event=an_event()))
+    await take_step(store, a_step(first, event=an_event()))
     before = await everything(database)
 
     with pytest.raises(Exception, match=r"UNIQUE|unique"):
-        await store.take_step(a_step(second, event=an_event(delivery_id="msg_1")))
+        await take_step(store, a_step(second, event=an_event(delivery_id="msg_1")))
 
     assert before == await everything(database)
 
@@ -169,7 +170,7 @@ async def test_nobody_is_called_who_did_not_ask(store, database):
     await store.accept(an_invoice(origin=None))
     invoice = await lease_invoice(store)
 
-    assert await store.take_step(a_step(invoice, event=an_event(delivery_id=None)))
+    assert await take_step(store, a_step(invoice, event=an_event(delivery_id=None)))
 
     _, told, written = await everything(database)
     assert (1, 0) == (len(told), len(written))
@@ -180,7 +181,7 @@ async def test_a_step_may_tell_nothing(store, database):
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
 
-    assert await store.take_step(a_step(invoice, SENT, due_at=START + LEASE))
+    assert await take_step(store, a_step(invoice, SENT, due_at=START + LEASE))
 
     (row,), told, written = await everything(database)
     assert (SENT, START + LEASE, 0) == (row["status"], row["due_at"], row["event_count"])
@@ -190,7 +191,7 @@ async def test_a_step_may_tell_nothing(store, database):
 async def test_a_step_says_when_the_next_is_due(store):
     """An invoice that was sent comes back when it is due, and not before."""
     await store.accept(an_invoice())
-    await store.take_step(a_step(await lease_invoice(store), SENT, due_at=START + SECOND))
+    await take_step(store, a_step(await lease_invoice(store), SENT, due_at=START + SECOND))
 
     assert ([], START + SECOND) == await leased(store, now=START + SECOND - MICROSECOND)
     invoice = await lease_invoice(store, now=START + SECOND)
@@ -200,7 +201,7 @@ async def test_a_step_says_when_the_next_is_due(store):
 async def test_a_collected_invoice_never_comes_back(store):
     """After the last step there is nothing left to lease."""
     await store.accept(an_invoice())
-    await store.take_step(a_step(await lease_invoice(store)))
+    await take_step(store, a_step(await lease_invoice(store)))
 
     assert ([], None) == await leased(store, now=START + 365 * 86400 * SECOND)
 
@@ -221,7 +222,7 @@ async def test_many_steps_of_one_transaction_are_written_each_for_itself(store, 
 
     taken = await asyncio.gather(
         *(
-            store.take_step(a_step(invoice, status, due_at=due_at, event=event))
+            take_step(store, a_step(invoice, status, due_at=due_at, event=event))
             for invoice, (status, due_at, event) in zip(due.invoices, wanted, strict=True)
         )
     )
@@ -246,10 +247,10 @@ async def test_a_stale_lease_writes_nothing(store, database):
     held = await lease_invoice(store, now=START + LEASE)
     before = await everything(database)
 
-    assert not await store.take_step(a_step(stale, FAILED, event=an_event("Late", paid=False)))
+    assert not await take_step(store, a_step(stale, FAILED, event=an_event("Late", paid=False)))
     assert before == await everything(database)
 
-    assert await store.take_step(a_step(held, event=an_event()))
+    assert await take_step(store, a_step(held, event=an_event()))
     assert PAID == (await store.find_invoice("dev", "1"))["status"]
 
 
@@ -258,17 +259,17 @@ async def test_a_lease_that_ran_out_unnoticed_still_writes(store):
     await store.accept(an_invoice())
     late = await lease_invoice(store)
 
-    assert await store.take_step(a_step(late, event=an_event(at=START + 9 * LEASE)))
+    assert await take_step(store, a_step(late, event=an_event(at=START + 9 * LEASE)))
 
 
 async def test_a_lease_is_good_for_one_step(store, database):
     """Writing a step gives up the lease: the same one writes no second."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
-    await store.take_step(a_step(invoice, SENT, due_at=START + SECOND))
+    await take_step(store, a_step(invoice, SENT, due_at=START + SECOND))
     before = await everything(database)
 
-    assert not await store.take_step(a_step(invoice, event=an_event()))
+    assert not await take_step(store, a_step(invoice, event=an_event()))
 
     assert before == await everything(database)
 
@@ -280,8 +281,8 @@ async def test_a_stale_step_beside_a_valid_one_is_refused_alone(store, database)
     held = await lease_invoice(store, now=START + LEASE)
 
     given = await asyncio.gather(
-        store.take_step(a_step(stale, FAILED, event=an_event("Late", paid=False))),
-        store.take_step(a_step(held, event=an_event())),
+        take_step(store, a_step(stale, FAILED, event=an_event("Late", paid=False))),
+        take_step(store, a_step(held, event=an_event())),
     )
 
     assert [False, True] == given
@@ -297,12 +298,12 @@ async def test_an_illegal_move_changes_nothing(store, database, before, after):
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
     # Due although it may be final, so that it can be leased once more.
-    await store.take_step(a_step(invoice, before, due_at=START, event=an_event()))
+    await take_step(store, a_step(invoice, before, due_at=START, event=an_event()))
     invoice = await lease_invoice(store)
     written = await everything(database)
 
-    assert not await store.take_step(
-        a_step(invoice, after, event=an_event("Illegal", delivery_id="msg_2"))
+    assert not await take_step(
+        store, a_step(invoice, after, event=an_event("Illegal", delivery_id="msg_2"))
     )
 
     assert written[1:] == (await everything(database))[1:]
@@ -328,7 +329,7 @@ async def test_a_step_wakes_who_has_something_to_do(store, event, due_at, wakes)
     invoice = await lease_invoice(store)
     store.invoices_due.clear()
 
-    await store.take_step(a_step(invoice, SENT, due_at=due_at, event=event))
+    await take_step(store, a_step(invoice, SENT, due_at=due_at, event=event))
 
     assert wakes == (store.invoices_due.is_set(), store.deliveries_due.is_set())
 
@@ -340,6 +341,6 @@ async def test_a_stale_step_wakes_nobody(store):
     await lease_invoice(store, now=START + LEASE)
     store.invoices_due.clear()
 
-    await store.take_step(a_step(stale, SENT, due_at=START, event=an_event()))
+    await take_step(store, a_step(stale, SENT, due_at=START, event=an_event()))
 
     assert (False, False) == (store.invoices_due.is_set(), store.deliveries_due.is_set())

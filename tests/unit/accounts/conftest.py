@@ -9,14 +9,14 @@ import pytest
 from service.accounts.administration import AccountAdministration
 from service.accounts.encryption import SecretCipher, new_encryption_key
 from tests.clock import ManualClock
-from tests.memory import Memory, MemoryStore
+from tests.memory import Memory, memory_store
 
 
 @dataclass
 class CountingStore:
     """Passes everything on to *store* and counts reads of keys and secrets."""
 
-    store: MemoryStore
+    store: memory_store
     read_count: int = 0
 
     def __getattr__(self, name):
@@ -42,7 +42,7 @@ def clock():
 @pytest.fixture
 def store():
     """A store without accounts."""
-    return CountingStore(MemoryStore(Memory()))
+    return CountingStore(memory_store(Memory()))
 
 
 @pytest.fixture

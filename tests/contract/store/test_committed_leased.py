@@ -1,0 +1,196 @@
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from service.domain.outcomes import AttemptOutcome
+from service.domain.states import Acceptance, InvoiceStatus
+from service.storage.tables import deliveries, invoices
+from tests.clock import START
+from tests.rows import (
+    LEASE,
+    ONE,
+    a_callback,
+    a_delivery,
+    a_step,
+    add_delivery,
+    an_event,
+    an_invoice,
+    delivered,
+    failed,
+    lease_deliveries,
+    lease_delivery,
+    lease_invoice,
+    rows_of,
+)
+
+UNTIL = START + LEASE
+
+
+@pytest.fixture
+def paying(store):
+    """Accepts an invoice without a lease, and leases it."""
+
+    async def accept(id_="1", **changes):
+        await store.accept(an_invoice(id_, **changes))
+        return await lease_invoice(store)
+
+    return accept
+
+
+async def leased_by_step(store, step):
+    """The deliveries that are committed leased with *step*."""
+    inserted = await store.take_step(step, [a_delivery(step, leased_until=UNTIL)])
+    return [one for one in inserted or () if one.leased_until]
+
+
+async def test_an_invoice_is_committed_leased_as_it_would_be_leased(store):
+    """The accepted value is what a lease round would have read, and the lease is stored."""
+    invoice = an_invoice(customer_email="richie@example.com")
+
+    assert Acceptance.STORED is await store.accept(invoice, UNTIL)
+
+    assert not store.invoices_due.is_set()
+    leased = await lease_invoice(store, now=UNTIL)
+    assert replace(invoice, lease_token=invoice.lease_token + 1) == leased
+
+
+async def test_an_invoice_without_a_lease_is_due_in_the_database(store, database):
+    """Without *leased_until* the row is free, and the loops are signalled."""
+    await store.accept(an_invoice(), None)
+
+    (row,) = await rows_of(database, invoices)
+    assert (None, 0) == (row["leased_until"], row["lease_token"])
+    assert store.invoices_due.is_set()
+
+
+async def test_a_delivery_is_committed_leased_as_it_would_be_leased(store, paying):
+    """The inserted value is what a lease round would have read, and the lease is stored."""
+    (inserted,) = await leased_by_step(store, a_step(await paying(), event=an_event()))
+
+    assert not store.deliveries_due.is_set()
+    assert [] == await lease_deliveries(store)
+    leased = await lease_delivery(store, now=UNTIL)
+    changes = {"lease_token": leased.lease_token, "leased_until": leased.leased_until}
+    assert replace(inserted, attempt_count=1, **changes) == leased
+    assert (UNTIL, leased.lease_token - 1) == (inserted.leased_until, inserted.lease_token)
+    found = await store.find_delivery("dev", "msg_1")
+    assert [AttemptOutcome.LOST] == [attempt["outcome"] for attempt in found["attempts"]]
+
+
+async def test_a_delivery_that_was_committed_leased_can_be_settled(store, paying):
+    """The lease that a delivery is inserted with is a lease like any other."""
+    (inserted,) = await leased_by_step(store, a_step(await paying(), event=an_event()))
+
+    assert await store.settle(failed(inserted, due_at=UNTIL))
+    again = await lease_delivery(store, now=UNTIL)
+    assert (1, 1) == (again.attempt_count, again.failure_count)
+
+
+async def test_a_delivery_to_a_held_origin_is_committed_unleased(store, paying, database):
+    """An origin that is held gets no attempt this way either."""
+    await add_delivery(store, "first")
+    hold = START + 2 * LEASE
+    await store.settle(failed(await lease_delivery(store), due_at=hold, held_until=hold))
+
+    assert [] == await leased_by_step(store, a_step(await paying(), event=an_event()))
+
+    assert [None, None] == [row["leased_until"] for row in await rows_of(database, deliveries)]
+    assert [] == await lease_deliveries(store)
+    assert store.deliveries_due.is_set()
+
+
+async def test_a_stale_step_leases_nothing(store, paying):
+    """Of two holders that write in one transaction, only the rightful one starts an attempt."""
+    stale = await paying()
+    held = await lease_invoice(store, now=UNTIL)
+
+    results = await asyncio.gather(
+        leased_by_step(store, a_step(stale, event=an_event(delivery_id="msg_stale"))),
+        leased_by_step(store, a_step(held, event=an_event(delivery_id="msg_held"))),
+    )
+
+    assert [[], ["msg_held"]] == [[one.id for one in leased] for leased in results]
+
+
+# Events beside the collection
+
+
+async def test_an_event_is_recorded_whoever_holds_the_lease(store, paying, database):
+    """An event alone is stored with its delivery; the state of the invoice does not change."""
+    invoice = await paying()
+
+    (inserted,) = await store.record_event(
+        step := a_step(invoice, None, event=an_event("Reminder sent", paid=False)),
+        [a_delivery(step, leased_until=UNTIL)],
+    )
+
+    assert UNTIL == inserted.leased_until
+    found = await store.find_invoice("dev", "1")
+    assert (InvoiceStatus.RECEIVED, ["Reminder sent"]) == (
+        found["status"],
+        [event["description"] for event in found["events"]],
+    )
+    (row,) = await rows_of(database, deliveries)
+    assert 1 == row["sequence"]
+
+
+async def test_a_step_under_way_loses_its_lease_to_an_event(store, paying):
+    """Two events never get the same number: the collection leases the invoice again."""
+    invoice = await paying()
+    step = a_step(invoice, None, event=an_event("Reminder sent", paid=False))
+    await store.record_event(step, [])
+
+    assert None is await store.take_step(a_step(invoice, event=an_event()), [])
+    assert store.invoices_due.is_set()
+    again = await lease_invoice(store)
+    assert 1 == again.event_count
+    assert [] == await store.take_step(a_step(again, event=an_event()), [])
+
+
+async def test_a_later_event_is_committed_unleased(store, paying):
+    """An event that has to wait for an earlier one is never attempted at once."""
+    invoice = await paying()
+    for id_ in ("msg_1", "msg_2"):
+        step = a_step(invoice, None, event=an_event(delivery_id=id_))
+        inserted = await store.record_event(step, [a_delivery(step, leased_until=UNTIL)])
+
+    assert [None] == [one.leased_until for one in inserted]
+    assert [2] == [one.sequence for one in inserted]
+
+
+# Several callbacks
+
+
+async def test_an_event_has_a_delivery_for_each_callback(store, paying):
+    """The deliveries of one event do not wait for each other."""
+    both = (a_callback(ONE), a_callback("https://two.example:443", name="another"))
+    step = a_step(await paying(callbacks=both), event=an_event())
+    new = [a_delivery(step, delivery_id=f"msg_{number}", callback=number) for number in (0, 1)]
+
+    assert new == await store.take_step(step, new)
+
+    assert {"msg_0", "msg_1"} == {one.id for one in await lease_deliveries(store)}
+
+
+async def test_the_callbacks_of_an_invoice_do_not_wait_for_each_other(store, paying):
+    """A later event waits for the earlier ones of its own callback alone."""
+    both = (a_callback(ONE), a_callback("https://two.example:443", name="another"))
+    invoice = await paying(callbacks=both)
+    for event in ("sent", "paid"):
+        status = InvoiceStatus.SENT if event == "sent" else InvoiceStatus.PAID
+        step = a_step(invoice, status, due_at=START, event=an_event())
+        new = [
+            a_delivery(step, delivery_id=f"msg_{event}_{number}", callback=number)
+            for number in (0, 1)
+        ]
+        await store.take_step(step, new)
+        if event == "sent":
+            invoice = await lease_invoice(store)
+    first = {one.id: one for one in await lease_deliveries(store)}
+    assert {"msg_sent_0", "msg_sent_1"} == set(first)
+
+    await store.settle(failed(first["msg_sent_0"], due_at=UNTIL + LEASE))
+    await store.settle(delivered(first["msg_sent_1"]))
+
+    assert ["msg_paid_1"] == [one.id for one in await lease_deliveries(store)]
