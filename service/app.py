@@ -1,17 +1,17 @@
 """
 The composition root: settings in, a wired service out.
 
-The only place where the rooms meet. Who judges, who signs and who renders is decided here and
-handed in as plain functions, so that the rooms need not know each other.
+The only module in which the packages meet. Tests use it as well, and replace the edges alone: the
+database, the sender, the collector, the clock and the source of chance.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -25,26 +25,26 @@ from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
 from service.api.dependencies import Dependencies
 from service.api.openapi import build_document
+from service.api.operations import Operation
+from service.callbacks.declaration import Callback
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
+from service.collection.collector import Collector
 from service.collection.loop import Collection
 from service.collection.sandbox import Sandbox
 from service.database.engine import Database, open_database
-from service.database.group_commit import TellCount, tell_nobody
-from service.delivery.attempt import Performer, Rules
+from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
 from service.development import DEV_ACCOUNT, DEV_SECRET
-from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
 from service.settings import Settings
 from service.storage.schema import migrate, prepare
-from service.storage.steps import NewDelivery
 from service.storage.store import Store
 from service.telemetry.exporter import exported_traces
 from service.telemetry.metrics import Metrics
@@ -53,15 +53,12 @@ from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
 from service.web.server import Server
 
-CALLBACKS = {callback.name: callback for callback in (INVOICE_NOTIFICATION,)}
-"""Every declared callback by its name."""
-
 
 class Role(StrEnum):
-    """What a process does of the road of an invoice."""
+    """What a process does of the path of an invoice."""
 
     API = "api"
-    """Accepts, and answers questions."""
+    """Accepts invoices, and answers requests."""
     DISPATCHER = "dispatcher"
     """Collects and delivers."""
     ALL = "all"
@@ -69,7 +66,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What one process is among those that serve: its role, and which of the workers it is."""
+    """The role of a process, its mode, and its number if it is one of several workers."""
 
     role: Role = Role.ALL
     is_development: bool = False
@@ -77,7 +74,7 @@ class Process:
 
     @property
     def is_worker(self) -> bool:
-        """Whether it shares its port and its figures with others, and has a parent."""
+        """Whether it shares its port and its metrics with other processes of one parent."""
         return self.worker_number is not None
 
 
@@ -85,18 +82,156 @@ ALONE = Process()
 """One process that does everything."""
 
 DEVELOPMENT = Process(is_development=True)
-"""The same, with an account that needs no key."""
+"""The same in development mode, with an account that needs no key."""
 
 
-def document_of(settings: Settings) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edges:
+    """Where the service meets the world outside it."""
+
+    database: Database
+    sender: Sends
+    collector: Collector
+    clock: Clock = field(default_factory=SystemClock)
+    chance: Callable[[], float] = random.random
+    """Random numbers from 0 to 1."""
+    tracing: Tracing = field(default_factory=Tracing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The wired service of one process; none of its loops runs yet."""
+
+    store: Store
+    signing_secrets: SigningSecrets
+    collection: Collection
+    dispatcher: Dispatcher
+    loops: tuple[Loop, ...]
+    """The loops that the process runs, in the order in which they are drained."""
+    dependencies: Dependencies
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process that serves; *failed* is done once one of its loops has ended by itself."""
+
+    port: int
+    failed: asyncio.Future[None]
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, process: Process = ALONE, operations: Sequence[Operation] = OPERATIONS
+) -> AsyncIterator[Running]:
+    """
+    Run the service as *process* inside the block; at its end it is drained.
+
+    Raises:
+        ConfigurationError: before anything is started.
+        OSError: if the address cannot be listened on.
+    """
+    document = document_of(settings, operations)
+    async with (
+        exported_traces() as tracing,
+        migrated_database(settings) as database,
+        _sender(settings) as sender,
+    ):
+        collector = Sandbox(settings.sandbox_delay)
+        edges = Edges(database=database, sender=sender, collector=collector, tracing=tracing)
+        service = assemble(settings, process, edges, operations, document)
+        if not process.is_development:
+            await service.signing_secrets.check()
+        service.store.listen()
+        drain_seconds = settings.drain_timeout.total_seconds()
+        async with (
+            running_loops(service.loops, drain_seconds=drain_seconds) as loops,
+            _serving(service, settings, process, operations) as port,
+        ):
+            yield Running(port, loops.failed)
+
+
+def assemble(
+    settings: Settings,
+    process: Process,
+    edges: Edges,
+    operations: Sequence[Operation] = OPERATIONS,
+    document: Mapping[str, Any] | None = None,
+    metrics: Metrics | None = None,
+) -> Service:
+    """
+    Wire the service of one process, with the callbacks that *operations* declare.
+
+    It serves *document*, and counts with *metrics*, or with new ones.
+    """
+    clock, tracing = edges.clock, edges.tracing
+    metrics = metrics or Metrics(__version__, worker_number=process.worker_number)
+    store = Store(edges.database, metrics.committed)
+    callbacks = {one.name: one for operation in operations for one in operation.callbacks}
+    cipher = SecretCipher(settings.encryption_key) if settings.encryption_key else None
+    signing_secrets = SigningSecrets(store, cipher, clock)
+    dispatcher = Dispatcher(
+        store,
+        callbacks,
+        _attempts(settings, edges, store, callbacks, signing_secrets, metrics),
+        Limits(
+            concurrency=settings.callback_concurrency,
+            origin_concurrency=settings.origin_concurrency,
+            timeout=settings.callback_timeout,
+        ),
+        clock,
+        metrics,
+    )
+    collection = Collection(
+        store,
+        edges.collector,
+        dispatcher.record,
+        INVOICE_NOTIFICATION.name,
+        clock,
+        metrics,
+        tracing,
+    )
+    sweeper = Sweeper(store, settings.retention, clock, metrics)
+    loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
+    default_account_id = DEV_ACCOUNT if process.is_development else None
+    dependencies = Dependencies(
+        store=store,
+        accept=collection.accept,
+        record=dispatcher.record,
+        metrics=metrics,
+        tracing=tracing,
+        clock=clock,
+        document=dict(document or {}),
+        authenticate=Authenticator(
+            store, clock, default_account_id=default_account_id
+        ).authenticate,
+        limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
+        currency=settings.currency,
+        judge=judge_of(settings),
+        is_ready=lambda: all(loop.is_running for loop in loops),
+        body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
+        is_public_over_tls=settings.public_url.startswith("https:"),
+    )
+    return Service(
+        store=store,
+        signing_secrets=signing_secrets,
+        collection=collection,
+        dispatcher=dispatcher,
+        loops=loops,
+        dependencies=dependencies,
+    )
+
+
+def document_of(
+    settings: Settings, operations: Sequence[Operation] = OPERATIONS
+) -> dict[str, Any]:
     """
     The OpenAPI document, without starting anything.
 
     Raises:
-        DeclarationError: if a callback promises what its operation cannot keep.
+        DeclarationError: if a callback uses what its operation does not declare.
     """
     return build_document(
-        OPERATIONS,
+        operations,
         version=__version__,
         public_url=settings.public_url,
         callback_timeout=settings.callback_timeout,
@@ -104,121 +239,10 @@ def document_of(settings: Settings) -> dict[str, Any]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A process that runs; *failed* is done once one of its loops has ended by itself."""
-
-    port: int
-    failed: asyncio.Future[None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shared:
-    """What the loops and the API of a process have in common."""
-
-    settings: Settings
-    process: Process
-    store: Store
-    clock: Clock
-    metrics: Metrics
-    tracing: Tracing
-
-
-@asynccontextmanager
-async def running(settings: Settings, process: Process = ALONE) -> AsyncIterator[Running]:
-    """
-    A service that does what its *process* says; it is drained at the end of the block.
-
-    Raises:
-        ConfigurationError: before anything is started.
-        OSError: if the address cannot be listened on.
-    """
-    document = document_of(settings)
-    metrics = Metrics(__version__, worker_number=process.worker_number)
-    async with (
-        exported_traces() as tracing,
-        store_of(settings, metrics.committed) as store,
-        _sender(settings) as sender,
-    ):
-        shared = _Shared(
-            settings=settings,
-            process=process,
-            store=store,
-            clock=SystemClock(),
-            metrics=metrics,
-            tracing=tracing,
-        )
-        secretary = _secretary(settings, store)
-        if not process.is_development:
-            await secretary.check()
-        store.listen()
-        loops = () if process.role is Role.API else _loops(shared, sender, secretary)
-        drain_seconds = settings.drain_timeout.total_seconds()
-        async with (
-            running_loops(loops, drain_seconds=drain_seconds) as beside,
-            _served(shared, beside.is_ready, document) as port,
-        ):
-            yield Running(port, beside.failed)
-
-
-def _loops(shared: _Shared, sender: Sender, secretary: SigningSecrets) -> tuple[Loop, ...]:
-    """What removes, what collects and what delivers, in the order in which they are drained."""
-    settings, store, clock = shared.settings, shared.store, shared.clock
-    sandbox = Sandbox(settings.sandbox_delay)
-    return (
-        Sweeper(store, settings.retention, clock, shared.metrics),
-        Collection(store, sandbox, announce, clock, shared.metrics, shared.tracing),
-        _dispatcher(shared, sender, signer_of(secretary)),
-    )
-
-
-@asynccontextmanager
-async def _served(
-    shared: _Shared, is_ready: Callable[[], bool], document: dict[str, Any]
-) -> AsyncIterator[int]:
-    """The API, or the health of a process without one; the port it listens on."""
-    settings, process = shared.settings, shared.process
-    default_account_id = DEV_ACCOUNT if process.is_development else None
-    gate = Authenticator(shared.store, shared.clock, default_account_id=default_account_id)
-    dependencies = Dependencies(
-        store=shared.store,
-        accept=shared.store.accept,
-        metrics=shared.metrics,
-        tracing=shared.tracing,
-        clock=shared.clock,
-        document=document,
-        authenticate=gate.authenticate,
-        limit=RateLimit(settings.rate_limit, settings.rate_burst, shared.clock).take,
-        currency=settings.currency,
-        judge=judge_of(settings),
-        is_ready=is_ready,
-        body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
-        is_public_over_tls=settings.public_url.startswith("https:"),
-    )
-    make = make_health_application if process.role is Role.DISPATCHER else make_application
-    limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
-    server = Server(make(dependencies), limits, shared.metrics.connections_open)
-    try:
-        yield await server.start(settings.host, settings.port, is_shared=process.is_worker)
-    finally:
-        await server.stop()
-
-
-def announce(name: str, description: str, paid: bool) -> NewDelivery:
-    """The delivery that brings an event of an invoice, rendered as the callback declares."""
-    return NewDelivery(f"msg_{new_id()}", _rendered(name, description, paid))
-
-
-# Most events are one of a few, and equal ones make equal bytes.
-@lru_cache(maxsize=1024)
-def _rendered(name: str, description: str, paid: bool) -> bytes:
-    return CALLBACKS[name].render({"description": description, "paid": paid})
-
-
 def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
-    """What says why a URL may not be called, in words that tell nothing about our network."""
-    # The same few receivers are called again and again.
-    permits_host = lru_cache(maxsize=4096)(_policy(settings).permits_host)
+    """What says why a URL may not be called, without information about our own network."""
+    # Receivers repeat with every invoice.
+    permits_host = lru_cache(maxsize=4096)(EgressPolicy(settings.callback_allow).permits_host)
 
     def judge(url: CallbackUrl) -> str | None:
         if settings.callback_require_https and url.scheme != "https":
@@ -230,59 +254,74 @@ def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
     return judge
 
 
-def _policy(settings: Settings) -> EgressPolicy:
-    return EgressPolicy(settings.callback_allow)
-
-
-def _sender(settings: Settings) -> Sender:
-    return Sender(
-        _policy(settings),
-        timeout_seconds=settings.callback_timeout.total_seconds(),
-        concurrency=settings.callback_concurrency,
-    )
-
-
-SignerOf = Callable[[str], Awaitable[Signer]]
-
-
-def signer_of(secretary: SigningSecrets) -> SignerOf:
-    """What signs for an account. Everybody knows the secret of the development account."""
+def signer_of(signing_secrets: SigningSecrets) -> Callable[[str], Awaitable[Signer]]:
+    """The function that finds the signer of an account; the development secret is public."""
     signer_with = lru_cache(maxsize=4096)(Signer)
 
     async def find(account_id: str) -> Signer:
         if account_id == DEV_ACCOUNT:
             return signer_with((DEV_SECRET,))
-        return signer_with(await secretary.secrets_of(account_id))
+        return signer_with(await signing_secrets.secrets_of(account_id))
 
     return find
 
 
-def _secretary(settings: Settings, store: Store) -> SigningSecrets:
-    vault = SecretCipher(settings.encryption_key) if settings.encryption_key else None
-    return SigningSecrets(store, vault, SystemClock())
-
-
-def _dispatcher(shared: _Shared, sender: Sender, sign: SignerOf) -> Dispatcher:
-    settings = shared.settings
-    rules = Rules(
-        retry_schedule=settings.retry_schedule,
-        is_strict=settings.receiver_contract == "strict",
-        user_agent=f"invoices/{__version__}",
-        chance=random.random,
+def _attempts(
+    settings: Settings,
+    edges: Edges,
+    store: Store,
+    callbacks: Mapping[str, Callback],
+    signing_secrets: SigningSecrets,
+    metrics: Metrics,
+) -> Attempts:
+    return Attempts(
+        store=store,
+        sender=edges.sender,
+        signer_of=signer_of(signing_secrets),
+        callbacks=callbacks,
+        rules=Rules(
+            retry_schedule=settings.retry_schedule,
+            is_strict=settings.receiver_contract == "strict",
+            user_agent=f"invoices/{__version__}",
+            chance=edges.chance,
+        ),
+        clock=edges.clock,
+        metrics=metrics,
+        tracing=edges.tracing,
     )
-    limits = Limits(
+
+
+def _sender(settings: Settings) -> Sender:
+    return Sender(
+        EgressPolicy(settings.callback_allow),
+        timeout_seconds=settings.callback_timeout.total_seconds(),
         concurrency=settings.callback_concurrency,
-        origin_concurrency=settings.origin_concurrency,
-        timeout=settings.callback_timeout,
     )
-    performer = Performer(sender, sign, CALLBACKS, rules, shared.clock, shared.tracing)
-    return Dispatcher(shared.store, performer, limits, shared.clock, shared.metrics)
 
+
+@asynccontextmanager
+async def _serving(
+    service: Service, settings: Settings, process: Process, operations: Sequence[Operation]
+) -> AsyncIterator[int]:
+    """Serve the API, or health and metrics alone; the port that is listened on."""
+    if process.role is Role.DISPATCHER:
+        app = make_health_application(service.dependencies)
+    else:
+        app = make_application(service.dependencies, operations)
+    limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
+    server = Server(app, limits, service.dependencies.metrics.connections_open)
+    try:
+        yield await server.start(settings.host, settings.port, is_shared=process.is_worker)
+    finally:
+        await server.stop()
+
+
+# Databases and accounts, for commands as well
 
 NO_ENCRYPTION_KEY = """\
-INVOICES_ENCRYPTION_KEY is not set, and signing secrets are not kept in the clear.
+INVOICES_ENCRYPTION_KEY is not set, and signing secrets are not stored unencrypted.
 Make a key with: invoices encryption-key
-and keep it as safe as the database, in another place. On a laptop: invoices serve --dev"""
+Keep it as safe as the database, in another place. On a laptop: invoices serve --dev"""
 
 
 @asynccontextmanager
@@ -298,29 +337,28 @@ async def database_of(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def store_of(
-    settings: Settings, tell_committed: TellCount = tell_nobody
-) -> AsyncIterator[Store]:
+async def migrated_database(settings: Settings) -> AsyncIterator[Database]:
     """
-    What is stored, on the newest schema: SQLite is brought there, PostgreSQL only from nothing.
+    The database on the newest schema: SQLite is migrated, PostgreSQL only if it is empty.
 
     Raises:
-        SchemaError: if the database is on another one.
+        SchemaError: if the database is on another schema.
     """
     async with database_of(settings) as database:
         await (migrate if settings.is_embedded else prepare)(database)
-        yield Store(database, tell_committed)
+        yield database
 
 
 @asynccontextmanager
-async def register_of(settings: Settings) -> AsyncIterator[AccountAdministration]:
+async def administration_of(settings: Settings) -> AsyncIterator[AccountAdministration]:
     """
-    The accounts of the database, which gets its schema if it has none.
+    The administration of accounts, on the newest schema.
 
     Raises:
         ConfigurationError: if there is no encryption key.
     """
     if not settings.encryption_key:
         raise ConfigurationError(NO_ENCRYPTION_KEY)
-    async with store_of(settings) as store:
-        yield AccountAdministration(store, SecretCipher(settings.encryption_key), SystemClock())
+    cipher = SecretCipher(settings.encryption_key)
+    async with migrated_database(settings) as database:
+        yield AccountAdministration(Store(database), cipher, SystemClock())

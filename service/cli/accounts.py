@@ -13,7 +13,7 @@ import click
 import orjson
 
 from service.accounts.administration import AccountAdministration, IssuedCredentials
-from service.app import register_of
+from service.app import administration_of
 from service.parsers import parse_duration
 from service.settings import Settings, read_settings
 
@@ -103,7 +103,7 @@ def disable_command(name: str, as_json: bool) -> None:
 
 async def create_first_account(settings: Settings) -> None:
     """Create an account if there is none, and print its key: once, and not in the log."""
-    async with register_of(settings) as accounts:
+    async with administration_of(settings) as accounts:
         created = await accounts.add_first()
     if created:
         click.echo(f"This is the first start, so there is an account now: {created.name}")
@@ -112,7 +112,7 @@ async def create_first_account(settings: Settings) -> None:
 
 def _administer(work: Callable[[AccountAdministration], Awaitable[T]]) -> T:
     async def administer() -> T:
-        async with register_of(read_settings()) as accounts:
+        async with administration_of(read_settings()) as accounts:
             return await work(accounts)
 
     return asyncio.run(administer())

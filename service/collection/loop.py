@@ -117,7 +117,7 @@ class Collection(Loop):
                 is_taken = await self._record(step)
                 if span.is_recorded:
                     fields = {**_log_fields(invoice), "invoice_status": step.status}
-                    span.set({f"invoices.{name}": text for name, text in fields.items()})
+                    span.set_attributes({f"invoices.{name}": text for name, text in fields.items()})
             if not is_taken:
                 log.warning("step.outlived_lease", extra={"fields": _log_fields(invoice)})
             elif step.status and not INVOICE_MOVES[step.status]:

@@ -27,16 +27,6 @@ class InvoiceStatus(StrEnum):
     PAYMENT_FAILED = "payment_failed"
 
 
-class Acceptance(StrEnum):
-    """What became of an invoice that was sent in."""
-
-    STORED = "stored"
-    REPLAYED = "replayed"
-    """The account has sent the same invoice before."""
-    CONFLICT = "conflict"
-    """The account has used the id for other content."""
-
-
 class DeliveryStatus(StrEnum):
     """Whether the duty to bring an event to its URL still stands."""
 
