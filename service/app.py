@@ -41,6 +41,7 @@ from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
 from service.development import DEV_ACCOUNT, DEV_SECRET
+from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
 from service.settings import Settings
@@ -95,6 +96,7 @@ class Edges:
     clock: Clock = field(default_factory=SystemClock)
     chance: Callable[[], float] = random.random
     """Random numbers from 0 to 1."""
+    new_id: Callable[[], str] = new_id
     tracing: Tracing = field(default_factory=Tracing)
 
 
@@ -169,18 +171,13 @@ def assemble(
     callbacks = {one.name: one for operation in operations for one in operation.callbacks}
     cipher = SecretCipher(settings.encryption_key) if settings.encryption_key else None
     signing_secrets = SigningSecrets(store, cipher, clock)
-    dispatcher = Dispatcher(
-        store,
-        callbacks,
-        _attempts(settings, edges, store, callbacks, signing_secrets, metrics),
-        Limits(
-            concurrency=settings.callback_concurrency,
-            origin_concurrency=settings.origin_concurrency,
-            timeout=settings.callback_timeout,
-        ),
-        clock,
-        metrics,
+    attempts = _attempts(settings, edges, store, callbacks, signing_secrets, metrics)
+    limits = Limits(
+        concurrency=settings.callback_concurrency,
+        origin_concurrency=settings.origin_concurrency,
+        timeout=settings.callback_timeout,
     )
+    dispatcher = Dispatcher(attempts, limits, edges.new_id)
     collection = Collection(
         store,
         edges.collector,

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict, deque
+from datetime import timedelta
 from urllib.parse import urlsplit
 
+from service.app import DEVELOPMENT, Edges, assemble
+from service.collection.sandbox import Sandbox
+from service.database.group_commit import run_batch
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.errors import StorageUnavailable
+from service.settings import Settings
+from service.storage import attempts, deliveries, steps
+from service.storage.store import Store
 from service.telemetry.tracing import Tracing
 from tests.clock import PATIENCE_SECONDS
-from tests.memory import MemoryStore
+from tests.memory import Memory
 
 SILENT = Tracing()
 """Traces that nobody records."""
@@ -126,58 +133,116 @@ class FakeReceivers:
         return [request.headers["webhook-id"] for request in self.requests.entries]
 
 
-class WatchedStore(MemoryStore):
+class WatchedMemory(Memory):
     """
-    A store that keeps a journal of what was done to it, and fails when told to.
+    A memory that keeps a journal of what the loops did to it, and fails when told to.
 
-    *failing* holds the names of methods; each fails once and is taken out.
+    *failing* holds names of `WATCHED`; the next transaction with such work fails, once for each.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.failing: list[str] = []
+        self.failed = Journal()
+        self.leased = Journal()
+        """The deliveries that were leased by a round."""
+        self.taken = Journal()
+        """Steps, and whether each was written."""
+        self.settled = Journal()
+        """Attempts, and whether each was recorded."""
+        self.released = Journal()
+        """Deliveries, and whether the lease of each was given up."""
+
+    async def write(self, work, *args, **options):
+        """As it is, unless told to fail, with entries in the journals."""
+        batch = args[0] if work is run_batch else {}
+        for name, watched in WATCHED.items():
+            if name in self.failing and watched in batch:
+                self.failing.remove(name)
+                self.failed.add(name)
+                raise StorageUnavailable("database is locked")
+        result = await super().write(work, *args, **options)
+        for watched, answers in zip(batch, result if batch else (), strict=True):
+            self._note(watched, batch[watched], answers)
+        return result
+
+    def _note(self, work, items, answers):
+        pairs = list(zip(items, answers, strict=True))
+        if work is deliveries.lease_due:
+            for due in answers:
+                for delivery in due.deliveries:
+                    self.leased.add(delivery)
+        elif work is steps.take_steps:
+            for (step, _), inserted in pairs:
+                self.taken.add((step, inserted is not None))
+        elif work is attempts.settle:
+            for pair in pairs:
+                self.settled.add(pair)
+        elif work is deliveries.release:
+            for pair in pairs:
+                self.released.add(pair)
+
+
+WATCHED = {
+    "lease_invoices": steps.lease_due,
+    "take_step": steps.take_steps,
+    "lease_deliveries": deliveries.lease_due,
+    "settle": attempts.settle,
+    "release": deliveries.release,
+}
+
+
+class NamedIds:
+    """Generates the ids that a test has given, in order, then numbered ones."""
+
+    def __init__(self):
+        self.next = deque()
+        self._count = 0
+
+    def __call__(self):
+        self._count += 1
+        return self.next.popleft() if self.next else f"id_{self._count}"
+
+
+class WatchedStore(Store):
+    """
+    The store of a process: with the journals of its memory, and the process once it is `assembled`.
+
+    Before that it only stores; then the loops of the process work with it.
     """
 
     def __init__(self, memory):
         super().__init__(memory)
-        self.failing: list[str] = []
-        self.failed = Journal()
-        self.leased = Journal()
-        self.taken = Journal()
-        self.settled = Journal()
-        self.released = Journal()
+        self.memory = memory
+        self.dispatcher = None
+        self.ids = NamedIds()
+        for name in ("failing", "failed", "leased", "taken", "settled", "released"):
+            setattr(self, name, getattr(memory, name))
 
-    async def lease_invoices(self, round_):
-        """As it is, unless told to fail."""
-        self._fail("lease_invoices")
-        return await super().lease_invoices(round_)
+    def become(self, service):
+        """Be the store of *service* from now on."""
+        own = dict(self.__dict__)
+        self.__dict__.update(service.store.__dict__)
+        service.store.__dict__ = self.__dict__
+        self.__dict__.update({name: own[name] for name in own.keys() - Store(self.memory).__dict__})
+        self.dispatcher = service.dispatcher
 
-    async def take_step(self, step):
-        """As it is, with an entry in *taken*."""
-        self._fail("take_step")
-        is_taken = await super().take_step(step)
-        self.taken.add((step, is_taken))
-        return is_taken
 
-    async def lease_deliveries(self, round_):
-        """As it is, with an entry in *leased* for each delivery."""
-        self._fail("lease_deliveries")
-        due = await super().lease_deliveries(round_)
-        for delivery in due.deliveries:
-            self.leased.add(delivery)
-        return due
+def assembled(store, *, receivers=None, collector=None, clock, metrics=None, **settings):
+    """
+    The service of a process as it is wired, in development mode; its loops do not run yet.
 
-    async def settle(self, settlement):
-        """As it is, with an entry in *settled*."""
-        self._fail("settle")
-        is_settled = await super().settle(settlement)
-        self.settled.add((settlement, is_settled))
-        return is_settled
-
-    async def release(self, delivery):
-        """As it is, with an entry in *released*."""
-        self._fail("release")
-        is_released = await super().release(delivery)
-        self.released.add((delivery, is_released))
-        return is_released
-
-    def _fail(self, name):
-        if name in self.failing:
-            self.failing.remove(name)
-            self.failed.add(name)
-            raise StorageUnavailable("database is locked")
+    Every edge is a fake: the memory of *store*, the receivers, the clock, chance, and the ids.
+    """
+    edges = Edges(
+        database=store.memory,
+        sender=receivers or FakeReceivers(),
+        collector=collector or Sandbox(timedelta(seconds=1)),
+        clock=clock,
+        chance=lambda: 0.5,
+        new_id=store.ids,
+        tracing=SILENT,
+    )
+    service = assemble(Settings(**settings), DEVELOPMENT, edges, metrics=metrics)
+    store.become(service)
+    return service

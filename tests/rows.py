@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import select
@@ -66,8 +67,17 @@ def an_event(description="Invoice paid", *, paid=True, at=START, delivery_id="ms
         at=at,
         collector="sandbox",
         callbacks=(CALLBACK,) if delivery_id else (),
-        content=delivery_id,
+        content=Content(description, paid, delivery_id),
     )
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a callback renders of an event, and the id that a test wants for its delivery."""
+
+    description: str
+    paid: bool
+    delivery_id: str | None
 
 
 def a_step(invoice, status=InvoiceStatus.PAID, *, due_at=None, event=None):
@@ -83,7 +93,7 @@ def a_delivery(step, *, delivery_id=None, callback=0, leased_until=None):
         b"true" if event.paid else b"false",
     )
     return Delivery(
-        id=delivery_id or event.content,
+        id=delivery_id or event.content.delivery_id,
         account_id=invoice.account_id,
         invoice_key=invoice.key,
         invoice_id=invoice.id,
@@ -103,8 +113,16 @@ def a_delivery(step, *, delivery_id=None, callback=0, leased_until=None):
 
 
 async def take_step(store, step, *, leased_until=None):
-    """Write *step* with the delivery of its event; False if its lease had passed on."""
+    """
+    Write *step* with the delivery of its event; False if its lease had passed on.
+
+    A store whose process has a dispatcher writes it by that, as the collection does.
+    """
     has_delivery = step.event and step.event.callbacks and step.invoice.callbacks
+    if dispatcher := getattr(store, "dispatcher", None):
+        if has_delivery:
+            store.ids.next.append(step.event.content.delivery_id.removeprefix("msg_"))
+        return await dispatcher.record(step)
     new = [a_delivery(step, leased_until=leased_until)] if has_delivery else []
     return await store.take_step(step, new) is not None
 

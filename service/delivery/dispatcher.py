@@ -8,12 +8,11 @@ released: it is due in the database, for every process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from service.callbacks.declaration import Callback
-from service.clock import Clock
 from service.delivery.attempt import Attempts
 from service.delivery.fairness import Origins, Slot
 from service.delivery.fanout import deliveries_of
@@ -22,8 +21,6 @@ from service.domain.invoice import Step
 from service.errors import StorageUnavailable
 from service.loops import AT_ONCE, POLL, Loop, Round
 from service.storage.deliveries import DueDeliveries, LeaseRound
-from service.storage.store import Store
-from service.telemetry.metrics import Metrics
 
 log = logging.getLogger("invoices.delivery")
 
@@ -72,20 +69,18 @@ class Dispatcher(Loop):
 
     def __init__(
         self,
-        store: Store,
-        callbacks: Mapping[str, Callback],
         attempts: Attempts,
         limits: Limits,
-        clock: Clock,
-        metrics: Metrics,
+        new_id: Callable[[], str],
     ) -> None:
-        super().__init__(clock, store.deliveries_due)
-        self._store = store
-        self._callbacks = callbacks
+        super().__init__(attempts.clock, attempts.store.deliveries_due)
+        self._store = attempts.store
+        self._callbacks: Mapping[str, Callback] = attempts.callbacks
         self._attempts = attempts
         self._limits = limits
-        self._metrics = metrics
-        metrics.slots(limits.concurrency)
+        self._metrics = attempts.metrics
+        self._metrics.slots(limits.concurrency)
+        self._new_id = new_id
         self._origins = Origins(limits.concurrency, limits.origin_concurrency)
         self._scan = Scan()
         self._backlogged: set[str] = set()
@@ -111,7 +106,7 @@ class Dispatcher(Loop):
         """
         # A later event waits for the deliveries of the earlier ones, which only the database knows.
         reserve = self._reserve if step.invoice.event_count == 0 else _reserve_nothing
-        new = list(deliveries_of(step, self._callbacks, reserve))
+        new = list(deliveries_of(step, self._callbacks, self._new_id, reserve))
         inserted: Sequence[Delivery] | None = None
         try:
             write = self._store.take_step if step.status else self._store.record_event

@@ -7,7 +7,6 @@ from datetime import datetime
 
 from service.callbacks.declaration import Callback
 from service.domain.delivery import Delivery
-from service.domain.ids import new_id
 from service.domain.invoice import FIRST_LEASE_TOKEN, Step
 
 Reserve = Callable[[str], datetime | None]
@@ -15,7 +14,7 @@ Reserve = Callable[[str], datetime | None]
 
 
 def deliveries_of(
-    step: Step, callbacks: Mapping[str, Callback], reserve: Reserve
+    step: Step, callbacks: Mapping[str, Callback], new_id: Callable[[], str], reserve: Reserve
 ) -> Iterator[Delivery]:
     """The deliveries of the event of *step*, with the body that each callback declares."""
     invoice, event = step.invoice, step.event

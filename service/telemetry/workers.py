@@ -23,9 +23,9 @@ READS_MAX = 5
 
 class WorkersCollector(Collector):
     """
-    Collects the metrics of all workers; this process counts as *worker_number* from now on.
+    Collects the metrics of all workers; those that this process declares from now on are its own.
 
-    A worker continues the counters of the one that had its number before.
+    They are kept by *worker_number*: a worker continues the counters of the one before it.
     """
 
     def __init__(self, registry: CollectorRegistry, worker_number: int) -> None:

@@ -6,24 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.delivery.attempt import Performer, Rules
-from service.delivery.dispatcher import (
-    LEASE_MARGIN,
-    POLL,
-    SETTLE_MARGIN,
-    Dispatcher,
-    Limits,
-)
-from service.delivery.failures import NoAnswer, NoAnswerKind
-from service.delivery.fairness import LEASE_AHEAD, REST_FIRST
-from service.delivery.signing import Signer
-from service.development import DEV_SECRET
+from service.delivery.dispatcher import LEASE_MARGIN, SETTLE_MARGIN
+from service.delivery.failures import NoAnswer
+from service.delivery.fairness import COOLDOWN_FIRST, LEASE_AHEAD
+from service.domain.outcomes import AttemptOutcome
+from service.loops import POLL
 from service.storage.tables import deliveries
 from service.telemetry.metrics import Metrics
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
-from tests.fakes import SILENT, FakeReceivers, WatchedStore, answer, signing_with
-from tests.memory import Memory, MemoryStore
+from tests.fakes import FakeReceivers, WatchedMemory, WatchedStore, answer, assembled
 from tests.rows import (
     ONE,
     SECOND,
@@ -39,36 +30,31 @@ from tests.rows import (
     lease_delivery,
     lease_invoice,
     rows_of,
+    take_step,
 )
 from tests.samples import samples_of
 
 TIMEOUT = 15 * SECOND
 LEASE = TIMEOUT + LEASE_MARGIN
 DELIVERED = ("delivered", ["delivered"])
-RULES = Rules(
-    retry_schedule=(5 * SECOND, 300 * SECOND),
-    is_strict=True,
-    user_agent="invoices/test",
-    chance=lambda: 0.5,
-)
 
 
 @pytest.fixture
 def memory():
     """What is stored; a test may hold back its writes."""
-    return Memory()
+    return WatchedMemory()
 
 
 @pytest.fixture
 def store(memory):
-    """The store that the dispatcher works on."""
+    """The store of the process whose dispatcher runs."""
     return WatchedStore(memory)
 
 
 @pytest.fixture
 def elsewhere(memory):
     """The store of another process on the same memory."""
-    return MemoryStore(memory)
+    return WatchedStore(memory)
 
 
 @pytest.fixture
@@ -91,17 +77,21 @@ def metrics():
 
 @pytest.fixture
 def dispatching(store, receivers, clock, metrics):
-    """Runs a dispatcher, and drains it at the end of the block."""
+    """Runs the dispatcher of a process, and drains it at the end of the block."""
 
     @asynccontextmanager
     async def run(*, on=store, concurrency=8, origin_concurrency=4):
-        callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
-        signer = Signer((DEV_SECRET,))
-        performer = Performer(receivers, signing_with(signer), callbacks, RULES, clock, SILENT)
-        limits = Limits(
-            concurrency=concurrency, origin_concurrency=origin_concurrency, timeout=TIMEOUT
+        service = assembled(
+            on,
+            receivers=receivers,
+            clock=clock,
+            metrics=metrics,
+            retry_schedule=(5 * SECOND, 300 * SECOND),
+            callback_timeout=TIMEOUT,
+            callback_concurrency=concurrency,
+            origin_concurrency=origin_concurrency,
         )
-        dispatcher = Dispatcher(on, performer, limits, clock, metrics)
+        dispatcher = service.dispatcher
         running = asyncio.create_task(dispatcher.run())
         try:
             await clock.parked()
@@ -128,6 +118,12 @@ async def answered_once(store, receivers, origin=ONE):
     store.settled.entries.clear()
     receivers.requests.entries.clear()
     receivers.answered.entries.clear()
+
+
+def cancel(dispatcher, origin):
+    """Give up a lease that was reserved, as a write that failed does."""
+    dispatcher._cancel(origin)
+    dispatcher._begin_attempts()
 
 
 async def quiet(clock):
@@ -293,28 +289,28 @@ async def test_a_backlog_ends_although_more_comes_in(
 ):
     """A look that has room for all it finds ends the backlog, whoever came in meanwhile."""
     refused_count = 0
-    lease = store.lease_deliveries
 
     async def lease_while_more_comes_in(round_):
         nonlocal refused_count
-        if refused_count < 5 and dispatcher.reserve(ONE) is None:
+        if refused_count < 5 and dispatcher._reserve(ONE) is None:
             refused_count += 1
         return await lease(round_)
 
     async with dispatching() as (dispatcher, _):
         await answered_once(store, receivers)
         kept_count = 0
-        while dispatcher.reserve(ONE):
+        while dispatcher._reserve(ONE):
             kept_count += 1
-        monkeypatch.setattr(store, "lease_deliveries", lease_while_more_comes_in)
+        lease = dispatcher._store.lease_deliveries
+        monkeypatch.setattr(dispatcher._store, "lease_deliveries", lease_while_more_comes_in)
         for _ in range(kept_count):
-            dispatcher.cancel(ONE)
+            cancel(dispatcher, ONE)
         await quiet(clock)
 
         # One for the look that begins with the refusal, one for the look that finds nothing.
         assert 2 == refused_count
-        assert dispatcher.reserve(ONE)
-        dispatcher.cancel(ONE)
+        assert dispatcher._reserve(ONE)
+        cancel(dispatcher, ONE)
 
 
 async def test_an_origin_that_nobody_knows_is_probed_first(dispatching, store, receivers, clock):
@@ -378,7 +374,7 @@ async def test_what_waits_behind_a_failing_origin_keeps_its_attempts(
 ):
     """One delivery at a time finds out whether a receiver is back; the others are not touched."""
     names = [str(number) for number in range(20)]
-    receivers.answers[ONE].extend([NoAnswer(NoAnswerKind.UNREACHABLE, "")] * 4)
+    receivers.answers[ONE].extend([NoAnswer(AttemptOutcome.UNREACHABLE, "")] * 4)
 
     async with dispatching():
         await add_deliveries(store, ONE, *names)
@@ -386,7 +382,7 @@ async def test_what_waits_behind_a_failing_origin_keeps_its_attempts(
             await store.settled.reaches(count)
             await clock.parked()
             assert count == len(receivers.requests)
-            clock.advance(REST_FIRST * 2 ** (count - 1))
+            clock.advance(COOLDOWN_FIRST * 2 ** (count - 1))
         await store.settled.reaches(4 + 16)
         await quiet(clock)
         assert 16 == sum([await story(store, f"msg_{name}") == DELIVERED for name in names])
@@ -398,7 +394,7 @@ async def test_an_origin_whose_probe_failed_is_leased_for_one_probe(
     dispatching, store, receivers, clock
 ):
     """What waits for a receiver that failed stays in the database, all but one."""
-    receivers.answers[ONE].append(NoAnswer(NoAnswerKind.UNREACHABLE, ""))
+    receivers.answers[ONE].append(NoAnswer(AttemptOutcome.UNREACHABLE, ""))
 
     async with dispatching():
         await add_delivery(store, "first")
@@ -416,13 +412,13 @@ async def test_room_that_was_kept_for_nothing_is_used(dispatching, store, receiv
     """Slots that were left for another origin are taken once that has nothing to send."""
     async with dispatching(concurrency=8, origin_concurrency=8) as (dispatcher, _):
         await answered_once(store, receivers)
-        assert dispatcher.reserve(TWO)
+        assert dispatcher._reserve(TWO)
         receivers.hang(ONE)
         await add_deliveries(store, ONE, *"abcdefgh")
         await idle()
         assert 4 == receivers.in_flight[ONE]
 
-        dispatcher.cancel(TWO)
+        cancel(dispatcher, TWO)
         await idle()
 
         assert 8 == receivers.in_flight[ONE]
@@ -447,7 +443,7 @@ async def test_a_failed_attempt_comes_again_after_the_schedule(
     dispatching, store, receivers, clock
 ):
     """The second attempt is made when the schedule says and not before, with the same bytes."""
-    receivers.answers[ONE].extend([answer(500), NoAnswer(NoAnswerKind.TIMEOUT, "")])
+    receivers.answers[ONE].extend([answer(500), NoAnswer(AttemptOutcome.TIMEOUT, "")])
 
     async with dispatching():
         await add_delivery(store)
@@ -662,13 +658,13 @@ async def test_retry_after_holds_what_is_written_in_the_same_moment(
         await memory.reached()
         # All of this waits for the same transaction: a step, the hold, and a step again.
         step = a_step(invoices[0], event=an_event(delivery_id="msg_two"))
-        writing.append(asyncio.create_task(store.take_step(step)))
+        writing.append(asyncio.create_task(take_step(store, step)))
         await idle()
         receivers.let_all_go()
         await receivers.answered.reaches(1)
         await idle()
         step = a_step(invoices[1], event=an_event(delivery_id="msg_late"))
-        writing.append(asyncio.create_task(store.take_step(step)))
+        writing.append(asyncio.create_task(take_step(store, step)))
         await idle()
         memory.open()
         await asyncio.gather(*writing)
@@ -688,14 +684,15 @@ async def test_a_delivery_that_comes_into_a_rest_is_given_back(
         receivers.answers[ONE].append(answer(503, retry_after="3600"))
         await add_delivery(store, "first")
         await idle()
-        leased_until = dispatcher.reserve(ONE)
+        leased_until = dispatcher._reserve(ONE)
         receivers.let_all_go()
         await store.settled.reaches(1)
 
         await add_delivery(store, "second")
         due = await lease_deliveries(store, now=clock.now() + timedelta(days=1))
         (late,) = [one for one in due if one.id == "msg_second"]
-        dispatcher.start(replace(late, leased_until=leased_until))
+        dispatcher._origins.wait(replace(late, leased_until=leased_until))
+        dispatcher._begin_attempts()
         await store.released.reaches(1)
 
     assert ["msg_first"] == receivers.ids
@@ -781,7 +778,7 @@ async def test_an_attempt_that_outlived_its_lease_changes_nothing(
         settlements = await store.settled.reaches(2)
 
     assert {(410, False), (200, True)} == {
-        (settlement.attempt.status_code, is_settled) for settlement, is_settled in settlements
+        (attempt.status_code, is_settled) for attempt, is_settled in settlements
     }
     assert ("delivered", ["lost", "delivered"]) == await story(store, "msg_1")
     assert "attempt.outlived_lease" in caplog.messages
