@@ -218,9 +218,7 @@ def assemble(
     )
 
 
-def document_of(
-    settings: Settings, operations: Sequence[Operation] = OPERATIONS
-) -> dict[str, Any]:
+def document_of(settings: Settings, operations: Sequence[Operation] = OPERATIONS) -> dict[str, Any]:
     """
     The OpenAPI document, without starting anything.
 

@@ -179,10 +179,6 @@ class EvaluationError(InvoicesError):
         self.is_absent = is_absent
 
 
-class UnknownCursor(InvoicesError):
-    """The cursor names no page of the list."""
-
-
 class StorageUnavailable(InvoicesError):
     """The database does not answer. Nothing was stored; the same request may be sent again."""
 

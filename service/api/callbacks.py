@@ -19,9 +19,10 @@ from service.callbacks.declaration import Callback
 from service.callbacks.exchange import ABSENT, Exchange, Message
 from service.callbacks.expression import Body, Expression, Header, Path, Query, Url
 from service.callbacks.url import CallbackUrl
+from service.domain.invoice import EvaluatedCallback
 from service.errors import EvaluationError, FieldError, InvalidInput, MalformedRequest
 
-CALLBACK_URLS = web.RequestKey("callback_urls", dict[Callback, CallbackUrl])
+EVALUATED_CALLBACKS = web.RequestKey("evaluated_callbacks", tuple[EvaluatedCallback, ...])
 """The callbacks that the request asks for, each with the URL to call."""
 
 Judge = Callable[[CallbackUrl], str | None]
@@ -65,24 +66,24 @@ class _Evaluation:
 
     def evaluate(self, request: web.Request, known: Sequence[FieldError]) -> list[FieldError]:
         """
-        Store the URLs of the callbacks that *request* asks for under CALLBACK_URLS.
+        Store the callbacks that *request* asks for under EVALUATED_CALLBACKS.
 
         Returns:
             A field error for each callback that cannot be called, unless one is *known* at its
             place.
         """
         exchange = self._exchange(request)
-        urls: dict[Callback, CallbackUrl] = {}
+        evaluated = []
         field_errors = []
         for callback in self._callbacks:
             try:
                 url = callback.url_for(exchange)
                 if url is not None:
                     self._check(callback, url)
-                    urls[callback] = url
+                    evaluated.append(EvaluatedCallback(callback.name, url.text, url.origin))
             except EvaluationError as error:
                 field_errors.append(_field_error(callback, error))
-        request[CALLBACK_URLS] = urls
+        request[EVALUATED_CALLBACKS] = tuple(evaluated)
         return [one for one in field_errors if not any(_covers(other, one) for other in known)]
 
     def _exchange(self, request: web.Request) -> Exchange:

@@ -11,8 +11,8 @@ from aiohttp import web
 from service.api.exposition import Exposition
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
+from service.domain.invoice import Invoice, Step
 from service.domain.states import Acceptance
-from service.storage.invoices import NewInvoice
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -24,8 +24,10 @@ class Dependencies:
     """Everything that the application is made of."""
 
     store: Store
-    accept: Callable[[NewInvoice], Awaitable[Acceptance]]
-    """Stores an invoice; returns after the commit."""
+    accept: Callable[[Invoice], Awaitable[Acceptance]]
+    """Stores an invoice to be collected; returns after the commit."""
+    record: Callable[[Step], Awaitable[bool]]
+    """Records an event of an invoice with its deliveries; returns after the commit."""
     metrics: Metrics
     clock: Clock
     document: dict[str, Any]

@@ -22,14 +22,14 @@ from schemas.invoice import (
     InvoiceSchema,
 )
 from schemas.money import to_text
-from service.api.callbacks import CALLBACK_URLS
+from service.api.callbacks import EVALUATED_CALLBACKS
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
 from service.api.validation import UNKNOWN_CURSOR
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.domain.invoice import Invoice
 from service.domain.states import Acceptance
 from service.errors import Conflict, InvalidInput, UnknownCursor
-from service.storage.invoices import Call, NewInvoice
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
 from service.web.responses import json_response, raw_json_response
@@ -72,12 +72,11 @@ _deliveries = DeliveryPageSchema()
 async def create_invoice(request: web.Request) -> web.Response:
     """202 only after the invoice is committed; 200 for the same one again."""
     dependencies = request.app[DEPENDENCIES]
-    url = request[CALLBACK_URLS].get(INVOICE_NOTIFICATION)
-    invoice = NewInvoice(
+    invoice = Invoice(
         account_id=request[ACCOUNT_ID],
         created_at=dependencies.clock.now(),
         callback_url=request["querystring"].get("callback_url"),
-        call=Call(INVOICE_NOTIFICATION.name, url.text, url.origin) if url else None,
+        callbacks=request[EVALUATED_CALLBACKS],
         request_id=request_id_of(request),
         traceparent=request[TRACEPARENT],
         **request["json"],
@@ -93,7 +92,7 @@ async def create_invoice(request: web.Request) -> web.Response:
         "request_id": invoice.request_id,
         "invoice_id": invoice.id,
         "account_id": invoice.account_id,
-        "origin": url.origin if url else None,
+        "origin": invoice.callbacks[0].origin if invoice.callbacks else None,
     }
     if acceptance is Acceptance.REPLAYED:
         log.info("invoice.replayed", extra={"fields": fields})

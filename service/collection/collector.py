@@ -11,8 +11,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Protocol
 
-from service.domain.states import InvoiceStatus
 from service.domain.invoice import Invoice
+from service.domain.states import InvoiceStatus
 from service.values import value
 
 

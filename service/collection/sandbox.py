@@ -12,8 +12,8 @@ import re
 from datetime import timedelta
 
 from service.collection.collector import Progress
-from service.domain.states import InvoiceStatus
 from service.domain.invoice import Invoice
+from service.domain.states import InvoiceStatus
 
 PENDING_FACTOR = 10
 """A `+pending` payment takes this many times the usual delay."""

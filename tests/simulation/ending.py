@@ -10,8 +10,8 @@ The promises that hold at the end: once trouble is over and time goes on, everyt
 
 from __future__ import annotations
 
-from service.domain.states import DeliveryStatus
 from service.domain.outcomes import AttemptOutcome
+from service.domain.states import DeliveryStatus
 
 
 class Ending:

@@ -15,9 +15,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from service.delivery.dispatcher import LEASE_MARGIN
+from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus
 from service.storage import deliveries, invoices, settlements, steps
-from service.domain.outcomes import AttemptOutcome
 from tests.simulation.clocks import true_now
 from tests.simulation.processes import State
 

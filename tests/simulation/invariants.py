@@ -7,9 +7,8 @@ is what is compared with the answers that the store gives: what it says is done 
 
 from __future__ import annotations
 
-from service.domain.states import DeliveryStatus
+from service.domain.states import Acceptance, DeliveryStatus
 from service.errors import StorageUnavailable
-from service.domain.states import Acceptance
 from tests.simulation.clocks import true_now
 from tests.simulation.ending import Ending
 from tests.simulation.fencing import Fencing

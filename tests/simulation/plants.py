@@ -10,15 +10,15 @@ from __future__ import annotations
 from datetime import timedelta
 
 from pytest import MonkeyPatch
+from service.storage.handover import Handover
 
 from service.clock import SystemClock
 from service.delivery import attempt, dispatcher
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.fairness import Origins
+from service.domain.states import Acceptance
 from service.errors import StorageUnavailable
 from service.storage import deliveries, settlements, steps
-from service.storage.handover import Handover
-from service.domain.states import Acceptance
 from service.storage.store import Store
 from tests import memory
 from tests.memory import Tables

@@ -40,7 +40,6 @@ from service.storage.tables import (
 from tests.clock import START
 from tests.postgres import in_a_loop_of_its_own, new_database
 from tests.rows import (
-    take_step,
     LEASE,
     SECOND,
     a_round,
@@ -50,6 +49,7 @@ from tests.rows import (
     delivered,
     failed,
     lease_deliveries,
+    take_step,
 )
 
 DELIVERED_COUNT = 20_000
