@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from service.callbacks.exchange import Exchange
 from service.callbacks.expression import Expression, Template
-from service.callbacks.url import CallbackUrl, parse_url
+from service.callbacks.url import MAX_CHARACTERS, CallbackUrl, parse_url
 from service.errors import EvaluationError
 
 
@@ -29,12 +29,22 @@ class Evaluator:
     *declared* is the template as its author wrote it; errors name it where no expression leads.
     """
 
-    __slots__ = ("_continuation", "_is_in_path", "_named", "_open_seams", "_template")
+    __slots__ = (
+        "_continuation",
+        "_extends",
+        "_is_in_path",
+        "_leading",
+        "_named",
+        "_open_seams",
+        "_parts",
+    )
 
     def __init__(self, template: Template, declared: str) -> None:
-        self._template = template
-        self._named = str(template.leading) if template.leading else declared
+        self._parts = template.parts
+        self._leading = template.leading
+        self._named = str(self._leading) if self._leading else declared
         self._continuation = _continuation(template)
+        self._extends = _extends(template, self._continuation)
         self._is_in_path = tuple(_places(template.parts))
         self._open_seams = tuple(_open_seams(template.parts, self._is_in_path))
 
@@ -48,39 +58,50 @@ class Evaluator:
         Raises:
             EvaluationError: where the values do not make a URL that may be called.
         """
-        try:
-            pieces = self._beginning(exchange)
-        except EvaluationError as error:
-            if error.is_absent:
-                return None
-            raise
-        parts = self._template.parts
-        for index in range(len(pieces), len(parts)):
-            part = parts[index]
+        base, pieces = None, list[str]()
+        if self._leading:
+            try:
+                value = self._leading.value(exchange)
+            except EvaluationError as error:
+                if error.is_absent:
+                    return None
+                raise
+            base, beginning = self._beginning(value)
+            pieces.append(beginning)
+        for index in range(len(pieces), len(self._parts)):
+            part = self._parts[index]
             if not isinstance(part, str):
                 part = _encoded(part, part.value(exchange), self._is_in_path[index])
             pieces.append(part)
-        url = _judged(self._named, "".join(pieces))
+        text = "".join(pieces)
+        if base and self._extends and len(text) <= MAX_CHARACTERS:
+            # Scheme, host and port end before the first slash, and the rest is valid anywhere.
+            url = CallbackUrl(text, base.scheme, base.host, base.port)
+        else:
+            url = self._judged(text)
         if self._open_seams:
             self._refuse_composed_dots(pieces)
         return url
 
-    def _beginning(self, exchange: Exchange) -> list[str]:
-        """The value of the leading expression, if there is one, ready to be continued."""
-        leading = self._template.leading
-        if leading is None:
-            return []
-        value = leading.value(exchange)
+    def _beginning(self, value: object) -> tuple[CallbackUrl | None, str]:
+        """The URL that the leading *value* is, if it is continued, and its text to continue."""
         if not isinstance(value, str):
             reason = f"must be a string that holds a URL, not {_kind(value)}"
             raise EvaluationError(self._named, reason)
         if self._continuation is None:
-            return [value]
+            return None, value
         if "?" in value or "#" in value:
             reason = "must not have a query (?) or a fragment (#), because more is put behind it"
             raise EvaluationError(self._named, reason)
-        _judged(self._named, value)
-        return [value.removesuffix("/") if self._continuation.startswith("/") else value]
+        text = value.removesuffix("/") if self._continuation.startswith("/") else value
+        return self._judged(value), text
+
+    def _judged(self, text: str) -> CallbackUrl:
+        try:
+            return parse_url(text)
+        except ValueError as error:
+            reason = f"makes no URL that can be called: {error}"
+            raise EvaluationError(self._named, reason) from None
 
     def _refuse_composed_dots(self, pieces: Sequence[str]) -> None:
         """
@@ -95,8 +116,8 @@ class Evaluator:
             start, end = path.rfind("/", 0, seam) + 1, path.find("/", seam)
             segment = path[start:] if end < 0 else path[start:end]
             if start < seam < start + len(segment) and _is_dots(segment):
-                part = self._template.parts[index]
-                expression = self._template.parts[index - 1] if isinstance(part, str) else part
+                part = self._parts[index]
+                expression = self._parts[index - 1] if isinstance(part, str) else part
                 reason = f'must not make a "{segment}" of a part of the callback URL\'s path'
                 raise EvaluationError(str(expression), reason)
 
@@ -110,6 +131,19 @@ def _continuation(template: Template) -> str | None:
     if not following:
         return None
     return following[0] if isinstance(following[0], str) else ""
+
+
+def _extends(template: Template, continuation: str | None) -> bool:
+    """Whether every valid value of the leading expression makes a valid URL with what follows."""
+    if not continuation or not continuation.startswith("/"):
+        return False
+    try:
+        parse_url(
+            "http://h" + "".join(one if isinstance(one, str) else "x" for one in template.parts[1:])
+        )
+    except ValueError:
+        return False
+    return True
 
 
 def _places(parts: Sequence[str | Expression]) -> Iterator[bool]:
@@ -138,7 +172,7 @@ def _open_seams(parts: Sequence[str | Expression], is_in_path: Sequence[bool]) -
 
 
 def _encoded(expression: Expression, value: object, is_in_path: bool) -> str:
-    text = _text(expression, value)
+    text = value if isinstance(value, str) else _json_text(expression, value)
     if is_in_path and text in _NOT_IN_PATH:
         raise EvaluationError(str(expression), _NOT_IN_PATH[text])
     try:
@@ -148,9 +182,7 @@ def _encoded(expression: Expression, value: object, is_in_path: bool) -> str:
         raise EvaluationError(str(expression), reason) from None
 
 
-def _text(expression: Expression, value: object) -> str:
-    if isinstance(value, str):
-        return value
+def _json_text(expression: Expression, value: object) -> str:
     if isinstance(value, bool | int | float):
         try:
             return json.dumps(value, allow_nan=False)
@@ -180,16 +212,6 @@ _KINDS: tuple[tuple[type, str], ...] = (
     (list, "an array"),
     (Mapping, "an object"),
 )
-
-
-# --- The whole URL.
-
-
-def _judged(name: str, text: str) -> CallbackUrl:
-    try:
-        return parse_url(text)
-    except ValueError as error:
-        raise EvaluationError(name, f"makes no URL that can be called: {error}") from None
 
 
 def _is_dots(segment: str) -> bool:

@@ -12,7 +12,6 @@ Source: RFC 3986, narrowed to what an HTTP client can be sent to without interpr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
 
@@ -54,65 +53,44 @@ def parse_url(text: str) -> CallbackUrl:
     Raises:
         ValueError: *text* does not match the grammar; str() is a reason for the API user.
     """
-    for rule in _RULES:
-        rule(text)
+    _check_text(text)
     scheme, _, rest = text.partition("://")
     authority = _TARGET.split(rest, maxsplit=1)[0]
-    host, port = _split(authority)
-    _check_target(rest[len(authority) :])
-    scheme = scheme.lower()
-    return CallbackUrl(text, scheme, _host(host), _port(port, _DEFAULT_PORTS[scheme]))
+    if "@" in authority:
+        raise ValueError("the URL must not have a user name or password (@)")
+    bracketed = _BRACKETED.fullmatch(authority)
+    host, colon, port = bracketed.groups() if bracketed else authority.partition(":")
+    target = rest[len(authority) :]
+    if "[" in target or "]" in target:
+        raise ValueError("the URL has a square bracket behind its host; write %5B or %5D")
+    _check_host(host)
+    if colon and (not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535):
+        raise ValueError("the port of the URL must be a number from 1 to 65535")
+    scheme, host = scheme.lower(), host.lower().removeprefix("[").removesuffix("]")
+    return CallbackUrl(text, scheme, host, int(port) if colon else _DEFAULT_PORTS[scheme])
 
 
-# --- Rules for the whole text; the first one that it breaks is reported.
-
-
-def _is_given(text: str) -> None:
+def _check_text(text: str) -> None:
+    """Check *text* as a whole; the first rule that it breaks is reported."""
     if not text:
         raise ValueError("the URL is empty")
-
-
-def _is_short_enough(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"the URL is longer than {MAX_CHARACTERS} characters")
-
-
-def _has_only_url_characters(text: str) -> None:
-    foreign = _FOREIGN.search(text)
-    if foreign:
+    if foreign := _FOREIGN.search(text):
         raise ValueError(
             f"the URL has {foreign[0]!a} as its character {foreign.start() + 1};"
             " percent-encode whatever is not a URL character"
         )
-
-
-def _has_valid_triplets(text: str) -> None:
-    broken = _BROKEN_TRIPLET.search(text)
-    if broken:
+    if broken := _BROKEN_TRIPLET.search(text):
         raise ValueError(
             f"the URL has a % as its character {broken.start() + 1}"
             " that two hexadecimal digits do not follow"
         )
-
-
-def _is_http(text: str) -> None:
     if not _SCHEME.match(text):
         raise ValueError("the URL must begin with http:// or https://")
-
-
-def _has_no_fragment(text: str) -> None:
     if "#" in text:
         raise ValueError("the URL must not have a fragment (#)")
 
-
-_RULES: tuple[Callable[[str], None], ...] = (
-    _is_given,
-    _is_short_enough,
-    _has_only_url_characters,
-    _has_valid_triplets,
-    _is_http,
-    _has_no_fragment,
-)
 
 # Outside of this class: blanks, control characters, non-ASCII, and " < > \ ^ ` { | }.
 _FOREIGN = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
@@ -121,34 +99,7 @@ _SCHEME = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 _TARGET = re.compile(r"[/?]")
 
 
-# --- Rules for the parts.
-
-
-def _split(authority: str) -> tuple[str, str | None]:
-    """The host and, where there is a colon after it, the port."""
-    if "@" in authority:
-        raise ValueError("the URL must not have a user name or password (@)")
-    bracketed = _BRACKETED.fullmatch(authority)
-    if bracketed:
-        return bracketed[1], bracketed[2]
-    host, colon, port = authority.partition(":")
-    return host, port if colon else None
-
-
-def _check_target(target: str) -> None:
-    if "[" in target or "]" in target:
-        raise ValueError("the URL has a square bracket behind its host; write %5B or %5D")
-
-
-def _port(port: str | None, default: int) -> int:
-    if port is None:
-        return default
-    if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
-        raise ValueError("the port of the URL must be a number from 1 to 65535")
-    return int(port)
-
-
-def _host(host: str) -> str:
+def _check_host(host: str) -> None:
     if not host:
         raise ValueError("the URL must name a host")
     if host.startswith("["):
@@ -157,7 +108,6 @@ def _host(host: str) -> str:
         _check_ipv4(host)
     else:
         _check_name(host)
-    return host.lower().removeprefix("[").removesuffix("]")
 
 
 def _check_ipv6(host: str) -> None:
@@ -186,7 +136,7 @@ def _check_name(host: str) -> None:
 
 
 # No % between the brackets: a zone id names an interface of this machine.
-_BRACKETED = re.compile(r"(\[[0-9A-Fa-f:.]*\])(?::(.*))?")
+_BRACKETED = re.compile(r"(\[[0-9A-Fa-f:.]*\])(:?)((?<=:).*)?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"

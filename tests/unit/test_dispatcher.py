@@ -863,7 +863,7 @@ async def test_what_is_written_while_draining_is_left_free(
     async with dispatching() as (dispatcher, _):
         memory.shut()
         step = a_step(invoice, event=an_event())
-            writing = asyncio.create_task(take_step(store, step))
+        writing = asyncio.create_task(take_step(store, step))
         await memory.reached()
         dispatcher.drain()
         await idle()
