@@ -173,9 +173,10 @@ def an_attempt(delivery, outcome, decision, *, status_code=200, at=START, **chan
     """An attempt for a leased *delivery*."""
     values = {
         "delivery": delivery,
+        "number": delivery.attempt_count + 1,
         "started_at": at,
         "ended_at": at,
-        "duration": timedelta(milliseconds=12),
+        "duration_ms": 12,
         "status_code": status_code,
         "response_body": '{"ok": true}',
         "outcome": outcome,
@@ -199,10 +200,10 @@ def failed(
     held_until=None,
 ):
     """An attempt that was refused; the next one is due at *due_at*, unless *status* is dead."""
-    hold = held_until and held_until - at
     is_pending = status is DeliveryStatus.PENDING
-    decision = Retry((due_at or at) - at, hold) if is_pending else Dead(reason, hold)
-    return an_attempt(delivery, AttemptOutcome.REFUSED, decision, status_code=500, at=at)
+    decision = Retry((due_at or at) - at) if is_pending else Dead(reason)
+    outcome, held = AttemptOutcome.REFUSED, {"held_until": held_until}
+    return an_attempt(delivery, outcome, decision, status_code=500, at=at, **held)
 
 
 async def rows_of(database, table):

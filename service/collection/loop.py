@@ -21,7 +21,7 @@ from service.loops import POLL, Loop, Round
 from service.storage.steps import LeaseRound
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import Tracing
+from service.telemetry.tracing import SpanKind, Tracing
 
 log = logging.getLogger("invoices.collection")
 
@@ -35,6 +35,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 CONCURRENCY = 512
 """Invoices in collection at a time; all others wait in the database."""
+
+SENT_AND_COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0))
+"""The invoice was sent without an event, and can be collected at once."""
 
 Record = Callable[[Step], Awaitable[bool]]
 """Commits a step with the deliveries of its event; False if the invoice's lease had passed on."""
@@ -112,7 +115,7 @@ class Collection(Loop):
     async def _collect(self, invoice: Invoice, now: datetime) -> None:
         """Take one step of *invoice*; after a failure, its lease runs out and it is due again."""
         try:
-            with self._tracing.working("collect", invoice.traceparent) as span:
+            with self._tracing.begin(SpanKind.INTERNAL, "collect", invoice.traceparent) as span:
                 step = await self._next_step(invoice, now)
                 is_taken = await self._record(step)
                 if span.is_recorded:
@@ -133,7 +136,7 @@ class Collection(Loop):
         """Ask the collector, as often as it needs no wait in between."""
         if invoice.status is InvoiceStatus.RECEIVED:
             progress = await self._collector.send(invoice)
-            if progress == Progress(InvoiceStatus.SENT, look_again_after=timedelta(0)):
+            if progress == SENT_AND_COLLECTABLE:
                 progress = await self._collector.collect(invoice)
         else:
             progress = await self._collector.collect(invoice)

@@ -28,8 +28,8 @@ Work = Callable[[Connection, Sequence[Item]], Sequence[Result]]
 Batch = dict[Work[Any, Any], list[Any]]
 """What one transaction writes: the work to be done, each with its items."""
 
-_Waiting = dict[Work[Any, Any], list[tuple[Any, "asyncio.Future[Any]"]]]
-"""The items for the next transaction, each with the future of its result."""
+_Futures = dict[Work[Any, Any], list["asyncio.Future[Any]"]]
+"""The futures of the results of a batch, in the order of its items."""
 
 ObserveSize = Callable[[int], object]
 
@@ -65,45 +65,47 @@ class GroupCommit:
 
 
 class _Lane:
-    """One transaction at a time, in the loop in which the lane was made."""
+    """One transaction at a time, in the event loop in which the lane was made."""
 
     def __init__(self, database: Database, observe_size: ObserveSize) -> None:
         self._database = database
         self._observe_size = observe_size
-        self._waiting: _Waiting = {}
+        self._items: Batch = {}
+        self._futures: _Futures = {}
         # Looking up the running loop takes longer than making a future of it.
         self._create_future = asyncio.get_running_loop().create_future
         self._committing: asyncio.Task[None] | None = None
 
     def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._create_future()
-        self._waiting.setdefault(work, []).append((item, future))
+        self._items.setdefault(work, []).append(item)
+        self._futures.setdefault(work, []).append(future)
         if self._committing is None:
             self._committing = asyncio.create_task(self._commit_waiting())
         return future
 
     async def _commit_waiting(self) -> None:
-        while self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            await self._commit(waiting)
+        while self._items:
+            batch, futures = self._items, self._futures
+            self._items, self._futures = {}, {}
+            await self._commit(batch, futures)
         self._committing = None
 
-    async def _commit(self, waiting: _Waiting) -> None:
-        """Commit *waiting*; if one of its items cannot be written, each half by itself."""
-        batch: Batch = {work: [item for item, _ in pairs] for work, pairs in waiting.items()}
+    async def _commit(self, batch: Batch, futures: _Futures) -> None:
+        """Commit *batch*; if one of its items cannot be written, each half by itself."""
         try:
             results = await self._database.write(run_batch, batch)
         except StorageUnavailable as error:
-            _fail(waiting, error)
+            _fail(futures, error)
         except Exception as error:  # noqa: BLE001 -- the callers that wait receive it
-            halves = _halves(waiting)
+            halves = _halves(batch, futures)
             if not halves:
-                _fail(waiting, error)
+                _fail(futures, error)
             for half in halves:
-                await self._commit(half)
+                await self._commit(*half)
         else:
-            self._observe_size(sum(map(len, batch.values())))
-            _resolve(waiting, results)
+            self._observe_size(sum(map(len, results)))
+            _resolve(futures, results)
 
 
 def run_batch(tx: Connection, batch: Batch) -> list[Sequence[Any]]:
@@ -118,28 +120,33 @@ def run_batch(tx: Connection, batch: Batch) -> list[Sequence[Any]]:
     return results
 
 
-def _halves(waiting: _Waiting) -> list[_Waiting]:
-    """*waiting* in two parts; none if it has only one item."""
-    entries = [(work, pair) for work, pairs in waiting.items() for pair in pairs]
+def _halves(batch: Batch, futures: _Futures) -> list[tuple[Batch, _Futures]]:
+    """*batch* and its *futures* in two parts; none if it has only one item."""
+    entries = [
+        (work, item, future)
+        for work, items in batch.items()
+        for item, future in zip(items, futures[work], strict=True)
+    ]
     middle = len(entries) // 2
-    halves: list[_Waiting] = []
+    halves: list[tuple[Batch, _Futures]] = []
     for part in (entries[:middle], entries[middle:]) if middle else ():
-        half: _Waiting = {}
-        for work, pair in part:
-            half.setdefault(work, []).append(pair)
+        half: tuple[Batch, _Futures] = {}, {}
+        for work, item, future in part:
+            half[0].setdefault(work, []).append(item)
+            half[1].setdefault(work, []).append(future)
         halves.append(half)
     return halves
 
 
-def _resolve(waiting: _Waiting, results: list[Sequence[Any]]) -> None:
-    for pairs, answers in zip(waiting.values(), results, strict=True):
-        for (_, future), answer in zip(pairs, answers, strict=True):
+def _resolve(futures: _Futures, results: list[Sequence[Any]]) -> None:
+    for pending, answers in zip(futures.values(), results, strict=True):
+        for future, answer in zip(pending, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
-    for pairs in waiting.values():
-        for _, future in pairs:
+def _fail(futures: _Futures, error: Exception) -> None:
+    for pending in futures.values():
+        for future in pending:
             if not future.done():
                 future.set_exception(error)

@@ -43,8 +43,8 @@ class SqliteDatabase:
 
     def __init__(self, url: str) -> None:
         self._outage = Outage()
-        self._write_engine = _open(url, begin="BEGIN IMMEDIATE")
-        self._read_engine = _open(url, begin="BEGIN")
+        self._write_engine = _open(url)
+        self._read_engine = _open(url)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
         self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
 
@@ -109,16 +109,16 @@ class SqliteDatabase:
         args: tuple[Any, ...],
         options: Mapping[str, Any],
     ) -> T:
-        loop = asyncio.get_running_loop()
+        loop, is_write = asyncio.get_running_loop(), engine is self._write_engine
         try:
             result, has_written = await loop.run_in_executor(
-                executor, _in_transaction, engine, work, args, options
+                executor, _in_transaction, engine, is_write, work, args, options
             )
         except DatabaseError as error:
             if not _is_of_the_database(error):
                 raise
             unavailable = StorageUnavailable(f"{engine.url.database}: {error.orig}")
-            self._outage.begin(unavailable, is_write=engine is self._write_engine)
+            self._outage.begin(unavailable, is_write=is_write)
             raise unavailable from error
         self._outage.end(has_written=has_written)
         return result
@@ -130,10 +130,15 @@ def _is_of_the_database(error: DatabaseError) -> bool:
 
 
 def _in_transaction(
-    engine: Engine, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
+    engine: Engine,
+    is_write: bool,
+    work: Callable[..., T],
+    args: tuple[Any, ...],
+    options: Mapping[str, Any],
 ) -> tuple[T, bool]:
     """Run *work*; its result, and whether it changed a row: without a change, no disk is used."""
     with engine.begin() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN").close()
         driver_connection: Any = connection.connection.dbapi_connection
         changes_before = driver_connection.total_changes
         result = work(connection, *args, **options)
@@ -164,8 +169,8 @@ def _use_write_ahead_log(connection: Any) -> None:
             time.sleep(0.01)
 
 
-def _open(url: str, *, begin: str) -> Engine:
-    """An engine whose connections are durable and whose transactions start with *begin*."""
+def _open(url: str) -> Engine:
+    """An engine whose connections are durable and begin no transaction by themselves."""
     engine = create_engine(
         url.replace("sqlite:", "sqlite+pysqlite:", 1),
         # The driver would otherwise open transactions by rules of its own.
@@ -179,9 +184,5 @@ def _open(url: str, *, begin: str) -> Engine:
         # Every statement has an index; SQLite must not build one by scanning a table.
         for pragma in ("synchronous=FULL", "foreign_keys=ON", "automatic_index=OFF"):
             connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
 
     return engine

@@ -18,8 +18,7 @@ from urllib.parse import urlsplit
 from service.callbacks.answers import Classification, Meaning
 from service.callbacks.declaration import Callback
 from service.clock import Clock
-from service.delivery.backoff import retry_after
-from service.delivery.decision import decide
+from service.delivery.decision import decide, retry_after
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
@@ -30,7 +29,7 @@ from service.errors import StorageUnavailable
 from service.loops import POLL
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import TRACEPARENT, Span, Tracing
+from service.telemetry.tracing import TRACEPARENT, Span, SpanKind, Tracing
 from service.values import value
 
 log = logging.getLogger("invoices.delivery")
@@ -80,37 +79,38 @@ class Attempts:
 
     async def make(self, delivery: Delivery) -> Attempt:
         """Attempt *delivery* once: sign, send, classify, decide. Nothing is recorded yet."""
+        callback = self.callbacks[delivery.callback]
+        name = f"{callback.method.upper()} {callback.name}"
         self.metrics.attempt_began()
         try:
-            callback = self.callbacks[delivery.callback]
-            method = callback.method.upper()
-            with self.tracing.calling(
-                f"{method} {delivery.callback}", delivery.traceparent
-            ) as span:
+            with self.tracing.begin(SpanKind.CLIENT, name, delivery.traceparent) as span:
                 started_at, started = self.clock.now(), self.clock.elapsed()
-                headers = await self._sign(delivery, callback, started_at, span.traceparent)
-                request = OutgoingRequest(delivery.url, method, headers, delivery.body)
+                request = await self._sign(delivery, callback, started_at, span.traceparent)
                 answer = await self.sender.send(request)
-                duration, ended_at = self.clock.elapsed() - started, self.clock.now()
+                ended_at, duration = self.clock.now(), self.clock.elapsed() - started
                 classified = self._classify(callback, answer)
+                may_hold = classified.meaning is Meaning.HOLD
+                hold = retry_after(answer.retry_after, ended_at) if may_hold else None
                 attempt = Attempt(
                     delivery=delivery,
+                    number=delivery.attempt_count + 1,
                     started_at=started_at,
                     ended_at=ended_at,
-                    duration=duration,
+                    duration_ms=round(duration.total_seconds() * 1000),
                     status_code=answer.status_code,
-                    response_body=_stored_text(answer.body) if answer.body is not None else None,
+                    response_body=None if answer.body is None else _stored_text(answer.body),
                     outcome=classified.outcome,
                     detail=classified.detail,
-                    decision=self._decide(delivery, classified, answer.retry_after, ended_at),
+                    decision=self._decide(delivery, classified, hold),
+                    held_until=ended_at + hold if hold else None,
                 )
                 if span.is_recorded:
-                    _trace(span, attempt, method)
+                    _trace(span, attempt, request.method)
             self.metrics.attempt_took(duration.total_seconds())
             return attempt
         except Exception:  # one bad attempt must not stop the others
             log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
-            return self._failed(delivery)
+            return self._lost(delivery)
         finally:
             self.metrics.attempt_ended()
 
@@ -133,10 +133,10 @@ class Attempts:
 
     async def _sign(
         self, delivery: Delivery, callback: Callback, at: datetime, traceparent: str | None
-    ) -> dict[str, str]:
-        """The declared headers; id and body are the delivery's, the timestamp is the attempt's."""
+    ) -> OutgoingRequest:
+        """The request with its declared headers; the timestamp alone is the attempt's own."""
         signer = await self.signer_of(delivery.account_id)
-        return callback.select_headers(
+        headers = callback.select_headers(
             {
                 **signer.headers(delivery.id, at, delivery.body),
                 "Content-Type": "application/json",
@@ -145,6 +145,7 @@ class Attempts:
                 TRACEPARENT: traceparent,
             }
         )
+        return OutgoingRequest(delivery.url, callback.method.upper(), headers, delivery.body)
 
     def _classify(self, callback: Callback, answer: Answer | NoAnswer) -> Classification:
         if isinstance(answer, NoAnswer):
@@ -157,23 +158,19 @@ class Attempts:
         )
 
     def _decide(
-        self,
-        delivery: Delivery,
-        classified: Classification,
-        retry_after_header: str | None,
-        now: datetime,
+        self, delivery: Delivery, classified: Classification, hold: timedelta | None
     ) -> Decision:
         if classified.outcome is AttemptOutcome.BLOCKED:
             return Dead(DeadReason.BLOCKED)
         return decide(
             classified.meaning,
-            hold=retry_after(retry_after_header, now),
+            hold=hold,
             failure_count=delivery.failure_count + 1,
             schedule=self.rules.retry_schedule,
             chance=self.rules.chance(),
         )
 
-    def _failed(self, delivery: Delivery) -> Attempt:
+    def _lost(self, delivery: Delivery) -> Attempt:
         """
         An attempt that could not be made, for a reason on our side.
 
@@ -181,19 +178,17 @@ class Attempts:
         not be repeated for ever.
         """
         now = self.clock.now()
-        detail = (
-            "An error on our side ended this attempt; it has been logged. "
-            "Your receiver may have seen it, or nothing."
-        )
-        lost = Classification(Meaning.RETRY, AttemptOutcome.LOST, detail)
+        lost = Classification(Meaning.RETRY, AttemptOutcome.LOST)
         return Attempt(
             delivery=delivery,
+            number=delivery.attempt_count + 1,
             started_at=now,
             ended_at=now,
-            duration=timedelta(0),
+            duration_ms=0,
             outcome=lost.outcome,
-            detail=lost.detail,
-            decision=self._decide(delivery, lost, None, now),
+            detail="An error on our side ended this attempt; it has been logged. "
+            "Your receiver may have seen it, or nothing.",
+            decision=self._decide(delivery, lost, None),
         )
 
     async def _settle(self, attempt: Attempt) -> bool:

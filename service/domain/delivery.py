@@ -49,11 +49,10 @@ class Delivered:
 
 @value()
 class Retry:
-    """The next attempt is due after *delay*; *hold* keeps everything for the origin waiting."""
+    """The next attempt is due after *delay*."""
 
     status: ClassVar = DeliveryStatus.PENDING
     delay: timedelta
-    hold: timedelta | None = None
 
 
 @value()
@@ -62,7 +61,6 @@ class Dead:
 
     status: ClassVar = DeliveryStatus.DEAD
     reason: DeadReason
-    hold: timedelta | None = None
 
 
 Decision = Delivered | Retry | Dead
@@ -83,36 +81,19 @@ class Attempt:
     """
 
     delivery: Delivery
+    number: int
+    """Counted from 1 for each delivery."""
     started_at: datetime
     ended_at: datetime
-    duration: timedelta
+    duration_ms: int
     """As it passed: the difference of the two instants, unless the clock was set between."""
     status_code: int | None = None
     response_body: str | None = None
     outcome: AttemptOutcome
     detail: str | None = None
     decision: Decision
-
-    @property
-    def number(self) -> int:
-        """Counted from 1 for each delivery."""
-        return self.delivery.attempt_count + 1
-
-    @property
-    def duration_ms(self) -> int:
-        """The duration in whole milliseconds."""
-        return round(self.duration.total_seconds() * 1000)
-
-    @property
-    def held_until(self) -> datetime | None:
-        """Until when the receiver asked to be left alone, with Retry-After."""
-        hold = None if isinstance(self.decision, Delivered) else self.decision.hold
-        return None if hold is None else self.ended_at + hold
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the delivery gets no more automatic attempts."""
-        return self.decision.status is not DeliveryStatus.PENDING
+    held_until: datetime | None = None
+    """Until when the receiver asked to be left alone, with Retry-After."""
 
     @property
     def is_answered(self) -> bool:

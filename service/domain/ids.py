@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from datetime import datetime
-from random import Random
-
-_VERSION_AND_VARIANT = 7 << 76 | 2 << 62
 
 
 class _Ids:
-    """Generates ids; a later one of this process is greater, even if the clock was set back."""
+    """
+    Generates UUIDs of version 7 (RFC 9562, section 5.7), by method 3 of section 6.2.
+
+    They count nanoseconds: a later id of this process is greater, even if the clock was set back.
+    The last 52 bits are random, and the same for all ids of a process. Ids are not secret.
+    """
 
     def __init__(self) -> None:
-        self._last_tick = 0
-        # Seeded by the system. Ids are unique, and not secret.
-        self._bits = Random().getrandbits  # noqa: S311
+        self._last_ns = 0
+        self._process = f"{secrets.randbits(52):013x}"
 
     def new(self) -> str:
-        """A UUID of version 7 (RFC 9562, section 5.7), in method 3 of section 6.2."""
-        # A tick is a 4096th of a millisecond: the twelve bits that follow the milliseconds.
-        tick = max(time.time_ns() * 4096 // 1_000_000, self._last_tick + 1)
-        self._last_tick = tick
-        uuid = tick >> 12 << 80 | (tick & 0xFFF) << 64 | _VERSION_AND_VARIANT | self._bits(62)
-        return f"{uuid:032x}"
+        """A new id, as 32 hexadecimal digits."""
+        ns = time.time_ns()
+        if ns <= self._last_ns:
+            ns = self._last_ns + 1
+        self._last_ns = ns
+        ms, rest = divmod(ns, 1_000_000)
+        return "%012x7%03x8%02x%s" % (ms, rest >> 8, rest & 0xFF, self._process)  # noqa: UP031 -- half the time of an f-string
 
 
 new_id = _Ids().new

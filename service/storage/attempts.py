@@ -32,12 +32,10 @@ def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
     Raises:
         Undecided: if some of several leases had passed on; see `leases`.
     """
-    if not leases.give_up(tx, _settling, [_change(one) for one in made]):
+    if not leases.give_up(tx, _settling, map(_change, made)):
         return [False]
-    insert_rows(tx, attempts, [_row(one) for one in made])
-    hold_origins(
-        tx, [(one.delivery.origin, until) for one in made if (until := one.held_until) is not None]
-    )
+    insert_rows(tx, attempts, list(map(_row, made)))
+    hold_origins(tx, made)
     return [True] * len(made)
 
 

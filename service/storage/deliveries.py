@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -190,10 +191,10 @@ def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
     """
     if not new:
         return new
-    held = held_origins(tx, {one.origin for one in new}, new[0].created_at)
+    held = held_origins(tx, map(_origin, new), new[0].created_at)
     if held:
         new = [replace(one, leased_until=None) if one.origin in held else one for one in new]
-    insert_rows(tx, deliveries, [_row(one) for one in new])
+    insert_rows(tx, deliveries, list(map(_row, new)))
     return new
 
 
@@ -296,6 +297,9 @@ def _leased_delivery(row: RowMapping, until: datetime) -> Delivery:
         "cause": Cause(row["cause"]),
     }
     return Delivery(**{**row, **changes})
+
+
+_origin = attrgetter("origin")
 
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:

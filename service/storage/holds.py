@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Executable, Text, bindparam, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.database.given import Given, given
+from service.domain.delivery import Attempt
 from service.storage.tables import microseconds, origins
 
 _asked = Given(origin=Text())
@@ -27,16 +28,16 @@ def held_origins(tx: Connection, asked: Iterable[str], now: datetime) -> set[str
     return set(tx.scalars(_still_held, {**given(rows), "now": now}))
 
 
-def hold_origins(tx: Connection, holds: Sequence[tuple[str, datetime]]) -> None:
-    """Hold each origin until the latest instant that it asked for, now or before."""
-    if not holds:
-        return
-    latest = dict(sorted(holds))
-    rows = [
-        {"origin": origin, "held_until": microseconds(held_until)}
-        for origin, held_until in latest.items()
-    ]
-    tx.execute(_holding(tx.dialect.name), given(rows))
+def hold_origins(tx: Connection, made: Iterable[Attempt]) -> None:
+    """Hold each origin until the latest instant that an attempt, now or before, has asked for."""
+    latest: dict[str, datetime] = {}
+    for attempt in made:
+        origin, until = attempt.delivery.origin, attempt.held_until
+        if until is not None:
+            latest[origin] = max(until, latest.get(origin, until))
+    if latest:
+        rows = [{"origin": one, "held_until": microseconds(latest[one])} for one in sorted(latest)]
+        tx.execute(_holding(tx.dialect.name), given(rows))
 
 
 @cache

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter
+from itertools import starmap
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import orjson
@@ -43,12 +44,12 @@ def accept(tx: Connection, items: Sequence[InvoiceToAccept]) -> list[Acceptance]
     Runs inside *tx* and never commits it.
     """
     # In the same order in every process, so that two of them never wait for each other's rows.
-    rows = [_row(*item) for item in sorted(items, key=_account_and_id)]
+    rows = sorted(starmap(_row, items), key=_account_and_id)
     if insert_rows(tx, invoices, rows, unless_known=True) == len(rows):
         return [Acceptance.STORED] * len(items)
     asked = [{"account_id": invoice.account_id, "id": invoice.id} for invoice, _ in items]
     known = {(row.account_id, row.id): row for row in tx.execute(_content_of_known, given(asked))}
-    return [_acceptance(item[0], known[_account_and_id(item)]) for item in items]
+    return [_acceptance(one, known[one.account_id, one.id]) for one, _ in items]
 
 
 def find_key(tx: Connection, account_id: str, invoice_id: str) -> str | None:
@@ -100,8 +101,7 @@ def list_invoices(
     return items, items[-1]["id"] if len(rows) > limit else None
 
 
-def _account_and_id(item: InvoiceToAccept) -> tuple[str, str]:
-    return item[0].account_id, item[0].id
+_account_and_id = itemgetter(0, 2)
 
 
 def _acceptance(invoice: Invoice, stored: Row[Any]) -> Acceptance:

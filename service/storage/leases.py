@@ -9,7 +9,8 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -87,7 +88,7 @@ def is_legal(table: Table, rows: Given, moves: Mapping[Any, frozenset[Any]]) -> 
     )
 
 
-def give_up(tx: Connection, statement: Update, rows: Sequence[Mapping[str, Any]]) -> bool:
+def give_up(tx: Connection, statement: Update, rows: Iterable[Mapping[str, Any]]) -> bool:
     """
     Run *statement*, made by `giving_up`, for all *rows*.
 
@@ -98,11 +99,11 @@ def give_up(tx: Connection, statement: Update, rows: Sequence[Mapping[str, Any]]
         Undecided: if some of several leases had passed on.
     """
     # In the same order in every process, so that two of them never wait for each other's rows.
-    ordered = sorted(rows, key=_place)
+    ordered = sorted(rows, key=_account_and_key)
     written = tx.execute(statement, given(ordered)).rowcount
-    if written not in (0, len(rows)) or (written == 0 and len(rows) > 1):
+    if written not in (0, len(ordered)) or (written == 0 and len(ordered) > 1):
         raise Undecided
-    return written == len(rows)
+    return written == len(ordered)
 
 
 def _is_given(table: Table, rows: Given) -> ColumnElement[bool]:
@@ -110,5 +111,4 @@ def _is_given(table: Table, rows: Given) -> ColumnElement[bool]:
     return and_(account_id == rows.c.account_id, key == rows.c.key)
 
 
-def _place(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["account_id"], row["key"]
+_account_and_key = itemgetter("account_id", "key")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import islice
+from itertools import islice, starmap
 from typing import Any
 
 import orjson
@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Integer, RowMapping, Text, bindparam, func, s
 from service.database.given import Given, given
 from service.database.rows import insert_rows
 from service.domain.delivery import Delivery
-from service.domain.invoice import EvaluatedCallback, Invoice, Step
+from service.domain.invoice import EvaluatedCallback, Event, Invoice, Step
 from service.domain.states import INVOICE_MOVES, InvoiceStatus
 from service.storage import leases
 from service.storage.deliveries import insert
@@ -100,12 +100,19 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     Raises:
         Undecided: if some of several leases had passed on; see `leases`.
     """
-    if not leases.give_up(tx, _moving, [_move(step) for step, _ in items]):
+    if not leases.give_up(tx, _moving, starmap(_move, items)):
         return [None]
-    rows = [row for step, _ in items if (row := _event_row(step, step.invoice.event_count + 1))]
+    rows, new = list[tuple[Any, ...]](), list[Delivery]()
+    for step, new_of_step in items:
+        if step.event:
+            rows.append(_event_row(step.invoice, step.event, step.invoice.event_count + 1))
+            new += new_of_step
     insert_rows(tx, events, rows)
-    inserted = iter(insert(tx, [one for _, new in items for one in new]))
-    return [list(islice(inserted, len(new))) for _, new in items]
+    inserted = insert(tx, new)
+    if len(items) == 1:
+        return [inserted]
+    ordered = iter(inserted)
+    return [list(islice(ordered, len(new_of_step))) for _, new_of_step in items]
 
 
 def record_events(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery]]:
@@ -135,8 +142,8 @@ def _record_event(tx: Connection, step: Step, new: Sequence[Delivery]) -> Sequen
         .returning(invoices.c.event_count)
     )
     sequence = tx.execute(counting).scalar_one()
-    row = _event_row(step, sequence)
-    insert_rows(tx, events, [row] if row else [])
+    if step.event:
+        insert_rows(tx, events, [_event_row(step.invoice, step.event, sequence)])
     if sequence > 1:
         # It has to wait for the deliveries of the earlier events.
         new = [replace(one, leased_until=None) for one in new]
@@ -155,7 +162,7 @@ _moving = (
 )
 
 
-def _move(step: Step) -> dict[str, Any]:
+def _move(step: Step, _new: Sequence[Delivery]) -> dict[str, Any]:
     return {
         "account_id": step.invoice.account_id,
         "key": step.invoice.key,
@@ -166,15 +173,13 @@ def _move(step: Step) -> dict[str, Any]:
     }
 
 
-def _event_row(step: Step, sequence: int) -> tuple[Any, ...] | None:
-    if step.event is None:
-        return None
+def _event_row(invoice: Invoice, event: Event, sequence: int) -> tuple[Any, ...]:
     return (
-        step.invoice.account_id,  # account_id
-        step.invoice.key,  # invoice_key
+        invoice.account_id,  # account_id
+        invoice.key,  # invoice_key
         sequence,  # sequence
-        step.event.description,  # description
-        step.event.paid,  # paid
-        step.event.collector,  # collector
-        microseconds(step.event.at),  # at
+        event.description,  # description
+        event.paid,  # paid
+        event.collector,  # collector
+        microseconds(event.at),  # at
     )

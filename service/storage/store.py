@@ -18,7 +18,7 @@ from service.database.engine import Database
 from service.database.group_commit import GroupCommit, ObserveSize
 from service.domain.delivery import Attempt, Delivery
 from service.domain.invoice import Invoice, Step
-from service.domain.states import Acceptance
+from service.domain.states import Acceptance, DeliveryStatus
 from service.storage import (
     accounts,
     attempts,
@@ -108,7 +108,9 @@ class Store:
     async def settle(self, attempt: Attempt) -> bool:
         """Record *attempt* and what follows from it; False if its lease had passed on."""
         is_settled = await self._commits.run(attempts.settle, attempt)
-        if is_settled and (self._have_followers or not attempt.is_final):
+        if is_settled and (
+            self._have_followers or attempt.decision.status is DeliveryStatus.PENDING
+        ):
             self.deliveries_due.set()
         return is_settled
 

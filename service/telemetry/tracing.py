@@ -18,6 +18,8 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import ProxyTracerProvider, SpanKind, Status, StatusCode, TracerProvider
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+__all__ = ["TRACEPARENT", "Span", "SpanKind", "Tracing", "traceparent_in"]
+
 TRACEPARENT = "traceparent"
 
 _propagator = TraceContextTextMapPropagator()
@@ -45,10 +47,12 @@ class Span:
     it is that of the span's own parent, and the other methods do nothing.
     """
 
-    __slots__ = ("_recorded", "traceparent")
+    __slots__ = ("_recorded", "is_recorded", "traceparent")
 
     def __init__(self, traceparent: str | None, recorded: trace.Span | None = None) -> None:
         self.traceparent = traceparent
+        self.is_recorded = recorded is not None
+        """Whether attributes are kept; if not, they need not be computed."""
         self._recorded = recorded
 
     def __enter__(self) -> Self:
@@ -64,11 +68,6 @@ class Span:
             if failure is not None:
                 self.fail(type(failure).__name__)
             self._recorded.end()
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether attributes are kept; if not, they need not be computed."""
-        return self._recorded is not None
 
     def set_attributes(self, attributes: Mapping[str, str | int | None]) -> None:
         """Add *attributes*, without those that are None."""
@@ -95,19 +94,13 @@ class Tracing:
         is_missing = isinstance(provider, ProxyTracerProvider)
         self._tracer = None if is_missing else provider.get_tracer("invoices")
 
-    def serving(self, name: str, parent: str | None) -> Span:
-        """Begin the span of a request that is answered here."""
-        return self._begin(name, SpanKind.SERVER, parent)
+    def begin(self, kind: SpanKind, name: str, parent: str | None) -> Span:
+        """
+        Begin a span.
 
-    def working(self, name: str, parent: str | None) -> Span:
-        """Begin the span of work that is done here."""
-        return self._begin(name, SpanKind.INTERNAL, parent)
-
-    def calling(self, name: str, parent: str | None) -> Span:
-        """Begin the span of a request that is sent from here."""
-        return self._begin(name, SpanKind.CLIENT, parent)
-
-    def _begin(self, name: str, kind: SpanKind, parent: str | None) -> Span:
+        *kind* is SERVER for a request that is answered here, CLIENT for one that is sent from
+        here, and INTERNAL for other work.
+        """
         if self._tracer is None:
             return Span(parent)
         span = self._tracer.start_span(name, context=_context_of(parent), kind=kind)

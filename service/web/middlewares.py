@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from service.errors import RequestError, StorageUnavailable
 from service.telemetry.metrics import OTHER, Metrics
-from service.telemetry.tracing import Span, Tracing, traceparent_in
+from service.telemetry.tracing import Span, SpanKind, Tracing, traceparent_in
 from service.web import request_ids
 from service.web.bodies import BodyLimits, read_body
 from service.web.problems import problem_of, problem_of_status
@@ -50,7 +50,7 @@ def make_border(tracing: Tracing, private: Container[object]) -> Middleware:
         span = _NO_SPAN
         if request.match_info.handler in private:
             name = f"{request.method} {_route_of(request)}"
-            span = tracing.serving(name, traceparent_in(request.headers))
+            span = tracing.begin(SpanKind.SERVER, name, traceparent_in(request.headers))
         with span:
             request[TRACEPARENT] = span.traceparent
             try:
