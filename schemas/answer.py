@@ -5,8 +5,6 @@ A closed object (`additionalProperties: false`) would make strict generated clie
 field is added.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, fields

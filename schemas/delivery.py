@@ -1,7 +1,5 @@
 """Deliveries and their attempts, as the API returns them, and the filters that select them."""
 
-from __future__ import annotations
-
 import re
 
 from marshmallow import RAISE, Schema, fields, validate

@@ -5,8 +5,6 @@ Both are open: a receiver ignores fields that it does not know, and so does the 
 answer. If they were closed, a field that is added later would break every strict receiver.
 """
 
-from __future__ import annotations
-
 from marshmallow import EXCLUDE, Schema, fields, validate
 
 from schemas.fields import StrictBoolean

@@ -1,7 +1,5 @@
 """Examples of whole objects, made from the examples in the metadata of their fields."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from marshmallow import Schema, fields

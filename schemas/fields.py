@@ -1,7 +1,5 @@
 """Fields that marshmallow lacks, or that are stricter than those of marshmallow."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The answer of a health check."""
 
-from __future__ import annotations
-
 from marshmallow import fields
 
 from schemas.answer import AnswerSchema

@@ -1,7 +1,5 @@
 """Invoices, as the API accepts, returns and lists them."""
 
-from __future__ import annotations
-
 from marshmallow import RAISE, Schema, fields, validate
 
 from schemas.answer import AnswerSchema

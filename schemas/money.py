@@ -5,8 +5,6 @@ An amount is matched as ASCII text before any arithmetic, so that floats, expone
 of digits are refused before they are rounded, expanded or computed with.
 """
 
-from __future__ import annotations
-
 import re
 from decimal import Decimal
 

@@ -1,7 +1,5 @@
 """Pagination by cursor: items that are added between two pages cause no repeats and no gaps."""
 
-from __future__ import annotations
-
 from marshmallow import RAISE, Schema, validate
 
 from schemas.fields import Text, WholeNumber

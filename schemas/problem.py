@@ -1,7 +1,5 @@
 """Problem documents (RFC 9457): the form of every error of the API."""
 
-from __future__ import annotations
-
 from marshmallow import fields, validate
 
 from schemas.answer import AnswerSchema

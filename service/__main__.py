@@ -5,8 +5,6 @@ A callback whose expression does not parse is refused where it is declared, whil
 imported. The command then ends with the reason instead of a traceback.
 """
 
-from __future__ import annotations
-
 import sys
 
 from service.errors import ConfigurationError

@@ -5,8 +5,6 @@ The only module in which the packages meet. Tests use it as well, and replace th
 database, the sender, the collector, the clock and the source of chance.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ Loops wait for a signal or for an instant, whichever comes first, and only throu
 Tests pass a clock that they move by hand, so that nothing in them sleeps.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Everything that `--dev` changes: for a laptop, where no key is needed and receivers are local."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 

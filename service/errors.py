@@ -30,8 +30,6 @@ The HTTP status of each stands in one table in `service.web.problems`. The answe
 is never an error: it becomes the outcome of an attempt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ counts. Between two rounds the loop waits for a signal or for an instant. An una
 ends a round, not the loop.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from abc import ABC, abstractmethod

@@ -4,8 +4,6 @@ How values are written in settings and in options of commands: durations, networ
 Every function raises ValueError with a sentence that names the expected form.
 """
 
-from __future__ import annotations
-
 import re
 from base64 import b64decode
 from datetime import timedelta

@@ -5,8 +5,6 @@ One field of `Settings` is one setting. A start with wrong settings reports ever
 unknown names included, each with the form that is expected or the nearest known name.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import sys

@@ -5,8 +5,6 @@ A frozen dataclass says so too, but its `__init__` goes through `object.__setatt
 field and takes three times as long. Here the type checker alone keeps values from being changed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar, dataclass_transform

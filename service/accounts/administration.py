@@ -4,8 +4,6 @@ What an operator does with accounts: add, list, rotate, disable.
 Keys and secrets are made here, shown to the operator once, and kept as hash and ciphertext.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any

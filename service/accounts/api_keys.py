@@ -7,8 +7,6 @@ The prefix finds the key and may be logged. Only a SHA-256 of the whole key is s
 protects passwords that can be guessed; 256 random bits cannot, and it would slow down us alone.
 """
 
-from __future__ import annotations
-
 import hmac
 import re
 import secrets

@@ -4,8 +4,6 @@ Authentication: a key is looked up by its prefix and compared in constant time.
 An unknown prefix, a wrong or expired key and a disabled account are refused in the same words.
 """
 
-from __future__ import annotations
-
 from service.accounts.api_keys import matches, prefix_of
 from service.accounts.cache import cached
 from service.clock import Clock

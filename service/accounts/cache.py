@@ -1,7 +1,5 @@
 """Caches of what was read a moment ago, so that not every request reads the database."""
 
-from __future__ import annotations
-
 from async_lru import alru_cache
 
 CACHE_SECONDS = 5

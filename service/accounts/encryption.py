@@ -5,8 +5,6 @@ A reader of the database, or of a backup, cannot sign in our name. Several keys 
 one replaces another: the first encrypts, all of them decrypt.
 """
 
-from __future__ import annotations
-
 import secrets
 from base64 import b64encode
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ A bucket fills at a constant rate up to its size, and each request takes one tok
 constant flood does not.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """The signing secrets of accounts, decrypted, for whatever signs an attempt."""
 
-from __future__ import annotations
-
 from datetime import datetime
 
 from service.accounts.cache import cached

@@ -1,7 +1,5 @@
 """The aiohttp application: operations, middlewares and documentation put together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from aiohttp import web

@@ -6,8 +6,6 @@ operation, and refuses one that uses a name which the operation does not declare
 read the keys of callbacks, so nothing else would find that.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta

@@ -6,8 +6,6 @@ makes the URL to call. URLs are judged here, where the caller can still correct 
 delivery.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 
 from aiohttp import web

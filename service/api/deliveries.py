@@ -1,7 +1,5 @@
 """Deliveries over REST: found, listed and redelivered."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What handlers depend on: one value, under one key of the application."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,8 +5,6 @@ A Content-Security-Policy enforces that in the browser: it allows files of this 
 scripts and styles by their hash.
 """
 
-from __future__ import annotations
-
 import re
 from base64 import b64encode
 from collections.abc import Mapping

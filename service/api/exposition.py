@@ -6,8 +6,6 @@ every few seconds, the text is generated at most once a second, and a database t
 or slow does not delay the other metrics.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from dataclasses import asdict

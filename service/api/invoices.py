@@ -1,7 +1,5 @@
 """Invoices over REST: accepted, found and listed."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 from urllib.parse import quote

@@ -1,7 +1,5 @@
 """What monitoring asks: whether the process is alive, whether it is ready, and its metrics."""
 
-from __future__ import annotations
-
 from aiohttp import hdrs, web
 from aiohttp_apispec import docs
 

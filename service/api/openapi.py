@@ -1,7 +1,5 @@
 """The OpenAPI 3.1 document, built from the declared operations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from http import HTTPStatus

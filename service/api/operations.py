@@ -6,8 +6,6 @@ This module alone knows how aiohttp-apispec stores a declaration, in the attribu
 the handler, and never changes it: several applications and documents are made from one handler.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

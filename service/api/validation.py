@@ -6,8 +6,6 @@ accepts only JSON as the standard defines it, refuses what would be dropped sile
 after a field error, so that the caller learns all of them at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ What the answers of a receiver mean for a delivery: an ordered table of rules fo
 The document shows the rules, and the delivery acts on them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

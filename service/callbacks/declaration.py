@@ -5,8 +5,6 @@ A `Callback` says where to call, which headers and which body are sent, and what
 means. The document publishes it and the delivery performs it, so the two cannot differ.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field

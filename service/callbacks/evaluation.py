@@ -9,8 +9,6 @@ Every request with a callback is evaluated here, so what depends on the template
 once, when it is declared.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise

@@ -5,8 +5,6 @@ Expressions are evaluated against these plain values, so that neither the callba
 need a web server.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import field
 from enum import Enum

@@ -8,8 +8,6 @@ Source: OpenAPI Specification 3.0.4, 3.1.1 and 3.2, "Runtime Expressions"; JSON 
 RFC 6901.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

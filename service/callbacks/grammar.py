@@ -10,8 +10,6 @@ Source: OpenAPI Specification 3.0.4, 3.1.1 and 3.2, "Runtime Expressions"; names
 RFC 7159 section 7, tokens of RFC 7230 section 3.2.6, JSON Pointers of RFC 6901.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,8 +5,6 @@ Every callback is JSON and signed by Standard Webhooks 1.0 (https://www.standard
 these headers are the default of a declaration, which may add others.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from service.errors import DeclarationError

@@ -5,8 +5,6 @@ A few errors are common: a missing dollar sign, `$request.body.id`, a name witho
 repair rewrites one of them, and a repaired text is suggested only if it parses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from difflib import get_close_matches
 

@@ -1,7 +1,5 @@
 """The callback about an invoice: the only place that spells its URL."""
 
-from __future__ import annotations
-
 from schemas.event import InvoiceEventReceivedSchema, InvoiceEventSchema
 from service.callbacks.declaration import Callback
 from service.callbacks.headers import STANDARD_HEADERS, CallbackHeader

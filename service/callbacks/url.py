@@ -9,8 +9,6 @@ strict ASCII grammar as it is, or it is refused.
 Source: RFC 3986, narrowed to what an HTTP client can be sent to without interpretation.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address

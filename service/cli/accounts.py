@@ -1,7 +1,5 @@
 """`invoices accounts …`: the accounts that may send invoices."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """The command line: every command, and how a command that fails ends."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`invoices migrate`, and how a process waits for its database."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 

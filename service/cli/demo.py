@@ -1,7 +1,5 @@
 """`invoices demo`: service and receiver in one process, one invoice in, one callback out."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import sys

@@ -1,7 +1,5 @@
 """The event loop of a command, and the signals that end it."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import Coroutine

@@ -1,7 +1,5 @@
 """`invoices receiver`: a receiver of callbacks that prints what arrives."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 

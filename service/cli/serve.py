@@ -1,7 +1,5 @@
 """`invoices serve`: the service, in one process or in several workers."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging

@@ -5,8 +5,6 @@ Each worker is the service as a single process would be; the kernel divides the 
 among them. A worker that ends by itself is started again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -6,8 +6,6 @@ after a process died between the question and the commit: it must use the accoun
 invoice as an idempotency key.
 """
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Protocol
 

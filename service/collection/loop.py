@@ -5,8 +5,6 @@ One round leases a batch. Each invoice of it advances in a task of its own, so t
 collection delays no other.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta

@@ -6,8 +6,6 @@ A tag on the customer chooses the result, as in plus-addressing: `Acme+declined`
 Its events carry its name, "sandbox".
 """
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 

@@ -5,8 +5,6 @@ After a failed connection the next one waits a short and growing time, during wh
 at once.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ Work on it is an ordinary function of a connection and its arguments. The databa
 which thread or loop it runs.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec, Protocol, TypeVar

@@ -5,8 +5,6 @@ Databases prepare a statement once and reuse it. A statement with parameters for
 different one for each number of rows; here all rows are one JSON text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -8,8 +8,6 @@ no timer: a lone write is committed at once.
 Keeps invariant 1: `run` returns only after the commit.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

@@ -5,8 +5,6 @@ A notification is sent after the commit and not in it, where it would make commi
 other. It may be lost; the loops also poll.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping

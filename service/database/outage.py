@@ -1,7 +1,5 @@
 """One log line when the database becomes unavailable, and one when it is available again."""
 
-from __future__ import annotations
-
 import logging
 import time
 

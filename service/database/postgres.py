@@ -5,8 +5,6 @@ Work is written for a synchronous connection; SQLAlchemy runs it in a greenlet o
 the event loop. Every transaction has a deadline.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar

@@ -6,8 +6,6 @@ it. One statement for many rows releases the interpreter lock once instead of on
 under load, getting it back takes time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain

@@ -5,8 +5,6 @@ Work runs in threads of the database, so that neither a statement nor the wait f
 the event loop.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import time

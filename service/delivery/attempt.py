@@ -5,8 +5,6 @@ Each step is a small function. Their result is one value, `Attempt`; its decisio
 set (`service.domain.delivery`), of which each means one state of the delivery.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping

@@ -5,8 +5,6 @@ aiohttp bounds what it is asked to read, not what arrives. The bounds are put be
 this is the only module that reaches into parts of aiohttp that are not public.
 """
 
-from __future__ import annotations
-
 import ssl
 from functools import partial
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """What follows from an attempt, by what the answer means, the schedule, and Retry-After."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime

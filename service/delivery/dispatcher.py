@@ -5,8 +5,6 @@ The loop that leases due deliveries and keeps a TaskGroup of attempts, until it 
 released: it is due in the database, for every process.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

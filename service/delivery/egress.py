@@ -11,8 +11,6 @@ The tables are written out because `ipaddress.is_global` is no policy: it says y
 and to IPv6 forms that carry a private IPv4 address, and it changes between Python releases.
 """
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import socket

@@ -5,8 +5,6 @@ Every error of aiohttp, the event loop, TLS or a name server becomes one value. 
 the developer of the receiver, and holds only what that developer may know.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass

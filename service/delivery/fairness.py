@@ -13,8 +13,6 @@ Keeps invariant 7. What a receiver costs is counted by its origin:
 This module counts and never waits: the dispatcher asks, and acts.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """From an event to its deliveries: one for each callback that it fires and its invoice asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 

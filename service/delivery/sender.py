@@ -6,8 +6,6 @@ the deadline, uses little memory, follows no redirect, decodes nothing, and retu
 `Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
 """
 
-from __future__ import annotations
-
 import asyncio
 import ssl
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ During a rotation an account has several secrets. Every request is then signed w
 and a receiver that knows one of them can verify it.
 """
 
-from __future__ import annotations
-
 import binascii
 from base64 import b64decode
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ The loop that applies retention: it removes deliveries that were settled long ag
 Pending deliveries are never removed. Any number of processes may each run one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from datetime import datetime, timedelta

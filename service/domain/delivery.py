@@ -1,7 +1,5 @@
 """A delivery, its attempts, and what follows from them: the values that travel."""
 
-from __future__ import annotations
-
 from datetime import datetime, timedelta
 from typing import ClassVar
 

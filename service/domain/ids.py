@@ -1,7 +1,5 @@
 """Ids: unique among all processes, and in the order of time."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from datetime import datetime

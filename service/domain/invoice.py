@@ -1,7 +1,5 @@
 """An invoice, what happens to it, and one step of its collection: the values that travel."""
 
-from __future__ import annotations
-
 from dataclasses import field
 from datetime import datetime
 

@@ -1,7 +1,5 @@
 """The outcomes of an attempt."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -5,8 +5,6 @@ If it changes a state, it stands in one of these tables. The statements of stora
 states from which a move may start, so that an illegal one changes no row.
 """
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

@@ -1,7 +1,5 @@
 """The declaration turned round: the path that a receiver has to serve."""
 
-from __future__ import annotations
-
 from service.callbacks.declaration import Callback
 from service.callbacks.expression import Body, Expression, Header, Path, Query
 

@@ -5,8 +5,6 @@ It serves the path of the declaration, verifies the signature, loads the body th
 schema, and answers as declared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Accounts, their keys and their signing secrets as rows.
 Only the hash of a key is stored, and only the ciphertext of a secret. Expired ones are not found.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any

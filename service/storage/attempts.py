@@ -4,8 +4,6 @@ Attempts, recorded once, and what follows from them for their deliveries.
 Keeps invariant 3: only the holder of a lease can settle, because the write matches on its token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ the index away from each other, counts end at a bound, and one origin is measure
 that no plan scans all pending deliveries.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any

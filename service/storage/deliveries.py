@@ -8,8 +8,6 @@ Due deliveries are found origin by origin, each one step of the index away from 
 Finding those of the next origin costs the same, however many are pending for one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime

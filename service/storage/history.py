@@ -1,7 +1,5 @@
 """The history of deliveries, attempt by attempt, as their account reads it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Holds: origins that asked with Retry-After to get no attempts until an instant."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from datetime import datetime
 from functools import cache

@@ -1,7 +1,5 @@
 """Invoices as their account sees them: accepted once under each id, found, listed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import starmap

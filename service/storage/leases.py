@@ -7,8 +7,6 @@ write matches on the token of its own lease (invariant 3): a holder that outlive
 nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any

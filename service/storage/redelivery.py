@@ -5,8 +5,6 @@ The delivery keeps its id and its body, so that receivers can recognise it. Its 
 starts anew, the numbers of its attempts continue, and the next attempt has the cause `redelivery`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import datetime
 

@@ -6,8 +6,6 @@ show which ids were used. Deliveries are in the order of their creation, and non
 before that, so that the old ones are found by their ids.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime

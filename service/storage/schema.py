@@ -1,7 +1,5 @@
 """Brings a database to the newest schema, through the migrations of this room."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from alembic import command

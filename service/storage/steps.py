@@ -5,8 +5,6 @@ A step writes the new state of the invoice, the event and the deliveries of that
 transaction: none of them ever exists without the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime

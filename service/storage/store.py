@@ -5,8 +5,6 @@ It calls no loop: a loop that has free capacity calls the store with `leased_unt
 row that was committed leased. For every other due row it sets a signal.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime

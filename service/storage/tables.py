@@ -12,8 +12,6 @@ There are no foreign keys. A row that refers to another one is written by the tr
 writes that other row or holds its lease; checking each reference would cost as much as storing it.
 """
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -5,8 +5,6 @@ The variables are OpenTelemetry's own (`OTEL_EXPORTER_OTLP_ENDPOINT` and others 
 exporter is installed as an extra, `invoices[otel]`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import threading

@@ -5,8 +5,6 @@ Code logs the name of an event (`attempt.settled`) and its fields in `extra={"fi
 fields are read at the end of the iteration of the event loop: they must not change until then.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -5,8 +5,6 @@ Callers say what happened; the metric and its labels are chosen here. No label h
 client can choose: no account, no origin, no id.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 

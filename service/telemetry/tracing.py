@@ -6,8 +6,6 @@ stored with the invoice: the trace goes on whichever process makes the next step
 Without an exporter nothing is recorded, and the traceparent of the request is passed on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Self

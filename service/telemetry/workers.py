@@ -5,8 +5,6 @@ A scrape reaches any one of the workers. So each keeps its values in files of a 
 each exposes the sums over all of them.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterable
 

@@ -7,8 +7,6 @@ silent connections keep no client out: a new connection is refused only while ev
 in the middle of a request.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import OrderedDict

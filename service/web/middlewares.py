@@ -5,8 +5,6 @@ Errors become problem documents, requests of accounts become spans, and a reques
 and counted before its body is read.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Problem documents (RFC 9457): the one table from errors to HTTP statuses and titles."""
 
-from __future__ import annotations
-
 from http import HTTPStatus
 from math import ceil
 from typing import Any

@@ -4,8 +4,6 @@ Request ids: they find one request, and everything that follows from it, in the 
 A proxy in front of the service may have set the id; otherwise it is generated here.
 """
 
-from __future__ import annotations
-
 import re
 
 from aiohttp import web

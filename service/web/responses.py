@@ -1,7 +1,5 @@
 """JSON responses, and the headers that every response has."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import orjson

@@ -5,8 +5,6 @@ A client that is slow, silent, endless or does not speak HTTP costs one connecti
 is a limited number. No other module of the web side uses private names of aiohttp.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Runs migrations on the connection that `service.storage.schema` hands over."""
 
-from __future__ import annotations
-
 from alembic import context
 
 from service.storage.tables import metadata

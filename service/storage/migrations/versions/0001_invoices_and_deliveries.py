@@ -1,7 +1,5 @@
 """Invoices, their events, the deliveries of those and every attempt made."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

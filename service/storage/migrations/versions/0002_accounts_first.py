@@ -1,7 +1,5 @@
 """Keys begin with the account, foreign keys go, due deliveries are indexed by origin first."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Accounts, with the keys that let them in and the secrets that sign for them."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

@@ -1,7 +1,5 @@
 """Attempts tell why they were made, and invoices by which request they came."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 

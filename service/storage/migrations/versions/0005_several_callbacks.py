@@ -1,7 +1,5 @@
 """An invoice may have several evaluated callbacks, and an event a delivery for each of them."""
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 
