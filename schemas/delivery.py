@@ -5,6 +5,7 @@ import re
 from marshmallow import RAISE, Schema, fields, validate
 
 from schemas.answer import AnswerSchema
+from schemas.documented import documented
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Instant, InvoiceId, Text
 from schemas.page import PageQuerySchema
@@ -21,53 +22,47 @@ OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
 class AttemptSchema(AnswerSchema):
     """One HTTP request made for a delivery."""
 
-    number = fields.Integer(
-        metadata={"description": "The number of the attempt, from 1.", "example": 1}
-    )
+    number = fields.Integer(metadata=documented("The number of the attempt, from 1.", example=1))
     cause = fields.String(
         validate=validate.OneOf(CAUSES),
-        metadata={
-            "description": "Why the attempt was made: for a new `event`, as a `retry` of the "
+        metadata=documented(
+            "Why the attempt was made: for a new `event`, as a `retry` of the "
             "schedule, or because the API user requested a `redelivery`.",
-            "example": "event",
-        },
+            example="event",
+        ),
     )
     started_at = Instant(
-        metadata={
-            "description": "When the attempt started; for `lost`, when its lease expired.",
-            "example": "2026-01-31T12:00:00.502Z",
-        }
+        metadata=documented(
+            "When the attempt started; for `lost`, when its lease expired.",
+            example="2026-01-31T12:00:00.502Z",
+        )
     )
     duration_ms = fields.Integer(
-        metadata={"description": "Duration in milliseconds, including connecting.", "example": 12}
+        metadata=documented("Duration in milliseconds, including connecting.", example=12)
     )
     status_code = fields.Integer(
         allow_none=True,
-        metadata={
-            "description": "HTTP status of the answer; null if there was none.",
-            "example": 200,
-        },
+        metadata=documented("HTTP status of the answer; null if there was none.", example=200),
     )
     outcome = fields.String(
         validate=validate.OneOf(OUTCOMES),
-        metadata={
-            "description": "`refused`: the status was not 2xx. `invalid_answer`: 2xx, but the "
+        metadata=documented(
+            "`refused`: the status was not 2xx. `invalid_answer`: 2xx, but the "
             "body is not what the callback declares. `malformed`: the answer was not valid HTTP. "
             "`lost`: the process that made the attempt ended before it could record the answer. "
             "`blocked`: the address is denied by policy.",
-            "example": "delivered",
-        },
+            example="delivered",
+        ),
     )
     detail = fields.String(
         allow_none=True,
-        metadata={"description": "Description of the failure, for developers.", "example": None},
+        metadata=documented("Description of the failure, for developers.", example=None),
     )
     response_body = fields.String(
         allow_none=True,
-        metadata={
-            "description": "The first 4 KiB of the body of the answer, as text.",
-            "example": '{"ok": true}',
-        },
+        metadata=documented(
+            "The first 4 KiB of the body of the answer, as text.", example='{"ok": true}'
+        ),
     )
 
 
@@ -75,68 +70,63 @@ class DeliverySchema(AnswerSchema):
     """The durable duty to deliver one event to one URL, and its attempts so far."""
 
     id = fields.String(
-        metadata={
-            "description": "Id of the delivery; sent as `webhook-id` in every attempt.",
-            "example": "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
-        }
+        metadata=documented(
+            "Id of the delivery; sent as `webhook-id` in every attempt.",
+            example="msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
+        )
     )
     invoice_id = fields.String(
-        metadata={"description": "The `id` of the invoice.", "example": "2expen51ve"}
+        metadata=documented("The `id` of the invoice.", example="2expen51ve")
     )
     callback = fields.String(
-        metadata={
-            "description": "Name of the callback in this document.",
-            "example": "invoice_notification",
-        }
+        metadata=documented(
+            "Name of the callback in this document.", example="invoice_notification"
+        )
     )
     url = fields.String(
-        metadata={
-            "description": "The URL that is called.",
-            "example": "https://api.example.com/invoices/2expen51ve",
-        }
+        metadata=documented(
+            "The URL that is called.", example="https://api.example.com/invoices/2expen51ve"
+        )
     )
     status = fields.String(
         validate=validate.OneOf(STATUSES),
-        metadata={
-            "description": "`pending`: not delivered yet. `delivered`: acknowledged by the "
+        metadata=documented(
+            "`pending`: not delivered yet. `delivered`: acknowledged by the "
             "receiver. `dead`: no more automatic attempts.",
-            "example": "delivered",
-        },
+            example="delivered",
+        ),
     )
     reason = fields.String(
         allow_none=True,
         validate=validate.OneOf(REASONS),
-        metadata={
-            "description": "Why the delivery is dead. `exhausted`: the last attempt of the retry "
+        metadata=documented(
+            "Why the delivery is dead. `exhausted`: the last attempt of the retry "
             "schedule failed. `gone`: the receiver answered 410. `blocked`: the address is denied "
             "by policy.",
-            "example": None,
-        },
+            example=None,
+        ),
     )
     event = fields.Nested(InvoiceEventSchema)
-    attempt_count = fields.Integer(
-        metadata={"description": "Number of attempts so far.", "example": 1}
-    )
+    attempt_count = fields.Integer(metadata=documented("Number of attempts so far.", example=1))
     due_at = Instant(
         allow_none=True,
-        metadata={
-            "description": "When the next attempt is due; null if the delivery is not pending.",
-            "example": None,
-        },
+        metadata=documented(
+            "When the next attempt is due; null if the delivery is not pending.", example=None
+        ),
     )
     created_at = Instant(
-        metadata={"description": "When the event happened.", "example": "2026-01-31T12:00:00.500Z"}
+        metadata=documented("When the event happened.", example="2026-01-31T12:00:00.500Z")
     )
     settled_at = Instant(
         allow_none=True,
-        metadata={
-            "description": "When it became `delivered` or `dead`; null while it is pending.",
-            "example": "2026-01-31T12:00:00.514Z",
-        },
+        metadata=documented(
+            "When it became `delivered` or `dead`; null while it is pending.",
+            example="2026-01-31T12:00:00.514Z",
+        ),
     )
     attempts = fields.List(
         fields.Nested(AttemptSchema),
-        metadata={"description": "The newest 100 attempts, in ascending order."},
+        metadata=documented("The newest 100 attempts, in ascending order."),
     )
 
 
@@ -146,10 +136,9 @@ class DeliveryPageSchema(AnswerSchema):
     items = fields.List(fields.Nested(DeliverySchema))
     next = fields.String(
         allow_none=True,
-        metadata={
-            "description": "Cursor: pass it as `after` to get the next page; null on the last.",
-            "example": None,
-        },
+        metadata=documented(
+            "Cursor: pass it as `after` to get the next page; null on the last.", example=None
+        ),
     )
 
 
@@ -159,10 +148,10 @@ class DeliveryPathSchema(Schema):
     id = Text(
         required=True,
         validate=validate.Length(min=1, max=200),
-        metadata={
-            "description": "Id of the delivery: the `webhook-id` that the receiver was sent.",
-            "example": "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
-        },
+        metadata=documented(
+            "Id of the delivery: the `webhook-id` that the receiver was sent.",
+            example="msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
+        ),
     )
 
 
@@ -178,31 +167,21 @@ class _DeliveryFilterSchema(Schema):
                 error="Must be an origin such as https://api.example.com.",
             ),
         ],
-        metadata={
-            "description": "Only deliveries to this scheme, host and port. A default port may be "
-            "omitted.",
-        },
+        metadata=documented(
+            "Only deliveries to this scheme, host and port. A default port may be omitted."
+        ),
     )
-    since = Instant(
-        metadata={
-            "description": "Only deliveries created at or after this instant.",
-        }
-    )
-    until = Instant(
-        metadata={
-            "description": "Only deliveries created before this instant.",
-        }
-    )
+    since = Instant(metadata=documented("Only deliveries created at or after this instant."))
+    until = Instant(metadata=documented("Only deliveries created before this instant."))
 
 
 class DeliveryListQuerySchema(_DeliveryFilterSchema, PageQuerySchema):
     """The query parameters of the list of deliveries."""
 
     status = fields.String(
-        validate=validate.OneOf(STATUSES),
-        metadata={"description": "Only deliveries with this status."},
+        validate=validate.OneOf(STATUSES), metadata=documented("Only deliveries with this status.")
     )
-    invoice_id = InvoiceId(metadata={"description": "Only deliveries of this invoice."})
+    invoice_id = InvoiceId(metadata=documented("Only deliveries of this invoice."))
 
 
 REDELIVERY_EXAMPLE = {"status": "dead", "origin": "https://api.example.com"}
@@ -219,7 +198,7 @@ class RedeliverySchema(_DeliveryFilterSchema):
     status = fields.String(
         required=True,
         validate=validate.OneOf((DeliveryStatus.DEAD.value,)),
-        metadata={"description": "Only deliveries with this status."},
+        metadata=documented("Only deliveries with this status."),
     )
 
 
@@ -227,8 +206,5 @@ class RedeliveredSchema(AnswerSchema):
     """The result of a redelivery."""
 
     count = fields.Integer(
-        metadata={
-            "description": "Number of deliveries that became pending again.",
-            "example": 50000,
-        }
+        metadata=documented("Number of deliveries that became pending again.", example=50000)
     )

@@ -7,6 +7,7 @@ answer. If they were closed, a field that is added later would break every stric
 
 from marshmallow import EXCLUDE, Schema, fields, validate
 
+from schemas.documented import documented
 from schemas.fields import StrictBoolean
 
 
@@ -20,17 +21,10 @@ class InvoiceEventSchema(Schema):
 
     description = fields.String(
         required=True,
-        metadata={
-            "description": "What happened, in words for people.",
-            "example": "Invoice paid",
-        },
+        metadata=documented("What happened, in words for people.", example="Invoice paid"),
     )
     paid = StrictBoolean(
-        required=True,
-        metadata={
-            "description": "Whether the invoice is paid.",
-            "example": True,
-        },
+        required=True, metadata=documented("Whether the invoice is paid.", example=True)
     )
 
 
@@ -46,8 +40,7 @@ class InvoiceEventReceivedSchema(Schema):
         required=True,
         # With false the receiver says that it did not take the event: it is sent again.
         validate=validate.Equal(True, error="Must be true."),
-        metadata={
-            "description": "True once you have stored the event: it is not sent again.",
-            "example": True,
-        },
+        metadata=documented(
+            "True once you have stored the event: it is not sent again.", example=True
+        ),
     )

@@ -3,9 +3,10 @@
 from marshmallow import fields
 
 from schemas.answer import AnswerSchema
+from schemas.documented import documented
 
 
 class HealthSchema(AnswerSchema):
     """The check passed; a failed check is answered with a problem document."""
 
-    status = fields.String(metadata={"example": "ok"})
+    status = fields.String(metadata=documented(example="ok"))

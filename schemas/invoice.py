@@ -3,6 +3,7 @@
 from marshmallow import RAISE, Schema, fields, validate
 
 from schemas.answer import AnswerSchema
+from schemas.documented import documented
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Text
 from schemas.money import AMOUNT_MAX, AMOUNT_PATTERN
@@ -35,57 +36,57 @@ class InvoiceSchema(Schema):
 
     id = InvoiceId(
         required=True,
-        metadata={
-            "description": "Your id of the invoice, unique within your account. The request is "
+        metadata=documented(
+            "Your id of the invoice, unique within your account. The request is "
             "idempotent: the same id with the same content is answered 200, with other content "
             "409. Control characters, `.` and `..` are refused.",
-            "example": "2expen51ve",
-        },
+            example="2expen51ve",
+        ),
     )
     title = Text(
         allow_none=True,
         load_default=None,
         validate=validate.Length(max=500),
-        metadata={"description": "Title of the invoice.", "example": "Expensive invoice"},
+        metadata=documented("Title of the invoice.", example="Expensive invoice"),
     )
     customer = Text(
         required=True,
         validate=validate.Length(min=1, max=500),
-        metadata={
-            "description": "The customer who pays. In the sandbox, a tag selects the result: "
+        metadata=documented(
+            "The customer who pays. In the sandbox, a tag selects the result: "
             "`Acme+declined`, `+insufficient_funds`, `+expired_card`, `+processing_error`, "
             "`+pending`, `+never` or `+undeliverable`.",
-            "example": "Mr. Richie Rich",
-        },
+            example="Mr. Richie Rich",
+        ),
     )
     customer_email = EmailAddress(
         allow_none=True,
         load_default=None,
         validate=validate.Length(max=254),
-        metadata={
-            "description": "E-mail address of the customer. The tags of the sandbox work here too.",
-            "example": "richie@example.com",
-        },
+        metadata=documented(
+            "E-mail address of the customer. The tags of the sandbox work here too.",
+            example="richie@example.com",
+        ),
     )
     total = Amount(
         required=True,
         attribute="total_minor",
-        metadata={
-            "description": "The amount: greater than zero, with no more decimals than the "
+        metadata=documented(
+            "The amount: greater than zero, with no more decimals than the "
             "currency has. A string is exact; a JSON number is accepted too.",
-            "example": "9999",
-            "type": ["string", "number"],
-            "pattern": AMOUNT_PATTERN,
-            "exclusiveMinimum": 0,
-            "maximum": AMOUNT_MAX,
-        },
+            example="9999",
+            type=["string", "number"],
+            pattern=AMOUNT_PATTERN,
+            exclusiveMinimum=0,
+            maximum=AMOUNT_MAX,
+        ),
     )
     currency = Currency(
-        metadata={
-            "description": "ISO 4217 code; the default is the currency of the service.",
-            "example": "USD",
-            "pattern": "^[A-Z]{3}$",
-        },
+        metadata=documented(
+            "ISO 4217 code; the default is the currency of the service.",
+            example="USD",
+            pattern="^[A-Z]{3}$",
+        )
     )
 
 
@@ -99,28 +100,25 @@ class CallbackQuerySchema(Schema):
 
     callback_url = Text(
         validate=validate.Length(min=1, max=2048),
-        metadata={
-            "description": "The base URL of your API for callbacks, such as "
+        metadata=documented(
+            "The base URL of your API for callbacks, such as "
             "`https://api.example.com`. Without it, no callback is sent. A query or a fragment "
-            "is refused, because the path of the callback is appended.",
-        },
+            "is refused, because the path of the callback is appended."
+        ),
     )
 
 
 class InvoiceReceivedSchema(AnswerSchema):
     """The invoice is stored."""
 
-    msg = fields.String(
-        metadata={"description": "A message for people.", "example": "Invoice received"}
-    )
+    msg = fields.String(metadata=documented("A message for people.", example="Invoice received"))
 
 
 class InvoicePathSchema(Schema):
     """The path parameters of one invoice."""
 
     id = InvoiceId(
-        required=True,
-        metadata={"description": "Your id of the invoice.", "example": "2expen51ve"},
+        required=True, metadata=documented("Your id of the invoice.", example="2expen51ve")
     )
 
 
@@ -129,63 +127,49 @@ class RecordedEventSchema(InvoiceEventSchema):
 
     collector = fields.String(
         required=True,
-        metadata={
-            "description": "The collector; `sandbox` moves no money.",
-            "example": "sandbox",
-        },
+        metadata=documented("The collector; `sandbox` moves no money.", example="sandbox"),
     )
     at = Instant(
-        required=True,
-        metadata={"description": "When it happened.", "example": "2026-01-31T12:00:00.500Z"},
+        required=True, metadata=documented("When it happened.", example="2026-01-31T12:00:00.500Z")
     )
 
 
 class CollectedInvoiceSchema(AnswerSchema):
     """An invoice with its status and its events."""
 
-    id = fields.String(metadata={"description": "Your id of the invoice.", "example": "2expen51ve"})
+    id = fields.String(metadata=documented("Your id of the invoice.", example="2expen51ve"))
     title = fields.String(
-        allow_none=True,
-        metadata={"description": "Title of the invoice.", "example": "Expensive invoice"},
+        allow_none=True, metadata=documented("Title of the invoice.", example="Expensive invoice")
     )
     customer = fields.String(
-        metadata={"description": "The customer who pays.", "example": "Mr. Richie Rich"}
+        metadata=documented("The customer who pays.", example="Mr. Richie Rich")
     )
     customer_email = fields.String(
-        allow_none=True,
-        metadata={"description": "E-mail address of the customer.", "example": None},
+        allow_none=True, metadata=documented("E-mail address of the customer.", example=None)
     )
     total = fields.String(
-        metadata={
-            "description": "The amount with all of the currency's decimals.",
-            "example": "9999.00",
-        }
+        metadata=documented("The amount with all of the currency's decimals.", example="9999.00")
     )
-    currency = fields.String(metadata={"description": "ISO 4217 code.", "example": "USD"})
+    currency = fields.String(metadata=documented("ISO 4217 code.", example="USD"))
     status = fields.String(
         validate=validate.OneOf(STATUSES),
-        metadata={
-            "description": "`received`, then `sent` to the customer, then `paid` or "
-            "`payment_failed`.",
-            "example": "paid",
-        },
+        metadata=documented(
+            "`received`, then `sent` to the customer, then `paid` or `payment_failed`.",
+            example="paid",
+        ),
     )
     callback_url = fields.String(
         allow_none=True,
-        metadata={
-            "description": "The base URL for callbacks; null if none was given.",
-            "example": "https://api.example.com",
-        },
+        metadata=documented(
+            "The base URL for callbacks; null if none was given.", example="https://api.example.com"
+        ),
     )
     created_at = Instant(
-        metadata={
-            "description": "When it was received.",
-            "example": "2026-01-31T12:00:00.000Z",
-        }
+        metadata=documented("When it was received.", example="2026-01-31T12:00:00.000Z")
     )
     events = fields.List(
         fields.Nested(RecordedEventSchema),
-        metadata={"description": "The events of the invoice, in order."},
+        metadata=documented("The events of the invoice, in order."),
     )
 
 
@@ -195,10 +179,9 @@ class InvoicePageSchema(AnswerSchema):
     items = fields.List(fields.Nested(CollectedInvoiceSchema))
     next = fields.String(
         allow_none=True,
-        metadata={
-            "description": "Cursor: pass it as `after` to get the next page; null on the last.",
-            "example": None,
-        },
+        metadata=documented(
+            "Cursor: pass it as `after` to get the next page; null on the last.", example=None
+        ),
     )
 
 
@@ -206,6 +189,5 @@ class InvoiceListQuerySchema(PageQuerySchema):
     """The query parameters of the list of invoices."""
 
     status = fields.String(
-        validate=validate.OneOf(STATUSES),
-        metadata={"description": "Only invoices with this status."},
+        validate=validate.OneOf(STATUSES), metadata=documented("Only invoices with this status.")
     )

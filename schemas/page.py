@@ -2,6 +2,7 @@
 
 from marshmallow import RAISE, Schema, validate
 
+from schemas.documented import documented
 from schemas.fields import Text, WholeNumber
 
 LIMIT_MAX = 200
@@ -17,12 +18,10 @@ class PageQuerySchema(Schema):
 
     after = Text(
         validate=validate.Length(min=1, max=200),
-        metadata={
-            "description": "Cursor: the `next` of the previous page. Without it, the first page.",
-        },
+        metadata=documented("Cursor: the `next` of the previous page. Without it, the first page."),
     )
     limit = WholeNumber(
         load_default=50,
         validate=validate.Range(1, LIMIT_MAX),
-        metadata={"description": "Maximum number of items on a page."},
+        metadata=documented("Maximum number of items on a page."),
     )

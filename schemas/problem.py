@@ -3,46 +3,46 @@
 from marshmallow import fields, validate
 
 from schemas.answer import AnswerSchema
+from schemas.documented import documented
 
 
 class FieldErrorSchema(AnswerSchema):
     """One thing that is wrong with the request."""
 
     location = fields.String(
-        validate=validate.OneOf(("body", "query", "path", "header")), metadata={"example": "body"}
+        validate=validate.OneOf(("body", "query", "path", "header")),
+        metadata=documented(example="body"),
     )
     pointer = fields.String(
-        metadata={"description": "A JSON Pointer into that location.", "example": "/total"}
+        metadata=documented("A JSON Pointer into that location.", example="/total")
     )
-    message = fields.String(metadata={"example": "Must be more than zero."})
+    message = fields.String(metadata=documented(example="Must be more than zero."))
 
 
 class ProblemSchema(AnswerSchema):
     """Why a request failed."""
 
     type = fields.String(
-        metadata={
-            "description": "Identifies the kind of problem. Stable: programs can rely on it.",
-            "format": "uri-reference",
-            "example": "/api/docs/problems#invalid-input",
-        },
+        metadata=documented(
+            "Identifies the kind of problem. Stable: programs can rely on it.",
+            format="uri-reference",
+            example="/api/docs/problems#invalid-input",
+        )
     )
     title = fields.String(
-        metadata={"description": "The kind of problem in words.", "example": "Invalid input"}
+        metadata=documented("The kind of problem in words.", example="Invalid input")
     )
     status = fields.Integer(
-        metadata={"description": "The HTTP status code of the response.", "example": 422}
+        metadata=documented("The HTTP status code of the response.", example=422)
     )
     detail = fields.String(
-        metadata={
-            "description": "What is wrong with this request.",
-            "example": "The request has fields that are not valid.",
-        },
+        metadata=documented(
+            "What is wrong with this request.", example="The request has fields that are not valid."
+        )
     )
     errors = fields.List(
         fields.Nested(FieldErrorSchema),
-        metadata={
-            "description": "Every field error of the request; only for invalid input.",
-            "optional": True,
-        },
+        metadata=documented(
+            "Every field error of the request; only for invalid input.", optional=True
+        ),
     )

@@ -9,7 +9,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from schemas.examples import example_of
+from schemas.documented import example_of
 from schemas.problem import ProblemSchema
 from service.api.callback_plugin import CallbackPlugin, names_in
 from service.api.operations import Answer, Operation

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 from marshmallow import Schema, ValidationError
 
-from schemas.examples import example_of
+from schemas.documented import example_of
 from service.callbacks.answers import (
     STANDARD_ANSWERS,
     AnswerRule,

@@ -9,7 +9,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 
 from schemas.delivery import DeliveryPageSchema
-from schemas.examples import example_of
+from schemas.documented import example_of
 from schemas.invoice import CallbackQuerySchema, InvoiceSchema
 from service.api.application import OPERATIONS
 from service.api.callback_plugin import CallbackPlugin

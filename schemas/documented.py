@@ -1,8 +1,13 @@
-"""Examples of whole objects, made from the examples in the metadata of their fields."""
+"""What the document says about a field, and examples of whole objects made from it."""
 
 from typing import Any
 
 from marshmallow import Schema, fields
+
+
+def documented(description: str = "", **more: Any) -> dict[str, Any]:
+    """The metadata of a field: *description*, `example`, and other keywords of JSON Schema."""
+    return {"description": description, **more} if description else more
 
 
 def example_of(schema: type[Schema] | Schema) -> dict[str, Any]:
