@@ -32,7 +32,7 @@ from sqlalchemy import (
 from benchmarks.errors import BenchmarkError
 from service.app import announce
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.database.engine import open_database
+from service.database.opening import open_database
 from service.development import DEV_ACCOUNT
 from service.errors import StorageUnavailable
 from service.storage.schema import migrate

@@ -31,7 +31,8 @@ from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
 from service.collection.loop import Collection
 from service.collection.sandbox import Sandbox
-from service.database.engine import Database, open_database
+from service.database.engine import Database
+from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy

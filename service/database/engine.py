@@ -1,28 +1,43 @@
 """
-The database: opened by its URL, written to, read, listened to, closed.
+The database: written to, read, listened to, closed, and logged while it is unavailable.
 
 Work on it is an ordinary function of a connection and its arguments. The database decides in
 which thread or loop it runs.
 """
 
 import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from service.database.postgres import PostgresDatabase
-from service.database.sqlite import SqliteDatabase
+from service.errors import StorageUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+log = logging.getLogger("invoices.storage")
 
-class Database(Protocol):
-    """What the service stores in."""
+
+class Database(ABC):
+    """
+    What the service stores in.
+
+    One log line says when it becomes unavailable, and one when it is available again; the requests
+    that fail in between are not logged, since their callers are informed. A database that can be
+    read but not written to, because its disk is full for example, is unavailable too: that outage
+    ends with the next write, and no read ends it.
+    """
 
     has_one_writer: bool
     """Whether transactions that write wait for each other, whatever they write."""
+
+    def __init__(self) -> None:
+        self._unavailable_since: float | None = None
+        self._has_failed_to_write = False
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
@@ -34,7 +49,7 @@ class Database(Protocol):
             StorageUnavailable: if the database cannot be written to now. Where the
                 connection was lost during the commit, it may have been written all the same.
         """
-        ...
+        return await self._run(work, args, options, is_write=True)
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
@@ -45,7 +60,7 @@ class Database(Protocol):
         Raises:
             StorageUnavailable: if the database cannot be read now.
         """
-        ...
+        return await self._run(work, args, options, is_write=False)
 
     async def check(self) -> None:
         """
@@ -54,8 +69,14 @@ class Database(Protocol):
         Raises:
             StorageUnavailable: otherwise.
         """
-        ...
+        if self._has_failed_to_write:
+            await self.write(self._probe_write)
+            # A probe changes no row, so that it did not count as a write yet.
+            await self._has_answered(has_written=True)
+        else:
+            await self.read(self._probe_read)
 
+    @abstractmethod
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """
         As `write`, without a time limit, and in one process at a time.
@@ -63,31 +84,72 @@ class Database(Protocol):
         Raises:
             StorageUnavailable: as `write` does.
         """
-        ...
 
+    @abstractmethod
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
         """Set the signal of a name whenever another process notifies that name."""
-        ...
 
+    @abstractmethod
     def notify(self, name: str) -> None:
         """
         Wake the other processes soon.
 
         A notification may be lost: the loops also poll.
         """
-        ...
 
+    @abstractmethod
     async def close(self) -> None:
         """Finish what was begun, then close every connection."""
-        ...
 
+    async def _run(
+        self,
+        work: Callable[..., T],
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        *,
+        is_write: bool,
+    ) -> T:
+        try:
+            result, has_written = await self._transact(work, args, options, is_write=is_write)
+        except StorageUnavailable as error:
+            self._has_failed_to_write |= is_write
+            if self._unavailable_since is None:
+                self._unavailable_since = time.monotonic()
+                log.error("storage.lost", extra={"fields": {"detail": str(error)}})
+            raise
+        if self._unavailable_since is not None:
+            await self._has_answered(has_written=has_written)
+        return result
 
-def open_database(url: str, *, has_prepared_statements: bool = True) -> Database:
-    """
-    Open the database of *url*, `sqlite:///file` or `postgresql://…`, without connecting yet.
+    async def _has_answered(self, *, has_written: bool) -> None:
+        """End an outage, unless writes have failed and none has succeeded since."""
+        if self._unavailable_since is None or (self._has_failed_to_write and not has_written):
+            return
+        seconds = round(time.monotonic() - self._unavailable_since, 3)
+        self._unavailable_since, self._has_failed_to_write = None, False
+        log.warning("storage.found", extra={"fields": {"away_seconds": seconds}})
+        await self._recover()
 
-    Some connection poolers in front of PostgreSQL cannot keep prepared statements.
-    """
-    if url.startswith("sqlite:"):
-        return SqliteDatabase(url)
-    return PostgresDatabase(url, has_prepared_statements=has_prepared_statements)
+    @abstractmethod
+    async def _transact(
+        self,
+        work: Callable[..., T],
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        *,
+        is_write: bool,
+    ) -> tuple[T, bool]:
+        """Run *work* in one transaction: its result, and whether anything was written."""
+
+    async def _recover(self) -> None:  # noqa: B027 -- not every database has something to do
+        """Do what the end of an outage needs."""
+
+    @staticmethod
+    @abstractmethod
+    def _probe_read(tx: Connection) -> None:
+        """Read something."""
+
+    @staticmethod
+    @abstractmethod
+    def _probe_write(tx: Connection) -> None:
+        """Write without changing a row."""

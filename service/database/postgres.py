@@ -7,18 +7,16 @@ the event loop. Every transaction has a deadline.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.database.connecting import TRANSACTION_SECONDS, Connector, translated
+from service.database.engine import Database
 from service.database.notifications import Notifications
-from service.database.outage import Outage
-from service.errors import StorageUnavailable
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 READER_COUNT = 4
@@ -35,7 +33,7 @@ SCHEMA_LOCK = 0x696E766F69636573
 """The advisory lock under which a schema is changed: "invoices" in ASCII."""
 
 
-class PostgresDatabase:
+class PostgresDatabase(Database):
     """
     A PostgreSQL server, 15 or newer. A commit that returned is as durable as the server makes it.
 
@@ -45,60 +43,18 @@ class PostgresDatabase:
     has_one_writer = False
 
     def __init__(self, url: str, *, has_prepared_statements: bool = True) -> None:
+        super().__init__()
         self._connector = Connector(url)
         self._notifications = Notifications(self._connector)
         self._statements = {} if has_prepared_statements else _UNPREPARED
-        self._outage = Outage()
         self._writers = self._engine(WRITER_COUNT)
         self._readers = self._engine(
             READER_COUNT, isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
 
-    async def write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
-    ) -> T:
-        """
-        Run *work* in a transaction and commit it; an exception rolls all of it back.
-
-        Raises:
-            StorageUnavailable: if the server cannot be written to now. Where the connection
-                was lost during the commit, it may have been written all the same.
-        """
-        return await self._run(self._writers, TRANSACTION_SECONDS, work, *args, **options)
-
-    async def read(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
-    ) -> T:
-        """
-        Run *work* on one consistent state of what has been committed.
-
-        Raises:
-            StorageUnavailable: if the server cannot be read now.
-        """
-        return await self._run(self._readers, TRANSACTION_SECONDS, work, *args, **options)
-
-    async def check(self) -> None:
-        """
-        Return if the server can be read, and written to if that has failed lately.
-
-        Raises:
-            StorageUnavailable: otherwise.
-        """
-        if self._outage.is_of_writes:
-            # The server gives this transaction a number, and writes that to its log.
-            await self.write(lambda tx: tx.execute(select(func.pg_current_xact_id())).close())
-        else:
-            await self.read(lambda tx: tx.execute(select(1)).close())
-
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`, without a time limit, and in one process at a time."""
-
-        def work_alone(tx: Connection) -> T:
-            tx.execute(text("SET LOCAL statement_timeout = 0"))
-            tx.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-            return work(tx)
-
-        return await self._run(self._writers, None, work_alone)
+        return await self._run(_alone, (work,), {}, is_write=True)
 
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
         """Set the signal of a name whenever another process notifies that name."""
@@ -111,7 +67,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """Close every connection."""
         await self._notifications.close()
-        await self._close_idle_connections()
+        await self._recover()
 
     def _engine(self, size: int, **options: Any) -> AsyncEngine:
         return create_async_engine(
@@ -123,28 +79,39 @@ class PostgresDatabase:
             execution_options=options,
         )
 
-    async def _run(
+    async def _transact(
         self,
-        engine: AsyncEngine,
-        timeout_seconds: float | None,
-        work: Callable[Concatenate[Connection, P], T],
-        *args: P.args,
-        **options: P.kwargs,
-    ) -> T:
-        is_write = engine is self._writers
-        try:
-            with translated():
-                async with asyncio.timeout(timeout_seconds), engine.begin() as connection:
-                    result = await connection.run_sync(work, *args, **options)
-        except StorageUnavailable as error:
-            self._outage.begin(error, is_write=is_write)
-            raise
+        work: Callable[..., T],
+        args: tuple[Any, ...],
+        options: Mapping[str, Any],
+        *,
+        is_write: bool,
+    ) -> tuple[T, bool]:
+        engine = self._writers if is_write else self._readers
+        timeout_seconds = None if work is _alone else TRANSACTION_SECONDS
+        with translated():
+            async with asyncio.timeout(timeout_seconds), engine.begin() as connection:
+                result = await connection.run_sync(work, *args, **options)
         self._connector.is_reached()
-        if self._outage.end(has_written=is_write):
-            await self._close_idle_connections()
-        return result
+        return result, is_write
 
-    async def _close_idle_connections(self) -> None:
+    async def _recover(self) -> None:
         """Close all idle connections: each one from before an outage would fail once more."""
         for engine in (self._readers, self._writers):
             await engine.dispose()
+
+    @staticmethod
+    def _probe_read(tx: Connection) -> None:
+        tx.execute(select(1)).close()
+
+    @staticmethod
+    def _probe_write(tx: Connection) -> None:
+        # The server gives this transaction a number, and writes that to its log.
+        tx.execute(select(func.pg_current_xact_id())).close()
+
+
+def _alone(tx: Connection, work: Callable[[Connection], T]) -> T:
+    """Run *work* while no other process changes the schema, without a time limit."""
+    tx.execute(text("SET LOCAL statement_timeout = 0"))
+    tx.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+    return work(tx)

@@ -10,15 +10,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from service.database.outage import Outage
+from service.database.engine import Database
 from service.errors import StorageUnavailable
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 READER_COUNT = 4
@@ -28,7 +27,7 @@ BUSY_SECONDS = 5
 """How long a statement waits for another process, such as a command, to finish writing."""
 
 
-class SqliteDatabase:
+class SqliteDatabase(Database):
     """
     An SQLite file in WAL mode with full synchronisation: a commit that returned is on disk.
 
@@ -40,47 +39,11 @@ class SqliteDatabase:
     has_one_writer = True
 
     def __init__(self, url: str) -> None:
-        self._outage = Outage()
+        super().__init__()
         self._write_engine = _open(url)
         self._read_engine = _open(url)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
         self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
-
-    async def write(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
-    ) -> T:
-        """
-        Run *work* in a transaction and commit it; an exception rolls all of it back.
-
-        Raises:
-            StorageUnavailable: if the database cannot be written to now.
-        """
-        return await self._run(self._writer, self._write_engine, work, args, options)
-
-    async def read(
-        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
-    ) -> T:
-        """
-        Run *work* on one consistent state of what has been committed.
-
-        Raises:
-            StorageUnavailable: if the database cannot be read now.
-        """
-        return await self._run(self._readers, self._read_engine, work, args, options)
-
-    async def check(self) -> None:
-        """
-        Return if the database can be read, and written to if that has failed lately.
-
-        Raises:
-            StorageUnavailable: otherwise.
-        """
-        if self._outage.is_of_writes:
-            await self.write(_write_something)
-            # No row was changed, so that this did not count as a write yet.
-            self._outage.end(has_written=True)
-        else:
-            await self.read(_read_something)
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`: there is one writer, and no time limit."""
@@ -99,27 +62,34 @@ class SqliteDatabase:
         self._read_engine.dispose()
         self._write_engine.dispose()
 
-    async def _run(
+    async def _transact(
         self,
-        executor: ThreadPoolExecutor,
-        engine: Engine,
         work: Callable[..., T],
         args: tuple[Any, ...],
         options: Mapping[str, Any],
-    ) -> T:
-        loop, is_write = asyncio.get_running_loop(), engine is self._write_engine
+        *,
+        is_write: bool,
+    ) -> tuple[T, bool]:
+        engine = self._write_engine if is_write else self._read_engine
+        executor = self._writer if is_write else self._readers
+        begin = "BEGIN IMMEDIATE" if is_write else "BEGIN"
         try:
-            result, has_written = await loop.run_in_executor(
-                executor, _in_transaction, engine, is_write, work, args, options
+            return await asyncio.get_running_loop().run_in_executor(
+                executor, _in_transaction, engine, begin, work, args, options
             )
         except DatabaseError as error:
             if not _is_of_the_database(error):
                 raise
-            unavailable = StorageUnavailable(f"{engine.url.database}: {error.orig}")
-            self._outage.begin(unavailable, is_write=is_write)
-            raise unavailable from error
-        self._outage.end(has_written=has_written)
-        return result
+            raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
+
+    @staticmethod
+    def _probe_read(tx: Connection) -> None:
+        tx.exec_driver_sql("SELECT count(*) FROM alembic_version").close()
+
+    @staticmethod
+    def _probe_write(tx: Connection) -> None:
+        # This number of the file is not used.
+        tx.exec_driver_sql("PRAGMA user_version = 0").close()
 
 
 def _is_of_the_database(error: DatabaseError) -> bool:
@@ -129,28 +99,19 @@ def _is_of_the_database(error: DatabaseError) -> bool:
 
 def _in_transaction(
     engine: Engine,
-    is_write: bool,
+    begin: str,
     work: Callable[..., T],
     args: tuple[Any, ...],
     options: Mapping[str, Any],
 ) -> tuple[T, bool]:
     """Run *work*; its result, and whether it changed a row: without a change, no disk is used."""
     with engine.begin() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN").close()
+        connection.exec_driver_sql(begin).close()
         driver_connection: Any = connection.connection.dbapi_connection
         changes_before = driver_connection.total_changes
         result = work(connection, *args, **options)
         has_written = driver_connection.total_changes > changes_before
     return result, has_written
-
-
-def _read_something(tx: Connection) -> None:
-    tx.exec_driver_sql("SELECT count(*) FROM alembic_version").close()
-
-
-def _write_something(tx: Connection) -> None:
-    """Write to the file without changing a row: this number of the file is not used."""
-    tx.exec_driver_sql("PRAGMA user_version = 0").close()
 
 
 def _use_write_ahead_log(connection: Any) -> None:

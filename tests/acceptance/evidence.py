@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
-from service.database.engine import open_database
+from service.database.opening import open_database
 
 _DELIVERIES = """
     SELECT invoices.id, deliveries.id, deliveries.sequence, deliveries.status,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.database.engine import open_database
+from service.database.opening import open_database
 from service.storage.schema import migrate
 from service.storage.store import Store
 

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from service.database.connecting import SETTINGS
-from service.database.engine import open_database
+from service.database.opening import open_database
 from service.database.rows import insert_rows
 from service.storage.history import DeliveryFilter
 from service.storage.retention import SweepPosition

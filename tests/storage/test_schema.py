@@ -9,7 +9,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, Table, insert, inspect, select, text
 
-from service.database.engine import open_database
+from service.database.opening import open_database
 from service.errors import SchemaError
 from service.storage import schema
 from service.storage.schema import migrate, prepare

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from service.database.engine import open_database
+from service.database.opening import open_database
 from service.storage.store import Store
 from tests.memory import Memory, memory_store
 
