@@ -10,9 +10,9 @@ from service.database import connecting, postgres
 from service.database.connecting import SETTINGS
 from service.database.group_commit import GroupCommit
 from service.database.postgres import PostgresDatabase
+from service.domain.states import Acceptance
 from service.errors import StorageUnavailable
 from service.storage import deliveries, invoices, steps, tables
-from service.storage.invoices import Acceptance, Incoming
 from service.storage.schema import migrate
 from service.storage.store import Store
 from service.storage.tables import origins
@@ -97,7 +97,7 @@ def names(tx):
 
 def accepting(id_, **changes):
     """Work that accepts one invoice."""
-    return lambda tx: invoices.accept(tx, [Incoming(an_invoice(id_, **changes))])
+    return lambda tx: invoices.accept(tx, [(an_invoice(id_, **changes), None)])
 
 
 async def at_once(awaitable):
@@ -229,7 +229,7 @@ async def test_settlements_in_another_order_are_waited_for_in_one(
 
 async def test_one_kind_of_work_does_not_wait_for_another(database, held):
     """While one kind of work is being committed, the others are too."""
-    commits = GroupCommit(database)
+    commits = GroupCommit(database, observe_size=lambda _size: None)
 
     def write_names(tx, given):
         return [write_name(tx, one) for one in given]
@@ -323,12 +323,12 @@ async def test_news_reach_every_other_process_and_not_oneself(open_here, postgre
         await cleared(heard["deliveries"])
         await cleared(heard["invoices"])
 
-    processes[0].announce("invoices")
+    processes[0].notify("invoices")
     for heard in signals[1:]:
         await cleared(heard["invoices"])
 
     # News arrive in their order: what it had said itself would have come before this.
-    processes[1].announce("deliveries")
+    processes[1].notify("deliveries")
     await cleared(signals[0]["deliveries"])
     assert not signals[0]["invoices"].is_set()
 
@@ -363,7 +363,7 @@ async def shaky(own_server, open_here):
 
 async def test_a_server_that_comes_back_is_used_again(own_server, shaky, monkeypatch):
     """While the server is away everything fails as such, and afterwards nothing has to be done."""
-    monkeypatch.setattr(connecting, "REST_SECONDS", (0.0,))
+    monkeypatch.setattr(connecting, "RECONNECT_SECONDS", (0.0,))
     signal = asyncio.Event()
     shaky.listen({"invoices": signal})
     await cleared(signal)
@@ -385,7 +385,7 @@ async def test_a_server_that_comes_back_is_used_again(own_server, shaky, monkeyp
 async def test_a_server_that_does_not_answer_is_given_up(own_server, shaky, monkeypatch):
     """Nobody waits for ever for a server that stands still."""
     monkeypatch.setattr(postgres, "TRANSACTION_SECONDS", 0.2)
-    monkeypatch.setattr(connecting, "REST_SECONDS", (0.0,))
+    monkeypatch.setattr(connecting, "RECONNECT_SECONDS", (0.0,))
     await shaky.write(write_name)
     own_server.freeze()
 
