@@ -1,0 +1,70 @@
+"""Databases on schemas of earlier versions, and the way from one schema to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, Table, insert, inspect
+
+from service.storage import schema
+from service.storage.tables import metadata
+
+MIGRATIONS = Path(schema.__file__).parent / "migrations"
+REVISIONS = ("0001", "0002", "0003", "0004")
+"""Every schema that an earlier version has left."""
+
+ADDED = {
+    "account_id": lambda row, accounts: accounts[row.get("invoice_key", row.get("delivery_id"))],
+    "cause": lambda row, _: (
+        "event" if row.get("number") == 1 or row.get("attempt_count") == 0 else "retry"
+    ),
+    "request_id": lambda row, _: row["key"],
+    "traceparent": lambda *_: None,
+}
+"""The columns that later schemas have added, and their values where a migration adds them."""
+
+
+def config(tx=None):
+    """Alembic's configuration, on the transaction *tx*."""
+    made = Config()
+    made.set_main_option("script_location", str(MIGRATIONS))
+    made.attributes["connection"] = tx
+    return made
+
+
+async def up(database, revision):
+    """Make the changes that lead to *revision*."""
+    await database.change_schema(lambda tx: command.upgrade(config(tx), revision))
+
+
+async def down(database, revision):
+    """Undo the changes behind *revision*."""
+    await database.change_schema(lambda tx: command.downgrade(config(tx), revision))
+
+
+def head():
+    """The newest revision there is."""
+    return ScriptDirectory.from_config(config()).get_current_head()
+
+
+def reflected(tx):
+    """The tables as the database has them at the moment."""
+    there = inspect(tx).get_table_names()
+    return [Table(name, MetaData(), autoload_with=tx) for name in metadata.tables if name in there]
+
+
+def insert_rows(tx, rows):
+    """Fill the schema that there is with *rows*, given by table with the columns of the first."""
+    there = {table.name: table for table in reflected(tx)}
+    accounts = {row["key"]: row["account_id"] for row in rows["invoices"]}
+    accounts |= {row["id"]: row["account_id"] for row in rows["deliveries"]}
+    for name, given in rows.items():
+        names = there[name].columns.keys()
+        values = [
+            {one: row[one] if one in row else ADDED[one](row, accounts) for one in names}
+            for row in given
+        ]
+        tx.execute(insert(there[name]), values)
