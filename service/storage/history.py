@@ -105,20 +105,20 @@ def list_deliveries(
         UnknownCursor: if the account has no delivery *after*.
     """
     query = _of_account(account_id).where(*conditions_of(wanted))
-    newest_first = deliveries.c.id.desc()
+    id_: ColumnElement[str] = deliveries.c.id
     if wanted.invoice_id is not None:
         key = find_key(tx, account_id, wanted.invoice_id)
         if key is None:
             return [], None
         query = query.where(deliveries.c.invoice_key == key)
-        # They are few. To return them in order, SQLite would otherwise scan the whole account.
-        newest_first = deliveries.c.id.concat("").desc()
+        # They are few. To use the order of the ids, SQLite would otherwise scan the whole account.
+        id_ = deliveries.c.id.concat("")
     if after is not None:
         is_known = _of_account(account_id).where(deliveries.c.id == after)
         if tx.execute(is_known).first() is None:
             raise UnknownCursor
-        query = query.where(deliveries.c.id < after)
-    found = _load(tx, account_id, query.order_by(newest_first).limit(limit + 1))
+        query = query.where(id_ < after)
+    found = _load(tx, account_id, query.order_by(id_.desc()).limit(limit + 1))
     items = found[:limit]
     return items, items[-1]["id"] if len(found) > limit else None
 

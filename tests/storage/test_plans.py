@@ -276,6 +276,7 @@ async def list_one_of_each(store, do):
         ("list deliveries behind one", DeliveryFilter(), f"msg_{20001:032x}"),
         ("list dead ones", DeliveryFilter(status="dead"), None),
         ("list those of an invoice", DeliveryFilter(invoice_id="i1"), None),
+        ("list those behind one", DeliveryFilter(invoice_id="i1"), f"msg_{2:032x}"),
     ):
         await do(name, store.list_deliveries("dev", wanted, after=after, limit=50))
 
@@ -417,6 +418,12 @@ INDEXES = {
     "list dead ones": [{"deliveries_dead", *_TOLD}, {"deliveries_primary", "attempts_primary"}],
     "list those of an invoice": [
         _ID,
+        {"deliveries_order", *_TOLD},
+        {"deliveries_primary", "attempts_primary"},
+    ],
+    "list those behind one": [
+        _ID,
+        {"deliveries_primary", *_TOLD},
         {"deliveries_order", *_TOLD},
         {"deliveries_primary", "attempts_primary"},
     ],
