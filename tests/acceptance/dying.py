@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from service.__main__ import main
 from service.database import group_commit
 from service.delivery.sender import Sender
-from service.storage import deliveries, invoices, schema, settlements, steps
+from service.storage import attempts, deliveries, invoices, schema, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +38,17 @@ def written(work):
     def is_it(_tx, batch):
         return work in batch
 
-    return Step(group_commit, "_run_all", is_after=True, is_it=is_it)
+    return Step(group_commit, "run_batch", is_after=True, is_it=is_it)
 
 
 def committed(work, wanted=lambda _: True):
     """A transaction with a *wanted* result of *work* is committed; nobody was told of it yet."""
 
-    def is_it(batch, results):
-        answers = dict(zip(batch, results, strict=True))
+    def is_it(waiting, results):
+        answers = dict(zip(waiting, results, strict=True))
         return any(map(wanted, answers.get(work, ())))
 
-    return Step(group_commit, "_answer", is_after=False, is_it=is_it)
+    return Step(group_commit, "_resolve", is_after=False, is_it=is_it)
 
 
 def always(*_arguments):
@@ -66,8 +66,8 @@ STEPS = {
     "delivery-leased": committed(deliveries.lease_due, lambda due: due.deliveries),
     "request-ready": Step(Sender, "send", is_after=False, is_it=always),
     "answer-received": Step(Sender, "send", is_after=True, is_it=always),
-    "settlement-written": written(settlements.settle),
-    "settlement-committed": committed(settlements.settle),
+    "settlement-written": written(attempts.settle),
+    "settlement-committed": committed(attempts.settle),
 }
 """Where a process can be made to end, in the order in which it comes there."""
 
