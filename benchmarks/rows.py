@@ -8,11 +8,12 @@ number stands where rows have to differ, and instants lie apart as if the rows h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     CTE,
     BigInteger,
@@ -30,7 +31,6 @@ from sqlalchemy import (
 )
 
 from benchmarks.errors import BenchmarkError
-from service.app import announce
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.database.opening import open_database
 from service.development import DEV_ACCOUNT
@@ -83,19 +83,16 @@ async def _fill(database_url: str, rows: Rows) -> None:
         await migrate(database)
         for start in range(1, rows.count + 1, BATCH):
             numbers = range(start, min(rows.count + 1, start + BATCH))
-            await database.write(_adder(models, rows, numbers))
+            await database.write(_add, models, rows, numbers)
     finally:
         await database.close()
 
 
-def _adder(
-    models: Mapping[Table, Mapping[str, Any]], rows: Rows, numbers: range
-) -> Callable[[Connection], None]:
-    def add(tx: Connection) -> None:
-        for table, model in models.items():
-            tx.execute(_insertion(table, model, rows, numbers))
-
-    return add
+def _add(
+    tx: Connection, models: Mapping[Table, Mapping[str, Any]], rows: Rows, numbers: range
+) -> None:
+    for table, model in models.items():
+        tx.execute(_insertion(table, model, rows, numbers))
 
 
 def _insertion(table: Table, model: Mapping[str, Any], rows: Rows, numbers: range) -> Insert:
@@ -130,14 +127,13 @@ def _value(
 def _models(rows: Rows) -> dict[Table, dict[str, Any]]:
     """One row of each table, in the order in which they can be inserted."""
     at, url = rows.due_at or datetime.now(UTC), f"{rows.receiver_url}/invoices/{rows.run}-{NUMBER}"
-    announced = announce(INVOICE_NOTIFICATION.name, "Invoice paid", True)
+    event = {"description": "Invoice paid", "paid": True}
     account = {"account_id": DEV_ACCOUNT}
     place = {**account, "invoice_key": KEY, "sequence": 1}
-    call = {"callback": INVOICE_NOTIFICATION.name, "url": url, "origin": rows.receiver_url}
+    callback = {"callback": INVOICE_NOTIFICATION.name, "url": url, "origin": rows.receiver_url}
     models = {
         invoices: {
             **account,
-            **call,
             "key": KEY,
             "id": f"{rows.run}-{NUMBER}",
             "title": "Expensive invoice",
@@ -147,22 +143,22 @@ def _models(rows: Rows) -> dict[Table, dict[str, Any]]:
             "status": "paid",
             "created_at": at,
             "callback_url": rows.receiver_url,
+            "callbacks": orjson.dumps([list(callback.values())]).decode(),
             "event_count": 1,
             "lease_token": 1,
             "request_id": KEY,
         },
         events: {
             **place,
-            "description": "Invoice paid",
-            "paid": True,
+            **event,
             "collector": "sandbox",
             "at": at,
         },
         deliveries: {
             **place,
-            **call,
+            **callback,
             "id": f"msg_{KEY}",
-            "body": announced.body,
+            "body": INVOICE_NOTIFICATION.render(event),
             "status": "pending",
             "attempt_count": 0,
             "failure_count": 0,

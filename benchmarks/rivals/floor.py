@@ -12,76 +12,68 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
 from service import __version__
 from service.api.application import make_application
 from service.api.dependencies import Dependencies
-from service.app import CALLBACKS, announce, document_of, judge_of
+from service.app import document_of, judge_of
+from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.clock import SystemClock
-from service.delivery.attempt import Performer, Rules
-from service.delivery.decision import Delivered
+from service.delivery.attempt import Attempts, Rules
 from service.delivery.egress import EgressPolicy
+from service.delivery.fanout import deliveries_of
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.development import DEV_ACCOUNT, DEV_SECRET, for_development
-from service.domain.states import Cause
+from service.domain.delivery import Delivered
+from service.domain.ids import new_id
+from service.domain.invoice import Event, Invoice, Step
+from service.domain.states import Acceptance, InvoiceStatus
 from service.settings import Settings, read_settings
-from service.storage.deliveries import LeasedDelivery
-from service.storage.invoices import Acceptance, Call, NewInvoice
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 from service.web.server import Server
 
+CALLBACKS = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
+
 
 @dataclass(frozen=True, slots=True)
 class Nowhere:
-    """Stands where the store stands: it keeps nothing, and sends what it is given."""
+    """Stands where the store and the loops stand: it keeps nothing, and sends what it is given."""
 
-    performer: Performer
-    attempts: asyncio.TaskGroup
+    attempts: Attempts
+    tasks: asyncio.TaskGroup
     slots: asyncio.Semaphore
 
-    async def accept(self, invoice: NewInvoice) -> Acceptance:
+    async def accept(self, invoice: Invoice) -> Acceptance:
         """Accept everything; call back where that was asked for."""
-        if invoice.call:
-            self.attempts.create_task(self._deliver(invoice, invoice.call))
+        if invoice.callbacks:
+            self.tasks.create_task(self._deliver(invoice))
         return Acceptance.STORED
 
-    async def _deliver(self, invoice: NewInvoice, call: Call) -> None:
+    async def record(self, _step: Step) -> bool:
+        """Record nothing."""
+        return False
+
+    async def _deliver(self, invoice: Invoice) -> None:
+        event = Event(
+            description="Invoice paid",
+            paid=True,
+            at=self.attempts.clock.now(),
+            collector="sandbox",
+            callbacks=tuple(CALLBACKS),
+        )
+        step = Step(invoice=invoice, status=InvoiceStatus.PAID, event=event)
         async with self.slots:
-            attempt = await self.performer.perform(_delivery(invoice, call))
-            assert isinstance(attempt.outcome, Delivered), attempt.verified
+            for delivery in deliveries_of(step, CALLBACKS, new_id, lambda _origin: None):
+                attempt = await self.attempts.make(delivery)
+                assert isinstance(attempt.decision, Delivered), attempt.detail
 
 
-def _delivery(invoice: NewInvoice, call: Call) -> LeasedDelivery:
-    at = datetime.now(invoice.created_at.tzinfo)
-    announced = announce(call.callback, "Invoice paid", True)
-    return LeasedDelivery(
-        id=announced.id,
-        account_id=invoice.account_id,
-        invoice_id=invoice.id,
-        collector="sandbox",
-        callback=call.callback,
-        url=call.url,
-        origin=call.origin,
-        body=announced.body,
-        attempt_count=0,
-        failure_count=0,
-        cause=Cause.EVENT,
-        accepted_at=invoice.created_at,
-        created_at=at,
-        leased_until=at,
-        lease_token=1,
-        request_id=invoice.request_id,
-        traceparent=invoice.traceparent,
-    )
-
-
-def _performer(settings: Settings, sender: Sender) -> Performer:
+def _attempts(settings: Settings, sender: Sender, metrics: Metrics) -> Attempts:
     signer = Signer((DEV_SECRET,))
     rules = Rules(
         retry_schedule=settings.retry_schedule,
@@ -93,18 +85,28 @@ def _performer(settings: Settings, sender: Sender) -> Performer:
     async def signer_of(_account_id: str) -> Signer:
         return signer
 
-    return Performer(sender, signer_of, CALLBACKS, rules, SystemClock(), Tracing())
+    return Attempts(
+        store=cast("Store", None),
+        sender=sender,
+        signer_of=signer_of,
+        callbacks=CALLBACKS,
+        rules=rules,
+        clock=SystemClock(),
+        metrics=metrics,
+        tracing=Tracing(),
+    )
 
 
 async def _everybody(_authorization: str | None) -> str:
     return DEV_ACCOUNT
 
 
-def _dependencies(settings: Settings, store: Any) -> Dependencies:
+def _dependencies(settings: Settings, nowhere: Nowhere, metrics: Metrics) -> Dependencies:
     return Dependencies(
-        store=cast("Store", store),
-        accept=store.accept,
-        metrics=Metrics(),
+        store=cast("Store", None),
+        accept=nowhere.accept,
+        record=nowhere.record,
+        metrics=metrics,
         clock=SystemClock(),
         document=document_of(settings),
         authenticate=_everybody,
@@ -121,10 +123,11 @@ async def serve(settings: Settings) -> int:
     policy = EgressPolicy(settings.callback_allow)
     timeout_seconds = settings.callback_timeout.total_seconds()
     sender = Sender(policy, timeout_seconds=timeout_seconds)
-    async with sender, asyncio.TaskGroup() as attempts:
+    metrics = Metrics()
+    async with sender, asyncio.TaskGroup() as tasks:
         slots = asyncio.Semaphore(settings.origin_concurrency)
-        store = Nowhere(_performer(settings, sender), attempts, slots)
-        server = Server(make_application(_dependencies(settings, store)))
+        nowhere = Nowhere(_attempts(settings, sender, metrics), tasks, slots)
+        server = Server(make_application(_dependencies(settings, nowhere, metrics)))
         await server.start(settings.host, settings.port)
         await stop.wait()
         await server.stop()
