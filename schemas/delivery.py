@@ -47,10 +47,7 @@ class AttemptSchema(AnswerSchema):
     outcome = fields.String(
         validate=validate.OneOf(OUTCOMES),
         metadata=documented(
-            "`refused`: the status was not 2xx. `invalid_answer`: 2xx, but the "
-            "body is not what the callback declares. `malformed`: the answer was not valid HTTP. "
-            "`lost`: the process that made the attempt ended before it could record the answer. "
-            "`blocked`: the address is denied by policy.",
+            " ".join(f"`{outcome}`: {outcome.meaning}" for outcome in AttemptOutcome),
             example="delivered",
         ),
     )

@@ -10,6 +10,9 @@ from service.values import value
 FIRST_LEASE_TOKEN = 1
 """The token of the lease that a row is inserted with."""
 
+CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "callback_url")
+"""The fields that make two invoices of the same id the same invoice."""
+
 
 @value()
 class EvaluatedCallback:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, RowMapping, Text, select
 
 from service.database.given import Given, given
 from service.database.rows import insert_rows
-from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
+from service.domain.invoice import CONTENT, FIRST_LEASE_TOKEN, Invoice
 from service.domain.states import Acceptance
 from service.errors import NotFound, UnknownCursor
 from service.storage.tables import events, invoices, microseconds
@@ -19,15 +19,11 @@ from service.storage.tables import events, invoices, microseconds
 InvoiceToAccept = tuple[Invoice, datetime | None]
 """An invoice, and until when it is leased to the process that accepts it, if at all."""
 
-
-_CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "callback_url")
-"""What makes two invoices of the same id the same invoice."""
-
-_content_of = attrgetter(*_CONTENT)
+_content_of = attrgetter(*CONTENT)
 
 _asked = Given(account_id=Text(), id=Text())
 _content_of_known = select(
-    invoices.c.account_id, invoices.c.id, invoices.c.key, *(invoices.c[name] for name in _CONTENT)
+    invoices.c.account_id, invoices.c.id, invoices.c.key, *(invoices.c[name] for name in CONTENT)
 ).where(invoices.c.account_id == _asked.c.account_id, invoices.c.id == _asked.c.id)
 
 
@@ -112,18 +108,14 @@ def _acceptance(invoice: Invoice, stored: Row[Any]) -> Acceptance:
 def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
     created_at = microseconds(invoice.created_at)
     evaluated = [(one.callback, one.url, one.origin) for one in invoice.callbacks]
+    # In the order of the table's columns.
     return (
         invoice.account_id,  # account_id
         invoice.key,  # key
         invoice.id,  # id
-        invoice.title,  # title
-        invoice.customer,  # customer
-        invoice.customer_email,  # customer_email
-        invoice.total_minor,  # total_minor
-        invoice.currency,  # currency
+        *_content_of(invoice),
         invoice.status.value,  # status
         created_at,  # created_at
-        invoice.callback_url,  # callback_url
         orjson.dumps(evaluated).decode() if evaluated else None,  # callbacks
         invoice.event_count,  # event_count
         created_at,  # due_at

@@ -64,15 +64,15 @@ invoices = Table(
     # Generated, and in the order of time: newest first is the order of the key.
     Column("key", Text),
     Column("id", Text, nullable=False),
+    # The content, in the order of `domain.invoice.CONTENT`.
     Column("title", Text),
     Column("customer", Text, nullable=False),
     Column("customer_email", Text),
     Column("total_minor", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),
+    Column("callback_url", Text),
     Column("status", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
-    # What the API user gave.
-    Column("callback_url", Text),
     # The callbacks evaluated at acceptance, as JSON: [[name, URL, origin], …].
     Column("callbacks", Text),
     Column("event_count", Integer, nullable=False),
