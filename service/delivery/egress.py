@@ -1,33 +1,25 @@
 """
 Which addresses the service may connect to.
 
-Keeps invariant 6: no connection is ever opened to an address that the policy denies, whatever
-the name said a moment before. The socket factory alone keeps it, because it sees the numeric
-address of every connection right before it is made: literals, names, and names whose answer
-changed since. The resolver drops denied addresses too, but only so that a name of which every
-address is denied can be told from one that is merely down.
+Keeps invariant 6: no connection is opened to an address that the policy denies, whatever DNS
+answered before. The socket factory alone keeps it: it gets the numeric address of every connection
+directly before it is made, from a literal or from a name. The resolver removes denied addresses
+too, only to distinguish a name whose addresses are all denied from a receiver that is down.
 
 The tables are written out because `ipaddress.is_global` is no policy: it says yes to multicast
 and to IPv6 forms that carry a private IPv4 address, and it changes between Python releases.
 """
 
-import asyncio
 import errno
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from weakref import WeakValueDictionary
 
 from aiohttp import AddrInfoType
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-Lookup = Callable[[str], Sequence[str]]
 
 DENIED_IPV4 = (
     IPv4Network("0.0.0.0/8"),  # RFC 791: this network; Linux connects it to loopback
@@ -63,8 +55,8 @@ DENIED_IPV6 = (
     IPv6Network("3fff::/20"),  # RFC 9637: documentation
 )
 
-# Where clouds keep the credentials of the machine, and what else they tell it. An exception for a
-# network around one of these does not mean it: it is permitted where it is named by itself alone.
+# The metadata services of clouds, which give out the credentials of the machine. An allowed network
+# that contains one of these does not permit it: it has to be allowed by itself.
 METADATA: tuple[Address, ...] = (
     IPv4Address("169.254.169.254"),  # nearly every cloud
     IPv4Address("169.254.170.2"),  # Amazon: containers
@@ -82,15 +74,6 @@ METADATA: tuple[Address, ...] = (
 # A flood of tiny responses stalls the loop for as long as it takes to parse what one read hands
 # over, so little is buffered. Answers are small: nothing gets slower.
 RECEIVE_BUFFER_BYTES = 32 * 1024
-
-# One domain gets so many lookups at once. Its owner answers them, or lets them hang.
-LOOKUPS_PER_DOMAIN = 16
-
-# Below these, in the two-letter domains of countries, everybody can register a domain.
-SHARED_LABELS = frozenset({"ac", "co", "com", "edu", "go", "gov", "ne", "net", "or", "org"})
-
-# aiohttp tries n addresses in up to n²/2 connections. A name can have thousands.
-ADDRESSES_PER_FAMILY = 4
 
 
 class AddressDenied(OSError):
@@ -112,14 +95,14 @@ class EgressPolicy:
     The tables of this module, and networks in *allow* that are permitted in spite of them.
 
     A metadata address is permitted only by a network of *allow* that holds nothing else. An IPv4
-    address in IPv6 clothes (`::ffff:10.0.0.1`) is denied whatever *allow* says: it is a second
-    spelling of an address that has one already.
+    address mapped into IPv6 (`::ffff:10.0.0.1`) is denied whatever *allow* says: the address can
+    be written as IPv4.
     """
 
     allow: tuple[Network, ...] = ()
 
     def permits(self, address: str) -> bool:
-        """Tell whether a connection to the numeric *address* may be opened."""
+        """Whether a connection to the numeric *address* may be opened."""
         try:
             parsed = ip_address(address)
         except ValueError:
@@ -135,11 +118,11 @@ class EgressPolicy:
 
     def permits_host(self, host: str) -> bool:
         """
-        Tell whether the *host* of a URL may be called, as far as that can be known without DNS.
+        Whether the *host* of a URL may be called, as far as that is known without DNS.
 
         Returns:
             False only for a literal address that is denied, with or without brackets and in
-            the old spellings too (`0x7f.1`). Names are judged when they are connected to.
+            the old spellings too (`0x7f.1`). Names are decided when they are connected to.
         """
         literal = _literal(host)
         return literal is None or self.permits(literal)
@@ -158,142 +141,6 @@ def socket_factory(policy: EgressPolicy) -> Callable[[AddrInfoType], socket.sock
         return opened
 
     return open_socket
-
-
-def domain_of(host: str) -> str:
-    """
-    The domain that the name *host* belongs to, as far as that can be told from the name.
-
-    Lists of where domains can be registered have thousands of entries, and change. What is taken
-    for one domain here although it is several shares `LOOKUPS_PER_DOMAIN`, and nothing worse.
-    """
-    labels = host.lower().rstrip(".").split(".")
-    is_shared = len(labels[-1]) == 2 and labels[-2:-1] and labels[-2] in SHARED_LABELS
-    return ".".join(labels[-3 if is_shared else -2 :])
-
-
-def look_up(host: str) -> Sequence[str]:
-    """Ask the system for the numeric addresses of *host*; blocks."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [str(sockaddr[0]) for *_, sockaddr in found]
-
-
-class Resolver(AbstractResolver):
-    """
-    Looks names up in threads of their own, *concurrency* of them at most, one for each name.
-
-    Of those, names of one domain get `LOOKUPS_PER_DOMAIN`, so that whoever owns a domain and lets
-    its lookups hang holds up nobody else's. A name whose turn has not come after *patience_seconds*
-    is given up: whoever asked for it is gone.
-
-    The system's lookup cannot be cut short, and its time-out is not ours. So it never runs in
-    the loop's own threads, where a few dead name servers would stop everything else; whoever
-    asks for a name that is being looked up shares that lookup; and the threads are daemons, for
-    those of a pool would keep the process from exiting until the last lookup has given up.
-    """
-
-    def __init__(
-        self,
-        policy: EgressPolicy,
-        *,
-        concurrency: int,
-        patience_seconds: float | None = None,
-        lookup: Lookup = look_up,
-    ) -> None:
-        self._policy = policy
-        self._lookup = lookup
-        self._patience_seconds = patience_seconds
-        self._slots = asyncio.Semaphore(concurrency)
-        # A domain is forgotten with its last lookup.
-        self._domains: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
-        self._running: dict[str, asyncio.Task[Sequence[str]]] = {}
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """
-        Find the permitted addresses of *host*, a few of each family.
-
-        Raises:
-            AddressDenied: it has addresses, and every one of them is denied.
-            OSError: it has none, or its turn to be looked up did not come in time.
-        """
-        running = self._running.get(host) or self._start(host)
-        # Shielded: an attempt that gives up must not take the answer away from the others.
-        found = await asyncio.shield(running)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=socket.IPPROTO_TCP,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in _first_of_each_family(self._permitted(host, found))
-        ]
-
-    async def close(self) -> None:
-        """Forget the lookups under way; their threads end by themselves."""
-        for running in self._running.values():
-            running.cancel()
-
-    def _start(self, host: str) -> asyncio.Task[Sequence[str]]:
-        running = self._running[host] = asyncio.create_task(self._look_up(host))
-        running.add_done_callback(lambda ended: self._end(host, ended))
-        return running
-
-    def _end(self, host: str, ended: asyncio.Task[Sequence[str]]) -> None:
-        del self._running[host]
-        if not ended.cancelled():
-            ended.exception()  # Else asyncio complains when nobody waits any more.
-
-    async def _look_up(self, host: str) -> Sequence[str]:
-        async with self._turn(domain_of(host)):
-            return await asyncio.wrap_future(_in_thread(self._lookup, host))
-
-    @asynccontextmanager
-    async def _turn(self, domain: str) -> AsyncIterator[None]:
-        slots = self._domains.setdefault(domain, asyncio.Semaphore(LOOKUPS_PER_DOMAIN))
-        async with AsyncExitStack() as held:
-            async with asyncio.timeout(self._patience_seconds):
-                # The domain's own first: whoever waits for that takes nothing from the others.
-                await held.enter_async_context(slots)
-                await held.enter_async_context(self._slots)
-            yield
-
-    def _permitted(self, host: str, found: Sequence[str]) -> Sequence[str]:
-        if not found:
-            raise OSError(errno.EADDRNOTAVAIL, "the name has no address")
-        permitted = [address for address in found if self._policy.permits(address)]
-        if not permitted:
-            raise AddressDenied(host)
-        return permitted
-
-
-def _in_thread(lookup: Lookup, host: str) -> Future[Sequence[str]]:
-    answer: Future[Sequence[str]] = Future()
-    answer.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            answer.set_result(lookup(host))
-        except BaseException as failure:  # noqa: BLE001 -- it is raised where the answer is awaited
-            answer.set_exception(failure)
-
-    threading.Thread(target=run, name=f"lookup {host}", daemon=True).start()
-    return answer
-
-
-def _first_of_each_family(addresses: Iterable[str]) -> list[str]:
-    left = {True: ADDRESSES_PER_FAMILY, False: ADDRESSES_PER_FAMILY}
-    chosen = []
-    for address in dict.fromkeys(addresses):
-        is_ipv6 = ":" in address
-        if left[is_ipv6]:
-            left[is_ipv6] -= 1
-            chosen.append(address)
-    return chosen
 
 
 def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:

@@ -18,8 +18,9 @@ import aiohttp
 from yarl import URL
 
 from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
-from service.delivery.egress import EgressPolicy, Lookup, Resolver, look_up
+from service.delivery.egress import EgressPolicy
 from service.delivery.failures import NoAnswer, no_answer
+from service.delivery.resolver import Lookup, Resolver, look_up
 from service.domain.outcomes import AttemptOutcome
 from service.values import value
 
@@ -104,7 +105,7 @@ class Sender:
         self._resolver = Resolver(
             self._policy,
             concurrency=self._concurrency,
-            patience_seconds=self._timeout_seconds,
+            queue_seconds=self._timeout_seconds,
             lookup=self._lookup,
         )
         self._session = aiohttp.ClientSession(

@@ -16,8 +16,9 @@ import uvloop
 from aiohttp import client_exceptions
 
 from service.delivery.connection import ANSWER_LIMIT, WIRE_LIMIT, verified_tls
-from service.delivery.egress import EgressPolicy, Resolver
+from service.delivery.egress import EgressPolicy
 from service.delivery.failures import FAILURES, NoAnswer, NoAnswerKind
+from service.delivery.resolver import Resolver
 from service.delivery.sender import Answer, OutgoingRequest, Sender
 from service.development import DEV_NETWORKS
 

@@ -1,0 +1,166 @@
+"""
+Name lookups: limited for each domain, and filtered by the egress policy.
+
+The system's lookup cannot be cancelled and has a time-out of its own, so each one runs in a thread
+that nothing waits for at exit.
+"""
+
+import asyncio
+import errno
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager
+from weakref import WeakValueDictionary
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from service.delivery.egress import AddressDenied, EgressPolicy
+
+Lookup = Callable[[str], Sequence[str]]
+"""Finds the numeric addresses of a name; blocks."""
+
+LOOKUPS_PER_DOMAIN = 16
+"""Lookups of one domain at once. Its owner decides whether they are answered."""
+
+SHARED_LABELS = frozenset({"ac", "co", "com", "edu", "go", "gov", "ne", "net", "or", "org"})
+"""Second labels of the two-letter domains of countries below which anyone can register a domain."""
+
+ADDRESSES_PER_FAMILY = 4
+"""aiohttp tries n addresses in up to n²/2 connections, and a name can have thousands."""
+
+
+def domain_of(host: str) -> str:
+    """
+    The domain that the name *host* belongs to, as far as the name alone shows it.
+
+    The complete list of public suffixes has thousands of entries and changes. Several domains that
+    are taken for one here share `LOOKUPS_PER_DOMAIN`.
+    """
+    labels = host.lower().rstrip(".").split(".")
+    is_shared = len(labels[-1]) == 2 and labels[-2:-1] and labels[-2] in SHARED_LABELS
+    return ".".join(labels[-3 if is_shared else -2 :])
+
+
+def look_up(host: str) -> Sequence[str]:
+    """The numeric addresses that the system finds for *host*; blocks."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+class Resolver(AbstractResolver):
+    """
+    Resolves names in at most *concurrency* threads of its own, one for each name.
+
+    Names of one domain get `LOOKUPS_PER_DOMAIN` of them, so that a domain whose lookups hang
+    does not delay others. A lookup that has not started after *queue_seconds* is given up: the
+    attempt that needed it has timed out.
+
+    Concurrent requests for one name share its lookup. The threads are daemons and not those of
+    the event loop: a few dead name servers would occupy all of these, and a pool would keep the
+    process from exiting until its last lookup has ended.
+    """
+
+    def __init__(
+        self,
+        policy: EgressPolicy,
+        *,
+        concurrency: int,
+        queue_seconds: float | None = None,
+        lookup: Lookup = look_up,
+    ) -> None:
+        self._policy = policy
+        self._lookup = lookup
+        self._queue_seconds = queue_seconds
+        self._slots = asyncio.Semaphore(concurrency)
+        # A domain is forgotten with its last lookup.
+        self._domains: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._running: dict[str, asyncio.Task[Sequence[str]]] = {}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """
+        The permitted addresses of *host*, at most `ADDRESSES_PER_FAMILY` of each family.
+
+        Raises:
+            AddressDenied: all of its addresses are denied.
+            OSError: it has none, or its lookup did not start in time.
+        """
+        running = self._running.get(host) or self._start(host)
+        # Shielded: other attempts may wait for the same lookup.
+        found = await asyncio.shield(running)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in _first_of_each_family(self._permitted(host, found))
+        ]
+
+    async def close(self) -> None:
+        """Cancel the lookups that run; their threads end by themselves."""
+        for running in self._running.values():
+            running.cancel()
+
+    def _start(self, host: str) -> asyncio.Task[Sequence[str]]:
+        running = self._running[host] = asyncio.create_task(self._look_up(host))
+        running.add_done_callback(lambda ended: self._end(host, ended))
+        return running
+
+    def _end(self, host: str, ended: asyncio.Task[Sequence[str]]) -> None:
+        del self._running[host]
+        if not ended.cancelled():
+            ended.exception()  # Else asyncio logs it when no attempt waits any more.
+
+    async def _look_up(self, host: str) -> Sequence[str]:
+        async with self._turn(domain_of(host)):
+            return await asyncio.wrap_future(_in_thread(self._lookup, host))
+
+    @asynccontextmanager
+    async def _turn(self, domain: str) -> AsyncIterator[None]:
+        slots = self._domains.setdefault(domain, asyncio.Semaphore(LOOKUPS_PER_DOMAIN))
+        async with AsyncExitStack() as held:
+            async with asyncio.timeout(self._queue_seconds):
+                # The domain's own first: waiting for that occupies no slot of other domains.
+                await held.enter_async_context(slots)
+                await held.enter_async_context(self._slots)
+            yield
+
+    def _permitted(self, host: str, found: Sequence[str]) -> Sequence[str]:
+        if not found:
+            raise OSError(errno.EADDRNOTAVAIL, "the name has no address")
+        permitted = [address for address in found if self._policy.permits(address)]
+        if not permitted:
+            raise AddressDenied(host)
+        return permitted
+
+
+def _in_thread(lookup: Lookup, host: str) -> Future[Sequence[str]]:
+    answer: Future[Sequence[str]] = Future()
+    answer.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            answer.set_result(lookup(host))
+        except BaseException as failure:  # noqa: BLE001 -- it is raised where the answer is awaited
+            answer.set_exception(failure)
+
+    threading.Thread(target=run, name=f"lookup {host}", daemon=True).start()
+    return answer
+
+
+def _first_of_each_family(addresses: Iterable[str]) -> list[str]:
+    left = {True: ADDRESSES_PER_FAMILY, False: ADDRESSES_PER_FAMILY}
+    chosen = []
+    for address in dict.fromkeys(addresses):
+        is_ipv6 = ":" in address
+        if left[is_ipv6]:
+            left[is_ipv6] -= 1
+            chosen.append(address)
+    return chosen
