@@ -15,7 +15,7 @@ class Clock(Protocol):
     """Tells the time and waits for it."""
 
     def now(self) -> datetime:
-        """The present instant, aware and in UTC. It jumps when somebody sets the clock."""
+        """The present instant, aware and in UTC. It jumps when the clock is set."""
         ...
 
     def elapsed(self) -> timedelta:

@@ -14,7 +14,7 @@ class Delivery:
     The durable duty to bring one event to one receiver, as its lease holder knows it.
 
     *body* holds the exact bytes of every attempt. *sequence* numbers the events of an invoice
-    from 1. *leased_until* is None where nobody holds a lease.
+    from 1. *leased_until* is None where no lease is held.
     """
 
     id: str

@@ -28,8 +28,8 @@ class Invoice:
     """
     An invoice, from its acceptance to the end of its collection.
 
-    *callbacks* is empty where the API user did not ask to be called. *lease_token* belongs to
-    whoever may change the row: a new invoice has that of its first lease.
+    *callbacks* is empty where the API user did not ask to be called. *lease_token* is
+    that of the lease that the holder of this value has: at first, of the first lease.
     """
 
     account_id: str
@@ -72,7 +72,7 @@ class Step:
     """
     What the collection of a leased invoice came to, or an event alone.
 
-    Without *status*, the event is recorded whoever holds the invoice's lease, and nothing else
+    Without *status*, the event is recorded without the invoice's lease, and nothing else
     changes. *due_at* is when the collection continues; None once it has ended.
     """
 

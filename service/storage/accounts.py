@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, func, insert, or_, select, text, update
 
-from service.database.rows import insert_rows
+from service.database.bulk import insert_rows
 from service.domain.ids import new_id
 from service.storage.tables import account_keys, account_secrets, accounts, microseconds
 

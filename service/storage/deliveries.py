@@ -32,8 +32,7 @@ from sqlalchemy import (
     select,
 )
 
-from service.database.given import Given, given
-from service.database.rows import insert_rows
+from service.database.bulk import Given, given, insert_rows
 from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import SETTLED, Cause, DeliveryStatus

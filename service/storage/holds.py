@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Executable, Text, bindparam, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.database.given import Given, given
+from service.database.bulk import Given, given
 from service.domain.delivery import Attempt
 from service.storage.tables import microseconds, origins
 

@@ -9,8 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, RowMapping, Text, select
 
-from service.database.given import Given, given
-from service.database.rows import insert_rows
+from service.database.bulk import Given, given, insert_rows
 from service.domain.invoice import CONTENT, FIRST_LEASE_TOKEN, Invoice
 from service.domain.states import Acceptance
 from service.errors import NotFound, UnknownCursor

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from service.database.given import Given, given
+from service.database.bulk import Given, given
 
 
 class Undecided(Exception):

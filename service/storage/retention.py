@@ -12,7 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Select, Text, and_, delete, func, select
 
-from service.database.given import Given, given
+from service.database.bulk import Given, given
 from service.domain.ids import lower_bound
 from service.domain.states import SETTLED
 from service.storage.tables import attempts, deliveries, origins

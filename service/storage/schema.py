@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema, through the migrations of this room."""
+"""The schema of a database: its revision, and the migrations to the newest one."""
 
 from pathlib import Path
 
@@ -35,8 +35,8 @@ async def prepare(database: Database) -> None:
     Give an empty database its schema, and accept no other than the newest.
 
     Raises:
-        SchemaError: if the database has another one. Of a server that several processes use,
-            somebody decides when it changes.
+        SchemaError: if the database has another one. Several processes may use it: the operator
+            decides when it changes.
     """
 
     def upgrade_if_empty(tx: Connection) -> None:

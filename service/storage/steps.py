@@ -14,8 +14,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Integer, RowMapping, Text, bindparam, func, select, update
 
-from service.database.given import Given, given
-from service.database.rows import insert_rows
+from service.database.bulk import Given, given, insert_rows
 from service.domain.delivery import Delivery
 from service.domain.invoice import EvaluatedCallback, Event, Invoice, Step
 from service.domain.states import INVOICE_MOVES, InvoiceStatus
@@ -115,7 +114,7 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
 
 def record_events(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery]]:
     """
-    Write events and their deliveries, whoever holds the leases of the invoices.
+    Write events and their deliveries without holding the leases of the invoices.
 
     A step of the collection that is under way loses its lease: it would number its event like
     this one. The invoice is then leased anew.

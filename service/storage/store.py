@@ -93,7 +93,7 @@ class Store:
         return inserted
 
     async def record_event(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Write an event alone, as `take_step` does, whoever holds the lease of the invoice."""
+        """Write an event alone, as `take_step` does, without holding the lease of the invoice."""
         inserted = await self._commits.run(steps.record_events, (step, new))
         self._signal("invoices")
         self._signal_unleased(inserted)

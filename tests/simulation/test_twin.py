@@ -5,7 +5,7 @@ import copy
 import pytest
 from sqlalchemy import text
 
-from service.database.given import given
+from service.database.bulk import given
 from service.storage import deliveries, leases, settlements, steps
 from tests.simulation.runs import run
 

@@ -17,9 +17,9 @@ import orjson
 import pytest
 from sqlalchemy import Engine, event, text
 
+from service.database.bulk import insert_rows
 from service.database.connecting import SETTINGS
 from service.database.opening import open_database
-from service.database.rows import insert_rows
 from service.storage.history import DeliveryFilter
 from service.storage.retention import SweepPosition
 from service.storage.schema import migrate

@@ -40,6 +40,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them: nobody is let in any more, and nothing is signed as before."""
+    """Drop the accounts, their keys and their secrets."""
     for table in ("account_secrets", "account_keys", "accounts"):
         op.drop_table(table)

@@ -15,7 +15,7 @@ def upgrade() -> None:
     op.add_column("invoices", sa.Column("traceparent", sa.Text()))
     op.add_column("deliveries", sa.Column("cause", sa.Text()))
     op.add_column("attempts", sa.Column("cause", sa.Text()))
-    # Nobody knows their requests any more; the key is as unique as one.
+    # Their request ids are unknown; the key is unique as well.
     op.execute("UPDATE invoices SET request_id = key")
     op.execute(
         "UPDATE deliveries SET cause = CASE WHEN attempt_count = 0 THEN 'event' ELSE 'retry' END"

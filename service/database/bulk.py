@@ -1,18 +1,24 @@
 """
-Inserts of many rows: SQLAlchemy compiles the statement once, and the driver runs it.
+Many rows in one statement, which is compiled and prepared once.
 
 SQLAlchemy would otherwise spend more time on the parameters of a row than the database on storing
 it. One statement for many rows releases the interpreter lock once instead of once for each row:
-under load, getting it back takes time.
+under load, getting it back takes time. Databases prepare a statement once and reuse it, and one with
+parameters for each row is a different statement for each number of rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table, bindparam, func, insert, select
+import orjson
+from sqlalchemy import Connection, Dialect, Table, Text, bindparam, column, func, insert, select
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import TableClause
+from sqlalchemy.types import TypeEngine
 
 ROWS_MAX = 64
 """Rows in one statement: with twenty columns, far below the limit of parameters."""
@@ -29,10 +35,25 @@ def insert_rows(
     are left out; otherwise one of them fails all.
     """
     insert_all = _insert_arrays if tx.dialect.name == "postgresql" else _insert_values
-    return insert_all(tx, table, rows, ON_CONFLICT if unless_known else "") if rows else 0
+    return (
+        insert_all(tx, table, rows, " ON CONFLICT DO NOTHING" if unless_known else "")
+        if rows
+        else 0
+    )
 
 
-ON_CONFLICT = " ON CONFLICT DO NOTHING"
+class Given(TableClause):
+    """A table named `given`, with *columns*, whose rows are one parameter, a JSON text."""
+
+    inherit_cache = True
+
+    def __init__(self, **columns: TypeEngine[Any]) -> None:
+        super().__init__("given", *(column(name, type_) for name, type_ in columns.items()))
+
+
+def given(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The parameter that holds *rows*, their values as the database stores them."""
+    return {"given": orjson.dumps(rows).decode()}
 
 
 def _insert_arrays(
@@ -87,3 +108,23 @@ def _value_statement(table: Table, dialect: Dialect, row_count: int) -> str:
     # Repeated here: to compile sixty rows takes longer than to insert a thousand.
     head, keyword, row = str(compiled).partition(" VALUES ")
     return head + keyword + ", ".join([row] * row_count)
+
+
+@compiles(Given, "sqlite")
+def _in_sqlite(table: Given, compiler: SQLCompiler, asfrom: bool = False, **options: Any) -> str:
+    columns = ", ".join(f"json_extract(value, '$.{one.name}') AS {one.name}" for one in table.c)
+    rows = f"json_each({_parameter(compiler, options)})"
+    return f"(SELECT {columns} FROM {rows}) AS given"  # noqa: S608 -- names of our own columns
+
+
+@compiles(Given, "postgresql")
+def _in_postgresql(
+    table: Given, compiler: SQLCompiler, asfrom: bool = False, **options: Any
+) -> str:
+    types = compiler.dialect.type_compiler_instance
+    columns = ", ".join(f"{one.name} {types.process(one.type)}" for one in table.c)
+    return f"json_to_recordset(CAST({_parameter(compiler, options)} AS JSON)) AS given({columns})"
+
+
+def _parameter(compiler: SQLCompiler, options: Mapping[str, Any]) -> str:
+    return compiler.process(bindparam("given", type_=Text()), **options)
