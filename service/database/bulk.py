@@ -3,8 +3,8 @@ Many rows in one statement, which is compiled and prepared once.
 
 SQLAlchemy would otherwise spend more time on the parameters of a row than the database on storing
 it. One statement for many rows releases the interpreter lock once instead of once for each row:
-under load, getting it back takes time. Databases prepare a statement once and reuse it, and one with
-parameters for each row is a different statement for each number of rows.
+under load, getting it back takes time. Databases prepare a statement once and reuse it, and one
+with parameters for each row is a different one for each number of rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -9,6 +9,7 @@ Keeps invariant 1: `run` returns only after the commit.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from sqlalchemy import Connection
 
 from service.database.engine import Database
 from service.errors import StorageUnavailable
+
+log = logging.getLogger("invoices.storage")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,11 +86,14 @@ class _Lane:
         return future
 
     async def _commit_waiting(self) -> None:
-        while self._items:
-            batch, futures = self._items, self._futures
-            self._items, self._futures = {}, {}
-            await self._commit(batch, futures)
-        self._committing = None
+        try:
+            while self._items:
+                batch, futures = self._items, self._futures
+                self._items, self._futures = {}, {}
+                await self._commit(batch, futures)
+        finally:
+            # Also after a defect: the next item must be committed.
+            self._committing = None
 
     async def _commit(self, batch: Batch, futures: _Futures) -> None:
         """Commit *batch*; if one of its items cannot be written, each half by itself."""
@@ -102,8 +108,14 @@ class _Lane:
             for half in halves:
                 await self._commit(*half)
         else:
-            self._observe_size(sum(map(len, results)))
             _resolve(futures, results)
+            self._observe(sum(map(len, results)))
+
+    def _observe(self, size: int) -> None:
+        try:
+            self._observe_size(size)
+        except Exception:  # the observer must not stop the commits
+            log.exception("commit.unobserved")
 
 
 def run_batch(tx: Connection, batch: Batch) -> list[Sequence[Any]]:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -75,8 +76,23 @@ class Attempts:
         self._is_draining = True
         self._drained.set()
 
-    async def make(self, delivery: Delivery) -> Attempt:
-        """Attempt *delivery* once: sign, send, classify, decide. Nothing is recorded yet."""
+    async def make(self, delivery: Delivery) -> Attempt | None:
+        """
+        Attempt *delivery* once: sign, send, classify, decide. Nothing is recorded yet.
+
+        Returns:
+            None if something failed on our side (invariant 11): this is no attempt, and shows
+            nothing about the receiver. A defect is logged with its traceback.
+        """
+        try:
+            return await self._make(delivery)
+        except StorageUnavailable as error:
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        except Exception:  # one bad attempt must not stop the others
+            log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
+        return None
+
+    async def _make(self, delivery: Delivery) -> Attempt:
         callback = self.callbacks[delivery.callback]
         name = f"{callback.method.upper()} {callback.name}"
         self.metrics.attempt_began()
@@ -106,16 +122,15 @@ class Attempts:
                     _trace(span, attempt, request.method)
             self.metrics.attempt_took(duration.total_seconds())
             return attempt
-        except Exception:  # one bad attempt must not stop the others
-            log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
-            return self._lost(delivery)
         finally:
             self.metrics.attempt_ended()
 
     async def settle(self, attempt: Attempt) -> None:
         """Record *attempt* and give up its lease; if that fails, the lease runs out."""
         try:
-            is_settled = await self._settle(attempt)
+            is_settled = await self.persist(
+                partial(self.store.settle, attempt), attempt.delivery.leased_until
+            )
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one attempt that cannot be recorded must not stop the others
@@ -128,6 +143,24 @@ class Attempts:
                 self.metrics.attempt_outlived_lease()
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"
             log.info(name, extra={"fields": log_fields(attempt)})
+
+    async def persist(
+        self, write: Callable[[], Awaitable[bool]], leased_until: datetime | None
+    ) -> bool:
+        """
+        Give up a lease with *write*, again and again while the database is unavailable.
+
+        Raises:
+            StorageUnavailable: if it was unavailable until the lease ran out, or the drain began.
+        """
+        while True:
+            try:
+                return await write()
+            except StorageUnavailable:
+                again_at = self.clock.now() + POLL
+                if self._is_draining or leased_until is None or again_at >= leased_until:
+                    raise
+            await self.clock.wait(self._drained, again_at)
 
     async def _sign(
         self, delivery: Delivery, callback: Callback, at: datetime, traceparent: str | None
@@ -167,38 +200,6 @@ class Attempts:
             schedule=self.rules.retry_schedule,
             chance=self.rules.chance(),
         )
-
-    def _lost(self, delivery: Delivery) -> Attempt:
-        """
-        An attempt that could not be made, for a reason on our side.
-
-        It is repeated by the schedule and ends with it: an attempt that can never be made must
-        not be repeated for ever.
-        """
-        now = self.clock.now()
-        lost = Classification(Meaning.RETRY, AttemptOutcome.LOST)
-        return Attempt(
-            delivery=delivery,
-            number=delivery.attempt_count + 1,
-            started_at=now,
-            ended_at=now,
-            duration_ms=0,
-            outcome=lost.outcome,
-            detail="An error on our side ended this attempt; it has been logged. "
-            "Your receiver may have seen it, or nothing.",
-            decision=self._decide(delivery, lost, None),
-        )
-
-    async def _settle(self, attempt: Attempt) -> bool:
-        """Settle, again and again while the database is unavailable: the answer is kept."""
-        while True:
-            try:
-                return await self.store.settle(attempt)
-            except StorageUnavailable:
-                again_at, until = self.clock.now() + POLL, attempt.delivery.leased_until
-                if self._is_draining or until is None or again_at >= until:
-                    raise
-                await self.clock.wait(self._drained, again_at)
 
     def _count(self, attempt: Attempt) -> None:
         """Count a recorded attempt, and its delivery if that has ended with it."""

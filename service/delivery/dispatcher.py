@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from service.callbacks.declaration import Callback
 from service.delivery.attempt import Attempts
@@ -27,6 +28,9 @@ LEASE_MARGIN = timedelta(seconds=10)
 
 SETTLE_MARGIN = timedelta(seconds=5)
 """The part of the margin that is left for settling: an attempt begins no later than that."""
+
+POSTPONEMENT = timedelta(seconds=10)
+"""How long a delivery waits whose attempt could not be made, for a reason on our side."""
 
 BATCH = 256
 """Deliveries leased in one round; the next one follows at once if there are more."""
@@ -209,26 +213,27 @@ class Dispatcher(Loop):
             delivery = slot.delivery
             has_time = delivery.leased_until is not None and latest_end < delivery.leased_until
             if has_time and not self._origins.is_cooling_down(delivery.origin, now):
-                self._tasks.create_task(self._attempt(slot))
+                self.start(self._attempt(slot))
             else:
                 self._origins.skip(slot)
                 self._release_all([delivery])
 
     async def _attempt(self, slot: Slot) -> None:
-        """Make an attempt, pass the slot on, and settle the attempt."""
-        attempt: Attempt | None = None
-        try:
-            attempt = await self._attempts.make(slot.delivery)
-        finally:
+        """Make an attempt, pass the slot on, and settle; without an attempt, release the lease."""
+        attempt = await self._attempts.make(slot.delivery)
+        if attempt is None:
+            self._origins.skip(slot)
+            await self._release(slot.delivery, self.clock.now() + POSTPONEMENT)
+        else:
             self._end(slot, attempt)
-        await self._attempts.settle(attempt)
+            await self._attempts.settle(attempt)
 
-    def _end(self, slot: Slot, attempt: Attempt | None) -> None:
-        """Give back the slot and learn from *attempt*, which is None if it was cancelled."""
-        now, origin = self.clock.now(), slot.delivery.origin
-        if attempt and attempt.held_until:
+    def _end(self, slot: Slot, attempt: Attempt) -> None:
+        """Give back the slot and learn from *attempt*."""
+        now, origin = attempt.ended_at, slot.delivery.origin
+        if attempt.held_until:
             self._origins.cool_down(origin, now, attempt.held_until)
-        self._origins.end(slot, now, is_answering=attempt is None or attempt.is_answered)
+        self._origins.end(slot, now, is_answering=attempt.is_answered)
         if self._origins.is_cooling_down(origin, now):
             self._release_all(self._origins.take_back(origin))
         self._signal_capacity(origin)
@@ -236,12 +241,14 @@ class Dispatcher(Loop):
 
     def _release_all(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
-            self._tasks.create_task(self._release(delivery))
+            self.start(self._release(delivery))
 
-    async def _release(self, delivery: Delivery) -> None:
+    async def _release(self, delivery: Delivery, due_at: datetime | None = None) -> None:
         """Give up a lease without an attempt; if that fails, it runs out."""
         try:
-            await self._store.release(delivery)
+            await self._attempts.persist(
+                partial(self._store.release, delivery, due_at), delivery.leased_until
+            )
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         finally:

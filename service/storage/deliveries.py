@@ -74,6 +74,10 @@ class LeaseRound:
     look: int = LOOK
 
 
+DeliveryToRelease = tuple[Delivery, datetime | None]
+"""A leased delivery, and when it is due then; None leaves that as it is."""
+
+
 @value()
 class DueDeliveries:
     """
@@ -173,7 +177,10 @@ _leased = Given(account_id=Text(), key=Text(), lost_count=Integer())
 _taking = leases.taking(deliveries, _leased).values(
     attempt_count=deliveries.c.attempt_count + _leased.c.lost_count
 )
-_releasing = leases.giving_up(deliveries, leases.held())
+_released = leases.held(due_at=deliveries.c.due_at.type)
+_releasing = leases.giving_up(deliveries, _released).values(
+    due_at=func.coalesce(_released.c.due_at, deliveries.c.due_at)
+)
 
 
 def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -207,15 +214,23 @@ def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliverie
     return [_lease_due(tx, one) for one in rounds]
 
 
-def release(tx: Connection, leased: Sequence[Delivery]) -> list[bool]:
+def release(tx: Connection, leased: Sequence[DeliveryToRelease]) -> list[bool]:
     """
     Give up leases without an attempt; False for one that had already passed on.
+
+    Runs inside *tx* and never commits it.
 
     Raises:
         Undecided: if some of several leases had passed on; see `leases`.
     """
     rows = [
-        {"account_id": one.account_id, "key": one.id, "token": one.lease_token} for one in leased
+        {
+            "account_id": one.account_id,
+            "key": one.id,
+            "token": one.lease_token,
+            "due_at": microseconds(due_at),
+        }
+        for one, due_at in leased
     ]
     return [leases.give_up(tx, _releasing, rows)] * len(leased)
 

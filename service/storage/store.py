@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
@@ -56,7 +57,7 @@ class Store:
         self._signals = {"invoices": self.invoices_due, "deliveries": self.deliveries_due}
         # Once an invoice has had a second event, settling one delivery may make another due.
         self._have_followers = False
-        self._redelivering = asyncio.Lock()
+        self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
 
     def listen(self) -> None:
         """Exchange notifications with the other processes from now on."""
@@ -112,9 +113,9 @@ class Store:
             self.deliveries_due.set()
         return is_settled
 
-    async def release(self, delivery: Delivery) -> bool:
-        """Give up a lease without an attempt; False if it had passed on."""
-        is_released = await self._commits.run(deliveries.release, delivery)
+    async def release(self, delivery: Delivery, due_at: datetime | None = None) -> bool:
+        """Give up a lease without an attempt; see `deliveries.release`."""
+        is_released = await self._commits.run(deliveries.release, (delivery, due_at))
         self._signal("deliveries")
         return is_released
 
@@ -141,11 +142,11 @@ class Store:
         Make all *wanted* deliveries pending again; yields the count of each batch.
 
         Each batch is committed by itself. If the caller stops, some deliveries are pending and
-        the others unchanged: the same request continues. Only one filter is worked on at a time,
-        because its commits delay others.
+        the others unchanged: the same request continues. Of one account, only one filter is
+        worked on at a time, because its commits delay others.
         """
         batch = redelivery.Redelivered(0, after="")
-        async with self._redelivering:
+        async with self._redelivering.setdefault(account_id, asyncio.Lock()):
             while batch.after is not None:
                 batch = await self._write(
                     redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
