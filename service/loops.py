@@ -9,11 +9,10 @@ ends a round, not the loop.
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from service.clock import Clock
 from service.errors import StorageUnavailable
@@ -67,10 +66,6 @@ class Loop(ABC):
             finally:
                 self.is_running = False
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work* in the TaskGroup; a defect in it is logged and does not cancel the others."""
-        self._tasks.create_task(_contained(work))
-
     def drain(self) -> None:
         """Begin nothing more."""
         self.is_draining = True
@@ -95,13 +90,6 @@ class Loop(ABC):
             fields = {"loop": type(self).__name__, "count": round_.count}
             log.debug("round.ended", extra={"fields": fields})
         return round_.wait
-
-
-async def _contained(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except Exception:  # the others must go on
-        log.exception("task.failed")
 
 
 @dataclass(frozen=True, slots=True)

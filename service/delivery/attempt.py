@@ -76,23 +76,13 @@ class Attempts:
         self._is_draining = True
         self._drained.set()
 
-    async def make(self, delivery: Delivery) -> Attempt | None:
+    async def make(self, delivery: Delivery) -> Attempt:
         """
         Attempt *delivery* once: sign, send, classify, decide. Nothing is recorded yet.
 
-        Returns:
-            None if something failed on our side (invariant 11): this is no attempt, and shows
-            nothing about the receiver. A defect is logged with its traceback.
+        What it raises failed on our side: that is no attempt, and shows nothing about the receiver
+        (invariant 11).
         """
-        try:
-            return await self._make(delivery)
-        except StorageUnavailable as error:
-            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-        except Exception:  # one bad attempt must not stop the others
-            log.exception("attempt.failed", extra={"fields": {"delivery_id": delivery.id}})
-        return None
-
-    async def _make(self, delivery: Delivery) -> Attempt:
         callback = self.callbacks[delivery.callback]
         name = f"{callback.method.upper()} {callback.name}"
         self.metrics.attempt_began()
@@ -131,18 +121,17 @@ class Attempts:
             is_settled = await self.persist(
                 partial(self.store.settle, attempt), attempt.delivery.leased_until
             )
-        except StorageUnavailable as error:
-            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-        except Exception:  # one attempt that cannot be recorded must not stop the others
-            fields = {"delivery_id": attempt.delivery.id}
-            log.exception("attempt.failed", extra={"fields": fields})
-        else:
             if is_settled:
                 self._count(attempt)
             else:
                 self.metrics.attempt_outlived_lease()
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"
             log.info(name, extra={"fields": log_fields(attempt)})
+        except StorageUnavailable as error:
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        except Exception:  # one attempt that cannot be recorded must not stop the others
+            fields = {"delivery_id": attempt.delivery.id}
+            log.exception("attempt.failed", extra={"fields": fields})
 
     async def persist(
         self, write: Callable[[], Awaitable[bool]], leased_until: datetime | None

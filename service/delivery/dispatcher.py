@@ -213,20 +213,22 @@ class Dispatcher(Loop):
             delivery = slot.delivery
             has_time = delivery.leased_until is not None and latest_end < delivery.leased_until
             if has_time and not self._origins.is_cooling_down(delivery.origin, now):
-                self.start(self._attempt(slot))
+                self._tasks.create_task(self._attempt(slot))
             else:
                 self._origins.skip(slot)
                 self._release_all([delivery])
 
     async def _attempt(self, slot: Slot) -> None:
         """Make an attempt, pass the slot on, and settle; without an attempt, release the lease."""
-        attempt = await self._attempts.make(slot.delivery)
-        if attempt is None:
+        try:
+            attempt = await self._attempts.make(slot.delivery)
+        except Exception as error:  # noqa: BLE001 -- one bad attempt must not stop the others
+            _log_failure("attempt.failed", slot.delivery, error)
             self._origins.skip(slot)
             await self._release(slot.delivery, self.clock.now() + POSTPONEMENT)
-        else:
-            self._end(slot, attempt)
-            await self._attempts.settle(attempt)
+            return
+        self._end(slot, attempt)
+        await self._attempts.settle(attempt)
 
     def _end(self, slot: Slot, attempt: Attempt) -> None:
         """Give back the slot and learn from *attempt*."""
@@ -241,7 +243,7 @@ class Dispatcher(Loop):
 
     def _release_all(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
-            self.start(self._release(delivery))
+            self._tasks.create_task(self._release(delivery))
 
     async def _release(self, delivery: Delivery, due_at: datetime | None = None) -> None:
         """Give up a lease without an attempt; if that fails, it runs out."""
@@ -249,12 +251,20 @@ class Dispatcher(Loop):
             await self._attempts.persist(
                 partial(self._store.release, delivery, due_at), delivery.leased_until
             )
-        except StorageUnavailable as error:
-            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        except Exception as error:  # noqa: BLE001 -- one failed release must not stop the others
+            _log_failure("release.failed", delivery, error)
         finally:
             self._cancel(delivery.origin)
             # An origin that is alone now may have more slots than beside others.
             self._begin_attempts()
+
+
+def _log_failure(event: str, delivery: Delivery, error: Exception) -> None:
+    """Log a failure on our side: a defect with its traceback, as *event*."""
+    if isinstance(error, StorageUnavailable):
+        log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+    else:
+        log.error(event, exc_info=error, extra={"fields": {"delivery_id": delivery.id}})
 
 
 def _reserve_nothing(_origin: str) -> None:
