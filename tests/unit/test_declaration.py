@@ -19,9 +19,9 @@ from service.callbacks.declaration import Callback, DeclaredOperation, InvalidAn
 from service.callbacks.exchange import Exchange, Message
 from service.callbacks.headers import STANDARD_HEADERS, CallbackHeader
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.domain.invoice import Event
 from service.domain.outcomes import AttemptOutcome
 from service.errors import DeclarationError, EvaluationError, ExpressionError
-from service.storage.steps import NewEvent
 
 LEADING = "{$request.query.callback_url}"
 BOTH = "{$request.query.callback_url}/invoices/{$request.body#/id}"
@@ -447,7 +447,13 @@ class TestBodyAndAnswer:
 
     def test_an_event_may_be_any_object(self) -> None:
         """The schema alone knows which attributes of an event are sent."""
-        event = NewEvent(description="Invoice paid", paid=True, at=datetime.now(UTC), delivery=None)
+        event = Event(
+            description="Invoice paid",
+            paid=True,
+            at=datetime.now(UTC),
+            collector="sandbox",
+            callbacks=("invoice_notification",),
+        )
 
         assert b'{"description":"Invoice paid","paid":true}' == INVOICE_NOTIFICATION.render(event)
 

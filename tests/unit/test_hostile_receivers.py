@@ -96,7 +96,7 @@ class Stalls:
 
 def kind_of(answer):
     """The status of an answer, or the kind of failure."""
-    return answer.status_code if isinstance(answer, Answer) else str(answer.kind)
+    return answer.status_code if isinstance(answer, Answer) else str(answer.outcome)
 
 
 @pytest.fixture

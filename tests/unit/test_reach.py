@@ -12,9 +12,9 @@ import pytest
 from service.callbacks.url import parse_url
 from service.delivery.connection import verified_tls
 from service.delivery.egress import EgressPolicy
-from service.delivery.failures import NoAnswerKind
 from service.delivery.sender import OutgoingRequest, Sender
 from service.development import DEV_NETWORKS
+from service.domain.outcomes import AttemptOutcome
 
 STRICT = EgressPolicy()
 DEV = EgressPolicy(DEV_NETWORKS)
@@ -188,7 +188,7 @@ def sent(network, policy, url):
 
     async def send():
         async with Sender(policy, timeout_seconds=5, lookup=network.look_up, tls=TLS) as sender:
-            return (await sender.send(OutgoingRequest(url, "POST", {}, b"{}"))).kind
+            return (await sender.send(OutgoingRequest(url, "POST", {}, b"{}"))).outcome
 
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         return runner.run(send())
@@ -209,7 +209,7 @@ def test_public_addresses_are_called(network, policy, address):
     url = f"http://{in_brackets(address)}/x"
 
     assert is_accepted(url, policy)
-    assert NoAnswerKind.UNREACHABLE == sent(network, policy, url)
+    assert AttemptOutcome.UNREACHABLE == sent(network, policy, url)
     assert {address} == set(network.called)
 
 
@@ -220,10 +220,10 @@ def test_private_addresses_are_called_in_development_alone(network, address, sch
     url = f"{scheme}://{in_brackets(address)}:8080/"
 
     assert not is_accepted(url, STRICT)
-    assert NoAnswerKind.BLOCKED == sent(network, STRICT, url)
+    assert AttemptOutcome.BLOCKED == sent(network, STRICT, url)
     assert [] == network.called
     assert is_accepted(url, DEV)
-    assert NoAnswerKind.UNREACHABLE == sent(network, DEV, url)
+    assert AttemptOutcome.UNREACHABLE == sent(network, DEV, url)
     assert {address} == set(network.called)
 
 
@@ -234,7 +234,7 @@ def test_special_addresses_are_never_called(network, policy, address):
     url = f"http://{in_brackets(address)}/latest/meta-data/"
 
     assert not is_accepted(url, policy)
-    assert NoAnswerKind.BLOCKED == sent(network, policy, url)
+    assert AttemptOutcome.BLOCKED == sent(network, policy, url)
     assert [] == network.called
 
 
@@ -245,7 +245,7 @@ def test_odd_spellings_are_refused_and_lead_nowhere_denied(network, policy, host
     url = f"http://{host}/"
 
     assert not is_accepted(url, policy)
-    assert sent(network, policy, url) in (NoAnswerKind.BLOCKED, NoAnswerKind.UNREACHABLE)
+    assert sent(network, policy, url) in (AttemptOutcome.BLOCKED, AttemptOutcome.UNREACHABLE)
     assert set() == set(network.called) - (set() if policy is STRICT else {*PRIVATE, *PRIVATE_IPV6})
 
 
@@ -253,7 +253,7 @@ def test_odd_spellings_are_refused_and_lead_nowhere_denied(network, policy, host
 def test_confusing_urls_are_refused_and_lead_nowhere_denied(network, url):
     """A URL whose host could be misread is not accepted, and would not get past the policy."""
     assert not is_accepted(url, STRICT)
-    assert sent(network, STRICT, url) in (NoAnswerKind.BLOCKED, NoAnswerKind.UNREACHABLE)
+    assert sent(network, STRICT, url) in (AttemptOutcome.BLOCKED, AttemptOutcome.UNREACHABLE)
     assert set() == set(network.called) - {*PUBLIC, *PUBLIC_IPV6}
 
 
@@ -272,7 +272,7 @@ def test_names_are_called_at_permitted_addresses_alone(
     assert is_accepted(f"https://{host}/", policy)
     kind = sent(network, policy, f"https://{host}/")
 
-    assert (NoAnswerKind.UNREACHABLE if expected else NoAnswerKind.BLOCKED) == kind
+    assert (AttemptOutcome.UNREACHABLE if expected else AttemptOutcome.BLOCKED) == kind
     assert set(expected) == set(network.called)
 
 
@@ -283,8 +283,8 @@ def test_a_name_that_turns_is_not_followed(network, turned):
     network._answers = iter([["1.1.1.1"], [turned]])
 
     assert is_accepted(url, STRICT)
-    assert NoAnswerKind.UNREACHABLE == sent(network, STRICT, url)
-    assert NoAnswerKind.BLOCKED == sent(network, STRICT, url)
+    assert AttemptOutcome.UNREACHABLE == sent(network, STRICT, url)
+    assert AttemptOutcome.BLOCKED == sent(network, STRICT, url)
     assert {"1.1.1.1"} == set(network.called)
 
 

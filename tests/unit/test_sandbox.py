@@ -5,8 +5,7 @@ import pytest
 from service.collection.collector import Progress
 from service.collection.sandbox import PENDING_FACTOR, Sandbox, tag_of
 from service.domain.states import InvoiceStatus
-from service.storage.steps import LeasedInvoice
-from tests.clock import START
+from tests import rows
 
 DELAY = timedelta(milliseconds=500)
 PAID = Progress(InvoiceStatus.PAID, "Invoice paid")
@@ -14,22 +13,7 @@ PAID = Progress(InvoiceStatus.PAID, "Invoice paid")
 
 def an_invoice(customer, customer_email=None):
     """A leased invoice to *customer*."""
-    return LeasedInvoice(
-        key="1",
-        account_id="dev",
-        id="1",
-        customer=customer,
-        customer_email=customer_email,
-        total_minor=1,
-        currency="USD",
-        status=InvoiceStatus.RECEIVED,
-        call=None,
-        event_count=0,
-        created_at=START,
-        lease_token=1,
-        request_id="the-request",
-        traceparent=None,
-    )
+    return rows.an_invoice(customer=customer, customer_email=customer_email)
 
 
 @pytest.mark.parametrize(

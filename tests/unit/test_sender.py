@@ -17,10 +17,11 @@ from aiohttp import client_exceptions
 
 from service.delivery.connection import ANSWER_LIMIT, WIRE_LIMIT, verified_tls
 from service.delivery.egress import EgressPolicy
-from service.delivery.failures import FAILURES, NoAnswer, NoAnswerKind
+from service.delivery.failures import FAILURES, NoAnswer
 from service.delivery.resolver import Resolver
 from service.delivery.sender import Answer, OutgoingRequest, Sender
 from service.development import DEV_NETWORKS
+from service.domain.outcomes import AttemptOutcome
 
 DEADLINE_SECONDS = 0.3
 DEV = EgressPolicy(DEV_NETWORKS)
@@ -28,9 +29,9 @@ STRICT = EgressPolicy()
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"ok": true}'
 OK_ANSWER = Answer(200, None, b'{"ok": true}', False)
 NEUTRAL = "no connection to the receiver could be made"
-NOT_CONNECTED = NoAnswer(NoAnswerKind.UNREACHABLE, NEUTRAL)
-BLOCKED = NoAnswer(NoAnswerKind.BLOCKED, NEUTRAL)
-TIMEOUT = NoAnswer(NoAnswerKind.TIMEOUT, "no answer within 0.3 s")
+NOT_CONNECTED = NoAnswer(AttemptOutcome.UNREACHABLE, NEUTRAL)
+BLOCKED = NoAnswer(AttemptOutcome.BLOCKED, NEUTRAL)
+TIMEOUT = NoAnswer(AttemptOutcome.TIMEOUT, "no answer within 0.3 s")
 LOST = "the connection was lost before the answer was complete"
 
 
@@ -259,7 +260,7 @@ def test_statuses_that_are_none_are_malformed(run, status):
     answer = run(exchange(saying(b"HTTP/1.1 " + status + b" X\r\nContent-Length: 0\r\n\r\n")))
 
     expected = f"the status {status.decode()} is not one of 200 to 599"
-    assert NoAnswer(NoAnswerKind.MALFORMED, expected) == answer
+    assert NoAnswer(AttemptOutcome.MALFORMED, expected) == answer
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ def test_garbage_is_malformed(run, answer):
     """What is not HTTP is named as such, in one printable line."""
     given = run(exchange(saying(answer)))
 
-    assert NoAnswerKind.MALFORMED == given.kind
+    assert AttemptOutcome.MALFORMED == given.outcome
     assert given.detail.isprintable()
     assert "not valid HTTP" in given.detail
     assert len(given.detail) < 300
@@ -367,7 +368,7 @@ def test_a_body_that_breaks_off_is_malformed(run, answer):
     """Half an answer is none, even if the half would do."""
     given = run(exchange(saying(answer, then=nothing_more)))
 
-    assert NoAnswerKind.MALFORMED == given.kind
+    assert AttemptOutcome.MALFORMED == given.outcome
     assert given.detail.startswith("the body of the answer is incomplete")
 
 
@@ -375,7 +376,7 @@ def test_interim_answers_without_end_are_malformed(run):
     """A burst of interim answers is cut off although it is short, and the receiver is told why."""
     answer = run(exchange(saying(b"HTTP/1.1 102 Wait\r\n\r\n" * 50)))
 
-    assert NoAnswerKind.MALFORMED == answer.kind
+    assert AttemptOutcome.MALFORMED == answer.outcome
     assert "more than 256 KiB or 16 interim answers" in answer.detail
 
 
@@ -383,7 +384,7 @@ def test_closing_without_an_answer_is_unreachable(run):
     """A receiver that hangs up instead of answering was not reached."""
     closing = saying(then=nothing_more)
 
-    assert NoAnswer(NoAnswerKind.UNREACHABLE, LOST) == run(exchange(closing))
+    assert NoAnswer(AttemptOutcome.UNREACHABLE, LOST) == run(exchange(closing))
 
 
 def test_a_reset_is_unreachable_and_the_request_is_not_repeated(run):
@@ -396,7 +397,7 @@ def test_a_reset_is_unreachable_and_the_request_is_not_repeated(run):
         raw = writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
 
-    assert NoAnswer(NoAnswerKind.UNREACHABLE, LOST) == run(exchange(behaviour))
+    assert NoAnswer(AttemptOutcome.UNREACHABLE, LOST) == run(exchange(behaviour))
     assert 1 == len(arrived)
 
 
@@ -422,7 +423,7 @@ def test_floods_are_cut_off_at_once(run, flood):
     if isinstance(answer, Answer):
         assert (ANSWER_LIMIT, True) == (len(answer.body), answer.is_truncated)
     else:
-        assert NoAnswerKind.MALFORMED == answer.kind
+        assert AttemptOutcome.MALFORMED == answer.outcome
 
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
@@ -614,7 +615,7 @@ def test_failures_to_connect_read_the_same(run):
         run(sent(DEV, unknown)),
     ]
 
-    assert ["blocked", "unreachable", "unreachable", "unreachable"] == [a.kind for a in answers]
+    assert ["blocked", "unreachable", "unreachable", "unreachable"] == [a.outcome for a in answers]
     assert {NEUTRAL} == {answer.detail for answer in answers}
 
 
@@ -644,7 +645,7 @@ def test_odd_urls_are_values_and_not_exceptions(run, url):
         async with Sender(STRICT, timeout_seconds=2, lookup=lambda host: ["127.0.0.1"]) as sender:
             return await sender.send(OutgoingRequest(url, "POST", {}, b""))
 
-    assert run(sent()).kind in (NoAnswerKind.UNREACHABLE, NoAnswerKind.BLOCKED)
+    assert run(sent()).outcome in (AttemptOutcome.UNREACHABLE, AttemptOutcome.BLOCKED)
 
 
 def test_a_header_cannot_break_the_request(run):
@@ -655,7 +656,7 @@ def test_a_header_cannot_break_the_request(run):
             url = f"http://127.0.0.1:{port}/"
             return await sender.send(OutgoingRequest(url, "POST", {"X": "a\r\nY: b"}, b""))
 
-    assert NoAnswerKind.UNREACHABLE == run(sent()).kind
+    assert AttemptOutcome.UNREACHABLE == run(sent()).outcome
 
 
 # TLS
@@ -702,7 +703,7 @@ def test_unknown_authorities_are_not_trusted(run, authority):
     """A self-signed certificate is refused, and the developer is told why."""
     answer = run(exchange_over_tls(server_tls(authority, "receiver.example"), verified_tls()))
 
-    assert NoAnswerKind.UNREACHABLE == answer.kind
+    assert AttemptOutcome.UNREACHABLE == answer.outcome
     assert answer.detail.startswith("the TLS certificate was not accepted: ")
     assert "issuer" in answer.detail
 
@@ -711,7 +712,7 @@ def test_certificates_of_other_names_are_not_accepted(run, authority):
     """A certificate for another name is refused, and the developer is told which was wanted."""
     answer = run(exchange_over_tls(server_tls(authority, "other.example"), trusting(authority)))
 
-    assert NoAnswerKind.UNREACHABLE == answer.kind
+    assert AttemptOutcome.UNREACHABLE == answer.outcome
     assert "not valid for 'receiver.example'" in answer.detail
 
 
@@ -744,7 +745,7 @@ def test_plain_http_on_a_tls_port_is_named(run):
 
     answer = run(sent())
 
-    assert NoAnswerKind.UNREACHABLE == answer.kind
+    assert AttemptOutcome.UNREACHABLE == answer.outcome
     assert answer.detail.startswith("the TLS handshake failed: ")
 
 
@@ -796,7 +797,7 @@ def test_a_closed_sender_gives_no_answer(run):
             pass
         return await sender.send(request_to(1))
 
-    assert NoAnswerKind.UNREACHABLE == run(sent()).kind
+    assert AttemptOutcome.UNREACHABLE == run(sent()).outcome
 
 
 def test_a_defect_is_logged_and_still_a_value(run, caplog):
