@@ -8,41 +8,37 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from service.app import DEVELOPMENT, Edges, assemble
+from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.sandbox import Sandbox
 from service.database.group_commit import run_batch
+from service.delivery.attempt import Attempts, Rules
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
+from service.delivery.signing import Signer
+from service.development import DEV_SECRET
+from service.domain.outcomes import AttemptOutcome
 from service.errors import StorageUnavailable
 from service.settings import Settings
 from service.storage import attempts, deliveries, steps
 from service.storage.store import Store
+from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
-from tests.clock import PATIENCE_SECONDS
+from tests.clock import PATIENCE_SECONDS, ManualClock
 from tests.memory import Memory
 
 SILENT = Tracing()
 """Traces that nobody records."""
 
 
-async def everybody_is_dev(_authorization):
-    """Lets everybody in without a key, as `--dev` does."""
-    return "dev"
-
-
-def unlimited(_account_id):
-    """Lets every account ask as often as it likes."""
-
-
-def signing_with(signer):
-    """What signs for every account with the same *signer*."""
-
-    async def signer_of(_account_id):
-        return signer
-
-    return signer_of
-
-
 OK = Answer(200, None, b'{"ok": true}', False)
+
+NO_ANSWERS = (
+    AttemptOutcome.UNREACHABLE,
+    AttemptOutcome.TIMEOUT,
+    AttemptOutcome.MALFORMED,
+    AttemptOutcome.BLOCKED,
+)
+"""The outcomes of a request that was not answered."""
 
 
 def answer(status_code=200, body=b'{"ok": true}', *, retry_after=None, is_truncated=False):
@@ -163,25 +159,31 @@ class WatchedMemory(Memory):
                 raise StorageUnavailable("database is locked")
         result = await super().write(work, *args, **options)
         for watched, answers in zip(batch, result if batch else (), strict=True):
-            self._note(watched, batch[watched], answers)
+            name, entries_of = ENTRIES.get(watched, (None, None))
+            for entry in entries_of(batch[watched], answers) if name else ():
+                getattr(self, name).add(entry)
         return result
 
-    def _note(self, work, items, answers):
-        pairs = list(zip(items, answers, strict=True))
-        if work is deliveries.lease_due:
-            for due in answers:
-                for delivery in due.deliveries:
-                    self.leased.add(delivery)
-        elif work is steps.take_steps:
-            for (step, _), inserted in pairs:
-                self.taken.add((step, inserted is not None))
-        elif work is attempts.settle:
-            for pair in pairs:
-                self.settled.add(pair)
-        elif work is deliveries.release:
-            for pair in pairs:
-                self.released.add(pair)
 
+def _pairs(items, answers):
+    return zip(items, answers, strict=True)
+
+
+ENTRIES = {
+    deliveries.lease_due: (
+        "leased",
+        lambda _, found: [one for due in found for one in due.deliveries],
+    ),
+    steps.take_steps: (
+        "taken",
+        lambda items, answers: [
+            (step, inserted is not None) for (step, _), inserted in _pairs(items, answers)
+        ],
+    ),
+    attempts.settle: ("settled", _pairs),
+    deliveries.release: ("released", _pairs),
+}
+"""The journal of some work, and its entries for the items and the answers of a transaction."""
 
 WATCHED = {
     "lease_invoices": steps.lease_due,
@@ -190,6 +192,33 @@ WATCHED = {
     "settle": attempts.settle,
     "release": deliveries.release,
 }
+
+
+def making_attempts(
+    sender, *, clock=None, store=None, signer_of=None, callback=INVOICE_NOTIFICATION, **rules
+):
+    """What makes attempts with *sender*, and settles them in *store*; every edge is a fake."""
+
+    async def signing(_account_id):
+        return Signer((DEV_SECRET,))
+
+    second = timedelta(seconds=1)
+    values = {
+        "retry_schedule": (5 * second, 300 * second),
+        "is_strict": True,
+        "user_agent": "invoices/1.2.3",
+        "chance": lambda: 0.5,
+    }
+    return Attempts(
+        store=store or Store(Memory()),
+        sender=sender,
+        signer_of=signer_of or signing,
+        callbacks={callback.name: callback},
+        rules=Rules(**{**values, **rules}),
+        clock=clock or ManualClock(),
+        metrics=Metrics(),
+        tracing=SILENT,
+    )
 
 
 class NamedIds:

@@ -1,61 +1,34 @@
+import asyncio
 from dataclasses import replace
-from datetime import timedelta
 
 import orjson
 import pytest
 from standardwebhooks import Webhook
 
-from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.delivery.attempt import (
-    KEPT_BYTES,
-    Performer,
-    Rules,
-    log_fields,
-    record_of,
-    settlement_of,
-)
-from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.delivery.attempt import STORED_BYTES, log_fields
+from service.delivery.failures import NoAnswer
 from service.delivery.signing import Signer
 from service.development import DEV_SECRET
+from service.domain.delivery import Dead, Delivered, Retry
 from service.domain.outcomes import AttemptOutcome
-from service.domain.states import Cause, DeadReason, DeliveryStatus
-from service.storage.deliveries import LeasedDelivery
-from tests.clock import START, ManualClock
-from tests.fakes import SILENT, answer, signing_with
+from service.domain.states import DeadReason, DeliveryStatus
+from service.errors import StorageUnavailable
+from tests import rows
+from tests.clock import START, ManualClock, idle
+from tests.fakes import NO_ANSWERS, answer, making_attempts
+from tests.rows import SECOND, a_step, an_event, an_invoice
 
-SECOND = timedelta(seconds=1)
 URL = "https://receiver.example/s3cret-path/invoices/1?token=s3cret"
 BODY = '{"description":"Invoice paid – thanks","paid":true}'.encode()
-RULES = Rules(
-    retry_schedule=(5 * SECOND, 300 * SECOND),
-    is_strict=True,
-    user_agent="invoices/1.2.3",
-    chance=lambda: 0.5,
-)
+ENDED_AT = START + SECOND / 4
 
 
 def a_delivery(**changes):
     """A delivery that was leased for its first attempt."""
-    values = {
-        "id": "msg_1",
-        "account_id": "dev",
-        "invoice_id": "1",
-        "collector": "sandbox",
-        "callback": "invoice_notification",
-        "url": URL,
-        "origin": "https://receiver.example:443",
-        "body": BODY,
-        "attempt_count": 0,
-        "failure_count": 0,
-        "cause": Cause.EVENT,
-        "accepted_at": START - 2 * SECOND,
-        "created_at": START - SECOND,
-        "leased_until": START + 25 * SECOND,
-        "lease_token": 1,
-        "request_id": "the-request",
-        "traceparent": None,
-    }
-    return LeasedDelivery(**{**values, **changes})
+    invoice = an_invoice(at=START - 2 * SECOND, request_id="the-request")
+    step = a_step(invoice, event=an_event(at=START - SECOND))
+    values = {"url": URL, "origin": "https://receiver.example:443", "body": BODY}
+    return replace(rows.a_delivery(step, leased_until=START + 25 * SECOND), **{**values, **changes})
 
 
 class SlowReceiver:
@@ -67,26 +40,24 @@ class SlowReceiver:
         self.requests = []
 
     async def send(self, request):
-        """Keep *request* and answer."""
+        """Store *request* and answer."""
         self.requests.append(request)
         self.clock.advance(SECOND / 4)
         return self.given
 
 
-async def performed(given, *deliveries, rules=RULES, secrets=(DEV_SECRET,)):
+async def made(given, *deliveries, **options):
     """Attempt each of *deliveries*; the attempts and the requests that were made."""
     clock = ManualClock()
     receiver = SlowReceiver(clock, given)
-    callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
-    performer = Performer(receiver, signing_with(Signer(secrets)), callbacks, rules, clock, SILENT)
-    attempts = [await performer.perform(delivery) for delivery in deliveries or (a_delivery(),)]
-    return attempts, receiver.requests
+    attempts = making_attempts(receiver, clock=clock, **options)
+    return [await attempts.make(one) for one in deliveries or (a_delivery(),)], receiver.requests
 
 
-async def settled(given, **changes):
-    """What an attempt that was answered *given* means for its row."""
-    (attempt,), _ = await performed(given, a_delivery(**changes))
-    return settlement_of(attempt)
+async def attempted(given, **changes):
+    """The attempt of a delivery with *changes* that was answered *given*."""
+    (attempt,), _ = await made(given, a_delivery(**changes))
+    return attempt
 
 
 # Sign and send
@@ -94,7 +65,7 @@ async def settled(given, **changes):
 
 async def test_the_request_is_what_the_contract_says():
     """Method, URL, headers and body are those that receivers build on."""
-    _, (request,) = await performed(answer())
+    _, (request,) = await made(answer())
 
     headers = dict(request.headers)
     assert headers.pop("webhook-signature").startswith("v1,")
@@ -110,7 +81,7 @@ async def test_the_request_is_what_the_contract_says():
 
 async def test_the_signature_verifies():
     """A receiver that knows the secret can tell that the body is ours."""
-    (attempt,), (request,) = await performed(answer())
+    (attempt,), (request,) = await made(answer())
     webhook = Webhook(DEV_SECRET)
 
     expected = webhook.sign("msg_1", attempt.started_at, BODY.decode())
@@ -121,7 +92,7 @@ async def test_every_attempt_has_the_same_id_and_bytes():
     """A receiver recognises what it had, because only the timestamp and signature change."""
     first, later = a_delivery(), a_delivery(attempt_count=3, failure_count=2, lease_token=4)
 
-    _, requests = await performed(answer(500), *[first, later] * 4)
+    _, requests = await made(answer(500), *[first, later] * 4)
 
     assert {("msg_1", BODY, URL)} == {
         (request.headers["webhook-id"], request.body, request.url) for request in requests
@@ -139,59 +110,60 @@ async def test_the_account_signs_what_is_its_own():
         asked.append(account_id)
         return Signer((DEV_SECRET,))
 
-    clock = ManualClock()
-    callbacks = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
-    performer = Performer(SlowReceiver(clock, answer()), signer_of, callbacks, RULES, clock, SILENT)
-
-    await performer.perform(a_delivery(account_id="acme"))
+    await made(answer(), a_delivery(account_id="acme"), signer_of=signer_of)
 
     assert ["acme"] == asked
 
 
 async def test_an_attempt_knows_when_it_began_and_ended():
     """The instants are those right before and right behind the request."""
-    (attempt,), _ = await performed(answer(), a_delivery())
+    (attempt,), _ = await made(answer(), a_delivery())
 
-    assert (START, START + SECOND / 4) == (attempt.started_at, attempt.ended_at)
-
-
-# What is kept of it
+    assert (START, ENDED_AT) == (attempt.started_at, attempt.ended_at)
 
 
-async def test_an_attempt_is_kept_with_what_was_answered():
+# What is stored of it
+
+
+async def test_an_attempt_holds_what_was_answered():
     """Number, instant, duration, status, outcome and body can be looked at later."""
-    (attempt,), _ = await performed(answer(500, b"oops"), a_delivery(attempt_count=2))
+    (attempt,), _ = await made(answer(500, b"oops"), a_delivery(attempt_count=2))
 
-    record = record_of(attempt)
-    assert (3, START, 250) == (record.number, record.started_at, record.duration_ms)
-    assert (500, AttemptOutcome.REFUSED) == (record.status_code, record.outcome)
-    assert ("the receiver answered 500", "oops") == (record.detail, record.response_body)
+    assert (3, START, 250) == (attempt.number, attempt.started_at, attempt.duration_ms)
+    assert (500, AttemptOutcome.REFUSED) == (attempt.status_code, attempt.outcome)
+    assert ("the receiver answered 500", "oops") == (attempt.detail, attempt.response_body)
 
 
-@pytest.mark.parametrize("kind", NoAnswerKind)
-async def test_an_attempt_without_an_answer_is_kept_with_the_reason(kind):
+@pytest.mark.parametrize("outcome", NO_ANSWERS)
+async def test_an_attempt_without_an_answer_holds_the_reason(outcome):
     """Where nothing came back there is no status and no body, and why is said."""
-    (attempt,), _ = await performed(NoAnswer(kind, "no answer within 15 s"))
+    (attempt,), _ = await made(NoAnswer(outcome, "no answer within 15 s"))
 
-    record = record_of(attempt)
-    assert (None, None) == (record.status_code, record.response_body)
-    assert (AttemptOutcome(kind.value), "no answer within 15 s") == (record.outcome, record.detail)
+    assert (None, None) == (attempt.status_code, attempt.response_body)
+    assert (outcome, "no answer within 15 s") == (attempt.outcome, attempt.detail)
+
+
+async def test_a_body_that_was_cut_off_leaves_the_status():
+    """Of a 2xx whose body is incomplete, the status is known."""
+    attempt = await attempted(NoAnswer(AttemptOutcome.TIMEOUT, "", status_code=200))
+
+    assert (200, None) == (attempt.status_code, attempt.response_body)
 
 
 async def test_an_empty_answer_is_not_no_answer():
     """A receiver that answered nothing at all did answer."""
-    (attempt,), _ = await performed(answer(204, b""))
+    (attempt,), _ = await made(answer(204, b""))
 
-    assert (204, "") == (record_of(attempt).status_code, record_of(attempt).response_body)
+    assert (204, "") == (attempt.status_code, attempt.response_body)
 
 
 @pytest.mark.parametrize(
     ("expected", "body"),
     [
-        ("x" * KEPT_BYTES, b"x" * KEPT_BYTES),
-        ("x" * KEPT_BYTES, b"x" * (KEPT_BYTES + 1)),
-        ("x" * KEPT_BYTES, b"x" * 65536),
-        ("x" * (KEPT_BYTES - 1) + "\ufffd", b"x" * (KEPT_BYTES - 1) + "é".encode()),
+        ("x" * STORED_BYTES, b"x" * STORED_BYTES),
+        ("x" * STORED_BYTES, b"x" * (STORED_BYTES + 1)),
+        ("x" * STORED_BYTES, b"x" * 65536),
+        ("x" * (STORED_BYTES - 1) + "\ufffd", b"x" * (STORED_BYTES - 1) + "é".encode()),
         ("a\ufffdb", b"a\0b"),
         ("a\ufffdb", b"a\xffb"),
         ("a\ufffd\ufffd\ufffdb", b"a\xed\xa0\x80b"),
@@ -203,92 +175,151 @@ async def test_an_empty_answer_is_not_no_answer():
         *("NUL", "not UTF-8", "surrogate", "cut off", "text"),
     ],
 )
-async def test_four_kib_of_an_answer_are_kept_as_text(expected, body):
+async def test_four_kib_of_an_answer_are_stored_as_text(expected, body):
     """The beginning of any bytes becomes text that every database stores."""
-    (attempt,), _ = await performed(answer(500, body))
+    (attempt,), _ = await made(answer(500, body))
 
-    kept = record_of(attempt).response_body
-    assert expected == kept
-    assert kept.encode()
-    assert "\0" not in kept
+    stored = attempt.response_body
+    assert expected == stored
+    assert stored.encode()
+    assert "\0" not in stored
 
 
 def test_four_kib_are_four_kib():
-    """What is kept is what is documented."""
-    assert 4 * 1024 == KEPT_BYTES
+    """What is stored is what is documented."""
+    assert 4 * 1024 == STORED_BYTES
 
 
-# What it means for the row
+# What follows from it
 
 
 async def test_a_delivered_attempt_settles_the_delivery():
     """An acknowledgement is settled as delivered, at its end, for the lease it was made under."""
-    settlement = await settled(answer(), lease_token=7)
+    attempt = await attempted(answer(), lease_token=7)
 
-    assert ("msg_1", 7) == (settlement.delivery_id, settlement.lease_token)
-    assert (DeliveryStatus.DELIVERED, START + SECOND / 4) == (settlement.status, settlement.at)
-    assert (None, None, None) == (settlement.reason, settlement.due_at, settlement.held_until)
+    assert ("msg_1", 7) == (attempt.delivery.id, attempt.delivery.lease_token)
+    assert (Delivered(), ENDED_AT) == (attempt.decision, attempt.ended_at)
+    assert (DeliveryStatus.DELIVERED, True) == (attempt.decision.status, attempt.is_final)
+    assert None is attempt.held_until
 
 
 async def test_a_failed_attempt_leaves_it_pending():
     """The next attempt is due the delay after the end of this one."""
-    settlement = await settled(answer(500))
+    attempt = await attempted(answer(500))
 
-    assert DeliveryStatus.PENDING is settlement.status
-    assert START + SECOND / 4 + 5 * SECOND == settlement.due_at
-    assert (None, None) == (settlement.reason, settlement.held_until)
+    assert (DeliveryStatus.PENDING, False) == (attempt.decision.status, attempt.is_final)
+    assert (Retry(5 * SECOND), ENDED_AT) == (attempt.decision, attempt.ended_at)
+    assert ENDED_AT + 5 * SECOND == log_fields(attempt)["due_at"]
+    assert None is attempt.held_until
 
 
 async def test_failures_count_and_attempts_do_not():
     """An attempt that was lost on our side does not use up the schedule."""
-    settlement = await settled(answer(500), attempt_count=9, failure_count=1)
+    attempt = await attempted(answer(500), attempt_count=9, failure_count=1)
 
-    assert START + SECOND / 4 + 300 * SECOND == settlement.due_at
-    assert 10 == settlement.attempt.number
+    assert Retry(300 * SECOND) == attempt.decision
+    assert 10 == attempt.number
 
 
 async def test_retry_after_holds_the_origin():
     """Delivery and origin are held from the end of the attempt."""
-    settlement = await settled(answer(503, retry_after="60"))
+    attempt = await attempted(answer(503, retry_after="60"))
 
-    assert START + SECOND / 4 + 60 * SECOND == settlement.due_at == settlement.held_until
-    assert "https://receiver.example:443" == settlement.origin
+    assert Retry(60 * SECOND, hold=60 * SECOND) == attempt.decision
+    assert ENDED_AT + 60 * SECOND == attempt.held_until
+    assert "https://receiver.example:443" == attempt.delivery.origin
 
 
 @pytest.mark.parametrize(
     ("reason", "given", "failure_count"),
     [
         (DeadReason.GONE, answer(410), 0),
-        (DeadReason.BLOCKED, NoAnswer(NoAnswerKind.BLOCKED, ""), 0),
+        (DeadReason.BLOCKED, NoAnswer(AttemptOutcome.BLOCKED, ""), 0),
         (DeadReason.EXHAUSTED, answer(500), 2),
-        (DeadReason.EXHAUSTED, NoAnswer(NoAnswerKind.TIMEOUT, ""), 2),
+        (DeadReason.EXHAUSTED, NoAnswer(AttemptOutcome.TIMEOUT, ""), 2),
     ],
 )
 async def test_every_end_without_delivery_has_its_reason(reason, given, failure_count):
     """A dead delivery says why, and nothing is due any more."""
-    settlement = await settled(given, failure_count=failure_count)
+    attempt = await attempted(given, failure_count=failure_count)
 
-    assert (DeliveryStatus.DEAD, reason) == (settlement.status, settlement.reason)
-    assert (None, None) == (settlement.due_at, settlement.held_until)
+    assert Dead(reason) == attempt.decision
+    assert (DeliveryStatus.DEAD, True) == (attempt.decision.status, attempt.is_final)
+    assert (None, None) == (log_fields(attempt)["due_at"], attempt.held_until)
 
 
 async def test_the_last_failure_still_holds_its_origin():
     """Other deliveries of the origin wait as it asked, although this one is dead."""
-    settlement = await settled(answer(503, retry_after="60"), failure_count=2)
+    attempt = await attempted(answer(503, retry_after="60"), failure_count=2)
 
-    assert DeadReason.EXHAUSTED is settlement.reason
-    assert START + SECOND / 4 + 60 * SECOND == settlement.held_until
+    assert DeadReason.EXHAUSTED is attempt.decision.reason
+    assert ENDED_AT + 60 * SECOND == attempt.held_until
 
 
 async def test_a_lenient_contract_delivers_and_notes():
-    """Any 2xx settles, and the mismatch is kept on the attempt."""
-    given = answer(200, b"<html>")
-    (attempt,), _ = await performed(given, rules=replace(RULES, is_strict=False))
+    """Any 2xx settles, and the mismatch is stored with the attempt."""
+    (attempt,), _ = await made(answer(200, b"<html>"), is_strict=False)
 
-    settlement = settlement_of(attempt)
-    assert DeliveryStatus.DELIVERED is settlement.status
-    assert settlement.attempt.detail.startswith("accepted although")
-    assert "<html>" == settlement.attempt.response_body
+    assert DeliveryStatus.DELIVERED is attempt.decision.status
+    assert attempt.detail.startswith("accepted although")
+    assert "<html>" == attempt.response_body
+
+
+# What goes wrong on our side
+
+
+async def test_an_attempt_that_raises_is_lost(caplog):
+    """It is logged, told apart from a failure of the receiver, and made again by the schedule."""
+
+    async def signer_of(_account_id):
+        raise LookupError("s3cret")
+
+    (attempt,), requests = await made(answer(), signer_of=signer_of)
+
+    assert [] == requests
+    assert ["attempt.failed"] == caplog.messages
+    assert (AttemptOutcome.LOST, Retry(5 * SECOND)) == (attempt.outcome, attempt.decision)
+    assert (START, START, 0) == (attempt.started_at, attempt.ended_at, attempt.duration_ms)
+    assert "s3cret" not in attempt.detail
+
+
+class AwayStore:
+    """A store that cannot be written to; the attempts that it was to settle are counted."""
+
+    def __init__(self):
+        self.asked_count = 0
+
+    async def settle(self, _attempt):
+        """Fail."""
+        self.asked_count += 1
+        raise StorageUnavailable("away")
+
+
+async def test_settling_is_repeated_until_the_lease_ends():
+    """While the lease is ours the answer is settled again and again; after it, no more."""
+    clock, store = ManualClock(), AwayStore()
+    attempts = making_attempts(SlowReceiver(clock, answer()), clock=clock, store=store)
+    attempt = await attempts.make(a_delivery(leased_until=START + 5 * SECOND))
+    settling = asyncio.create_task(attempts.settle(attempt))
+    while not settling.done():
+        await idle()
+        clock.advance(SECOND)
+
+    assert 3 == store.asked_count
+
+
+async def test_draining_waits_for_no_database():
+    """What cannot be settled when the process ends is tried once more, and its lease runs out."""
+    clock, store = ManualClock(), AwayStore()
+    attempts = making_attempts(SlowReceiver(clock, answer()), clock=clock, store=store)
+    attempt = await attempts.make(a_delivery())
+    settling = asyncio.create_task(attempts.settle(attempt))
+    await clock.parked()
+
+    attempts.drain()
+    await settling
+
+    assert (2, ENDED_AT) == (store.asked_count, clock.now())
 
 
 # The log line
@@ -299,16 +330,16 @@ GIVEN = [
     answer(500, b"s3cret"),
     answer(429, retry_after="60"),
     answer(410),
-    *(NoAnswer(kind, "no connection to the receiver could be made") for kind in NoAnswerKind),
+    *(NoAnswer(one, "no connection to the receiver could be made") for one in NO_ANSWERS),
 ]
 
 
 @pytest.mark.parametrize("given", GIVEN)
 async def test_one_flat_record_tells_all(given):
     """Every attempt is logged with the same fields, none of them nested."""
-    (attempt,), _ = await performed(given)
+    (attempt,), _ = await made(given)
 
-    fields = log_fields(attempt.delivery, settlement_of(attempt))
+    fields = log_fields(attempt)
     assert {
         "request_id",
         "delivery_id",
@@ -336,9 +367,9 @@ async def test_one_flat_record_tells_all(given):
 @pytest.mark.parametrize("given", GIVEN)
 async def test_the_log_gives_nothing_away(given):
     """Path and query of the URL, the bodies and the secret are in no log."""
-    (attempt,), _ = await performed(given)
+    (attempt,), _ = await made(given)
 
-    line = repr(log_fields(attempt.delivery, settlement_of(attempt)))
+    line = repr(log_fields(attempt))
     assert "s3cret" not in line
     assert "Invoice paid" not in line
     assert DEV_SECRET not in line

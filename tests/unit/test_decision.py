@@ -1,32 +1,42 @@
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.delivery.decision import Dead, Delivered, Retry, Verified, classify, decide
-from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.callbacks.answers import Meaning
+from service.delivery.decision import decide
+from service.delivery.failures import NoAnswer
+from service.domain.delivery import Dead, Delivered, Retry
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason
-from tests.fakes import answer
+from tests import rows
+from tests.clock import START
+from tests.fakes import NO_ANSWERS, FakeReceivers, answer, making_attempts
+from tests.rows import ONE, SECOND, a_step, an_event, an_invoice
 
-NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
-SECOND = timedelta(seconds=1)
 DAY = timedelta(hours=24)
 SCHEDULE = (5 * SECOND, 300 * SECOND)
 HTML = answer(200, b"<html>This domain is for sale</html>")
 
 
-def classified(given, *, is_strict=True):
-    """What *given* is, measured by what the callback of invoices declares."""
-    return classify(given, INVOICE_NOTIFICATION, is_strict=is_strict)
+async def attempted(given, *, failure_count=1, schedule=SCHEDULE, **rules):
+    """The attempt that was answered *given*, for a delivery with so many failures, if it fails."""
+    receivers = FakeReceivers()
+    receivers.answers[ONE].append(given)
+    delivery = rows.a_delivery(a_step(an_invoice(), event=an_event()), leased_until=START + DAY)
+    attempts = making_attempts(receivers, retry_schedule=schedule, **rules)
+    return await attempts.make(replace(delivery, failure_count=failure_count - 1))
 
 
-def decided(given, *, is_strict=True, failure_count=1, schedule=SCHEDULE, chance=0.5):
-    """What becomes of a delivery that was answered *given*."""
-    verified = classified(given, is_strict=is_strict)
-    return decide(
-        verified, given, failure_count=failure_count, schedule=schedule, now=NOW, chance=chance
-    )
+async def classified(given, **rules):
+    """What *given* is, measured by what the callback of invoices declares: outcome and detail."""
+    attempt = await attempted(given, **rules)
+    return attempt.outcome, attempt.detail
+
+
+async def decided(given, *, chance=0.5, **options):
+    """What follows for a delivery that was answered *given*."""
+    return (await attempted(given, chance=lambda: chance, **options)).decision
 
 
 # What an answer is
@@ -35,11 +45,11 @@ def decided(given, *, is_strict=True, failure_count=1, schedule=SCHEDULE, chance
 @pytest.mark.parametrize("is_strict", [True, False])
 @pytest.mark.parametrize("status_code", [200, 201, 202, 299])
 @pytest.mark.parametrize("body", [b'{"ok": true}', b'{"ok": true, "more": [1]}', b' {"ok":true} '])
-def test_what_is_declared_delivers(status_code, body, is_strict):
+async def test_what_is_declared_delivers(status_code, body, is_strict):
     """Any 2xx with the declared body is an acknowledgement, in both contracts."""
     given = answer(status_code, body)
 
-    assert Verified(AttemptOutcome.DELIVERED) == classified(given, is_strict=is_strict)
+    assert (AttemptOutcome.DELIVERED, None) == await classified(given, is_strict=is_strict)
 
 
 MISMATCHES = [
@@ -65,67 +75,67 @@ MISMATCHES = [
 
 
 @pytest.mark.parametrize("body", MISMATCHES)
-def test_a_2xx_that_is_not_what_is_declared_is_invalid(body):
+async def test_a_2xx_that_is_not_what_is_declared_is_invalid(body):
     """A login page, a parked domain and `{"ok": false}` are no acknowledgement."""
-    verified = classified(answer(200, body))
+    outcome, detail = await classified(answer(200, body))
 
-    assert AttemptOutcome.INVALID_ANSWER is verified.outcome
-    assert verified.detail.isprintable()
-    assert len(verified.detail) < 300
+    assert AttemptOutcome.INVALID_ANSWER is outcome
+    assert detail.isprintable()
+    assert len(detail) < 300
 
 
 @pytest.mark.parametrize("body", MISMATCHES)
-def test_a_lenient_contract_notes_the_mismatch(body):
+async def test_a_lenient_contract_notes_the_mismatch(body):
     """Where any 2xx counts, what was wrong with it is still told."""
-    verified = classified(answer(204, body), is_strict=False)
+    outcome, detail = await classified(answer(204, body), is_strict=False)
 
-    assert AttemptOutcome.DELIVERED is verified.outcome
-    assert verified.detail.startswith("accepted although")
+    assert AttemptOutcome.DELIVERED is outcome
+    assert detail.startswith("accepted although")
 
 
-def test_an_answer_that_is_cut_off_is_invalid():
+async def test_an_answer_that_is_cut_off_is_invalid():
     """More than is read cannot be what is declared, even if its beginning would do."""
-    verified = classified(answer(200, is_truncated=True))
+    outcome, detail = await classified(answer(200, is_truncated=True))
 
-    assert AttemptOutcome.INVALID_ANSWER is verified.outcome
-    assert "larger" in verified.detail
+    assert AttemptOutcome.INVALID_ANSWER is outcome
+    assert "larger" in detail
 
 
 @pytest.mark.parametrize("is_strict", [True, False])
 @pytest.mark.parametrize(
     "status_code", [300, 301, 302, 304, 307, 400, 401, 404, 410, 429, 500, 503]
 )
-def test_every_other_status_is_a_refusal(status_code, is_strict):
+async def test_every_other_status_is_a_refusal(status_code, is_strict):
     """No body makes an acknowledgement of a status that is not 2xx, redirects included."""
-    expected = Verified(AttemptOutcome.REFUSED, f"the receiver answered {status_code}")
+    expected = (AttemptOutcome.REFUSED, f"the receiver answered {status_code}")
 
-    assert expected == classified(answer(status_code), is_strict=is_strict)
+    assert expected == await classified(answer(status_code), is_strict=is_strict)
 
 
-@pytest.mark.parametrize("kind", NoAnswerKind)
-def test_every_way_of_not_answering_has_its_outcome(kind):
+@pytest.mark.parametrize("outcome", NO_ANSWERS)
+async def test_every_way_of_not_answering_has_its_outcome(outcome):
     """Why there is no answer is kept, with the words that say it."""
-    expected = Verified(AttemptOutcome(kind.value), "no answer within 15 s")
+    expected = (outcome, "no answer within 15 s")
 
-    assert expected == classified(NoAnswer(kind, "no answer within 15 s"))
+    assert expected == await classified(NoAnswer(outcome, "no answer within 15 s"))
 
 
 # What becomes of the delivery
 
 
-def test_an_acknowledgement_ends_it():
+async def test_an_acknowledgement_ends_it():
     """The receiver has the event."""
-    assert Delivered() == decided(answer())
+    assert Delivered() == await decided(answer())
 
 
-def test_an_acknowledgement_ends_it_whatever_else_it_says():
+async def test_an_acknowledgement_ends_it_whatever_else_it_says():
     """A Retry-After on an acknowledgement holds nobody back."""
-    assert Delivered() == decided(answer(retry_after="60"), failure_count=99)
+    assert Delivered() == await decided(answer(retry_after="60"), failure_count=99)
 
 
-def test_lenient_takes_any_2xx():
+async def test_lenient_takes_any_2xx():
     """A receiver that cannot be changed can still be delivered to."""
-    assert Delivered() == decided(HTML, is_strict=False)
+    assert Delivered() == await decided(HTML, is_strict=False)
 
 
 FAILURES = [
@@ -137,49 +147,51 @@ FAILURES = [
     answer(429),
     answer(500),
     answer(503),
-    NoAnswer(NoAnswerKind.TIMEOUT, ""),
-    NoAnswer(NoAnswerKind.UNREACHABLE, ""),
-    NoAnswer(NoAnswerKind.MALFORMED, ""),
+    NoAnswer(AttemptOutcome.TIMEOUT, ""),
+    NoAnswer(AttemptOutcome.UNREACHABLE, ""),
+    NoAnswer(AttemptOutcome.MALFORMED, ""),
 ]
 
 
 @pytest.mark.parametrize("given", FAILURES)
 @pytest.mark.parametrize(("failure_count", "delay"), [(1, 5 * SECOND), (2, 300 * SECOND)])
-def test_failures_come_again_after_the_schedule(given, failure_count, delay):
+async def test_failures_come_again_after_the_schedule(given, failure_count, delay):
     """Whatever failed, the next attempt is due after the delay of that failure."""
-    assert Retry(delay) == decided(given, failure_count=failure_count)
+    assert Retry(delay) == await decided(given, failure_count=failure_count)
 
 
 @pytest.mark.parametrize("given", FAILURES)
-def test_failures_after_the_last_delay_are_the_end(given):
+async def test_failures_after_the_last_delay_are_the_end(given):
     """After as many failures as the schedule has delays, and one, it is exhausted."""
-    assert Dead(DeadReason.EXHAUSTED) == decided(given, failure_count=3)
+    assert Dead(DeadReason.EXHAUSTED) == await decided(given, failure_count=3)
 
 
-def test_without_a_schedule_the_first_failure_is_the_end():
+async def test_without_a_schedule_the_first_failure_is_the_end():
     """An operator may allow a single attempt."""
-    assert Dead(DeadReason.EXHAUSTED) == decided(answer(500), schedule=())
+    assert Dead(DeadReason.EXHAUSTED) == await decided(answer(500), schedule=())
 
 
 @pytest.mark.parametrize(("delay", "chance"), [(4 * SECOND, 0.0), (6 * SECOND, 1.0)])
-def test_delays_are_spread(delay, chance):
+async def test_delays_are_spread(delay, chance):
     """Deliveries that failed together do not return together."""
-    assert Retry(delay) == decided(answer(500), chance=chance)
+    assert Retry(delay) == await decided(answer(500), chance=chance)
 
 
 @pytest.mark.parametrize("is_strict", [True, False])
 @pytest.mark.parametrize("retry_after", [None, "60"])
 @pytest.mark.parametrize("failure_count", [1, 99])
-def test_gone_is_the_end_at_once(failure_count, retry_after, is_strict):
+async def test_gone_is_the_end_at_once(failure_count, retry_after, is_strict):
     """A receiver stops a delivery for good with 410, whatever else it says."""
     given = answer(410, retry_after=retry_after)
 
-    assert Dead(DeadReason.GONE) == decided(given, is_strict=is_strict, failure_count=failure_count)
+    assert Dead(DeadReason.GONE) == await decided(
+        given, is_strict=is_strict, failure_count=failure_count
+    )
 
 
-def test_a_denied_address_is_the_end_at_once():
+async def test_a_denied_address_is_the_end_at_once():
     """What the policy denies is not attempted again."""
-    assert Dead(DeadReason.BLOCKED) == decided(NoAnswer(NoAnswerKind.BLOCKED, ""))
+    assert Dead(DeadReason.BLOCKED) == await decided(NoAnswer(AttemptOutcome.BLOCKED, ""))
 
 
 @pytest.mark.parametrize(
@@ -194,30 +206,51 @@ def test_a_denied_address_is_the_end_at_once():
         answer(503, retry_after="Sat, 31 Jan 2026 12:01:00 GMT"),
     ],
 )
-def test_retry_after_is_never_undercut(given):
+async def test_retry_after_is_never_undercut(given):
     """On any failure, the next attempt is not before the receiver said, and its origin waits."""
-    assert Retry(60 * SECOND, 60 * SECOND) == decided(given, chance=0.0)
+    assert Retry(60 * SECOND, 60 * SECOND) == await decided(given, chance=0.0)
 
 
-def test_retry_after_does_not_shorten_the_backoff():
+async def test_retry_after_does_not_shorten_the_backoff():
     """A receiver that fails and asks for less waits as long as the others."""
-    assert Retry(300 * SECOND, SECOND) == decided(answer(503, retry_after="1"), failure_count=2)
+    assert Retry(300 * SECOND, SECOND) == await decided(
+        answer(503, retry_after="1"), failure_count=2
+    )
 
 
 @pytest.mark.parametrize("retry_after", ["99999999", "9" * 40, "Fri, 31 Dec 9999 23:59:59 GMT"])
-def test_retry_after_holds_for_a_day_at_most(retry_after):
+async def test_retry_after_holds_for_a_day_at_most(retry_after):
     """No single answer keeps an origin waiting for longer than a day."""
-    assert Retry(DAY, DAY) == decided(answer(503, retry_after=retry_after))
+    assert Retry(DAY, DAY) == await decided(answer(503, retry_after=retry_after))
 
 
 @pytest.mark.parametrize("retry_after", ["0", "-5", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT"])
-def test_retry_after_that_says_nothing_changes_nothing(retry_after):
+async def test_retry_after_that_says_nothing_changes_nothing(retry_after):
     """Garbage, zero and the past leave the backoff as it is and hold nobody."""
-    assert Retry(5 * SECOND) == decided(answer(503, retry_after=retry_after))
+    assert Retry(5 * SECOND) == await decided(answer(503, retry_after=retry_after))
 
 
-def test_the_last_failure_still_holds_the_origin():
+async def test_the_last_failure_still_holds_the_origin():
     """A delivery that is exhausted leaves the wish of its receiver to the others."""
-    assert Dead(DeadReason.EXHAUSTED, 60 * SECOND) == decided(
+    assert Dead(DeadReason.EXHAUSTED, 60 * SECOND) == await decided(
         answer(503, retry_after="60"), failure_count=3
     )
+
+
+# The rule alone
+
+
+@pytest.mark.parametrize(
+    ("expected", "meaning"),
+    [
+        (Delivered(), Meaning.DELIVERED),
+        (Dead(DeadReason.GONE), Meaning.DEAD),
+        (Retry(5 * SECOND), Meaning.RETRY),
+        (Retry(60 * SECOND, 60 * SECOND), Meaning.HOLD),
+    ],
+)
+def test_each_meaning_has_its_decision(expected, meaning):
+    """A wish to be left alone counts only where the declaration lets it."""
+    hold = timedelta(minutes=1)
+
+    assert expected == decide(meaning, hold=hold, failure_count=1, schedule=SCHEDULE, chance=0.5)
