@@ -14,26 +14,36 @@ Reserve = Callable[[str], datetime | None]
 def deliveries_of(
     step: Step, callbacks: Mapping[str, Callback], new_id: Callable[[], str], reserve: Reserve
 ) -> Iterator[Delivery]:
-    """The deliveries of the event of *step*, with the body that each callback declares."""
+    """
+    The deliveries of the event of *step*, with the body that each callback declares.
+
+    If one of the bodies cannot be rendered, nothing is reserved.
+    """
     invoice, event = step.invoice, step.event
-    for evaluated in invoice.callbacks if event else ():
-        if event and evaluated.callback in event.callbacks:
-            content = event if event.content is None else event.content
-            yield Delivery(
-                id=f"msg_{new_id()}",
-                account_id=invoice.account_id,
-                invoice_key=invoice.key,
-                invoice_id=invoice.id,
-                sequence=invoice.event_count + 1,
-                collector=event.collector,
-                callback=evaluated.callback,
-                url=evaluated.url,
-                origin=evaluated.origin,
-                body=callbacks[evaluated.callback].render(content),
-                accepted_at=invoice.created_at,
-                created_at=event.at,
-                leased_until=reserve(evaluated.origin),
-                lease_token=FIRST_LEASE_TOKEN,
-                request_id=invoice.request_id,
-                traceparent=invoice.traceparent,
-            )
+    if event is None:
+        return
+    content = event if event.content is None else event.content
+    bodies = [
+        (evaluated, callbacks[evaluated.callback].render(content))
+        for evaluated in invoice.callbacks
+        if evaluated.callback in event.callbacks
+    ]
+    for evaluated, body in bodies:
+        yield Delivery(
+            id=f"msg_{new_id()}",
+            account_id=invoice.account_id,
+            invoice_key=invoice.key,
+            invoice_id=invoice.id,
+            sequence=invoice.event_count + 1,
+            collector=event.collector,
+            callback=evaluated.callback,
+            url=evaluated.url,
+            origin=evaluated.origin,
+            body=body,
+            accepted_at=invoice.created_at,
+            created_at=event.at,
+            leased_until=reserve(evaluated.origin),
+            lease_token=FIRST_LEASE_TOKEN,
+            request_id=invoice.request_id,
+            traceparent=invoice.traceparent,
+        )

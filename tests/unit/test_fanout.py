@@ -1,0 +1,138 @@
+import dataclasses
+from itertools import count
+
+import pytest
+
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.delivery.fanout import deliveries_of
+from service.domain.invoice import FIRST_LEASE_TOKEN, Event
+from service.domain.states import Cause
+from tests.clock import START
+from tests.rows import ONE, SECOND, TWO, a_callback, a_step, an_invoice
+
+OTHER = dataclasses.replace(INVOICE_NOTIFICATION, name="other")
+CALLBACKS = {one.name: one for one in (INVOICE_NOTIFICATION, OTHER)}
+BOTH = (a_callback(ONE), a_callback(TWO, name=OTHER.name))
+BODY = b'{"description":"Invoice paid","paid":true}'
+
+
+def fired(*names, content=None):
+    """An event that fires the callbacks of these names."""
+    return Event(
+        description="Invoice paid",
+        paid=True,
+        at=START + SECOND,
+        collector="sandbox",
+        callbacks=names,
+        content=content,
+    )
+
+
+def made(event, *, callbacks=BOTH, reserve=lambda _: None, **changes):
+    """The deliveries of *event*; their ids are counted."""
+    invoice = an_invoice(callbacks=callbacks, traceparent="a trace", **changes)
+    numbers = count(1)
+    new_id = lambda: str(next(numbers))  # noqa: E731 -- a stand-in of one line
+    return list(deliveries_of(a_step(invoice, event=event), CALLBACKS, new_id, reserve))
+
+
+def test_a_delivery_holds_all_that_an_attempt_needs():
+    """It is made of the invoice, the event and the evaluated callback."""
+    (delivery,) = made(
+        fired(INVOICE_NOTIFICATION.name), reserve=lambda _: START + 9 * SECOND, key="the key"
+    )
+
+    assert ("msg_1", "dev", "the key", "1", 1) == (
+        delivery.id,
+        delivery.account_id,
+        delivery.invoice_key,
+        delivery.invoice_id,
+        delivery.sequence,
+    )
+    assert ("invoice_notification", f"{ONE}/invoices/1", ONE, BODY) == (
+        delivery.callback,
+        delivery.url,
+        delivery.origin,
+        delivery.body,
+    )
+    assert ("sandbox", "request of 1", "a trace") == (
+        delivery.collector,
+        delivery.request_id,
+        delivery.traceparent,
+    )
+    assert (START, START + SECOND) == (delivery.accepted_at, delivery.created_at)
+    assert (START + 9 * SECOND, FIRST_LEASE_TOKEN) == (delivery.leased_until, delivery.lease_token)
+    assert (0, 0, Cause.EVENT) == (delivery.attempt_count, delivery.failure_count, delivery.cause)
+
+
+def test_events_are_numbered_within_their_invoice():
+    """The next event has the next number."""
+    (delivery,) = made(fired(OTHER.name), event_count=4)
+
+    assert 5 == delivery.sequence
+
+
+@pytest.mark.parametrize(
+    ("expected", "event", "callbacks"),
+    [
+        ([ONE, TWO], fired("invoice_notification", "other"), BOTH),
+        ([TWO], fired("other"), BOTH),
+        ([ONE], fired("invoice_notification", "other"), BOTH[:1]),
+        ([], fired("invoice_notification"), BOTH[1:]),
+        ([], fired(), BOTH),
+        ([], fired("other"), ()),
+        ([], None, BOTH),
+    ],
+    ids=["both", "one fired", "one asked for", "another", "none fired", "none asked for", "none"],
+)
+def test_what_is_fired_and_asked_for_is_delivered(expected, event, callbacks):
+    """One delivery for each callback that the event fires and the API user asked for."""
+    assert expected == [delivery.origin for delivery in made(event, callbacks=callbacks)]
+
+
+def test_a_lease_is_reserved_at_each_origin():
+    """Capacity is counted by origin: one of two deliveries may get it alone."""
+    leases = {ONE: None, TWO: START + SECOND}
+
+    deliveries = made(fired("invoice_notification", "other"), reserve=leases.get)
+
+    assert leases == {delivery.origin: delivery.leased_until for delivery in deliveries}
+
+
+def test_the_content_of_an_event_is_what_is_rendered():
+    """A callback with another schema gets what that schema reads; by default the event itself."""
+    content = {"description": "Another", "paid": False}
+
+    (delivery,) = made(fired("other", content=content))
+
+    assert b'{"description":"Another","paid":false}' == delivery.body
+
+
+@pytest.mark.parametrize("fault", ["an unknown callback", "a body that cannot be rendered"])
+def test_what_cannot_be_rendered_reserves_nothing(fault):
+    """A defect in one callback leaves no capacity reserved for another."""
+    reserved = []
+    event = fired("invoice_notification", "gone")
+    callbacks = (a_callback(ONE), a_callback(TWO, name="gone"))
+    if fault != "an unknown callback":
+        event, callbacks = fired("invoice_notification", "other", content=Unreadable()), BOTH
+
+    with pytest.raises((KeyError, ZeroDivisionError)):
+        made(event, callbacks=callbacks, reserve=reserved.append)
+
+    assert [] == reserved
+
+
+class Unreadable:
+    """An event whose second rendering fails."""
+
+    paid = True
+
+    def __init__(self):
+        self.read_count = 0
+
+    @property
+    def description(self):
+        """Fail at the second time."""
+        self.read_count += 1
+        return 1 / (2 - self.read_count)
