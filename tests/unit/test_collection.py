@@ -1,23 +1,23 @@
 import asyncio
-import itertools
 from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 
-from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.collection import loop as collection_module
 from service.collection.collector import Progress
-from service.collection.loop import LEASE, POLL, Collection
+from service.collection.loop import LEASE
 from service.collection.sandbox import Sandbox
-from service.domain.states import InvoiceStatus
-from service.storage.steps import NewDelivery
-from service.storage.tables import invoices
+from service.domain.states import Acceptance, InvoiceStatus
+from service.errors import StorageUnavailable
+from service.loops import POLL
+from service.storage.tables import deliveries, invoices
 from service.telemetry.metrics import Metrics
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
-from tests.fakes import SILENT, WatchedStore
-from tests.memory import Memory, MemoryStore
-from tests.rows import ONE, SECOND, an_invoice, rows_of
+from tests.fakes import WatchedMemory, WatchedStore, assembled
+from tests.memory import Loss
+from tests.rows import ONE, SECOND, an_invoice, lease_invoice, rows_of
 from tests.samples import samples_of
 
 RECEIVED, SENT, PAID, FAILED = InvoiceStatus
@@ -28,7 +28,7 @@ MICROSECOND = timedelta(microseconds=1)
 @pytest.fixture
 def memory():
     """What is stored; a test may hold back its writes."""
-    return Memory()
+    return WatchedMemory()
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def store(memory):
 @pytest.fixture
 def elsewhere(memory):
     """The store of another process on the same memory."""
-    return MemoryStore(memory)
+    return WatchedStore(memory)
 
 
 @pytest.fixture
@@ -50,32 +50,19 @@ def clock():
 
 
 @pytest.fixture
-def announced():
-    """What was rendered for receivers."""
-    return []
-
-
-@pytest.fixture
 def metrics():
     """What is counted."""
     return Metrics()
 
 
 @pytest.fixture
-def collecting(store, clock, announced, metrics):
-    """Runs the collection with a collector, and drains it at the end of the block."""
-    numbers = itertools.count(1)
-
-    def announce(callback, description, paid):
-        announced.append((callback, description, paid))
-        body = INVOICE_NOTIFICATION.render({"description": description, "paid": paid})
-        return NewDelivery(f"msg_{next(numbers)}", body)
+def collecting(store, clock, metrics):
+    """Runs the collection of a process, and drains it at the end of the block."""
 
     @asynccontextmanager
     async def run(collector=None, *, delay=DELAY):
-        collection = Collection(
-            store, collector or Sandbox(delay), announce, clock, metrics, SILENT
-        )
+        collector = collector or Sandbox(delay)
+        collection = assembled(store, collector=collector, clock=clock, metrics=metrics).collection
         running = asyncio.create_task(collection.run())
         try:
             await clock.parked()
@@ -137,8 +124,8 @@ def bodies(told):
 
 async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, clock):
     """It is sent at once, and paid when the delay is over and not before."""
-    async with collecting():
-        await store.accept(an_invoice())
+    async with collecting() as (collection, _):
+        await collection.accept(an_invoice())
         await store.taken.reaches(1)
         assert (SENT, []) == await story(store)
 
@@ -164,8 +151,8 @@ async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, cl
 )
 async def test_a_failing_payment_is_told(collecting, store, clock, description, tag):
     """Every tag that fails ends in `payment_failed`, with its own words, after the delay."""
-    async with collecting():
-        await store.accept(an_invoice(customer=f"Acme+{tag}"))
+    async with collecting() as (collection, _):
+        await collection.accept(an_invoice(customer=f"Acme+{tag}"))
         await store.taken.reaches(1)
         await clock.parked()
         clock.advance(DELAY)
@@ -177,8 +164,8 @@ async def test_a_failing_payment_is_told(collecting, store, clock, description, 
 
 async def test_an_invoice_that_cannot_be_sent_fails_at_once(collecting, store):
     """`+undeliverable` never becomes sent."""
-    async with collecting():
-        await store.accept(an_invoice(customer="Acme+undeliverable"))
+    async with collecting() as (collection, _):
+        await collection.accept(an_invoice(customer="Acme+undeliverable"))
         await store.taken.reaches(1)
 
     status, ((description, paid),) = await story(store)
@@ -188,8 +175,8 @@ async def test_an_invoice_that_cannot_be_sent_fails_at_once(collecting, store):
 
 async def test_pending_takes_ten_times_the_delay(collecting, store, clock):
     """`+pending` is paid after ten delays and not before."""
-    async with collecting():
-        await store.accept(an_invoice(customer="Acme+pending"))
+    async with collecting() as (collection, _):
+        await collection.accept(an_invoice(customer="Acme+pending"))
         await store.taken.reaches(1)
         await clock.parked()
         clock.advance(10 * DELAY - MICROSECOND)
@@ -204,8 +191,8 @@ async def test_pending_takes_ten_times_the_delay(collecting, store, clock):
 
 async def test_never_stays_sent(collecting, store, clock, memory):
     """`+never` is sent, and nothing more happens to it, ever."""
-    async with collecting():
-        await store.accept(an_invoice(customer="Acme+never"))
+    async with collecting() as (collection, _):
+        await collection.accept(an_invoice(customer="Acme+never"))
         await store.taken.reaches(1)
         for _ in range(3):
             await clock.parked()
@@ -220,8 +207,8 @@ async def test_never_stays_sent(collecting, store, clock, memory):
 
 async def test_without_a_delay_one_step_is_enough(collecting, store, clock):
     """From received to paid is one transaction where nothing has to be waited for."""
-    async with collecting(delay=timedelta(0)):
-        await store.accept(an_invoice())
+    async with collecting(delay=timedelta(0)) as (collection, _):
+        await collection.accept(an_invoice())
         ((step, is_taken),) = await store.taken.reaches(1)
 
     assert (PAID, True) == (step.status, is_taken)
@@ -232,42 +219,46 @@ async def test_without_a_delay_one_step_is_enough(collecting, store, clock):
 @pytest.mark.parametrize("tag", ["declined", "pending"])
 async def test_without_a_delay_every_tag_ends_in_one_step(collecting, store, tag):
     """Failures, and ten times nothing, need no second step either."""
-    async with collecting(delay=timedelta(0)):
-        await store.accept(an_invoice(customer=f"Acme+{tag}"))
+    async with collecting(delay=timedelta(0)) as (collection, _):
+        await collection.accept(an_invoice(customer=f"Acme+{tag}"))
         await store.taken.reaches(1)
 
     assert {"declined": FAILED, "pending": PAID}[tag] == (await story(store))[0]
 
 
-# Who is told
+# What is sent
 
 
-async def test_the_receiver_is_told_what_happened(collecting, store, announced):
+async def test_the_receiver_is_told_what_happened(collecting, store, memory):
     """The event is rendered by the callback of the invoice, and becomes its delivery."""
-    async with collecting(delay=timedelta(0)):
-        await store.accept(an_invoice())
+    store.ids.next.append("1")
+
+    async with collecting(delay=timedelta(0)) as (collection, _):
+        await collection.accept(an_invoice())
         await store.taken.reaches(1)
 
-    assert [("invoice_notification", "Invoice paid", True)] == announced
+    (row,) = await rows_of(memory, deliveries)
+    assert b'{"description":"Invoice paid","paid":true}' == row["body"]
+    assert "invoice_notification" == row["callback"]
     (told,) = await store.deliveries_of("dev", "1")
     assert ("msg_1", f"{ONE}/invoices/1", START) == (told["id"], told["url"], told["created_at"])
     assert [("Invoice paid", True)] == bodies([told])
 
 
-async def test_nobody_is_told_who_did_not_ask(collecting, store, announced):
-    """Without a callback URL nothing is rendered, and the event can still be looked at."""
-    async with collecting(delay=timedelta(0)):
-        await store.accept(an_invoice(origin=None))
+async def test_nobody_is_told_who_did_not_ask(collecting, store):
+    """Without a callback URL there is no delivery, and the event can still be looked at."""
+    async with collecting(delay=timedelta(0)) as (collection, _):
+        await collection.accept(an_invoice(origin=None))
         await store.taken.reaches(1)
 
-    assert [] == announced == await store.deliveries_of("dev", "1")
+    assert [] == await store.deliveries_of("dev", "1")
     assert (PAID, [("Invoice paid", True)]) == await story(store)
 
 
 async def test_events_carry_the_name_of_their_collector(collecting, store):
     """A developer can tell the sandbox from real money."""
-    async with collecting(FakeCollector()):
-        await store.accept(an_invoice())
+    async with collecting(FakeCollector()) as (collection, _):
+        await collection.accept(an_invoice())
         await store.taken.reaches(1)
 
     found = await store.find_invoice("dev", "1")
@@ -292,9 +283,9 @@ async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock
     """A collector that raises is logged; the invoice comes back once its lease ran out."""
     collector = FakeCollector(bad=LookupError("nobody foresaw this"))
 
-    async with collecting(collector) as (_, running):
-        await store.accept(an_invoice("bad"))
-        await store.accept(an_invoice("good"))
+    async with collecting(collector) as (collection, running):
+        await collection.accept(an_invoice("bad"))
+        await collection.accept(an_invoice("good"))
         await store.taken.reaches(1)
         assert (PAID, [("Invoice paid", True)]) == await story(store, "good")
         assert (RECEIVED, []) == await story(store, "bad")
@@ -335,13 +326,13 @@ async def test_a_slow_collection_holds_up_no_other(collecting, store):
     """While one invoice is with the collector, others are collected from start to end."""
     collector = FakeCollector()
 
-    async with collecting(collector):
+    async with collecting(collector) as (collection, _):
         collector.may_answer.clear()
-        await store.accept(an_invoice("slow"))
+        await collection.accept(an_invoice("slow"))
         await collector.is_asked.wait()
         slow, collector.may_answer = collector.may_answer, asyncio.Event()
         collector.may_answer.set()
-        await store.accept(an_invoice("quick"))
+        await collection.accept(an_invoice("quick"))
         await store.taken.reaches(1)
         assert (PAID, [("Invoice paid", True)]) == await story(store, "quick")
         slow.set()
@@ -354,9 +345,9 @@ async def test_a_step_that_outlived_its_lease_changes_nothing(collecting, store,
     """The invoice belongs to whoever leased it next, and one event is told of it."""
     collector = FakeCollector(**{"1": Progress(FAILED, "Too late")})
 
-    async with collecting(collector):
+    async with collecting(collector) as (collection, _):
         collector.may_answer.clear()
-        await store.accept(an_invoice())
+        await collection.accept(an_invoice())
         await collector.is_asked.wait()
         slow, collector.may_answer = collector.may_answer, asyncio.Event()
         collector.may_answer.set()
@@ -377,8 +368,8 @@ async def test_a_collector_may_ask_to_be_asked_again(collecting, store, clock):
     """A payment that is not there yet is looked at again when the collector said."""
     collector = FakeCollector(**{"1": Progress(SENT, look_again_after=DELAY)})
 
-    async with collecting(collector):
-        await store.accept(an_invoice())
+    async with collecting(collector) as (collection, _):
+        await collection.accept(an_invoice())
         for count in (1, 2, 3):
             await store.taken.reaches(count)
             await clock.parked()
@@ -405,8 +396,8 @@ class Announcing(FakeCollector):
 
 async def test_what_is_told_of_the_sending_is_not_skipped(collecting, store):
     """An event is an event, even where the next one follows without any wait."""
-    async with collecting(Announcing()):
-        await store.accept(an_invoice())
+    async with collecting(Announcing()) as (collection, _):
+        await collection.accept(an_invoice())
         await store.taken.reaches(2)
 
     assert (PAID, [("Invoice sent", False), ("Invoice paid", True)]) == await story(store)
@@ -416,9 +407,9 @@ async def test_what_stays_sent_is_not_counted_as_collected(collecting, store, me
     """Counted is what has come to its end: paid, or failed to be."""
     collector = FakeCollector(**{"1": Progress(SENT), "2": Progress(PAID, "Invoice paid")})
 
-    async with collecting(collector):
+    async with collecting(collector) as (collection, _):
         for id_ in ("1", "2"):
-            await store.accept(an_invoice(id_))
+            await collection.accept(an_invoice(id_))
         await store.taken.reaches(2)
 
     counted = {
@@ -427,6 +418,124 @@ async def test_what_stays_sent_is_not_counted_as_collected(collecting, store, me
         if name.startswith("invoices_collected_total") and value
     }
     assert {'invoices_collected_total{status="paid"}': 1} == counted
+
+
+# What is collected at once
+
+
+@pytest.fixture
+def no_capacity(monkeypatch):
+    """Collections that may work on no invoice."""
+    monkeypatch.setattr(collection_module, "CONCURRENCY", 0)
+
+
+async def test_what_is_accepted_is_collected_without_a_round(collecting, store, memory):
+    """An invoice is committed leased, and its collection begins with the commit."""
+    collector = FakeCollector()
+    collector.may_answer.clear()
+
+    async with collecting(collector) as (collection, _):
+        assert Acceptance.STORED is await collection.accept(an_invoice())
+        (row,) = await rows_of(memory, invoices)
+        assert (START + LEASE, 1) == (row["leased_until"], row["lease_token"])
+        assert (1, False) == (collection.held_count, store.invoices_due.is_set())
+        collector.may_answer.set()
+        await store.taken.reaches(1)
+
+    assert (PAID, [("Invoice paid", True)]) == await story(store)
+
+
+async def test_what_exceeds_the_capacity_waits_in_the_database(
+    no_capacity, collecting, store, memory
+):
+    """Where there is no capacity the invoice is free, and the loops are signalled."""
+    async with collecting() as (collection, _):
+        await collection.accept(an_invoice())
+
+        (row,) = await rows_of(memory, invoices)
+        assert (None, 0) == (row["leased_until"], row["lease_token"])
+        assert (0, True) == (collection.held_count, store.invoices_due.is_set())
+
+
+async def test_older_invoices_are_collected_before_new_ones(collecting, store, memory, monkeypatch):
+    """While invoices wait in the database, one that is accepted waits behind them."""
+    monkeypatch.setattr(collection_module, "CONCURRENCY", 1)
+    collector = FakeCollector()
+    collector.may_answer.clear()
+
+    async with collecting(collector) as (collection, _):
+        for id_ in ("first", "second"):
+            await collection.accept(an_invoice(id_))
+        assert 1 == collection.held_count
+        memory.shut()
+        collector.may_answer.set()
+        await memory.reached()
+        accepting = asyncio.create_task(collection.accept(an_invoice("third")))
+        await idle()
+        memory.open()
+        await accepting
+        await store.taken.reaches(3)
+
+    assert ["first", "second", "third"] == [step.invoice.id for step, _ in store.taken.entries]
+
+
+@pytest.mark.parametrize("title", [None, "Another"], ids=["replay", "conflict"])
+async def test_an_invoice_that_is_not_stored_takes_no_capacity(collecting, store, title):
+    """A replay and a conflict are not collected, and give back what was reserved for them."""
+    collector = FakeCollector(**{"1": Progress(SENT)})
+
+    async with collecting(collector) as (collection, _):
+        await collection.accept(an_invoice())
+        await store.taken.reaches(1)
+        await idle()
+        expected = Acceptance.CONFLICT if title else Acceptance.REPLAYED
+
+        assert expected is await collection.accept(an_invoice(title=title))
+        assert (0, 1) == (collection.held_count, collector.asked["1"])
+
+
+async def test_an_invoice_that_cannot_be_written_takes_no_capacity(collecting):
+    """A failure of the database gives back what was reserved, and the caller learns of it."""
+    async with collecting() as (collection, _):
+        with pytest.raises(ValueError, match="customer"):
+            await collection.accept(an_invoice(customer=None))
+
+        assert 0 == collection.held_count
+
+
+async def test_an_invoice_whose_commit_is_unknown_takes_no_capacity(collecting, memory):
+    """Neither does one that a lost connection may have stored: its lease runs out."""
+    async with collecting() as (collection, _):
+        memory.losses.append(Loss.AFTER)
+        with pytest.raises(StorageUnavailable):
+            await collection.accept(an_invoice())
+
+        assert 0 == collection.held_count
+
+
+async def test_a_request_that_is_cancelled_takes_no_capacity(collecting, memory):
+    """A caller that waits no longer gives back what was reserved for its invoice."""
+    async with collecting() as (collection, _):
+        memory.shut()
+        accepting = asyncio.create_task(collection.accept(an_invoice()))
+        await memory.reached()
+        assert 1 == collection.held_count
+        accepting.cancel()
+        await asyncio.wait([accepting])
+
+        assert 0 == collection.held_count
+        memory.open()
+
+
+async def test_a_process_that_does_not_collect_leaves_all_to_others(store, elsewhere, clock):
+    """What is accepted where no loop runs is free, and due for every process."""
+    collection = assembled(store, clock=clock).collection
+
+    assert Acceptance.STORED is await collection.accept(an_invoice())
+
+    assert 0 == collection.held_count
+    assert store.invoices_due.is_set()
+    assert "1" == (await lease_invoice(elsewhere)).id
 
 
 # Draining
@@ -438,7 +547,7 @@ async def test_draining_finishes_what_was_begun(collecting, store):
     collector.may_answer.clear()
 
     async with collecting(collector) as (collection, running):
-        await store.accept(an_invoice())
+        await collection.accept(an_invoice())
         await collector.is_asked.wait()
         collection.drain()
         await idle()
@@ -456,7 +565,7 @@ async def test_after_a_drain_nothing_is_leased(collecting, store, memory):
         collection.drain()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await running
-        await store.accept(an_invoice())
+        await collection.accept(an_invoice())
 
     assert (RECEIVED, []) == await story(store)
     (row,) = await rows_of(memory, invoices)
@@ -467,7 +576,7 @@ async def test_what_is_accepted_while_draining_is_left_free(collecting, store, m
     """An invoice that was on its way into the database is not kept leased by who has ended."""
     async with collecting(delay=timedelta(0)) as (collection, _):
         memory.shut()
-        accepting = asyncio.create_task(store.accept(an_invoice()))
+        accepting = asyncio.create_task(collection.accept(an_invoice()))
         await memory.reached()
         collection.drain()
         await idle()

@@ -1,13 +1,129 @@
 import asyncio
 import logging
+from datetime import timedelta
 
 import pytest
 
-from service.loops import running_loops
+from service.errors import StorageUnavailable
+from service.loops import AT_ONCE, POLL, Loop, Round, running_loops
+from tests.clock import PATIENCE_SECONDS, ManualClock, idle
+
+HOUR = timedelta(hours=1)
+
+
+class Rounds(Loop):
+    """A loop whose rounds are what a test has given, in order; then they find nothing."""
+
+    def __init__(self, *rounds):
+        super().__init__(ManualClock(), asyncio.Event())
+        self.rounds = list(rounds)
+        self.round_count = 0
+        self.leased_count = 0
+
+    @property
+    def held_count(self):
+        """What a test says."""
+        return self.leased_count
+
+    async def run_round(self):
+        """Return the next round, or raise it."""
+        self.round_count += 1
+        given = self.rounds.pop(0) if self.rounds else Round(0, POLL)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+
+class SetBack(Rounds):
+    """Rounds during which the clock is set back by an hour."""
+
+    async def run_round(self):
+        """Find nothing, and come again after the usual wait."""
+        self.clock.jump(-HOUR)
+        return await super().run_round()
+
+
+async def ended(loop, running):
+    """Drain *loop* and wait until it has ended."""
+    loop.drain()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await running
+
+
+# Rounds
+
+
+async def test_a_loop_waits_as_long_as_its_round_says():
+    """More work that is known is done at once; then the loop waits for an instant or a signal."""
+    loop = Rounds(Round(9, AT_ONCE), Round(1, HOUR))
+    running = asyncio.create_task(loop.run())
+
+    assert loop.clock.now() + HOUR == await loop.clock.parked()
+    assert 2 == loop.round_count
+    loop.clock.advance(HOUR)
+    assert loop.clock.now() + POLL == await loop.clock.parked()
+    loop.signal.set()
+    await loop.clock.parked()
+    assert 4 == loop.round_count
+
+    await ended(loop, running)
+
+
+async def test_a_database_that_is_away_ends_the_round_and_not_the_loop():
+    """The next round is no more than `POLL` away."""
+    loop = Rounds(StorageUnavailable("away"))
+    running = asyncio.create_task(loop.run())
+
+    assert loop.clock.now() + POLL == await loop.clock.parked()
+    assert loop.is_running
+
+    await ended(loop, running)
+
+
+async def test_a_defect_ends_the_loop():
+    """A round that raises anything else is not run again and again: the process is to end."""
+    loop = Rounds(LookupError("a defect"))
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await loop.run()
+
+    assert raised.group_contains(LookupError)
+    assert not loop.is_running
+
+
+async def test_a_loop_ends_once_its_leases_are_given_up():
+    """After a drain no round begins, and the loop ends when nothing is leased any more."""
+    loop = Rounds()
+    loop.leased_count = 2
+    running = asyncio.create_task(loop.run())
+    await loop.clock.parked()
+
+    loop.drain()
+    await idle()
+    assert (True, 1) == (loop.is_running, loop.round_count)
+    loop.leased_count = 0
+    loop.signal.set()
+    await running
+
+    assert (False, 1) == (loop.is_running, loop.round_count)
+
+
+async def test_a_clock_that_goes_back_during_a_round_delays_no_loop():
+    """However the clock was set while a round ran, the next one is no more than `POLL` away."""
+    loop = SetBack()
+    running = asyncio.create_task(loop.run())
+
+    until = await loop.clock.parked()
+
+    assert until - loop.clock.now() <= POLL
+    await ended(loop, running)
+
+
+# Loops of a process
 
 
 class Hanging:
-    """A loop that goes on after it was told to drain, until it is let go."""
+    """A loop that goes on after its drain, until a test lets it end."""
 
     def __init__(self):
         self.is_draining = False

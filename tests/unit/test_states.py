@@ -3,6 +3,7 @@ import pytest
 from service.domain.states import (
     DELIVERY_MOVES,
     INVOICE_MOVES,
+    SETTLED,
     DeliveryStatus,
     InvoiceStatus,
 )
@@ -41,9 +42,14 @@ def test_an_invoice_that_is_collected_stays_as_it_is(status):
 
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DEAD])
-def test_a_delivery_that_is_settled_stays_as_it_is(status):
-    """No attempt changes what is delivered or dead."""
-    assert frozenset() == DELIVERY_MOVES[status]
+def test_a_delivery_that_is_settled_is_only_redelivered(status):
+    """No attempt changes what is delivered or dead; a redelivery makes it pending again."""
+    assert {DeliveryStatus.PENDING} == DELIVERY_MOVES[status]
+
+
+def test_settled_is_every_state_that_an_attempt_leads_to_and_not_from():
+    """Retention removes what waits for no attempt."""
+    assert DELIVERY_MOVES[DeliveryStatus.PENDING] - {DeliveryStatus.PENDING} == SETTLED
 
 
 def test_a_failed_attempt_leaves_a_delivery_pending():

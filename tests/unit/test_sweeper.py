@@ -4,10 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from service.delivery.sweeper import SWEEP_EVERY, Sweeper
+from service.delivery.sweeper import SWEEP_INTERVAL, Sweeper
 from service.errors import NotFound
-from service.loops import AT_ONCE, POLL
+from service.loops import AT_ONCE, POLL, Round
 from service.storage import retention
+from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from tests.clock import START, ManualClock
 from tests.memory import Memory, memory_store
@@ -16,7 +17,7 @@ from tests.rows import add_delivery, delivered, lease_delivery
 KEPT = timedelta(days=30)
 
 
-class SweptStore(memory_store):
+class SweptStore(Store):
     """A store that has nothing to remove but what a test says, and remembers what was asked."""
 
     def __init__(self, *counts):
@@ -38,13 +39,13 @@ def clock():
 
 
 async def test_a_sweep_goes_on_until_everything_was_looked_at(clock):
-    """Batch after batch at once, each where the last one ended; then an hour of rest."""
+    """Batch after batch at once, each where the last one ended; then an hour without any."""
     store = SweptStore(2, 0, 1)
     sweeper = Sweeper(store, KEPT, clock, Metrics())
 
-    due = [await sweeper.run_round() for _ in range(3)]
+    rounds = [await sweeper.run_round() for _ in range(3)]
 
-    assert [AT_ONCE, AT_ONCE, SWEEP_EVERY] == due
+    assert [Round(2, AT_ONCE), Round(0, AT_ONCE), Round(1, SWEEP_INTERVAL)] == rounds
     assert ["", "x", "x"] == [place.after for place, _ in store.asked]
     assert {START - KEPT} == {before for _, before in store.asked}
 
@@ -65,12 +66,12 @@ async def test_what_was_removed_is_told_once_for_a_sweep(clock, caplog):
     [
         (timedelta(0), POLL),
         (timedelta(minutes=5), timedelta(minutes=5)),
-        (timedelta(days=365), SWEEP_EVERY),
+        (timedelta(days=365), SWEEP_INTERVAL),
     ],
 )
 async def test_what_is_kept_shortly_is_removed_soon(clock, kept, pause):
     """Nothing stays much longer than twice its time, and the database is left in peace."""
-    assert pause == await Sweeper(SweptStore(), kept, clock, Metrics()).run_round()
+    assert Round(0, pause) == await Sweeper(SweptStore(), kept, clock, Metrics()).run_round()
 
 
 async def test_it_sweeps_by_the_clock_and_stops_when_it_drains(clock):
@@ -83,7 +84,7 @@ async def test_it_sweeps_by_the_clock_and_stops_when_it_drains(clock):
 
     await clock.parked()
     assert (await store.find_delivery("dev", "msg_0"))["settled_at"]
-    clock.advance(KEPT + SWEEP_EVERY)
+    clock.advance(KEPT + SWEEP_INTERVAL)
     await clock.parked()
     with pytest.raises(NotFound):
         await store.find_delivery("dev", "msg_0")
