@@ -7,6 +7,7 @@ from collections import Counter, defaultdict, deque
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from service.api.application import OPERATIONS
 from service.app import DEVELOPMENT, Edges, assemble
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.sandbox import Sandbox
@@ -257,7 +258,16 @@ class WatchedStore(Store):
         self.dispatcher = service.dispatcher
 
 
-def assembled(store, *, receivers=None, collector=None, clock, metrics=None, **settings):
+def assembled(
+    store,
+    *,
+    receivers=None,
+    collector=None,
+    clock,
+    metrics=None,
+    operations=OPERATIONS,
+    **settings,
+):
     """
     The service of a process as it is wired, in development mode; its loops do not run yet.
 
@@ -272,6 +282,6 @@ def assembled(store, *, receivers=None, collector=None, clock, metrics=None, **s
         new_id=store.ids,
         tracing=SILENT,
     )
-    service = assemble(Settings(**settings), DEVELOPMENT, edges, metrics=metrics)
+    service = assemble(Settings(**settings), DEVELOPMENT, edges, operations, metrics=metrics)
     store.become(service)
     return service

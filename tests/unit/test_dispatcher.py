@@ -6,26 +6,32 @@ from datetime import timedelta
 
 import pytest
 
+from service.api.application import OPERATIONS
+from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.dispatcher import LEASE_MARGIN, SETTLE_MARGIN
 from service.delivery.failures import NoAnswer
 from service.delivery.fairness import COOLDOWN_FIRST, LEASE_AHEAD
 from service.domain.outcomes import AttemptOutcome
+from service.errors import StorageUnavailable
 from service.loops import POLL
 from service.storage.tables import deliveries
 from service.telemetry.metrics import Metrics
 from tests.clock import PATIENCE_SECONDS, START, ManualClock, idle
 from tests.fakes import FakeReceivers, WatchedMemory, WatchedStore, answer, assembled
+from tests.memory import Loss
 from tests.rows import (
     ONE,
     SECOND,
     THREE,
     TWO,
+    a_callback,
     a_round,
     a_step,
     add_delivery,
     add_two_events,
     an_event,
     an_invoice,
+    failed,
     lease_deliveries,
     lease_delivery,
     lease_invoice,
@@ -80,12 +86,13 @@ def dispatching(store, receivers, clock, metrics):
     """Runs the dispatcher of a process, and drains it at the end of the block."""
 
     @asynccontextmanager
-    async def run(*, on=store, concurrency=8, origin_concurrency=4):
+    async def run(*, on=store, concurrency=8, origin_concurrency=4, operations=OPERATIONS):
         service = assembled(
             on,
             receivers=receivers,
             clock=clock,
             metrics=metrics,
+            operations=operations,
             retry_schedule=(5 * SECOND, 300 * SECOND),
             callback_timeout=TIMEOUT,
             callback_concurrency=concurrency,
@@ -162,7 +169,9 @@ async def test_what_was_waiting_before_the_start_leaves_at_once(dispatching, sto
     assert ["msg_1", "msg_2"] == sorted(receivers.ids)
 
 
-async def test_what_another_process_wrote_is_found_by_the_net(dispatching, elsewhere, store, clock):
+async def test_what_another_process_wrote_is_found_by_the_poll(
+    dispatching, elsewhere, store, clock
+):
     """Without a signal, a delivery is found within the poll."""
     async with dispatching():
         await add_delivery(elsewhere)
@@ -259,17 +268,17 @@ async def test_slots_that_fall_free_are_used_at_once(dispatching, store, receive
     assert 1 == receivers.peaks[ONE]
 
 
-async def test_room_that_falls_free_during_a_round_is_used_at_once(
+async def test_capacity_that_falls_free_during_a_round_is_used_at_once(
     dispatching, store, elsewhere, receivers, clock, memory
 ):
-    """What a round left behind for want of room does not wait for the net."""
+    """What a round left behind for want of capacity does not wait for the poll."""
     receivers.hang(ONE)
     first = [f"a{number}" for number in range(LEASE_AHEAD - 1)]
 
     async with dispatching(concurrency=2, origin_concurrency=1):
         await add_deliveries(store, ONE, *first)
         await receivers.requests.reaches(1)
-        # There is room for one more of this origin; two are left behind.
+        # There is capacity for one more of this origin; two are left behind.
         await add_deliveries(elsewhere, ONE, "b0", "b1", "b2")
         await quiet(clock)
         memory.shut()
@@ -287,7 +296,7 @@ async def test_room_that_falls_free_during_a_round_is_used_at_once(
 async def test_a_backlog_ends_although_more_comes_in(
     dispatching, store, receivers, clock, monkeypatch
 ):
-    """A look that has room for all it finds ends the backlog, whoever came in meanwhile."""
+    """A scan that has capacity for all it finds ends the backlog, whatever came in meanwhile."""
     refused_count = 0
 
     async def lease_while_more_comes_in(round_):
@@ -307,13 +316,13 @@ async def test_a_backlog_ends_although_more_comes_in(
             cancel(dispatcher, ONE)
         await quiet(clock)
 
-        # One for the look that begins with the refusal, one for the look that finds nothing.
+        # One for the scan that begins with the refusal, one for the scan that finds nothing.
         assert 2 == refused_count
         assert dispatcher._reserve(ONE)
         cancel(dispatcher, ONE)
 
 
-async def test_an_origin_that_nobody_knows_is_probed_first(dispatching, store, receivers, clock):
+async def test_an_origin_that_is_not_known_is_probed_first(dispatching, store, receivers, clock):
     """A receiver gets one attempt, and more at a time once it has answered."""
     receivers.hang(ONE)
 
@@ -408,7 +417,7 @@ async def test_an_origin_whose_probe_failed_is_leased_for_one_probe(
         assert 1 == len(store.leased)
 
 
-async def test_room_that_was_kept_for_nothing_is_used(dispatching, store, receivers):
+async def test_slots_that_were_kept_for_nothing_are_used(dispatching, store, receivers):
     """Slots that were left for another origin are taken once that has nothing to send."""
     async with dispatching(concurrency=8, origin_concurrency=8) as (dispatcher, _):
         await answered_once(store, receivers)
@@ -481,8 +490,8 @@ async def test_a_dead_delivery_is_never_attempted_again(dispatching, store, rece
 async def test_one_bad_attempt_does_not_stop_the_others(
     dispatching, store, receivers, clock, caplog
 ):
-    """An attempt that raises is logged and told as lost, others go on, and it comes again."""
-    receivers.answers[ONE].append(LookupError("nobody foresaw this"))
+    """An attempt that raises is logged and recorded as lost, others go on, and it comes again."""
+    receivers.answers[ONE].append(LookupError("a defect"))
 
     async with dispatching() as (_, running):
         await add_delivery(store, "1", origin=ONE)
@@ -527,16 +536,16 @@ async def test_a_bad_attempt_gives_its_slot_back(dispatching, store, receivers):
 
 async def test_a_backlog_of_one_origin_hides_no_other(dispatching, store, elsewhere, receivers):
     """However many older deliveries wait for one origin, another one's leaves in the same round."""
-    room = LEASE_AHEAD
-    for number in range(3 * room):
+    count = 3 * LEASE_AHEAD
+    for number in range(count):
         await add_delivery(elsewhere, f"old{number}", origin=ONE, at=START - SECOND)
     await add_delivery(elsewhere, "other", origin=TWO, at=START)
 
     async with dispatching(concurrency=2, origin_concurrency=1):
-        await store.settled.reaches(3 * room + 1)
+        await store.settled.reaches(count + 1)
 
     sent_before = receivers.ids.index("msg_other")
-    assert sent_before <= room
+    assert sent_before <= LEASE_AHEAD
 
 
 async def test_a_hold_that_was_not_stored_is_kept_all_the_same(
@@ -674,10 +683,10 @@ async def test_retry_after_holds_what_is_written_in_the_same_moment(
     assert ["msg_first", "msg_two"] == receivers.ids
 
 
-async def test_a_delivery_that_comes_into_a_rest_is_given_back(
+async def test_a_delivery_that_comes_into_a_hold_is_given_back(
     dispatching, store, receivers, clock
 ):
-    """Room that was reserved before the receiver asked for rest is not used during it."""
+    """What was reserved before the receiver asked for a hold is not attempted during it."""
     async with dispatching() as (dispatcher, _):
         await answered_once(store, receivers)
         receivers.hang(ONE)
@@ -875,7 +884,186 @@ async def test_what_is_written_while_draining_is_left_free(
     assert ("pending", []) == await story(store, "msg_1")
 
 
+# What is recorded
+
+
+OTHER = replace(INVOICE_NOTIFICATION, name="other")
+WITH_OTHER = (*OPERATIONS, replace(OPERATIONS[0], callbacks=(OTHER,)))
+
+
+async def accepted(store, id_="1", **changes):
+    """An invoice that is leased, so that a step of it can be written."""
+    await store.accept(an_invoice(id_, **changes))
+    return await lease_invoice(store)
+
+
+def leased_counts(dispatcher):
+    """How many leases the dispatcher counts, in all and for each origin that has any."""
+    return dispatcher.held_count, {
+        name: origin.held_count for name, origin in dispatcher._origins._busy.items()
+    }
+
+
+@pytest.mark.parametrize("loss", [Loss.BEFORE, Loss.AFTER])
+async def test_a_step_that_cannot_be_written_reserves_nothing(
+    dispatching, store, receivers, memory, loss
+):
+    """A failure of the database gives back what was reserved, and the caller learns of it."""
+    invoice = await accepted(store)
+
+    async with dispatching() as (dispatcher, _):
+        memory.losses.append(loss)
+        with pytest.raises(StorageUnavailable):
+            await take_step(store, a_step(invoice, event=an_event()))
+
+        assert (0, {}) == leased_counts(dispatcher)
+
+    assert [] == receivers.ids
+
+
+async def test_a_stale_step_reserves_nothing(dispatching, store, elsewhere, receivers, clock):
+    """Of two holders that write in one transaction, only the rightful one starts an attempt."""
+    stale = await accepted(store)
+    held = await lease_invoice(store, now=START + LEASE + LEASE)
+    receivers.hang(ONE)
+
+    async with dispatching() as (dispatcher, _):
+        given = await asyncio.gather(
+            take_step(store, a_step(stale, event=an_event(delivery_id="msg_stale"))),
+            take_step(store, a_step(held, event=an_event(delivery_id="msg_held"))),
+        )
+
+        assert [False, True] == given
+        assert (1, {ONE: 1}) == leased_counts(dispatcher)
+
+    assert ["msg_held"] == receivers.ids
+
+
+async def test_a_delivery_to_a_held_origin_reserves_nothing(
+    dispatching, store, elsewhere, receivers, memory
+):
+    """What another process was asked to hold is committed without a lease, and not attempted."""
+    await add_delivery(elsewhere, "first")
+    until = START + 3600 * SECOND
+    held = failed(await lease_delivery(elsewhere), due_at=until, held_until=until)
+    invoice = await accepted(elsewhere)
+
+    async with dispatching() as (dispatcher, _):
+        await elsewhere.settle(held)
+        assert await take_step(store, a_step(invoice, event=an_event()))
+
+        assert (0, {}) == leased_counts(dispatcher)
+
+    assert [None, None] == [row["leased_until"] for row in await rows_of(memory, deliveries)]
+    assert [] == receivers.ids
+
+
+async def test_a_second_event_reserves_nothing(dispatching, store, receivers, memory):
+    """An event that may have to wait for an earlier one is left to the database."""
+    receivers.hang(ONE)
+
+    async with dispatching() as (dispatcher, _):
+        await add_two_events(store)
+        rows = {row["id"]: row for row in await rows_of(memory, deliveries)}
+        assert (True, None) == (
+            rows["msg_1a"]["leased_until"] is not None,
+            rows["msg_1b"]["leased_until"],
+        )
+        assert (1, {ONE: 1}) == leased_counts(dispatcher)
+
+
+async def test_an_event_alone_is_delivered_at_once(dispatching, store, receivers, clock):
+    """An event that is recorded beside the collection is attempted like any other."""
+    invoice = await accepted(store)
+
+    async with dispatching() as (dispatcher, _):
+        step = a_step(invoice, None, event=an_event("Reminder sent", paid=False))
+        assert await take_step(store, step)
+        await store.settled.reaches(1)
+        assert (0, {}) == leased_counts(dispatcher)
+
+    assert START == clock.now()
+    assert [b'{"description":"Reminder sent","paid":false}'] == [
+        request.body for request in receivers.requests.entries
+    ]
+    assert "received" == (await store.find_invoice("dev", "1"))["status"]
+
+
+async def test_an_event_that_was_overtaken_reserves_nothing(dispatching, store, receivers, memory):
+    """One that turns out to be the second when it is written gives back what was reserved."""
+    invoice = await accepted(store)
+    receivers.hang(ONE)
+
+    async with dispatching() as (dispatcher, _):
+        for id_ in ("msg_1", "msg_2"):
+            step = a_step(invoice, None, event=an_event(delivery_id=id_))
+            assert await take_step(store, step)
+
+        assert (1, {ONE: 1}) == leased_counts(dispatcher)
+        rows = await rows_of(memory, deliveries)
+        assert [("msg_1", True), ("msg_2", False)] == [
+            (row["id"], row["leased_until"] is not None) for row in rows
+        ]
+
+
+async def test_of_two_callbacks_one_may_find_no_capacity(dispatching, store, receivers, memory):
+    """Each delivery of an event begins at once where its origin has capacity, and waits if not."""
+    both = (a_callback(ONE), a_callback(TWO, name=OTHER.name))
+    event = replace(an_event(), callbacks=(INVOICE_NOTIFICATION.name, OTHER.name))
+    invoice = await accepted(store, callbacks=both)
+    receivers.hang(TWO)
+
+    async with dispatching(operations=WITH_OTHER) as (dispatcher, _):
+        reserved_count = 0
+        while dispatcher._reserve(ONE):
+            reserved_count += 1
+        assert await dispatcher.record(a_step(invoice, event=event))
+
+        rows = {row["origin"]: row["leased_until"] for row in await rows_of(memory, deliveries)}
+        assert (None, START + LEASE) == (rows[ONE], rows[TWO])
+        assert {ONE: reserved_count, TWO: 1} == leased_counts(dispatcher)[1]
+        await receivers.requests.reaches(1)
+        for _ in range(reserved_count):
+            cancel(dispatcher, ONE)
+        receivers.let_all_go()
+        await store.settled.reaches(2)
+
+    assert [f"{origin}/invoices/1" for origin in (TWO, ONE)] == [
+        request.url for request in receivers.requests.entries
+    ]
+
+
+async def test_an_event_that_cannot_be_rendered_reserves_nothing(dispatching, store, receivers):
+    """An invoice of a release that knew another callback uses up no capacity."""
+    invoice = await accepted(store, callbacks=(a_callback(ONE), a_callback(TWO, name="gone")))
+    event = replace(an_event(), callbacks=(INVOICE_NOTIFICATION.name, "gone"))
+
+    async with dispatching() as (dispatcher, _):
+        with pytest.raises(KeyError, match="gone"):
+            await dispatcher.record(a_step(invoice, event=event))
+
+        assert (0, {}) == leased_counts(dispatcher)
+
+
 # The log
+
+
+async def test_every_event_is_one_line(dispatching, store, caplog):
+    """An event is logged once it is committed, with the deliveries that it has."""
+    caplog.set_level(logging.INFO)
+
+    async with dispatching():
+        await add_delivery(store)
+
+    (fields,) = [record.fields for record in caplog.records if record.msg == "event.recorded"]
+    assert {
+        "request_id": "request of 1",
+        "invoice_id": "1",
+        "account_id": "dev",
+        "description": "Invoice paid",
+        "paid": True,
+        "delivery_ids": ["msg_1"],
+    } == fields
 
 
 async def test_every_attempt_is_one_wide_line(dispatching, store, receivers, caplog):
