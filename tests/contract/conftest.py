@@ -1,30 +1,62 @@
-"""The application on a database of its own: asked in process, or over a socket."""
+"""The service on a database of its own, as it is wired: asked in process, or over a socket."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 
-from service.api.application import make_application
-from service.api.dependencies import Dependencies
-from service.app import document_of, judge_of
+from service.api.application import OPERATIONS, make_application
+from service.app import DEVELOPMENT, Edges, assemble, document_of
+from service.collection.sandbox import Sandbox
 from service.database.sqlite import SqliteDatabase
 from service.development import for_development
 from service.settings import Settings
-from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.web import server as server_module
 from service.web.connections import ConnectionLimits
 from service.web.server import Server
 from tests.clock import START, ManualClock
-from tests.fakes import everybody_is_dev, unlimited
+from tests.fakes import SILENT, FakeReceivers
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 20
+
+
+class FaultyDatabase(SqliteDatabase):
+    """SQLite; what *fault* returns for the work of a transaction is raised in its place."""
+
+    @staticmethod
+    def fault(_work):
+        """Nothing fails, unless a test says so."""
+
+    async def write(self, work, *args, **options):
+        """As it is, unless it fails."""
+        if error := self.fault(work):
+            raise error
+        return await super().write(work, *args, **options)
+
+    async def read(self, work, *args, **options):
+        """As it is, unless it fails."""
+        if error := self.fault(work):
+            raise error
+        return await super().read(work, *args, **options)
+
+
+@pytest.fixture
+def settings():
+    """The settings: receivers are judged as in production."""
+    return Settings()
+
+
+@pytest.fixture
+def process():
+    """Every request without a key belongs to the account `dev`."""
+    return DEVELOPMENT
 
 
 @pytest.fixture
@@ -34,11 +66,23 @@ def metrics():
 
 
 @pytest.fixture
-async def store(tmp_path, new_database, metrics):
-    """The store on a new database."""
+def clock():
+    """The clock of everything."""
+    return ManualClock(START)
+
+
+@pytest.fixture
+def receivers():
+    """Every receiver there is."""
+    return FakeReceivers()
+
+
+@pytest.fixture
+async def database(tmp_path, new_database):
+    """A new database."""
     path = shutil.copy(new_database, tmp_path / "invoices.db")
-    database = SqliteDatabase(f"sqlite:///{path}")
-    yield Store(database, metrics.committed)
+    database = FaultyDatabase(f"sqlite:///{path}")
+    yield database
     await database.close()
 
 
@@ -55,20 +99,40 @@ def served_document():
 
 
 @pytest.fixture
-def dependencies(store, metrics, served_document):
-    """What the application of these tests is made of; receivers are judged as in production."""
-    return Dependencies(
-        store=store,
-        accept=store.accept,
-        metrics=metrics,
-        clock=ManualClock(START),
-        document=served_document,
-        authenticate=everybody_is_dev,
-        limit=unlimited,
-        currency="USD",
-        judge=judge_of(Settings()),
-        is_ready=lambda: True,
-    )
+def assembled(settings, process, metrics, clock, receivers, database, served_document):
+    """Wires the service, with other settings, operations or edges if a test gives some."""
+
+    def make(settings=settings, operations=OPERATIONS, document=served_document, **edges):
+        usual = {
+            "database": database,
+            "sender": receivers,
+            "collector": Sandbox(timedelta(0)),
+            "clock": clock,
+            "chance": lambda: 0.5,
+            "tracing": SILENT,
+        }
+        edges = Edges(**{**usual, **edges})
+        return assemble(settings, process, edges, operations, document, metrics)
+
+    return make
+
+
+@pytest.fixture
+def service(assembled):
+    """The service; a test that wants its loops runs them."""
+    return assembled()
+
+
+@pytest.fixture
+def store(service):
+    """The store of the service."""
+    return service.store
+
+
+@pytest.fixture
+def dependencies(service):
+    """What the application of these tests is made of."""
+    return service.dependencies
 
 
 @pytest.fixture
@@ -78,10 +142,10 @@ async def api(aiohttp_client, dependencies):
 
 
 @pytest.fixture
-async def dev_api(aiohttp_client, dependencies):
+async def dev_api(aiohttp_client, assembled):
     """Asks the application as `--dev` has it: receivers may be anywhere."""
-    settings = for_development(Settings())
-    return await aiohttp_client(make_application(replace(dependencies, judge=judge_of(settings))))
+    dependencies = assembled(for_development(Settings())).dependencies
+    return await aiohttp_client(make_application(dependencies))
 
 
 @dataclass(frozen=True)

@@ -6,24 +6,23 @@ import asyncio
 import threading
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
-from service.accounts.authenticator import Authenticator
 from service.api.application import make_application
-from service.api.dependencies import Dependencies
-from service.app import document_of, judge_of
-from service.clock import SystemClock
+from service.app import ALONE, DEVELOPMENT, Edges, assemble, document_of
+from service.collection.sandbox import Sandbox
 from service.database.sqlite import SqliteDatabase
+from service.loops import running_loops
 from service.settings import Settings
 from service.storage.schema import migrate
-from service.storage.store import Store
-from service.telemetry.metrics import Metrics
 from service.web.server import Server
-from tests.fakes import everybody_is_dev, unlimited
+from tests.clock import PATIENCE_SECONDS
+from tests.fakes import FakeReceivers
 from tests.rows import add_delivery, add_two_events
 
 CHECKS = [
@@ -37,26 +36,22 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """The URL of a service that asks for no key, with a few rows to be found."""
-    with in_a_thread(tmp_path_factory.mktemp("open"), lambda _: everybody_is_dev) as url:
+    with in_a_thread(tmp_path_factory.mktemp("open"), DEVELOPMENT) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
     """The URL of the same service, where every request needs a key."""
-
-    def authenticate(store):
-        return Authenticator(store, SystemClock(), default_account_id=None).authenticate
-
-    with in_a_thread(tmp_path_factory.mktemp("guarded"), authenticate) as url:
+    with in_a_thread(tmp_path_factory.mktemp("guarded"), ALONE) as url:
         yield url
 
 
 @contextmanager
-def in_a_thread(folder, authenticating):
-    """The URL of a service in a thread; *authenticating* makes of its store what lets in."""
+def in_a_thread(folder, process):
+    """The URL of a service in a thread, wired as *process*."""
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, int]] = Future()
-    work = serve(folder / "invoices.db", authenticating, started)
+    work = serve(folder / "invoices.db", process, started)
     thread = threading.Thread(target=asyncio.run, args=(work,))
     thread.start()
     loop, stop, port = started.result(timeout=30)
@@ -65,32 +60,21 @@ def in_a_thread(folder, authenticating):
     thread.join()
 
 
-async def serve(path, authenticating, started):
+async def serve(path, process, started):
     """Serve a new database at *path* until told to stop; tells *started* how."""
     database, stop = SqliteDatabase(f"sqlite:///{path}"), asyncio.Event()
     await migrate(database)
-    store = Store(database)
-    await add_delivery(store, "2expen51ve")
-    await add_two_events(store, "two")
-    app = make_application(
-        Dependencies(
-            store=store,
-            accept=store.accept,
-            metrics=Metrics(),
-            clock=SystemClock(),
-            document={"openapi": "3.1.0"},
-            authenticate=authenticating(store),
-            limit=unlimited,
-            currency="USD",
-            judge=judge_of(Settings()),
-            is_ready=lambda: True,
-        )
-    )
-    server = Server(app)
-    port = await server.start("127.0.0.1", 0)
-    started.set_result((asyncio.get_running_loop(), stop, port))
-    await stop.wait()
-    await server.stop()
+    collector = Sandbox(timedelta(0))
+    edges = Edges(database=database, sender=FakeReceivers(), collector=collector)
+    service = assemble(Settings(rate_limit=0), process, edges, document={"openapi": "3.1.0"})
+    await add_delivery(service.store, "2expen51ve")
+    await add_two_events(service.store, "two")
+    server = Server(make_application(service.dependencies))
+    async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS):
+        port = await server.start("127.0.0.1", 0)
+        started.set_result((asyncio.get_running_loop(), stop, port))
+        await stop.wait()
+        await server.stop()
     await database.close()
 
 

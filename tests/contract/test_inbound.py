@@ -11,7 +11,7 @@ import resource
 import socket
 import tracemalloc
 import zlib
-from dataclasses import replace
+from datetime import timedelta
 
 import orjson
 import pytest
@@ -19,8 +19,8 @@ import uvloop
 from aiohttp import web
 
 from service.api.application import make_application
+from service.settings import Settings
 from service.web import connections, server
-from service.web.bodies import BodyLimits
 from tests.contract.conftest import PATIENCE_SECONDS, listening
 
 BODY = b'{"id": "1", "customer": "c", "total": "1"}'
@@ -61,10 +61,10 @@ def problem_in(answer, *statuses):
 
 
 @pytest.fixture
-async def hasty_wire(dependencies, short_linger):
+async def hasty_wire(assembled, short_linger):
     """The service on a socket, where slow clients are given up on at once."""
-    hasty = replace(dependencies, body_limits=BodyLimits(seconds=TINY_SECONDS))
-    async with listening(hasty, idle_seconds=TINY_SECONDS) as wire:
+    hasty = Settings(body_timeout=timedelta(seconds=TINY_SECONDS))
+    async with listening(assembled(hasty).dependencies, idle_seconds=TINY_SECONDS) as wire:
         yield wire
 
 
@@ -594,10 +594,10 @@ def test_garbage_is_not_kept(loop_factory, piece):
     assert kept < 2_000_000
 
 
-async def test_what_a_body_may_take_can_be_set(dependencies, short_linger):
+async def test_what_a_body_may_take_can_be_set(assembled, short_linger):
     """The operator's own bounds hold, and are told to whoever goes beyond them."""
-    narrow = replace(dependencies, body_limits=BodyLimits(size=100, seconds=TINY_SECONDS))
-    async with listening(narrow) as wire:
+    narrow = Settings(body_limit=100, body_timeout=timedelta(seconds=TINY_SECONDS))
+    async with listening(assembled(narrow).dependencies) as wire:
         assert statuses_in(await wire.talk(a_request(CLOSE))) == [202]
         too_large = problem_in(await wire.talk(a_request(CLOSE, body=b" " * 101)), 413)
         too_slow = problem_in(await wire.talk(SLOW_BODY), 408)
@@ -606,9 +606,9 @@ async def test_what_a_body_may_take_can_be_set(dependencies, short_linger):
     assert "The body was not complete after 0.05 seconds." == too_slow["detail"]
 
 
-async def test_a_larger_body_can_be_permitted(dependencies, short_linger):
+async def test_a_larger_body_can_be_permitted(assembled, short_linger):
     """A bound that was raised is the one that holds, with chunks too."""
-    wide = replace(dependencies, body_limits=BodyLimits(size=200_000))
+    wide = assembled(Settings(body_limit=200_000)).dependencies
     body = b" " * 150_000 + BODY
     async with listening(wide) as wire:
         assert [202] == statuses_in(await wire.talk(a_request(CLOSE, body=body)))

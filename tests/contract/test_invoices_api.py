@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from urllib.parse import quote
 
 import orjson
 import pytest
 
-from service.api.application import make_application
 from service.errors import StorageUnavailable
 from service.storage.steps import LeaseRound
 from tests.clock import START
@@ -55,18 +53,17 @@ class TestAccepting:
     async def test_accepted_invoice_is_stored(self, api, store):
         """What was answered 202 is found again, by another connection too."""
         await send(api, callback_url=RECEIVER)
-        row = await store.find_invoice("dev", "2expen51ve")
+        (evaluated,) = (await lease_invoice(store)).callbacks
 
-        assert f"{RECEIVER}/invoices/2expen51ve" == row["url"]
-        assert "https://api.example.com:443" == row["origin"]
+        assert "invoice_notification" == evaluated.callback
+        assert f"{RECEIVER}/invoices/2expen51ve" == evaluated.url
+        assert "https://api.example.com:443" == evaluated.origin
 
     async def test_without_callback_url_nobody_is_called(self, api, store):
         """callback_url is optional; without it there is nothing to deliver."""
         assert 202 == (await send(api)).status
 
-        row = await store.find_invoice("dev", "2expen51ve")
-
-        assert (None, None, None) == (row["callback"], row["url"], row["origin"])
+        assert () == (await lease_invoice(store)).callbacks
 
     async def test_same_invoice_again_is_a_replay(self, api):
         """Sending the same again is safe, and answered alike."""
@@ -162,13 +159,10 @@ class TestAccepting:
 
         assert [("body", "/id")] == await field_errors_of(answer)
 
-    async def test_unavailable_storage_asks_to_come_again(self, aiohttp_client, dependencies):
+    async def test_unavailable_storage_asks_to_come_again(self, api, database):
         """While the database is away the answer is 503, and says when to come again."""
+        database.fault = lambda _: StorageUnavailable("secret: disk I/O error")
 
-        async def unavailable(_invoice):
-            raise StorageUnavailable("secret: disk I/O error")
-
-        api = await aiohttp_client(make_application(replace(dependencies, accept=unavailable)))
         answer = await send(api)
 
         assert 503 == answer.status

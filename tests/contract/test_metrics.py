@@ -1,6 +1,5 @@
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,89 +7,77 @@ from aiohttp import hdrs
 
 from service.api import exposition as exposition_module
 from service.api.application import make_application, make_health_application
-from service.api.dependencies import DEPENDENCIES
-from service.api.exposition import BACKLOG_KEPT, TEXT_KEPT, Exposition
-from service.app import CALLBACKS, announce, judge_of
-from service.collection.loop import Collection
-from service.collection.sandbox import Sandbox
-from service.delivery.attempt import Performer, Rules
-from service.delivery.dispatcher import Dispatcher, Limits
-from service.delivery.signing import Signer
-from service.development import DEV_SECRET, for_development
+from service.api.exposition import BACKLOG_KEPT, TEXT_KEPT
+from service.development import for_development
 from service.errors import StorageUnavailable
+from service.loops import running_loops
 from service.settings import Settings
-from tests.clock import PATIENCE_SECONDS, ManualClock, idle
-from tests.fakes import SILENT, FakeReceivers, answer, signing_with
-from tests.memory import Memory, MemoryStore
-from tests.rows import add_delivery, lease_delivery
+from service.storage import backlog
+from tests.clock import PATIENCE_SECONDS, idle
+from tests.fakes import answer
+from tests.memory import Memory
+from tests.rows import SECOND, add_delivery, lease_delivery
 from tests.samples import changes, samples_in
 
 BODY = {"id": "1", "customer": "Mr. Richie Rich", "total": "9999"}
 RECEIVER = "https://one.example"
-SECOND = timedelta(seconds=1)
-RULES = Rules(
-    retry_schedule=(60 * SECOND,), is_strict=True, user_agent="invoices/test", chance=lambda: 0.5
-)
 COUNTED = ("received", "collected", "attempts_total", "settled", "delivered_seconds_count")
 
 
-@pytest.fixture
-def memory():
-    """What is stored; nothing waits for a disk."""
-    return Memory()
+class CountingMemory(Memory):
+    """Counts how often its backlog was asked for; *error* and *may_answer* say how that goes."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked_count = 0
+        self.error = None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def read(self, work, *args, **options):
+        """As it is, but for the backlog."""
+        if work is backlog.measure:
+            self.asked_count += 1
+            await self.may_answer.wait()
+            if self.error:
+                raise self.error
+        return await super().read(work, *args, **options)
 
 
 @pytest.fixture
-def store(memory):
-    """The store on that memory."""
-    return MemoryStore(memory)
+def database():
+    """A database in memory: nothing waits for a disk."""
+    return CountingMemory()
 
 
 @pytest.fixture
-def clock():
-    """The clock of all of it."""
-    return ManualClock()
+def settings():
+    """Receivers may be anywhere, and there are few slots."""
+    settings = Settings(
+        retry_schedule=(60 * SECOND,),
+        callback_concurrency=8,
+        origin_concurrency=4,
+        callback_timeout=15 * SECOND,
+    )
+    return for_development(settings)
 
 
 @pytest.fixture
-def dependencies(dependencies, clock):
-    """The application's dependencies, on that clock, with receivers anywhere."""
-    return replace(dependencies, clock=clock, judge=judge_of(for_development(Settings())))
-
-
-@pytest.fixture
-def receivers():
-    """Every receiver there is."""
-    return FakeReceivers()
-
-
-@pytest.fixture
-def working(store, receivers, clock, metrics):
+def working(service):
     """Collects and delivers inside a block."""
 
     @asynccontextmanager
     async def run():
-        performer = Performer(
-            receivers, signing_with(Signer((DEV_SECRET,))), CALLBACKS, RULES, clock, SILENT
-        )
-        limits = Limits(concurrency=8, origin_concurrency=4, timeout=15 * SECOND)
-        loops = (
-            Collection(store, Sandbox(timedelta(0)), announce, clock, metrics, SILENT),
-            Dispatcher(store, performer, limits, clock, metrics),
-        )
-        tasks = [asyncio.create_task(loop.run()) for loop in loops]
-        yield
-        for loop, task in zip(loops, tasks, strict=True):
-            loop.drain()
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await task
+        loops = (service.collection, service.dispatcher)
+        async with running_loops(loops, drain_seconds=PATIENCE_SECONDS):
+            yield
 
     return run
 
 
 @pytest.fixture
 def scrape(api, clock):
-    """Asks for the figures of now, those of the database included."""
+    """The samples of now, those of the database included."""
 
     async def ask():
         clock.advance(BACKLOG_KEPT)
@@ -345,40 +332,10 @@ async def test_whatever_is_preferred_is_answered(api, accept):
 # The database behind it
 
 
-class CountingStore(MemoryStore):
-    """Counts how often it was asked for its backlog; *answer* says how that goes."""
-
-    def __init__(self, memory):
-        super().__init__(memory)
-        self.asked_count = 0
-        self.error = None
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-
-    async def backlog(self, now):
-        self.asked_count += 1
-        await self.may_answer.wait()
-        if self.error:
-            raise self.error
-        return await super().backlog(now)
-
-
 @pytest.fixture
-def counting(memory):
-    """A store that counts."""
-    return CountingStore(memory)
-
-
-@pytest.fixture
-async def asked(aiohttp_client, dependencies, counting):
-    """Asks an application on that store."""
-    return await aiohttp_client(make_application(replace(dependencies, store=counting)))
-
-
-@pytest.fixture
-def exposition(counting, metrics, clock):
-    """The exposition on that store, without HTTP."""
-    return Exposition(counting, metrics, clock)
+def exposition(dependencies):
+    """The exposition without HTTP."""
+    return dependencies.exposition
 
 
 @pytest.fixture
@@ -392,31 +349,31 @@ def made(metrics, monkeypatch):
     return accepts
 
 
-async def up(asked):
+async def up(api):
     """Whether the figures say that the database answers."""
-    return samples_in(await (await asked.get("/metrics")).text())["invoices_storage_up"]
+    return samples_in(await (await api.get("/metrics")).text())["invoices_storage_up"]
 
 
-async def test_the_database_is_not_asked_again_and_again(asked, counting, clock):
+async def test_the_database_is_not_asked_again_and_again(api, database, clock):
     """However often anybody scrapes, the database is asked once in ten seconds."""
-    await asyncio.gather(*(up(asked) for _ in range(20)))
+    await asyncio.gather(*(up(api) for _ in range(20)))
     clock.advance(BACKLOG_KEPT - SECOND)
-    await up(asked)
+    await up(api)
 
-    assert 1 == counting.asked_count
+    assert 1 == database.asked_count
 
     clock.advance(SECOND)
-    await up(asked)
+    await up(api)
 
-    assert 2 == counting.asked_count
+    assert 2 == database.asked_count
 
 
-async def test_a_clock_that_is_set_back_stops_no_figure(api, clock):
+async def test_a_clock_that_is_set_back_stops_no_figure(api, store, clock):
     """How old a text is goes by the time that has passed, and not by what the clock shows."""
     before = samples_in(await (await api.get("/metrics")).text())
     clock.jump(-timedelta(days=1))
     clock.advance(BACKLOG_KEPT)
-    await add_delivery(api.app[DEPENDENCIES].store, at=clock.now())
+    await add_delivery(store, at=clock.now())
     after = samples_in(await (await api.get("/metrics")).text())
 
     assert [0, 1] == [one["invoices_deliveries_due"] for one in (before, after)]
@@ -427,17 +384,17 @@ async def test_a_clock_that_is_set_back_stops_no_figure(api, clock):
 
 @pytest.mark.parametrize("is_answering", [True, False], ids=["slow", "hanging"])
 async def test_beside_a_slow_database_too_the_text_is_made_once_a_second_at_most(
-    exposition, counting, made, clock, monkeypatch, is_answering
+    exposition, database, made, clock, monkeypatch, is_answering
 ):
     """However many wait for the same look, one text is made for all of them."""
     if not is_answering:
         monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
     for count in (1, 2, 3):
-        counting.may_answer.clear()
+        database.may_answer.clear()
         waiting = [asyncio.create_task(exposition.text("")) for _ in range(300)]
         await idle()
         if is_answering:
-            counting.may_answer.set()
+            database.may_answer.set()
         await asyncio.gather(*waiting)
         assert count == len(made)
         clock.advance(BACKLOG_KEPT)
@@ -463,12 +420,12 @@ async def test_no_more_than_some_formats_are_made_at_a_time(api, made):
     assert 9 == len(made)
 
 
-async def test_a_database_that_is_away_leaves_the_other_figures(memory, scrape):
+async def test_a_database_that_is_away_leaves_the_other_figures(database, scrape):
     """Nothing but the backlog is missing, and a figure says why."""
     assert 1 == (await scrape())["invoices_storage_up"]
-    memory.is_away = True
+    database.is_away = True
     away = await scrape()
-    memory.is_away = False
+    database.is_away = False
 
     assert 0 == away["invoices_storage_up"]
     assert "invoices_deliveries_due" not in away
@@ -477,44 +434,44 @@ async def test_a_database_that_is_away_leaves_the_other_figures(memory, scrape):
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("away"), ZeroDivisionError("a defect")])
-async def test_whatever_goes_wrong_with_the_backlog_is_no_500(asked, counting, error, caplog):
+async def test_whatever_goes_wrong_with_the_backlog_is_no_500(api, database, error, caplog):
     """A defect is logged, and takes nothing else along."""
-    counting.error = error
+    database.error = error
 
-    assert 0 == await up(asked)
+    assert 0 == await up(api)
     assert (["backlog.failed"] if isinstance(error, ZeroDivisionError) else []) == [
         record.message for record in caplog.records if record.message == "backlog.failed"
     ]
 
 
 async def test_a_database_that_does_not_answer_holds_up_no_scrape(
-    asked, counting, clock, monkeypatch
+    api, database, clock, monkeypatch
 ):
     """After a moment the scrape is answered without; nobody asks a second time meanwhile."""
     monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
-    counting.may_answer.clear()
+    database.may_answer.clear()
 
-    assert 0 == await up(asked)
+    assert 0 == await up(api)
     clock.advance(BACKLOG_KEPT)
-    assert 0 == await up(asked)
-    assert 1 == counting.asked_count
+    assert 0 == await up(api)
+    assert 1 == database.asked_count
 
-    counting.may_answer.set()
+    database.may_answer.set()
     await idle()
     clock.advance(TEXT_KEPT)
 
-    assert 1 == await up(asked)
+    assert 1 == await up(api)
 
 
-async def test_a_stop_while_the_database_is_asked_is_silent(asked, counting, monkeypatch, caplog):
+async def test_a_stop_while_the_database_is_asked_is_silent(api, database, monkeypatch, caplog):
     """A look that is being taken is given up before the database is closed."""
     monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
-    counting.error = RuntimeError("cannot schedule new futures after shutdown")
-    counting.may_answer.clear()
-    await up(asked)
+    database.error = RuntimeError("cannot schedule new futures after shutdown")
+    database.may_answer.clear()
+    await up(api)
 
-    await asked.close()
-    counting.may_answer.set()
+    await api.close()
+    database.may_answer.set()
     await idle()
 
     assert [] == [record.message for record in caplog.records]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from aiohttp import web
 
 from service.api.application import make_application
-from service.errors import RequestError, StorageUnavailable, UnknownCursor
+from service.errors import RequestError, StorageUnavailable
+from service.loops import running_loops
 from service.web.problems import PROBLEMS
+from tests.clock import PATIENCE_SECONDS
 
 JSON = {"Content-Type": "application/json"}
 INVOICE = {"id": "1", "customer": "c", "total": "1"}
@@ -176,13 +176,10 @@ async def test_largest_body_is_read_and_the_next_is_not(api):
     assert "65536" in document["detail"]
 
 
-async def test_unforeseen_error_is_told_to_the_log_alone(aiohttp_client, dependencies, caplog):
-    """What nobody foresaw is a 500 that says nothing, and a traceback in the log."""
+async def test_unforeseen_error_is_told_to_the_log_alone(api, database, caplog):
+    """A defect is a 500 that says nothing, and a traceback in the log."""
+    database.fault = lambda _: ZeroDivisionError("secret")
 
-    async def broken(_invoice):
-        raise ZeroDivisionError("secret")
-
-    api = await aiohttp_client(make_application(replace(dependencies, accept=broken)))
     document = await problem_of(await api.post("/invoices/", json=INVOICE), 500)
 
     assert "secret" not in str(document)
@@ -190,16 +187,8 @@ async def test_unforeseen_error_is_told_to_the_log_alone(aiohttp_client, depende
 
 
 @pytest.mark.parametrize("path", ["/invoices/", "/deliveries"])
-async def test_unknown_cursor_is_a_field_error(aiohttp_client, dependencies, path):
+async def test_unknown_cursor_is_a_field_error(api, path):
     """Both lists refuse a cursor that names no page, in the same words."""
-
-    class Store:
-        async def list_invoices(self, *_args, **_options):
-            raise UnknownCursor
-
-        list_deliveries = list_invoices
-
-    api = await aiohttp_client(make_application(replace(dependencies, store=Store())))
     document = await problem_of(await api.get(f"{path}?after=x"), 422)
     expected = {
         "location": "query",
@@ -210,17 +199,24 @@ async def test_unknown_cursor_is_a_field_error(aiohttp_client, dependencies, pat
     assert [expected] == document["errors"]
 
 
-async def test_readiness_is_a_problem_once_a_loop_has_ended(aiohttp_client, dependencies):
+@pytest.mark.parametrize("number", range(3))
+async def test_readiness_is_a_problem_once_a_loop_has_ended(api, service, clock, number):
     """A service that accepts but does not deliver says so."""
-    api = await aiohttp_client(make_application(replace(dependencies, is_ready=lambda: False)))
+    async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS) as loops:
+        await clock.parked()
+        service.loops[number].drain()
+        await loops.failed
 
-    assert {"status": "ok"} == await (await api.get("/healthz")).json()
-    await problem_of(await api.get("/readyz"), 503)
+        assert {"status": "ok"} == await (await api.get("/healthz")).json()
+        await problem_of(await api.get("/readyz"), 503)
 
 
-async def test_ready_service_says_so(api):
+async def test_ready_service_says_so(api, service, clock):
     """The database answers, and the loops run."""
-    assert {"status": "ok"} == await (await api.get("/readyz")).json()
+    async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS):
+        await clock.parked()
+
+        assert {"status": "ok"} == await (await api.get("/readyz")).json()
 
 
 async def test_redirects_are_not_problems(dependencies, aiohttp_client):

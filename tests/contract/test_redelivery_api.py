@@ -6,7 +6,6 @@ import logging
 
 import pytest
 
-from service.api.application import make_application
 from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import StorageUnavailable
 from service.storage import redelivery
@@ -131,7 +130,7 @@ async def test_what_is_no_filter_takes_nothing(api, body, status):
 
 
 async def test_what_was_reached_is_told_though_the_rest_failed(
-    monkeypatch, aiohttp_client, dependencies, store, metrics, caplog
+    monkeypatch, api, database, store, metrics, caplog
 ):
     """503 in the middle: what is pending by then is counted and logged, and the rest follows."""
     caplog.set_level(logging.INFO, logger="invoices.api")
@@ -139,15 +138,8 @@ async def test_what_was_reached_is_told_though_the_rest_failed(
     for number in range(3):
         await add_delivery(store, str(number))
         await die(store)
-    write, is_over = store._write, iter((False, False, True))
-
-    async def fail_once(work, *given, **options):
-        if next(is_over, False):
-            raise StorageUnavailable("the disk is full")
-        return await write(work, *given, **options)
-
-    monkeypatch.setattr(store, "_write", fail_once)
-    api = await aiohttp_client(make_application(dependencies))
+    faults = iter((None, None, StorageUnavailable("the disk is full")))
+    database.fault = lambda _: next(faults, None)
     answers = [await api.post("/deliveries/redeliver", json={"status": "dead"}) for _ in range(2)]
 
     assert [503, 202] == [answer.status for answer in answers]

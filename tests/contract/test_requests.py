@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -98,11 +97,12 @@ def exporter():
 
 
 @pytest.fixture
-async def traced_api(aiohttp_client, dependencies, exporter):
+async def traced_api(aiohttp_client, assembled, exporter):
     """Asks an application whose traces are recorded."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return await aiohttp_client(make_application(replace(dependencies, tracing=Tracing(provider))))
+    service = assembled(tracing=Tracing(provider))
+    return await aiohttp_client(make_application(service.dependencies))
 
 
 async def test_a_request_is_a_span(traced_api, store, exporter):

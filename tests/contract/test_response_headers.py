@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 
 from service.api.application import make_application
+from service.settings import Settings
 
 EVERYWHERE = {
     "Server": "invoices",
@@ -67,11 +67,10 @@ async def test_what_is_no_http_gets_them_too(wire):
 
 
 @pytest.mark.parametrize("path", ["/invoices/", "/none", "/api/docs"])
-async def test_browsers_come_back_over_tls_where_it_is_public_so(
-    dependencies, aiohttp_client, path
-):
+async def test_browsers_come_back_over_tls_where_it_is_public_so(assembled, aiohttp_client, path):
     """Where users reach the service over https://, a browser does not try http:// for a year."""
-    api = await aiohttp_client(make_application(replace(dependencies, is_public_over_tls=True)))
+    service = assembled(Settings(public_url="https://invoices.example"))
+    api = await aiohttp_client(make_application(service.dependencies))
 
     headers = (await api.get(path)).headers
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from service.accounts.administration import AccountAdministration
-from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, new_encryption_key
 from service.api.application import make_application
+from service.app import ALONE
 from service.domain.states import DeliveryStatus
 from tests.askers import Asker
 from tests.clock import START
@@ -25,15 +23,15 @@ from tests.rows import (
 
 
 @pytest.fixture
-def cipher():
-    """Encrypts the secrets of these tests."""
-    return SecretCipher([new_encryption_key()])
+def process():
+    """A process as in production: requests without a key are refused."""
+    return ALONE
 
 
 @pytest.fixture
-def administration(store, cipher, dependencies):
+def administration(store, clock):
     """The accounts as an operator manages them."""
-    return AccountAdministration(store, cipher, dependencies.clock)
+    return AccountAdministration(store, SecretCipher([new_encryption_key()]), clock)
 
 
 @pytest.fixture
@@ -49,16 +47,9 @@ async def ben(administration):
 
 
 @pytest.fixture
-def protected(dependencies, store):
-    """The dependencies as they are in production: requests without a key are refused."""
-    authenticator = Authenticator(store, dependencies.clock, default_account_id=None)
-    return replace(dependencies, authenticate=authenticator.authenticate)
-
-
-@pytest.fixture
-async def client(aiohttp_client, protected):
+async def client(aiohttp_client, dependencies):
     """Asks the application in process, without a key."""
-    return await aiohttp_client(make_application(protected))
+    return await aiohttp_client(make_application(dependencies))
 
 
 @pytest.fixture

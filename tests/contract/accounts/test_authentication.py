@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from service.accounts.authenticator import NO_KEY, WRONG_KEY, Authenticator
+from service.accounts.authenticator import NO_KEY, WRONG_KEY
 from service.accounts.cache import CACHE_SECONDS
-from service.api.application import make_application
 from service.errors import StorageUnavailable
-from service.web.bodies import BodyLimits
+from service.loops import running_loops
+from service.settings import Settings
+from service.storage import accounts
 from tests.askers import PRIVATE, Asker, raw_post
-from tests.clock import advance_loop
+from tests.clock import PATIENCE_SECONDS, advance_loop
 
 NOBODYS = "inv_aaaaaaaa_" + "A" * 43
 JSON = {"Content-Type": "application/json"}
@@ -30,22 +30,15 @@ OPEN_PATHS = [
 ]
 
 
-class Untouched:
-    """A store that must not be asked anything."""
-
-    def __getattr__(self, name):
-        raise AssertionError(f"{name} was asked for")
-
-
 @pytest.fixture
-async def guarded(aiohttp_client, protected):
-    """Asks, without a key, an application whose handlers have no store."""
+def guarded(anonymous, database):
+    """Asks, without a key, a service whose database may only be asked for keys."""
 
-    async def accept(_invoice):
-        raise AssertionError("accept was called")
+    def fault(work):
+        return None if work is accounts.find_key else AssertionError(f"{work} was asked for")
 
-    dependencies = replace(protected, store=Untouched(), accept=accept)
-    return Asker(await aiohttp_client(make_application(dependencies)))
+    database.fault = fault
+    return anonymous
 
 
 async def refused(asker, method, path, **options):
@@ -79,11 +72,11 @@ async def test_a_disabled_account_is_refused(as_ann, ann, administration):
     await refused(as_ann, "GET", "/invoices/1")
 
 
-async def test_an_expired_key_is_refused(as_ann, client, ann, administration, dependencies):
+async def test_an_expired_key_is_refused(as_ann, client, ann, administration, clock):
     """After the overlap of a rotation only the new key is accepted."""
     new = await administration.rotate_key("ann", timedelta(hours=1))
     assert 202 == (await as_ann.send("1")).status
-    dependencies.clock.advance(timedelta(hours=1))
+    clock.advance(timedelta(hours=1))
 
     await refused(as_ann, "GET", "/invoices/1")
     assert await Asker(client, f"Bearer {new.key}").get("/invoices/1")
@@ -120,7 +113,7 @@ async def test_a_stranger_cannot_tell_what_there_is(anonymous, ann, anns, method
         assert WRONG_KEY in answers[0].body.decode()
 
 
-async def test_every_wrong_key_is_answered_alike(anonymous, administration, ann, dependencies):
+async def test_every_wrong_key_is_answered_alike(anonymous, administration, ann):
     """The answer does not disclose whether a prefix is known, or a key was valid once."""
     disabled, expired = await administration.add("disabled"), await administration.add("expired")
     await administration.disable("disabled")
@@ -173,12 +166,14 @@ async def test_a_stranger_does_not_learn_what_else_is_wrong(guarded, query, body
 
 @pytest.mark.parametrize("path", OPEN_PATHS)
 @pytest.mark.parametrize("authorization", [None, f"Bearer {NOBODYS}"])
-async def test_documentation_and_health_need_no_key(anonymous, path, authorization):
+async def test_documentation_and_health_need_no_key(anonymous, service, clock, path, authorization):
     """Documentation and health are public, and a wrong key is ignored there."""
     headers = {"Authorization": authorization} if authorization else {}
 
-    for method in ("GET", "HEAD"):
-        assert 200 == (await anonymous.ask(method, path, headers=headers)).status
+    async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS):
+        await clock.parked()
+        for method in ("GET", "HEAD"):
+            assert 200 == (await anonymous.ask(method, path, headers=headers)).status
 
 
 @pytest.mark.parametrize("path", ["/", "/none", "/invoices/1/x", "/api", "/invoice"])
@@ -205,14 +200,9 @@ async def test_what_a_path_can_do_is_no_secret(anonymous, as_ann, path):
 
 class TestOnTheWire:
     @pytest.fixture
-    def dependencies(self, dependencies, store):
-        """Requests without a key are refused; a body may take longer than a test."""
-        authenticator = Authenticator(store, dependencies.clock, default_account_id=None)
-        return replace(
-            dependencies,
-            authenticate=authenticator.authenticate,
-            body_limits=BodyLimits(seconds=600),
-        )
+    def settings(self):
+        """A body may take longer than a test."""
+        return Settings(body_timeout=timedelta(minutes=10))
 
     @pytest.mark.parametrize("length", [1, 60_000, 10 * 1024**3])
     async def test_the_body_of_a_stranger_is_not_waited_for(self, wire, length):
@@ -267,14 +257,11 @@ class TestOnTheWire:
 # A database that is away
 
 
-async def test_a_key_that_cannot_be_looked_up_is_503(aiohttp_client, dependencies, store, ann):
+async def test_a_key_that_cannot_be_looked_up_is_503(as_ann, database):
     """A key is not called wrong while the database is unavailable."""
+    database.fault = lambda _: StorageUnavailable("the database is away")
 
-    async def unavailable(_authorization):
-        raise StorageUnavailable("the database is away")
-
-    client = await aiohttp_client(make_application(replace(dependencies, authenticate=unavailable)))
-    answer = await Asker(client, f"Bearer {ann.key}").ask("GET", "/invoices/")
+    answer = await as_ann.ask("GET", "/invoices/")
 
     assert 503 == answer.status
     assert "Retry-After" in answer.headers

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from service.accounts.authenticator import Authenticator
-from service.accounts.rate_limit import RateLimit
-from service.web.bodies import BodyLimits
+from service.settings import Settings
 from tests.askers import PRIVATE, raw_post
 from tests.rows import SECOND
 
@@ -16,9 +12,9 @@ BURST = 3
 
 
 @pytest.fixture
-def protected(protected):
-    """One request in two seconds, and three at once."""
-    return replace(protected, limit=RateLimit(0.5, BURST, protected.clock).take)
+def settings():
+    """One request per second, and three at once."""
+    return Settings(rate_limit=1, rate_burst=BURST)
 
 
 async def used_up(asker):
@@ -27,15 +23,15 @@ async def used_up(asker):
         assert 200 == (await asker.ask("GET", "/invoices/")).status
 
 
-async def test_too_many_requests_are_answered_with_retry_after(as_ann, dependencies):
+async def test_too_many_requests_are_answered_with_retry_after(as_ann, clock):
     """After the burst comes 429, with the seconds after which a request is accepted again."""
     await used_up(as_ann)
 
     answer = await as_ann.ask("GET", "/invoices/")
-    assert (429, "2") == (answer.status, answer.headers["Retry-After"])
+    assert (429, "1") == (answer.status, answer.headers["Retry-After"])
     assert b'"type":"/api/docs/problems#too-many-requests"' in answer.body
 
-    dependencies.clock.advance(2 * SECOND)
+    clock.advance(SECOND)
     assert 200 == (await as_ann.ask("GET", "/invoices/")).status
     assert 429 == (await as_ann.ask("GET", "/invoices/")).status
 
@@ -49,12 +45,12 @@ async def test_every_operation_is_counted(as_ann, method, path):
         assert 429 == (await as_ann.ask(one, path.format(id="1"))).status
 
 
-async def test_what_was_too_many_is_not_stored(as_ann, dependencies):
+async def test_what_was_too_many_is_not_stored(as_ann, clock):
     """An invoice that was answered 429 is not there, and can be sent again."""
     await used_up(as_ann)
     assert 429 == (await as_ann.send("1")).status
 
-    dependencies.clock.advance(60 * SECOND)
+    clock.advance(60 * SECOND)
     assert 404 == (await as_ann.ask("GET", "/invoices/1")).status
     assert 202 == (await as_ann.send("1")).status
 
@@ -97,14 +93,9 @@ async def test_what_needs_no_key_is_not_limited(anonymous, as_ann):
 
 class TestOnTheWire:
     @pytest.fixture
-    def dependencies(self, dependencies, store):
+    def settings(self):
         """One request at once; a body may take longer than a test."""
-        authenticator = Authenticator(store, dependencies.clock, default_account_id=None)
-        limit = RateLimit(1, 1, dependencies.clock).take
-        limits = BodyLimits(seconds=600)
-        return replace(
-            dependencies, authenticate=authenticator.authenticate, limit=limit, body_limits=limits
-        )
+        return Settings(rate_limit=1, rate_burst=1, body_timeout=600 * SECOND)
 
     @pytest.mark.parametrize("expectation", [[], ["Expect: 100-continue"]])
     async def test_what_is_too_many_is_not_read(self, wire, ann, expectation):
