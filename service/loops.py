@@ -46,7 +46,7 @@ class Loop(ABC):
         self.signal = signal
         self.is_running = False
         self.is_draining = False
-        self._tasks: asyncio.TaskGroup
+        self.tasks: asyncio.TaskGroup
 
     @property
     def held_count(self) -> int:
@@ -59,7 +59,7 @@ class Loop(ABC):
 
     async def run(self) -> None:
         """Run rounds until `drain`, then wait until all work has ended."""
-        async with asyncio.TaskGroup() as self._tasks:
+        async with asyncio.TaskGroup() as self.tasks:
             self.is_running = True
             try:
                 await self._run_rounds()

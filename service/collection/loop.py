@@ -87,7 +87,7 @@ class Collection(Loop):
         try:
             acceptance = await self._store.accept(invoice, leased_until)
             if leased_until and acceptance is Acceptance.STORED:
-                self._tasks.create_task(self._collect(invoice, self.clock.now()))
+                self.tasks.create_task(self._collect(invoice, self.clock.now()))
                 is_started = True
         finally:
             if leased_until and not is_started:
@@ -105,7 +105,7 @@ class Collection(Loop):
         self._held_count += len(due.invoices)
         self._is_backlogged = len(due.invoices) == capacity
         for invoice in due.invoices:
-            self._tasks.create_task(self._collect(invoice, now))
+            self.tasks.create_task(self._collect(invoice, now))
         return Round(
             len(due.invoices), min(POLL, due.next_due_at - now) if due.next_due_at else POLL
         )

@@ -1,8 +1,8 @@
 """
 Connections that take in only so much, whatever a receiver sends.
 
-aiohttp bounds what it is asked to read, not what arrives. The bounds are put below it here, and
-this is the only module that reaches into parts of aiohttp that are not public.
+aiohttp bounds what it is asked to read, not what arrives. The bounds are put below it here, with
+parts of aiohttp that are not public (docs/architecture.md, "Private parts of libraries").
 """
 
 import ssl

@@ -213,7 +213,7 @@ class Dispatcher(Loop):
             delivery = slot.delivery
             has_time = delivery.leased_until is not None and latest_end < delivery.leased_until
             if has_time and not self._origins.is_cooling_down(delivery.origin, now):
-                self._tasks.create_task(self._attempt(slot))
+                self.tasks.create_task(self._attempt(slot))
             else:
                 self._origins.skip(slot)
                 self._release_all([delivery])
@@ -243,7 +243,7 @@ class Dispatcher(Loop):
 
     def _release_all(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
-            self._tasks.create_task(self._release(delivery))
+            self.tasks.create_task(self._release(delivery))
 
     async def _release(self, delivery: Delivery, due_at: datetime | None = None) -> None:
         """Give up a lease without an attempt; if that fails, it runs out."""

@@ -17,13 +17,13 @@ from schemas.delivery import OUTCOMES, REASONS
 from service.__main__ import main
 from service.accounts.cache import CACHE_SECONDS
 from service.api.application import make_application
-from service.api.dependencies import Dependencies
-from service.app import document_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
 from service.development import DEV_SECRET
 from service.settings import PREFIX, Settings, read_settings
 from service.web.problems import PROBLEMS
+from tests.clock import ManualClock
+from tests.fakes import WatchedMemory, WatchedStore, assembled
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -106,13 +106,8 @@ def test_the_cache_time_is_documented():
 
 def test_every_route_is_documented():
     """The guide or the operations page names each method and path that is served."""
-    nothing = dict.fromkeys(
-        (
-            *("store", "accept", "metrics", "clock", "authenticate"),
-            *("limit", "currency", "judge", "is_ready"),
-        )
-    )
-    app = make_application(Dependencies(document=document_of(Settings()), **nothing))
+    service = assembled(WatchedStore(WatchedMemory()), clock=ManualClock())
+    app = make_application(service.dependencies)
     pages = (text_of("docs/guide.md") + text_of("docs/operations.md")).replace("/`", "`")
 
     served = {
