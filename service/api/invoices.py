@@ -70,15 +70,8 @@ _deliveries = DeliveryPageSchema()
 async def create_invoice(request: web.Request) -> web.Response:
     """202 only after the invoice is committed; 200 for the same one again."""
     dependencies = request.app[DEPENDENCIES]
-    invoice = Invoice(
-        account_id=request[ACCOUNT_ID],
-        created_at=dependencies.clock.now(),
-        callback_url=request["querystring"].get("callback_url"),
-        callbacks=request[EVALUATED_CALLBACKS],
-        request_id=request_id_of(request),
-        traceparent=request[TRACEPARENT],
-        **request["json"],
-    )
+    callback_url = request["querystring"].get("callback_url")
+    invoice = new_invoice(request, callback_url=callback_url, **request["json"])
     acceptance = await dependencies.accept(invoice)
     dependencies.metrics.received(acceptance)
     if acceptance is Acceptance.CONFLICT:
@@ -156,6 +149,18 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
     store = request.app[DEPENDENCIES].store
     rows = await store.deliveries_of(request[ACCOUNT_ID], invoice_id)
     return json_response(_deliveries.dump({"items": rows, "next": None}))
+
+
+def new_invoice(request: web.Request, **content: Any) -> Invoice:
+    """The invoice that *request* brings: of its account, with *content* and its callbacks."""
+    return Invoice(
+        account_id=request[ACCOUNT_ID],
+        created_at=request.app[DEPENDENCIES].clock.now(),
+        callbacks=request[EVALUATED_CALLBACKS],
+        request_id=request_id_of(request),
+        traceparent=request[TRACEPARENT],
+        **content,
+    )
 
 
 def _with_total(row: dict[str, Any]) -> dict[str, Any]:

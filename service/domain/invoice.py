@@ -34,13 +34,13 @@ class Invoice:
 
     account_id: str
     id: str
-    title: str | None
+    title: str | None = None
     customer: str
-    customer_email: str | None
+    customer_email: str | None = None
     total_minor: int
     currency: str
     created_at: datetime
-    callback_url: str | None
+    callback_url: str | None = None
     callbacks: tuple[EvaluatedCallback, ...]
     request_id: str
     traceparent: str | None = None

@@ -1,0 +1,213 @@
+"""docs/architecture.md adds a callback from outside; its code is run here as it stands there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import aiohttp
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from standardwebhooks import Webhook
+
+from service.api.application import OPERATIONS
+from service.app import DEVELOPMENT, running
+from service.development import DEV_SECRET, for_development
+from service.errors import DeclarationError
+from service.settings import Settings
+from tests.processes import receiving, until
+
+ROOT = Path(__file__).parents[2]
+EXPRESSION = "{$request.body#/notify}/parcels/{$request.path.number}"
+SEEN = '{"seen": true}'
+
+
+@pytest.fixture
+def parcels(tmp_path):
+    """The code of the page as a module, in a file outside of the service."""
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^## Adding a callback\n.*?^```python\n(.*?)^```", page, re.M | re.S)
+    file = tmp_path / "parcels.py"
+    file.write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("parcels", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """A service on a database of its own and any free port, that retries soon."""
+    return for_development(
+        Settings(
+            port=0,
+            database_url=f"sqlite:///{tmp_path}/invoices.db",
+            sandbox_delay=timedelta(0),
+            retry_schedule=(timedelta(milliseconds=50),),
+        )
+    )
+
+
+class Api:
+    """Asks the service."""
+
+    def __init__(self, session):
+        self.session = session
+
+    async def send(self, number, **parcel):
+        """Send a parcel; the status and the document of the answer."""
+        body = {"recipient": "Mr. Richie Rich", **parcel}
+        async with self.session.post(f"/parcels/{number}", json=body) as answer:
+            return answer.status, await answer.json()
+
+    async def get(self, path):
+        """The document at *path*."""
+        async with self.session.get(path) as answer:
+            assert 200 == answer.status, await answer.text()
+            return await answer.json()
+
+    async def settled(self, number):
+        """The one delivery of a parcel, once it is settled, by its id."""
+
+        async def find():
+            (delivery,) = (await self.get(f"/invoices/{number}/deliveries"))["items"]
+            return delivery["status"] != "pending" and await self.get(
+                f"/deliveries/{delivery['id']}"
+            )
+
+        return await until(find)
+
+
+@pytest.fixture
+def serving(parcels, settings):
+    """Runs the service of the page, and a receiver beside it."""
+
+    @asynccontextmanager
+    async def run():
+        async with (
+            parcels.serving(settings) as service,
+            receiving() as receiver,
+            aiohttp.ClientSession(f"http://127.0.0.1:{service.port}") as session,
+        ):
+            yield Api(session), receiver
+
+    return run
+
+
+async def test_a_second_callback_is_documented(serving):
+    """The served document is valid, and has the callback with its schemas and its answers."""
+    async with serving() as (api, _):
+        document = await api.get("/api/docs/openapi.json")
+
+    OpenAPIV31SpecValidator(document).validate()
+    operation = document["paths"]["/parcels/{number}"]["post"]
+    promised = operation["callbacks"]["parcel_picked_up"][EXPRESSION]["put"]
+    body = promised["requestBody"]["content"]["application/json"]
+    assert {"$ref": "#/components/schemas/PickedUp"} == body["schema"]
+    assert {"place": "Zürich"} == body["example"]
+    answered = promised["responses"]["2XX"]["content"]["application/json"]
+    assert {"$ref": "#/components/schemas/Seen"} == answered["schema"]
+    assert promised["responses"]["404"]["description"].startswith("Dead:")
+    assert "create_invoice" == document["paths"]["/invoices/"]["post"]["operationId"]
+
+
+async def test_a_second_callback_is_delivered(serving):
+    """It is sent to the evaluated URL, with the declared method and body, and it is signed."""
+    async with serving() as (api, receiver):
+        receiver.answer(text=SEEN)
+        assert (202, {"number": "1Z 9"}) == await api.send("1Z%209", notify=f"{receiver.url}/api/")
+        ((method, path, headers, body),) = await receiver.arrived.reaches(1)
+        delivery = await api.settled("1Z%209")
+
+    assert ("PUT", "/api/parcels/1Z 9") == (method, path)
+    assert {"place": "Zürich"} == json.loads(body)
+    Webhook(DEV_SECRET).verify(body, headers)
+    assert ("parcel_picked_up", f"{receiver.url}/api/parcels/1Z%209", "delivered") == (
+        delivery["callback"],
+        delivery["url"],
+        delivery["status"],
+    )
+    assert (headers["webhook-id"], {"description": "Parcel picked up", "paid": False}) == (
+        delivery["id"],
+        delivery["event"],
+    )
+    assert [("delivered", 200, SEEN)] == [
+        (one["outcome"], one["status_code"], one["response_body"]) for one in delivery["attempts"]
+    ]
+
+
+async def test_the_answer_to_a_second_callback_is_checked(serving):
+    """What another callback accepts does not load through this one's schema: it is sent again."""
+    async with serving() as (api, receiver):
+        receiver.answer(text='{"ok": true}')
+        receiver.answer(text=SEEN)
+        await api.send("1", notify=receiver.url)
+        delivery = await api.settled("1")
+
+    assert "delivered" == delivery["status"]
+    assert ["invalid_answer", "delivered"] == [one["outcome"] for one in delivery["attempts"]]
+    assert 'expected {"seen": true}' in delivery["attempts"][0]["detail"]
+
+
+async def test_a_second_callback_has_answers_of_its_own(serving):
+    """A 404 ends this callback, which only 410 does by default."""
+    async with serving() as (api, receiver):
+        receiver.answer(status=404)
+        await api.send("1", notify=receiver.url)
+        delivery = await api.settled("1")
+
+    assert ("dead", "gone") == (delivery["status"], delivery["reason"])
+    assert ["refused"] == [one["outcome"] for one in delivery["attempts"]]
+
+
+async def test_each_callback_has_its_own_events(serving):
+    """The collection of a parcel's invoice fires the callback of invoices, which it has not."""
+    async with serving() as (api, receiver):
+        receiver.answer(text=SEEN)
+        await api.send("1", notify=receiver.url)
+
+        async def find():
+            invoice = await api.get("/invoices/1")
+            return invoice["status"] == "paid" and invoice["events"]
+
+        events = await until(find)
+        delivery = await api.settled("1")
+
+    assert ["Invoice paid", "Parcel picked up"] == sorted(one["description"] for one in events)
+    assert "Parcel picked up" == delivery["event"]["description"]
+    assert 1 == len(receiver.arrived)
+
+
+async def test_without_its_url_a_second_callback_is_not_sent(serving):
+    """The URL is optional, and the same request again changes nothing."""
+    async with serving() as (api, receiver):
+        for _ in range(2):
+            assert (202, {"number": "1"}) == await api.send("1")
+        deliveries = await api.get("/invoices/1/deliveries")
+
+    assert [] == deliveries["items"]
+    assert 0 == len(receiver.arrived)
+
+
+async def test_the_url_of_a_second_callback_is_checked(serving):
+    """A URL that cannot be called is refused where the expression takes it from."""
+    async with serving() as (api, _):
+        status, problem = await api.send("1", notify="ftp://shop.example")
+
+    assert 422 == status
+    assert [("body", "/notify")] == [(one["location"], one["pointer"]) for one in problem["errors"]]
+
+
+async def test_an_expression_with_an_undeclared_name_stops_the_start(parcels, settings):
+    """A promise that no request could keep is found before anything is served."""
+    wrong = replace(parcels.PICKED_UP, expression=EXPRESSION.replace("number", "nummer"))
+    operation = replace(parcels.SEND_PARCEL, callbacks=(wrong,))
+
+    with pytest.raises(DeclarationError, match=r"path parameter nummer.*Did you mean number\?"):
+        async with running(settings, DEVELOPMENT, operations=(*OPERATIONS, operation)):
+            pass
