@@ -182,7 +182,10 @@ ENTRIES = {
         ],
     ),
     attempts.settle: ("settled", _pairs),
-    deliveries.release: ("released", _pairs),
+    deliveries.release: (
+        "released",
+        lambda items, answers: [(one, is_given) for (one, _), is_given in _pairs(items, answers)],
+    ),
 }
 """The journal of some work, and its entries for the items and the answers of a transaction."""
 

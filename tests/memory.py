@@ -484,14 +484,14 @@ def _leased_delivery(tx, row):
 
 
 def _release(tx, leased):
-    return [_release_one(tx, one) for one in leased]
+    return [_release_one(tx, one, due_at) for one, due_at in leased]
 
 
-def _release_one(tx, leased):
+def _release_one(tx, leased, due_at):
     row = tx.deliveries.get(leased.account_id, leased.id)
     if not _holds(row, leased.lease_token):
         return False
-    tx.deliveries.change(row, leased_until=None)
+    tx.deliveries.change(row, leased_until=None, due_at=due_at or row["due_at"])
     return True
 
 

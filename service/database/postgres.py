@@ -54,7 +54,7 @@ class PostgresDatabase(Database):
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`, without a time limit, and in one process at a time."""
-        return await self._run(_alone, (work,), {}, is_write=True)
+        return await self.write(_alone, work)
 
     def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
         """Set the signal of a name whenever another process notifies that name."""

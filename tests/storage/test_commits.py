@@ -211,6 +211,20 @@ async def test_a_caller_that_leaves_disturbs_nobody(database, commits):
     ]
 
 
+async def test_an_observer_that_raises_disturbs_nobody(database, caplog):
+    """A defect in the metrics is logged, and what was committed and what follows succeeds."""
+
+    def broken(_size):
+        raise ZeroDivisionError
+
+    commits = GroupCommit(database, broken)
+    assert "one is written" == await commits.run(write_names, "one")
+    assert "two is written" == await commits.run(write_names, "two")
+
+    assert ["commit.unobserved"] * 2 == caplog.messages
+    assert ["one", "two"] == sorted(await written(database))
+
+
 async def test_work_that_forgets_an_item_is_not_committed(database, commits):
     """A work that answers too few results fails, writes nothing, and blocks nobody after it."""
 

@@ -199,7 +199,7 @@ async def test_a_delivered_attempt_settles_the_delivery():
 
     assert ("msg_1", 7) == (attempt.delivery.id, attempt.delivery.lease_token)
     assert (Delivered(), ENDED_AT) == (attempt.decision, attempt.ended_at)
-    assert (DeliveryStatus.DELIVERED, True) == (attempt.decision.status, attempt.is_final)
+    assert DeliveryStatus.DELIVERED is attempt.decision.status
     assert None is attempt.held_until
 
 
@@ -207,7 +207,7 @@ async def test_a_failed_attempt_leaves_it_pending():
     """The next attempt is due the delay after the end of this one."""
     attempt = await attempted(answer(500))
 
-    assert (DeliveryStatus.PENDING, False) == (attempt.decision.status, attempt.is_final)
+    assert DeliveryStatus.PENDING is attempt.decision.status
     assert (Retry(5 * SECOND), ENDED_AT) == (attempt.decision, attempt.ended_at)
     assert ENDED_AT + 5 * SECOND == log_fields(attempt)["due_at"]
     assert None is attempt.held_until
@@ -225,7 +225,7 @@ async def test_retry_after_holds_the_origin():
     """Delivery and origin are held from the end of the attempt."""
     attempt = await attempted(answer(503, retry_after="60"))
 
-    assert Retry(60 * SECOND, hold=60 * SECOND) == attempt.decision
+    assert Retry(60 * SECOND) == attempt.decision
     assert ENDED_AT + 60 * SECOND == attempt.held_until
     assert "https://receiver.example:443" == attempt.delivery.origin
 
@@ -244,7 +244,7 @@ async def test_every_end_without_delivery_has_its_reason(reason, given, failure_
     attempt = await attempted(given, failure_count=failure_count)
 
     assert Dead(reason) == attempt.decision
-    assert (DeliveryStatus.DEAD, True) == (attempt.decision.status, attempt.is_final)
+    assert DeliveryStatus.DEAD is attempt.decision.status
     assert (None, None) == (log_fields(attempt)["due_at"], attempt.held_until)
 
 
@@ -268,19 +268,33 @@ async def test_a_lenient_contract_delivers_and_notes():
 # What goes wrong on our side
 
 
-async def test_an_attempt_that_raises_is_lost(caplog):
-    """It is logged, told apart from a failure of the receiver, and made again by the schedule."""
+async def test_a_failure_on_our_side_is_no_attempt():
+    """Without a signature no request is sent, and the caller learns why."""
 
     async def signer_of(_account_id):
-        raise LookupError("s3cret")
+        raise LookupError("no secret")
 
-    (attempt,), requests = await made(answer(), signer_of=signer_of)
+    receiver = SlowReceiver(ManualClock(), answer())
+    attempts = making_attempts(receiver, signer_of=signer_of)
 
-    assert [] == requests
+    with pytest.raises(LookupError, match="no secret"):
+        await attempts.make(a_delivery())
+    assert [] == receiver.requests
+
+
+async def test_a_defect_while_settling_is_logged(caplog):
+    """Whatever the store raises, the other attempts go on, and the lease runs out."""
+
+    class Broken:
+        async def settle(self, _attempt):
+            raise ZeroDivisionError
+
+    clock = ManualClock()
+    attempts = making_attempts(SlowReceiver(clock, answer()), clock=clock, store=Broken())
+
+    await attempts.settle(await attempts.make(a_delivery()))
+
     assert ["attempt.failed"] == caplog.messages
-    assert (AttemptOutcome.LOST, Retry(5 * SECOND)) == (attempt.outcome, attempt.decision)
-    assert (START, START, 0) == (attempt.started_at, attempt.ended_at, attempt.duration_ms)
-    assert "s3cret" not in attempt.detail
 
 
 class AwayStore:

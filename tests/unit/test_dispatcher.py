@@ -8,7 +8,7 @@ import pytest
 
 from service.api.application import OPERATIONS
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.delivery.dispatcher import LEASE_MARGIN, SETTLE_MARGIN
+from service.delivery.dispatcher import LEASE_MARGIN, POSTPONEMENT, SETTLE_MARGIN
 from service.delivery.failures import NoAnswer
 from service.delivery.fairness import COOLDOWN_FIRST, LEASE_AHEAD
 from service.domain.outcomes import AttemptOutcome
@@ -487,49 +487,82 @@ async def test_a_dead_delivery_is_never_attempted_again(dispatching, store, rece
     assert 3 == len(receivers.requests)
 
 
-async def test_one_bad_attempt_does_not_stop_the_others(
-    dispatching, store, receivers, clock, caplog
-):
-    """An attempt that raises is logged and recorded as lost, others go on, and it comes again."""
+async def test_a_failure_on_our_side_is_no_attempt(dispatching, store, receivers, clock, caplog):
+    """A defect is logged, recorded as nothing, stops no other, and the delivery waits a moment."""
     receivers.answers[ONE].append(LookupError("a defect"))
 
     async with dispatching() as (_, running):
         await add_delivery(store, "1", origin=ONE)
         await add_delivery(store, "2", origin=TWO)
-        await store.settled.reaches(2)
+        await store.settled.reaches(1)
+        await store.released.reaches(1)
         assert not running.done()
         assert ("delivered", ["delivered"]) == await story(store, "msg_2")
-        assert ("pending", ["lost"]) == await story(store, "msg_1")
+        assert ("pending", []) == await story(store, "msg_1")
         assert "attempt.failed" in caplog.messages
 
         await clock.parked()
-        clock.advance(5 * SECOND)
-        await store.settled.reaches(3)
+        clock.advance(POSTPONEMENT)
+        await store.settled.reaches(2)
 
-    assert ("delivered", ["lost", "delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
 
 
-async def test_attempts_that_can_never_be_made_come_to_an_end(dispatching, store, receivers, clock):
-    """A delivery whose every attempt raises is dead after the schedule, and not tried for ever."""
-    receivers.answers[ONE].extend([LookupError("never")] * 3)
+async def test_failures_on_our_side_never_use_up_the_schedule(dispatching, store, receivers, clock):
+    """However often an attempt cannot be made, the delivery is pending and is attempted at last."""
+    receivers.answers[ONE].extend([StorageUnavailable("unreadable")] * 5)
 
     async with dispatching():
         await add_delivery(store, "1", origin=ONE)
-        for count in (1, 2, 3):
-            await store.settled.reaches(count)
+        for count in range(1, 6):
+            await store.released.reaches(count)
             await clock.parked()
-            clock.advance(300 * SECOND)
+            clock.advance(POSTPONEMENT)
+        await store.settled.reaches(1)
 
-    assert ("dead", ["lost"] * 3) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
 
 
-async def test_a_bad_attempt_gives_its_slot_back(dispatching, store, receivers):
-    """As many attempts as there are slots may raise, and the next one is made all the same."""
+async def test_failures_on_our_side_say_nothing_about_the_receiver(dispatching, store, receivers):
+    """An origin that has not answered yet gets one attempt at a time, whatever failed here."""
+    receivers.answers[ONE].append(LookupError("a defect"))
+
+    async with dispatching():
+        await add_delivery(store, "1", origin=ONE)
+        await store.released.reaches(1)
+        receivers.hang(ONE)
+        await add_deliveries(store, ONE, "2", "3")
+        await receivers.requests.reaches(2)
+        await idle()
+        assert 1 == receivers.peaks[ONE]
+        receivers.let_all_go()
+
+
+async def test_a_release_that_fails_stops_no_other(dispatching, store, receivers, clock, caplog):
+    """A lease that cannot be given up runs out; the other deliveries go on."""
+    receivers.answers[ONE].append(LookupError("a defect"))
+
+    async def broken(*_arguments):
+        raise ZeroDivisionError
+
+    store.release = broken
+    async with dispatching() as (_, running):
+        await add_delivery(store, "1", origin=ONE)
+        await add_delivery(store, "2", origin=TWO)
+        await store.settled.reaches(1)
+        await quiet(clock)
+        assert not running.done()
+
+    assert "release.failed" in caplog.messages
+
+
+async def test_a_failure_on_our_side_gives_its_slot_back(dispatching, store, receivers):
+    """As many attempts as there are slots may fail here, and the next one is made all the same."""
     receivers.answers[ONE].extend([LookupError("again")] * 3)
 
     async with dispatching(concurrency=1, origin_concurrency=1):
         await add_deliveries(store, ONE, "1", "2", "3", "4")
-        await store.settled.reaches(4)
+        await store.settled.reaches(1)
 
     assert ("delivered", ["delivered"]) == await story(store, "msg_4")
 

@@ -47,8 +47,8 @@ def test_only_a_valid_traceparent_is_continued(headers, expected):
 @pytest.mark.parametrize("parent", [None, GIVEN])
 def test_without_an_exporter_the_trace_is_passed_on(parent):
     """Nothing is recorded, and what follows belongs to the trace of the request, if it has one."""
-    for begin in (Tracing().serving, Tracing().working, Tracing().calling):
-        with begin("name", parent) as span:
+    for kind in (SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT):
+        with Tracing().begin(kind, "name", parent) as span:
             span.set_attributes({"name": "value"})
             span.fail("reason")
 
@@ -58,7 +58,7 @@ def test_without_an_exporter_the_trace_is_passed_on(parent):
 
 def test_a_span_continues_its_parent(tracing, exporter):
     """It is part of the same trace, and is the parent of what follows."""
-    with tracing.serving("POST /invoices/", GIVEN) as span:
+    with tracing.begin(SpanKind.SERVER, "POST /invoices/", GIVEN) as span:
         span.set_attributes({"http.route": "/invoices/", "invoices.account_id": None, "number": 1})
 
     (ended,) = exporter.get_finished_spans()
@@ -71,9 +71,9 @@ def test_a_span_continues_its_parent(tracing, exporter):
 
 def test_a_span_without_a_parent_begins_a_trace(tracing, exporter):
     """What another process does with its traceparent is part of that trace."""
-    with tracing.serving("first", None) as first:
+    with tracing.begin(SpanKind.SERVER, "first", None) as first:
         pass
-    with tracing.calling("second", first.traceparent):
+    with tracing.begin(SpanKind.CLIENT, "second", first.traceparent):
         pass
 
     one, two = exporter.get_finished_spans()
@@ -86,18 +86,17 @@ def test_a_span_without_a_parent_begins_a_trace(tracing, exporter):
 
 def test_each_kind_of_span_says_so(tracing, exporter):
     """Server for a request that is answered, internal for work, client for one that is sent."""
-    for begin in (tracing.serving, tracing.working, tracing.calling):
-        with begin("name", None):
+    kinds = [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT]
+    for kind in kinds:
+        with tracing.begin(kind, "name", None):
             pass
 
-    assert [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT] == [
-        span.kind for span in exporter.get_finished_spans()
-    ]
+    assert kinds == [span.kind for span in exporter.get_finished_spans()]
 
 
 def test_a_span_that_raises_has_failed(tracing, exporter):
     """The span ends with the class of the error; its text may hold secrets."""
-    with pytest.raises(ValueError, match="s3cret"), tracing.working("name", None):
+    with pytest.raises(ValueError, match="s3cret"), tracing.begin(SpanKind.INTERNAL, "name", None):
         raise ValueError("s3cret")
 
     (ended,) = exporter.get_finished_spans()

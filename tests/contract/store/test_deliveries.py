@@ -350,6 +350,17 @@ async def test_a_lease_that_is_given_back_leaves_no_trace(store):
     assert [] == (await store.find_delivery("dev", "msg_1"))["attempts"]
 
 
+async def test_a_delivery_may_be_given_back_for_later(store):
+    """It is leased again from the given instant on, and not before."""
+    await add_delivery(store)
+    later = START + 10 * SECOND
+
+    assert await store.release(await lease_delivery(store), later)
+
+    assert [] == await lease_deliveries(store, now=later - SECOND)
+    assert ["msg_1"] == [one.id for one in await lease_deliveries(store, now=later)]
+
+
 async def test_giving_back_wakes_the_dispatcher(store):
     """What is free again may be leased by somebody who waits."""
     await add_delivery(store)

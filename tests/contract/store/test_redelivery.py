@@ -6,7 +6,7 @@ from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import NotFound
 from service.storage import history, redelivery
 from service.storage.history import DeliveryFilter
-from tests.clock import START
+from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import (
     ONE,
     SECOND,
@@ -209,6 +209,17 @@ async def test_one_filter_is_worked_off_at_a_time(monkeypatch, dead):
     counts = await asyncio.gather(*(redeliver_all(dead) for _ in range(4)))
 
     assert [0, 0, 0, 5] == sorted(counts)
+
+
+async def test_accounts_do_not_wait_for_each_other(monkeypatch, dead):
+    """The filter of one account is applied while that of another one is still worked on."""
+    monkeypatch.setattr(redelivery, "BATCH", 1)
+    first = dead.redeliver_all("dev", DEAD, LATER)
+    await anext(first)
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert 1 == await redeliver_all(dead, "other")
+    assert 4 == sum([count async for count in first])
 
 
 async def test_only_the_newest_attempts_are_told(monkeypatch, store):
