@@ -15,12 +15,12 @@ from tests.clock import START
 
 
 def true_now():
-    """The virtual time, as a clock that is right would tell it."""
+    """The virtual time, as a clock that is right reads."""
     return START + timedelta(microseconds=round(asyncio.get_running_loop().time() * 1e6))
 
 
 class SkewedClock(SystemClock):
-    """Tells the virtual time, wrong by an offset that may change."""
+    """Reads the virtual time, wrong by an offset that may change."""
 
     def __init__(self, offset):
         self.offset = offset
@@ -28,7 +28,7 @@ class SkewedClock(SystemClock):
         """The latest instant that was ever read here: what leases are judged by."""
 
     def now(self):
-        """The present instant, as this machine believes it to be."""
+        """The present instant on this machine."""
         now = true_now() + self.offset
         self.latest = max(self.latest, now)
         return now

@@ -1,4 +1,4 @@
-"""The collector of a world: it says of each invoice what the plan has written, whoever asks it."""
+"""The collector of a world: for each invoice, it says what the plan has written."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class Script:
 
     async def send(self, invoice):
         """The first event, or nothing yet."""
-        return await self._asked(invoice)
+        return await self._answer(invoice)
 
     async def collect(self, invoice):
         """The next event; the last one says that the invoice is paid."""
-        return await self._asked(invoice)
+        return await self._answer(invoice)
 
-    async def _asked(self, invoice):
+    async def _answer(self, invoice):
         self._process.collecting_count += 1
         try:
-            await self._takes_its_time()
+            await self._take_time()
         finally:
             self._process.collecting_count -= 1
         return self._next(invoice)
 
-    async def _takes_its_time(self):
+    async def _take_time(self):
         await self._process.lives_on("collect")
         chance = self._world.chance
         if not self._world.is_calm and chance.random() < self._world.plan.slow_chance:
@@ -43,11 +43,15 @@ class Script:
         await self._process.lives_on("collect")
 
     def _next(self, invoice):
-        written = self._world.written(invoice.id)
-        if not written.is_silent_now():
-            number = invoice.event_count + 1
-            description = f"{invoice.id} event {number}"
-            if number >= written.plan.event_count:
-                return Progress(InvoiceStatus.PAID, description)
-            return Progress(InvoiceStatus.SENT, description, written.wait)
-        return Progress(InvoiceStatus.SENT, None, written.wait)
+        script = self._world.script_of(invoice.id)
+        if script.is_silent_now():
+            return Progress(InvoiceStatus.SENT, None, script.wait)
+        # Events that were recorded beside the collection are none of its own.
+        number = 1 + sum(
+            row["invoice_key"] == invoice.key and row["collector"] == self.name
+            for row in self._world.memory.tables.events
+        )
+        description = f"{invoice.id} event {number}"
+        if number >= script.plan.event_count:
+            return Progress(InvoiceStatus.PAID, description)
+        return Progress(InvoiceStatus.SENT, description, script.wait)

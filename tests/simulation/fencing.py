@@ -1,23 +1,30 @@
 """
-The promises of leases, looked at in the very transactions that take and give them.
+The promises of leases, checked in the very transactions that take and give them up.
 
 * A row is leased only while it is free, by a process that has seen it free on its own clock.
-* Its token grows by one with each lease. Whoever shows another number changes nothing; whoever
-  shows the right one is never refused.
-* A delivery is leased only while it is pending, behind the earlier ones of its invoice, and not
-  at an origin that is held. A lease that ran out is told as a lost attempt.
+* Its token grows by one with each lease. A write with another token changes nothing; one with the
+  right token is never refused.
+* A delivery is leased only while it is pending, behind the earlier ones of the same callback of
+  its invoice, and not at an origin that is held. For a lease that ran out, a lost attempt is
+  recorded.
 * Every lease runs out: it ends within the deadline and the margin of an attempt.
 * A delivery fails as often as the schedule says, and is dead then.
+* The events of an invoice are numbered without gaps. Each is written with one delivery for every
+  callback that it fires and its invoice asks for.
+* Retention removes only what was settled long ago.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from service.delivery.dispatcher import LEASE_MARGIN
+from service.domain.delivery import Dead
 from service.domain.outcomes import AttemptOutcome
-from service.domain.states import DeadReason, DeliveryStatus
-from service.storage import deliveries, invoices, settlements, steps
+from service.domain.states import Acceptance, DeadReason, DeliveryStatus
+from service.storage import attempts, deliveries, invoices, retention, steps
+from tests import memory
 from tests.simulation.clocks import true_now
 from tests.simulation.processes import State
 
@@ -30,6 +37,7 @@ class Fencing:
     """Watches the transactions of one run."""
 
     def __init__(self, world, ledger):
+        self._world = world
         self._plan = world.plan
         self._story = world.story
         self._ledger = ledger
@@ -37,70 +45,117 @@ class Fencing:
         self._watched = {
             invoices.accept: self._accept,
             steps.lease_due: self._lease_invoices,
-            steps.take_steps: self._take_steps,
+            steps.take_steps: self._take_step,
+            steps.record_events: self._record_event,
             deliveries.lease_due: self._lease_deliveries,
             deliveries.release: self._release,
-            settlements.settle: self._settle,
+            attempts.settle: self._settle,
         }
 
-    def watch(self, process, work, done, tx, items):
-        """Have *items* done; look at each before and after."""
-        watched = self._watched.get(work)
-        if watched is None:
-            return done(tx, items)
-        return [watched(process, done, tx, item) for item in items]
+    def watch_items(self, process, work, tx, items):
+        """Do *work* for *items*, one after the other; check what each has changed."""
+        watched = self._watched[work]
+        return [
+            watched(process, lambda one: memory.WORK[work](tx, [one])[0], tx, item)
+            for item in items
+        ]
+
+    def watch(self, process, work, tx, args, options):
+        """Do *work*, which has a transaction of its own; check what it has changed."""
+        before = dict(tx.deliveries.by_key) if work is retention.sweep else {}
+        result = memory.run(work, tx, *args, **options)
+        for key in before.keys() - tx.deliveries.by_key.keys():
+            self._check_removal(process, before[key])
+        return result
 
     # Invoices
 
-    def _accept(self, process, done, tx, item):
-        (acceptance,) = done(tx, [item])
-        invoice = item.invoice
-        self._story.tell(process, "accepts {}: {}", invoice.id, acceptance.value)
-        if acceptance is invoices.Acceptance.STORED and item.leased_until:
-            self._ledger.holders["invoices", invoice.key] = (process, 1)
+    def _accept(self, process, run, tx, item):
+        invoice, leased_until = item
+        acceptance = run(item)
+        self._story.add(process, "accepts {}: {}", invoice.id, acceptance.value)
+        if acceptance is Acceptance.STORED and leased_until:
+            self._ledger.holders["invoices", invoice.account_id, invoice.key] = (process, 1)
         return acceptance
 
-    def _lease_invoices(self, process, done, tx, item):
+    def _lease_invoices(self, process, run, tx, round_):
         before = {row["key"]: (row["leased_until"], row["lease_token"]) for row in tx.invoices}
-        (due,) = done(tx, [item])
+        due = run(round_)
         for one in due.invoices:
-            self._story.tell(process, "leases {} (token {})", one.id, one.lease_token)
+            self._story.add(process, "leases {} (token {})", one.id, one.lease_token)
             until, token = before[one.key]
             self._check_taking(process, one.id, until, token + 1 == one.lease_token)
-            self._ledger.holders["invoices", one.key] = (process, one.lease_token)
+            self._ledger.holders["invoices", one.account_id, one.key] = (process, one.lease_token)
         return due
 
-    def _take_steps(self, process, done, tx, item):
-        step = item.step
+    def _take_step(self, process, run, tx, item):
+        step, _ = item
+        invoice = step.invoice
+        row = tx.invoices.get(invoice.account_id, invoice.key)
+        before = dict(row)
+        inserted = run(item)
+        is_taken = inserted is not None
+        name = f"a step of {invoice.id}"
+        self._check_giving_up(process, name, invoice.lease_token, before, row, is_done=is_taken)
+        if is_taken:
+            self._story.add(process, "takes {} to {}", name, step.status.value)
+            if before["event_count"] != invoice.event_count:
+                self._story.violate("{} is taken, and counts the events wrong", name)
+            self._check_event(process, tx, step, before, row, inserted)
+        return inserted
+
+    def _record_event(self, process, run, tx, item):
+        step, _ = item
         row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
         before = dict(row)
-        (taken,) = done(tx, [item])
-        name = f"a step of {step.invoice.id}"
-        self._check_giving_up(process, name, step.invoice.lease_token, before, row, taken.is_taken)
-        if not taken.is_taken:
-            return taken
-        self._ledger.steps.add((row["key"], step.invoice.lease_token))
-        self._story.tell(process, "takes {} to {}", name, step.status.value)
-        if taken.delivery:
-            self._check_birth(process, tx, taken.delivery)
-        return taken
+        inserted = run(item)
+        self._story.add(process, "records {!r}", step.event.description)
+        self._check_event(process, tx, step, before, row, inserted)
+        return inserted
 
-    def _check_birth(self, process, tx, delivery):
-        row = tx.deliveries.get(delivery.account_id, delivery.id)
-        self._story.tell(process, "bears {} leased until {}", delivery.id, row["leased_until"])
-        self._check_order(process, tx, row)
-        self._check_hold(process, tx, row)
-        self._check_end(process, row)
-        self._ledger.holders["deliveries", delivery.id] = (process, delivery.lease_token)
+    def _check_event(self, process, tx, step, before, row, inserted):
+        """An event is written under the next number, with the deliveries that it fires."""
+        invoice, event, count = step.invoice, step.event, before["event_count"]
+        if row["event_count"] != count + (event is not None):
+            self._story.violate("{} counts {} events", invoice.id, row["event_count"])
+        if event is None:
+            return
+        if tx.events.get(row["account_id"], row["key"], count + 1) is None:
+            self._story.violate("event {} of {} is missing", count + 1, invoice.id)
+        self._ledger.events[row["account_id"], row["key"], count + 1] = event
+        self._ledger.recorded[process, invoice.id, event.description] += 1
+        fired = [
+            (one.callback, one.url, one.origin, count + 1)
+            for one in invoice.callbacks
+            if one.callback in event.callbacks
+        ]
+        stored = [tx.deliveries.get(one.account_id, one.id) for one in inserted]
+        named = ("callback", "url", "origin", "sequence")
+        if fired != [tuple(one[name] for name in named) for one in stored]:
+            self._story.violate("event {} of {} has not fired {}", count + 1, invoice.id, fired)
+        for one, delivery in zip(stored, inserted, strict=True):
+            self._story.add(
+                process,
+                "inserts {} for {} of {}, leased until {}",
+                one["id"],
+                one["callback"],
+                invoice.id,
+                delivery.leased_until,
+            )
+            if delivery.leased_until:
+                self._check_lease(process, tx, one)
+                self._note_lease(process, delivery)
 
     # Deliveries
 
-    def _lease_deliveries(self, process, done, tx, item):
+    def _lease_deliveries(self, process, run, tx, round_):
         before = {row["id"]: dict(row) for row in tx.deliveries if row["status"] == PENDING}
-        (due,) = done(tx, [item])
-        for one in due.deliveries:
+        due = run(round_)
+        # As from a database, the bytes are new with each lease: a request shows its lease by them.
+        leased = [replace(one, body=bytes(memoryview(one.body))) for one in due.deliveries]
+        for one in leased:
             row = tx.deliveries.get(one.account_id, one.id)
-            self._story.tell(
+            self._story.add(
                 process, "leases {} (token {}) until {}", one.id, one.lease_token, one.leased_until
             )
             if one.id not in before:
@@ -109,73 +164,85 @@ class Fencing:
             was = before[one.id]
             is_next = was["lease_token"] + 1 == one.lease_token == row["lease_token"]
             self._check_taking(process, one.id, was["leased_until"], is_next)
-            self._check_order(process, tx, row)
-            self._check_hold(process, tx, row)
-            self._check_end(process, row)
+            self._check_lease(process, tx, row)
             if was["leased_until"]:
                 self._check_loss(tx, was, row)
-            self._ledger.holders["deliveries", one.id] = (process, one.lease_token)
-        return due
+            self._note_lease(process, one)
+        return replace(due, deliveries=leased)
 
-    def _release(self, process, done, tx, leased):
-        row = tx.deliveries.get(leased.account_id, leased.id)
-        before = dict(row)
-        (is_released,) = done(tx, [leased])
-        name = f"the release of {leased.id}"
-        self._story.tell(process, "gives {} back: {}", leased.id, is_released)
-        self._check_giving_up(process, name, leased.lease_token, before, row, is_released)
-        return is_released
+    def _note_lease(self, process, delivery):
+        self._ledger.leases[id(delivery.body)] = (delivery.body, process, delivery)
+        key = "deliveries", delivery.account_id, delivery.id
+        self._ledger.holders[key] = (process, delivery.lease_token)
 
-    def _settle(self, process, done, tx, end):
-        row = tx.deliveries.get(end.account_id, end.delivery_id)
-        before = dict(row)
-        (is_settled,) = done(tx, [end])
-        name = f"the settlement of {end.delivery_id}"
-        self._check_giving_up(process, name, end.lease_token, before, row, is_settled)
-        if is_settled:
-            self._story.tell(
+    def _release(self, process, run, tx, delivery):
+        row = tx.deliveries.get(delivery.account_id, delivery.id)
+        before = row and dict(row)
+        is_done = run(delivery)
+        name = f"the release of {delivery.id}"
+        self._story.add(process, "gives {} back: {}", delivery.id, is_done)
+        self._check_giving_up(process, name, delivery.lease_token, before, row, is_done=is_done)
+        return is_done
+
+    def _settle(self, process, run, tx, attempt):
+        delivery = attempt.delivery
+        row = tx.deliveries.get(delivery.account_id, delivery.id)
+        before = row and dict(row)
+        is_done = run(attempt)
+        name = f"the settlement of {delivery.id}"
+        self._check_giving_up(process, name, delivery.lease_token, before, row, is_done=is_done)
+        if is_done:
+            decision = attempt.decision
+            self._story.add(
                 process,
                 "settles {} (token {}): {}, {} {}",
-                end.delivery_id,
-                end.lease_token,
-                end.attempt.outcome.value,
-                end.status.value,
-                end.reason or "",
+                delivery.id,
+                delivery.lease_token,
+                attempt.outcome.value,
+                decision.status.value,
+                decision.reason.value if isinstance(decision, Dead) else "",
             )
-            self._check_settlement(end, before, row)
-        return is_settled
+            self._check_settlement(process, attempt, before, row)
+        return is_done
 
-    def _check_settlement(self, end, before, row):
-        id_, ledger = end.delivery_id, self._ledger
-        ledger.settlements[id_, end.lease_token] = end
-        self._check_correspondence(end)
-        if not before["attempt_count"] + 1 == end.attempt.number == row["attempt_count"]:
-            self._story.violate("attempt {} of {} is out of turn", end.attempt.number, id_)
-        ledger.failure_counts[id_] += end.status is not DeliveryStatus.DELIVERED
+    def _check_settlement(self, process, attempt, before, row):
+        id_, ledger = attempt.delivery.id, self._ledger
+        ledger.settlements[id_, attempt.delivery.lease_token] = attempt
+        ledger.settled[id_, attempt.number] = (process, attempt)
+        self._check_correspondence(attempt)
+        if not before["attempt_count"] + 1 == attempt.number == row["attempt_count"]:
+            self._story.violate("attempt {} of {} is out of turn", attempt.number, id_)
+        ledger.failure_counts[id_] += attempt.decision.status is not DeliveryStatus.DELIVERED
+        is_exhausted = ledger.failure_counts[id_] > len(self._plan.schedule)
         if row["status"] != PENDING:
             ledger.final.add(id_)
-        elif ledger.failure_counts[id_] > len(self._plan.schedule):
+        elif is_exhausted:
             self._story.violate("{} goes on though its schedule is exhausted", id_)
-        is_exhausted = ledger.failure_counts[id_] > len(self._plan.schedule)
         if row["reason"] == DeadReason.EXHAUSTED and not is_exhausted:
             self._story.violate("{} is exhausted before its schedule is", id_)
 
-    def _check_correspondence(self, end):
+    def _check_correspondence(self, attempt):
         """An attempt that is recorded was made, and answered as the record says."""
-        request = self._ledger.requests.get((end.delivery_id, end.lease_token))
-        outcome = end.attempt.outcome
+        id_, outcome = attempt.delivery.id, attempt.outcome
+        request = self._ledger.requests.get((id_, attempt.delivery.lease_token))
         if request is None or request.answer is None:
             if outcome is not AttemptOutcome.LOST:
-                self._story.violate("{} was settled as {} unasked", end.delivery_id, outcome.value)
+                self._story.violate("{} was settled as {} unasked", id_, outcome.value)
         elif (outcome is AttemptOutcome.DELIVERED) != self._is_ok(request.answer):
-            self._story.violate(
-                "{} was settled as {} after {}", end.delivery_id, outcome.value, request.answer
-            )
+            self._story.violate("{} was settled as {} after {}", id_, outcome.value, request.answer)
 
     def _is_ok(self, answer):
         if getattr(answer, "status_code", None) != 200:
             return False
         return answer.body == b'{"ok": true}' or not self._plan.is_strict
+
+    def _check_removal(self, process, row):
+        self._story.add(process, "removes {}", row["id"])
+        place = ("account_id", "invoice_key", "callback", "sequence")
+        self._ledger.swept[row["id"]] = tuple(row[name] for name in place)
+        limit = process.clock.latest - self._plan.retention
+        if row["status"] == PENDING or row["settled_at"] >= limit:
+            self._story.violate("{} removed {}, which was {}", process, row["id"], row["status"])
 
     # What holds for every lease
 
@@ -185,27 +252,26 @@ class Fencing:
         if not is_next:
             self._story.violate("the token of {} did not grow by one", id_)
 
-    def _check_giving_up(self, process, name, token, before, row, is_done):
-        holds = before["lease_token"] == token and before["leased_until"] is not None
+    def _check_giving_up(self, process, name, token, before, row, *, is_done):
+        holds = before is not None and before["lease_token"] == token and before["leased_until"]
         if is_done and not holds:
             self._story.violate("{} wrote {} without holding its lease", process, name)
         elif holds and not is_done:
             self._story.violate("{} holds the lease, and {} was refused", process, name)
         elif not is_done:
-            self._story.tell(process, "outlived its lease (token {}): {} is refused", token, name)
+            self._story.add(process, "outlived its lease (token {}): {} is refused", token, name)
             if before != row:
                 self._story.violate("{} outlived its lease, and {} changed it", process, name)
         elif row["leased_until"] is not None:
             self._story.violate("{} left its row leased", name)
 
-    def _check_order(self, process, tx, row):
+    def _check_lease(self, process, tx, row):
+        """The lease of a delivery: in order, at an origin that is not held, and with an end."""
         for earlier in tx.earlier_of(row):
             if earlier["status"] == PENDING:
                 self._story.violate(
                     "{} leased {} before {} was settled", process, row["id"], earlier["id"]
                 )
-
-    def _check_hold(self, process, tx, row):
         hold = tx.origins.get(row["origin"])
         if hold and hold["held_until"] > process.clock.latest:
             self._story.violate(
@@ -214,20 +280,19 @@ class Fencing:
                 row["id"],
                 hold["held_until"],
             )
-
-    def _check_end(self, process, row):
         if not row["leased_until"] or row["leased_until"] > process.clock.latest + self._lease:
             self._story.violate(
                 "the lease of {} ends at {}", row["id"], row["leased_until"] or "no time"
             )
 
     def _check_loss(self, tx, was, row):
-        """A lease that ran out is told as a lost attempt, and nobody who lived gave up early."""
+        """A lost attempt is recorded, and no process that lives gave up settling too early."""
         number = was["attempt_count"] + 1
         attempt = tx.attempts.get(row["account_id"], row["id"], number)
         if not attempt or attempt["outcome"] != "lost" or row["attempt_count"] != number:
             self._story.violate("a lost attempt of {} was not recorded", row["id"])
-        holder, token = self._ledger.holders.get(("deliveries", row["id"]), (None, 0))
+        key = "deliveries", row["account_id"], row["id"]
+        holder, token = self._ledger.holders.get(key, (None, 0))
         tried_at = self._ledger.tried_at.get((row["id"], was["lease_token"]))
         if token != was["lease_token"] or not tried_at or self._plan.is_skewed:
             return

@@ -1,4 +1,4 @@
-"""What the invariants remember of one run: who leased, who asked, what was answered and settled."""
+"""What the invariants remember of one run: leases, requests, and what was committed."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ class Ledger:
 
     def __init__(self):
         self.acknowledged = []
-        """The ids of the invoices of which their sender was told that they are stored."""
+        """Account and id of the invoices that a client was answered for: they are stored."""
         self.holders = {}
-        """Who leased a row last: table and key of the row -> process and token."""
+        """The last lease of a row: table, account and key of the row -> process and token."""
+        self.leases = {}
+        """The bytes that a process was given with a lease, by identity -> process and delivery."""
         self.requests = {}
         """Delivery and token -> the one request that was made under that lease."""
         self.request_counts = Counter()
         self.contents = {}
         """Delivery -> URL and body of its first request."""
         self.settlements = {}
-        """Delivery and token -> the settlement that was committed under that lease."""
-        self.steps = set()
-        """Invoice and token of each step that was committed."""
+        """Delivery and token -> the attempt that was committed under that lease."""
+        self.settled = {}
+        """Delivery and number of an attempt that was committed -> its process and the attempt."""
+        self.events = {}
+        """Account, key of the invoice and number of each event that was committed -> the event."""
+        self.recorded = Counter()
+        """How often a process has committed an event: process, invoice and description."""
+        self.swept = {}
+        """What retention has removed: delivery -> account, invoice, callback and event."""
         self.final = set()
         """The deliveries that were delivered or dead at some time."""
         self.failure_counts = Counter()
         """Failures of a delivery that were settled, since it was redelivered last."""
         self.tried_at = {}
-        """Delivery and token -> when its sender has tried to settle last."""
-        self.held_until = {}
-        """Process and origin -> until when that process has to leave the origin alone."""
-        self.probes = set()
-        """Delivery and token of the attempts that say whether an origin is there at all."""
+        """Delivery and token -> when its process has tried to settle last."""
         self.reprieved = set()
-        """The deliveries that somebody asked to redeliver."""
+        """The deliveries that were asked to be redelivered."""

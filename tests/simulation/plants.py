@@ -1,24 +1,25 @@
 """
 Bugs to be planted: each is a small change to the service or to the memory, made while a test runs.
 
-They are mistakes that somebody could make in good faith. A simulation that does not find them
-would not find their likes either.
+They are bugs that could be written in good faith. A simulation that does not find them would not
+find similar ones either.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import islice
 
 from pytest import MonkeyPatch
-from service.storage.handover import Handover
 
 from service.clock import SystemClock
 from service.delivery import attempt, dispatcher
+from service.delivery.attempt import Attempts
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.fairness import Origins
 from service.domain.states import Acceptance
 from service.errors import StorageUnavailable
-from service.storage import deliveries, settlements, steps
+from service.storage import attempts, deliveries
 from service.storage.store import Store
 from tests import memory
 from tests.memory import Tables
@@ -27,31 +28,31 @@ from tests.memory import Tables
 
 
 def settling_needs_no_lease(patch):
-    """Whoever comes may settle a delivery."""
+    """Any process may settle a delivery."""
     patch.setattr(memory, "_settle_one", _without_lease(memory._settle_one))
 
 
 def steps_need_no_lease(patch):
-    """Whoever comes may move an invoice on."""
+    """Any process may write a step of an invoice."""
     patch.setattr(memory, "_take_step", _without_lease(memory._take_step))
 
 
 def _without_lease(work):
     def careless(*arguments):
         with MonkeyPatch.context() as patch:
-            patch.setattr(memory, "_holds", lambda row, token: True)
+            patch.setattr(memory, "_holds", lambda row, token: row is not None)
             return work(*arguments)
 
     return careless
 
 
 def leased_rows_are_leased_again(patch):
-    """Leasing does not look whether somebody holds a lease."""
+    """Leasing ignores the leases that others hold."""
     patch.setattr(memory, "_is_free", lambda row, now: True)
 
 
 def leases_never_end(patch):
-    """What a process drops is nobody's for ever."""
+    """What a process drops is never leased again."""
     patch.setattr(Dispatcher, "_leased_until", lambda self, now: now + timedelta(days=1000))
 
 
@@ -61,7 +62,7 @@ def attempts_outlast_their_leases(patch):
 
 
 def lost_attempts_are_not_recorded(patch):
-    """Who leases anew does not say that an attempt was lost."""
+    """A new lease does not record that the attempt under the old one was lost."""
 
     def lease(tx, row, round_):
         memory._lease(tx.deliveries, row, round_.until)
@@ -71,7 +72,7 @@ def lost_attempts_are_not_recorded(patch):
 
 
 def release_needs_no_lease(patch):
-    """A lease is given back by whoever had it once."""
+    """A lease is given up by a process that held one before."""
 
     def release(tx, leased):
         row = tx.deliveries.get(leased.account_id, leased.id)
@@ -89,81 +90,122 @@ def order_is_not_kept(patch):
     patch.setattr(memory, "_is_first_of_its_invoice", lambda tx, row: True)
 
 
-def followers_are_born_leased(patch):
-    """A second event is handed over as if it were the first."""
+def order_looks_back_one_event(patch):
+    """A delivery waits for the event before its own, which may have fired another callback."""
 
-    async def take_step(self, step):
-        origin = step.invoice.call.origin if step.invoice.call else ""
-        until = self.to_dispatcher.reserve(origin) if step.event and step.event.delivery else None
-        taken = steps.StepTaken(is_taken=False)
-        try:
-            taken = await self._commits.run(steps.take_steps, steps.StepToTake(step, until))
-        finally:
-            self.to_dispatcher.finish(origin, until, taken.delivery)
-        if taken.is_taken:
-            self._announce(step, taken)
-        return taken.is_taken
+    def is_first(tx, row):
+        return all(
+            one["status"] != memory.PENDING
+            for one in tx.earlier_of(row)
+            if one["sequence"] == row["sequence"] - 1
+        )
 
-    patch.setattr(Store, "take_step", take_step)
+    patch.setattr(memory, "_is_first_of_its_invoice", is_first)
+
+
+def followers_are_inserted_leased(patch):
+    """The delivery of a second event gets a lease as if it were the first."""
+    record = Dispatcher.record
+
+    async def record_with_lease(self, step):
+        patch.setattr(dispatcher, "_reserve_nothing", self._reserve)
+        return await record(self, step)
+
+    patch.setattr(Dispatcher, "record", record_with_lease)
+
+
+# Events and callbacks
+
+
+def one_callback_is_fired(patch):
+    """An event has a delivery for the first callback of its invoice alone."""
+    deliveries_of = dispatcher.deliveries_of
+    patch.setattr(dispatcher, "deliveries_of", lambda *args: islice(deliveries_of(*args), 1))
+
+
+def events_leave_the_lease(patch):
+    """A step under way numbers its event like one that was recorded beside it."""
+    record = memory._record_event
+
+    def record_beside(tx, step, new):
+        row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
+        lease = {name: row[name] for name in ("lease_token", "leased_until")}
+        inserted = record(tx, step, new)
+        tx.invoices.change(row, **lease)
+        return inserted
+
+    patch.setattr(memory, "_record_event", record_beside)
 
 
 # Durability
 
 
 def invoices_are_acknowledged_before_the_commit(patch):
-    """The API answers though nobody knows whether the invoice was written."""
+    """The API answers although it is unknown whether the invoice was written."""
     accept = Store.accept
 
-    async def answered(self, invoice):
+    async def answered(self, invoice, leased_until=None):
         try:
-            return await accept(self, invoice)
+            return await accept(self, invoice, leased_until)
         except StorageUnavailable:
             return Acceptance.STORED
 
     patch.setattr(Store, "accept", answered)
 
 
+def lost_events_count_as_recorded(patch):
+    """The store says that it has recorded an event, whatever became of the commit."""
+    record_event = Store.record_event
+
+    async def recorded(self, step, new):
+        try:
+            return await record_event(self, step, new)
+        except StorageUnavailable:
+            return []
+
+    patch.setattr(Store, "record_event", recorded)
+
+
 def lost_settlements_count_as_written(patch):
     """The store says that it has settled, whatever became of the commit."""
+    settle = Store.settle
 
-    async def settle(self, settlement):
+    async def settled(self, made):
         try:
-            return await self._commits.run(settlements.settle, settlement)
+            return await settle(self, made)
         except StorageUnavailable:
             return True
 
-    patch.setattr(Store, "settle", settle)
+    patch.setattr(Store, "settle", settled)
 
 
-def lost_settlements_are_swallowed(patch):
-    """A dispatcher tries to settle once, and forgets the answer if that fails."""
-
-    async def settle(self, delivery, settlement):
-        try:
-            return await self._store.settle(settlement)
-        except StorageUnavailable:
-            return True
-
-    patch.setattr(Dispatcher, "_settle", settle)
+def settling_is_tried_once(patch):
+    """A dispatcher forgets the answer if it cannot be recorded at once."""
+    patch.setattr(Attempts, "_settle", lambda self, made: self.store.settle(made))
 
 
 def draining_abandons_attempts(patch):
-    """Who drains does not wait for the attempts in flight."""
+    """A drain does not wait for the attempts in flight."""
     drain = Dispatcher.drain
 
     def abandon(self):
-        for task in list(self._attempts._tasks):
+        for task in list(self._tasks._tasks):
             task.cancel()
         drain(self)
 
     patch.setattr(Dispatcher, "drain", abandon)
 
 
-# Wake-ups
+def sweeping_removes_what_is_pending(patch):
+    """Retention counts from the creation of a delivery."""
+    patch.setattr(memory, "_is_old", lambda row, settled_before: True)
 
 
-def release_wakes_nobody(patch):
-    """What is given back is found by polling alone."""
+# Signals
+
+
+def release_signals_nothing(patch):
+    """What is released is found by polling alone."""
 
     async def release(self, delivery):
         return await self._commits.run(deliveries.release, delivery)
@@ -171,11 +213,11 @@ def release_wakes_nobody(patch):
     patch.setattr(Store, "release", release)
 
 
-def settling_wakes_nobody(patch):
+def settling_signals_nothing(patch):
     """An event that waited for the one before it is found by polling alone."""
 
-    async def settle(self, settlement):
-        return await self._commits.run(settlements.settle, settlement)
+    async def settle(self, made):
+        return await self._commits.run(attempts.settle, made)
 
     patch.setattr(Store, "settle", settle)
 
@@ -191,29 +233,24 @@ def signals_are_lost_before_waiting(patch):
     patch.setattr(SystemClock, "wait", forgetful)
 
 
-# Room, slots and schedules
+# Capacity, slots and schedules
 
 
-def reserved_room_leaks(patch):
-    """The room of a row that was not written is never given back."""
-
-    def finish(self, origin, reserved, row):
-        if self._loop and row is not None:
-            self._loop.start(row)
-
-    patch.setattr(Handover, "finish", finish)
+def reserved_capacity_leaks(patch):
+    """The capacity for a lease that was not taken is never given back."""
+    patch.setattr(Dispatcher, "_cancel", lambda self, origin: self._signal_capacity(origin))
 
 
 def slots_leak(patch):
-    """A turn that was not used keeps its slot."""
+    """A slot that was not used is never given back."""
 
-    def skip(self, turn):
-        self._known[turn.delivery.origin].in_flight_count -= 1
+    def skip(self, slot):
+        self._known[slot.delivery.origin].in_flight_count -= 1
 
     end = Origins.end
 
-    def ended(self, turn, now, *, is_answering):
-        end(self, turn, now, is_answering=is_answering)
+    def ended(self, slot, now, *, is_answering):
+        end(self, slot, now, is_answering=is_answering)
         self._free_slots += 1
 
     patch.setattr(Origins, "skip", skip)
@@ -222,16 +259,25 @@ def slots_leak(patch):
 
 def origins_have_no_limit(patch):
     """One origin gets every slot."""
-    patch.setattr(Origins, "_width", lambda self, origin: 1000)
+    patch.setattr(Origins, "_slots_of", lambda self, origin: 1000)
+
+
+def failing_origins_are_not_probed(patch):
+    """An origin that fails gets as many attempts as before."""
+
+    def slots_of(self, origin):
+        return self._origin_concurrency
+
+    patch.setattr(Origins, "_slots_of", slots_of)
 
 
 def holds_are_not_remembered(patch):
-    """A process does not leave those alone that have asked it to."""
-    patch.setattr(Origins, "rest", lambda self, *_: None)
+    """A process calls an origin that has asked it to wait."""
+    patch.setattr(Origins, "cool_down", lambda self, *_: None)
 
 
 def holds_are_not_shared(patch):
-    """A process does not leave those alone that have asked another one to."""
+    """A process calls an origin that has asked another process to wait."""
     patch.setattr(Tables, "is_held", lambda self, origin, now: False)
 
 
@@ -239,9 +285,9 @@ def schedules_never_end(patch):
     """What has failed for the last time begins anew."""
     decide = attempt.decide
 
-    def begin_anew(verified, answer, *, failure_count, schedule, **options):
+    def begin_anew(meaning, *, failure_count, schedule, **options):
         failure_count = (failure_count - 1) % len(schedule) + 1
-        return decide(verified, answer, failure_count=failure_count, schedule=schedule, **options)
+        return decide(meaning, failure_count=failure_count, schedule=schedule, **options)
 
     patch.setattr(attempt, "decide", begin_anew)
 
@@ -259,6 +305,19 @@ def redelivery_goes_on_with_the_schedule(patch):
     patch.setattr(memory, "_redeliver_row", go_on)
 
 
+# Accounts
+
+
+def rotated_secrets_end_at_once(patch):
+    """A rotation ignores its overlap: receivers that have the old secret reject what is sent."""
+    rotate = memory._rotate
+    patch.setitem(
+        memory.WORK,
+        memory.accounts.rotate,
+        lambda *args, now, until: rotate(*args, now=now, until=now),
+    )
+
+
 PLANTS = [
     settling_needs_no_lease,
     steps_need_no_lease,
@@ -268,19 +327,26 @@ PLANTS = [
     lost_attempts_are_not_recorded,
     release_needs_no_lease,
     order_is_not_kept,
-    followers_are_born_leased,
+    order_looks_back_one_event,
+    followers_are_inserted_leased,
+    one_callback_is_fired,
+    events_leave_the_lease,
     invoices_are_acknowledged_before_the_commit,
+    lost_events_count_as_recorded,
     lost_settlements_count_as_written,
-    lost_settlements_are_swallowed,
+    settling_is_tried_once,
     draining_abandons_attempts,
-    release_wakes_nobody,
-    settling_wakes_nobody,
+    sweeping_removes_what_is_pending,
+    release_signals_nothing,
+    settling_signals_nothing,
     signals_are_lost_before_waiting,
-    reserved_room_leaks,
+    reserved_capacity_leaks,
     slots_leak,
     origins_have_no_limit,
+    failing_origins_are_not_probed,
     holds_are_not_remembered,
     holds_are_not_shared,
     schedules_never_end,
     redelivery_goes_on_with_the_schedule,
+    rotated_secrets_end_at_once,
 ]

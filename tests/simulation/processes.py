@@ -1,8 +1,8 @@
 """
 Machines, and the processes that live on them one after the other.
 
-A process is what the service makes it: a store, a collection and a dispatcher, run and drained
-by the service's own `running_loops`. Here it is started, killed on the spot, and watched.
+A process is what `service.app.assemble` makes: here are its edges, and how it is started, drained,
+and killed on the spot. Its loops run as those of a real process do.
 """
 
 from __future__ import annotations
@@ -10,41 +10,45 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
+from dataclasses import replace
 from enum import Enum
 from functools import cache
 
-from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.collection.loop import Collection
-from service.delivery.attempt import Performer, Rules
-from service.delivery.dispatcher import Dispatcher, Limits
-from service.delivery.signing import Signer
-from service.development import DEV_SECRET
-from service.errors import StorageUnavailable
+from service.api.application import OPERATIONS
+from service.app import ALONE, Edges, assemble
+from service.domain.invoice import Event, Step
+from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
-from service.storage.steps import NewDelivery
 from service.telemetry.metrics import Metrics
-from tests.fakes import SILENT
+from service.telemetry.tracing import Span, Tracing
 from tests.simulation.clocks import SkewedClock
 from tests.simulation.collector import Script
-from tests.simulation.link import Link, LinkedStore
+from tests.simulation.link import Link
 from tests.simulation.loop import OWNER
-from tests.simulation.receivers import Request
+from tests.simulation.plan import CALLBACKS
 
-STATIONS = ("write", "commit", "send", "answer", "collect")
+STATIONS = ("write", "commit", "read", "send", "answer", "collect")
 """Where a process may be killed in the middle of what it does."""
 
 PROCESS = ContextVar("PROCESS", default=None)
-"""The process that is running; what is logged is told as its words."""
+"""The process that is running; what is logged comes from it."""
 
-_LEASE = ContextVar("LEASE")
-_SIGNER = Signer((DEV_SECRET,))
-_CALLBACKS = {INVOICE_NOTIFICATION.name: INVOICE_NOTIFICATION}
+ATTEMPT = ContextVar("ATTEMPT")
+"""The attempt that the running task makes."""
 
 
 @cache
-def _figures():
-    """What is counted; nobody looks at it here, and making it takes as long as a run."""
+def _metrics():
+    """What is counted: not looked at here, and making it takes as long as a run."""
     return Metrics()
+
+
+@cache
+def _operations():
+    """The operations of the service; the last one declares another callback as well."""
+    *others, last = OPERATIONS
+    (callback,) = (callback for one in OPERATIONS for callback in one.callbacks)
+    return *others, replace(last, callbacks=(*last.callbacks, replace(callback, name=CALLBACKS[1])))
 
 
 class State(Enum):
@@ -92,14 +96,26 @@ class Process:
         self.is_over = asyncio.Event()
         self.tasks = []
         self.in_flight = []
-        """The deliveries that are attempted now."""
+        """The attempts that it makes now."""
         self.collecting_count = 0
         """The questions to the collector that are not answered yet."""
         self._world = world
         self._stop = asyncio.Event()
-        self._accepting = []
+        self._serving = []
         self._doom = world.doom()
-        self._assemble(world)
+        self.link = Link(world, self)
+        edges = Edges(
+            database=self.link,
+            sender=self,
+            collector=Script(world, self),
+            clock=self.clock,
+            chance=world.chance.random,
+            new_id=lambda: world.new_id(self.clock.now()),
+            tracing=AttemptTracing(world, self),
+        )
+        self.service = assemble(
+            world.settings, ALONE, edges, operations=_operations(), metrics=_metrics()
+        )
 
     def __str__(self):
         return self.name
@@ -109,41 +125,70 @@ class Process:
         """Whether nothing that it does is real any more."""
         return self.state is State.KILLED
 
+    @property
+    def is_ready(self):
+        """Whether clients are sent to it."""
+        return self.state is State.RUNNING and self.service.dependencies.is_ready()
+
     def start(self):
         """Begin to run."""
-        self._world.story.tell(self, "starts")
+        self._world.story.add(self, "starts")
         self._spawn(self._run())
 
     def drain(self):
         """Ask it to end."""
         if self.state is State.RUNNING:
-            self._world.story.tell(self, "is told to drain")
+            self._world.story.add(self, "is asked to drain")
             self.state = State.DRAINING
             self._stop.set()
 
     def kill(self):
         """End it on the spot: not one line of it runs to any effect."""
         if self.state in (State.RUNNING, State.DRAINING):
-            self._world.story.tell(self, "is killed")
+            self._world.story.add(self, "is killed")
             self.end()
             self.is_over.set()
 
     def end(self):
-        """Cancel all that it does, and let what that leads to come to nothing."""
+        """Cancel all that it does, and let what that leads to have no effect."""
         self.state = State.KILLED
-        self.dispatcher._attempts = self.collection._steps = _Grave()
+        for loop in self.service.loops:
+            loop._tasks = _Grave()
         for task in list(self.tasks):
             task.cancel()
 
-    def accept(self, invoice):
-        """A task that accepts *invoice* here, as the API does."""
-        task = self._spawn(self.store.accept(invoice))
-        self._accepting.append(task)
-        return task
+    # What the API does
 
-    def redeliver(self, delivery_id):
-        """A task that makes a delivery pending again, as the API does."""
-        return self._spawn(self._redelivered(delivery_id))
+    def accept(self, invoice):
+        """A task that accepts *invoice* here."""
+        return self._serve(self.service.dependencies.accept(invoice))
+
+    def record(self, invoice, plan):
+        """A task that records the planned event of *invoice*, beside its collection."""
+        return self._serve(self._record(invoice, plan))
+
+    def redeliver(self, account_id, delivery_id):
+        """A task that makes a delivery pending again."""
+        return self._spawn(self._redeliver(account_id, delivery_id))
+
+    async def _record(self, invoice, plan):
+        row = await self.service.store.find_invoice(invoice.account_id, invoice.id)
+        stored = replace(invoice, key=row["key"], event_count=row["event_count"])
+        event = Event(
+            description=plan.description,
+            paid=False,
+            at=self.clock.now(),
+            collector="operator",
+            callbacks=plan.callbacks,
+        )
+        return await self.service.dependencies.record(Step(invoice=stored, event=event))
+
+    async def _redeliver(self, account_id, delivery_id):
+        """The caller sees that it failed, or that the delivery was removed; it may ask again."""
+        with suppress(StorageUnavailable, NotFound):
+            await self.service.store.redeliver(account_id, delivery_id, self.clock.now())
+
+    # What its edges do
 
     async def lives_on(self, station):
         """Return while this process lives; it may be killed right here."""
@@ -156,81 +201,47 @@ class Process:
 
     async def send(self, outgoing):
         """Send a request: implements `service.delivery.attempt.Sends`."""
-        delivery = _LEASE.get()
         await self.lives_on("send")
-        request = Request(
-            self, outgoing.headers["webhook-id"], delivery.lease_token, outgoing.url, outgoing.body
-        )
-        self._world.rules.request_begins(request, delivery)
-        answer = await self._world.receivers.answer(request, delivery.origin)
+        request = self._world.rules.request_begins(ATTEMPT.get(), outgoing)
+        answer = await self._world.receivers.answer(request)
         await self.lives_on("answer")
         request.answer = answer
-        self._world.rules.request_ends(request, delivery)
+        self._world.story.add(self, "has the answer for {}: {}", request.delivery.id, answer)
         return answer
 
-    def _assemble(self, world):
-        plan = world.plan
-        self.link = Link(world, self)
-        self.store = LinkedStore(self.link, self, world.rules)
-        figures = _figures()
-        self.collection = Collection(
-            self.store, Script(world, self), world.announced, self.clock, figures, SILENT
-        )
-        rules = Rules(
-            retry_schedule=plan.schedule,
-            is_strict=plan.is_strict,
-            user_agent="invoices/simulation",
-            chance=world.chance.random,
-        )
-        self.performer = WatchedPerformer(
-            self, self._signer_of, _CALLBACKS, rules, self.clock, SILENT
-        )
-        self.performer.watched_by(self, world.rules)
-        limits = Limits(
-            concurrency=plan.concurrency,
-            origin_concurrency=plan.origin_concurrency,
-            timeout=plan.timeout,
-        )
-        self.dispatcher = WatchedDispatcher(self.store, self.performer, limits, self.clock, figures)
-        self.dispatcher.watched_by(self, world.rules)
+    # How it runs
 
-    async def _signer_of(self, _account_id):
-        """The secrets are remembered mostly, and looked up now and then."""
-        await self.lives_on("sign")
-        if self._world.chance.random() < 0.1:
-            await self.link.read(lambda tx: None)
-        return _SIGNER
-
-    async def _redelivered(self, delivery_id):
-        """The person who asked sees that it failed, and may ask again."""
-        with suppress(StorageUnavailable):
-            await self.store.redeliver("dev", delivery_id, self.clock.now())
+    def _serve(self, work):
+        task = self._spawn(work)
+        self._serving.append(task)
+        return task
 
     def _spawn(self, work):
         context = copy_context()
         context.run(OWNER.set, self.tasks)
         context.run(PROCESS.set, self)
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(work, context=context)
+        task = asyncio.get_running_loop().create_task(work, context=context)
         self.tasks.append(task)
         return task
 
     async def _run(self):
-        """As `service.app.running`: the API ends first, then what collects, then what delivers."""
-        self.store.listen()
-        loops = (self.collection, self.dispatcher)
-        async with running_loops(loops, drain_seconds=self._world.plan.drain_seconds) as beside:
-            beside.failed.add_done_callback(self._tell_of_end)
-            await self._stop.wait()
-            if self._accepting:
-                await asyncio.wait(self._accepting)
+        """As `service.app.running`: at its end, the API ends before the loops are drained."""
+        with suppress(StorageUnavailable):
+            await self.service.signing_secrets.check()
+            self.service.store.listen()
+            drain_seconds = self._world.settings.drain_timeout.total_seconds()
+            async with running_loops(self.service.loops, drain_seconds=drain_seconds) as loops:
+                loops.failed.add_done_callback(self._loop_has_ended)
+                await self._stop.wait()
+                if self._serving:
+                    await asyncio.wait(self._serving)
         if not self.is_killed:
             self.state = State.ENDED
-            self._world.story.tell(self, "has ended")
+            self._world.story.add(self, "has ended")
             self._world.rules.drained(self)
             self.is_over.set()
 
-    def _tell_of_end(self, _):
+    def _loop_has_ended(self, _):
         if self.state is State.RUNNING:
             self._world.story.violate("a loop of {} ended by itself", self)
 
@@ -243,38 +254,30 @@ class _Grave:
         work.close()
 
 
-class WatchedDispatcher(Dispatcher):
-    """The service's dispatcher, that tells when it lets somebody have a turn."""
+class AttemptTracing(Tracing):
+    """Records no trace: shows when a process begins an attempt, and when it ends it."""
 
-    def watched_by(self, process, rules):
-        """Tell *rules* of the turns that *process* gives."""
+    def __init__(self, world, process):
+        super().__init__()
+        self._world = world
         self._process = process
-        self._watching = rules
 
-    def _attempt(self, turn):
-        self._watching.turn_given(self._process, turn)
-        return super()._attempt(turn)
-
-
-class WatchedPerformer(Performer):
-    """The service's performer, that tells when an attempt begins and ends."""
-
-    def watched_by(self, process, rules):
-        """Tell *rules* of the attempts of *process*."""
-        self._process = process
-        self._watching = rules
-
-    async def perform(self, delivery):
-        """As it is."""
-        _LEASE.set(delivery)
-        self._watching.attempt_begins(self._process, delivery)
-        try:
-            return await super().perform(delivery)
-        finally:
-            self._watching.attempt_ends(self._process, delivery)
+    def calling(self, name, parent):
+        """The span of an attempt: *name* ends with its callback, *parent* is of its invoice."""
+        return AttemptSpan(self._world, self._process, name.split()[-1], parent)
 
 
-def rendered(callback_name, number, description, *, is_paid):
-    """The *number*-th delivery of a world, that brings an event to its receiver."""
-    body = _CALLBACKS[callback_name].render({"description": description, "paid": is_paid})
-    return NewDelivery(f"msg_{number}", body)
+class AttemptSpan(Span):
+    """An attempt, from the moment at which it has a slot."""
+
+    def __init__(self, world, process, callback, traceparent):
+        super().__init__(traceparent)
+        self._rules = world.rules
+        self._attempt = world.rules.attempt_begins(process, callback, traceparent)
+
+    def __enter__(self):
+        ATTEMPT.set(self._attempt)
+        return self
+
+    def __exit__(self, kind, failure, traceback):
+        self._rules.attempt_ends(self._attempt, failure)

@@ -7,7 +7,9 @@ from bisect import bisect
 from dataclasses import dataclass
 from enum import Enum
 
-from service.delivery.failures import NoAnswer, NoAnswerKind
+from service.delivery.failures import NoAnswer
+from service.domain.delivery import Delivery
+from service.domain.outcomes import AttemptOutcome
 from tests.fakes import OK, answer
 from tests.simulation.link import delay
 from tests.simulation.plan import Mood
@@ -43,18 +45,16 @@ DEEDS = {
 }
 """What receivers do in a mood, each as likely as the next."""
 
-_LOST = NoAnswer(NoAnswerKind.UNREACHABLE, "the connection was lost")
-_LATE = NoAnswer(NoAnswerKind.TIMEOUT, "no answer in time")
+_LOST = NoAnswer(AttemptOutcome.UNREACHABLE, "the connection was lost")
+_LATE = NoAnswer(AttemptOutcome.TIMEOUT, "no answer in time")
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request, as its receiver saw it."""
+    """One request, as its receiver saw it; *delivery* is as the process leased it."""
 
     process: object
-    delivery_id: str
-    token: int
-    url: str
+    delivery: Delivery
     body: bytes
     answer: object = None
 
@@ -78,11 +78,11 @@ class Receivers:
         instants, moods = self._moods[origin]
         return moods[bisect(instants, asyncio.get_running_loop().time())]
 
-    async def answer(self, request, origin):
+    async def answer(self, request):
         """What comes back for *request*, after its time."""
-        chance, plan = self._world.chance, self._world.plan
+        chance, plan, origin = self._world.chance, self._world.plan, request.delivery.origin
         deed = chance.choice(DEEDS[self.mood_of(origin)])
-        self._world.story.tell(origin, "{} to {}", deed.value, request.delivery_id)
+        self._world.story.add(origin, "{} to {}", deed.value, request.delivery.id)
         timeout_seconds = plan.timeout.total_seconds()
         if deed is Deed.HANG:
             await asyncio.sleep(timeout_seconds)

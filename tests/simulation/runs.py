@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from service import loops
 from service.collection import loop as collection
-from service.delivery import dispatcher
+from service.delivery import attempt, dispatcher, sweeper
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import Plan, draw
 from tests.simulation.processes import PROCESS
@@ -96,17 +96,17 @@ async def _close(world):
 
 
 def _fail(world, context):
-    """Something was raised that nobody waits for."""
+    """An error was raised that no task waits for."""
     owner = PROCESS.get()
     if not (owner and owner.is_killed):
         error = context.get("exception")
-        world.story.violate("nobody expected this: {} {!r}", context["message"], error)
+        world.story.violate("an unexpected error: {} {!r}", context["message"], error)
 
 
 @contextmanager
 def _polling_every(poll):
     """Let the service's loops poll as rarely as a plan says."""
-    modules = (loops, collection, dispatcher)
+    modules = (loops, collection, dispatcher, attempt, sweeper)
     before = [module.POLL for module in modules]
     for module in modules:
         module.POLL = poll
@@ -119,13 +119,13 @@ def _polling_every(poll):
 
 @contextmanager
 def _heard_by(world):
-    """Take the service's warnings and errors into the story, and nowhere else."""
+    """Let the invariants read the log of the service, and nothing else."""
     handler = _Listener(world)
     logger = logging.getLogger("invoices")
     propagate, level = logger.propagate, logger.level
     logger.addHandler(handler)
     logger.propagate = False
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
@@ -136,7 +136,7 @@ def _heard_by(world):
 
 class _Listener(logging.Handler):
     def __init__(self, world):
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._world = world
 
     def emit(self, record):

@@ -16,7 +16,7 @@ class Story:
     """
     The events of one run in their order, and the first promise that was broken.
 
-    Sentences are made when somebody wants to read them; a run that goes well never does.
+    Sentences are made when they are read; those of a run that goes well never are.
     """
 
     def __init__(self):
@@ -24,7 +24,7 @@ class Story:
         self.violation: Violation | None = None
         self.has_failed = asyncio.Event()
 
-    def tell(self, who, sentence, *details):
+    def add(self, who, sentence, *details):
         """Add an event of *who*; *details* stand where the sentence has braces."""
         self._events.append((asyncio.get_running_loop().time(), str(who), sentence, details))
 
@@ -32,7 +32,7 @@ class Story:
         """A promise was broken: the run ends here."""
         if self.violation is None:
             self.violation = Violation(_filled(sentence, details))
-            self.tell("!", sentence, *details)
+            self.add("!", sentence, *details)
             self.has_failed.set()
 
     def lines(self):
@@ -46,7 +46,7 @@ def _filled(sentence, details):
 
 
 def _spelled(detail):
-    """Instants are told as seconds since the beginning."""
+    """Instants are shown as seconds since the beginning."""
     if isinstance(detail, datetime):
         return f"{(detail - START).total_seconds():.6f}"
     return detail

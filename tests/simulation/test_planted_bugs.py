@@ -9,7 +9,7 @@ SEED_COUNT = 500
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant, monkeypatch):
-    """A mistake in what keeps the promises breaks one of them soon, in a world that is sound."""
+    """A bug in what keeps the promises breaks one of them soon, in a world that is sound."""
     plant(monkeypatch)
     seed = next((seed for seed in range(SEED_COUNT) if run(seed).complaint), None)
     monkeypatch.undo()

@@ -1,43 +1,52 @@
 """
 A world: the shared memory, machines that are restarted, receivers, and who sends invoices in.
 
-It is made from its plan, goes through its trouble, and comes to rest. Everything that happens by
+It is made from its plan, goes through its trouble, and comes to its end. Everything that happens by
 chance is drawn from one generator, in an order that nothing outside can change.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from service.accounts.administration import AccountAdministration
+from service.accounts.encryption import SecretCipher
 from service.domain.states import DeliveryStatus
-from service.errors import StorageUnavailable
+from service.errors import NotFound, StorageUnavailable
+from service.settings import Settings
+from service.storage.store import Store
 from tests.memory import Loss, Memory
-from tests.rows import an_invoice
+from tests.rows import a_callback, an_invoice
+from tests.simulation.clocks import SkewedClock, true_now
 from tests.simulation.invariants import Invariants
-from tests.simulation.plan import CLOCK_LIMIT, InvoicePlan, Trouble
-from tests.simulation.processes import STATIONS, Machine, State, rendered
+from tests.simulation.link import WatchedDatabase
+from tests.simulation.plan import ACCOUNT_COUNT, CALLBACKS, CLOCK_LIMIT, InvoicePlan, Trouble
+from tests.simulation.processes import STATIONS, Machine, State
 from tests.simulation.receivers import Receivers
 from tests.simulation.story import Story
 
+ENCRYPTION_KEY = 43 * "A" + "="
+
 REST_SECONDS = 120
-"""How long everything may take to come to its end once trouble is over, where somebody answers."""
+"""How long everything may take to come to its end once trouble is over, if receivers answer."""
 
 PROBE_SECONDS = 15
-"""How long a probe may take, and the longest rest after it: what each attempt costs an origin that
-is not there."""
+"""How long a probe may take, and the longest cooldown after it: the cost of each attempt at an
+origin that does not answer."""
 
 LOOK_SECONDS = 0.5
-"""How often the world looks whether everything has ended."""
+"""How often the world checks whether everything has ended."""
 
 JUMP = timedelta(seconds=16)
 """From the farthest jump of a clock back to the farthest jump forward."""
 
 
 @dataclass(slots=True)
-class Written:
+class Script:
     """What the collector of an invoice still has to say."""
 
     plan: InvoicePlan
@@ -49,9 +58,20 @@ class Written:
         return timedelta(seconds=self.plan.wait)
 
     def is_silent_now(self):
-        """Whether it has nothing to tell this time."""
+        """Whether it has no event this time."""
         self.silent_count -= 1
         return self.silent_count >= 0
+
+
+@dataclass(slots=True)
+class Secret:
+    """A signing secret of an account, as its receivers know it; seconds are of virtual time."""
+
+    text: str
+    since: float
+    expires_at: datetime | None = None
+    expired_since: float = 0.0
+    """When *expires_at* was set."""
 
 
 class World:
@@ -65,16 +85,30 @@ class World:
         self.memory = Memory(has_one_writer=plan.has_one_writer)
         self.rules = Invariants(self)
         self.receivers = Receivers(self)
+        self.settings = _settings(plan)
+        self.secrets = {}
+        """The signing secrets of each account, by its id."""
         self.is_calm = False
         """Whether trouble is over."""
         self.processes = []
-        self._written = {one.id: Written(one, one.silent_count) for one in plan.invoices}
+        self._accounts = []
+        self._scripts = {one.id: Script(one, one.silent_count) for one in plan.invoices}
+        self._origins = {
+            (callback, one.traceparent): origin
+            for one in plan.invoices
+            for callback, origin in zip(CALLBACKS, one.origins, strict=False)
+        }
         self._machines = [
             Machine(self, name, offset) for name, offset in zip("ABC", plan.offsets, strict=False)
         ]
+        self._administration = AccountAdministration(
+            Store(WatchedDatabase(self, "operator")),
+            SecretCipher(self.settings.encryption_key),
+            SkewedClock(timedelta(0)),
+        )
         self._asked = []
-        """What people ask for by hand: a redelivery may take longer than they wait."""
-        self._delivery_count = 0
+        """What is asked for by hand: a redelivery may take longer than its caller waits."""
+        self._id_count = 0
         self._key_count = 0
         self._troubles = {
             Trouble.KILL: self._kill,
@@ -83,6 +117,7 @@ class World:
             Trouble.AWAY: self._take_away,
             Trouble.CUT_OFF: self._cut_off,
             Trouble.REDELIVER: self._redeliver,
+            Trouble.ROTATE: self._rotate,
         }
         """What may happen to a world: a coroutine of the machine and the accident for each."""
 
@@ -105,17 +140,21 @@ class World:
             return None
         return self.chance.choice((Loss.BEFORE, Loss.AFTER))
 
-    def announced(self, callback_name, description, is_paid):
-        """The delivery of an event, under an id that is the same in every run of the seed."""
-        self._delivery_count += 1
-        return rendered(callback_name, self._delivery_count, description, is_paid=is_paid)
+    def new_id(self, now):
+        """An id that is the same in every run of the seed; as others, it begins with its time."""
+        self._id_count += 1
+        return f"{int(now.timestamp() * 1000):012x}.{self._id_count:03}"
 
-    def written(self, invoice_id):
+    def script_of(self, invoice_id):
         """What the collector has to say about an invoice."""
-        return self._written[invoice_id]
+        return self._scripts[invoice_id]
 
-    def announce(self, name, speaker):
-        """Wake the other processes, a moment later; a hint may be lost on its way."""
+    def origin_of(self, callback, traceparent):
+        """The receiver of *callback* of the invoice that belongs to a trace."""
+        return self._origins[callback, traceparent]
+
+    def notify(self, name, speaker):
+        """Wake the other processes, a moment later; a notification may be lost on its way."""
         for process in self.living:
             signal = process.link.signals.get(name)
             if process is not speaker and signal and self.chance.random() >= self.plan.deaf_chance:
@@ -125,10 +164,19 @@ class World:
     # From the beginning to the end
 
     async def live(self):
-        """Go through everything that is planned, come to rest, and end."""
+        """Go through everything that is planned, become calm, and end."""
+        for number in range(ACCOUNT_COUNT):
+            issued = await self._administration.add(f"account {number}")
+            self._accounts.append(issued.account_id)
+            self.secrets[issued.account_id] = [Secret(issued.secret, -math.inf)]
         keepers = [self._begin(one.keep()) for one in self._machines]
         twice = [one for one in self.plan.invoices if one.is_sent_twice]
         clients = [self._begin(self._send_in(one)) for one in (*self.plan.invoices, *twice)]
+        clients += [
+            self._begin(self._record(one, event))
+            for one in self.plan.invoices
+            for event in one.events
+        ]
         accidents = [self._begin(self._meet(one)) for one in self.plan.accidents]
         await asyncio.sleep(self.plan.trouble_until)
         await self._calm_down(accidents)
@@ -139,42 +187,75 @@ class World:
 
     def _begin(self, work):
         task = asyncio.create_task(work)
-        task.add_done_callback(self._look_at)
+        task.add_done_callback(self._check_task)
         return task
 
-    def _look_at(self, task):
-        """A mistake in the world itself ends the run as a broken promise does."""
+    def _check_task(self, task):
+        """An error in the world itself ends the run as a broken promise does."""
         if not task.cancelled() and task.exception():
             self.story.violate("the world itself failed: {!r}", task.exception())
 
     async def _send_in(self, plan):
-        """Send an invoice in until somebody says that it is stored."""
+        """Send an invoice in until the answer says that it is stored."""
         await asyncio.sleep(plan.at)
         while True:
-            running = [one for one in self.processes if one.state is State.RUNNING]
-            if running and await self._is_accepted(self.chance.choice(running), plan):
+            process = await self._ready_process()
+            self._key_count += 1
+            invoice = self._invoice_of(
+                plan, created_at=process.clock.now(), key=f"{self._key_count:032x}"
+            )
+            task = await self._ended(process, process.accept(invoice))
+            if task:
+                self.rules.acknowledged(invoice, task.result())
                 return
+
+    async def _record(self, plan, event):
+        """Record an event beside the collection of an invoice until the answer says that it is."""
+        await asyncio.sleep(event.at)
+        while True:
+            process = await self._ready_process()
+            task = await self._ended(process, process.record(self._invoice_of(plan), event))
+            if task:
+                self.rules.event_acknowledged(event)
+                return
+
+    async def _ready_process(self):
+        while True:
+            if ready := [one for one in self.processes if one.is_ready]:
+                return self.chance.choice(ready)
             await asyncio.sleep(self.chance.choice((0.1, 1)))
 
-    async def _is_accepted(self, process, plan):
-        self._key_count += 1
-        key = f"{self._key_count:032x}"
-        now = process.clock.now()
-        task = process.accept(an_invoice(plan.id, origin=plan.origin, at=now, key=key))
+    async def _ended(self, process, task):
+        """*task* of *process* once it has succeeded; None if it has failed, a moment later."""
         await asyncio.wait({task})
-        if process.is_killed or task.cancelled():
-            return False
-        if task.exception() is None:
-            self.rules.acknowledged(plan.id, task.result())
-            return True
-        if not isinstance(task.exception(), StorageUnavailable):
-            self.story.violate("accepting failed with {!r}", task.exception())
-        return False
+        if not process.is_killed and not task.cancelled():
+            error = task.exception()
+            if error is None:
+                return task
+            if not isinstance(error, (StorageUnavailable, NotFound)):
+                self.story.violate("a request failed with {!r}", error)
+        await asyncio.sleep(self.chance.choice((0.1, 1)))
+        return None
+
+    def _invoice_of(self, plan, **changes):
+        """The invoice as its account sends it."""
+        callbacks = tuple(
+            a_callback(origin, plan.id, name)
+            for name, origin in zip(CALLBACKS, plan.origins, strict=False)
+        )
+        return an_invoice(
+            plan.id,
+            account_id=self._accounts[plan.account],
+            callback_url=plan.origins[0] if plan.origins else None,
+            callbacks=callbacks,
+            traceparent=plan.traceparent,
+            **changes,
+        )
 
     async def _calm_down(self, accidents):
         """Trouble is over: whatever was away is back, and receivers stay as they are."""
         await _cancelled(accidents)
-        self.story.tell("world", "trouble is over")
+        self.story.add("world", "trouble is over")
         self.is_calm = self.receivers.are_calm = True
         self.memory.is_away = False
         for machine in self._machines:
@@ -187,15 +268,17 @@ class World:
         until = loop.time() + REST_SECONDS + self._probing_seconds()
         while not (all(one.done() for one in clients) and self.rules.ending.is_reached()):
             if loop.time() > until:
-                self.rules.ending.tell_what_is_left()
+                self.rules.ending.name_what_is_left()
                 return
             await asyncio.sleep(LOOK_SECONDS)
-        # What was given back last, or is told to nobody any more, is done with then, too.
+        # By then, what was released last has ended as well.
         await asyncio.sleep(LOOK_SECONDS)
 
     def _probing_seconds(self):
         """How long it takes until the last delivery is dead for a receiver that takes none."""
-        count = sum(one.event_count for one in self.plan.invoices) + len(self.plan.accidents)
+        planned = self.plan.invoices
+        count = sum(one.event_count + 2 * len(one.events) for one in planned)
+        count += len(self.plan.accidents)
         return PROBE_SECONDS * count * (len(self.plan.schedule) + 1)
 
     async def _drain_all(self):
@@ -222,35 +305,63 @@ class World:
 
     async def _jump(self, machine, accident):
         machine.clock.jump((accident.size - 0.5) * JUMP, CLOCK_LIMIT)
-        self.story.tell("world", "the clock of {} is off by {}", machine.name, machine.clock.offset)
+        self.story.add("world", "the clock of {} is off by {}", machine.name, machine.clock.offset)
 
     async def _take_away(self, _machine, accident):
-        self.story.tell("world", "the memory is away")
+        self.story.add("world", "the memory is away")
         self.memory.is_away = True
         await asyncio.sleep(8 * accident.size)
         self.memory.is_away = False
-        self.story.tell("world", "the memory is back")
+        self.story.add("world", "the memory is back")
 
     async def _cut_off(self, machine, accident):
-        self.story.tell("world", "{} is cut off", machine.name)
+        self.story.add("world", "{} is cut off", machine.name)
         machine.is_cut_off = True
         await asyncio.sleep(8 * accident.size)
         machine.is_cut_off = False
-        self.story.tell("world", "{} is back", machine.name)
+        self.story.add("world", "{} is back", machine.name)
 
     async def _redeliver(self, machine, accident):
-        """Somebody asks for a delivery again that was settled."""
+        """A settled delivery is asked for again."""
         process = machine.process
         settled = [
-            row["id"]
+            (row["account_id"], row["id"])
             for row in self.memory.tables.deliveries
             if row["status"] != DeliveryStatus.PENDING
         ]
-        if settled and process and process.state is State.RUNNING:
-            id_ = settled[int(accident.size * len(settled))]
-            self.story.tell(process, "is asked to redeliver {}", id_)
-            self.rules.ledger.reprieved.add(id_)
-            self._asked.append(process.redeliver(id_))
+        if settled and process and process.is_ready:
+            key = settled[int(accident.size * len(settled))]
+            self.story.add(process, "is asked to redeliver {}", key[1])
+            self.rules.ledger.reprieved.add(key[1])
+            self._asked.append(process.redeliver(*key))
+
+    async def _rotate(self, _machine, accident):
+        """An account gets a new signing secret; the old one is valid for a while."""
+        number = int(accident.size * 1000) % ACCOUNT_COUNT
+        overlap = timedelta(seconds=round(12 * accident.size, 3))
+        try:
+            issued = await self._administration.rotate_secret(f"account {number}", overlap)
+        except StorageUnavailable:
+            return
+        self.story.add("operator", "rotates the secret of account {}", number)
+        now, known = asyncio.get_running_loop().time(), self.secrets[issued.account_id]
+        for secret in known:
+            if secret.expires_at is None or secret.expires_at > true_now() + overlap:
+                secret.expires_at, secret.expired_since = true_now() + overlap, now
+        known.append(Secret(issued.secret, now))
+
+
+def _settings(plan):
+    return Settings(
+        encryption_key=(ENCRYPTION_KEY,),
+        callback_concurrency=plan.concurrency,
+        origin_concurrency=plan.origin_concurrency,
+        callback_timeout=plan.timeout,
+        retry_schedule=plan.schedule,
+        receiver_contract="strict" if plan.is_strict else "lenient",
+        retention=plan.retention,
+        drain_timeout=timedelta(seconds=plan.drain_seconds),
+    )
 
 
 async def _cancelled(tasks):
