@@ -167,7 +167,7 @@ class Fencing:
             self._check_taking(process, one.id, was["leased_until"], is_next)
             self._check_lease(process, tx, row)
             if was["leased_until"]:
-                self._check_loss(tx, was, row)
+                self._check_loss(process, tx, was, row)
             self._note_lease(process, one)
         return replace(due, deliveries=leased)
 
@@ -176,10 +176,11 @@ class Fencing:
         key = "deliveries", delivery.account_id, delivery.id
         self._ledger.holders[key] = (process, delivery.lease_token)
 
-    def _release(self, process, run, tx, delivery):
+    def _release(self, process, run, tx, item):
+        delivery, _ = item
         row = tx.deliveries.get(delivery.account_id, delivery.id)
         before = row and dict(row)
-        is_done = run(delivery)
+        is_done = run(item)
         name = f"the release of {delivery.id}"
         self._story.add(process, "gives {} back: {}", delivery.id, is_done)
         self._check_giving_up(process, name, delivery.lease_token, before, row, is_done=is_done)
@@ -227,8 +228,7 @@ class Fencing:
         id_, outcome = attempt.delivery.id, attempt.outcome
         request = self._ledger.requests.get((id_, attempt.delivery.lease_token))
         if request is None or request.answer is None:
-            if outcome is not AttemptOutcome.LOST:
-                self._story.violate("{} was settled as {} unasked", id_, outcome.value)
+            self._story.violate("{} was settled as {} unasked", id_, outcome.value)
         elif (outcome is AttemptOutcome.DELIVERED) != self._is_ok(request.answer):
             self._story.violate("{} was settled as {} after {}", id_, outcome.value, request.answer)
 
@@ -286,12 +286,13 @@ class Fencing:
                 "the lease of {} ends at {}", row["id"], row["leased_until"] or "no time"
             )
 
-    def _check_loss(self, tx, was, row):
+    def _check_loss(self, process, tx, was, row):
         """A lost attempt is recorded, and no process that lives gave up settling too early."""
         number = was["attempt_count"] + 1
         attempt = tx.attempts.get(row["account_id"], row["id"], number)
         if not attempt or attempt["outcome"] != "lost" or row["attempt_count"] != number:
             self._story.violate("a lost attempt of {} was not recorded", row["id"])
+        self._story.add(process, "records a lost attempt of {}", row["id"])
         key = "deliveries", row["account_id"], row["id"]
         holder, token = self._ledger.holders.get(key, (None, 0))
         tried_at = self._ledger.tried_at.get((row["id"], was["lease_token"]))

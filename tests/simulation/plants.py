@@ -17,7 +17,9 @@ from service.delivery import attempt, dispatcher
 from service.delivery.attempt import Attempts
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.fairness import Origins
-from service.domain.states import Acceptance
+from service.domain.delivery import Attempt, Dead
+from service.domain.outcomes import AttemptOutcome
+from service.domain.states import Acceptance, DeadReason
 from service.errors import StorageUnavailable
 from service.storage import attempts, deliveries
 from service.storage.store import Store
@@ -74,9 +76,9 @@ def lost_attempts_are_not_recorded(patch):
 def release_needs_no_lease(patch):
     """A lease is given up by a process that held one before."""
 
-    def release(tx, leased):
+    def release(tx, leased, due_at):
         row = tx.deliveries.get(leased.account_id, leased.id)
-        tx.deliveries.change(row, leased_until=None)
+        tx.deliveries.change(row, leased_until=None, due_at=due_at or row["due_at"])
         return True
 
     patch.setattr(memory, "_release_one", release)
@@ -181,7 +183,29 @@ def lost_settlements_count_as_written(patch):
 
 def settling_is_tried_once(patch):
     """A dispatcher forgets the answer if it cannot be recorded at once."""
-    patch.setattr(Attempts, "_settle", lambda self, made: self.store.settle(made))
+    patch.setattr(Attempts, "persist", lambda self, write, leased_until: write())
+
+
+def failures_on_our_side_are_attempts(patch):
+    """What could not be signed is recorded, and uses up the schedule."""
+    make = Attempts.make
+
+    async def made(self, delivery):
+        try:
+            return await make(self, delivery)
+        except StorageUnavailable:
+            now = self.clock.now()
+            return Attempt(
+                delivery=delivery,
+                number=delivery.attempt_count + 1,
+                started_at=now,
+                ended_at=now,
+                duration_ms=0,
+                outcome=AttemptOutcome.LOST,
+                decision=Dead(DeadReason.EXHAUSTED),
+            )
+
+    patch.setattr(Attempts, "make", made)
 
 
 def draining_abandons_attempts(patch):
@@ -189,7 +213,7 @@ def draining_abandons_attempts(patch):
     drain = Dispatcher.drain
 
     def abandon(self):
-        for task in list(self._tasks._tasks):
+        for task in list(self.tasks._tasks):
             task.cancel()
         drain(self)
 
@@ -207,8 +231,8 @@ def sweeping_removes_what_is_pending(patch):
 def release_signals_nothing(patch):
     """What is released is found by polling alone."""
 
-    async def release(self, delivery):
-        return await self._commits.run(deliveries.release, delivery)
+    async def release(self, delivery, due_at=None):
+        return await self._commits.run(deliveries.release, (delivery, due_at))
 
     patch.setattr(Store, "release", release)
 
@@ -335,6 +359,7 @@ PLANTS = [
     lost_events_count_as_recorded,
     lost_settlements_count_as_written,
     settling_is_tried_once,
+    failures_on_our_side_are_attempts,
     draining_abandons_attempts,
     sweeping_removes_what_is_pending,
     release_signals_nothing,

@@ -20,7 +20,7 @@ from service.domain.invoice import Event, Step
 from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import Span, Tracing
+from service.telemetry.tracing import Span, SpanKind, Tracing
 from tests.simulation.clocks import SkewedClock
 from tests.simulation.collector import Script
 from tests.simulation.link import Link
@@ -153,7 +153,7 @@ class Process:
         """Cancel all that it does, and let what that leads to have no effect."""
         self.state = State.KILLED
         for loop in self.service.loops:
-            loop._tasks = _Grave()
+            loop.tasks = _Grave()
         for task in list(self.tasks):
             task.cancel()
 
@@ -262,8 +262,10 @@ class AttemptTracing(Tracing):
         self._world = world
         self._process = process
 
-    def calling(self, name, parent):
+    def begin(self, kind, name, parent):
         """The span of an attempt: *name* ends with its callback, *parent* is of its invoice."""
+        if kind is not SpanKind.CLIENT:
+            return super().begin(kind, name, parent)
         return AttemptSpan(self._world, self._process, name.split()[-1], parent)
 
 

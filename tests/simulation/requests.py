@@ -87,17 +87,20 @@ class Requests:
         return attempt
 
     def attempt_ends(self, attempt, failure):
-        """An attempt has ended: with the answer to its request, or in a failure of ours."""
+        """An attempt has ended with the answer to its request, or was none: we have failed."""
         attempt.process.in_flight.remove(attempt)
+        if failure is not None:
+            self._story.add(attempt.process, "cannot attempt: {}", type(failure).__name__)
+            return
         history = self._histories[attempt.process, attempt.origin]
         at = asyncio.get_running_loop().task_count
         answer = attempt.request and attempt.request.answer
         code = getattr(answer, "status_code", None) or 599
-        is_open = failure is not None or (code < 500 and code != 429)
+        is_open = code < 500 and code != 429
         history.is_open.append((at, is_open))
         is_failed_probe = attempt.is_probe and not is_open
         wait = max(_asked_for(answer), COOLDOWN_FIRST if is_failed_probe else timedelta(0))
-        if wait and failure is None:
+        if wait:
             history.left_alone_until.append((at, attempt.process.clock.now() + wait))
 
     def request_begins(self, attempt, outgoing):

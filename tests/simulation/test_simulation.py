@@ -20,7 +20,8 @@ SEEN = (
     *("is killed", "is asked to drain", "drain.timed_out", "the clock of", "is cut off"),
     *("the memory is away", "learns that the memory was lost during the commit"),
     *("): the settlement of", "): a step of", "outlived its lease", "is pending again, as asked"),
-    *("accepts inv_1: replayed", "gives msg_", ": lost", "sent", "exhausted", "attempt.failed"),
+    *("accepts inv_1: replayed", "gives msg_", "a lost attempt of msg_", "sent", "exhausted"),
+    "cannot attempt: StorageUnavailable",
     *("invoice_copy", "beside b'", "removes msg_", "rotates the secret of account 1"),
     *(deed.value for deed in Deed),
 )

@@ -5,7 +5,7 @@ import copy
 import pytest
 from sqlalchemy import text
 
-from service.database import rows as rows_module
+from service.database import bulk
 from service.database.bulk import given
 from service.storage import accounts, attempts, deliveries, leases, steps, tables
 from tests import memory
@@ -63,7 +63,7 @@ def record_no_lost_attempt(patch):
     """What was lost with its process is not recorded."""
 
     def insert_rows(tx, table, rows):
-        return rows_module.insert_rows(tx, table, [] if table is tables.attempts else rows)
+        return bulk.insert_rows(tx, table, [] if table is tables.attempts else rows)
 
     patch.setattr(deliveries, "insert_rows", insert_rows)
 
@@ -72,7 +72,7 @@ def never_divide(patch):
     """One of several leases had passed on, and it is said of none."""
 
     def give_up(tx, statement, rows):
-        return tx.execute(statement, given(rows)).rowcount > 0
+        return tx.execute(statement, given(list(rows))).rowcount > 0
 
     patch.setattr(leases, "give_up", give_up)
 
@@ -81,7 +81,9 @@ def number_by_what_was_read(patch):
     """An event beside the collection is numbered by what its caller knew of the invoice."""
     event_row = steps._event_row
     patch.setattr(
-        steps, "_event_row", lambda step, _: event_row(step, step.invoice.event_count + 1)
+        steps,
+        "_event_row",
+        lambda invoice, event, _: event_row(invoice, event, invoice.event_count + 1),
     )
 
 
