@@ -6,6 +6,7 @@ means. The document publishes it and the delivery performs it, so the two cannot
 """
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -47,6 +48,11 @@ How many different answers a callback remembers as valid, and how long one may b
 
 Receivers have one or two acknowledgements each; 16 KiB in all is enough for most of them.
 """
+
+POINTS_TO = "; it points to "
+"""What stands before the target of a redirect in the detail of its answer."""
+
+REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class InvalidAnswer(ValueError):
@@ -170,33 +176,45 @@ class Callback:
         return min(code for code, rule in self._rules.items() if rule.meaning is Meaning.DELIVERED)
 
     def classify(
-        self, status_code: int, body: bytes, *, is_truncated: bool, is_strict: bool
+        self,
+        status_code: int,
+        body: bytes,
+        *,
+        is_truncated: bool,
+        is_strict: bool,
+        location: str | None = None,
+        content_encoding: str | None = None,
     ) -> Classification:
         """
         Say what an answer is, measured by what is declared.
 
         A status that acknowledges is not enough: a parked domain and a login page answer 200 as
         well. Unless *is_strict*, another body counts too, and the mismatch is only noted.
-        *is_truncated* marks a *body* that is longer than what was read of it.
+        *is_truncated* marks a *body* that is longer than what was read of it. *location* and
+        *content_encoding* are headers that the detail explains.
         """
         rule = self.rule_for(status_code)
         if rule.meaning is not Meaning.DELIVERED:
-            detail = f"the receiver answered {status_code}"
+            detail = f"the receiver answered {status_code}{_redirect(status_code, location)}"
             return Classification(rule.meaning, AttemptOutcome.REFUSED, detail)
         try:
             if is_truncated:
                 raise InvalidAnswer("the answer is far larger than what is expected")
             self.read_answer(body)
         except InvalidAnswer as mismatch:
+            encoding = _encoding(body, content_encoding)
+            detail = f"the answer is compressed ({encoding})" if encoding else str(mismatch)
             if is_strict:
-                return Classification(Meaning.HOLD, AttemptOutcome.INVALID_ANSWER, str(mismatch))
-            detail = f"accepted although {mismatch}"
+                return Classification(Meaning.HOLD, AttemptOutcome.INVALID_ANSWER, detail)
+            detail = f"accepted although {detail}"
             return Classification(rule.meaning, AttemptOutcome.DELIVERED, detail)
         return Classification(rule.meaning, AttemptOutcome.DELIVERED)
 
     def read_answer(self, body: bytes) -> Mapping[str, Any]:
         """
         Read the body of an answer that acknowledges.
+
+        A byte order mark before the JSON is ignored (RFC 8259, section 8.1).
 
         Raises:
             InvalidAnswer: *body* is not JSON in UTF-8, or not what is declared.
@@ -205,10 +223,11 @@ class Callback:
         if (known := self._known_answers.get(body)) is not None:
             return known
         try:
-            answer: dict[str, Any] = self._response.load(orjson.loads(body))
+            answer: dict[str, Any] = self._response.load(orjson.loads(body.removeprefix(BOM_UTF8)))
         except (orjson.JSONDecodeError, ValidationError):
             expected = _shortened(json.dumps(self.response_example), 120)
-            raise InvalidAnswer(f"expected {expected}, got {_excerpt(body)}") from None
+            sentence = f"the body of the answer should be {expected}, but {_excerpt(body)}"
+            raise InvalidAnswer(sentence) from None
         if len(body) <= KNOWN_BYTES and len(self._known_answers) < KNOWN_ANSWERS:
             self._known_answers[body] = MappingProxyType(answer)
         return answer
@@ -270,16 +289,43 @@ def _missing(expression: Expression, kind: str, name: str, declared: frozenset[s
     return sentence + suggestion
 
 
-# --- The beginning of an answer, for the developer of its receiver.
+# --- What an answer is, for the developer of its receiver.
+
+
+def _redirect(status_code: int, location: str | None) -> str:
+    """What is said about a redirect beside its status; nothing where it is none."""
+    if location:
+        return f"; redirects are not followed{POINTS_TO}{_shortened(_on_one_line(location), 200)}"
+    return "; redirects are not followed" if status_code in REDIRECTS else ""
+
+
+def _encoding(body: bytes, content_encoding: str | None) -> str | None:
+    """How *body* is compressed, by its first bytes or its header; None where it is not."""
+    for magic, name in COMPRESSED.items():
+        if body.startswith(magic):
+            return name
+    named = _shortened(_on_one_line(content_encoding or "").lower(), 40)
+    is_plain = named in {"", "identity", *COMPRESSED.values()}
+    return None if is_plain or not body else named
+
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+"""The first bytes of what is compressed; other methods have none of their own."""
 
 
 def _excerpt(body: bytes) -> str:
-    """The beginning of *body* on one line, or that there is none."""
-    if not body:
-        return "an empty body"
-    text = _shortened(body[:400].decode("utf-8", "replace"), 100)
-    # repr() makes one character out of a control character into as many as ten.
-    return _shortened(repr(text), 160)
+    """The beginning of *body* on one line, as the end of a sentence about it."""
+    text = _on_one_line(body[:400].decode("utf-8", "replace"))
+    if not text:
+        return "is empty"
+    beginning = _shortened(text, 100)
+    return f"begins with {beginning}" if beginning != text or len(body) > 400 else f"is {text}"
+
+
+def _on_one_line(text: str) -> str:
+    """*text* with blanks alone between its words, and without what cannot be printed."""
+    line = " ".join(text.split())
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
 
 
 def _shortened(text: str, most: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from service.callbacks.answers import Classification, Meaning
-from service.callbacks.declaration import Callback
+from service.callbacks.declaration import POINTS_TO, Callback
 from service.clock import Clock
 from service.delivery.decision import decide, retry_after
 from service.delivery.failures import NoAnswer
@@ -175,6 +175,8 @@ class Attempts:
             answer.body,
             is_truncated=answer.is_truncated,
             is_strict=self.rules.is_strict,
+            location=answer.location,
+            content_encoding=answer.content_encoding,
         )
 
     def _decide(
@@ -213,7 +215,8 @@ def log_fields(attempt: Attempt) -> dict[str, Any]:
     """
     Everything about *attempt* in one flat record, for one wide line in the log.
 
-    The URL is not part of it: path and query belong to the API user, and may hold a secret.
+    The URL is not part of it: path and query belong to the API user, and may hold a secret. Nor is
+    the URL that a redirect points to, which is often the same one.
     """
     delivery, decision = attempt.delivery, attempt.decision
     return {
@@ -226,7 +229,7 @@ def log_fields(attempt: Attempt) -> dict[str, Any]:
         "number": attempt.number,
         "cause": delivery.cause,
         "outcome": attempt.outcome,
-        "detail": attempt.detail,
+        "detail": attempt.detail and attempt.detail.partition(POINTS_TO)[0],
         "status_code": attempt.status_code,
         "duration_ms": attempt.duration_ms,
         "status": decision.status,

@@ -5,6 +5,7 @@ aiohttp bounds what it is asked to read, not what arrives. The bounds are put be
 parts of aiohttp that are not public (docs/architecture.md, "Private parts of libraries").
 """
 
+import re
 import ssl
 from functools import partial
 from typing import Any, cast
@@ -12,18 +13,25 @@ from typing import Any, cast
 import aiohttp
 from aiohttp import client_exceptions as lower
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from service.delivery.egress import EgressPolicy, socket_factory
-from service.delivery.resolver import Resolver
+from service.delivery.egress import EgressPolicy, Resolver, socket_factory
 
 # More than any acknowledgement needs, and little enough to hold 256 of them.
 ANSWER_LIMIT = 64 * 1024
 
-# All bytes that are read for one request: interim answers, headers, chunk framing, the body, and
-# what follows it. Enough for every correct way to send a body of ANSWER_LIMIT.
+# All bytes that one request may bring in: interim answers, headers, chunk framing, the body, and
+# what comes unasked afterwards. Enough for any honest way to send a body of ANSWER_LIMIT.
 WIRE_LIMIT = 4 * ANSWER_LIMIT
 
-# Heads that have arrived and are not read yet: a few interim answers (RFC 9110, 15.2), no flood.
+# Status line and headers, with interim answers and blank lines before them. Some receivers send
+# twenty cookies and a long policy with every answer, and browsers take that.
+HEAD_LIMIT = 64 * 1024
+HEAD_LINE_LIMIT = 16 * 1024
+HEAD_COUNT_LIMIT = 256
+
+# Heads that have come in and nobody has read yet: a few interim answers (RFC 9110, 15.2), no flood.
 UNREAD_LIMIT = 16
 
 # A TLS handshake costs far more than the request. Longer, and most receivers hang up first.
@@ -31,55 +39,128 @@ KEEP_ALIVE_SECONDS = 30
 DNS_CACHE_SECONDS = 30
 
 
+_HEAD_END = re.compile(rb"\n\r?\n")
+
+
 class AnswerTooLong(lower.ClientPayloadError):
-    """A request brought in more than `WIRE_LIMIT` bytes or `UNREAD_LIMIT` heads at once."""
+    """A request brought in more than `WIRE_LIMIT` bytes."""
+
+
+class HeadTooLong(AnswerTooLong):
+    """The head of an answer takes more than `HEAD_LIMIT`, or `UNREAD_LIMIT` interim answers."""
 
 
 class _BoundedConnection(ResponseHandler):
     """
-    A connection that reads `WIRE_LIMIT` bytes for each request, the idle time after it included.
+    A connection that takes in `WIRE_LIMIT` bytes for each request, the idle time after included.
 
     aiohttp bounds headers and bodies, but neither interim answers, blank lines nor chunk
     extensions: a flood of those costs a whole core until the deadline. And it bounds nothing at
     all while a connection waits to be used again: hundreds of megabytes have been seen to pile
     up there.
+
+    A complete answer counts whatever follows it, such as a body after a 204 or a byte too many.
+    aiohttp discards the answer as well, because what follows is not HTTP. Here only that is
+    discarded, and the connection is closed: it would be taken for the next answer.
     """
 
-    # A receiver that is overloaded may say so before it is asked.
+    # A receiver that is overloaded may answer before the request is sent.
     _left_bytes = WIRE_LIMIT
+    _left_head_bytes = HEAD_LIMIT
+    _head_tail = b""
+    """The last two bytes of a head that is not complete."""
+    _has_head = False
+    """Whether the head of the final answer is complete."""
+    _is_chunked = False
+    _body: StreamReader = EMPTY_PAYLOAD
+    _body_bytes = 0
 
     def set_response_params(self, **params: Any) -> None:
-        self._left_bytes = WIRE_LIMIT
+        self._left_bytes, self._left_head_bytes = WIRE_LIMIT, HEAD_LIMIT
+        self._head_tail = b""
+        self._has_head, self._body, self._body_bytes = False, EMPTY_PAYLOAD, 0
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
         self._left_bytes -= len(data)
-        if self._left_bytes >= 0:
+        if self._left_bytes < 0:
+            self._break_off(AnswerTooLong())
+        elif self._parser is None:
             super().data_received(data)
-        if self._left_bytes < 0 or len(self._buffer) > UNREAD_LIMIT:
-            self._break_off()
+        elif self._exception is None:
+            if data and not self._has_head:
+                data = self._take_heads(data)
+            if self._has_head:
+                self._take_body(data)
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        message, body = data
+        is_final = message.code >= 200 or message.code == 101
+        if is_final and not self._has_head:
+            self._has_head, self._is_chunked, self._body = True, message.chunked, body
+            if body is EMPTY_PAYLOAD and _announces_body(message):
+                # It may follow later, when the next request has been sent.
+                self.force_close()
+        super().feed_data(data, size)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        # Without this, the reader of a body that is not HTTP waits for the deadline.
+        if not self._body.is_eof() and self._body.exception() is None:
+            self._body.set_exception(exc)
+        super().set_exception(exc, *cause)
 
     def is_connected(self) -> bool:
         # Asked before a kept connection is used again. What lies in the buffer then was sent
         # unasked, and would be taken for the answer to the next request.
         return super().is_connected() and not self._buffer
 
-    def _break_off(self) -> None:
-        failure = AnswerTooLong()
-        if self._payload is not None:
-            self._payload.set_exception(failure)
-            self._payload = None
+    def _take_heads(self, data: bytes) -> bytes:
+        """Parse heads, one at a time, up to that of the final answer; what follows that."""
+        text, start = self._head_tail + data, len(self._head_tail)
+        for found in _HEAD_END.finditer(text):
+            start = self._take_head(text, start, found.end())
+            if self._has_head or self._exception is not None:
+                return text[start:]
+        self._take_head(text, start, len(text))
+        self._head_tail = text[-2:]
+        return b""
+
+    def _take_head(self, text: bytes, start: int, end: int) -> int:
+        self._left_head_bytes -= end - start
+        super().data_received(text[start:end])
+        if self._left_head_bytes < 0 or len(self._buffer) > UNREAD_LIMIT:
+            self._break_off(HeadTooLong())
+        return end
+
+    def _take_body(self, data: bytes) -> None:
+        """Parse a part of the body; without *data*, aiohttp goes on with what its parser keeps."""
+        is_too_much = bool(data)
+        if not self._body.is_eof():
+            self._body_bytes += len(data)
+            super().data_received(data)
+            is_too_much = not self._is_chunked and self._body_bytes > self._body.total_bytes
+        if is_too_much and self._body.is_eof():
+            self.force_close()
+            if self.transport is not None:
+                self.transport.close()
+
+    def _break_off(self, failure: AnswerTooLong) -> None:
         self.set_exception(failure)
+        self._payload = None
         self._buffer.clear()
         if self.transport is not None:
             self.transport.abort()
+
+
+def _announces_body(message: RawResponseMessage) -> bool:
+    return message.chunked or message.headers.get("Content-Length", "0") != "0"
 
 
 class BoundedConnector(aiohttp.TCPConnector):
     """
     Opens bounded connections, for HTTP alone and where *policy* permits, and keeps them alive.
 
-    Must be constructed in the running loop. *resolver* is closed by its owner, after the connector.
+    Made in the running loop. Whoever made *resolver* closes it, after the connector.
     """
 
     allowed_protocol_schema_set = frozenset({"http", "https"})

@@ -6,12 +6,22 @@ the developer of the receiver, and holds only what that developer may know.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aiohttp import client_exceptions as lower
+from aiohttp.http import HttpProcessingError
 
-from service.delivery.connection import UNREAD_LIMIT, WIRE_LIMIT, AnswerTooLong
+from service.delivery.connection import (
+    HEAD_COUNT_LIMIT,
+    HEAD_LIMIT,
+    HEAD_LINE_LIMIT,
+    UNREAD_LIMIT,
+    WIRE_LIMIT,
+    AnswerTooLong,
+    HeadTooLong,
+)
 from service.delivery.egress import AddressDenied
 from service.domain.outcomes import AttemptOutcome
 
@@ -57,12 +67,14 @@ _NOT_CALLABLE = (AttemptOutcome.UNREACHABLE, "the URL cannot be called")
 _UNTRUSTED = (AttemptOutcome.UNREACHABLE, "the TLS certificate was not accepted: {reason}")
 _NO_HANDSHAKE = (AttemptOutcome.UNREACHABLE, "the TLS handshake failed: {reason}")
 _LOST = (AttemptOutcome.UNREACHABLE, "the connection was lost before the answer was complete")
-_LATE = (AttemptOutcome.TIMEOUT, "no answer within {seconds:g} s")
+_LATE = (AttemptOutcome.TIMEOUT, "there was no complete answer within {seconds:g} s")
 _NOT_HTTP = (AttemptOutcome.MALFORMED, "the answer is not valid HTTP: {reason}")
 _BROKEN_BODY = (AttemptOutcome.MALFORMED, "the body of the answer is incomplete or not valid HTTP")
-_TOO_LONG = (
+_TOO_LONG = (AttemptOutcome.MALFORMED, f"the answer takes more than {WIRE_LIMIT // 1024} KiB")
+_HEAD_TOO_LONG = (
     AttemptOutcome.MALFORMED,
-    f"the answer takes more than {WIRE_LIMIT // 1024} KiB or {UNREAD_LIMIT} interim answers",
+    f"the headers of the answer take more than {HEAD_LIMIT // 1024} KiB"
+    f" or {UNREAD_LIMIT} interim answers",
 )
 
 # The nearest class of the failure decides. All errors of aiohttp are listed, also those of
@@ -108,6 +120,8 @@ FAILURES: Mapping[type[Exception], tuple[AttemptOutcome, str]] = {
     lower.NonHttpUrlRedirectClientError: _NOT_HTTP,
     lower.ClientPayloadError: _BROKEN_BODY,
     AnswerTooLong: _TOO_LONG,
+    HeadTooLong: _HEAD_TOO_LONG,
+    HttpProcessingError: _NOT_HTTP,  # In the body.
     Exception: _BROKEN_BODY,
 }
 
@@ -131,6 +145,33 @@ _TLS_TEXTS = {
     " authority is not commonly known, or the receiver does not send the intermediate certificate",
 }
 
+# What the parser calls it, and what is wrong with the answer. The parser ends its own text with the
+# bytes that it refuses, written as Python writes them.
+_HTTP_TEXTS = (
+    ("Bad status line", "it does not begin with a status line such as HTTP/1.1 200 OK"),
+    ("Invalid header token", "a header has no colon, or a name with a character that is not valid"),
+    ("Invalid HTTP header", "a header has a value with a character that is not valid"),
+    ("Missing expected LF after header value", "a header has a carriage return in its value"),
+    ("Got more than", f"a header or the status line is longer than {HEAD_LINE_LIMIT // 1024} KiB"),
+    ("Too many headers", f"it has more than {HEAD_COUNT_LIMIT} headers"),
+    ("Duplicate Content-Length", "it has Content-Length twice"),
+    ("Transfer-Encoding can't be present", "it has both Content-Length and Transfer-Encoding"),
+    ("Content-Length can't be present", "it has both Content-Length and Transfer-Encoding"),
+    ("(Empty|Invalid character in) Content-Length", "its Content-Length is not a number"),
+    ("Content-Length overflow", "its Content-Length is too large"),
+    ("Invalid character in chunk size", "a chunk of its body has a size that is not a number"),
+    ("Chunk size overflow", "a chunk of its body has a size that is too large"),
+    (".* after chunk size", "the size of a chunk of its body does not end with CRLF"),
+    (".* after chunk data", "a chunk of its body is longer than its size"),
+)
+
+
+def _http_text(text: str) -> str:
+    """The *text* of the parser as a clause; one that is not known yet, as it is."""
+    known = (clause for pattern, clause in _HTTP_TEXTS if re.match(pattern, text))
+    unknown = re.split(r":\s*(?:b['\"]|\n|$)", text.strip())[0]
+    return next(known, f"its parser says “{unknown}”")
+
 
 def _reason(failure: Exception) -> str:
     text = str(failure)
@@ -138,9 +179,10 @@ def _reason(failure: Exception) -> str:
         text = getattr(failure.certificate_error, "verify_message", text)
     elif isinstance(failure, lower.ClientSSLError):
         text = getattr(failure.os_error, "reason", text) or text
-    elif isinstance(failure, lower.ClientResponseError):
-        text = failure.message
-    return _printable(_TLS_TEXTS.get(text, text))
+    elif isinstance(failure, (lower.ClientResponseError, HttpProcessingError)):
+        text = _http_text(failure.message)
+    text = _TLS_TEXTS.get(text, text)
+    return _printable(text.replace("_", " ").lower() if text.isupper() else text)
 
 
 def _printable(text: str) -> str:

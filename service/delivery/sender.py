@@ -17,17 +17,18 @@ from typing import Self
 import aiohttp
 from yarl import URL
 
-from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
-from service.delivery.egress import EgressPolicy
+from service.delivery.connection import (
+    ANSWER_LIMIT,
+    HEAD_COUNT_LIMIT,
+    HEAD_LINE_LIMIT,
+    BoundedConnector,
+    verified_tls,
+)
+from service.delivery.egress import EgressPolicy, Lookup, Resolver, look_up
 from service.delivery.failures import NoAnswer, no_answer
-from service.delivery.resolver import Lookup, Resolver, look_up
 from service.domain.outcomes import AttemptOutcome
 from service.values import value
 
-# An acknowledgement has few headers. The default of aiohttp (128 of 8 KiB) allows a megabyte for
-# every attempt.
-HEAD_LINE_LIMIT = 4096
-HEAD_COUNT_LIMIT = 64
 READ_BUFFER_BYTES = 16 * 1024
 
 
@@ -52,13 +53,16 @@ class Answer:
     The answer of a receiver: a final status (200 to 599) and a body.
 
     A 2xx body was read to its end; that of a refusal may have been cut off. A body longer than
-    `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after* is the header as it came.
+    `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after*, *location* (of a redirect) and
+    *content_encoding* are the headers as they came.
     """
 
     status_code: int
     retry_after: str | None
     body: bytes
     is_truncated: bool
+    location: str | None = None
+    content_encoding: str | None = None
 
 
 class Sender:
@@ -105,7 +109,7 @@ class Sender:
         self._resolver = Resolver(
             self._policy,
             concurrency=self._concurrency,
-            queue_seconds=self._timeout_seconds,
+            patience_seconds=self._timeout_seconds,
             lookup=self._lookup,
         )
         self._session = aiohttp.ClientSession(
@@ -189,11 +193,14 @@ def _partial_answer(
 
 
 def _answer(response: aiohttp.ClientResponse, body: bytearray) -> Answer:
+    headers, is_redirect = response.headers, response.status // 100 == 3
     return Answer(
         response.status,
-        response.headers.get("Retry-After"),
+        headers.get("Retry-After"),
         bytes(body[:ANSWER_LIMIT]),
         len(body) > ANSWER_LIMIT,
+        headers.get("Location") if is_redirect else None,
+        headers.get("Content-Encoding"),
     )
 
 
