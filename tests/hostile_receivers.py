@@ -64,14 +64,9 @@ SAYING = {
         b"HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     ),
     "200 with Upgrade": (200, lengthy(b"Upgrade: h2c", b"Connection: Upgrade")),
-    "204 with a body": (
-        (204, "malformed"),
-        headed(b"Content-Length: 12", status=b"204 No Content"),
-    ),
-    "304 with a body": (
-        (304, "malformed"),
-        headed(b"Content-Length: 12", status=b"304 Not Modified"),
-    ),
+    "204 with a body": (204, headed(b"Content-Length: 12", status=b"204 No Content")),
+    "204 with an empty chunk": (204, b"HTTP/1.1 204 No Content\r\n\r\n0\r\n\r\n"),
+    "304 with a body": (304, headed(b"Content-Length: 12", status=b"304 Not Modified")),
     "205 with a body": (205, lengthy(status=b"205 Reset Content")),
     "206 unasked": (206, lengthy(b"Content-Range: bytes 0-11/99", status=b"206 Partial")),
     "a redirect": (302, lengthy(b"Location: http://169.254.169.254/", status=b"302 Found")),
@@ -117,6 +112,8 @@ SAYING = {
     "latin-1 in headers": (200, lengthy(b"X: \xe4\xf6\xfc\xff", b"Server: \x80\x81")),
     "UTF-8 header name": ("malformed", lengthy("Ü: y".encode())),
     "folded header": (200, lengthy(b"X: a\r\n b")),
+    "header of 16,000 bytes": (200, lengthy(b"X: " + b"y" * 16_000)),
+    "250 headers": (200, lengthy(*[b"X: y"] * 250)),
     "header of 100 KB": ("malformed", lengthy(b"X: " + b"y" * 100_000)),
     "name of 100 KB": ("malformed", lengthy(b"X" * 100_000 + b": y")),
     "thousand headers": ("malformed", lengthy(*[b"X: y"] * 1000)),
@@ -137,7 +134,7 @@ SAYING = {
         headed(b"Content-Length: 12", b"Transfer-Encoding: chunked"),
     ),
     "chunked twice": ("malformed", headed(b"Transfer-Encoding: chunked, chunked")),
-    "length too short": ((200, "malformed"), headed(b"Content-Length: 5")),
+    "length too short": (200, headed(b"Content-Length: 5")),
     "chunk size of letters": ("malformed", CHUNKED + b"xyz\r\n"),
     "negative chunk": ("malformed", CHUNKED + b"-1\r\n"),
     "chunk beyond 64 bits": ("malformed", CHUNKED + b"fffffffffffffffff\r\n"),
@@ -164,7 +161,7 @@ SAYING = {
     "two of Retry-After": (503, lengthy(b"Retry-After: 1", b"Retry-After: 9", status=b"503 Busy")),
     "JSON of a million brackets": (200, lengthy(body=b"[" * 60_000)),
     "a second answer behind the first": (200, OK + b"HTTP/1.1 410 Gone\r\n\r\n"),
-    "garbage behind the answer": ((200, "malformed"), OK + b"\0" * 5000),
+    "garbage behind the answer": (200, OK + b"\0" * 5000),
     "a body that is none": (200, EMPTY),
     "refusal without an end": (410, b"HTTP/1.1 410 Gone\r\nContent-Length: 100\r\n\r\nx"),
 }
@@ -191,6 +188,17 @@ FLOODING = {
     "cookies without end": ("malformed", b"HTTP/1.1 200 OK\r\n", b"Set-Cookie: a=b\r\n" * 4000),
     "header without end": ("malformed", b"HTTP/1.1 200 OK\r\nX: ", b"y" * 65536),
     "header name without end": ("malformed", b"HTTP/1.1 200 OK\r\n", b"y" * 65536),
+    "line feeds without end": ("malformed", b"", b"\n" * 65536),
+    "interim heads and blank lines without end": (
+        "malformed",
+        b"",
+        b"HTTP/1.1 102 Wait\r\n\r\n" + b"\r\n" * 32000,
+    ),
+    "garbage behind a 204 without end": (
+        204,
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"\r\n\r\n" * 9999,
+    ),
     "reason without end": ("malformed", b"HTTP/1.1 200 ", b"y" * 65536),
     "version without end": ("malformed", b"HTTP/", b"1" * 65536),
     "interim answers without end": ("malformed", b"", b"HTTP/1.1 102 Wait\r\n\r\n" * 3000),
@@ -361,12 +369,12 @@ NO_TLS = {
     "an alert": ("asks for a certificate", partial(plain, b"\x15\x03\x01\x00\x02\x02\x28")),
     "an old version": ("TLS 1.2 or newer", partial(plain, b"\x15\x03\x01\x00\x02\x02\x46")),
     "an unknown name": ("does not know the name", partial(plain, b"\x15\x03\x01\x00\x02\x02\x70")),
-    "half a record": ("no answer within", partial(plain, b"\x16\x03\x03\x40\x00\x02")),
+    "half a record": ("no complete answer within", partial(plain, b"\x16\x03\x03\x40\x00\x02")),
     "a record without end": (
         "handshake failed",
         partial(plain, b"\x16\x03\x03\xff\xff" + b"\0" * 70_000),
     ),
-    "silence": ("no answer within", partial(plain, b"")),
+    "silence": ("no complete answer within", partial(plain, b"")),
 }
 
 

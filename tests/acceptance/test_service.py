@@ -119,12 +119,20 @@ STORIES = {
     "500": ({"status": 500, "text": "oops"}, refusing(500), "oops"),
     "HTML": (
         {"text": "<html>for sale</html>"},
-        ("invalid_answer", 200, "expected {\"ok\": true}, got '<html>for sale</html>'"),
+        (
+            "invalid_answer",
+            200,
+            'the body of the answer should be {"ok": true}, but is <html>for sale</html>',
+        ),
         "<html>for sale</html>",
     ),
     "not ok": (
         {"text": '{"ok": false}'},
-        ("invalid_answer", 200, 'expected {"ok": true}, got \'{"ok": false}\''),
+        (
+            "invalid_answer",
+            200,
+            'the body of the answer should be {"ok": true}, but is {"ok": false}',
+        ),
         '{"ok": false}',
     ),
     "redirect": (
@@ -197,7 +205,7 @@ async def test_a_receiver_that_hangs_times_out(tmp_path):
         delivery = await service.delivery_of("1", is_settled=True)
 
     (attempt,) = delivery["attempts"]
-    assert ("timeout", None, "no answer within 0.2 s") == (
+    assert ("timeout", None, "there was no complete answer within 0.2 s") == (
         attempt["outcome"],
         attempt["status_code"],
         attempt["detail"],

@@ -74,7 +74,6 @@ MISMATCHES = [
     b'{"ok": 1}',
     b'{"OK": true}',
     b'{"ok": true',
-    b'\xef\xbb\xbf{"ok": true}',
     b'{"ok": true}\xff',
     b'{"ok": true}\0',
     b"\x1f\x8b\x08gzip",

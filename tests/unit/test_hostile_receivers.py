@@ -168,7 +168,7 @@ def test_bad_tls_is_unreachable_and_says_what_to_do(run, crowd, name):
     if words is None:
         assert 200 == kind_of(answer)
     else:
-        expected = "timeout" if "no answer" in words else "unreachable"
+        expected = "timeout" if "no complete answer" in words else "unreachable"
         assert expected == kind_of(answer)
         assert words in answer.detail
 
