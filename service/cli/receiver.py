@@ -10,8 +10,16 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.delivery.signing import Signer
 from service.development import DEV_SECRET
-from service.receiver.sample import Received, make_receiver
+from service.parsers import parse_duration
+from service.receiver.sample import Failure, Received, make_receiver
 from service.web.server import Server
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> float:
+    try:
+        return parse_duration(text).total_seconds()
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command("receiver")
@@ -22,20 +30,50 @@ from service.web.server import Server
     default=DEV_SECRET,
     help="The signing secret, whsec_…; by default the public one of the dev account.",
 )
+@click.option(
+    "--answer",
+    "status_code",
+    type=click.IntRange(200, 599),
+    help="The status to answer instead of the declared one, such as 500 or 410.",
+)
+@click.option(
+    "--fail-first",
+    type=click.IntRange(min=0),
+    metavar="COUNT",
+    help="Fail the first COUNT requests of each event, with --answer or 500; accept the others.",
+)
+@click.option(
+    "--delay",
+    "delay_seconds",
+    callback=_seconds,
+    default="0s",
+    metavar="DURATION",
+    help="Wait before each answer, such as 20s.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each callback as a line of JSON.")
-def receiver_command(host: str, port: int, secret: str, as_json: bool) -> None:
-    """Receive callbacks: verify each, print it, and send the declared answer."""
+def receiver_command(
+    host: str,
+    port: int,
+    secret: str,
+    status_code: int | None,
+    fail_first: int | None,
+    delay_seconds: float,
+    as_json: bool,
+) -> None:
+    """Receive callbacks: verify each, print it, and send the declared answer or fail on purpose."""
     try:
         Signer((secret,))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--secret") from None
-    sys.exit(run(_receive(host, port, secret, as_json=as_json)))
+    failure = Failure(status_code=status_code, first=fail_first, delay_seconds=delay_seconds)
+
+    sys.exit(run(_receive(host, port, secret, failure, as_json=as_json)))
 
 
-async def _receive(host: str, port: int, secret: str, *, as_json: bool) -> int:
+async def _receive(host: str, port: int, secret: str, failure: Failure, *, as_json: bool) -> int:
     stop = stop_signal()
     print_received = print_as_json if as_json else print_as_text
-    server = Server(make_receiver(INVOICE_NOTIFICATION, secret, print_received))
+    server = Server(make_receiver(INVOICE_NOTIFICATION, secret, print_received, failure))
     bound_port = await server.start(host, port)
     if not as_json:
         click.echo(f"Receiving at http://{host}:{bound_port}: use that as the callback_url.")
@@ -45,12 +83,19 @@ async def _receive(host: str, port: int, secret: str, *, as_json: bool) -> int:
 
 
 def print_as_text(received: Received) -> None:
-    """Print a callback for a person."""
-    click.echo(f"\nPOST {received.path}")
-    click.echo(f"  webhook-id  {received.webhook_id}")
-    click.echo(f"  signature   {received.signature}")
-    click.echo(f"  body        {received.body}")
-    click.echo(f"  answered    {received.status_code} {received.answer}")
+    """Print a callback for a person, without characters that a terminal would obey."""
+    wait = f" after {received.delay_seconds:g} s" if received.delay_seconds else ""
+    for line in (
+        "",
+        f"POST {received.path}",
+        f"  webhook-id  {received.webhook_id}",
+        f"  signature   {received.signature}",
+        f"  body        {received.body}",
+        f"  answered    {received.status_code} {received.answer}{wait}",
+    ):
+        click.echo(
+            "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
+        )
 
 
 def print_as_json(received: Received) -> None:
