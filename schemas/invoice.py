@@ -188,6 +188,9 @@ class InvoicePageSchema(AnswerSchema):
 class InvoiceListQuerySchema(PageQuerySchema):
     """The query parameters of the list of invoices."""
 
+    id = InvoiceId(
+        metadata=documented("Only the invoice with this id of yours.", example="2expen51ve")
+    )
     status = fields.String(
         validate=validate.OneOf(STATUSES), metadata=documented("Only invoices with this status.")
     )

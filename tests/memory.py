@@ -717,11 +717,13 @@ def _told_invoice(tx, row):
     return {**row, "events": [dict(event) for event in events]}
 
 
-def _list_invoices(tx, account_id, *, status, after, limit):
+def _list_invoices(tx, account_id, *, status, after, limit, invoice_id=None):
     rows = [
         row
         for row in tx.invoices
-        if row["account_id"] == account_id and status in (None, row["status"])
+        if row["account_id"] == account_id
+        and status in (None, row["status"])
+        and invoice_id in (None, row["id"])
     ]
     if after is not None:
         first = tx.invoices.by("account_id", "id").get((account_id, after))

@@ -113,7 +113,8 @@ async def get_invoice(request: web.Request) -> web.Response:
     tags=["invoices"],
     operationId="list_invoices",
     summary="List invoices",
-    description="Newest first, one page at a time.",
+    description="Newest first, one page at a time. `id` finds one whose id a proxy does not let "
+    "through in a path, such as one with a slash.",
 )
 @querystring_schema(InvoiceListQuerySchema)
 @answers(InvoicePageSchema, "A page of invoices.")
@@ -127,6 +128,7 @@ async def list_invoices(request: web.Request) -> web.Response:
             status=query.get("status"),
             after=query.get("after"),
             limit=query["limit"],
+            invoice_id=query.get("id"),
         )
     except UnknownCursor:
         raise InvalidInput([UNKNOWN_CURSOR]) from None

@@ -70,12 +70,18 @@ def find(tx: Connection, account_id: str, invoice_id: str) -> dict[str, Any]:
 
 
 def list_invoices(
-    tx: Connection, account_id: str, *, status: str | None, after: str | None, limit: int
+    tx: Connection,
+    account_id: str,
+    *,
+    status: str | None,
+    after: str | None,
+    limit: int,
+    invoice_id: str | None = None,
 ) -> tuple[list[dict[str, Any]], str | None]:
     """
     Up to *limit* invoices of *account_id*, newest first, and the cursor of the next page.
 
-    A page starts behind the invoice whose id is *after*; the cursor is None on the last one.
+    With *invoice_id*, that one alone. A page starts behind the invoice whose id is *after*; the cursor is None on the last one.
 
     Raises:
         UnknownCursor: if the account has no invoice *after*.
@@ -83,6 +89,8 @@ def list_invoices(
     query = select(invoices).where(invoices.c.account_id == account_id)
     if status is not None:
         query = query.where(invoices.c.status == status)
+    if invoice_id is not None:
+        query = query.where(invoices.c.id == invoice_id)
     if after is not None:
         key = find_key(tx, account_id, after)
         if key is None:

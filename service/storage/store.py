@@ -178,11 +178,22 @@ class Store:
         return await self._read(invoices.find, account_id, invoice_id)
 
     async def list_invoices(
-        self, account_id: str, *, status: str | None, after: str | None, limit: int
+        self,
+        account_id: str,
+        *,
+        status: str | None,
+        after: str | None,
+        limit: int,
+        invoice_id: str | None = None,
     ) -> Page:
         """A page of invoices, newest first, and the cursor of the next one."""
         return await self._read(
-            invoices.list_invoices, account_id, status=status, after=after, limit=limit
+            invoices.list_invoices,
+            account_id,
+            status=status,
+            after=after,
+            limit=limit,
+            invoice_id=invoice_id,
         )
 
     async def find_delivery(self, account_id: str, delivery_id: str) -> dict[str, Any]:

@@ -266,6 +266,7 @@ async def list_one_of_each(store, do):
         "list invoices": {},
         "list invoices by status": {"status": "received"},
         "list invoices behind one": {"after": "i20001"},
+        "list one invoice by its id": {"invoice_id": "i1"},
     }.items():
         options = {"status": None, "after": None, "limit": 50, **narrowed}
         await do(name, store.list_invoices("dev", **options))
@@ -404,6 +405,7 @@ INDEXES = {
     "list invoices": [_KEY, {"events_primary"}],
     "list invoices by status": [_KEY, {"events_primary"}],
     "list invoices behind one": [_ID, _KEY, {"events_primary"}],
+    "list one invoice by its id": [_ID, {"events_primary"}],
     "find a delivery": [{"deliveries_primary", *_TOLD}, {"deliveries_primary", "attempts_primary"}],
     "deliveries of an invoice": [
         _ID,
