@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -39,10 +40,10 @@ class Receiver:
 async def receiver(node):
     """The receiver, on a port that is free instead of the printed one."""
     (code,) = re.findall(r"```javascript\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert 1 == code.count("app.listen(9000);")
+    assert 1 == code.count('app.listen(9000, "127.0.0.1");')
     process = await node.start(
         code.replace(
-            "app.listen(9000);",
+            'app.listen(9000, "127.0.0.1");',
             'const server = app.listen(0, "127.0.0.1", () => console.log(server.address().port));',
         )
     )
@@ -64,12 +65,12 @@ async def sender():
         yield sender
 
 
-def request_to(receiver, body, signed=None):
+def request_to(receiver, body, signed=None, id_="a/b c"):
     """Make the request that the service makes; *signed* is what was signed, if not *body*."""
     signer = Signer((NEXT_SECRET, DEV_SECRET))
     headers = signer.headers("msg_1", datetime.now(UTC), signed or body)
     headers["Content-Type"] = "application/json"
-    url = f"http://127.0.0.1:{receiver.port}/invoices/a%2Fb%20c"
+    url = f"http://127.0.0.1:{receiver.port}/invoices/{quote(id_, safe='')}"
     return OutgoingRequest(url, "POST", headers, body)
 
 
@@ -91,5 +92,17 @@ async def test_it_refuses_a_forged_event(receiver, sender):
 
     answer = await sender.send(request_to(receiver, INVOICE_NOTIFICATION.render(EVENT), signed))
 
-    assert (401, b'{"ok":false}') == (answer.status_code, answer.body)
+    reason = b'{"error":"No matching signature found"}'
+    assert (401, reason) == (answer.status_code, answer.body)
     assert "" == await receiver.ended()
+
+
+@pytest.mark.parametrize("id_", ["a{b}c", "sl/ash", "/x/", "100%", "%2F", "é😀", "a+b", ":id", " "])
+async def test_it_takes_every_id(receiver, sender, id_):
+    """An id that the API accepts arrives as it was chosen."""
+    body = INVOICE_NOTIFICATION.render(EVENT)
+
+    answer = await sender.send(request_to(receiver, body, id_=id_))
+
+    assert 200 == answer.status_code
+    assert f"{id_} {EVENT['description']} true\n" == await receiver.ended()

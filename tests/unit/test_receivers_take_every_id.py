@@ -1,0 +1,265 @@
+"""The receivers that we hand out take every id that the API takes, and can fail on purpose."""
+
+import asyncio
+import re
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import orjson
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.fields import InvoiceId
+from service.callbacks.exchange import Exchange, Message
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.cli.commands import main
+from service.cli.receiver import print_as_json, print_as_text
+from service.delivery.egress import EgressPolicy
+from service.delivery.sender import OutgoingRequest, Sender
+from service.delivery.signing import Signer
+from service.development import DEV_NETWORKS, DEV_SECRET
+from service.errors import EvaluationError
+from service.receiver.sample import Failure, Received, make_receiver
+from service.web.server import Server
+
+PAGE = Path(__file__).parents[2] / "docs/receiver.md"
+BODY = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
+OK = b'{"ok":true}'
+IDS = [
+    *("2expen51ve", "a{b}c", "{id}", "{", "sl/ash", "/", "/x", "x/", "a//b", "../../x", "..."),
+    *(" ", "a b", "100%", "%", "%2F", "%252F", "%7B", "a+b", "a?b", "a#b", "a;b=c&d", ":", "@"),
+    *("é", "😀", "\u2028", "\u00a0", "\u202e", "\u0301", "\\", "'", '"', "<b>", "~-._", "é" * 200),
+]
+
+
+def url_of(base, id_):
+    """The URL that the service calls for the invoice *id_*; None where the API refuses it."""
+    message = Message(query={"callback_url": base}, body={"id": id_})
+    try:
+        return INVOICE_NOTIFICATION.url_for(Exchange("https://a.example/", "POST", message)).text
+    except EvaluationError:
+        return None
+
+
+@asynccontextmanager
+async def serving(app):
+    """*app* on a port of this machine; a function that calls it as the service does."""
+    server = Server(app)
+    port = await server.start("127.0.0.1", 0)
+    headers = Signer((DEV_SECRET,)).headers("msg_1", datetime.now(UTC), BODY)
+    async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=5) as sender:
+
+        async def call(id_="1", *, base="", changed=None):
+            url = url_of(f"http://127.0.0.1:{port}{base}", id_)
+            assert url is not None, id_
+            given = {"Content-Type": "application/json", **headers, **(changed or {})}
+            answer = await sender.send(OutgoingRequest(url, "POST", given, BODY))
+            return answer.status_code, answer.body
+
+        yield call
+    await server.stop()
+
+
+def printed_app():
+    """The Python receiver of docs/receiver.md, as it is printed there."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    printed = {"__name__": "receiver"}
+    exec(compile(code, str(PAGE), "exec"), printed)
+    return printed["app"]
+
+
+# Ids
+
+
+@pytest.mark.parametrize("base", ["", "/", "//", "/base", "/a%20b%7Bc%7D/", "/invoices/1"])
+async def test_sample_receiver_takes_every_id_below_every_path(base):
+    """The event is acknowledged, and the path is shown as it was sent."""
+    shown = []
+    async with serving(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, shown.append)) as call:
+        answers = [await call(id_, base=base) for id_ in IDS]
+
+    assert [(200, OK)] * len(IDS) == answers
+    expected = [url_of(f"http://h{base}", id_).removeprefix("http://h") for id_ in IDS]
+    assert expected == [one.path for one in shown]
+
+
+async def test_printed_receiver_takes_every_id(capsys):
+    """The program of the page knows the id that the API user has chosen."""
+    for id_ in IDS:
+        async with serving(printed_app()) as call:
+            status, body = await call(id_)
+
+        assert (200, {"ok": True}) == (status, orjson.loads(body)), id_
+        assert f"{id_} Invoice paid True\n" == capsys.readouterr().out
+
+
+@given(id_=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+async def test_no_accepted_id_is_without_a_route(id_):
+    """Whatever id the API accepts, the sample receiver has a route for it."""
+    if id_ in (".", ".."):
+        return
+    assert id_ == InvoiceId().deserialize(id_)
+    async with serving(make_receiver(INVOICE_NOTIFICATION, None, lambda _: None)) as call:
+        assert (200, OK) == await call(id_)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"webhook-signature": "nonsense"},
+        {"webhook-signature": "v1,\u00e9"},
+        {"webhook-signature": "v1,a"},
+        {"webhook-timestamp": "soon"},
+        {"webhook-id": "msg_2"},
+    ],
+)
+async def test_printed_receiver_says_why_it_refuses(changed):
+    """A request that does not verify is answered 401 with the reason, and never 500."""
+    async with serving(printed_app()) as call:
+        status, body = await call(changed=changed)
+
+    assert 401 == status
+    assert orjson.loads(body)["error"]
+
+
+def test_printed_receivers_listen_on_loopback():
+    """Who copies a program from the page opens no port to the network."""
+    text = PAGE.read_text(encoding="utf-8")
+
+    assert 'web.run_app(app, host="127.0.0.1", port=9000)' in text
+    assert 'app.listen(9000, "127.0.0.1");' in text
+
+
+# Failures on purpose
+
+
+@pytest.mark.parametrize(
+    ("expected", "failure"),
+    [
+        ([200, 200, 200, 200], Failure()),
+        ([500, 500, 500, 500], Failure(status_code=500)),
+        ([410, 410, 410, 410], Failure(status_code=410)),
+        ([204, 204, 204, 204], Failure(status_code=204)),
+        ([201, 201, 201, 201], Failure(status_code=201)),
+        ([500, 500, 200, 200], Failure(first=2)),
+        ([503, 200, 200, 200], Failure(first=1, status_code=503)),
+        ([200, 200, 200, 200], Failure(first=0, status_code=503)),
+    ],
+)
+async def test_receiver_fails_as_it_is_asked_to(expected, failure):
+    """The first requests of an event fail, or all of them; what is shown is what was answered."""
+    shown = []
+    app = make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, shown.append, failure)
+    async with serving(app) as call:
+        statuses = [(await call())[0] for _ in range(4)]
+
+    assert expected == statuses == [one.status_code for one in shown]
+
+
+async def test_each_event_fails_by_itself():
+    """Another event begins anew."""
+    app = make_receiver(INVOICE_NOTIFICATION, None, lambda _: None, Failure(first=1))
+    async with serving(app) as call:
+        events = [{"webhook-id": f"msg_{number}"} for number in (1, 2, 1, 2)]
+        statuses = [(await call(changed=event))[0] for event in events]
+
+    assert [500, 500, 200, 200] == statuses
+
+
+async def test_wrong_signature_is_no_failure_on_purpose():
+    """What does not verify is answered 401, and does not count."""
+    app = make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, lambda _: None, Failure(first=1))
+    async with serving(app) as call:
+        wrong = {"webhook-signature": "v1,a"}
+        statuses = [(await call(changed=one))[0] for one in (wrong, wrong, None, None)]
+
+    assert [401, 401, 500, 200] == statuses
+
+
+async def test_answer_waits_and_the_callback_is_shown_at_once():
+    """A person sees what came while the service still waits."""
+    shown = []
+    app = make_receiver(INVOICE_NOTIFICATION, None, shown.append, Failure(delay_seconds=30))
+    server = Server(app)
+    port = await server.start("127.0.0.1", 0)
+    async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=0.5) as sender:
+        url = f"http://127.0.0.1:{port}/invoices/1"
+        answer = await sender.send(OutgoingRequest(url, "POST", {"webhook-id": "msg_1"}, BODY))
+    await server.stop()
+
+    assert "timeout" == answer.outcome
+    assert [(200, 30)] == [(one.status_code, one.delay_seconds) for one in shown]
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("is not in the range 200<=x<=599", ["--answer", "100"]),
+        ("is not in the range 200<=x<=599", ["--answer", "600"]),
+        ("is not a valid integer range", ["--answer", "never"]),
+        ("is not in the range x>=0", ["--fail-first", "-1"]),
+        ("is not a duration such as 500ms, 15s", ["--delay", "soon"]),
+        ("is not a duration such as 500ms, 15s", ["--delay", "20"]),
+        ("is not a duration such as 500ms, 15s", ["--delay", "-1s"]),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(words, options):
+    """Wrong usage ends with 2 and a sentence, before a port is opened."""
+    refused = CliRunner().invoke(main, ["receiver", *options])
+
+    assert (2, True) == (refused.exit_code, words in refused.stderr), refused.stderr
+
+
+# What is shown
+
+
+def received(**changes):
+    """A callback that arrived."""
+    usual = {
+        "path": "/invoices/a%2Fb",
+        "webhook_id": "msg_1",
+        "body": "{}",
+        "signature": "verified",
+        "status_code": 200,
+        "answer": '{"ok":true}',
+    }
+    return Received(**{**usual, **changes})
+
+
+def test_delay_is_shown(capsys):
+    """A person reads when the answer comes."""
+    print_as_text(received(delay_seconds=20))
+
+    assert 'answered    200 {"ok":true} after 20 s\n' in capsys.readouterr().out
+
+
+def test_terminal_obeys_nothing_that_was_sent(capsys):
+    """What anybody may send to the port holds no control characters when it is printed."""
+    print_as_text(received(body="\x1b[2J\x07", webhook_id="\x9b1A\u202e"))
+
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.splitlines())
+    assert "\N{REPLACEMENT CHARACTER}[2J" in printed
+
+
+async def test_bytes_that_are_no_text_are_shown(capsys):
+    """A header in Latin-1 can be printed, and its request is answered."""
+    shown = []
+    server = Server(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = b"POST /invoices/1 HTTP/1.1\r\nHost: h\r\nwebhook-id: \xe4\r\nConnection: close\r\n"
+    writer.write(head + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+    answer = await reader.read()
+    writer.close()
+    await server.stop()
+    for one in shown:
+        print_as_json(one)
+        print_as_text(one)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert "?" == orjson.loads(capsys.readouterr().out.splitlines()[0])["webhook_id"]
