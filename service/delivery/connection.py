@@ -16,13 +16,14 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from service.delivery.egress import EgressPolicy, Resolver, socket_factory
+from service.delivery.egress import EgressPolicy, socket_factory
+from service.delivery.resolver import Resolver
 
 # More than any acknowledgement needs, and little enough to hold 256 of them.
 ANSWER_LIMIT = 64 * 1024
 
-# All bytes that one request may bring in: interim answers, headers, chunk framing, the body, and
-# what comes unasked afterwards. Enough for any honest way to send a body of ANSWER_LIMIT.
+# All bytes that are read for one request: interim answers, headers, chunk framing, the body, and
+# what follows it. Enough for every correct way to send a body of ANSWER_LIMIT.
 WIRE_LIMIT = 4 * ANSWER_LIMIT
 
 # Status line and headers, with interim answers and blank lines before them. Some receivers send
@@ -31,7 +32,7 @@ HEAD_LIMIT = 64 * 1024
 HEAD_LINE_LIMIT = 16 * 1024
 HEAD_COUNT_LIMIT = 256
 
-# Heads that have come in and nobody has read yet: a few interim answers (RFC 9110, 15.2), no flood.
+# Heads that have arrived and are not read yet: a few interim answers (RFC 9110, 15.2), no flood.
 UNREAD_LIMIT = 16
 
 # A TLS handshake costs far more than the request. Longer, and most receivers hang up first.
@@ -52,7 +53,7 @@ class HeadTooLong(AnswerTooLong):
 
 class _BoundedConnection(ResponseHandler):
     """
-    A connection that takes in `WIRE_LIMIT` bytes for each request, the idle time after included.
+    A connection that reads `WIRE_LIMIT` bytes for each request, the idle time after it included.
 
     aiohttp bounds headers and bodies, but neither interim answers, blank lines nor chunk
     extensions: a flood of those costs a whole core until the deadline. And it bounds nothing at
@@ -160,7 +161,7 @@ class BoundedConnector(aiohttp.TCPConnector):
     """
     Opens bounded connections, for HTTP alone and where *policy* permits, and keeps them alive.
 
-    Made in the running loop. Whoever made *resolver* closes it, after the connector.
+    Must be constructed in the running loop. *resolver* is closed by its owner, after the connector.
     """
 
     allowed_protocol_schema_set = frozenset({"http", "https"})

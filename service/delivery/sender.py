@@ -24,8 +24,9 @@ from service.delivery.connection import (
     BoundedConnector,
     verified_tls,
 )
-from service.delivery.egress import EgressPolicy, Lookup, Resolver, look_up
+from service.delivery.egress import EgressPolicy
 from service.delivery.failures import NoAnswer, no_answer
+from service.delivery.resolver import Lookup, Resolver, look_up
 from service.domain.outcomes import AttemptOutcome
 from service.values import value
 
@@ -109,7 +110,7 @@ class Sender:
         self._resolver = Resolver(
             self._policy,
             concurrency=self._concurrency,
-            patience_seconds=self._timeout_seconds,
+            queue_seconds=self._timeout_seconds,
             lookup=self._lookup,
         )
         self._session = aiohttp.ClientSession(
