@@ -367,6 +367,10 @@ NO_TLS = {
     "plain HTTP": ("does not speak TLS", partial(plain, OK)),
     "garbage": ("does not speak TLS", partial(plain, b"\0" * 999)),
     "an alert": ("asks for a certificate", partial(plain, b"\x15\x03\x01\x00\x02\x02\x28")),
+    "another alert": (
+        "tlsv1 alert internal error",
+        partial(plain, b"\x15\x03\x01\x00\x02\x02\x50"),
+    ),
     "an old version": ("TLS 1.2 or newer", partial(plain, b"\x15\x03\x01\x00\x02\x02\x46")),
     "an unknown name": ("does not know the name", partial(plain, b"\x15\x03\x01\x00\x02\x02\x70")),
     "half a record": ("no complete answer within", partial(plain, b"\x16\x03\x03\x40\x00\x02")),

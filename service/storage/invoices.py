@@ -81,7 +81,8 @@ def list_invoices(
     """
     Up to *limit* invoices of *account_id*, newest first, and the cursor of the next page.
 
-    With *invoice_id*, that one alone. A page starts behind the invoice whose id is *after*; the cursor is None on the last one.
+    With *invoice_id*, that one alone. A page starts behind the invoice whose id is *after*; the
+    cursor is None on the last one.
 
     Raises:
         UnknownCursor: if the account has no invoice *after*.

@@ -137,7 +137,11 @@ STORIES = {
     ),
     "redirect": (
         {"status": 307, "text": "", "headers": {"Location": "/elsewhere"}},
-        refusing(307),
+        (
+            "refused",
+            307,
+            "the receiver answered 307; redirects are not followed; it points to /elsewhere",
+        ),
         "",
     ),
 }
@@ -170,6 +174,34 @@ async def test_a_delivery_tells_what_is_wrong_with_its_receiver(tmp_path, given,
     ]
     assert 3 == len(receiver.arrived)
     assert 1 == len({(sent["webhook-id"], body) for _, _, sent, body in receiver.arrived.entries})
+
+
+@pytest.mark.parametrize(
+    ("expected", "contract"),
+    [
+        (("dead", "invalid_answer", 204), "strict"),
+        (("delivered", "delivered", 204), "lenient"),
+    ],
+)
+async def test_204_counts_as_what_it_is_whatever_follows_it(tmp_path, expected, contract):
+    """An answer that is complete is read, although bytes follow that belong to no answer."""
+
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n0\r\n\r\n")
+        await reader.read()
+        writer.close()
+
+    settings = {"RETRY_SCHEDULE": "", "RECEIVER_CONTRACT": contract}
+    async with (
+        serving(tmp_path, **settings) as service,
+        await asyncio.start_server(answer, "127.0.0.1", 0) as served,
+    ):
+        await service.send("1", f"http://127.0.0.1:{served.sockets[0].getsockname()[1]}")
+        delivery = await service.delivery_of("1", is_settled=True)
+
+    (attempt,) = delivery["attempts"]
+    assert expected == (delivery["status"], attempt["outcome"], attempt["status_code"])
 
 
 async def test_a_receiver_that_recovers_is_delivered_to(tmp_path):
