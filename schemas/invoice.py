@@ -39,7 +39,8 @@ class InvoiceSchema(Schema):
         metadata=documented(
             "Your id of the invoice, unique within your account. The request is "
             "idempotent: the same id with the same content is answered 200, with other content "
-            "409. Control characters, `.` and `..` are refused.",
+            "409. Control characters, `.` and `..` are refused. Every id can be used with every "
+            "`callback_url`.",
             example="2expen51ve",
         ),
     )
@@ -99,11 +100,14 @@ class CallbackQuerySchema(Schema):
         unknown = RAISE
 
     callback_url = Text(
-        validate=validate.Length(min=1, max=2048),
+        validate=validate.Length(
+            1, 2048, error="Must have 1 to 2048 characters; without it, no callback is sent."
+        ),
         metadata=documented(
             "The base URL of your API for callbacks, such as "
             "`https://api.example.com`. Without it, no callback is sent. A query or a fragment "
-            "is refused, because the path of the callback is appended."
+            "is refused, because the path of the callback is appended; a token can stand in "
+            "the path."
         ),
     )
 

@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 from urllib.parse import quote
 
 from service.callbacks.exchange import Exchange
-from service.callbacks.expression import Expression, Template
+from service.callbacks.expression import Expression, Query, Template
 from service.callbacks.url import MAX_CHARACTERS, CallbackUrl, parse_url
 from service.errors import EvaluationError
 
@@ -71,8 +71,8 @@ class Evaluator:
             if not isinstance(part, str):
                 part = _encoded(part, part.value(exchange), self._is_in_path[index])
             pieces.append(part)
-        text = "".join(pieces)
-        if base and self._extends and len(text) <= MAX_CHARACTERS:
+        text = self._joined(pieces)
+        if base and self._extends:
             # Scheme, host and port end before the first slash, and the rest is valid anywhere.
             url = CallbackUrl(text, base.scheme, base.host, base.port)
         else:
@@ -89,7 +89,11 @@ class Evaluator:
         if self._continuation is None:
             return None, value
         if "?" in value or "#" in value:
-            reason = "must not have a query (?) or a fragment (#), because more is put behind it"
+            reason = (
+                "must not have a query (?) or a fragment (#), because more is put behind it; what"
+                " your API has to recognise, such as a token, can stand in the path:"
+                " https://api.example.com/TOKEN"
+            )
             raise EvaluationError(self._named, reason)
         text = value.removesuffix("/") if self._continuation.startswith("/") else value
         return self._judged(value), text
@@ -99,7 +103,26 @@ class Evaluator:
             return parse_url(text)
         except ValueError as error:
             reason = f"makes no URL that can be called: {error}"
+            if isinstance(self._leading, Query) and " " in text:
+                reason += "; in a query, + stands for a blank: write %2B for a +"
             raise EvaluationError(self._named, reason) from None
+
+    def _joined(self, pieces: Sequence[str]) -> str:
+        """The text of *pieces*; if that is too long, the longest of their values is refused."""
+        text = "".join(pieces)
+        if len(text) <= MAX_CHARACTERS:
+            return text
+        values = [
+            (len(piece), str(part))
+            for part, piece in zip(self._parts, pieces, strict=True)
+            if not isinstance(part, str)
+        ]
+        length, expression = max(values, default=(0, self._named))
+        reason = (
+            f"takes {length} characters of the callback URL when it is percent-encoded,"
+            f" and makes that URL longer than {MAX_CHARACTERS} characters"
+        )
+        raise EvaluationError(expression, reason)
 
     def _refuse_composed_dots(self, pieces: Sequence[str]) -> None:
         """

@@ -12,11 +12,14 @@ Source: RFC 3986, narrowed to what an HTTP client can be sent to without interpr
 import re
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
+from urllib.parse import quote
+
+import idna
 
 from service.values import value
 
-MAX_CHARACTERS = 2048
-"""The longest URL that is accepted: what proxies and servers commonly take in a request line."""
+MAX_CHARACTERS = 8000
+"""The longest URL that is called: what every server should take (RFC 9110, section 4.1)."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -27,7 +30,8 @@ class CallbackUrl:
     A URL that may be called, as it was written.
 
     *text* is what is sent. *scheme* and *host* are in lower case, an IPv6 *host* is without its
-    brackets, and *port* is the scheme's own where the text names none.
+    brackets, a name without a dot at its end, and *port* is the scheme's own where the text names
+    none. So every spelling of a server has the same *origin*.
     """
 
     text: str
@@ -57,15 +61,16 @@ def parse_url(text: str) -> CallbackUrl:
     if "@" in authority:
         raise ValueError("the URL must not have a user name or password (@)")
     bracketed = _BRACKETED.fullmatch(authority)
-    host, colon, port = bracketed.groups() if bracketed else authority.partition(":")
+    host, _, port = bracketed.groups() if bracketed else authority.partition(":")
     target = rest[len(authority) :]
     if "[" in target or "]" in target:
         raise ValueError("the URL has a square bracket behind its host; write %5B or %5D")
     _check_host(host)
-    if colon and (not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535):
+    # The port may be empty (RFC 3986, section 3.2.3).
+    if port and (not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535):
         raise ValueError("the port of the URL must be a number from 1 to 65535")
-    scheme, host = scheme.lower(), host.lower().removeprefix("[").removesuffix("]")
-    return CallbackUrl(text, scheme, host, int(port) if colon else _DEFAULT_PORTS[scheme])
+    scheme, host = scheme.lower(), host.lower().strip("[]").removesuffix(".")
+    return CallbackUrl(text, scheme, host, int(port) if port else _DEFAULT_PORTS[scheme])
 
 
 def _check_text(text: str) -> None:
@@ -76,8 +81,7 @@ def _check_text(text: str) -> None:
         raise ValueError(f"the URL is longer than {MAX_CHARACTERS} characters")
     if foreign := _FOREIGN.search(text):
         raise ValueError(
-            f"the URL has {foreign[0]!a} as its character {foreign.start() + 1};"
-            " percent-encode whatever is not a URL character"
+            f"the URL has {foreign[0]!r} as its character {foreign.start() + 1}; {_remedy(text)}"
         )
     if broken := _BROKEN_TRIPLET.search(text):
         raise ValueError(
@@ -90,8 +94,27 @@ def _check_text(text: str) -> None:
         raise ValueError("the URL must not have a fragment (#)")
 
 
+def _remedy(text: str) -> str:
+    """How to write *text*: the host in its ASCII form, everything behind it percent-encoded."""
+    # Lookalikes of ASCII are not mapped to it: the URL would name another host than was meant.
+    if parts := _LIKE_A_URL.fullmatch(text):
+        scheme, host, port, target = parts.groups()
+        try:
+            encoded = host if host.isascii() else idna.encode(host.lower()).decode()
+            url = scheme + encoded + port + quote(target, safe=_URL_CHARACTERS)
+            if not _FOREIGN.search(url) and (encoded == host or "xn--" in encoded):
+                return f"write {parse_url(url).text} instead"
+        except ValueError:
+            pass
+    return "percent-encode what is not a URL character, and write a host in ASCII (xn--…)"
+
+
+_URL_CHARACTERS = "-._~:/?#[]@!$&'()*+,;=%"
 # Outside of this class: blanks, control characters, non-ASCII, and " < > \ ^ ` { | }.
-_FOREIGN = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]")
+_FOREIGN = re.compile(rf"[^A-Za-z0-9{re.escape(_URL_CHARACTERS)}]")
+_LIKE_A_URL = re.compile(
+    r"(https?://)([^/?#:@\[\]\\\s]+)(:[0-9]*|)([/?][^\x00-\x1f\x7f-\x9f]*|)", re.IGNORECASE
+)
 _BROKEN_TRIPLET = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SCHEME = re.compile(r"https?://", re.IGNORECASE | re.ASCII)
 _TARGET = re.compile(r"[/?]")
@@ -102,7 +125,7 @@ def _check_host(host: str) -> None:
         raise ValueError("the URL must name a host")
     if host.startswith("["):
         _check_ipv6(host)
-    elif _NUMBER.fullmatch(host.rpartition(".")[2]):
+    elif _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
         _check_ipv4(host)
     else:
         _check_name(host)
@@ -125,7 +148,9 @@ def _check_ipv4(host: str) -> None:
 
 
 def _check_name(host: str) -> None:
-    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in host.split(".")):
+    # The dot at the end says that the name is complete (RFC 3986, section 3.2.2).
+    name = host.removesuffix(".")
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise ValueError(
             "the host of the URL is not a host name: labels of 1 to 63 letters, digits,"
             " hyphens and underscores with a dot between them, 253 characters at most,"

@@ -440,12 +440,6 @@ class TestCallbackUrl:
 
         assert url == invoice["callback_url"]
 
-    async def test_composed_url_is_judged_too(self, api):
-        """What the id makes of the URL is judged with it."""
-        answer = await send(api, callback_url="https://a.example/" + "a" * 1900, id="é" * 100)
-
-        assert [("query", "/callback_url")] == await field_errors_of(answer)
-
     @pytest.mark.parametrize("host", ["", "[::1", "a:99999", "a b", "é", "x" * 300])
     async def test_host_header_decides_nothing(self, api, host):
         """Whatever the Host header says, an invoice is received."""

@@ -58,7 +58,7 @@ def test_a_strict_url_is_taken_as_it_is(origin: str, text: str) -> None:
     ("words", "text"),
     [
         ("empty", ""),
-        ("longer than 2048", "https://h.example/" + "a" * 2031),
+        ("longer than 8000", "https://h.example/" + "a" * 7983),
         ("http:// or https://", "h.example"),
         ("http:// or https://", "//h.example/"),
         ("http:// or https://", "/path"),
@@ -81,7 +81,6 @@ def test_a_strict_url_is_taken_as_it_is(origin: str, text: str) -> None:
         ("fragment", "http://h.example/#"),
         ("fragment", "http://h.example/a#b"),
         ("fragment", "http://h.example#b"),
-        ("port", "http://h.example:/"),
         ("port", "http://h.example:0/"),
         ("port", "http://h.example:65536/"),
         ("port", "http://h.example:+80/"),
@@ -90,13 +89,12 @@ def test_a_strict_url_is_taken_as_it_is(origin: str, text: str) -> None:
         ("port", "http://h.example:0x50/"),
         ("port", "http://h.example:80:80/"),
         ("port", "http://h.example:" + "9" * 2000),
-        ("port", "http://[::1]:/"),
         ("port", "http://[::1]:x/"),
         ("name a host", "http://::1/"),
         ("character 18", "http://h.example: 80/"),
         ("character 18", "http://h.example:８０/"),
         ("host name", "http://."),
-        ("host name", "http://h.example./"),
+        ("host name", "http://h.example../"),
         ("host name", "http://.h.example/"),
         ("host name", "http://h..example/"),
         ("host name", "http://-h.example/"),
@@ -106,7 +104,7 @@ def test_a_strict_url_is_taken_as_it_is(origin: str, text: str) -> None:
         ("host name", "http://h,example/"),
         ("host name", f"http://{LABEL_63}a.example/"),
         ("host name", f"http://{HOST_253}a/"),
-        ("host name", "http://127.0.0.1./"),
+        ("IPv4", "http://127.0.0.1./"),
         ("IPv4", "http://127.1/"),
         ("IPv4", "http://127.0.1/"),
         ("IPv4", "http://2130706433/"),
@@ -169,8 +167,8 @@ def test_what_needs_interpretation_is_refused(words: str, text: str) -> None:
 
 
 def test_the_longest_url_is_accepted() -> None:
-    """2,048 characters are accepted."""
-    text = "https://h.example/" + "a" * 2030
+    """8,000 characters are accepted."""
+    text = "https://h.example/" + "a" * 7982
 
     assert text == parse_url(text).text
 

@@ -1,0 +1,171 @@
+"""URLs as people write them: taken where RFC 3986 has them, else refused with a way out."""
+
+import re
+from ipaddress import ip_network
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.callbacks.declaration import Callback
+from service.callbacks.exchange import Exchange, Message
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.callbacks.url import MAX_CHARACTERS, parse_url
+from service.delivery.egress import EgressPolicy
+from service.delivery.sender import OutgoingRequest, Sender
+from service.errors import EvaluationError
+
+HOST_253 = ".".join(["a" * 63] * 3 + ["a" * 61])
+
+
+@pytest.mark.parametrize(
+    ("origin", "text"),
+    [
+        ("https://www.example.com:443", "https://www.example.com./x"),
+        ("https://www.example.com:8443", "https://WWW.Example.COM.:8443"),
+        ("http://example.com:80", "http://example.com:/"),
+        ("http://example.com:80", "http://example.com:"),
+        ("https://example.com:443", "https://example.com.:?x"),
+        ("http://[2001:db8::1]:80", "http://[2001:db8::1]:/x"),
+        ("http://192.0.2.1:80", "http://192.0.2.1:/"),
+        (f"http://{HOST_253}:80", f"http://{HOST_253}."),
+    ],
+)
+def test_other_spellings_have_the_same_origin(origin, text):
+    """The text is kept byte for byte; receivers are counted by one origin."""
+    assert (origin, text) == (parse_url(text).origin, parse_url(text).text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["http://h..", "http://.", "http://..", "http://127.0.0.1.", "http://0x7f.1.", "http://2.:80"],
+)
+def test_a_dot_at_the_end_hides_nothing(text):
+    """An address stays an address, and a name without labels is none."""
+    with pytest.raises(ValueError, match="host"):
+        parse_url(text)
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        ("http://xn--bcher-kva.example/", "http://bücher.example/"),
+        ("http://xn--bcher-kva.example/", "http://BÜCHER.example/"),
+        ("https://xn--strae-oqa.example:8443/a", "https://straße.example:8443/a"),
+        ("http://xn--e1afmkfd.xn--p1ai/%D0%BF%D1%83", "http://пример.рф/пу"),
+        ("http://xn--wgv71a.example", "http://日本.example"),
+        ("http://h.example/%7Bid%7D?a=%22", 'http://h.example/{id}?a="'),
+        ("http://h.example/a%20b%20", "http://h.example/a b "),
+        ("http://h.example/%C3%A9%20", "http://h.example/é%20"),
+    ],
+)
+def test_the_refusal_has_the_url_to_write(expected, text):
+    """What is shown can be sent as it is."""
+    with pytest.raises(ValueError, match="as its character") as refusal:
+        parse_url(text)
+
+    assert str(refusal.value).endswith(f"; write {expected} instead")
+    assert expected == parse_url(expected).text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://①②⑦.0.0.1/",
+        "http://12。0。0。1/",
+        "http://ｈ.example/",
+        "http://h.example:８０/",
+        "http://\u200bh.example/",
+        "http://" + "é" * 300,
+        "http://h.example/" + "é" * 7000,
+        "http://ü@h.example/",
+        "http://h.example/é#x",
+        "http://h.example/é%zz",
+        "http://h.example/\ud800",
+        *(f"http://a{character}b/é" for character in '\x00\x01\t\n\r "<\\^`{\x7f'),
+        *(f"http://a/{character}" for character in "\x00\x01\t\n\r\x7f\x80\x9f"),
+    ],
+)
+def test_what_is_not_surely_meant_is_not_suggested(text):
+    """No suggestion leads to another host than was written, or is refused in its turn."""
+    with pytest.raises(ValueError, match="as its character") as refusal:
+        parse_url(text)
+
+    assert "; write " not in str(refusal.value)
+
+
+@given(st.text(st.characters(exclude_categories=())), st.text(st.characters(exclude_categories=())))
+def test_every_suggestion_is_a_url(host, path):
+    """Whatever is written, a suggestion in the refusal is a URL that is accepted."""
+    try:
+        parse_url(f"http://{host}/{path}")
+    except ValueError as refusal:
+        for suggestion in re.findall(r"; write (http.*) instead$", str(refusal)):
+            assert suggestion == parse_url(suggestion).text
+
+
+def url_of(callback, callback_url, id_):
+    """What *callback* makes of a request."""
+    request = Message(query={"callback_url": callback_url}, body={"id": id_})
+    return callback.url_for(Exchange("", "POST", request))
+
+
+def test_every_id_goes_with_every_callback_url():
+    """The longest of both make a URL that can be called."""
+    url = url_of(INVOICE_NOTIFICATION, "https://h.example/" + "a" * 2030, "🧾" * 200)
+
+    assert MAX_CHARACTERS > len(url.text) == 2048 + len("/invoices/") + 200 * len("%F0%9F%A7%BE")
+
+
+@pytest.mark.parametrize(
+    ("expression", "length", "callback_url", "id_"),
+    [
+        ("$request.body#/id", 7800, "https://h.example", "🧾" * 650),
+        ("$request.query.callback_url", 5018, "https://h.example/" + "a" * 5000, "b" * 4000),
+    ],
+)
+def test_what_makes_a_url_too_long_is_named(expression, length, callback_url, id_):
+    """The longest of the values is refused, with its length as it is in the URL."""
+    template = "{$request.query.callback_url}/" + "a" * 300 + "/{$request.body#/id}"
+    callback = Callback(
+        name="long",
+        expression=template,
+        method="post",
+        request=INVOICE_NOTIFICATION.request,
+        response=INVOICE_NOTIFICATION.response,
+        summary="",
+        description="",
+    )
+    with pytest.raises(EvaluationError) as refusal:
+        url_of(callback, callback_url, id_)
+
+    assert expression == refusal.value.expression
+    assert f"takes {length} characters" in refusal.value.reason
+    assert f"longer than {MAX_CHARACTERS}" in refusal.value.reason
+
+
+@pytest.mark.parametrize("spelling", ["receiver.example.:{port}/x", "receiver.example:{port}/x"])
+async def test_a_dot_at_the_end_reaches_the_same_receiver(aiohttp_server, spelling):
+    """The name is looked up as it was sent, and the receiver is asked for itself."""
+    asked, hosts = [], []
+
+    async def answer(request):
+        hosts.append(request.headers["Host"])
+        return web.json_response({"ok": True})
+
+    def look_up(host):
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    app = web.Application()
+    app.router.add_post("/x", answer)
+    server = await aiohttp_server(app)
+    url = parse_url("http://" + spelling.format(port=server.port))
+    policy = EgressPolicy((ip_network("127.0.0.0/8"),))
+    async with Sender(policy, timeout_seconds=5, lookup=look_up) as sender:
+        found = await sender.send(OutgoingRequest(url.text, "POST", {}, b"{}"))
+
+    assert 200 == found.status_code
+    assert [f"receiver.example:{server.port}"] == hosts
+    assert [spelling.partition(":")[0]] == asked
