@@ -1,13 +1,39 @@
 """Fields that marshmallow lacks, or that are stricter than those of marshmallow."""
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
-from schemas.money import CURRENCIES, is_amount, to_minor
+from schemas.money import CURRENCIES, NOT_AN_AMOUNT, split_amount, to_minor
+
+
+def is_blank(value: Any) -> bool:
+    """Whether *value* is null, or text in which nothing can be seen, such as U+200B."""
+    if not isinstance(value, str):
+        return value is None
+    # Most texts begin with a letter or a digit of ASCII, and are known after one comparison.
+    return not "!" <= value[:1] <= "~" and all(map(_is_invisible, value))
+
+
+def _is_invisible(character: str) -> bool:
+    return (
+        character.isspace()
+        or unicodedata.category(character) == "Cf"
+        or _IGNORABLE.match(character) is not None
+    )
+
+
+# What Unicode calls Default_Ignorable_Code_Point, besides the format characters (category Cf), and
+# the Braille pattern without dots.
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
 
 
 class StrictBoolean(fields.Boolean):
@@ -99,6 +125,8 @@ class Currency(fields.String):
 
     default_error_messages = {  # noqa: RUF012 -- read only
         "unknown": "Must be an ISO 4217 code such as USD.",
+        "case": "Must be written in capitals: {code}.",
+        "blanks": "Must be written without blanks: {code}.",
     }
 
     def _deserialize(
@@ -106,6 +134,8 @@ class Currency(fields.String):
     ) -> str:
         code: str = super()._deserialize(value, attr, data, **kwargs)
         if code not in CURRENCIES:
+            if (bare := code.strip()).upper() in CURRENCIES:
+                raise self.make_error("case" if bare == code else "blanks", code=bare.upper())
             raise self.make_error("unknown")
         return code
 
@@ -122,7 +152,7 @@ class Amount(fields.Field[int]):
     """
 
     default_error_messages = {  # noqa: RUF012 -- read only
-        "invalid": 'Must be an amount such as "9999", "9999.00" or 9999.0.',
+        "invalid": NOT_AN_AMOUNT,
         "inexact": "Has more digits than a JSON number carries exactly; send it as a string.",
     }
 
@@ -130,32 +160,35 @@ class Amount(fields.Field[int]):
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> int:
         text = self._text(value)
-        if not is_amount(text):
-            raise self.make_error("invalid")
         currency = data.get("currency") if data else None
-        if not isinstance(currency, str) or currency not in CURRENCIES:
-            # The field `currency` reports this error.
-            return 0
         try:
-            return to_minor(text, currency)
+            whole, fraction = split_amount(text)
+            if not isinstance(currency, str) or currency not in CURRENCIES:
+                # The field `currency` reports this error.
+                return 0
+            minor = to_minor(text, currency)
         except ValueError as error:
             raise ValidationError(str(error)) from None
+        if isinstance(value, float) and len(whole + fraction) > DOUBLE_DIGITS:
+            # The JSON text may have been another number that was rounded to this double.
+            raise self.make_error("inexact")
+        return minor
 
     def _text(self, value: Any) -> str:
         if isinstance(value, str):
             return value
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.make_error("invalid")
-        is_whole = isinstance(value, float) and value.is_integer()
-        text = str(int(value)) if is_whole else str(value)
-        if isinstance(value, float) and len(text.replace(".", "")) > DOUBLE_DIGITS:
-            # The JSON text may have been another number that was rounded to this double.
-            raise self.make_error("inexact")
-        return text
+        # Without an exponent, however large or small it is.
+        return f"{Decimal(str(value)):f}"
 
 
 class Instant(fields.AwareDateTime):
-    """An RFC 3339 instant: accepted with any offset, returned in UTC with milliseconds."""
+    """
+    An RFC 3339 instant: accepted with any offset, returned in UTC with milliseconds.
+
+    In a query, a + that is not encoded is a blank: before an offset it is read as the + it was.
+    """
 
     default_error_messages = {  # noqa: RUF012 -- read only
         "invalid": "Must be an instant such as 2026-01-31T12:00:00Z.",
@@ -165,6 +198,8 @@ class Instant(fields.AwareDateTime):
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> datetime:
+        if isinstance(value, str):
+            value = _OFFSET.sub(r"+\1", value.upper())
         instant = super()._deserialize(value, attr, data, **kwargs)
         try:
             return instant.astimezone(UTC)
@@ -176,3 +211,6 @@ class Instant(fields.AwareDateTime):
             return None
         text: str = value.astimezone(UTC).isoformat(timespec="milliseconds")
         return text.removesuffix("+00:00") + "Z"
+
+
+_OFFSET = re.compile(r" ([0-9]{2}:?[0-9]{2})$", re.ASCII)

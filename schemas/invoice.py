@@ -1,5 +1,7 @@
 """Invoices, as the API accepts, returns and lists them."""
 
+from typing import Any
+
 from marshmallow import RAISE, Schema, fields, validate
 
 from schemas.answer import AnswerSchema
@@ -25,14 +27,18 @@ class InvoiceSchema(Schema):
     """
     An invoice to send to a customer and collect.
 
-    Loads into the columns of an invoice: `total` becomes *total_minor*. The caller fills in a
-    missing currency first, because it determines which amounts are valid.
+    Loads into the columns of an invoice: `total` becomes *total_minor*. The caller leaves blank
+    fields out, and fills in a missing currency, because it determines which amounts are valid.
     """
 
     class Meta:
         """Closed: an undeclared field is refused, because it is probably a misspelled name."""
 
         unknown = RAISE
+
+    def on_bind_field(self, _field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Say that a required field may have been sent and is blank."""
+        field_obj.error_messages["required"] = "Is missing or blank."
 
     id = InvoiceId(
         required=True,
@@ -48,7 +54,10 @@ class InvoiceSchema(Schema):
         allow_none=True,
         load_default=None,
         validate=validate.Length(max=500),
-        metadata=documented("Title of the invoice.", example="Expensive invoice"),
+        metadata=documented(
+            "Title of the invoice. A blank field, here and elsewhere, counts as missing.",
+            example="Expensive invoice",
+        ),
     )
     customer = Text(
         required=True,
@@ -86,6 +95,7 @@ class InvoiceSchema(Schema):
         metadata=documented(
             "ISO 4217 code; the default is the currency of the service.",
             example="USD",
+            type=["string", "null"],
             pattern="^[A-Z]{3}$",
         )
     )

@@ -19,18 +19,44 @@ CURRENCIES: dict[str, int] = {
 
 # With twelve digits before the point, every amount in minor units fits a signed 64-bit integer:
 # no currency has more than four decimals.
-AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,4}))?$"
+AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,4}0*)?$"
 """The pattern of an amount as text, in any currency."""
 
 AMOUNT_MAX = 999_999_999_999.9999
 """The largest amount that matches the pattern."""
 
-_AMOUNT = re.compile(AMOUNT_PATTERN, re.ASCII)
+NOT_AN_AMOUNT = (
+    'Must be an amount such as "9999", "9999.00" or 9999.0: digits, with a point before decimals.'
+)
+
+_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,11})(?:\.([0-9]+))?", re.ASCII)
+_REFUSED = (
+    (re.compile(r"-[0-9.]+", re.ASCII), "Must be more than zero."),
+    (re.compile(r"0+[0-9]+(\.[0-9]+)?", re.ASCII), "Must not begin with zeros."),
+    (
+        re.compile(r"[0-9]{13,}(\.[0-9]+)?", re.ASCII),
+        "Must be less than 1000000000000: at most twelve digits before the point.",
+    ),
+    (
+        re.compile(r"[0-9.]+[eE][+-]?[0-9]+", re.ASCII),
+        "Must be written without an exponent in a string: 1000 instead of 1e3.",
+    ),
+)
+"""What people write that is not an amount, and what is wrong with it."""
 
 
-def is_amount(text: str) -> bool:
-    """Whether *text* matches the pattern of an amount."""
-    return _AMOUNT.fullmatch(text) is not None
+def split_amount(text: str) -> tuple[str, str]:
+    """
+    The digits of an amount before the point and after it, there without zeros at the end.
+
+    Raises:
+        ValueError: if *text* is not an amount; the message is shown to the API user.
+    """
+    match = _AMOUNT.fullmatch(text)
+    if not match:
+        reasons = (reason for pattern, reason in _REFUSED if pattern.fullmatch(text))
+        raise ValueError(next(reasons, NOT_AN_AMOUNT))
+    return match[1], (match[2] or "").rstrip("0")
 
 
 def to_minor(amount: str, currency: str) -> int:
@@ -42,10 +68,7 @@ def to_minor(amount: str, currency: str) -> int:
             currency; the message is shown to the API user.
     """
     decimals = CURRENCIES[currency]
-    match = _AMOUNT.fullmatch(amount)
-    if not match:
-        raise ValueError('Must be an amount such as "9999", "9999.00" or 9999.0.')
-    whole, fraction = match[1], match[2] or ""
+    whole, fraction = split_amount(amount)
     if len(fraction) > decimals:
         raise ValueError(f"{currency} has {decimals} decimals; this amount has {len(fraction)}.")
     minor = int(whole + fraction.ljust(decimals, "0"))

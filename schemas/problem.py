@@ -43,6 +43,6 @@ class ProblemSchema(AnswerSchema):
     errors = fields.List(
         fields.Nested(FieldErrorSchema),
         metadata=documented(
-            "Every field error of the request; only for invalid input.", optional=True
+            "The field errors of the request, at most 20; only for invalid input.", optional=True
         ),
     )

@@ -12,7 +12,7 @@ Every error that the service raises on purpose, split by who can act on it.
     │   ├── RequestTimedOut         the body did not arrive in time
     │   ├── RequestTooLarge         the body is larger than the limit
     │   ├── UnsupportedMedia        not application/json
-    │   ├── InvalidInput            every field error of the request, at once
+    │   ├── InvalidInput            the field errors of the request, at once
     │   ├── NotFound                no such invoice or delivery
     │   ├── Conflict                the id is used by an invoice with other content
     │   ├── Unauthorized            no key, or no valid key
@@ -114,12 +114,16 @@ class UnsupportedMedia(RequestError):
     """The body is not declared as JSON in UTF-8."""
 
 
+FIELD_ERRORS_MAX = 20
+"""A body of 64 KiB can have thousands of errors; nobody reads more than the first few."""
+
+
 class InvalidInput(RequestError):
-    """The request has one or more field errors: *field_errors* holds all of them."""
+    """The request has one or more field errors; *field_errors* are the first 20 of them."""
 
     def __init__(self, field_errors: Sequence[FieldError]) -> None:
         super().__init__("The request has fields that are not valid.")
-        self.field_errors = tuple(field_errors)
+        self.field_errors = tuple(field_errors[:FIELD_ERRORS_MAX])
 
 
 class NotFound(RequestError):

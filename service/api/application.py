@@ -67,7 +67,7 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
         client_max_size=dependencies.body_limits.size,
     )
     app[DEPENDENCIES] = dependencies
-    use_parser(app, RequestParser(dependencies.currency))
+    use_parser(app, RequestParser(dependencies.currency, operations))
     for operation in operations:
         _add_routes(app, operation, admission)
     hook = make_response_hook(

@@ -34,7 +34,7 @@ _PROBLEM_DESCRIPTIONS = {
     HTTPStatus.CONFLICT: "The id is already used by an invoice with other content.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON in UTF-8.",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "The request has fields that are not valid; all of them are "
+    HTTPStatus.UNPROCESSABLE_ENTITY: "The request has fields that are not valid; the first 20 are "
     "listed.",
     HTTPStatus.TOO_MANY_REQUESTS: "Your account is above its rate limit.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer. Nothing was stored.",

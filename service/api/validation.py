@@ -6,30 +6,41 @@ accepts only JSON as the standard defines it, refuses what would be dropped sile
 after a field error, so that the caller learns all of them at once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from itertools import chain, islice, starmap
 from typing import Any
 
-import orjson
 from aiohttp import web
 from marshmallow import Schema, ValidationError
+from marshmallow.exceptions import SCHEMA
 
-from service.api.operations import LOCATIONS
-from service.errors import FieldError, MalformedRequest, UnsupportedMedia
+from schemas.fields import is_blank
+from service.api.callback_plugin import names_in
+from service.api.operations import LOCATIONS, Operation
+from service.errors import FIELD_ERRORS_MAX, FieldError
+from service.web.json_bodies import KINDS, read_json
 
 BODY = web.RequestKey("body", object)
 """The body of the request as parsed JSON, once it is parsed."""
 
 FIELD_ERRORS = web.RequestKey("field_errors", list[FieldError])
-"""Every field error of the request so far."""
+"""The field errors of the request so far, `FIELD_ERRORS_MAX` at most."""
 
 UNKNOWN_CURSOR = FieldError("query", "/after", "This cursor names no page.")
 
 
 class RequestParser:
-    """Loads declared schemas; an invoice without a currency gets *currency*."""
+    """
+    Loads declared schemas; an invoice without a currency gets *currency*.
 
-    def __init__(self, currency: str) -> None:
+    *operations* are those that are served: a field that is not declared where it was sent may be
+    declared elsewhere.
+    """
+
+    def __init__(self, currency: str, operations: Iterable[Operation] = ()) -> None:
         self._currency = currency
+        self._schemas = {one.handler: one.schemas for one in operations}
 
     async def parse(
         self,
@@ -51,9 +62,14 @@ class RequestParser:
         """
         data: Any
         if location == "json":
-            data = request[BODY] = await _read_json(request)
-            if "currency" in schema.fields and isinstance(data, dict):
-                data = {"currency": self._currency, **data}
+            data = request[BODY] = await read_json(request)
+            if not isinstance(data, dict):
+                message = f"The body is {KINDS[type(data)]}; a JSON object was expected."
+                _add_errors(request, "body", [("", message)])
+                return {}
+            if "currency" in schema.fields:
+                sent = {name: one for name, one in data.items() if not is_blank(one)}
+                data = {"currency": self._currency, **sent}
         elif location == "querystring":
             data = request.query
             _refuse_repeated(request)
@@ -65,23 +81,15 @@ class RequestParser:
         try:
             return schema.load(data)
         except ValidationError as invalid:
-            _add_errors(request, LOCATIONS[location], _pointed("", invalid.messages))
+            here = LOCATIONS[location]
+            schemas = {**self._schemas.get(request.match_info.handler, {}), here: schema}
+            declared = {*names_in(schema), SCHEMA}
+            messages = (
+                (name, inner if name in declared else _unknown(str(name), here, schemas, data))
+                for name, inner in invalid.messages_dict.items()
+            )
+            _add_errors(request, here, chain.from_iterable(starmap(_pointed, messages)))
             return {}
-
-
-async def _read_json(request: web.Request) -> Any:
-    """The body of *request*, parsed."""
-    if request.content_type != "application/json":
-        raise UnsupportedMedia("The body must be sent as Content-Type: application/json.")
-    if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:
-        raise UnsupportedMedia("JSON must be sent in UTF-8; no other charset is supported.")
-    body = await request.read()
-    if not body:
-        raise MalformedRequest("The body is empty; a JSON object was expected.")
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(f"The body is not JSON: {error}.") from None
 
 
 def _refuse_repeated(request: web.Request) -> None:
@@ -93,23 +101,42 @@ def _refuse_repeated(request: web.Request) -> None:
         _add_errors(request, "query", errors)
 
 
-def _add_errors(request: web.Request, location: str, messages: Iterator[tuple[str, str]]) -> None:
-    field_errors = [FieldError(location, pointer, message) for pointer, message in messages]
-    request[FIELD_ERRORS] = [*request.get(FIELD_ERRORS, ()), *field_errors]
+def _add_errors(request: web.Request, location: str, messages: Iterable[tuple[str, str]]) -> None:
+    known = request.get(FIELD_ERRORS, [])
+    new = islice(messages, FIELD_ERRORS_MAX - len(known))
+    request[FIELD_ERRORS] = known + [FieldError(location, *one) for one in new]
 
 
-def _pointed(pointer: str, messages: Any) -> Iterator[tuple[str, str]]:
-    """Each message in marshmallow's nested *messages* with the JSON Pointer of its place."""
+def _unknown(name: str, here: str, schemas: Mapping[str, Schema], data: Mapping[str, Any]) -> str:
+    """
+    The likely reason why *name*, which no schema declares *here*, was sent with *data*.
+
+    *schemas* are those of the operation, by location.
+    """
+    places = {one: place for place, schema in schemas.items() for one in names_in(schema)}
+    near = get_close_matches(name[:100].lower(), places, n=1, cutoff=0.75)
+    reasons = ["Unknown field."]
+    if name in places:
+        reasons.append(f"It belongs in the {places[name]}.")
+    elif near:
+        place = "" if places[near[0]] == here else f" in the {places[near[0]]}"
+        reasons.append(f"Did you mean {near[0]}{place}?")
+    if here == "query":
+        urls = [one for one in names_in(schemas[here]) if "://" in data.get(one, "")]
+        reasons += [f"If it is part of {one}, percent-encode that: & is %26." for one in urls]
+    return " ".join(reasons)
+
+
+def _pointed(name: object, messages: Any, parent: str = "") -> Iterator[tuple[str, str]]:
+    """Each message in marshmallow's nested *messages* about *name* with the JSON Pointer to it."""
+    # Errors of the whole have no place of their own.
+    pointer = parent if name == SCHEMA else f"{parent}/{_escaped(str(name))}"
     if isinstance(messages, Mapping):
-        for name, inner in messages.items():
-            # Errors of the whole have no place of their own.
-            here = pointer if name == "_schema" else f"{pointer}/{_escaped(str(name))}"
-            yield from _pointed(here, inner)
-    elif isinstance(messages, list):
-        for message in messages:
-            yield from _pointed(pointer, message)
+        for inner_name, inner in messages.items():
+            yield from _pointed(inner_name, inner, pointer)
     else:
-        yield pointer, str(messages)
+        for message in messages if isinstance(messages, list) else [messages]:
+            yield pointer, str(message)
 
 
 def _escaped(name: str) -> str:

@@ -70,6 +70,106 @@ async def refusal_of(api, query="", **changes):
     return messages_of(problem)
 
 
+class TestRepeatedNames:
+    @pytest.mark.parametrize(
+        ("expected", "body"),
+        [
+            ("total", '{"id":"d","customer":"c","total":"1","total":"2"}'),
+            ("total", '{"id":"d","customer":"c","total":1,"total":1}'),
+            ("total", r'{"id":"d","customer":"c","total":"1","tot\u0061l":"1"}'),
+            ("id", '{"id":"a","id":"\\"","customer":"c","total":"1"}'),
+            ("a", '{"id":"d","customer":"c","total":"1","more":[{"b":{"a":1,"b":2,"a":3}}]}'),
+            ("a", '[{"a":1,"a":1}]'),
+            ("", '{"":1,"":2}'),
+            ("ä", '{"ä":1,"\\u00e4":2}'),
+        ],
+    )
+    async def test_a_name_that_stands_twice_is_refused(self, api, expected, body):
+        """Readers of JSON differ in which value counts, so that neither does."""
+        status, problem = await post(api, body)
+
+        assert 400 == status
+        assert f'the name "{expected}" twice' in problem["detail"]
+
+    @pytest.mark.parametrize("path", ["/invoices/", "/deliveries/redeliver"])
+    async def test_every_body_is_read_alike(self, api, path):
+        """What holds for invoices holds for filters."""
+        body = '{"status":"dead","status":"dead"}'
+        answer = await api.post(path, data=body, headers=JSON)
+
+        assert 400 == answer.status
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            '{"id":"a","customer":"id","title":"total","total":"1"}',
+            '{"id":"a","customer":"\\"id\\":","title":"{\\"a\\":1,\\"a\\":2}","total":"1"}',
+        ],
+    )
+    async def test_values_repeat_as_they_like(self, api, body):
+        """Only names count, not what looks like one in a text."""
+        assert 202 == (await post(api, body))[0]
+
+    @pytest.mark.parametrize("depth", [200, 900, 1000, 1023, 20_000])
+    @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+    async def test_deep_nesting_is_refused(self, api, depth, opening, closing):
+        """However deep a body is nested, it is the caller's error."""
+        body = opening * depth + "1" + closing * depth
+
+        assert (await post(api, body[: 64 * 1024]))[0] in {400, 422}
+
+    async def test_a_long_name_is_not_repeated_in_full(self, api):
+        """The answer to a large body is small."""
+        name = "a" * 20_000
+        _, problem = await post(api, f'{{"{name}":1,"{name}":2}}')
+
+        assert 300 > len(problem["detail"])
+
+
+class TestOtherBodies:
+    @pytest.mark.parametrize(
+        ("kind", "body"),
+        [
+            ("null", "null"),
+            ("an array", "[]"),
+            ("a number", "1"),
+            ("a number", "1.5"),
+            ("a boolean", "true"),
+            ("a string", '"{}"'),
+        ],
+    )
+    async def test_what_is_no_object_is_named(self, api, kind, body):
+        """The refusal says what was sent, and what was expected."""
+        status, problem = await post(api, body)
+
+        assert 422 == status
+        assert {"": f"The body is {kind}; a JSON object was expected."} == messages_of(problem)
+
+    @pytest.mark.parametrize(
+        ("expected", "body"),
+        [
+            ("byte 9 is 0xFC", '{"id": "ü"}'.encode("latin-1")),
+            ("byte 1 is 0xFF", '{"id": "1"}'.encode("utf-16")),
+            ("byte order mark", b"\xef\xbb\xbf{}"),
+            ("nested too deeply", b"[" * 990 + b"]" * 990),
+        ],
+    )
+    async def test_the_cause_is_named(self, api, expected, body):
+        """What is not JSON in UTF-8 is refused by what makes it so."""
+        status, problem = await post(api, body)
+
+        assert 400 == status
+        assert expected in problem["detail"]
+
+    async def test_a_thousand_errors_are_answered_with_twenty(self, api):
+        """The answer lists the first twenty field errors."""
+        body = "{" + ",".join(f'"callback_ur{number}":1' for number in range(3000)) + "}"
+        status, problem = await post(api, body, "?callback_url=x")
+
+        assert 422 == status
+        assert 20 == len(problem["errors"])
+
+
 class TestLimits:
     async def test_limits_can_be_used_together(self, api, store):
         """The longest id goes with the longest callback URL."""
@@ -127,3 +227,137 @@ class TestCallbackUrls:
         stored = await store.find_invoice("dev", "1")
         called = url.removesuffix("/") + "/invoices/1"
         assert f'[["invoice_notification","{called}","{origin}"]]' == stored["callbacks"]
+
+
+class TestUnknownFields:
+    @pytest.mark.parametrize(
+        ("pointer", "expected", "query"),
+        [
+            ("/callbackUrl", "Did you mean callback_url?", f"?callbackUrl={RECEIVER}"),
+            ("/CALLBACK-URL", "Did you mean callback_url?", f"?CALLBACK-URL={RECEIVER}"),
+            ("/callback_url[]", "Did you mean callback_url?", f"?callback_url[]={RECEIVER}"),
+            ("/customer", "It belongs in the body.", "?customer=c"),
+            ("/customr", "Did you mean customer in the body?", "?customr=c"),
+            ("/foo", "part of callback_url, percent-encode", "?callback_url=http://h&foo=1"),
+            ("/id", "part of callback_url, percent-encode", "?callback_url=http://h&id=1"),
+            ("/foo", "Unknown field.", "?foo=1"),
+        ],
+    )
+    async def test_the_likely_reason_is_named(self, api, pointer, expected, query):
+        """A parameter that is not declared was meant to be something."""
+        errors = await refusal_of(api, query)
+
+        assert [pointer] == list(errors)
+        assert errors[pointer].startswith("Unknown field.")
+        assert expected in errors[pointer]
+
+    @pytest.mark.parametrize(
+        ("expected", "name"),
+        [
+            ("Unknown field. It belongs in the query.", "callback_url"),
+            ("Unknown field. Did you mean callback_url in the query?", "callbackUrl"),
+            ("Unknown field. Did you mean customer_email?", "customerEmail"),
+            ("Unknown field. Did you mean total?", "Total"),
+            ("Unknown field.", "x" * 60_000),
+        ],
+    )
+    async def test_fields_of_the_body_too(self, api, expected, name):
+        """A name at the wrong place is sent to the right one."""
+        assert {f"/{name}": expected} == await refusal_of(api, **{name: RECEIVER})
+
+
+class TestMoney:
+    @pytest.mark.parametrize(
+        ("expected", "total"),
+        [
+            ("less than 1000000000000", "1000000000000"),
+            ("less than 1000000000000", 10**12),
+            ("less than 1000000000000", 1e15),
+            ("less than 1000000000000", 1e300),
+            ("less than 1000000000000", 2**64),
+            ("more than zero", "-1"),
+            ("more than zero", -1),
+            ("more than zero", -0.5),
+            ("more than zero", "0.00"),
+            ("USD has 2 decimals; this amount has 3", "1.001"),
+            ("USD has 2 decimals; this amount has 3", 1.001),
+            ("USD has 2 decimals; this amount has 7", "0.0000001"),
+            ("USD has 2 decimals; this amount has 7", 1e-7),
+            ("USD has 2 decimals; this amount has 17", 0.1 + 0.2),
+            ("without an exponent in a string", "1e3"),
+            ("not begin with zeros", "0100"),
+            ("digits, with a point before decimals", "1,000.00"),
+            ("digits, with a point before decimals", "9999 USD"),
+        ],
+    )
+    async def test_each_refusal_says_what_is_wrong(self, api, expected, total):
+        """A string and a number of the same value are refused in the same words."""
+        errors = await refusal_of(api, total=total)
+
+        assert ["/total"] == list(errors)
+        assert expected in errors["/total"]
+
+    @pytest.mark.parametrize("total", ["100", "100.0", "100.00000", 100, 100.0, 1e2])
+    async def test_zeros_behind_the_point_are_no_decimals(self, api, total):
+        """What is taken as a number is taken as a string."""
+        assert 202 == (await send(api, total=total, currency="JPY"))[0]
+        assert "100" == (await (await api.get("/invoices/1")).json())["total"]
+
+    @pytest.mark.parametrize(
+        ("expected", "currency"),
+        [
+            ("Must be written in capitals: USD.", "usd"),
+            ("Must be written in capitals: EUR.", "Eur"),
+            ("Must be written without blanks: USD.", " USD "),
+            ("Must be an ISO 4217 code such as USD.", "$"),
+            ("Must be an ISO 4217 code such as USD.", "US Dollar"),
+        ],
+    )
+    async def test_a_currency_is_written_in_capitals(self, api, expected, currency):
+        """The refusal has the code that was meant, if there is one."""
+        assert {"/currency": expected} == await refusal_of(api, currency=currency)
+
+
+class TestBlanks:
+    BLANKS = (None, "", " ", "\t\n", "\u00a0", "\u200b", "\ufeff", "\u2060 \u3164", "\u202e")
+
+    @pytest.mark.parametrize("name", ["id", "customer", "total"])
+    @pytest.mark.parametrize("blank", BLANKS)
+    async def test_a_blank_field_is_missing(self, api, name, blank):
+        """Where nothing can be seen, nothing was sent."""
+        assert {f"/{name}": "Is missing or blank."} == await refusal_of(api, **{name: blank})
+
+    @pytest.mark.parametrize("blank", BLANKS)
+    async def test_an_optional_field_may_be_blank(self, api, blank):
+        """Blank says the same as leaving the field out."""
+        status, _ = await send(api, title=blank, customer_email=blank, currency=blank)
+        found = await (await api.get("/invoices/1")).json()
+
+        assert 202 == status
+        assert (None, None, "USD") == (
+            found["title"],
+            found["customer_email"],
+            found["currency"],
+        )
+        assert 200 == (await send(api))[0]
+
+    @pytest.mark.parametrize("text", ["0", "-", "\u200bx", "👨\u200d👩", "\u3000あ"])
+    async def test_what_can_be_seen_is_kept(self, api, text):
+        """Invisible characters beside others belong to the text."""
+        assert 202 == (await send(api, customer=text))[0]
+        assert text == (await (await api.get("/invoices/1")).json())["customer"]
+
+
+class TestInstants:
+    @pytest.mark.parametrize(
+        ("expected", "since"),
+        [
+            (200, "2026-01-31T12:00:00+01:00"),
+            (200, "2026-01-31T12:00:00%2B01:00"),
+            (200, "2026-01-31t12:00:00z"),
+            (422, "2026-01-31T12:00:00"),
+        ],
+    )
+    async def test_an_offset_needs_no_encoding(self, api, expected, since):
+        """A + that was read as a blank is still the sign of an offset."""
+        assert expected == (await api.get(f"/deliveries?since={since}")).status
