@@ -5,7 +5,6 @@ Every error of aiohttp, the event loop, TLS or a name server becomes one value. 
 the developer of the receiver, and holds only what that developer may know.
 """
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from service.delivery.egress import AddressDenied
 from service.domain.outcomes import AttemptOutcome
 
 REASON_LENGTH = 200
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +49,13 @@ def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:
     """
     Translate *failure*, which ended a request that had *timeout_seconds* to be answered.
 
-    An unknown failure is logged, because it is a defect of ours.
+    Raises:
+        Exception: *failure* itself, if it is unknown: it is a defect of ours, and no attempt.
     """
     cause = _cause(failure)
-    known = next(kind for kind in type(cause).__mro__ if kind in FAILURES)
-    if known is Exception:
-        _log.error("request.broken", exc_info=failure)
+    known = next((kind for kind in type(cause).__mro__ if kind in FAILURES), None)
+    if known is None:
+        raise failure
     outcome, text = FAILURES[known]
     return NoAnswer(outcome, text.format(reason=_reason(cause), seconds=timeout_seconds))
 
@@ -90,8 +88,6 @@ FAILURES: Mapping[type[Exception], tuple[AttemptOutcome, str]] = {
     lower.InvalidURL: _NOT_CALLABLE,
     lower.InvalidUrlClientError: _NOT_CALLABLE,
     lower.NonHttpUrlClientError: _NOT_CALLABLE,
-    ValueError: _NOT_CALLABLE,
-    AssertionError: _NOT_CALLABLE,
     lower.ClientConnectorCertificateError: _UNTRUSTED,
     lower.ServerFingerprintMismatch: _UNTRUSTED,
     lower.ClientConnectorSSLError: _NO_HANDSHAKE,
@@ -122,7 +118,6 @@ FAILURES: Mapping[type[Exception], tuple[AttemptOutcome, str]] = {
     AnswerTooLong: _TOO_LONG,
     HeadTooLong: _HEAD_TOO_LONG,
     HttpProcessingError: _NOT_HTTP,  # In the body.
-    Exception: _BROKEN_BODY,
 }
 
 

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp.client_exceptions import InvalidURL
 from yarl import URL
 
 from service.delivery.connection import (
@@ -139,15 +140,18 @@ class Sender:
         """
         Send *request* once and read what comes back.
 
-        Ends within the deadline given at construction, and raises nothing but the cancellation
-        of the caller.
+        Ends within the deadline given at construction. An exception is a defect of ours: whatever
+        a receiver does gives a value.
         """
         response, body = None, bytearray()
+        url = _url(request.url)
+        if url is None:
+            return no_answer(InvalidURL(request.url), self._timeout_seconds)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 response = await self._session.request(
                     request.method,
-                    URL(request.url, encoded=True),
+                    url,
                     data=request.body,
                     headers=request.headers,
                     allow_redirects=False,
@@ -163,6 +167,16 @@ class Sender:
             if response is not None:
                 # After a complete body, the connection is in the pool again already.
                 response.close()
+
+
+def _url(text: str) -> URL | None:
+    """*text*, byte for byte, as a URL; None if it has no host and port that can be called."""
+    try:
+        url = URL(text, encoded=True)
+        # yarl reads the port only now.
+        return url if url.port is not None else None
+    except ValueError:
+        return None
 
 
 async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | NoAnswer:
