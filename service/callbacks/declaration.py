@@ -52,8 +52,6 @@ Receivers have one or two acknowledgements each; 16 KiB in all is enough for mos
 POINTS_TO = "; it points to "
 """What stands before the target of a redirect in the detail of its answer."""
 
-REDIRECTS = (301, 302, 303, 307, 308)
-
 
 class InvalidAnswer(ValueError):
     """An answer is not what the callback declares; str() shows both, in 300 characters at most."""
@@ -195,7 +193,7 @@ class Callback:
         """
         rule = self.rule_for(status_code)
         if rule.meaning is not Meaning.DELIVERED:
-            detail = f"the receiver answered {status_code}{_redirect(status_code, location)}"
+            detail = f"the receiver answered {status_code}{_redirect(location)}"
             return Classification(rule.meaning, AttemptOutcome.REFUSED, detail)
         try:
             if is_truncated:
@@ -292,11 +290,11 @@ def _missing(expression: Expression, kind: str, name: str, declared: frozenset[s
 # --- What an answer is, for the developer of its receiver.
 
 
-def _redirect(status_code: int, location: str | None) -> str:
-    """What is said about a redirect beside its status; nothing where it is none."""
-    if location:
-        return f"; redirects are not followed{POINTS_TO}{_shortened(_on_one_line(location), 200)}"
-    return "; redirects are not followed" if status_code in REDIRECTS else ""
+def _redirect(location: str | None) -> str:
+    """What is said about a redirect beside its status; nothing where it points nowhere."""
+    if not location:
+        return ""
+    return f"; redirects are not followed{POINTS_TO}{_shortened(_on_one_line(location), 200)}"
 
 
 def _encoding(body: bytes, content_encoding: str | None) -> str | None:

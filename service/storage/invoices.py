@@ -97,7 +97,11 @@ def list_invoices(
         if key is None:
             raise UnknownCursor
         query = query.where(invoices.c.key < key)
-    rows = tx.execute(query.order_by(invoices.c.key.desc()).limit(limit + 1)).mappings().all()
+    if invoice_id is not None:
+        query = query.where(invoices.c.id == invoice_id)
+    else:
+        query = query.order_by(invoices.c.key.desc()).limit(limit + 1)
+    rows = tx.execute(query).mappings().all()
     found = _events_of(tx, account_id, [row["key"] for row in rows[:limit]])
     items = [{**row, "events": found.get(row["key"], [])} for row in rows[:limit]]
     return items, items[-1]["id"] if len(rows) > limit else None

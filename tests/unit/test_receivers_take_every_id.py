@@ -9,8 +9,9 @@ from pathlib import Path
 import orjson
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from marshmallow import ValidationError
 
 from schemas.fields import InvoiceId
 from service.callbacks.exchange import Exchange, Message
@@ -30,8 +31,21 @@ BODY = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
 OK = b'{"ok":true}'
 IDS = [
     *("2expen51ve", "a{b}c", "{id}", "{", "sl/ash", "/", "/x", "x/", "a//b", "../../x", "..."),
-    *(" ", "a b", "100%", "%", "%2F", "%252F", "%7B", "a+b", "a?b", "a#b", "a;b=c&d", ":", "@"),
-    *("é", "😀", "\u2028", "\u00a0", "\u202e", "\u0301", "\\", "'", '"', "<b>", "~-._", "é" * 200),
+    *(" a", "a b", "100%", "%", "%2F", "%252F", "%7B", "a+b", "a?b", "a#b", "a;b=c&d", ":", "@"),
+    *(
+        "é",
+        "😀",
+        "a\u2028b",
+        "a\u00a0b",
+        "\u202ea",
+        "a\u0301",
+        "\\",
+        "'",
+        '"',
+        "<b>",
+        "~-._",
+        "é" * 200,
+    ),
 ]
 
 
@@ -97,12 +111,15 @@ async def test_printed_receiver_takes_every_id(capsys):
 
 
 @given(id_=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=200))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 async def test_no_accepted_id_is_without_a_route(id_):
     """Whatever id the API accepts, the sample receiver has a route for it."""
-    if id_ in (".", ".."):
-        return
-    assert id_ == InvoiceId().deserialize(id_)
+    try:
+        id_ = InvoiceId().deserialize(id_)
+    except ValidationError:
+        reject()
     async with serving(make_receiver(INVOICE_NOTIFICATION, None, lambda _: None)) as call:
         assert (200, OK) == await call(id_)
 

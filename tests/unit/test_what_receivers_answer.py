@@ -256,11 +256,11 @@ def test_heads_are_bounded(run, detail, lines):
             answering(b"Location: /login?next=%2F", status=b"302 Found"),
         ),
         (
-            "the receiver answered 301; redirects are not followed",
+            "the receiver answered 301",
             answering(status=b"301 Moved Permanently"),
         ),
         (
-            "the receiver answered 307; redirects are not followed",
+            "the receiver answered 307",
             answering(b"Location:", status=b"307 Temporary Redirect"),
         ),
         ("the receiver answered 304", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
