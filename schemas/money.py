@@ -77,6 +77,6 @@ def to_minor(amount: str, currency: str) -> int:
     return minor
 
 
-def to_text(minor: int, currency: str) -> str:
-    """*minor* units as decimal text with all of the currency's decimals: `"12.30"`."""
-    return f"{Decimal(minor).scaleb(-CURRENCIES[currency]):f}"
+def to_text(minor: int, decimals: int) -> str:
+    """*minor* units of a currency with so many *decimals* as decimal text: `"12.30"`."""
+    return f"{Decimal(minor).scaleb(-decimals):f}"

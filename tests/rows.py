@@ -46,6 +46,7 @@ def an_invoice(id_="1", *, account_id="dev", origin=ONE, at=START, **changes):
         "customer_email": None,
         "total_minor": 999900,
         "currency": "USD",
+        "decimals": 2,
         "created_at": at,
         "callback_url": origin,
         "callbacks": (a_callback(origin, id_),) if origin else (),

@@ -19,7 +19,7 @@ from schemas.invoice import (
     InvoiceReceivedSchema,
     InvoiceSchema,
 )
-from schemas.money import to_text
+from schemas.money import CURRENCIES, to_text
 from service.api.callbacks import EVALUATED_CALLBACKS
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
@@ -161,9 +161,14 @@ def new_invoice(request: web.Request, **content: Any) -> Invoice:
         callbacks=request[EVALUATED_CALLBACKS],
         request_id=request_id_of(request),
         traceparent=request[TRACEPARENT],
+        decimals=CURRENCIES[content["currency"]],
         **content,
     )
 
 
 def _with_total(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "total": to_text(row["total_minor"], row["currency"])}
+    decimals = row["decimals"]
+    if decimals is None:
+        # While processes are being upgraded, an older version stores invoices without it.
+        decimals = CURRENCIES.get(row["currency"], 2)
+    return {**row, "total": to_text(row["total_minor"], decimals)}

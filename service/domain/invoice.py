@@ -28,7 +28,8 @@ class Invoice:
     """
     An invoice, from its acceptance to the end of its collection.
 
-    *callbacks* is empty where the API user did not ask to be called. *lease_token* is
+    *decimals* is how many *total_minor* has; None where a version that did not store it wrote the
+    row. *callbacks* is empty where the API user did not ask to be called. *lease_token* is
     that of the lease that the holder of this value has: at first, of the first lease.
     """
 
@@ -39,6 +40,7 @@ class Invoice:
     customer_email: str | None = None
     total_minor: int
     currency: str
+    decimals: int | None = None
     created_at: datetime
     callback_url: str | None = None
     callbacks: tuple[EvaluatedCallback, ...]

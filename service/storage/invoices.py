@@ -90,8 +90,6 @@ def list_invoices(
     query = select(invoices).where(invoices.c.account_id == account_id)
     if status is not None:
         query = query.where(invoices.c.status == status)
-    if invoice_id is not None:
-        query = query.where(invoices.c.id == invoice_id)
     if after is not None:
         key = find_key(tx, account_id, after)
         if key is None:
@@ -126,6 +124,7 @@ def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
         invoice.key,  # key
         invoice.id,  # id
         *_content_of(invoice),
+        invoice.decimals,  # decimals
         invoice.status.value,  # status
         created_at,  # created_at
         orjson.dumps(evaluated).decode() if evaluated else None,  # callbacks

@@ -71,6 +71,8 @@ invoices = Table(
     Column("total_minor", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),
     Column("callback_url", Text),
+    # Of the currency, as it was then; null where a version before 0006 stored the invoice.
+    Column("decimals", Integer),
     Column("status", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     # The callbacks evaluated at acceptance, as JSON: [[name, URL, origin], …].

@@ -9,6 +9,7 @@ from service.api.dependencies import Dependencies
 from service.app import judge_of
 from service.development import for_development
 from service.settings import Settings
+from service.storage.tables import invoices
 from tests.clock import START, ManualClock
 from tests.fakes import everybody_is_dev, unlimited
 
@@ -361,3 +362,27 @@ class TestInstants:
     async def test_an_offset_needs_no_encoding(self, api, expected, since):
         """A + that was read as a blank is still the sign of an offset."""
         assert expected == (await api.get(f"/deliveries?since={since}")).status
+
+
+class TestWithdrawnCurrencies:
+    @pytest.mark.parametrize(("total", "decimals"), [("0.100", 3), ("100", 0), ("1.00", None)])
+    async def test_an_invoice_outlives_its_currency(self, api, store, total, decimals):
+        """What was stored can be read when ISO 4217 has withdrawn the currency."""
+        await send(api)
+        await store._database.write(
+            lambda tx: tx.execute(
+                invoices.update().values(currency="BGN", decimals=decimals, total_minor=100)
+            ).close()
+        )
+        listed = await (await api.get("/invoices/")).json()
+        found = await (await api.get("/invoices/1")).json()
+
+        assert (total, "BGN") == (found["total"], found["currency"])
+        assert [found] == listed["items"]
+
+    @pytest.mark.parametrize(("expected", "currency"), [(2, "USD"), (0, "JPY"), (3, "KWD")])
+    async def test_decimals_are_stored(self, api, store, expected, currency):
+        """Each invoice keeps the decimals that its currency had."""
+        await send(api, currency=currency)
+
+        assert expected == (await store.find_invoice("dev", "1"))["decimals"]

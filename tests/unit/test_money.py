@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_refused_in_words(expected, amount, currency):
 @given(st.integers(1, 10**12 - 1), st.sampled_from(sorted(CURRENCIES)))
 def test_text_and_minor_units_say_the_same(minor, currency):
     """What is shown is what was stored, with all decimals of the currency."""
-    text = to_text(minor, currency)
+    text = to_text(minor, CURRENCIES[currency])
 
     assert minor == to_minor(text, currency)
     assert CURRENCIES[currency] == len(text.partition(".")[2])
