@@ -28,6 +28,7 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.domain.invoice import Invoice
 from service.domain.states import Acceptance
 from service.errors import Conflict, InvalidInput, UnknownCursor
+from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
 from service.web.responses import json_response, raw_json_response
@@ -64,7 +65,10 @@ _deliveries = DeliveryPageSchema()
     InvoiceReceivedSchema,
     "The same invoice was received before. Nothing changed.",
     200,
-    headers={"Idempotent-Replayed": ("The request repeats an earlier one.", "true")},
+    headers={
+        "Location": ("The path of the invoice.", "/invoices/2expen51ve"),
+        "Idempotent-Replayed": ("The request repeats an earlier one.", "true"),
+    },
 )
 @refuses(400, 401, 408, 409, 413, 415, 422, 429, 503)
 async def create_invoice(request: web.Request) -> web.Response:
@@ -75,8 +79,10 @@ async def create_invoice(request: web.Request) -> web.Response:
     acceptance = await dependencies.accept(invoice)
     dependencies.metrics.received(acceptance)
     if acceptance is Acceptance.CONFLICT:
+        stored = await dependencies.store.find_invoice(invoice.account_id, invoice.id)
+        names = ", ".join(differences(invoice, stored)).replace("total_minor", "total")
         raise Conflict(
-            f"The invoice {invoice.id!r} was received before with other content. "
+            f"The invoice {invoice.id!r} was received before with other content: {names}. "
             "An invoice cannot be changed: send another one with a new id."
         )
     fields = {
@@ -85,12 +91,12 @@ async def create_invoice(request: web.Request) -> web.Response:
         "account_id": invoice.account_id,
         "origin": invoice.callbacks[0].origin if invoice.callbacks else None,
     }
+    headers = {"Location": f"/invoices/{quote(invoice.id, safe='')}"}
     if acceptance is Acceptance.REPLAYED:
         log.info("invoice.replayed", extra={"fields": fields})
-        return raw_json_response(RECEIVED, headers={"Idempotent-Replayed": "true"})
+        return raw_json_response(RECEIVED, headers={**headers, "Idempotent-Replayed": "true"})
     log.info("invoice.accepted", extra={"fields": fields})
-    location = f"/invoices/{quote(invoice.id, safe='')}"
-    return raw_json_response(RECEIVED, status=202, headers={"Location": location})
+    return raw_json_response(RECEIVED, status=202, headers=headers)
 
 
 @docs(

@@ -70,7 +70,9 @@ _EXAMPLES: dict[int, Callable[[list[FieldError]], RequestError | StorageUnavaila
     401: lambda _: Unauthorized("The key is not valid."),
     404: lambda _: NotFound("There is nothing with this id."),
     408: lambda _: RequestTimedOut("The body was not complete after 10 seconds."),
-    409: lambda _: Conflict("The invoice '2expen51ve' was received before with other content."),
+    409: lambda _: Conflict(
+        "The invoice '2expen51ve' was received before with other content: total."
+    ),
     413: lambda _: RequestTooLarge("The body is larger than 65536 bytes."),
     415: lambda _: UnsupportedMedia("The body must be sent as Content-Type: application/json."),
     422: InvalidInput,

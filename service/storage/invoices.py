@@ -1,6 +1,6 @@
 """Invoices as their account sees them: accepted once under each id, found, listed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import starmap
 from operator import attrgetter, itemgetter
@@ -19,6 +19,12 @@ InvoiceToAccept = tuple[Invoice, datetime | None]
 """An invoice, and until when it is leased to the process that accepts it, if at all."""
 
 _content_of = attrgetter(*CONTENT)
+
+
+def differences(invoice: Invoice, stored: Mapping[str, Any]) -> list[str]:
+    """The columns in which *invoice* is another one than what is *stored* under its id."""
+    return [name for name in CONTENT if getattr(invoice, name) != stored[name]]
+
 
 _asked = Given(account_id=Text(), id=Text())
 _content_of_known = select(

@@ -349,6 +349,34 @@ class TestBlanks:
         assert text == (await (await api.get("/invoices/1")).json())["customer"]
 
 
+class TestRepeatedInvoices:
+    @pytest.mark.parametrize(
+        ("expected", "query", "changes"),
+        [
+            ("total", "", {"total": "1"}),
+            ("currency", "", {"currency": "EUR"}),
+            ("title, customer", "", {"title": "secret", "customer": "secret"}),
+            ("callback_url", f"?callback_url={RECEIVER}", {}),
+        ],
+    )
+    async def test_a_conflict_names_what_differs(self, api, expected, query, changes):
+        """Which fields differ is told; their values are not."""
+        await send(api)
+        status, problem = await send(api, query, **changes)
+
+        assert 409 == status
+        assert f"with other content: {expected}." in problem["detail"]
+        assert "secret" not in str(problem)
+
+    async def test_a_replay_says_where_the_invoice_is(self, api):
+        """Whoever lost the first answer gets all of it."""
+        first = await api.post("/invoices/", json=SEED)
+        second = await api.post("/invoices/", json=SEED)
+
+        assert (202, 200) == (first.status, second.status)
+        assert "/invoices/1" == first.headers["Location"] == second.headers["Location"]
+
+
 class TestInstants:
     @pytest.mark.parametrize(
         ("expected", "since"),
