@@ -4,14 +4,9 @@ from urllib.parse import quote
 
 import pytest
 
-from service.api.application import make_application
-from service.api.dependencies import Dependencies
-from service.app import judge_of
 from service.development import for_development
 from service.settings import Settings
 from service.storage.tables import invoices
-from tests.clock import START, ManualClock
-from tests.fakes import everybody_is_dev, unlimited
 
 SEED = {"id": "1", "customer": "Mr. Richie Rich", "total": "9999"}
 RECEIVER = "https://api.example.com"
@@ -20,31 +15,9 @@ TWO_HUNDRED_EMOJI = "🧾" * 200
 
 
 @pytest.fixture
-def dependencies(store, metrics):
-    """What the application of these tests is made of; receivers may be anywhere."""
-
-    async def record(_step):
-        return True
-
-    return Dependencies(
-        store=store,
-        accept=store.accept,
-        record=record,
-        metrics=metrics,
-        clock=ManualClock(START),
-        document={"openapi": "3.1.0"},
-        authenticate=everybody_is_dev,
-        limit=unlimited,
-        currency="USD",
-        judge=judge_of(for_development(Settings())),
-        is_ready=lambda: True,
-    )
-
-
-@pytest.fixture
-async def api(aiohttp_client, dependencies):
-    """Asks the application in process."""
-    return await aiohttp_client(make_application(dependencies))
+def settings():
+    """The settings of development mode: receivers may be anywhere."""
+    return for_development(Settings())
 
 
 async def post(api, body, query=""):

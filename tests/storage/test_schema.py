@@ -8,6 +8,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
+from schemas.money import CURRENCIES
 from service.database.opening import open_database
 from service.errors import SchemaError
 from service.storage.schema import migrate, prepare
@@ -233,7 +234,8 @@ def as_of_now(row):
     kept = {name: value for name, value in row.items() if name not in {"callback", "url", "origin"}}
     evaluated = [[row["callback"], row["url"], row["origin"]]]
     callbacks = orjson.dumps(evaluated).decode() if row["callback"] else None
-    return {**kept, "request_id": row["key"], "traceparent": None, "callbacks": callbacks}
+    added = {"request_id": row["key"], "traceparent": None, "callbacks": callbacks}
+    return {**kept, **added, "decimals": CURRENCIES[row["currency"]]}
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
