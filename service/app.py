@@ -143,6 +143,8 @@ async def running(
         if not process.is_development:
             await service.signing_secrets.check()
         service.store.listen()
+        if service.loops:
+            await service.store.end_stale_leases(edges.clock.now())
         drain_seconds = settings.drain_timeout.total_seconds()
         async with (
             running_loops(service.loops, drain_seconds=drain_seconds) as loops,

@@ -62,6 +62,16 @@ class Database(ABC):
         """
         return await self._run(work, args, options, is_write=False)
 
+    def join(self) -> bool:
+        """
+        Count this process among those that take leases, until `close` or its end.
+
+        Returns:
+            Whether it is known to be the only one: every lease that is stored is then of a
+            process that has ended.
+        """
+        return False
+
     async def check(self) -> None:
         """
         Return if the database can be read, and written to if that has failed lately.

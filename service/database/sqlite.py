@@ -6,11 +6,13 @@ the event loop.
 """
 
 import asyncio
+import fcntl
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
@@ -44,6 +46,22 @@ class SqliteDatabase(Database):
         self._read_engine = _open(url)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
         self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
+        self._joined: IO[bytes] | None = None
+
+    def join(self) -> bool:
+        """As in every database: known from a lock on a file, which ends with its process."""
+        path = Path(f"{self._write_engine.url.database}-serving")
+        self._joined = path.open("ab")
+        try:
+            fcntl.flock(self._joined, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_alone = False
+        else:
+            is_alone = True
+        # Shared by all processes that have joined. It waits for one that found itself alone, which
+        # takes no lease before it has it as well.
+        fcntl.flock(self._joined, fcntl.LOCK_SH)
+        return is_alone
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`: there is one writer, and no time limit."""
@@ -61,6 +79,8 @@ class SqliteDatabase(Database):
             await asyncio.to_thread(executor.shutdown)
         self._read_engine.dispose()
         self._write_engine.dispose()
+        if self._joined:
+            self._joined.close()
 
     async def _transact(
         self,

@@ -8,6 +8,7 @@ nothing.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
@@ -21,12 +22,14 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    literal_column,
     or_,
     update,
 )
 from sqlalchemy.types import TypeEngine
 
 from service.database.bulk import Given, given
+from service.storage.tables import deliveries, invoices
 
 
 class Undecided(Exception):
@@ -82,6 +85,26 @@ def is_legal(table: Table, rows: Given, moves: Mapping[Any, frozenset[Any]]) -> 
             table.c.status == case((rows.c.status.in_(sorted(targets)), source.value))
             for source, targets in moves.items()
             if targets
+        )
+    )
+
+
+def end_all(tx: Connection, now: datetime) -> int:
+    """
+    End every lease that holds at *now*: the processes that took them have ended.
+
+    Runs inside *tx* and never commits it.
+
+    Returns:
+        How many those were.
+    """
+    return sum(
+        tx.execute(
+            update(table).where(is_worked_on, table.c.leased_until > now).values(leased_until=now)
+        ).rowcount
+        for table, is_worked_on in (
+            (invoices, invoices.c.due_at.is_not(None)),
+            (deliveries, deliveries.c.status == literal_column("'pending'")),
         )
     )
 

@@ -6,6 +6,7 @@ row that was committed leased. For every other due row it sets a signal.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -25,11 +26,14 @@ from service.storage import (
     deliveries,
     history,
     invoices,
+    leases,
     redelivery,
     retention,
     steps,
 )
 from service.storage.backlog import Backlog
+
+log = logging.getLogger("invoices.storage")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,6 +66,15 @@ class Store:
     def listen(self) -> None:
         """Exchange notifications with the other processes from now on."""
         self._database.listen(self._signals)
+
+    async def end_stale_leases(self, now: datetime) -> None:
+        """
+        End the leases of processes that were killed, if this is the only one that takes any.
+
+        To be called before a lease is taken. Otherwise they run out.
+        """
+        if self._database.join() and (count := await self._write(leases.end_all, now)):
+            log.info("leases.ended", extra={"fields": {"count": count}})
 
     async def accept(self, invoice: Invoice, leased_until: datetime | None = None) -> Acceptance:
         """
