@@ -17,6 +17,7 @@ Every error that the service raises on purpose, split by who can act on it.
     │   ├── Conflict                the id is used by an invoice with other content
     │   ├── Unauthorized            no key, or no valid key
     │   └── TooManyRequests         above the rate limit of the account
+    ├── AddressError              the operator: an address cannot be listened on
     ├── UnknownCursor             the caller: the API turns it into InvalidInput
     ├── AccountError              the operator: an account cannot be administered like this
     │   ├── UnknownAccount          no account has that name
@@ -144,6 +145,10 @@ class TooManyRequests(RequestError):
     def __init__(self, after_seconds: float) -> None:
         super().__init__("Your account is above its rate limit. Send the request again later.")
         self.after_seconds = after_seconds
+
+
+class AddressError(InvoicesError):
+    """An address cannot be listened on; the text names the setting to change."""
 
 
 class UnknownCursor(InvoicesError):

@@ -7,7 +7,7 @@ is a limited number. No other module of the web side uses private names of aioht
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import _ErrInfo
 
+from service.web.addresses import BACKLOG, OPTIONS, Names, listening_sockets
 from service.web.connections import ConnectionLimits, OpenConnections, Refusal
 from service.web.problems import problem_of_status
 from service.web.responses import add_common_headers
@@ -26,9 +27,6 @@ LINGER_SECONDS = 1
 
 FINISH_SECONDS = 5
 """How long requests in progress may take while the server stops."""
-
-BACKLOG = 1024
-"""How many connections may wait to be accepted."""
 
 DEFAULT_LIMITS = ConnectionLimits()
 
@@ -124,11 +122,18 @@ class Server:
         self._limits = limits
         refusal = Refusal(_answer_above_limit(), LINGER_SECONDS)
         self._open = OpenConnections(limits, refusal, report_connections)
-        self._listening: asyncio.Server | None = None
+        self._listening: list[asyncio.Server] = []
 
-    async def start(self, host: str, port: int, *, is_shared: bool = False) -> int:
+    async def start(
+        self,
+        host: str | Sequence[str],
+        port: int,
+        *,
+        is_shared: bool = False,
+        names: Names = OPTIONS,
+    ) -> int:
         """
-        Listen on *host* and *port*; 0 takes any free one.
+        Listen on *port* of one host or of several; 0 takes any free port.
 
         If the port *is_shared*, several processes may listen on it, and the kernel distributes
         the connections among them.
@@ -137,7 +142,7 @@ class Server:
             The port.
 
         Raises:
-            OSError: if the address cannot be listened on.
+            AddressError: if it cannot be listened on; it names what to change by *names*.
         """
         await self._runner.setup()
         assert self._runner.server  # noqa: S101 -- setup() made it
@@ -153,16 +158,18 @@ class Server:
             # Encoded bodies are refused: a small one could decompress to a large one.
             auto_decompress=False,
         )
-        self._listening = await loop.create_server(
-            connection, host, port, backlog=BACKLOG, reuse_port=is_shared or None
-        )
-        bound_port: int = self._listening.sockets[0].getsockname()[1]
+        hosts = [host] if isinstance(host, str) else host
+        sockets = listening_sockets(hosts, port, names, is_shared=is_shared)
+        bound_port: int = sockets[0].getsockname()[1]
+        for one in sockets:
+            server = await loop.create_server(connection, sock=one, backlog=BACKLOG)
+            self._listening.append(server)
         return bound_port
 
     async def stop(self) -> None:
         """Stop accepting, finish the requests in progress, close every connection."""
-        if self._listening:
-            self._listening.close()
+        for server in self._listening:
+            server.close()
         await self._runner.cleanup()
         self._open.close()
 

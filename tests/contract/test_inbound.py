@@ -19,6 +19,7 @@ import uvloop
 from aiohttp import web
 
 from service.api.application import make_application
+from service.errors import AddressError
 from service.settings import Settings
 from service.web import connections, server
 from tests.contract.conftest import PATIENCE_SECONDS, listening
@@ -430,7 +431,7 @@ async def test_silent_crowd_is_hung_up_on(hasty_wire):
 async def test_taken_port_is_told(wire, dependencies):
     """Who cannot listen says so, and can be stopped all the same."""
     second = server.Server(make_application(dependencies))
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(AddressError, match="in use"):
         await second.start("127.0.0.1", wire.port)
     await second.stop()
 
