@@ -44,7 +44,7 @@ DENIED_IPV4 = (
 )
 
 # IPv6 is the other way round: whatever IANA has not given out as global unicast is denied.
-# That covers loopback, mapped and translated IPv4, unique local, link-local and multicast.
+# That covers loopback, mapped IPv4, unique local, link-local and multicast.
 PERMITTED_IPV6 = IPv6Network("2000::/3")  # RFC 4291: global unicast
 
 DENIED_IPV6 = (
@@ -54,6 +54,9 @@ DENIED_IPV6 = (
     IPv6Network("2620:4f:8000::/48"),  # RFC 7534: AS112
     IPv6Network("3fff::/20"),  # RFC 9637: documentation
 )
+
+# By default a network with DNS64 translates addresses of this prefix to the IPv4 address in them.
+NAT64_PREFIX = IPv6Network("64:ff9b::/96")  # RFC 6052, section 2.1
 
 # The metadata services of clouds, which give out the credentials of the machine. An allowed network
 # that contains one of these does not permit it: it has to be allowed by itself.
@@ -97,9 +100,13 @@ class EgressPolicy:
     A metadata address is permitted only by a network of *allow* that holds nothing else. An IPv4
     address mapped into IPv6 (`::ffff:10.0.0.1`) is denied whatever *allow* says: the address can
     be written as IPv4.
+
+    An address that the network translates to IPv4, by *nat64_prefixes* or the well-known prefix, is
+    judged by the IPv4 address in it. *allow* permits it by its IPv6 form alone.
     """
 
     allow: tuple[Network, ...] = ()
+    nat64_prefixes: tuple[IPv6Network, ...] = ()
 
     def permits(self, address: str) -> bool:
         """Whether a connection to the numeric *address* may be opened."""
@@ -107,14 +114,23 @@ class EgressPolicy:
             parsed = ip_address(address)
         except ValueError:
             return False
-        if parsed in METADATA:
+        reached = self._translated(parsed)
+        if reached in METADATA or parsed in METADATA:
             return any(one.num_addresses == 1 and parsed in one for one in self.allow)
-        if isinstance(parsed, IPv4Address):
-            return not _is_in(parsed, DENIED_IPV4) or _is_in(parsed, self.allow)
-        if parsed.scope_id is not None or parsed.ipv4_mapped is not None:
+        if isinstance(reached, IPv4Address):
+            return not _is_in(reached, DENIED_IPV4) or _is_in(parsed, self.allow)
+        if reached.scope_id is not None or reached.ipv4_mapped is not None:
             return False
-        is_global = parsed in PERMITTED_IPV6 and not _is_in(parsed, DENIED_IPV6)
-        return is_global or _is_in(parsed, self.allow)
+        is_global = reached in PERMITTED_IPV6 and not _is_in(reached, DENIED_IPV6)
+        return is_global or _is_in(reached, self.allow)
+
+    def _translated(self, address: Address) -> Address:
+        """The IPv4 address that the network translates *address* to, or *address* itself."""
+        if isinstance(address, IPv6Address) and address.scope_id is None:
+            for prefix in (*self.nat64_prefixes, NAT64_PREFIX):
+                if address in prefix:
+                    return _ipv4_in(address, prefix.prefixlen)
+        return address
 
     def permits_host(self, host: str) -> bool:
         """
@@ -145,6 +161,14 @@ def socket_factory(policy: EgressPolicy) -> Callable[[AddrInfoType], socket.sock
 
 def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
+
+
+def _ipv4_in(address: IPv6Address, prefix_length: int) -> IPv4Address:
+    """The IPv4 address after a prefix of *prefix_length* bits (RFC 6052, section 2.2)."""
+    # Bits 64 to 71 are not used by any form.
+    rest = address.packed[:8] + address.packed[9:]
+    start = prefix_length // 8 if prefix_length <= 64 else 11
+    return IPv4Address(rest[start : start + 4])
 
 
 def _literal(host: str) -> str | None:
