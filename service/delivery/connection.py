@@ -5,18 +5,21 @@ aiohttp bounds what it is asked to read, not what arrives. The bounds are put be
 parts of aiohttp that are not public (docs/architecture.md, "Private parts of libraries").
 """
 
+import asyncio
 import re
 import ssl
 from functools import partial
 from typing import Any, cast
 
 import aiohttp
+from aiohttp import AddrInfoType
 from aiohttp import client_exceptions as lower
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from service.delivery.egress import EgressPolicy, socket_factory
+from service.delivery.proxy import Proxy
 from service.delivery.resolver import Resolver
 
 # More than any acknowledgement needs, and little enough to hold 256 of them.
@@ -105,6 +108,11 @@ class _BoundedConnection(ResponseHandler):
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        is_early = isinstance(exc.__cause__, lower.ClientConnectionResetError)
+        if is_early and self.transport is not None and self.transport.is_closing():
+            # A write failed before it is known why the connection is being closed, such as an alert
+            # of TLS. connection_lost() follows with the reason.
+            return
         # Without this, the reader of a body that is not HTTP waits for the deadline.
         if not self._body.is_eof() and self._body.exception() is None:
             self._body.set_exception(exc)
@@ -161,12 +169,21 @@ class BoundedConnector(aiohttp.TCPConnector):
     """
     Opens bounded connections, for HTTP alone and where *policy* permits, and keeps them alive.
 
+    With a *proxy*, all of them are tunnels through it.
+
     Must be constructed in the running loop. *resolver* is closed by its owner, after the connector.
     """
 
     allowed_protocol_schema_set = frozenset({"http", "https"})
 
-    def __init__(self, policy: EgressPolicy, resolver: Resolver, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        policy: EgressPolicy,
+        resolver: Resolver,
+        tls: ssl.SSLContext,
+        proxy: Proxy | None = None,
+    ) -> None:
+        self._egress_policy, self._egress_proxy = policy, proxy
         super().__init__(
             limit=0,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
@@ -178,6 +195,21 @@ class BoundedConnector(aiohttp.TCPConnector):
         # Not public, and there is no other way; tests fail should it ever stop working.
         factory = partial(_BoundedConnection, loop=self._loop)
         self._factory = cast("partial[ResponseHandler]", factory)
+
+    async def _wrap_create_connection(
+        self, *args: Any, addr_infos: list[AddrInfoType], req: Any, **options: Any
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        if self._egress_proxy is None:
+            return await super()._wrap_create_connection(
+                *args, addr_infos=addr_infos, req=req, **options
+            )
+        try:
+            tunnel = await self._egress_proxy.open_tunnel(addr_infos, self._egress_policy)
+        except OSError as failure:
+            # All of them were tried, and aiohttp would try them again.
+            addr_infos.clear()
+            raise lower.ClientConnectorError(req.connection_key, failure) from failure
+        return await self._wrap_existing_connection(*args, sock=tunnel, req=req, **options)
 
 
 def verified_tls() -> ssl.SSLContext:

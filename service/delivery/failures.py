@@ -26,6 +26,13 @@ from service.domain.outcomes import AttemptOutcome
 
 REASON_LENGTH = 200
 
+CERTIFICATE_ALERTS = ("ALERT_CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE")
+"""Parts of the errors of OpenSSL that mean that the other side wants a certificate of ours."""
+
+
+class ClientCertificateWanted(Exception):
+    """The receiver ended the connection because it was shown no certificate."""
+
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
@@ -92,6 +99,10 @@ FAILURES: Mapping[type[Exception], tuple[AttemptOutcome, str]] = {
     lower.ServerFingerprintMismatch: _UNTRUSTED,
     lower.ClientConnectorSSLError: _NO_HANDSHAKE,
     lower.ClientSSLError: _NO_HANDSHAKE,
+    ClientCertificateWanted: (
+        AttemptOutcome.UNREACHABLE,
+        "the receiver asks for a client certificate",
+    ),
     lower.ClientError: _LOST,
     lower.ClientConnectionError: _LOST,
     lower.ClientConnectionResetError: _LOST,
@@ -122,6 +133,10 @@ FAILURES: Mapping[type[Exception], tuple[AttemptOutcome, str]] = {
 
 
 def _cause(failure: Exception) -> Exception:
+    if isinstance(failure, lower.ClientOSError):
+        text = str(failure)
+        if any(alert in text for alert in CERTIFICATE_ALERTS):
+            return ClientCertificateWanted()
     if isinstance(failure, lower.ClientConnectorError):
         denied = failure.os_error
         return denied if isinstance(denied, AddressDenied) else failure
@@ -135,7 +150,7 @@ _TLS_TEXTS = {
     "UNSUPPORTED_PROTOCOL": "TLS 1.2 or newer is needed",
     "TLSV1_UNRECOGNIZED_NAME": "the receiver does not know the name that it was called by",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "the receiver shares no TLS version or cipher with us, or asks"
-    " for a certificate of ours",
+    " for a client certificate",
     "unable to get local issuer certificate": "unable to get local issuer certificate; its"
     " authority is not commonly known, or the receiver does not send the intermediate certificate",
 }

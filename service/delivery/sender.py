@@ -27,6 +27,7 @@ from service.delivery.connection import (
 )
 from service.delivery.egress import EgressPolicy
 from service.delivery.failures import NoAnswer, no_answer
+from service.delivery.proxy import Proxy
 from service.delivery.resolver import Lookup, Resolver, look_up
 from service.domain.outcomes import AttemptOutcome
 from service.values import value
@@ -75,8 +76,8 @@ class Sender:
     should be as high as the caller's own bound, so that dead names cannot take the lookups of
     others.
 
-    *lookup* turns a name into numeric addresses and may block; *tls* replaces the context that
-    trusts the authorities of the system.
+    Requests leave through *proxy* if there is one. *lookup* turns a name into numeric addresses and
+    may block; *tls* replaces the context that trusts the authorities of the system.
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class Sender:
         *,
         timeout_seconds: float,
         concurrency: int = 256,
+        proxy: Proxy | None = None,
         lookup: Lookup = look_up,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._policy = policy
         self._timeout_seconds = timeout_seconds
         self._concurrency = concurrency
+        self._proxy = proxy
         self._lookup = lookup
         self._tls = tls or verified_tls()
 
@@ -115,7 +118,7 @@ class Sender:
             lookup=self._lookup,
         )
         self._session = aiohttp.ClientSession(
-            connector=BoundedConnector(self._policy, self._resolver, self._tls),
+            connector=BoundedConnector(self._policy, self._resolver, self._tls, self._proxy),
             # Kept per process, cookies of one account's receiver would reach another's.
             cookie_jar=aiohttp.DummyCookieJar(),
             # One deadline stands around everything in send(): aiohttp's own start anew with
@@ -123,7 +126,7 @@ class Sender:
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             headers={"Accept-Encoding": "identity"},
-            # With a proxy, the policy would be shown the address of the proxy.
+            # With a proxy of aiohttp's, the policy would be shown the address of the proxy.
             trust_env=False,
             read_bufsize=READ_BUFFER_BYTES,
             max_line_size=HEAD_LINE_LIMIT,

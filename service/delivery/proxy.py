@@ -1,0 +1,139 @@
+"""
+Tunnels through an HTTP proxy (RFC 9110, section 9.3.6), for networks that let nothing else out.
+
+The proxy is asked for a numeric address, never for a name: the address that the egress policy has
+judged is the one that is reached. TLS is spoken with the receiver, through the tunnel.
+"""
+
+import asyncio
+import logging
+import socket
+import time
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from aiohttp import AddrInfoType
+
+from service.delivery.egress import RECEIVE_BUFFER_BYTES, AddressDenied, EgressPolicy
+
+_log = logging.getLogger("invoices.delivery")
+
+HEAD_LIMIT = 16 * 1024
+"""How many bytes the proxy may answer; a longer head is no answer."""
+
+ADDRESS_SECONDS = 4
+"""How long one of several addresses may take, so that a dead one leaves time for the next."""
+
+WARNING_SECONDS = 60
+"""Minimum time between two warnings that the proxy opens no tunnel."""
+
+
+class ProxyFailed(OSError):
+    """The proxy could not be reached, or opened no tunnel; the text is for the operator."""
+
+
+@dataclass(slots=True)
+class Proxy:
+    """An HTTP proxy; *authorization* is its `Proxy-Authorization` header."""
+
+    host: str
+    port: int
+    authorization: str | None = field(default=None, repr=False)
+    _warned_at: float | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """The proxy of `http://user:password@host:port`."""
+        parts = urlsplit(url)
+        credentials = None
+        if parts.username is not None:
+            text = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            credentials = f"Basic {b64encode(text.encode()).decode()}"
+        return cls(parts.hostname or "", parts.port or 0, credentials)
+
+    async def open_tunnel(
+        self, addresses: Sequence[AddrInfoType], policy: EgressPolicy
+    ) -> socket.socket:
+        """
+        A connection to the first of *addresses* that the proxy reaches.
+
+        Raises:
+            AddressDenied: if *policy* denies an address; the proxy is not asked for it.
+            ProxyFailed: if there is no tunnel to any of them. It has been logged.
+        """
+        failure: ProxyFailed | None = None
+        for number, (*_, address) in enumerate(addresses, start=1):
+            if not policy.permits(str(address[0])):
+                raise AddressDenied(str(address[0]))
+            seconds = ADDRESS_SECONDS if number < len(addresses) else None
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._connect(str(address[0]), int(address[1]))
+            except TimeoutError:
+                failure = ProxyFailed(f"no tunnel to {address[0]} within {ADDRESS_SECONDS} s")
+            except OSError as error:
+                failure = error if isinstance(error, ProxyFailed) else ProxyFailed(str(error))
+        assert failure is not None  # noqa: S101 -- a name without an address never gets here
+        self._warn(failure)
+        raise failure
+
+    async def _connect(self, address: str, port: int) -> socket.socket:
+        target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
+        if self.authorization:
+            head += f"Proxy-Authorization: {self.authorization}\r\n"
+        opened = await self._reach()
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(opened, f"{head}\r\n".encode())
+            status_line = await _read_status_line(opened)
+            if not status_line.startswith(("HTTP/1.1 2", "HTTP/1.0 2")):
+                raise ProxyFailed(f"CONNECT {target} was answered {status_line!r}")
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    async def _reach(self) -> socket.socket:
+        """A connection to the proxy itself, whose address the policy does not judge."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        failure: OSError = ProxyFailed("the proxy has no address")
+        for family, kind, protocol, _, address in found:
+            opened = socket.socket(family, kind, protocol)
+            try:
+                opened.setblocking(False)
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+                await loop.sock_connect(opened, address)
+            except OSError as error:
+                opened.close()
+                failure = error
+            except BaseException:
+                opened.close()
+                raise
+            else:
+                return opened
+        raise failure
+
+    def _warn(self, failure: ProxyFailed) -> None:
+        now = time.monotonic()
+        if self._warned_at is None or now - self._warned_at >= WARNING_SECONDS:
+            self._warned_at = now
+            fields = {"proxy": f"{self.host}:{self.port}", "detail": str(failure)}
+            _log.warning("proxy.failed", extra={"fields": fields})
+
+
+async def _read_status_line(opened: socket.socket) -> str:
+    """The first line of the answer; its head is read, and nothing of what follows."""
+    loop = asyncio.get_running_loop()
+    head = bytearray()
+    while not head.endswith(b"\r\n\r\n"):
+        # One byte at a time: what follows belongs to the receiver, and the head is short.
+        some = await loop.sock_recv(opened, 1)
+        if not some or len(head) >= HEAD_LIMIT:
+            raise ProxyFailed("the answer of the proxy is incomplete or not HTTP")
+        head += some
+    return head.partition(b"\r\n")[0].decode("latin-1")[:200]

@@ -1,0 +1,285 @@
+"""Callbacks through an HTTP proxy: what it is asked for, and what happens where it refuses."""
+
+import asyncio
+import logging
+import re
+import ssl
+from contextlib import asynccontextmanager
+
+import pytest
+import trustme
+import uvloop
+
+from service.delivery.connection import verified_tls
+from service.delivery.egress import EgressPolicy
+from service.delivery.failures import NoAnswer
+from service.delivery.proxy import Proxy
+from service.delivery.sender import Answer, OutgoingRequest, Sender
+from service.domain.outcomes import AttemptOutcome
+
+OK = b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"ok": true}'
+OK_ANSWER = Answer(200, None, b'{"ok": true}', False)
+NOT_CONNECTED = "no connection to the receiver could be made"
+PUBLIC, OTHER_PUBLIC, PRIVATE = "93.184.215.14", "2606:2800:21f::1", "10.0.0.1"
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request):
+    """Runs a coroutine on each of the two loops that the service runs on."""
+    with asyncio.Runner(loop_factory=request.param) as runner:
+        yield runner.run
+
+
+class FakeProxy:
+    """
+    A proxy that leads every target to one receiver, and records what it was asked for.
+
+    It refuses a target that is in *refusals* with the answer there, and a silent one never answers.
+    """
+
+    def __init__(self, refusals=None, *, is_silent=False):
+        self._is_silent = is_silent
+        self.asked = []
+        self.heads = []
+        self._refusals = refusals or {}
+        self._connections = set()
+
+    @asynccontextmanager
+    async def leading_to(self, receiver_port):
+        """Serve on a port, and lead to *receiver_port*."""
+        self._receiver_port = receiver_port
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader, writer):
+        self._connections.add(asyncio.current_task())
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.heads.append(head)
+            target = re.match(r"CONNECT (\S+) HTTP/1.1\r\n", head)[1]
+            self.asked.append(target)
+            refusal = self._refusals.get(target.rpartition(":")[0])
+            if refusal is not None:
+                writer.write(refusal)
+                await writer.drain()
+                return
+            if self._is_silent:
+                await reader.read()
+            writer.write(b"HTTP/1.1 200 Connection established\r\nVia: a\r\n\r\n")
+            onward = await asyncio.open_connection("127.0.0.1", self._receiver_port)
+            await asyncio.gather(copy(reader, onward[1]), copy(onward[0], writer))
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # The other side hung up, or the test is over.
+        finally:
+            writer.transport.abort()
+
+
+async def copy(reader, writer):
+    """Pass on what is read until the end, and end too."""
+    while some := await reader.read(65536):
+        writer.write(some)
+        await writer.drain()
+    writer.close()
+
+
+@asynccontextmanager
+async def receiving(requests, tls=None):
+    """A receiver that answers `{"ok": true}` and keeps its connections alive."""
+    connections = set()
+
+    async def serve(reader, writer):
+        connections.add(asyncio.current_task())
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(2)
+                requests.append(head.decode())
+                writer.write(OK)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # The other side hung up, or the test is over.
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+
+def to(url):
+    """A callback to *url*."""
+    return OutgoingRequest(url, "POST", {}, b"{}")
+
+
+def sent(run, proxy, *urls, addresses=(PUBLIC,), tls=None, served=None, credentials="", seconds=5):
+    """What callbacks to *urls* came to, one after another, and the requests of the receiver."""
+    requests = []
+
+    async def send():
+        async with (
+            receiving(requests, served) as receiver_port,
+            proxy.leading_to(receiver_port) as port,
+            Sender(
+                EgressPolicy(),
+                timeout_seconds=seconds,
+                proxy=Proxy.of(f"http://{credentials}127.0.0.1:{port}"),
+                lookup=lambda _host: addresses,
+                tls=tls,
+            ) as sender,
+        ):
+            return [await sender.send(to(url)) for url in urls]
+
+    return run(send()), requests
+
+
+def test_the_proxy_is_given_the_address_that_was_approved(run):
+    """A callback to http:// reaches its receiver in a tunnel, and the proxy sees no name."""
+    proxy = FakeProxy()
+
+    answers, requests = sent(run, proxy, "http://receiver.example/a")
+
+    assert [OK_ANSWER] == answers
+    assert [f"CONNECT {PUBLIC}:80 HTTP/1.1\r\nHost: {PUBLIC}:80\r\n\r\n"] == proxy.heads
+    assert "POST /a HTTP/1.1" == requests[0].splitlines()[0]
+    assert "Host: receiver.example" in requests[0].splitlines()
+
+
+def test_tls_is_spoken_with_the_receiver(run):
+    """Behind the proxy the certificate is that of the receiver, for the name in the URL."""
+    authority = trustme.CA()
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("receiver.example").configure_cert(served)
+    trusting = verified_tls()
+    authority.configure_trust(trusting)
+    proxy = FakeProxy()
+
+    urls = ("https://receiver.example/", "https://other.example/")
+    (good, bad), _ = sent(run, proxy, *urls, tls=trusting, served=served)
+
+    assert OK_ANSWER == good
+    assert "not valid for 'other.example'" in bad.detail
+    assert {f"{PUBLIC}:443"} == set(proxy.asked)
+
+
+def test_tunnels_are_kept_alive(run):
+    """Callbacks to one receiver share a tunnel, as they share a connection."""
+    proxy = FakeProxy()
+
+    answers, _ = sent(run, proxy, "http://receiver.example/", "http://receiver.example/")
+
+    assert [OK_ANSWER, OK_ANSWER] == answers
+    assert [f"{PUBLIC}:80"] == proxy.asked
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        ("http://10.0.0.1/", ()),
+        ("http://[::1]/", ()),
+        ("http://169.254.169.254/", ()),
+        ("http://receiver.example/", (PRIVATE,)),
+        ("http://receiver.example/", (PRIVATE, "169.254.169.254")),
+    ],
+)
+def test_a_denied_address_is_not_asked_for(run, url, addresses):
+    """The policy judges the address behind the proxy, as if there were none."""
+    proxy = FakeProxy()
+
+    (answer,), _ = sent(run, proxy, url, addresses=addresses)
+
+    assert NoAnswer(AttemptOutcome.BLOCKED, NOT_CONNECTED) == answer
+    assert [] == proxy.asked
+
+
+@pytest.mark.parametrize("url", [f"http://{PUBLIC}:8080/", f"http://[{OTHER_PUBLIC}]:8080/"])
+def test_literal_addresses_are_asked_for(run, url):
+    """A URL with an address in the place of a name leaves through the proxy too."""
+    proxy = FakeProxy()
+
+    (answer,), _ = sent(run, proxy, url)
+
+    assert OK_ANSWER == answer
+    assert [url.split("/")[2]] == proxy.asked
+
+
+def test_credentials_are_those_of_the_proxy(run):
+    """User and password of the setting reach the proxy, and never the receiver."""
+    proxy = FakeProxy()
+
+    _, requests = sent(run, proxy, "http://receiver.example/", credentials="me:a%40b@")
+
+    assert "Proxy-Authorization: Basic bWU6YUBi" in proxy.heads[0].splitlines()
+    assert "Authorization" not in requests[0]
+    assert "bWU6YUBi" not in repr(Proxy.of("http://me:a%40b@proxy.internal:1"))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"HTTP/1.1 403 Forbidden\r\n\r\n",
+        b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+        b"HTTP/1.1 503 Service Unavailable\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"x" * 20_000,
+    ],
+)
+def test_a_proxy_that_refuses_is_an_unreachable_receiver(run, caplog, refusal):
+    """The API user learns nothing about our network, and the operator learns it from the log."""
+    proxy = FakeProxy({PUBLIC: refusal})
+
+    with caplog.at_level(logging.WARNING, "invoices"):
+        answers, requests = sent(run, proxy, *["http://receiver.example/"] * 3)
+
+    assert [NoAnswer(AttemptOutcome.UNREACHABLE, NOT_CONNECTED)] * 3 == answers
+    assert [] == requests
+    assert ["proxy.failed"] == [record.message for record in caplog.records]
+
+
+def test_the_next_address_is_asked_for(run):
+    """Where the proxy does not reach one address of a name, it is asked for the next."""
+    proxy = FakeProxy({f"[{OTHER_PUBLIC}]": b"HTTP/1.1 502 Bad Gateway\r\n\r\n"})
+
+    (answer,), _ = sent(run, proxy, "http://receiver.example/", addresses=(OTHER_PUBLIC, PUBLIC))
+
+    assert OK_ANSWER == answer
+    assert [f"[{OTHER_PUBLIC}]:80", f"{PUBLIC}:80"] == proxy.asked
+
+
+def test_each_address_is_asked_for_once(run):
+    """A name with several addresses that the proxy refuses costs one question for each."""
+    refusal = b"HTTP/1.1 502 Bad Gateway\r\n\r\n"
+    proxy = FakeProxy({f"[{OTHER_PUBLIC}]": refusal, PUBLIC: refusal})
+
+    sent(run, proxy, "http://receiver.example/", addresses=(OTHER_PUBLIC, PUBLIC))
+
+    assert [f"[{OTHER_PUBLIC}]:80", f"{PUBLIC}:80"] == proxy.asked
+
+
+def test_a_silent_proxy_ends_at_the_deadline(run):
+    """A proxy that takes the connection and says nothing costs the deadline and no more."""
+    (answer,), _ = sent(run, FakeProxy(is_silent=True), "http://receiver.example/", seconds=0.3)
+
+    assert NoAnswer(AttemptOutcome.TIMEOUT, "no answer within 0.3 s") == answer
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no.such.proxy.invalid"])
+def test_a_proxy_that_is_away_is_an_unreachable_receiver(run, host):
+    """A proxy that cannot be connected to is told as the receiver that cannot be reached."""
+
+    async def send():
+        async with Sender(
+            EgressPolicy(), timeout_seconds=5, proxy=Proxy(host, 1), lookup=lambda _host: [PUBLIC]
+        ) as sender:
+            return await sender.send(to("http://receiver.example/"))
+
+    assert NoAnswer(AttemptOutcome.UNREACHABLE, NOT_CONNECTED) == run(send())
