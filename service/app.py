@@ -36,6 +36,7 @@ from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy
+from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
@@ -49,6 +50,7 @@ from service.storage.store import Store
 from service.telemetry.exporter import exported_traces
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
+from service.web.addresses import SETTINGS
 from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
 from service.web.server import Server
@@ -129,7 +131,7 @@ async def running(
 
     Raises:
         ConfigurationError: before anything is started.
-        OSError: if the address cannot be listened on.
+        AddressError: if an address cannot be listened on.
     """
     document = document_of(settings, operations)
     async with (
@@ -238,7 +240,7 @@ def document_of(settings: Settings, operations: Sequence[Operation] = OPERATIONS
 def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
     """What says why a URL may not be called, without information about our own network."""
     # Receivers repeat with every invoice.
-    permits_host = lru_cache(maxsize=4096)(EgressPolicy(settings.callback_allow).permits_host)
+    permits_host = lru_cache(maxsize=4096)(egress_policy_of(settings).permits_host)
 
     def judge(url: CallbackUrl) -> str | None:
         if settings.callback_require_https and url.scheme != "https":
@@ -248,6 +250,11 @@ def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
         return None
 
     return judge
+
+
+def egress_policy_of(settings: Settings) -> EgressPolicy:
+    """Which addresses may be connected to."""
+    return EgressPolicy(settings.callback_allow, settings.callback_nat64_prefixes)
 
 
 def signer_of(signing_secrets: SigningSecrets) -> Callable[[str], Awaitable[Signer]]:
@@ -289,9 +296,10 @@ def _attempts(
 
 def _sender(settings: Settings) -> Sender:
     return Sender(
-        EgressPolicy(settings.callback_allow),
+        egress_policy_of(settings),
         timeout_seconds=settings.callback_timeout.total_seconds(),
         concurrency=settings.callback_concurrency,
+        proxy=Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
     )
 
 
@@ -307,7 +315,9 @@ async def _serving(
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
     try:
-        yield await server.start(settings.host, settings.port, is_shared=process.is_worker)
+        yield await server.start(
+            settings.host, settings.port, is_shared=process.is_worker, names=SETTINGS
+        )
     finally:
         await server.stop()
 

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
-from service.parsers import Network
-from service.settings import Settings
+from service.settings import Network, Settings
 
 DEV_ACCOUNT = "dev"
 """The account of every request without a key."""

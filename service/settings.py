@@ -1,37 +1,181 @@
 """
 Every setting, declared once, and read once from INVOICES_* variables into one frozen object.
 
-One field of `Settings` is one setting. A start with wrong settings reports every error at once,
-unknown names included, each with the form that is expected or the nearest known name.
+First how values are written, then the settings: one field of `Settings` is one. A start with wrong
+settings reports every error at once, unknown names included, each with the form that is expected or
+the nearest known name.
 """
 
 import difflib
 import os
+import re
 import sys
-from collections.abc import Callable
+from base64 import b64decode
+from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from environs import Env, EnvValidationError
 from environs.exceptions import EnvError
 from marshmallow.validate import OneOf, Range
 
+from schemas.money import CURRENCIES
 from service.errors import SettingsError
-from service.parsers import (
-    Network,
-    parse_currency,
-    parse_database_url,
-    parse_deadline,
-    parse_duration,
-    parse_durations,
-    parse_encryption_keys,
-    parse_host,
-    parse_networks,
-    parse_public_url,
-)
 
 PREFIX = "INVOICES_"
+
+# How values are written, in settings and in options of commands. Every function raises ValueError
+# with a sentence that names the expected form.
+
+Network = IPv4Network | IPv6Network
+
+_UNIT_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", re.ASCII)
+
+DURATION_MAX = timedelta(days=3650)
+
+ENCRYPTION_KEY_BYTES = 32
+
+NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Host names or addresses, separated by commas; none would mean every address."""
+    hosts = tuple(part.strip().removeprefix("[").removesuffix("]") for part in text.split(","))
+    if not all(hosts):
+        raise ValueError(
+            "must name an address, such as 127.0.0.1, or 0.0.0.0 for all of them; several are "
+            "separated by commas."
+        )
+    return hosts
+
+
+def parse_public_url(text: str) -> str:
+    """How users reach the service: an absolute http(s) URL, kept without a trailing slash."""
+    # Paths of the service are appended to it, and become headers: nothing may need an escape.
+    if re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?", text):
+        try:
+            parts = urlsplit(text)
+            if parts.hostname and parts.port != 0:
+                return text.rstrip("/")
+        except ValueError:
+            pass  # a port above 65535, or half a bracket
+    raise ValueError(f"{text!r} is not a URL such as https://invoices.example.com.")
+
+
+def parse_proxy(text: str) -> str:
+    """`http://host:port` of a proxy, perhaps with `user:password@`; an empty text is none."""
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        is_proxy = parts.scheme == "http" and parts.hostname and parts.port
+        is_proxy = is_proxy and parts.path in {"", "/"} and not parts.query + parts.fragment
+    except ValueError:
+        is_proxy = False
+    if not is_proxy:
+        # Never the URL itself: it may hold a password.
+        raise ValueError(
+            "is not a URL such as http://proxy.internal:3128 or "
+            "http://user:password@proxy.internal:3128; the proxy is spoken to over http:// only."
+        )
+    return text
+
+
+def parse_database_url(text: str) -> str:
+    """`sqlite:///file`, `sqlite:////absolute/file` or `postgresql://…`: without a driver's name."""
+    if text.endswith(":memory:"):
+        raise ValueError(f"{text!r} would lose everything at the end; name a file.")
+    if text.startswith("sqlite:///") and text != "sqlite:///":
+        return text
+    if text.startswith(("postgresql://", "postgres://")):
+        return text
+    # The scheme alone: the rest may hold a password.
+    scheme = text.partition(":")[0]
+    raise ValueError(
+        f"{scheme}: is not a database this version can use; it looks like "
+        "sqlite:///invoices.db, sqlite:////data/invoices.db or "
+        "postgresql://user:password@host:5432/invoices."
+    )
+
+
+def parse_duration(text: str) -> timedelta:
+    """A duration such as `500ms`, `15s`, `5m`, `2h` or `30d`, of ten years at most."""
+    match = _DURATION.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a duration such as 500ms, 15s, 5m, 2h or 30d.")
+    seconds = float(match[1]) * _UNIT_SECONDS[match[2]]
+    if seconds > DURATION_MAX.total_seconds():
+        raise ValueError(f"{text!r} is longer than {DURATION_MAX.days}d.")
+    return timedelta(seconds=seconds)
+
+
+def parse_deadline(text: str) -> timedelta:
+    """A duration above zero."""
+    length = parse_duration(text)
+    if not length:
+        raise ValueError(f"{text!r} must be longer than nothing.")
+    return length
+
+
+def parse_durations(text: str) -> tuple[timedelta, ...]:
+    """Durations separated by commas; an empty text is none."""
+    return tuple(parse_duration(part) for part in text.split(",") if part.strip())
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Networks in CIDR form separated by commas, such as `10.0.0.0/8,fd00::/8`."""
+    try:
+        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"{error}; networks look like 10.0.0.0/8,fd00::/8.") from None
+
+
+def parse_nat64_prefixes(text: str) -> tuple[IPv6Network, ...]:
+    """IPv6 prefixes of the lengths that can hold an IPv4 address (RFC 6052, section 2.2)."""
+    networks = parse_networks(text)
+    prefixes = tuple(one for one in networks if isinstance(one, IPv6Network))
+    if wrong := [one for one in networks if one.version == 4 or one.prefixlen not in NAT64_LENGTHS]:
+        raise ValueError(
+            f"{wrong[0]} is no translation prefix: those are IPv6 networks of /32, /40, /48, /56, "
+            "/64 or /96, such as 2001:db8:64::/96."
+        )
+    return prefixes
+
+
+def parse_currency(text: str) -> str:
+    """An ISO 4217 currency code in capitals."""
+    if text not in CURRENCIES:
+        raise ValueError(f"{text!r} is not an ISO 4217 currency code such as USD.")
+    return text
+
+
+def parse_encryption_keys(text: str) -> tuple[str, ...]:
+    """One or more keys of 32 bytes in URL-safe base64, separated by commas."""
+    keys = tuple(part.strip() for part in text.split(",") if part.strip())
+    for number, key in enumerate(keys, start=1):
+        if not _is_encryption_key(key):
+            # Never the key itself: it may be a good one with a typing error.
+            raise ValueError(
+                f"key {number} is not 32 bytes in URL-safe base64; "
+                "make one with: invoices encryption-key"
+            )
+    return keys
+
+
+def _is_encryption_key(key: str) -> bool:
+    try:
+        # Strictly: else two keys with a blank between them would count as the first of them.
+        return len(b64decode(key.encode(), b"-_", validate=True)) == ENCRYPTION_KEY_BYTES
+    except ValueError:
+        return False
+
+
+# The settings.
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +202,7 @@ def _setting(
     A field that is a setting.
 
     *default* is a value, or a text that *parse* reads. *bounds* go with `int`, `bool` and `str`,
-    which are parsed by environs; the functions of `service.parsers` check bounds themselves.
+    which are parsed by environs; the functions above check bounds themselves.
     """
     is_text = isinstance(default, str)
     text = default if is_text else str(default).lower()
@@ -85,20 +229,21 @@ class Settings:
     A new setting is one field here, its section in docs/settings.md, and the code that uses it.
     """
 
-    host: str = _setting(
+    host: tuple[str, ...] = _setting(
         "127.0.0.1",
-        parse_host,
-        "Address to listen on: a host name or an IP address; 0.0.0.0 is every IPv4 address. "
-        "With --dev, everyone who reaches this address can send invoices and make the service "
-        "call hosts of your network.",
+        parse_hosts,
+        "Where to listen: host names or IP addresses, separated by commas. 0.0.0.0 is every IPv4 "
+        "address, :: every address of both families. With --dev, everyone who reaches one of them "
+        "can send invoices and make the service call hosts of your network.",
     )
     port: int = _setting(8080, int, "TCP port to listen on, 1 to 65535.", bounds=_between(1, 65535))
     public_url: str = _setting(
         "http://127.0.0.1:8080",
         parse_public_url,
-        "URL under which users reach the service, http:// or https:// without a query: the "
-        "servers entry of the OpenAPI document. If it is not set, it is made from INVOICES_HOST "
-        "and INVOICES_PORT.",
+        "URL under which users reach the service, http:// or https:// without a query: a servers "
+        "entry of the OpenAPI document. A path in it is the prefix that a proxy in front removes; "
+        "all links of the service begin with it. If it is not set, it is made from the first "
+        "INVOICES_HOST and INVOICES_PORT.",
     )
     connection_limit: int = _setting(
         512,
@@ -165,7 +310,8 @@ class Settings:
         "Key that encrypts the signing secrets in the database: 32 bytes in URL-safe base64. "
         "Several are separated by commas: the first encrypts, all decrypt. Without it the secrets "
         "are lost, and everyone who has it and the database can sign as you: keep it as safe as "
-        "the database, but apart from it.",
+        "the database, but apart from it. If it is not set, SQLite has a key in a file beside the "
+        "database, made at the first start; PostgreSQL needs it.",
         is_secret=True,
     )
     rotation_overlap: timedelta = _setting(
@@ -223,6 +369,23 @@ class Settings:
         "them. Everyone who can send invoices can make the service send POST requests to every "
         "address in them.",
     )
+    callback_nat64_prefixes: tuple[IPv6Network, ...] = _setting(
+        "",
+        parse_nat64_prefixes,
+        "Prefixes by which your network translates IPv6 to IPv4, besides 64:ff9b::/96: IPv6 "
+        "networks in CIDR form, separated by commas. An address in them is judged by the IPv4 "
+        "address that it holds. If one is missing here, names may lead through it to private "
+        "addresses.",
+    )
+    callback_proxy: str = _setting(
+        "",
+        parse_proxy,
+        "HTTP proxy through which all callbacks leave, http://host:port or "
+        "http://user:password@host:port. It must permit CONNECT to numeric addresses: the service "
+        "looks names up itself, and asks for the address that the policy approved. The proxy's own "
+        "address is not judged.",
+        is_secret=True,
+    )
     callback_require_https: bool = _setting(
         True,
         bool,
@@ -251,11 +414,28 @@ class Settings:
         "terminal.",
         bounds=_one_of("json", "text"),
     )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info",
+        str,
+        "Least severe level that is logged: debug, info, warning or error. Above info, the log "
+        "does not say what was accepted and delivered.",
+        bounds=_one_of("debug", "info", "warning", "error"),
+    )
 
     @property
     def is_embedded(self) -> bool:
         """Whether the database is a file of this machine, rather than a server."""
         return self.database_url.startswith("sqlite:")
+
+    @property
+    def database_file(self) -> Path:
+        """The file of an embedded database."""
+        return Path(self.database_url.removeprefix("sqlite:///").partition("?")[0])
+
+    @property
+    def public_path(self) -> str:
+        """The path of the public URL, without a slash at the end: what a proxy removes."""
+        return urlsplit(self.public_url).path
 
 
 def declared_settings() -> dict[str, Setting]:
@@ -271,16 +451,45 @@ def read_settings() -> Settings:
         SettingsError: with one sentence for every variable that cannot be used.
     """
     env = Env(eager=False, prefix=PREFIX)
-    values = {one.name: _read(env, one) for one in fields(Settings)}
-    errors = [*_unknown_names(), *_errors_of(env)]
+    links = service_links()
+    values: dict[str, Any] = {
+        one.name: one.default if PREFIX + one.name.upper() in links else _read(env, one)
+        for one in fields(Settings)
+    }
+    errors = [*_unknown_names(links), *_errors_of(env)]
     if errors:
         raise SettingsError(errors)
     if f"{PREFIX}PUBLIC_URL" not in os.environ:
-        host = f"[{values['host']}]" if ":" in values["host"] else values["host"]
-        values["public_url"] = f"http://{host}:{values['port']}"
+        values["public_url"] = f"http://{url_host(values['host'][0])}:{values['port']}"
     if f"{PREFIX}LOG_FORMAT" not in os.environ and sys.stderr.isatty():
         values["log_format"] = "text"
     return Settings(**values)
+
+
+def url_host(host: str) -> str:
+    """*host* as it is written in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+_LINK = re.compile(
+    r"INVOICES_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)=.*"
+    r"|INVOICES_(\w+_)?(PORT=(tcp|udp|sctp)://.*|NAME=/.*|ENV_\w+=.*)",
+    re.DOTALL,
+)
+
+
+def service_links() -> list[str]:
+    """
+    The INVOICES_* variables that are no settings but were set by Kubernetes or Docker.
+
+    Both describe the services that a container may call in its environment, with names that begin
+    with those of the services: `invoices`, or `invoices-db`.
+    """
+    return sorted(
+        name
+        for name, text in os.environ.items()
+        if name.startswith(PREFIX) and _LINK.fullmatch(f"{name}={text}")
+    )
 
 
 def _read(env: Env, declared: Field[Any]) -> Any:
@@ -306,11 +515,11 @@ def _collecting(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     return parse_or_collect
 
 
-def _unknown_names() -> list[str]:
+def _unknown_names(links: Sequence[str]) -> list[str]:
     known = {one.name.upper() for one in fields(Settings)}
-    given = sorted(name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX))
+    given = {name for name in os.environ if name.startswith(PREFIX)} - set(links)
     errors = []
-    for name in given:
+    for name in sorted(name.removeprefix(PREFIX) for name in given):
         if name in known or name.startswith("TEST_"):
             continue
         nearest = difflib.get_close_matches(name, known, n=1)

@@ -12,8 +12,7 @@ import orjson
 
 from service.accounts.administration import AccountAdministration, IssuedCredentials
 from service.app import administration_of
-from service.parsers import parse_duration
-from service.settings import Settings, read_settings
+from service.settings import Settings, parse_duration, read_settings
 
 T = TypeVar("T")
 

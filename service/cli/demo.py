@@ -56,7 +56,7 @@ async def _demonstrate(settings: Settings) -> int:
         port = _free_port(settings.port)
         settings = replace(
             settings,
-            host=HOST,
+            host=(HOST,),
             port=port,
             public_url=f"http://{HOST}:{port}",
             database_url=f"sqlite:///{Path(folder, 'demo.db')}",

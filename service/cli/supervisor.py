@@ -8,7 +8,6 @@ among them. A worker that ends by itself is started again.
 import asyncio
 import logging
 import os
-import socket
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -19,6 +18,7 @@ from service.cli.database import wait_for_database
 from service.cli.event_loop import stop_signal, wait_until_set
 from service.settings import Settings
 from service.telemetry.workers import SHARED_FOLDER, forget_worker
+from service.web.addresses import SETTINGS, listening_sockets
 
 log = logging.getLogger("invoices.workers")
 
@@ -39,9 +39,11 @@ async def supervise(
         The first exit status of a stopped worker that is not 0, else 0.
 
     Raises:
-        OSError: if the address cannot be listened on.
+        AddressError: if an address cannot be listened on.
     """
-    _check_address(settings.host, settings.port)
+    # Workers could share the port with a program that listens on it already.
+    for one in listening_sockets(settings.host, settings.port, SETTINGS):
+        one.close()
     stop = stop_signal()
     if not await wait_for_database(settings, stop):
         return 0
@@ -91,15 +93,3 @@ async def _wait(worker: Process, stop: asyncio.Event) -> int:
         # end it without draining.
         worker.stdin.close()
     return await ending
-
-
-def _check_address(host: str, port: int) -> None:
-    """Refuse a port that another program listens on: workers could share it with that program."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from None

@@ -251,7 +251,7 @@ class TestServe:
             failure = in_a_process(tmp_path, *arguments, INVOICES_PORT=port, **database)
 
         assert 1 == failure.returncode
-        assert "address already in use" in failure.stderr
+        assert "is in use by another program" in failure.stderr
         assert port in failure.stderr
         assert "Traceback" not in failure.stderr
 

@@ -17,7 +17,7 @@ SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=count) for count in (1, 60, 3600,
 ENCRYPTION_KEY = "c2V0dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
 OTHER_ENCRYPTION_KEY = "_-_-dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
 DEFAULTS = {
-    "host": "127.0.0.1",
+    "host": ("127.0.0.1",),
     "port": 8080,
     "database_url": "sqlite:///invoices.db",
     "database_prepared_statements": True,
@@ -38,6 +38,8 @@ DEFAULTS = {
     "callback_concurrency": 256,
     "origin_concurrency": 16,
     "callback_allow": (),
+    "callback_nat64_prefixes": (),
+    "callback_proxy": "",
     "encryption_key": (),
     "rotation_overlap": 24 * HOUR,
     "rate_limit": 1000,
@@ -51,6 +53,7 @@ DEFAULTS = {
     "body_timeout": 10 * SECOND,
     "idle_timeout": 30 * SECOND,
     "connection_limit": 512,
+    "log_level": "info",
 }
 
 
@@ -128,7 +131,7 @@ def test_settings_cannot_be_changed():
 @pytest.mark.parametrize(
     ("field", "expected", "text"),
     [
-        ("host", "0.0.0.0", "0.0.0.0"),
+        ("host", ("0.0.0.0",), "0.0.0.0"),
         ("port", 1, "1"),
         ("port", 65535, "65535"),
         ("database_url", "sqlite:///a.db", "sqlite:///a.db"),
@@ -422,7 +425,7 @@ def test_every_setting_is_documented_as_it_is_declared(variable, setting):
 
 def test_no_setting_is_documented_that_does_not_exist():
     """The page about settings names none that would be refused."""
-    named = set(re.findall(r"`(INVOICES_[A-Z_]+)", PAGE.read_text(encoding="utf-8")))
+    named = set(re.findall(r"`(INVOICES_[A-Z0-9_]+)", PAGE.read_text(encoding="utf-8")))
 
     assert set() == named - set(declared_settings())
 
@@ -436,3 +439,77 @@ def test_meanings_name_the_bounds(setting):
             assert {str(low), str(high)} <= named
         case OneOf(choices=choices):
             assert set(choices) <= named
+
+
+# Forms that several settings have
+
+
+@pytest.mark.parametrize(
+    ("expected", "text"),
+    [
+        (("127.0.0.1", "10.0.0.5"), "127.0.0.1,10.0.0.5"),
+        (("::",), "::"),
+        (("::1", "localhost"), "[::1], localhost"),
+    ],
+)
+def test_several_addresses_may_be_named(environment, expected, text):
+    """Addresses are separated by commas, and IPv6 ones may have the brackets of a URL."""
+    environment(HOST=text)
+
+    assert expected == read_settings().host
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("HOST", "127.0.0.1,"),
+        ("HOST", ","),
+        ("PUBLIC_URL", "https://a.example/b c"),
+        ("PUBLIC_URL", "https://a.example/b\r\nc"),
+        ("PUBLIC_URL", 'https://a.example/"b'),
+        ("PUBLIC_URL", "https://a.example:65536"),
+        ("PUBLIC_URL", "https://user@a.example"),
+        ("CALLBACK_NAT64_PREFIXES", "10.0.0.0/8"),
+        ("CALLBACK_NAT64_PREFIXES", "2001:db8::/33"),
+        ("CALLBACK_NAT64_PREFIXES", "2001:db8::1/96"),
+        ("CALLBACK_PROXY", "proxy.internal:3128"),
+        ("CALLBACK_PROXY", "http://proxy.internal"),
+        ("CALLBACK_PROXY", "https://proxy.internal:3128"),
+        ("CALLBACK_PROXY", "socks5://proxy.internal:1080"),
+        ("CALLBACK_PROXY", "http://proxy.internal:3128/path"),
+        ("CALLBACK_PROXY", "http://proxy.internal:99999"),
+        ("LOG_LEVEL", "trace"),
+        ("LOG_LEVEL", ""),
+    ],
+)
+def test_other_forms_are_refused(environment, name, text):
+    """What looks like a value but cannot be used stops the start with a sentence."""
+    environment(**{name: text})
+
+    (error,) = errors()
+    assert error.startswith(f"INVOICES_{name}: ")
+
+
+def test_a_password_of_the_proxy_is_not_shown(environment):
+    """Neither an error nor the settings in a traceback repeat the password of the proxy."""
+    environment(CALLBACK_PROXY="https://me:hunter2@proxy.internal:3128")
+    (error,) = errors()
+    environment(CALLBACK_PROXY="http://me:hunter2@proxy.internal:3128")
+
+    assert [] == [text for text in (error, repr(read_settings())) if "hunter2" in text]
+
+
+@pytest.mark.parametrize(
+    ("expected", "url"),
+    [
+        ("", "https://a.example"),
+        ("", "https://a.example/"),
+        ("/billing", "https://a.example/billing/"),
+        ("/a/b%20c", "http://[::1]:80/a/b%20c"),
+    ],
+)
+def test_the_path_of_the_public_url_is_the_prefix(environment, expected, url):
+    """The prefix that a proxy removes is the path of the public URL, without a slash at its end."""
+    environment(PUBLIC_URL=url)
+
+    assert expected == read_settings().public_path

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from service.__main__ import main
 from service.accounts.api_keys import prefix_of
 from service.accounts.encryption import new_encryption_key
-from service.parsers import parse_encryption_keys
+from service.settings import parse_encryption_keys
 
 KEY = new_encryption_key()
 NAMES = ["acme", "a", "A.b_c-9", "0", "a" * 63]

@@ -6,7 +6,7 @@ import pytest
 from service.accounts.encryption import SecretCipher, new_encryption_key, new_signing_secret
 from service.delivery.signing import Signer
 from service.errors import ConfigurationError
-from service.parsers import parse_encryption_keys
+from service.settings import parse_encryption_keys
 
 SECRET = "whsec_c2VjcmV0IG9mIHRoaXMgdGVzdCwgMzIgYnl0ZXM="
 
