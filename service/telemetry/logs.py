@@ -8,28 +8,55 @@ fields are read at the end of the iteration of the event loop: they must not cha
 import asyncio
 import json
 import logging
+import os
+import re
 import sys
+import textwrap
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 import orjson
 
+DELIVERED = "delivered"
+"""The outcome of an attempt that is not marked."""
 
-def configure_logs(form: Literal["json", "text"]) -> None:
-    """Send everything from `info` up to standard error, one line each."""
+INDENT = " " * 13
+"""Before the second and later lines of an event: they begin below its level."""
+
+UNKNOWN_WIDTH = 80
+"""Columns of a terminal that does not know its size."""
+
+RED, YELLOW, RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
+
+
+def configure_logs(
+    form: Literal["json", "text"], level: Literal["debug", "info", "warning", "error"] = "info"
+) -> None:
+    """Send everything from *level* up to standard error, one line each; of libraries no `debug`."""
     # No line has its place in the code, thread or process: do not look them up.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = False
     logging.logMultiprocessing = False
     handler = _BatchHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _text_formatter(sys.stderr))
+    number = logging.getLevelNamesMapping()[level.upper()]
+    handler.setLevel(number)
+    logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
+    logging.getLogger("invoices").setLevel(number)
     # Requests that are not HTTP arrive all day on the internet, each with a traceback here.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     # It warns of every span that an unreachable collector does not take.
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def _text_formatter(stream: TextIO) -> "_TextFormatter":
+    if not stream.isatty():
+        return _TextFormatter(None, is_colored=False)
+    # https://no-color.org
+    is_colored = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return _TextFormatter(stream.fileno(), is_colored=is_colored)
 
 
 class _BatchHandler(logging.StreamHandler[TextIO]):
@@ -93,18 +120,75 @@ class _JsonFormatter(logging.Formatter):
 
 
 class _TextFormatter(logging.Formatter):
+    """
+    Text for people; on a terminal no line is wider than it, if its values can be broken.
+
+    Values are written as in JSON, and quoted only where they could be misread. An attempt that was
+    not delivered has a mark, and a color where *is_colored*.
+    """
+
+    def __init__(self, terminal: int | None, *, is_colored: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+        self._is_colored = is_colored
+
     def format(self, record: logging.LogRecord) -> str:
         event = _event(record)
         at, level, name = event.pop("at"), event.pop("level"), event.pop("event")
-        fields = " ".join(
-            f"{key}={_escaped(value)}" for key, value in event.items() if value is not None
-        )
-        line = f"{at:%H:%M:%S}.{at.microsecond // 1000:03} {level:<7} {name} {fields}"
+        has_failed = event.get("outcome", DELIVERED) != DELIVERED
+        fields = [f"{key}={_as_text(value)}" for key, value in event.items() if value is not None]
+        clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
+        line = " ".join([clock, f"{level:<7}", *("!" * has_failed), name, *fields])
+        text = self._fitted(line)
+        if self._is_colored and (has_failed or record.levelno > logging.INFO):
+            is_red = has_failed or record.levelno > logging.WARNING
+            text = f"{RED if is_red else YELLOW}{text}{RESET}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line.rstrip()
+            text += "\n" + self.formatException(record.exc_info)
+        return text
+
+    def _fitted(self, line: str) -> str:
+        if self._terminal is None:
+            return line
+        # Asked for each line, because a window changes its size.
+        width = _width_of(self._terminal)
+        # A word that does not fit, such as a URL, stays whole: it can be clicked and copied.
+        lines = textwrap.wrap(
+            line,
+            width,
+            subsequent_indent=INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        )
+        return "\n".join(lines)
 
 
-def _escaped(value: object) -> str:
-    """*value* with line breaks, and other characters that a terminal interprets, escaped."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(value))
+def _width_of(terminal: int) -> int:
+    try:
+        return os.get_terminal_size(terminal).columns or UNKNOWN_WIDTH
+    except OSError:  # the window was closed
+        return UNKNOWN_WIDTH
+
+
+def _as_text(value: object) -> str:
+    """*value* as in JSON, in printable characters; without quotes where it needs none."""
+    if not isinstance(value, str):
+        try:
+            text = orjson.dumps(value, default=str).decode()
+        except orjson.JSONEncodeError:
+            text = json.dumps(value, default=str)
+        if not text.startswith('"'):
+            return _escaped(text)
+        value = json.loads(text)
+    text = _escaped(json.dumps(value, ensure_ascii=False))
+    return text if text[1:-1] != value or not _BARE.fullmatch(value) else str(value)
+
+
+_BARE = re.compile(r"[^\s\"'=]+")
+"""Text that can stand after `key=` without quotes."""
+
+
+def _escaped(text: str) -> str:
+    """*text* with everything escaped that a terminal interprets."""
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
