@@ -31,13 +31,20 @@ class Authenticator:
         """
         The id of the account whose key *authorization* has.
 
-        In development a request without the header belongs to the default account.
+        In development every request without a valid key belongs to the default account: tools
+        send a header of their own, or the key of another service.
 
         Raises:
             Unauthorized: if there is none, in words that do not say why.
         """
-        if authorization is None and self._default_account_id is not None:
+        try:
+            return await self._account_of(authorization)
+        except Unauthorized:
+            if self._default_account_id is None:
+                raise
             return self._default_account_id
+
+    async def _account_of(self, authorization: str | None) -> str:
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthorized(NO_KEY)

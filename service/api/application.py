@@ -11,7 +11,7 @@ from service.api.dependencies import DEPENDENCIES, Dependencies
 from service.api.docs import add_docs
 from service.api.operations import Operation, other_form, read_operation, use_parser
 from service.api.validation import RequestParser
-from service.web.middlewares import Admission, make_border, make_response_hook
+from service.web.middlewares import PUBLIC_PATH, Admission, make_border, make_response_hook
 
 MONITORING_OPERATIONS: tuple[Operation, ...] = (
     read_operation("GET", "/healthz", monitoring.is_alive),
@@ -67,6 +67,7 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
         client_max_size=dependencies.body_limits.size,
     )
     app[DEPENDENCIES] = dependencies
+    app[PUBLIC_PATH] = dependencies.public_path
     use_parser(app, RequestParser(dependencies.currency, operations))
     for operation in operations:
         _add_routes(app, operation, admission)

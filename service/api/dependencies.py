@@ -42,6 +42,8 @@ class Dependencies:
     """Whether the loops of collection and delivery are running."""
     body_limits: BodyLimits = field(default_factory=BodyLimits)
     is_public_over_tls: bool = False
+    public_path: str = ""
+    """What links begin with: the path that a proxy in front removes."""
     tracing: Tracing = field(default_factory=Tracing)
     exposition: Exposition = field(init=False)
 

@@ -7,7 +7,7 @@ scripts and styles by their hash.
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from html import escape
 from typing import Any
@@ -18,9 +18,8 @@ from aiohttp import web
 from swagger_ui.core import ApplicationDocument
 
 from service.api.operations import other_form
+from service.web.problems import DOCS_PATH as PREFIX
 from service.web.problems import PROBLEMS
-
-PREFIX = "/api/docs"
 
 CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The default of every page: it may not load anything, send forms, or be framed."""
@@ -30,28 +29,34 @@ PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=
 
 def add_docs(app: web.Application, document: dict[str, Any]) -> None:
     """Serve *document* as JSON and YAML, and Swagger UI on top of it."""
-    _add(app, "/openapi.json", orjson.dumps(document), "application/json")
-    _add(app, "/openapi.yaml", as_yaml(document).encode(), "application/yaml")
-    _add_page(app, "/problems", _problems_page(), "style-src {styles}")
-    swagger_ui = _swagger_ui(app)
-    _add_page(
-        app,
-        "",
-        swagger_ui.doc_html,
-        "script-src 'self' {scripts}",
-        # Swagger UI draws its arrows as data: URLs.
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-    )
-    app.router.add_static(f"{PREFIX}/static", path=swagger_ui.static_dir)
+    for path, body, content_type in (
+        ("/openapi.json", orjson.dumps(document), "application/json"),
+        ("/openapi.yaml", as_yaml(document).encode(), "application/yaml"),
+    ):
+        # Viewers and editors on other sites may read them: they are public.
+        _add(app, _both_forms(path), body, content_type, {"Access-Control-Allow-Origin": "*"})
+    _add_page(app, _both_forms("/problems"), _problems_page(), "style-src {styles}")
+    # What the page loads is relative to the page, so that it works below any prefix of a proxy.
+    pages = {PREFIX: _swagger_ui(app, "docs"), f"{PREFIX}/": _swagger_ui(app, ".")}
+    for path, swagger_ui in pages.items():
+        _add_page(
+            app,
+            (path,),
+            swagger_ui.doc_html,
+            "script-src 'self' {scripts}",
+            # Swagger UI draws its arrows as data: URLs.
+            "style-src 'self'",
+            "img-src 'self' data:",
+            "connect-src 'self'",
+        )
+    app.router.add_static(f"{PREFIX}/static", path=pages[PREFIX].static_dir)
 
 
-def _swagger_ui(app: web.Application) -> ApplicationDocument:
+def _swagger_ui(app: web.Application, folder: str) -> ApplicationDocument:
     return ApplicationDocument(
         app,
         config_rel_url="/openapi.json",
-        url_prefix=PREFIX,
+        url_prefix=folder,
         title="invoices",
         parameters={
             # Swagger UI would send the document to a validator on the internet.
@@ -86,12 +91,17 @@ def _text_node(dumper: _Dumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text_node)
 
 
-def _add_page(app: web.Application, path: str, page: str, *allowed: str) -> None:
+def _both_forms(path: str) -> tuple[str, str]:
+    """*path* below the documentation, with and without the trailing slash."""
+    return PREFIX + path, other_form(PREFIX + path)
+
+
+def _add_page(app: web.Application, paths: Iterable[str], page: str, *allowed: str) -> None:
     """Serve *page* under a policy with the rules *allowed* besides the closed default."""
     hashes = {"scripts": _hashes("script", page), "styles": _hashes("style", page)}
     policy = "; ".join([CLOSED, *(rule.format(**hashes) for rule in allowed)])
     headers = {"Content-Security-Policy": policy, "Permissions-Policy": PERMISSIONS_POLICY}
-    _add(app, path, page.encode(), "text/html", headers)
+    _add(app, paths, page.encode(), "text/html", headers)
 
 
 def _hashes(element: str, page: str) -> str:
@@ -103,16 +113,16 @@ def _hashes(element: str, page: str) -> str:
 
 def _add(
     app: web.Application,
-    path: str,
+    paths: Iterable[str],
     body: bytes,
     content_type: str,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str],
 ) -> None:
     async def serve(_request: web.Request) -> web.Response:
         return web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
 
-    for form in (PREFIX + path, other_form(PREFIX + path)):
-        app.router.add_get(form, serve)
+    for path in paths:
+        app.router.add_get(path, serve)
 
 
 def _problems_page() -> str:

@@ -91,7 +91,7 @@ async def create_invoice(request: web.Request) -> web.Response:
         "account_id": invoice.account_id,
         "origin": invoice.callbacks[0].origin if invoice.callbacks else None,
     }
-    headers = {"Location": f"/invoices/{quote(invoice.id, safe='')}"}
+    headers = {"Location": f"{dependencies.public_path}/invoices/{quote(invoice.id, safe='')}"}
     if acceptance is Acceptance.REPLAYED:
         log.info("invoice.replayed", extra={"fields": fields})
         return raw_json_response(RECEIVED, headers={**headers, "Idempotent-Replayed": "true"})

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
@@ -51,7 +52,7 @@ KEY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "inv_…",
-    "description": "The key of your account. Development mode needs none.",
+    "description": "The key of your account. In development mode it is optional.",
 }
 
 FIELD_ERRORS = (
@@ -89,15 +90,18 @@ def build_document(
     public_url: str,
     callback_timeout: timedelta,
     is_strict: bool,
+    is_development: bool = False,
 ) -> dict[str, Any]:
     """
     The document of *operations*, in their order.
 
-    *callback_timeout* and *is_strict* apply to the answers of receivers.
+    *callback_timeout* and *is_strict* apply to the answers of receivers. In development a key is
+    optional.
 
     Raises:
         DeclarationError: if a callback uses a value that its operation does not declare.
     """
+    public_path = urlsplit(public_url).path
     spec = APISpec(
         title="invoices",
         version=version,
@@ -108,10 +112,11 @@ def build_document(
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         servers=[
+            # Relative to where the document was read: a browser calls no other origin.
+            {"url": public_path or "/", "description": "The server of this document."},
             {"url": public_url, "description": "How users reach this service."},
-            {"url": "/", "description": "The server of this document."},
         ],
-        security=[{KEY: []}],
+        security=[{}, {KEY: []}] if is_development else [{KEY: []}],
         tags=[dict(tag) for tag in TAGS],
         plugins=[
             CallbackPlugin(timeout=callback_timeout, is_strict=is_strict),
@@ -122,7 +127,7 @@ def build_document(
     for one in operations:
         spec.path(
             path=one.path,
-            operations={one.method.lower(): _operation(one)},
+            operations={one.method.lower(): _operation(one, public_path)},
             declared=one.callbacks,
         )
     document = spec.to_dict()
@@ -130,8 +135,8 @@ def build_document(
     return {"openapi": document.pop("openapi"), **document}
 
 
-def _operation(declared: Operation) -> dict[str, Any]:
-    """An operation in the form that apispec takes."""
+def _operation(declared: Operation, public_path: str) -> dict[str, Any]:
+    """An operation in the form that apispec takes, with example links below *public_path*."""
     texts = {"summary": declared.summary, "description": declared.description}
     operation: dict[str, Any] = {
         "tags": list(declared.tags),
@@ -154,25 +159,30 @@ def _operation(declared: Operation) -> dict[str, Any]:
         and one.pointer[1:] in names_in(declared.schemas[one.location])
     ]
     operation["responses"] = {
-        str(code): _response(code, answer, field_errors)
+        str(code): _response(code, answer, field_errors, public_path)
         for code, answer in declared.answers.items()
     }
     return operation
 
 
-def _response(code: int, answer: Answer, field_errors: list[FieldError]) -> dict[str, Any]:
+def _response(
+    code: int, answer: Answer, field_errors: list[FieldError], public_path: str
+) -> dict[str, Any]:
     content: dict[str, Any]
     if answer.schema is None:
         schema = {"type": "string"}
         content = {"text/plain": {"schema": schema, "example": answer.text_example}}
     elif isinstance(answer.schema, ProblemSchema):
-        example = problems.document_of(_EXAMPLES[code](field_errors))
+        example = problems.document_of(_EXAMPLES[code](field_errors), public_path)
         content = {problems.CONTENT_TYPE: {"schema": answer.schema, "example": example}}
     else:
         example = example_of(answer.schema)
         content = {"application/json": {"schema": answer.schema, "example": example}}
     response: dict[str, Any] = {"description": answer.description, "content": content}
     headers = dict(answer.headers)
+    if "Location" in headers:
+        text, path = headers["Location"]
+        headers["Location"] = (text, public_path + path)
     if code in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}:
         headers["Retry-After"] = ("After how many seconds to send the request again.", "5")
     if code == HTTPStatus.UNAUTHORIZED:

@@ -30,6 +30,9 @@ ACCOUNT_ID = web.RequestKey("account_id", str)
 TRACEPARENT = web.RequestKey[str | None]("traceparent")
 """The parent of every span that follows from the request; None where there is no trace."""
 
+PUBLIC_PATH = web.AppKey("public_path", str)
+"""The path of the public URL, which a proxy in front removes: links begin with it."""
+
 HSTS_SECONDS = 365 * 86400
 """How long a browser that has used https:// once does not try http:// again."""
 
@@ -74,7 +77,7 @@ def _response_to_aiohttp(request: web.Request, error: web.HTTPException) -> web.
             return web.Response(status=204, headers={hdrs.ALLOW: methods})
         detail = f"{error.method} is not allowed here. Allowed methods: {methods}."
         return problem_of_status(405, detail, headers={hdrs.ALLOW: methods})
-    return problem_of_status(error.status)
+    return problem_of_status(error.status, public_path=request.app[PUBLIC_PATH])
 
 
 def _response_to(request: web.Request, error: Exception) -> web.Response:
@@ -82,10 +85,10 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
     if isinstance(error, StorageUnavailable):
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
     if isinstance(error, RequestError | StorageUnavailable):
-        return problem_of(error)
+        return problem_of(error, request.app[PUBLIC_PATH])
     if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
         # aiohttp looks for a file whose name is part of the path.
-        return problem_of_status(404)
+        return problem_of_status(404, public_path=request.app[PUBLIC_PATH])
     fields = {"request_id": request_id_of(request), "path": request.path}
     log.exception("request.failed", extra={"fields": fields})
     return problem_of_status(500)
@@ -144,7 +147,7 @@ class Admission:
             await self._identify(request)
             self.body_limits.check(request)
         except (RequestError, StorageUnavailable) as error:
-            return problem_of(error)
+            return problem_of(error, request.app[PUBLIC_PATH])
         if request.version >= HttpVersion11:
             if request.headers[hdrs.EXPECT].lower() != "100-continue":
                 return problem_of_status(417, "Only the expectation 100-continue is supported.")

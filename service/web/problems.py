@@ -25,7 +25,8 @@ CONTENT_TYPE = "application/problem+json"
 CHALLENGE = 'Bearer realm="invoices"'
 """`WWW-Authenticate` of a response to a request without a valid key (RFC 6750, section 3)."""
 
-TYPE_PREFIX = "/api/docs/problems#"
+DOCS_PATH = "/api/docs"
+"""The path of the documentation, below that of the public URL."""
 
 PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
     MalformedRequest: (HTTPStatus.BAD_REQUEST, "malformed-request", "Malformed request"),
@@ -54,7 +55,7 @@ PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
 """Error -> status, name of the problem type, title."""
 
 DEFAULT_DETAILS = {
-    HTTPStatus.NOT_FOUND: "Nothing is served at this path. /api/docs describes the API.",
+    HTTPStatus.NOT_FOUND: "Nothing is served at this path. {docs} describes the API.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The service failed. The error has been logged.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer. Nothing was stored; the same "
     "request may be sent again.",
@@ -64,13 +65,13 @@ RETRY_SECONDS = 5
 """`Retry-After` while the database is unavailable."""
 
 
-def document_of(error: RequestError | StorageUnavailable) -> dict[str, Any]:
-    """The problem document of *error*."""
+def document_of(error: RequestError | StorageUnavailable, public_path: str = "") -> dict[str, Any]:
+    """The problem document of *error*; its type is a link below *public_path*."""
     status, name, title = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
     # The text of a database error is for the log of the operator.
     is_of_storage = isinstance(error, StorageUnavailable)
     detail = DEFAULT_DETAILS[status] if is_of_storage else str(error)
-    document = _document(status, TYPE_PREFIX + name, title, detail)
+    document = _document(status, f"{public_path}{DOCS_PATH}/problems#{name}", title, detail)
     if isinstance(error, InvalidInput):
         document["errors"] = [
             {"location": one.location, "pointer": one.pointer, "message": one.message}
@@ -79,8 +80,8 @@ def document_of(error: RequestError | StorageUnavailable) -> dict[str, Any]:
     return document
 
 
-def problem_of(error: RequestError | StorageUnavailable) -> web.Response:
-    """The response for *error*."""
+def problem_of(error: RequestError | StorageUnavailable, public_path: str = "") -> web.Response:
+    """The response for *error*, with links below *public_path*."""
     headers: dict[str, str] | None = None
     if isinstance(error, StorageUnavailable):
         headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
@@ -88,7 +89,7 @@ def problem_of(error: RequestError | StorageUnavailable) -> web.Response:
         headers = {hdrs.RETRY_AFTER: str(ceil(error.after_seconds))}
     elif isinstance(error, Unauthorized):
         headers = {hdrs.WWW_AUTHENTICATE: CHALLENGE}
-    response = _response(document_of(error), headers)
+    response = _response(document_of(error, public_path), headers)
     if isinstance(error, RequestTimedOut | RequestTooLarge):
         # The rest of the body may still arrive, and is not read.
         response.force_close()
@@ -96,11 +97,16 @@ def problem_of(error: RequestError | StorageUnavailable) -> web.Response:
 
 
 def problem_of_status(
-    code: int, detail: str | None = None, headers: dict[str, str] | None = None
+    code: int,
+    detail: str | None = None,
+    headers: dict[str, str] | None = None,
+    public_path: str = "",
 ) -> web.Response:
     """The response for an HTTP status without an error of ours, such as aiohttp's own 404."""
     status = HTTPStatus(code)
-    detail = detail or DEFAULT_DETAILS.get(status) or status.description or status.phrase
+    if detail is None:
+        detail = DEFAULT_DETAILS.get(status) or status.description or status.phrase
+        detail = detail.replace("{docs}", public_path + DOCS_PATH)
     return _response(_document(status, "about:blank", status.phrase, detail), headers)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin
 
 import pytest
 import yaml
@@ -46,6 +47,7 @@ async def test_page_is_self_contained(api, path):
 
     assert 200 == answer.status
     assert loaded
+    loaded = [urljoin(path, url) for url in loaded]
     assert [] == [url for url in loaded if not url.startswith("/api/docs/")]
     assert "validatorUrl: null" in text.replace('"validatorUrl"', "validatorUrl")
     for url in loaded:

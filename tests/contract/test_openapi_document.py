@@ -85,14 +85,14 @@ def test_document_says_who_where_and_under_which_licence(document):
     assert {"name": "MIT", "identifier": "MIT"} == document["info"]["license"]
     assert document["info"]["contact"]["url"]
     assert document["info"]["description"]
-    assert "http://127.0.0.1:8080" == document["servers"][0]["url"]
+    assert ["/", "http://127.0.0.1:8080"] == [one["url"] for one in document["servers"]]
 
 
 def test_servers_entry_is_the_public_url():
     """The document names the URL under which users reach the service."""
     settings = Settings(public_url="https://invoices.example.net")
 
-    assert "https://invoices.example.net" == document_of(settings)["servers"][0]["url"]
+    assert "https://invoices.example.net" == document_of(settings)["servers"][1]["url"]
 
 
 def test_every_operation_is_described(document):

@@ -94,10 +94,10 @@ class TestSpec:
         assert document_of(Settings()) == yaml.safe_load(run("spec", "--format", "yaml").stdout)
 
     def test_public_url_is_in_it(self, run):
-        """The servers entry is how users reach the service."""
+        """A servers entry is how users reach the service."""
         shown = run("spec", INVOICES_PUBLIC_URL="https://invoices.example.net/")
 
-        assert "https://invoices.example.net" == json.loads(shown.stdout)["servers"][0]["url"]
+        assert "https://invoices.example.net" == json.loads(shown.stdout)["servers"][1]["url"]
 
     def test_nothing_is_started(self, run, tmp_path):
         """Printing the document makes no database."""
@@ -160,8 +160,8 @@ class TestMigrate:
 class TestServe:
     @pytest.mark.parametrize("option", [[], ["--role", "api"], ["--workers", "2"]])
     def test_without_an_encryption_key_it_says_what_is_missing(self, run, tmp_path, option):
-        """Where secrets are not public they need a key; nothing is made before there is one."""
-        refusal = run("serve", *option)
+        """Secrets on a server need a key; nothing is made before there is one."""
+        refusal = run("serve", *option, INVOICES_DATABASE_URL=POSTGRES)
 
         assert 2 == refusal.exit_code
         assert "INVOICES_ENCRYPTION_KEY is not set" in refusal.stderr
