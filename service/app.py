@@ -9,15 +9,16 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
-from service.accounts.encryption import SecretCipher
+from service.accounts.encryption import SecretCipher, make_key_file
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
@@ -44,7 +45,7 @@ from service.development import DEV_ACCOUNT, DEV_SECRET
 from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
-from service.settings import Settings
+from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
 from service.telemetry.exporter import exported_traces
@@ -119,6 +120,8 @@ class Running:
     """A process that serves; *failed* is done once one of its loops has ended by itself."""
 
     port: int
+    database: str
+    """The product that stores, and its version where that is a part of this program."""
     failed: asyncio.Future[None]
 
 
@@ -133,7 +136,7 @@ async def running(
         ConfigurationError: before anything is started.
         AddressError: if an address cannot be listened on.
     """
-    document = document_of(settings, operations)
+    document = document_of(settings, operations, is_development=process.is_development)
     async with (
         exported_traces() as tracing,
         migrated_database(settings) as database,
@@ -152,7 +155,7 @@ async def running(
             running_loops(service.loops, drain_seconds=drain_seconds) as loops,
             _serving(service, settings, process, operations) as port,
         ):
-            yield Running(port, loops.failed)
+            yield Running(port, database.product, loops.failed)
 
 
 def assemble(
@@ -210,6 +213,7 @@ def assemble(
         is_ready=lambda: all(loop.is_running for loop in loops),
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
+        public_path=settings.public_path,
     )
     return Service(
         store=store,
@@ -221,9 +225,14 @@ def assemble(
     )
 
 
-def document_of(settings: Settings, operations: Sequence[Operation] = OPERATIONS) -> dict[str, Any]:
+def document_of(
+    settings: Settings,
+    operations: Sequence[Operation] = OPERATIONS,
+    *,
+    is_development: bool = False,
+) -> dict[str, Any]:
     """
-    The OpenAPI document, without starting anything.
+    The OpenAPI document, without starting anything; in development no operation needs a key.
 
     Raises:
         DeclarationError: if a callback uses what its operation does not declare.
@@ -234,6 +243,7 @@ def document_of(settings: Settings, operations: Sequence[Operation] = OPERATIONS
         public_url=settings.public_url,
         callback_timeout=settings.callback_timeout,
         is_strict=settings.receiver_contract == "strict",
+        is_development=is_development,
     )
 
 
@@ -356,15 +366,54 @@ async def migrated_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def administration_of(settings: Settings) -> AsyncIterator[AccountAdministration]:
+async def administration_of(
+    settings: Settings, report_key: Callable[[Path], None]
+) -> AsyncIterator[AccountAdministration]:
     """
     The administration of accounts, on the newest schema.
 
+    An empty database is given its schema; any other is not changed, since the service may be using
+    it. *report_key* is called as by `with_encryption_key`.
+
     Raises:
+        SchemaError: if the database is on another schema.
         ConfigurationError: if there is no encryption key.
     """
-    if not settings.encryption_key:
+    if not settings.encryption_key and not settings.is_embedded:
         raise ConfigurationError(NO_ENCRYPTION_KEY)
-    cipher = SecretCipher(settings.encryption_key)
-    async with migrated_database(settings) as database:
+    async with database_of(settings) as database:
+        await prepare(database)
+        settings = await with_encryption_key(settings, database, report_key)
+        cipher = SecretCipher(settings.encryption_key)
         yield AccountAdministration(Store(database), cipher, SystemClock())
+
+
+async def with_encryption_key(
+    settings: Settings, database: Database, report_key: Callable[[Path], None]
+) -> Settings:
+    """
+    *settings* with an encryption key: that of INVOICES_ENCRYPTION_KEY, or of the key file.
+
+    Beside an SQLite *database* without signing secrets, the file is made if it does not exist, and
+    *report_key* is called with it.
+
+    Raises:
+        ConfigurationError: if there is no key, or not one that can be used.
+    """
+    if settings.encryption_key:
+        return settings
+    if not settings.is_embedded:
+        raise ConfigurationError(NO_ENCRYPTION_KEY)
+    file = settings.key_file
+    if not file.exists():
+        # It refuses a database with secrets: those were encrypted with a key that is not here.
+        await SigningSecrets(Store(database), None, SystemClock()).check()
+        make_key_file(file)
+        report_key(file.absolute())
+    try:
+        keys = parse_encryption_keys(file.read_text(encoding="ascii"))
+    except ValueError as error:
+        raise ConfigurationError(f"{file}: {error}") from None
+    if not keys:
+        raise ConfigurationError(f"{file}: there is no key in this file.")
+    return replace(settings, encryption_key=keys)

@@ -433,6 +433,11 @@ class Settings:
         return Path(self.database_url.removeprefix("sqlite:///").partition("?")[0])
 
     @property
+    def key_file(self) -> Path:
+        """Where the encryption key of an embedded database is, if none is set."""
+        return self.database_file.with_name(self.database_file.name + ".key")
+
+    @property
     def public_path(self) -> str:
         """The path of the public URL, without a slash at the end: what a proxy removes."""
         return urlsplit(self.public_url).path

@@ -5,9 +5,12 @@ A reader of the database, or of a backup, cannot sign in our name. Several keys 
 one replaces another: the first encrypts, all of them decrypt.
 """
 
+import os
 import secrets
+import tempfile
 from base64 import b64encode
 from collections.abc import Sequence
+from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
@@ -55,6 +58,34 @@ class SecretCipher:
 def new_encryption_key() -> str:
     """A key for a `SecretCipher`: 32 random bytes in URL-safe base64."""
     return Fernet.generate_key().decode()
+
+
+def make_key_file(path: Path) -> None:
+    """
+    Write a new key to *path*, readable by its owner alone; an existing file stays as it is.
+
+    The key is on disk when this returns: what is encrypted with it is not lost with the power.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(new_encryption_key() + "\n")
+            file.flush()
+            os.fsync(descriptor)
+        try:
+            # Of two processes that start at the same time, one makes the key, and both read it.
+            os.link(temporary, path)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def new_signing_secret() -> str:

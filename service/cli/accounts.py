@@ -1,10 +1,12 @@
 """`invoices accounts …`: the accounts that may send invoices."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -15,6 +17,8 @@ from service.app import administration_of
 from service.settings import Settings, parse_duration, read_settings
 
 T = TypeVar("T")
+
+log = logging.getLogger("invoices")
 
 
 def _check_name(_context: click.Context, _option: click.Parameter, text: str) -> str:
@@ -100,16 +104,32 @@ def disable_command(name: str, as_json: bool) -> None:
 
 async def create_first_account(settings: Settings) -> None:
     """Create an account if there is none, and print its key: once, and not in the log."""
-    async with administration_of(settings) as accounts:
+    async with administration_of(settings, log_key) as accounts:
         created = await accounts.add_first()
     if created:
         click.echo(f"This is the first start, so there is an account now: {created.name}")
         _print_credentials(created)
 
 
+KEY_MADE = (
+    "it is new, and encrypts the signing secrets of the database beside it: who copies the folder "
+    "has both. INVOICES_ENCRYPTION_KEY takes its place"
+)
+
+
+def log_key(file: Path) -> None:
+    """Warn that there is a new key file."""
+    fields = {"file": str(file), "meaning": KEY_MADE}
+    log.warning("encryption_key.made", extra={"fields": fields})
+
+
+def _print_key(file: Path) -> None:
+    click.echo(f"The key in {file}: {KEY_MADE}.", err=True)
+
+
 def _administer(work: Callable[[AccountAdministration], Awaitable[T]]) -> T:
     async def administer() -> T:
-        async with administration_of(read_settings()) as accounts:
+        async with administration_of(read_settings(), _print_key) as accounts:
             return await work(accounts)
 
     return asyncio.run(administer())

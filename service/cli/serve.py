@@ -3,19 +3,28 @@
 import asyncio
 import gc
 import logging
+import os
 import sys
 
 import click
 
 from service import __version__
-from service.app import ALONE, NO_ENCRYPTION_KEY, Process, Role, running
-from service.cli.accounts import create_first_account
+from service.app import (
+    ALONE,
+    NO_ENCRYPTION_KEY,
+    Process,
+    Role,
+    migrated_database,
+    running,
+    with_encryption_key,
+)
+from service.cli.accounts import create_first_account, log_key
 from service.cli.database import wait_for_database
 from service.cli.event_loop import run, stop_signal
 from service.cli.supervisor import supervise
 from service.development import DEV_ACCOUNT, for_development
 from service.errors import ConfigurationError
-from service.settings import Settings, read_settings
+from service.settings import Settings, read_settings, service_links
 from service.telemetry.logs import configure_logs
 
 log = logging.getLogger("invoices")
@@ -55,11 +64,12 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> 
     Everything else is set with INVOICES_* variables: `invoices settings` lists them.
     """
     settings = for_development(read_settings()) if dev else read_settings()
-    if not dev and not settings.encryption_key:
+    if not dev and not settings.encryption_key and not settings.is_embedded:
         raise ConfigurationError(NO_ENCRYPTION_KEY)
     if workers > 1 and settings.is_embedded:
         raise ConfigurationError(ONE_WRITER)
-    configure_logs(settings.log_format)
+    configure_logs(settings.log_format, settings.log_level)
+    _log_what_is_ignored(settings)
     if workers > 1:
         arguments = ["serve", *(["--dev"] if dev else []), "--role", role]
         sys.exit(run(supervise(settings, arguments, workers, is_development=dev)))
@@ -82,20 +92,48 @@ async def serve(settings: Settings, process: Process = ALONE) -> int:
     if not await wait_for_database(settings, stop):
         return 0
     if not process.is_development and not process.is_worker:
+        if settings.is_embedded:
+            async with migrated_database(settings) as database:
+                settings = await with_encryption_key(settings, database, log_key)
         await create_first_account(settings)
     async with running(settings, process) as service:
         _tune_garbage_collection()
-        address = {"host": settings.host, "port": service.port}
+        address = {"host": ",".join(settings.host), "port": service.port}
         fields = {"version": __version__, "role": process.role, **address}
+        fields["database"] = service.database
         log.info("service.started", extra={"fields": fields})
         if process.is_development:
             _warn_of_development()
+            if sys.stdout.isatty():
+                _print_urls(settings)
         service.failed.add_done_callback(lambda _: stop.set())
         await stop.wait()
         has_failed = service.failed.done()
         log.info("service.draining")
     log.info("service.stopped")
     return 1 if has_failed else 0
+
+
+PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+
+
+def _log_what_is_ignored(settings: Settings) -> None:
+    """Name the variables that somebody may expect to have an effect, and have none."""
+    if links := service_links():
+        log.debug("settings.ignored", extra={"fields": {"names": links}})
+    proxies = [one for name in PROXY_VARIABLES for one in (name, name.lower()) if one in os.environ]
+    if proxies and not settings.callback_proxy:
+        meaning = "callbacks do not use it: set INVOICES_CALLBACK_PROXY"
+        log.info("proxy.ignored", extra={"fields": {"names": proxies, "meaning": meaning}})
+
+
+def _print_urls(settings: Settings) -> None:
+    """Print where the service is, for a click in the terminal."""
+    url = settings.public_url
+    for every_address in ("//0.0.0.0:", "//[::]:"):
+        # An address to listen on, and not one to call.
+        url = url.replace(every_address, "//localhost:")
+    click.echo(f"\n  Service        {url}/invoices/\n  Documentation  {url}/api/docs\n")
 
 
 async def _stop_with_parent(stop: asyncio.Event) -> None:

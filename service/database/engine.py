@@ -32,6 +32,9 @@ class Database(ABC):
     ends with the next write, and no read ends it.
     """
 
+    product: str
+    """Its name, and its version where that is a part of this program."""
+
     has_one_writer: bool
     """Whether transactions that write wait for each other, whatever they write."""
 

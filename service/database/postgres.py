@@ -40,6 +40,7 @@ class PostgresDatabase(Database):
     Transactions run concurrently, each on a connection of its own.
     """
 
+    product = "PostgreSQL"
     has_one_writer = False
 
     def __init__(self, url: str, *, has_prepared_statements: bool = True) -> None:

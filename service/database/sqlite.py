@@ -38,6 +38,7 @@ class SqliteDatabase(Database):
     that use the file are not notified: they find by polling what is due.
     """
 
+    product = f"SQLite {sqlite3.sqlite_version}"
     has_one_writer = True
 
     def __init__(self, url: str) -> None:

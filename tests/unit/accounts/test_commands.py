@@ -210,7 +210,8 @@ def test_an_unknown_name_is_reported(run, action):
 @pytest.mark.parametrize("arguments", [["add", "acme"], ["list"], ["rotate-key", "acme"]])
 def test_without_an_encryption_key_nothing_is_administered(run, tmp_path, arguments):
     """It ends with 2, says how to make a key, and makes no database."""
-    refusal = run("accounts", *arguments, INVOICES_ENCRYPTION_KEY=None)
+    server = {"INVOICES_DATABASE_URL": "postgresql://none@127.0.0.1:1/none"}
+    refusal = run("accounts", *arguments, INVOICES_ENCRYPTION_KEY=None, **server)
 
     assert (2, "") == (refusal.exit_code, refusal.stdout)
     assert "Make a key with: invoices encryption-key" in refusal.stderr

@@ -1,0 +1,151 @@
+"""The encryption key that is made beside an SQLite database, where none is set."""
+
+import os
+import sqlite3
+import stat
+
+import pytest
+from click.testing import CliRunner
+
+from service.__main__ import main
+from service.accounts import encryption
+from service.accounts.encryption import make_key_file, new_encryption_key
+from service.settings import Settings, parse_encryption_keys
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a command on a database of this test, with nothing set but what is given."""
+    for name in [name for name in os.environ if name.startswith("INVOICES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments, **variables):
+        return CliRunner().invoke(main, arguments, env=variables)
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///invoices.db", "invoices.db.key"),
+        ("sqlite:////data/invoices.db", "/data/invoices.db.key"),
+        ("sqlite:///a/b", "a/b.key"),
+    ],
+)
+def test_the_key_lies_beside_the_database(url, expected):
+    """Each database has a key file of its own, in its folder."""
+    assert expected == str(Settings(database_url=url).key_file)
+
+
+def test_a_key_is_made_and_named_once(run, tmp_path):
+    """The first command that needs a key makes it, for its owner alone, and says where it is."""
+    first, second = run("accounts", "add", "acme"), run("accounts", "add", "other")
+    file = tmp_path / "invoices.db.key"
+
+    assert (0, 0) == (first.exit_code, second.exit_code), first.stderr + second.stderr
+    assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+    assert 1 == len(parse_encryption_keys(file.read_text()))
+    assert str(file) in first.stderr
+    assert "" == second.stderr
+    assert file.read_text().strip() not in first.output
+    assert {"invoices.db.key"} == {one.name for one in tmp_path.glob("*.key*")}
+
+
+def test_the_key_of_the_file_is_used(run, tmp_path):
+    """Secrets are encrypted with the key in the file: without it they cannot be changed."""
+    run("accounts", "add", "acme")
+    (tmp_path / "invoices.db.key").write_text(new_encryption_key())
+
+    refusal = run("accounts", "rotate-secret", "acme")
+
+    assert 2 == refusal.exit_code
+    assert "encrypted with another key" in refusal.stderr
+
+
+def test_a_key_that_is_set_overrules_the_file(run, tmp_path):
+    """INVOICES_ENCRYPTION_KEY takes the place of the file, which may hold anything then."""
+    key = new_encryption_key()
+    run("accounts", "add", "acme", INVOICES_ENCRYPTION_KEY=key)
+    assert not (tmp_path / "invoices.db.key").exists()
+    (tmp_path / "invoices.db.key").write_text("no key")
+
+    assert 0 == run("accounts", "rotate-secret", "acme", INVOICES_ENCRYPTION_KEY=key).exit_code
+
+
+def test_no_key_is_made_for_secrets_of_another(run, tmp_path):
+    """Where the key that encrypted the secrets is missing, none takes its place."""
+    run("accounts", "add", "acme", INVOICES_ENCRYPTION_KEY=new_encryption_key())
+
+    refusal = run("accounts", "add", "other")
+
+    assert 2 == refusal.exit_code
+    assert "INVOICES_ENCRYPTION_KEY is not set" in refusal.stderr
+    assert not (tmp_path / "invoices.db.key").exists()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "secret", "é"])
+def test_a_file_without_a_key_is_named(run, tmp_path, text):
+    """What is no key ends with 2 and the name of the file."""
+    (tmp_path / "invoices.db.key").write_text(text)
+
+    refusal = run("accounts", "add", "acme")
+
+    assert 2 == refusal.exit_code
+    assert refusal.stderr.startswith("invoices.db.key: ")
+    assert "Traceback" not in refusal.stderr
+
+
+def test_a_key_that_exists_stays(tmp_path):
+    """Of two processes that make a key at the same time, the second uses that of the first."""
+    make_key_file(tmp_path / "key")
+    first = (tmp_path / "key").read_text()
+    make_key_file(tmp_path / "key")
+
+    assert first == (tmp_path / "key").read_text()
+    assert ["key"] == [one.name for one in tmp_path.iterdir()]
+
+
+def test_a_key_is_made_where_there_are_no_hard_links(monkeypatch, tmp_path):
+    """Some file systems that a container mounts have none."""
+
+    def link(_source, _target):
+        raise PermissionError
+
+    monkeypatch.setattr(encryption.os, "link", link)
+    make_key_file(tmp_path / "key")
+
+    assert 1 == len(parse_encryption_keys((tmp_path / "key").read_text()))
+    assert ["key"] == [one.name for one in tmp_path.iterdir()]
+
+
+# Commands and the schema
+
+
+@pytest.mark.parametrize(
+    "arguments", [["add", "acme"], ["list"], ["rotate-key", "acme"], ["disable", "acme"]]
+)
+def test_commands_about_accounts_migrate_nothing(run, tmp_path, arguments):
+    """A command beside an older service does not change its database, and says what it needs."""
+    key = {"INVOICES_ENCRYPTION_KEY": new_encryption_key()}
+    assert 0 == run("accounts", "list", **key).exit_code
+    newest = revision_of(tmp_path, "0001")
+
+    refusal = run("accounts", *arguments, **key)
+
+    assert 2 == refusal.exit_code
+    assert (
+        f"The database is on schema 0001, and this version needs {newest}. "
+        "Bring it there with: invoices migrate\n"
+    ) == refusal.stderr
+    assert "0001" == revision_of(tmp_path, "0001")
+
+
+def revision_of(folder, next_revision):
+    """The revision of the database in *folder*, which then is said to be *next_revision*."""
+    with sqlite3.connect(folder / "invoices.db") as connection:
+        (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        connection.execute("UPDATE alembic_version SET version_num = ?", [next_revision])
+    connection.close()
+    return revision
