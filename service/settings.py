@@ -28,6 +28,9 @@ from service.errors import SettingsError
 
 PREFIX = "INVOICES_"
 
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 -- compared with what an operator has set
+"""Hosts that stand for every address of the machine, and are none to call."""
+
 # How values are written, in settings and in options of commands. Every function raises ValueError
 # with a sentence that names the expected form.
 
@@ -243,7 +246,7 @@ class Settings:
         "URL under which users reach the service, http:// or https:// without a query: a servers "
         "entry of the OpenAPI document. A path in it is the prefix that a proxy in front removes; "
         "all links of the service begin with it. If it is not set, it is made from the first "
-        "INVOICES_HOST and INVOICES_PORT.",
+        "INVOICES_HOST (localhost for 0.0.0.0 and ::) and INVOICES_PORT.",
     )
     connection_limit: int = _setting(
         512,
@@ -465,7 +468,8 @@ def read_settings() -> Settings:
     if errors:
         raise SettingsError(errors)
     if f"{PREFIX}PUBLIC_URL" not in os.environ:
-        values["public_url"] = f"http://{url_host(values['host'][0])}:{values['port']}"
+        host = "localhost" if values["host"][0] in EVERY_ADDRESS else values["host"][0]
+        values["public_url"] = f"http://{url_host(host)}:{values['port']}"
     if f"{PREFIX}LOG_FORMAT" not in os.environ and sys.stderr.isatty():
         values["log_format"] = "text"
     return Settings(**values)

@@ -130,9 +130,6 @@ def _log_what_is_ignored(settings: Settings) -> None:
 def _print_urls(settings: Settings) -> None:
     """Print where the service is, for a click in the terminal."""
     url = settings.public_url
-    for every_address in ("//0.0.0.0:", "//[::]:"):
-        # An address to listen on, and not one to call.
-        url = url.replace(every_address, "//localhost:")
     click.echo(f"\n  Service        {url}/invoices/\n  Documentation  {url}/api/docs\n")
 
 

@@ -107,7 +107,9 @@ def test_logs_are_for_people_on_a_terminal_only(monkeypatch, form, is_terminal):
 @pytest.mark.parametrize(
     ("url", "host", "port"),
     [
-        ("http://0.0.0.0:80", "0.0.0.0", "80"),
+        ("http://localhost:80", "0.0.0.0", "80"),
+        ("http://localhost:80", "::", "80"),
+        ("http://10.0.0.5:80", "10.0.0.5,::1", "80"),
         ("http://[::1]:8080", "::1", "8080"),
         ("http://localhost:1", "localhost", "1"),
     ],
