@@ -17,14 +17,16 @@ SERVICE = (sys.executable, "-m", "service")
 
 
 @contextmanager
-def served(folder: Path, *, encryption_key: str = "") -> Iterator[str]:
+def served(folder: Path, *, encryption_key: str = "", public_url: str = "") -> Iterator[str]:
     """
-    The URL of a service with its database in *folder*.
+    The URL of a service with its database in *folder*, and a *public_url* if it has one.
 
     It asks for keys where there is an *encryption_key*, and is in development mode otherwise.
     """
     port = _free_port()
     environment = _environment(folder, encryption_key) | {"INVOICES_PORT": str(port)}
+    if public_url:
+        environment["INVOICES_PUBLIC_URL"] = public_url
     command = [*SERVICE, "serve", *([] if encryption_key else ["--dev"])]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True

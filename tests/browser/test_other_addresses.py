@@ -1,0 +1,89 @@
+"""The documentation page at addresses other than the one that the service knows itself by."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.browser.chromium import chromium
+from tests.browser.docs_page import DocsPage
+from tests.browser.served import served
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+PREFIX = "/billing"
+
+
+@pytest.fixture(autouse=True)
+def _without_proxy(monkeypatch):
+    """Service and driver listen on loopback, where no proxy leads."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
+@contextmanager
+def removing_prefix():
+    """A proxy that removes the prefix: its URL, and a function that says where it leads."""
+    leads_to = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def _forward(self):
+            if not self.path.startswith(f"{PREFIX}/"):
+                self.send_error(404)
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            onward = HTTPConnection(urlsplit(leads_to[0]).netloc)
+            path = self.path.removeprefix(PREFIX)
+            onward.request(self.command, path, body, dict(self.headers))
+            answer = onward.getresponse()
+            content = answer.read()
+            self.send_response_only(answer.status)
+            for name, value in answer.getheaders():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+            onward.close()
+
+        do_GET = do_POST = _forward  # noqa: N815 -- names of http.server
+
+        def log_message(self, *_arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}{PREFIX}", leads_to.append
+    server.shutdown()
+    server.server_close()
+
+
+def check(browser, url):
+    """Try an operation on the page at *url*: it is shown, and its request is answered."""
+    page = DocsPage(browser, url)
+    operation = page.operation("invoices", "create_invoice")
+
+    assert "202" == page.try_out(operation, callback_url="http://127.0.0.1:9")
+    asked = page.requested_urls()
+    # A browser asks for a favicon by itself where a page names none in time.
+    assert [] == [one for one in asked if not one.startswith(f"{url}/")]
+    assert [] == page.browser.get_log("browser")
+
+
+def test_operations_are_tried_at_another_name_of_the_machine(tmp_path):
+    """Execute works at localhost, although the service knows itself as 127.0.0.1."""
+    with served(tmp_path) as url, chromium(tmp_path / "profile") as browser:
+        check(browser, url.replace("127.0.0.1", "localhost"))
+
+
+def test_operations_are_tried_behind_a_prefix(tmp_path):
+    """Behind a proxy that removes a prefix the page is shown, and Execute works."""
+    with (
+        removing_prefix() as (proxy_url, lead_to),
+        served(tmp_path, public_url=proxy_url) as url,
+        chromium(tmp_path / "profile") as browser,
+    ):
+        lead_to(url)
+        check(browser, proxy_url)
