@@ -366,7 +366,7 @@ async def plain(text, reader, writer):
 NO_TLS = {
     "plain HTTP": ("does not speak TLS", partial(plain, OK)),
     "garbage": ("does not speak TLS", partial(plain, b"\0" * 999)),
-    "an alert": ("asks for a certificate", partial(plain, b"\x15\x03\x01\x00\x02\x02\x28")),
+    "an alert": ("asks for a client certificate", partial(plain, b"\x15\x03\x01\x00\x02\x02\x28")),
     "another alert": (
         "tlsv1 alert internal error",
         partial(plain, b"\x15\x03\x01\x00\x02\x02\x50"),

@@ -10,8 +10,8 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.delivery.signing import Signer
 from service.development import DEV_SECRET
-from service.parsers import parse_duration
 from service.receiver.sample import Failure, Received, make_receiver
+from service.settings import parse_duration
 from service.web.server import Server
 
 

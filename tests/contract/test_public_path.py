@@ -46,6 +46,8 @@ async def test_the_location_of_an_invoice_is_found(behind_proxy):
     assert 202 == answer.status, await answer.text()
     assert "/billing/invoices/2expen51ve" == answer.headers["Location"]
     assert 200 == (await behind_proxy.get(answer.headers["Location"])).status
+    again = await behind_proxy.post("/billing/invoices/", json=INVOICE)
+    assert (200, answer.headers["Location"]) == (again.status, again.headers["Location"])
 
 
 @pytest.mark.parametrize(

@@ -199,3 +199,5 @@ async def test_private_parts_of_aiohttp_exist() -> None:
         assert connector._loop is asyncio.get_running_loop()
         assert (0, None) == (len(connection._buffer), connection._payload)
         assert (None, None) == (connection._exception, connection._parser)
+        assert callable(connector._wrap_create_connection)
+        assert callable(connector._wrap_existing_connection)

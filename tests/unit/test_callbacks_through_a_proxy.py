@@ -269,7 +269,7 @@ def test_a_silent_proxy_ends_at_the_deadline(run):
     """A proxy that takes the connection and says nothing costs the deadline and no more."""
     (answer,), _ = sent(run, FakeProxy(is_silent=True), "http://receiver.example/", seconds=0.3)
 
-    assert NoAnswer(AttemptOutcome.TIMEOUT, "no answer within 0.3 s") == answer
+    assert AttemptOutcome.TIMEOUT == answer.outcome
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.proxy.invalid"])
