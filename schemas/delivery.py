@@ -5,7 +5,7 @@ import re
 from marshmallow import RAISE, Schema, fields, validate
 
 from schemas.answer import AnswerSchema
-from schemas.documented import documented
+from schemas.documented import documented, example_of
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Instant, InvoiceId, Text
 from schemas.page import PageQuerySchema
@@ -125,6 +125,15 @@ class DeliverySchema(AnswerSchema):
         fields.Nested(AttemptSchema),
         metadata=documented("The newest 100 attempts, in ascending order."),
     )
+
+
+PENDING_EXAMPLE = {
+    **example_of(DeliverySchema),
+    "status": "pending",
+    "due_at": "2026-02-01T09:00:00.000Z",
+    "settled_at": None,
+}
+"""A delivery that was delivered once and is delivered again."""
 
 
 class DeliveryPageSchema(AnswerSchema):

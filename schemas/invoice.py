@@ -23,7 +23,7 @@ EXAMPLE = {
 }
 
 
-class InvoiceSchema(Schema):
+class NewInvoiceSchema(Schema):
     """
     An invoice to send to a customer and collect.
 
@@ -85,10 +85,15 @@ class InvoiceSchema(Schema):
             "The amount: greater than zero, with no more decimals than the "
             "currency has. A string is exact; a JSON number is accepted too.",
             example="9999",
-            type=["string", "number"],
-            pattern=AMOUNT_PATTERN,
-            exclusiveMinimum=0,
-            maximum=AMOUNT_MAX,
+            anyOf=[
+                {"type": "string", "pattern": AMOUNT_PATTERN},
+                {
+                    "type": "number",
+                    "format": "double",
+                    "exclusiveMinimum": 0,
+                    "maximum": AMOUNT_MAX,
+                },
+            ],
         ),
     )
     currency = Currency(
@@ -117,7 +122,8 @@ class CallbackQuerySchema(Schema):
             "The base URL of your API for callbacks, such as "
             "`https://api.example.com`. Without it, no callback is sent. A query or a fragment "
             "is refused, because the path of the callback is appended; a token can stand in "
-            "the path."
+            "the path.",
+            example="https://api.example.com",
         ),
     )
 
@@ -136,7 +142,7 @@ class InvoicePathSchema(Schema):
     )
 
 
-class RecordedEventSchema(InvoiceEventSchema):
+class InvoiceEventRecordSchema(InvoiceEventSchema):
     """An event with its collector and its time."""
 
     collector = fields.String(
@@ -148,7 +154,7 @@ class RecordedEventSchema(InvoiceEventSchema):
     )
 
 
-class CollectedInvoiceSchema(AnswerSchema):
+class InvoiceSchema(AnswerSchema):
     """An invoice with its status and its events."""
 
     id = fields.String(metadata=documented("Your id of the invoice.", example="2expen51ve"))
@@ -182,7 +188,7 @@ class CollectedInvoiceSchema(AnswerSchema):
         metadata=documented("When it was received.", example="2026-01-31T12:00:00.000Z")
     )
     events = fields.List(
-        fields.Nested(RecordedEventSchema),
+        fields.Nested(InvoiceEventRecordSchema),
         metadata=documented("The events of the invoice, in order."),
     )
 
@@ -190,7 +196,7 @@ class CollectedInvoiceSchema(AnswerSchema):
 class InvoicePageSchema(AnswerSchema):
     """A page of invoices, newest first."""
 
-    items = fields.List(fields.Nested(CollectedInvoiceSchema))
+    items = fields.List(fields.Nested(InvoiceSchema))
     next = fields.String(
         allow_none=True,
         metadata=documented(

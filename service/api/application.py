@@ -1,5 +1,6 @@
 """The aiohttp application: operations, middlewares and documentation put together."""
 
+import re
 from collections.abc import Sequence
 
 from aiohttp import web
@@ -70,7 +71,7 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
     app[PUBLIC_PATH] = dependencies.public_path
     use_parser(app, RequestParser(dependencies.currency, operations))
     for operation in operations:
-        _add_routes(app, operation, admission)
+        _add_routes(app, operation, admission, reserved_ids(operation, operations))
     hook = make_response_hook(
         dependencies.metrics,
         {one.handler: one.operation_id for one in operations},
@@ -81,12 +82,28 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
     return app
 
 
-def _add_routes(app: web.Application, operation: Operation, admission: Admission) -> None:
+def reserved_ids(operation: Operation, operations: Sequence[Operation]) -> list[str]:
+    """
+    What cannot be the id in the path of *operation*, because it makes the path of another one.
+
+    As OpenAPI has it, a path without parameters goes before one with parameters.
+    """
+    before, has_id, after = operation.path.partition("{id}")
+    others = [one.path for one in operations if has_id and "{" not in one.path]
+    matching = [path for path in others if path.startswith(before) and path.endswith(after)]
+    ids = {path[len(before) : len(path) - len(after)] for path in matching}
+    return sorted(one for one in ids if one and "/" not in one)
+
+
+def _add_routes(
+    app: web.Application, operation: Operation, admission: Admission, reserved: Sequence[str]
+) -> None:
     """Serve *operation* with and without the trailing slash; GET answers HEAD too."""
     methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
     for path in (operation.path, other_form(operation.path)):
         # By itself, {id} would not match an id with braces in it.
-        pattern = path.replace("{id}", "{id:[^/]+}")
+        other_ids = f"(?!(?:{'|'.join(map(re.escape, reserved))})(?:/|$))" if reserved else ""
+        pattern = path.replace("{id}", f"{{id:{other_ids}[^/]+}}")
         for method in methods:
             app.router.add_route(
                 method, pattern, operation.handler, expect_handler=admission.expect

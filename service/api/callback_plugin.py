@@ -14,7 +14,7 @@ from typing import Any
 from apispec import BasePlugin
 from marshmallow import Schema
 
-from service.callbacks.answers import AnswerRule, Meaning
+from service.callbacks.answers import AnswerRule, Meaning, rules_by_status
 from service.callbacks.declaration import Callback, DeclaredOperation
 from service.callbacks.headers import IMPLIED_HEADERS, CallbackHeader
 from service.errors import DeclarationError
@@ -98,7 +98,7 @@ class CallbackPlugin(BasePlugin):
                 "required": True,
                 "content": _json(callback.request, callback.request_example),
             },
-            "responses": {rule.statuses: self._answer(callback, rule) for rule in callback.answers},
+            "responses": self._answers(callback),
         }
 
     def _expected_answer(self, callback: Callback) -> str:
@@ -116,15 +116,41 @@ class CallbackPlugin(BasePlugin):
             " `Retry-After` is respected."
         )
 
-    def _answer(self, callback: Callback, rule: AnswerRule) -> dict[str, Any]:
-        if rule.meaning is Meaning.DELIVERED:
-            counts = WHERE_STRICT if self._is_strict else WHERE_LENIENT
-            content = _json(callback.response, callback.response_example)
-            return {"description": f"{counts} {rule.description}", "content": content}
-        answer: dict[str, Any] = {"description": f"{CONSEQUENCES[rule.meaning]} {rule.description}"}
-        if rule.meaning is Meaning.HOLD:
-            answer["headers"] = RETRY_AFTER
-        return answer
+    def _answers(self, callback: Callback) -> dict[str, Any]:
+        """
+        The responses of the callback: single statuses, and `default` for the classes.
+
+        A class such as `4XX` is valid OpenAPI, but a generator writes it into its program as if it
+        were a number, and a viewer sorts `2XX` behind `410`.
+        """
+        answers, others = {}, []
+        for rule in callback.answers:
+            if rule.meaning is Meaning.DELIVERED:
+                answers[_shown_statuses(callback, rule)] = self._acknowledgement(callback, rule)
+            elif rule.is_class:
+                others.append(rule)
+            else:
+                answers[rule.statuses] = _refusal([rule], _consequence(rule))
+        if others:
+            texts = [f"`{rule.statuses.lower()}`: {_consequence(rule)}" for rule in others]
+            answers["default"] = _refusal(others, "\n\n".join(texts))
+        return answers
+
+    def _acknowledgement(self, callback: Callback, rule: AnswerRule) -> dict[str, Any]:
+        counts = WHERE_STRICT if self._is_strict else WHERE_LENIENT
+        others = f" Every other {rule.statuses.lower()} counts too." if rule.is_class else ""
+        content = _json(callback.response, callback.response_example)
+        return {"description": f"{counts} {rule.description}{others}", "content": content}
+
+
+def _consequence(rule: AnswerRule) -> str:
+    return f"{CONSEQUENCES[rule.meaning]} {rule.description}"
+
+
+def _refusal(rules: Iterable[AnswerRule], description: str) -> dict[str, Any]:
+    """A response without a body; it may ask for a hold where one of *rules* respects that."""
+    is_hold = any(rule.meaning is Meaning.HOLD for rule in rules)
+    return {"description": description, **({"headers": RETRY_AFTER} if is_hold else {})}
 
 
 def _parameter(header: CallbackHeader) -> dict[str, Any]:
@@ -144,9 +170,17 @@ def _json(schema: type[Schema], example: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _statuses(callback: Callback, meaning: Meaning) -> str:
-    """The statuses that mean *meaning*, as text: `200` or `2XX`."""
-    matching = [f"`{rule.statuses}`" for rule in callback.answers if rule.meaning is meaning]
-    return " or ".join(matching)
+    """The statuses that mean *meaning*, as text."""
+    matching = [rule for rule in callback.answers if rule.meaning is meaning]
+    return " or ".join(f"`{_shown_statuses(callback, rule)}`" for rule in matching)
+
+
+def _shown_statuses(callback: Callback, rule: AnswerRule) -> str:
+    """The status of *rule*; of a class that acknowledges, its first."""
+    if not rule.is_class or rule.meaning is not Meaning.DELIVERED:
+        return rule.statuses
+    table = rules_by_status(callback.answers)
+    return str(next(code for code in rule.codes if table[code] is rule))
 
 
 def declared_by(operation: Mapping[str, Any]) -> DeclaredOperation:

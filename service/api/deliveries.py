@@ -7,6 +7,7 @@ from aiohttp import web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
 from schemas.delivery import (
+    PENDING_EXAMPLE,
     REDELIVERY_EXAMPLE,
     DeliveryListQuerySchema,
     DeliveryPageSchema,
@@ -36,7 +37,8 @@ _redelivered = RedeliveredSchema()
     tags=["deliveries"],
     operationId="get_delivery",
     summary="Get a delivery",
-    description="The delivery and its attempts. Its id is the `webhook-id` that was sent to you.",
+    description="The delivery and its newest 100 attempts. Its id is the `webhook-id` that was "
+    "sent to you.",
 )
 @match_info_schema(DeliveryPathSchema)
 @answers(DeliverySchema, "The delivery.")
@@ -80,7 +82,7 @@ async def list_deliveries(request: web.Request) -> web.Response:
     "is `redelivery`. A delivery that is `pending` does not change.",
 )
 @match_info_schema(DeliveryPathSchema)
-@answers(DeliverySchema, "The delivery, now pending.", 202)
+@answers(DeliverySchema, "The delivery, now pending.", 202, example=PENDING_EXAMPLE)
 @refuses(400, 401, 404, 422, 429, 503)
 async def redeliver_delivery(request: web.Request) -> web.Response:
     """Make one delivery pending again."""
@@ -95,7 +97,7 @@ async def redeliver_delivery(request: web.Request) -> web.Response:
 @docs(
     tags=["deliveries"],
     operationId="redeliver_deliveries",
-    summary="Redeliver all dead deliveries",
+    summary="Redeliver dead deliveries",
     description="Redelivers every dead delivery that matches the filter, for example after an "
     "outage of your receiver. Their number is not limited. The request is safe to repeat: "
     "pending deliveries are not counted again. If the connection is lost before the answer, send "

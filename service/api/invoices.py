@@ -12,12 +12,12 @@ from schemas.delivery import DeliveryPageSchema
 from schemas.invoice import (
     EXAMPLE,
     CallbackQuerySchema,
-    CollectedInvoiceSchema,
     InvoiceListQuerySchema,
     InvoicePageSchema,
     InvoicePathSchema,
     InvoiceReceivedSchema,
     InvoiceSchema,
+    NewInvoiceSchema,
 )
 from schemas.money import CURRENCIES, to_text
 from service.api.callbacks import EVALUATED_CALLBACKS
@@ -37,7 +37,7 @@ log = logging.getLogger("invoices.api")
 
 RECEIVED = orjson.dumps({"msg": "Invoice received"})
 
-_invoice = CollectedInvoiceSchema()
+_invoice = InvoiceSchema()
 _page = InvoicePageSchema()
 _deliveries = DeliveryPageSchema()
 
@@ -54,7 +54,7 @@ _deliveries = DeliveryPageSchema()
     callbacks=[INVOICE_NOTIFICATION],
 )
 @querystring_schema(CallbackQuerySchema)
-@json_schema(InvoiceSchema, example=EXAMPLE)
+@json_schema(NewInvoiceSchema, example=EXAMPLE)
 @answers(
     InvoiceReceivedSchema,
     "The invoice is stored; callbacks follow.",
@@ -106,7 +106,7 @@ async def create_invoice(request: web.Request) -> web.Response:
     description="The invoice with its status and all of its events so far.",
 )
 @match_info_schema(InvoicePathSchema)
-@answers(CollectedInvoiceSchema, "The invoice.")
+@answers(InvoiceSchema, "The invoice.")
 @refuses(400, 401, 404, 422, 429, 503)
 async def get_invoice(request: web.Request) -> web.Response:
     """One invoice with its events."""
@@ -146,7 +146,7 @@ async def list_invoices(request: web.Request) -> web.Response:
     operationId="list_deliveries_of_invoice",
     summary="List the deliveries of an invoice",
     description="Shows why a callback did not arrive: the deliveries of one invoice, newest first, "
-    "with all of their attempts.",
+    "each with its newest 100 attempts.",
 )
 @match_info_schema(InvoicePathSchema)
 @answers(DeliveryPageSchema, "All deliveries of the invoice. `next` is always null.")

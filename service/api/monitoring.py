@@ -19,7 +19,7 @@ invoices_deliveries_due 0.0
 @docs(
     tags=["operations"],
     operationId="is_alive",
-    summary="Check that the process is alive",
+    summary="Liveness",
     description="Depends on nothing else: restart the process if it does not answer.",
     security=[],
 )
@@ -33,7 +33,7 @@ async def is_alive(_request: web.Request) -> web.Response:
 @docs(
     tags=["operations"],
     operationId="is_ready",
-    summary="Check that the service is ready",
+    summary="Readiness",
     description="Ready means: the database can be read, and written to if a write has failed "
     "recently; invoices are being collected and delivered.",
     security=[],
@@ -52,7 +52,7 @@ async def is_ready(request: web.Request) -> web.Response:
 @docs(
     tags=["operations"],
     operationId="get_metrics",
-    summary="Get the metrics for Prometheus",
+    summary="Metrics",
     description="Counters, gauges and histograms, in the text format of Prometheus or in "
     "OpenMetrics, as the `Accept` header prefers. Answers also while the database is unavailable.",
     security=[],

@@ -29,6 +29,7 @@ from service.errors import (
     UnsupportedMedia,
 )
 from service.web import problems
+from service.web.server import NOT_HTTP
 
 DESCRIPTION = """\
 Create an invoice: the service sends it to your customer, collects the money, and **calls your API
@@ -38,7 +39,8 @@ back** with every event. An invoice that was answered 202 is never lost.
 2. Implement one route: `POST /invoices/{id}`, as the *Callbacks* of that operation describe it.
 3. Answer `{"ok": true}`. After any other answer the event is sent again.
 
-If a callback does not arrive, `GET /invoices/{id}/deliveries` shows every attempt.
+If a callback does not arrive, `GET /invoices/{id}/deliveries` shows the attempts and what was
+answered: of each delivery the newest 100.
 """
 
 TAGS = (
@@ -108,7 +110,7 @@ def build_document(
         openapi_version="3.1.0",
         info={
             "description": DESCRIPTION,
-            "contact": {"name": "The invoices authors", "url": public_url + "/api/docs"},
+            "contact": {"name": "The invoices authors"},
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         servers=[
@@ -159,26 +161,37 @@ def _operation(declared: Operation, public_path: str) -> dict[str, Any]:
         and one.pointer[1:] in names_in(declared.schemas[one.location])
     ]
     operation["responses"] = {
-        str(code): _response(code, answer, field_errors, public_path)
+        str(code): _response(
+            code, answer, field_errors, public_path, has_body="body" in declared.schemas
+        )
         for code, answer in declared.answers.items()
     }
     return operation
 
 
 def _response(
-    code: int, answer: Answer, field_errors: list[FieldError], public_path: str
+    code: int,
+    answer: Answer,
+    field_errors: list[FieldError],
+    public_path: str,
+    *,
+    has_body: bool,
 ) -> dict[str, Any]:
     content: dict[str, Any]
+    description = answer.description
     if answer.schema is None:
         schema = {"type": "string"}
         content = {"text/plain": {"schema": schema, "example": answer.text_example}}
     elif isinstance(answer.schema, ProblemSchema):
         example = problems.document_of(_EXAMPLES[code](field_errors), public_path)
+        if code == HTTPStatus.BAD_REQUEST and not has_body:
+            description = "The request is not valid HTTP."
+            example = problems.document_of_status(HTTPStatus.BAD_REQUEST, NOT_HTTP)
         content = {problems.CONTENT_TYPE: {"schema": answer.schema, "example": example}}
     else:
-        example = example_of(answer.schema)
+        example = dict(answer.example or example_of(answer.schema))
         content = {"application/json": {"schema": answer.schema, "example": example}}
-    response: dict[str, Any] = {"description": answer.description, "content": content}
+    response: dict[str, Any] = {"description": description, "content": content}
     headers = dict(answer.headers)
     if "Location" in headers:
         text, path = headers["Location"]

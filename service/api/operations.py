@@ -26,7 +26,7 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 LOCATIONS = {"json": "body", "querystring": "query", "match_info": "path", "headers": "header"}
 """Names that aiohttp-apispec has for parts of a request -> names in this API."""
 
-_PROBLEM_DESCRIPTIONS = {
+PROBLEM_DESCRIPTIONS = {
     HTTPStatus.BAD_REQUEST: "The request is not valid HTTP, or its body is not valid JSON.",
     HTTPStatus.UNAUTHORIZED: "The request has no key, or its key is not valid.",
     HTTPStatus.NOT_FOUND: "Your account has nothing with this id.",
@@ -39,6 +39,7 @@ _PROBLEM_DESCRIPTIONS = {
     HTTPStatus.TOO_MANY_REQUESTS: "Your account is above its rate limit.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer. Nothing was stored.",
 }
+"""What a problem of each status means, for API users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Answer:
     description: str
     schema: Schema | None = None
     text_example: str | None = None
+    example: Mapping[str, Any] | None = None
+    """An example of the JSON; without it, one is made from the fields of *schema*."""
     headers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Name -> description and example."""
 
@@ -102,7 +105,11 @@ def read_operation(method: str, path: str, handler: Handler) -> Operation:
         body_example=body_example,
         answers={
             int(code): Answer(
-                one["description"], one.get("schema"), one.get("text"), one.get("headers", {})
+                one["description"],
+                one.get("schema"),
+                one.get("text"),
+                one.get("example"),
+                one.get("headers", {}),
             )
             for code, one in sorted(declared["responses"].items())
         },
@@ -123,16 +130,18 @@ def answers(
     description: str,
     code: int = 200,
     headers: Mapping[str, tuple[str, str]] | None = None,
+    example: Mapping[str, Any] | None = None,
 ) -> Callable[[Declared], Declared]:
     """
     Declare that the operation answers *code* with *schema*.
 
-    *headers* are those of the response: name -> description and example.
+    *headers* are those of the response: name -> description and example. *example* stands in the
+    document instead of one that is made from the fields of *schema*.
     """
 
     def declare(handler: Declared) -> Declared:
         response_schema(schema, code, description=description)(handler)
-        _responses_of(handler)[str(code)]["headers"] = headers or {}
+        _responses_of(handler)[str(code)].update(headers=headers or {}, example=example)
         return handler
 
     return declare
@@ -153,7 +162,7 @@ def refuses(*codes: int) -> Callable[[Declared], Declared]:
 
     def declare(handler: Declared) -> Declared:
         for code in codes:
-            description = _PROBLEM_DESCRIPTIONS[HTTPStatus(code)]
+            description = PROBLEM_DESCRIPTIONS[HTTPStatus(code)]
             response_schema(ProblemSchema, code, description=description)(handler)
         return handler
 

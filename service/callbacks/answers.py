@@ -52,10 +52,15 @@ class AnswerRule:
             )
 
     @property
+    def is_class(self) -> bool:
+        """Whether it is about a class of statuses, and not about a single one."""
+        return self.statuses.endswith("XX")
+
+    @property
     def codes(self) -> range:
         """The status codes that match, whatever other rules match them too."""
         first = int(self.statuses.replace("XX", "00"))
-        return range(first, first + (100 if self.statuses.endswith("XX") else 1))
+        return range(first, first + (100 if self.is_class else 1))
 
 
 STANDARD_ANSWERS = (

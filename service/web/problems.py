@@ -107,7 +107,12 @@ def problem_of_status(
     if detail is None:
         detail = DEFAULT_DETAILS.get(status) or status.description or status.phrase
         detail = detail.replace("{docs}", public_path + DOCS_PATH)
-    return _response(_document(status, "about:blank", status.phrase, detail), headers)
+    return _response(document_of_status(status, detail), headers)
+
+
+def document_of_status(status: HTTPStatus, detail: str) -> dict[str, Any]:
+    """The problem document for an HTTP status without an error of ours."""
+    return _document(status, "about:blank", status.phrase, detail)
 
 
 def _document(status: HTTPStatus, kind: str, title: str, detail: str) -> dict[str, Any]:
