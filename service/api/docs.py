@@ -1,23 +1,29 @@
 """
 The documentation of the running service, at /api/docs: self-contained, without any other server.
 
+The page is ours; the program and the basic style of Swagger UI come from the package swagger-ui-py.
+
 A Content-Security-Policy enforces that in the browser: it allows files of this service, and inline
 scripts and styles by their hash.
 """
 
+import asyncio
+import gzip
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from html import escape
+from importlib.resources import files
+from string import Template
 from typing import Any
 
 import orjson
 import yaml
-from aiohttp import web
-from swagger_ui.core import ApplicationDocument
+from aiohttp import ETag, hdrs, web
 
-from service.api.operations import other_form
+from service.api.operations import PROBLEM_DESCRIPTIONS, other_form
 from service.web.problems import DOCS_PATH as PREFIX
 from service.web.problems import PROBLEMS
 
@@ -25,6 +31,17 @@ CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancesto
 """The default of every page: it may not load anything, send forms, or be framed."""
 
 PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
+
+SWAGGER_UI = files("swagger_ui") / "static"
+PAGE = files("service.api") / "page"
+
+FILES = {
+    "swagger-ui.css": (SWAGGER_UI, "text/css"),
+    "swagger-ui-bundle.js": (SWAGGER_UI, "text/javascript"),
+    "favicon-32x32.png": (SWAGGER_UI, "image/png"),
+    "page.css": (PAGE, "text/css"),
+}
+"""The files that the page loads: their folder and their type."""
 
 
 def add_docs(app: web.Application, document: dict[str, Any]) -> None:
@@ -36,38 +53,29 @@ def add_docs(app: web.Application, document: dict[str, Any]) -> None:
         # Viewers and editors on other sites may read them: they are public.
         _add(app, _both_forms(path), body, content_type, {"Access-Control-Allow-Origin": "*"})
     _add_page(app, _both_forms("/problems"), _problems_page(), "style-src {styles}")
+    page = Template((PAGE / "page.html").read_text(encoding="utf-8"))
     # What the page loads is relative to the page, so that it works below any prefix of a proxy.
-    pages = {PREFIX: _swagger_ui(app, "docs"), f"{PREFIX}/": _swagger_ui(app, ".")}
-    for path, swagger_ui in pages.items():
+    for path, prefix in ((PREFIX, "docs"), (f"{PREFIX}/", ".")):
         _add_page(
             app,
             (path,),
-            swagger_ui.doc_html,
+            page.substitute(prefix=prefix),
             "script-src 'self' {scripts}",
             # Swagger UI draws its arrows as data: URLs.
             "style-src 'self'",
             "img-src 'self' data:",
             "connect-src 'self'",
         )
-    app.router.add_static(f"{PREFIX}/static", path=pages[PREFIX].static_dir)
+    for name, (_, content_type) in FILES.items():
+        # Kept by the browser, which asks each time whether its ETag is still the one.
+        kept: dict[str, str] = {hdrs.CACHE_CONTROL: "no-cache"}
+        _add(app, (f"{PREFIX}/static/{name}",), _content(name), content_type, kept)
 
 
-def _swagger_ui(app: web.Application, folder: str) -> ApplicationDocument:
-    return ApplicationDocument(
-        app,
-        config_rel_url="/openapi.json",
-        url_prefix=folder,
-        title="invoices",
-        parameters={
-            # Swagger UI would send the document to a validator on the internet.
-            "validatorUrl": "null",
-            # The layout without an input field for other documents.
-            "layout": '"BaseLayout"',
-            "docExpansion": '"full"',
-            "defaultModelsExpandDepth": "0",
-            "tryItOutEnabled": "true",
-        },
-    )
+@lru_cache(maxsize=len(FILES))
+def _content(name: str) -> bytes:
+    folder, _ = FILES[name]
+    return (folder / name).read_bytes()
 
 
 def as_yaml(document: dict[str, Any]) -> str:
@@ -118,29 +126,53 @@ def _add(
     content_type: str,
     headers: Mapping[str, str],
 ) -> None:
-    async def serve(_request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
+    """Serve *body*, compressed where the client takes that."""
+    charset = None if content_type.startswith("image/") else "utf-8"
+    etag = ETag(sha256(body).hexdigest()[:32], is_weak=True)
+    common = {hdrs.VARY: hdrs.ACCEPT_ENCODING, **headers}
+
+    async def serve(request: web.Request) -> web.Response:
+        response = web.Response(content_type=content_type, charset=charset, headers=common)
+        response.etag = etag
+        if etag in (request.if_none_match or ()):
+            response.set_status(304)
+        elif charset and _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+            response.headers[hdrs.CONTENT_ENCODING] = "gzip"
+            response.body = await asyncio.to_thread(_compressed, body)
+        else:
+            response.body = body
+        return response
 
     for path in paths:
         app.router.add_get(path, serve)
+
+
+@lru_cache(maxsize=16)
+def _compressed(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether the Accept-Encoding header *accepted* names gzip, and not with a weight of zero."""
+    return any(
+        re.fullmatch(r"gzip(;q=(1(\.0*)?|0\.\d*[1-9]\d*))?", one.replace(" ", "").lower())
+        for one in accepted.split(",")
+    )
 
 
 def _problems_page() -> str:
     """The page that the `type` of a problem document links to."""
     rows = "".join(
         f'<dt id="{name}"><code>{name}</code> · {int(status)} {escape(title)}</dt>'
-        f"<dd>{escape(_first_sentence(error))}</dd>"
-        for error, (status, name, title) in PROBLEMS.items()
+        f"<dd>{escape(PROBLEM_DESCRIPTIONS[status])}</dd>"
+        for status, name, title in PROBLEMS.values()
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Problems · invoices</title>'
-        "<style>body{font:16px/1.5 sans-serif;max-width:42em;margin:2em auto;padding:0 1em}"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<style>:root{color-scheme:light dark}"
+        "body{font:16px/1.5 sans-serif;max-width:42em;margin:2em auto;padding:0 1em}"
         "dt{font-weight:bold;margin-top:1em}</style>"
-        "<h1>Problems</h1><p>Every error of this API is a problem document (RFC 9457). Its "
-        f"<code>type</code> is one of these:</p><dl>{rows}</dl></html>"
+        "<main><h1>Problems</h1><p>Every error of this API is a problem document (RFC 9457). Its "
+        f"<code>type</code> is one of these:</p><dl>{rows}</dl></main></html>"
     )
-
-
-def _first_sentence(error: type[Exception]) -> str:
-    """The first sentence of the docstring of *error*, without its markup."""
-    return (error.__doc__ or "").strip().splitlines()[0].replace("*", "")

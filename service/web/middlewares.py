@@ -8,7 +8,6 @@ and counted before its body is read.
 import logging
 from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
-from errno import ENAMETOOLONG
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -86,9 +85,6 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
     if isinstance(error, RequestError | StorageUnavailable):
         return problem_of(error, request.app[PUBLIC_PATH])
-    if isinstance(error, OSError) and error.errno == ENAMETOOLONG:
-        # aiohttp looks for a file whose name is part of the path.
-        return problem_of_status(404, public_path=request.app[PUBLIC_PATH])
     fields = {"request_id": request_id_of(request), "path": request.path}
     log.exception("request.failed", extra={"fields": fields})
     return problem_of_status(500)

@@ -41,6 +41,5 @@ def add_common_headers(response: web.StreamResponse) -> None:
     headers.update(_COMMON_HEADERS)
     # The pages of the documentation have a policy of their own.
     headers.setdefault("Content-Security-Policy", _NO_CONTENT_POLICY)
-    # Files have an ETag, so a browser may keep them; answers of the API must not be cached.
-    is_file = isinstance(response, web.FileResponse)
-    headers[hdrs.CACHE_CONTROL] = "no-cache" if is_file else "no-store"
+    # Only the files of the documentation page say otherwise.
+    headers.setdefault(hdrs.CACHE_CONTROL, "no-store")

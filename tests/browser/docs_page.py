@@ -34,11 +34,14 @@ class DocsPage:
         return found
 
     def open_callbacks(self, operation: WebElement) -> WebElement:
-        """What the Callbacks tab of *operation* shows, after a click on it."""
+        """What the Callbacks tab of *operation* shows, with its callback unfolded."""
         tabs = operation.find_elements(By.CSS_SELECTOR, ".tab-item")
         (tab,) = [tab for tab in tabs if "Callbacks" in tab.text]
         tab.click()
-        return self.wait(lambda _: operation.find_element(By.CSS_SELECTOR, ".callbacks-container"))
+        found = self.wait(lambda _: operation.find_element(By.CSS_SELECTOR, ".callbacks-container"))
+        self.wait(lambda _: found.find_element(By.CSS_SELECTOR, ".opblock-summary-control")).click()
+        self.wait(lambda _: found.find_element(By.CSS_SELECTOR, ".responses-inner"))
+        return found
 
     def try_out(self, operation: WebElement, **parameters: str) -> str:
         """Execute *operation* with its own example and these *parameters*; the status it got."""

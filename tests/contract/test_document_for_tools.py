@@ -175,3 +175,43 @@ async def test_problems_are_explained_to_callers(site):
     assert "Your account is above its rate limit." in text
     assert "field_errors" not in text
     assert '<meta name="viewport"' in text
+
+
+async def test_the_page_fits_a_phone_and_shows_operations_folded(site):
+    """The page takes the width of the screen and begins with a list, and not with everything."""
+    text = await (await site.get("/api/docs")).text()
+
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert 'docExpansion: "list"' in text
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "br, gzip;q=0.5", "GZIP ; q=1.0"])
+async def test_files_are_compressed(site, accepted):
+    """The program of the page is a third as large on the way."""
+    path = "/api/docs/static/swagger-ui-bundle.js"
+    plain = await site.get(path, headers={"Accept-Encoding": "identity"})
+    packed = await site.get(path, headers={"Accept-Encoding": accepted})
+
+    assert "gzip" == packed.headers["Content-Encoding"]
+    assert "Accept-Encoding" == packed.headers["Vary"]
+    assert await plain.read() == await packed.read()
+    assert int(packed.headers["Content-Length"]) * 3 < int(plain.headers["Content-Length"])
+
+
+@pytest.mark.parametrize("accepted", ["", "br", "gzip;q=0", "gzip; q=0.0", "xgzip"])
+async def test_who_does_not_take_gzip_gets_none(site, accepted):
+    """Only a client that says so is sent something compressed."""
+    answer = await site.get("/api/docs/openapi.json", headers={"Accept-Encoding": accepted})
+
+    assert "Content-Encoding" not in answer.headers
+    assert document_of(Settings()) == await answer.json()
+
+
+async def test_a_file_is_sent_once(site):
+    """A browser that has the file asks whether it is still the one, and is told so."""
+    path = "/api/docs/static/page.css"
+    first = await site.get(path)
+    second = await site.get(path, headers={"If-None-Match": first.headers["ETag"]})
+
+    assert ("no-cache", "text/css") == (first.headers["Cache-Control"], first.content_type)
+    assert (304, b"") == (second.status, await second.read())
