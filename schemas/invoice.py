@@ -23,7 +23,7 @@ EXAMPLE = {
 }
 
 
-class NewInvoiceSchema(Schema):
+class InvoiceRequestSchema(Schema):
     """
     An invoice to send to a customer and collect.
 

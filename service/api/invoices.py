@@ -16,8 +16,8 @@ from schemas.invoice import (
     InvoicePageSchema,
     InvoicePathSchema,
     InvoiceReceivedSchema,
+    InvoiceRequestSchema,
     InvoiceSchema,
-    NewInvoiceSchema,
 )
 from schemas.money import CURRENCIES, to_text
 from service.api.callbacks import EVALUATED_CALLBACKS
@@ -54,7 +54,7 @@ _deliveries = DeliveryPageSchema()
     callbacks=[INVOICE_NOTIFICATION],
 )
 @querystring_schema(CallbackQuerySchema)
-@json_schema(NewInvoiceSchema, example=EXAMPLE)
+@json_schema(InvoiceRequestSchema, example=EXAMPLE)
 @answers(
     InvoiceReceivedSchema,
     "The invoice is stored; callbacks follow.",

@@ -16,7 +16,7 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from standardwebhooks import Webhook
 
-from schemas.invoice import CallbackQuerySchema, NewInvoiceSchema
+from schemas.invoice import CallbackQuerySchema, InvoiceRequestSchema
 from service.api.application import OPERATIONS
 from service.api.openapi import build_document
 from service.api.operations import read_operation, refuses
@@ -287,7 +287,7 @@ def declaring(*callbacks):
 
     @docs(tags=["invoices"], callbacks=callbacks)
     @querystring_schema(CallbackQuerySchema)
-    @json_schema(NewInvoiceSchema)
+    @json_schema(InvoiceRequestSchema)
     @refuses(422)
     async def handler(_request: web.Request) -> web.Response:
         raise NotImplementedError
@@ -447,7 +447,7 @@ def test_bodies_of_the_callback_are_open(document, name):
 def test_answers_are_open_and_complete(document):
     """What is answered always has all of its fields, and may have more one day."""
     for name, schema in document["components"]["schemas"].items():
-        if name in {"NewInvoice", "InvoiceEventReceived", "Redelivery"}:
+        if name in {"InvoiceRequest", "InvoiceEventReceived", "Redelivery"}:
             continue
         optional = {"errors"} if name == "Problem" else set()
 
@@ -457,7 +457,7 @@ def test_answers_are_open_and_complete(document):
 
 def test_request_is_closed(document):
     """A field that is not declared is refused, and the document says so."""
-    for name in ("NewInvoice", "Redelivery"):
+    for name in ("InvoiceRequest", "Redelivery"):
         assert False is document["components"]["schemas"][name]["additionalProperties"]
 
 

@@ -10,7 +10,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 
 from schemas.delivery import DeliveryPageSchema
 from schemas.documented import example_of
-from schemas.invoice import CallbackQuerySchema, NewInvoiceSchema
+from schemas.invoice import CallbackQuerySchema, InvoiceRequestSchema
 from service.api.application import OPERATIONS
 from service.api.callback_plugin import CallbackPlugin
 from service.api.docs import as_yaml
@@ -34,7 +34,7 @@ def test_plugin_adds_the_declared_callbacks():
     spec = APISpec("t", "1", "3.1.0", plugins=[PLUGIN, MarshmallowPlugin()])
     operation = {
         "parameters": [{"in": "query", "schema": CallbackQuerySchema}],
-        "requestBody": {"content": {"application/json": {"schema": NewInvoiceSchema}}},
+        "requestBody": {"content": {"application/json": {"schema": InvoiceRequestSchema}}},
         "responses": {},
     }
     spec.path("/x", operations={"post": operation}, declared=[INVOICE_NOTIFICATION])

@@ -12,7 +12,7 @@ from marshmallow import Schema, ValidationError, fields
 from schemas.answer import AnswerSchema
 from schemas.event import InvoiceEventReceivedSchema, InvoiceEventSchema
 from schemas.fields import EmailAddress, Instant, InvoiceId, StrictBoolean, Text, WholeNumber
-from schemas.invoice import EXAMPLE, NewInvoiceSchema
+from schemas.invoice import EXAMPLE, InvoiceRequestSchema
 
 
 def load(field, value):
@@ -39,20 +39,20 @@ class TestInvoice:
             "currency": "USD",
         }
 
-        assert expected == NewInvoiceSchema().load({**EXAMPLE, "currency": "USD"})
+        assert expected == InvoiceRequestSchema().load({**EXAMPLE, "currency": "USD"})
 
     @pytest.mark.parametrize("currency", ["usd", None, 1, [], {}])
     def test_currency_alone_is_blamed_for_itself(self, currency):
         """An amount is not wrong because its currency is."""
         with pytest.raises(ValidationError) as refusal:
-            NewInvoiceSchema().load({**EXAMPLE, "currency": currency})
+            InvoiceRequestSchema().load({**EXAMPLE, "currency": currency})
 
         assert ["currency"] == list(refusal.value.messages)
 
     def test_all_mistakes_are_told(self):
         """Amount and currency rules do not hide what else is wrong."""
         with pytest.raises(ValidationError) as refusal:
-            NewInvoiceSchema().load({"id": "", "total": "0.001", "currency": "USD", "new": 1})
+            InvoiceRequestSchema().load({"id": "", "total": "0.001", "currency": "USD", "new": 1})
 
         assert {"id", "total", "customer", "new"} == set(refusal.value.messages)
 
@@ -181,6 +181,6 @@ def test_answers_have_all_their_fields():
 def test_a_number_with_more_digits_than_a_double_is_refused():
     """What may have been another number before it was parsed is refused, and a string is taken."""
     with pytest.raises(ValidationError, match="send it as a string"):
-        NewInvoiceSchema().load(
+        InvoiceRequestSchema().load(
             {"id": "1", "customer": "Jo", "total": 999999999999.9998, "currency": "CLF"}
         )
