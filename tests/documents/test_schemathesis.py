@@ -1,0 +1,61 @@
+"""The document and the running service, compared by schemathesis with every check it has."""
+
+from __future__ import annotations
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.generation import GenerationMode
+
+from service.accounts.encryption import new_encryption_key
+from service.app import document_of
+from service.settings import Settings
+from tests.browser.served import added_account, served
+
+pytestmark = [pytest.mark.documents, pytest.mark.slow]
+
+ACCEPTED = ["2xx", "401", "404", "409", "422", "429"]
+"""
+What a request that fits the document may be answered.
+
+422 is among them, because no schema says which decimals a currency has, which cursors were handed
+out, or which hosts may be called.
+"""
+
+CONFIG = schemathesis.Config.from_dict(
+    {"checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED}}}
+)
+
+schema = schemathesis.openapi.from_dict(document_of(Settings()), config=CONFIG)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    """URL and key of a service as in production."""
+    folder, encryption_key = tmp_path_factory.mktemp("service"), new_encryption_key()
+    key = added_account(folder, encryption_key=encryption_key)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("no_proxy", "127.0.0.1")
+        with served(folder, encryption_key=encryption_key) as url:
+            yield url, key
+
+
+@schema.parametrize()
+@settings(
+    max_examples=30,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+def test_the_service_is_what_the_document_says(case, service):
+    """No check of schemathesis finds a difference between the document and the service."""
+    url, key = service
+    # A request that is wrong because of its headers is sent with those, and without our key.
+    headers = case.meta.components.get(ParameterLocation.HEADER) if case.meta else None
+    is_wrong = headers is not None and headers.mode is GenerationMode.NEGATIVE
+
+    case.call_and_validate(
+        base_url=url, headers=None if is_wrong else {"Authorization": f"Bearer {key}"}
+    )
