@@ -14,6 +14,7 @@ import orjson
 
 from service.accounts.administration import AccountAdministration, IssuedCredentials
 from service.app import administration_of
+from service.cli.group import WholeHelpGroup
 from service.settings import Settings, parse_duration, read_settings
 
 T = TypeVar("T")
@@ -41,12 +42,12 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result
 OVERLAP = click.option(
     "--overlap",
     callback=_read_overlap,
-    help="How long the old one stays valid, such as 24h; 0s ends it at once. "
-    "By default INVOICES_ROTATION_OVERLAP.",
+    show_default="INVOICES_ROTATION_OVERLAP",
+    help="How long the old one stays valid, such as 24h; 0s ends it at once.",
 )
 
 
-@click.group("accounts")
+@click.group("accounts", cls=WholeHelpGroup)
 def accounts_group() -> None:
     """Add, list, rotate and disable the accounts that may send invoices."""
 

@@ -13,6 +13,7 @@ from service.app import document_of
 from service.cli.accounts import accounts_group
 from service.cli.database import migrate_command
 from service.cli.demo import demo_command
+from service.cli.group import WholeHelpGroup
 from service.cli.receiver import receiver_command
 from service.cli.serve import serve_command
 from service.cli.supervisor import WRONG_USAGE
@@ -21,8 +22,17 @@ from service.settings import declared_settings, read_settings
 
 FAILED = 1
 
+EPILOG = """\
+`invoices COMMAND --help` explains a command, and `invoices settings` lists the INVOICES_* variables
+that set everything else.
 
-class CommandLine(click.Group):
+\b
+Start here:             invoices serve --dev
+Then documentation is:  http://127.0.0.1:8080/api/docs
+"""
+
+
+class CommandLine(WholeHelpGroup):
     """A group whose commands end with one sentence and a status where a person can act on it."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -40,7 +50,9 @@ class CommandLine(click.Group):
         sys.exit(status)
 
 
-@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG
+)
 @click.version_option(__version__, prog_name="invoices")
 def main() -> None:
     """Accept invoices, collect them, and call the API user back."""
@@ -51,9 +63,20 @@ for command in (serve_command, accounts_group, migrate_command, receiver_command
 
 
 @main.command("spec")
-@click.option("--format", "form", type=click.Choice(["json", "yaml"]), default="json")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["json", "yaml"]),
+    default="json",
+    show_default=True,
+    help="The format of the document.",
+)
 def spec_command(form: str) -> None:
-    """Print the OpenAPI document, without starting anything."""
+    """
+    Print the OpenAPI document, without starting anything.
+
+    A running service has it at http://127.0.0.1:8080/api/docs/openapi.json.
+    """
     document = document_of(read_settings())
     if form == "yaml":
         click.echo(as_yaml(document), nl=False)

@@ -24,11 +24,18 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
 
 @click.command("receiver")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=9000,
+    show_default=True,
+    help="The port to listen on; 0 takes any free one.",
+)
 @click.option(
     "--secret",
     default=DEV_SECRET,
-    help="The signing secret, whsec_…; by default the public one of the dev account.",
+    show_default="the public one of the dev account",
+    help="The signing secret of your account, whsec_….",
 )
 @click.option(
     "--answer",

@@ -31,7 +31,7 @@ log = logging.getLogger("invoices")
 
 ONE_WRITER = """\
 SQLite has one writer, so a second process on the same file would only wait for the first.
-Set INVOICES_DATABASE_URL to a PostgreSQL database to run several: docs/operations.md says how."""
+Set INVOICES_DATABASE_URL to run several, for example to postgresql://invoices@localhost/invoices."""
 
 WORKERS_MAX = 64
 
