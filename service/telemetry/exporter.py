@@ -57,7 +57,9 @@ async def exported_traces() -> AsyncIterator[Tracing]:
         await _shut_down(provider)
 
 
-async def _shut_down(provider: TracerProvider) -> None:
+async def _shut_down(
+    provider: "TracerProvider",
+) -> None:  # Without the extra there is no such name.
     """Export what is left, in a thread of its own: a collector that hangs would block the loop."""
     sending = threading.Thread(target=provider.shutdown, name="traces-shutdown", daemon=True)
     sending.start()
