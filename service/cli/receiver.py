@@ -41,12 +41,14 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
     "--answer",
     "status_code",
     type=click.IntRange(200, 599),
+    show_default="200, as declared",
     help="The status to answer instead of the declared one, such as 500 or 410.",
 )
 @click.option(
     "--fail-first",
     type=click.IntRange(min=0),
     metavar="COUNT",
+    show_default="none, or with --answer all",
     help="Fail the first COUNT requests of each event, with --answer or 500; accept the others.",
 )
 @click.option(
@@ -54,6 +56,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
     "delay_seconds",
     callback=_seconds,
     default="0s",
+    show_default=True,
     metavar="DURATION",
     help="Wait before each answer, such as 20s.",
 )
