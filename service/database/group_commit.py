@@ -109,13 +109,10 @@ class _Lane:
                 await self._commit(*half)
         else:
             _resolve(futures, results)
-            self._observe(sum(map(len, results)))
-
-    def _observe(self, size: int) -> None:
-        try:
-            self._observe_size(size)
-        except Exception:  # the observer must not stop the commits
-            log.exception("commit.unobserved")
+            try:
+                self._observe_size(sum(map(len, results)))
+            except Exception:  # the observer must not stop the commits
+                log.exception("commit.unobserved")
 
 
 def run_batch(tx: Connection, batch: Batch) -> list[Sequence[Any]]:

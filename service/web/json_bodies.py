@@ -59,7 +59,7 @@ def _may_repeat_names(body: bytes, parsed: object) -> bool:
     """
     if not isinstance(parsed, dict):
         return True
-    strings = len(parsed) + sum(isinstance(one, str) for one in parsed.values())
+    strings = len(parsed) + [*map(type, parsed.values())].count(str)
     return body.count(b'"') != 2 * strings
 
 
