@@ -54,12 +54,13 @@ class CallbackPlugin(BasePlugin):
 
     Raises:
         DeclarationError: from `operation_helper`, if a callback names a parameter or a property
-            that its operation does not declare, or two callbacks of one operation have one name.
+            that its operation does not declare, or two callbacks have one name.
     """
 
     def __init__(self, *, timeout: timedelta, is_strict: bool) -> None:
         self._timeout = timeout
         self._is_strict = is_strict
+        self._by_name: dict[str, Callback] = {}
 
     def operation_helper(
         self,
@@ -79,9 +80,14 @@ class CallbackPlugin(BasePlugin):
             for callback in declared:
                 callback.check(declared_by(operation))
                 callbacks = operation.setdefault("callbacks", {})
-                if callback.name in callbacks:
+                is_first = callback.name not in self._by_name
+                known = self._by_name.setdefault(callback.name, callback)
+                if callback.name in callbacks or known is not callback:
                     raise DeclarationError(f"Callback {callback.name}: the name is used twice.")
                 documented = self._document(callback, operation.get("tags", []))
+                if not is_first:
+                    # An operationId is unique in a document, of callbacks as well.
+                    documented["operationId"] += f"_of_{operation['operationId']}"
                 callbacks[callback.name] = {callback.expression: {callback.method: documented}}
 
     def _document(self, callback: Callback, tags: list[str]) -> dict[str, Any]:

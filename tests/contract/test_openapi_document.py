@@ -355,6 +355,30 @@ def test_a_second_callback_costs_a_declaration():
     assert ["default"] == [statuses for statuses, one in answers.items() if "headers" in one]
 
 
+def at(path, *callbacks):
+    """An operation at *path* that declares *callbacks*."""
+    declared = declaring(*callbacks)
+    docs(operationId=f"send_{path}")(declared.handler)
+    return read_operation("POST", f"/{path}", declared.handler)
+
+
+def test_two_operations_may_declare_one_callback():
+    """The operationId of each is unique, as OpenAPI demands."""
+    paths = built(at("x", ANOTHER), at("y", ANOTHER))["paths"]
+
+    assert ["parcel_sent", "parcel_sent_of_send_y"] == [
+        operation["operationId"]
+        for path in paths.values()
+        for operation in path["post"]["callbacks"]["parcel_sent"][ANOTHER.expression].values()
+    ]
+
+
+def test_other_callbacks_of_one_name_stop_the_start():
+    """Deliveries name their callback, so the name means one declaration in the whole service."""
+    with pytest.raises(DeclarationError, match="parcel_sent"):
+        built(at("x", ANOTHER), at("y", dataclasses.replace(ANOTHER, method="post")))
+
+
 def test_two_callbacks_of_one_name_stop_the_start():
     """One of them would not be in the document."""
     with pytest.raises(DeclarationError, match="parcel_sent"):
