@@ -5,6 +5,8 @@
 BIN := .venv/bin
 # More arguments for test, bench and demo: make test ARGS="-k expression -x"
 ARGS ?=
+# The tests of a file share what is expensive to start, and stay in one process.
+PARALLEL ?= --numprocesses auto --dist loadfile
 
 # Stamps: what is installed is installed again only when these files change.
 RUNTIME := .venv/.runtime-installed
@@ -26,12 +28,12 @@ demo: $(RUNTIME) ## the service and a receiver on this machine: one invoice in, 
 	@$(BIN)/python -m service demo $(ARGS)
 
 .PHONY: test
-test: $(TOOLS) ## every test
-	$(BIN)/python -m pytest $(ARGS)
+test: $(TOOLS) ## every test, in as many processes as the machine has cores
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: coverage
 coverage: $(TOOLS) ## every test, and the lines that none of them ran
-	$(BIN)/python -m pytest --cov $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --cov $(ARGS)
 
 .PHONY: check
 check: format-check lint types imports test ## what CI runs: format, lint, types, import rules, tests
