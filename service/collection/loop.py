@@ -77,17 +77,17 @@ class Collection(Loop):
 
     async def accept(self, invoice: Invoice) -> Acceptance:
         """Store *invoice*, unless its account has used the id, and collect it."""
-        leased_until = None
+        now, leased_until = self.clock.now(), None
         if self.is_running and not self.is_draining:
             self._is_backlogged |= self._held_count >= CONCURRENCY
             if not self._is_backlogged:
                 self._held_count += 1
-                leased_until = self.clock.now() + LEASE
+                leased_until = now + LEASE
         is_started = False
         try:
             acceptance = await self._store.accept(invoice, leased_until)
             if leased_until and acceptance is Acceptance.STORED:
-                self.tasks.create_task(self._collect(invoice, self.clock.now()))
+                self.tasks.create_task(self._collect(invoice, now))
                 is_started = True
         finally:
             if leased_until and not is_started:

@@ -207,6 +207,8 @@ class Dispatcher(Loop):
         if self.is_draining:
             self._release_all(self._origins.take_back_all())
             return
+        if not self._origins.has_waiting:
+            return
         now = self.clock.now()
         latest_end = now + self._limits.timeout + SETTLE_MARGIN
         for slot in self._origins.take_slots():

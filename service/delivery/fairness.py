@@ -147,6 +147,11 @@ class Origins:
 
     # Slots
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether an origin waits for a slot that it may have."""
+        return bool(self._queue)
+
     def wait(self, delivery: Delivery) -> None:
         """Queue a delivery, whose lease is counted, for a slot."""
         origin = self._known[delivery.origin]
