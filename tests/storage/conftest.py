@@ -1,4 +1,4 @@
-"""A database of its own for every test, of each kind, and the store on it."""
+"""One database for each test, of each kind, and the store on it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from service.storage.store import Store
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def kind(request):
-    """Which database is asked."""
+    """The kind of the database."""
     return request.param
 
 
 @pytest.fixture
 def url(kind, request, tmp_path):
-    """Where a database without a schema is."""
+    """The URL of a database without a schema."""
     if kind == "postgresql":
         return request.getfixturevalue("empty_postgres_url")
     return f"sqlite:///{tmp_path}/invoices.db"

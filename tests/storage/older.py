@@ -1,4 +1,4 @@
-"""Databases on schemas of earlier versions, and the way from one schema to another."""
+"""Databases on the schemas of earlier versions, and the migrations between schemas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.storage.tables import metadata
 
 MIGRATIONS = Path(schema.__file__).parent / "migrations"
 REVISIONS = ("0001", "0002", "0003", "0004")
-"""Every schema that an earlier version has left."""
+"""The last revision of every earlier version."""
 
 ADDED = {
     "account_id": lambda row, accounts: accounts[row.get("invoice_key", row.get("delivery_id"))],
@@ -28,7 +28,7 @@ ADDED = {
 
 
 def config(tx=None):
-    """Alembic's configuration, on the transaction *tx*."""
+    """The configuration of Alembic, on the transaction *tx*."""
     made = Config()
     made.set_main_option("script_location", str(MIGRATIONS))
     made.attributes["connection"] = tx
@@ -36,35 +36,37 @@ def config(tx=None):
 
 
 async def up(database, revision):
-    """Make the changes that lead to *revision*."""
+    """Apply the migrations up to *revision*."""
     await database.change_schema(lambda tx: command.upgrade(config(tx), revision))
 
 
 async def down(database, revision):
-    """Undo the changes behind *revision*."""
+    """Undo the migrations after *revision*."""
     await database.change_schema(lambda tx: command.downgrade(config(tx), revision))
 
 
 def head():
-    """The newest revision there is."""
+    """The newest revision."""
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
 def reflected(tx):
-    """The tables as the database has them at the moment."""
-    there = inspect(tx).get_table_names()
-    return [Table(name, MetaData(), autoload_with=tx) for name in metadata.tables if name in there]
+    """The tables that the database has now."""
+    existing = inspect(tx).get_table_names()
+    return [
+        Table(name, MetaData(), autoload_with=tx) for name in metadata.tables if name in existing
+    ]
 
 
 def insert_rows(tx, rows):
-    """Fill the schema that there is with *rows*, given by table with the columns of the first."""
-    there = {table.name: table for table in reflected(tx)}
+    """Insert *rows*, by table and with the columns of the first schema, into the present schema."""
+    existing = {table.name: table for table in reflected(tx)}
     accounts = {row["key"]: row["account_id"] for row in rows["invoices"]}
     accounts |= {row["id"]: row["account_id"] for row in rows["deliveries"]}
     for name, given in rows.items():
-        names = there[name].columns.keys()
+        names = existing[name].columns.keys()
         values = [
             {one: row[one] if one in row else ADDED[one](row, accounts) for one in names}
             for row in given
         ]
-        tx.execute(insert(there[name]), values)
+        tx.execute(insert(existing[name]), values)

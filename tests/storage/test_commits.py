@@ -13,13 +13,13 @@ from tests.rows import a_database
 
 
 class CountedDatabase(SqliteDatabase):
-    """A database that counts its write transactions, and is out of order when told to be."""
+    """A database that counts its write transactions and can be made unavailable."""
 
     transaction_count = 0
     is_available = True
 
     async def write(self, work, *args, **options):
-        """Count, then do as it is."""
+        """Count the transaction, then write, or fail while the database is unavailable."""
         self.transaction_count += 1
         if not self.is_available:
             raise StorageUnavailable("database is locked")
@@ -28,7 +28,7 @@ class CountedDatabase(SqliteDatabase):
 
 @pytest.fixture
 async def database(tmp_path):
-    """A database that counts."""
+    """A database that counts its write transactions."""
     async with a_database(tmp_path, CountedDatabase) as database:
         database.transaction_count = 0
         yield database
@@ -36,7 +36,7 @@ async def database(tmp_path):
 
 @pytest.fixture
 def commits(database):
-    """What is tested, on that database."""
+    """The group commit under test, on that database."""
     return GroupCommit(database, observe_size=lambda _size: None)
 
 
@@ -47,7 +47,7 @@ def write_names(tx, names):
 
 
 def count_names(tx, names):
-    """Answer how many rows there are, once for each of *names*."""
+    """Return the number of rows, once for each of *names*."""
     return [tx.scalar(select(func.count()).select_from(origins)) for _ in names]
 
 
@@ -57,31 +57,31 @@ async def written(database):
 
 
 async def outcomes(*awaitables):
-    """What each comes to, its exception included."""
+    """The result of each awaitable; a failure is its exception."""
     return await asyncio.gather(*awaitables, return_exceptions=True)
 
 
 class Gate:
-    """Work that stands still inside its transaction until a test lets it go."""
+    """Work that waits inside its transaction until the test allows the commit."""
 
     def __init__(self):
         self.has_written = threading.Event()
         self.may_commit = threading.Event()
 
     def write(self, tx, names):
-        """Write, say so, wait."""
+        """Write the rows, report that, and wait."""
         results = write_names(tx, names)
         self.has_written.set()
         assert self.may_commit.wait(PATIENCE_SECONDS)
         return results
 
     async def reached(self):
-        """Wait until the work has written and does not go on."""
+        """Wait until the work has written its rows and waits."""
         assert await asyncio.to_thread(self.has_written.wait, PATIENCE_SECONDS)
 
 
-async def test_work_that_comes_together_is_committed_together(database, commits):
-    """Ten callers wait for the disk once, and each gets its own result."""
+async def test_concurrent_work_is_committed_together(database, commits):
+    """Ten concurrent callers share one transaction, and each gets its own result."""
     names = [f"n{number}" for number in range(10)]
 
     results = await asyncio.gather(*(commits.run(write_names, name) for name in names))
@@ -91,8 +91,8 @@ async def test_work_that_comes_together_is_committed_together(database, commits)
     assert 1 == database.transaction_count
 
 
-async def test_work_that_comes_alone_is_committed_at_once(database, commits):
-    """Nobody waits for company: there is no timer."""
+async def test_single_work_is_committed_at_once(database, commits):
+    """Work that comes alone is committed without a delay: there is no timer."""
     for name in ("a", "b", "c"):
         async with asyncio.timeout(PATIENCE_SECONDS):
             assert f"{name} is written" == await commits.run(write_names, name)
@@ -100,8 +100,8 @@ async def test_work_that_comes_alone_is_committed_at_once(database, commits):
     assert 3 == database.transaction_count
 
 
-async def test_work_that_comes_during_a_commit_shares_the_next(database, commits):
-    """While one transaction is being committed, the work of all others gathers."""
+async def test_work_that_arrives_during_a_commit_shares_the_next(database, commits):
+    """All work that arrives during one commit is written by the next transaction."""
     gate = Gate()
     first = asyncio.ensure_future(commits.run(gate.write, "first"))
     await gate.reached()
@@ -116,7 +116,7 @@ async def test_work_that_comes_during_a_commit_shares_the_next(database, commits
 
 
 async def test_work_of_different_kinds_shares_a_transaction(database, commits):
-    """A round of leasing, an invoice and a settlement may all be one commit."""
+    """A lease round, an invoice and a settlement can share one commit."""
     results = await asyncio.gather(
         commits.run(write_names, "a"), commits.run(count_names, "-"), commits.run(write_names, "b")
     )
@@ -126,7 +126,7 @@ async def test_work_of_different_kinds_shares_a_transaction(database, commits):
 
 
 async def test_results_come_after_the_commit(database, commits):
-    """Nobody is told of what a reader could not see yet."""
+    """A caller gets its result only after readers can see the rows."""
     gate = Gate()
     running = asyncio.ensure_future(commits.run(gate.write, "a"))
     await gate.reached()
@@ -139,8 +139,8 @@ async def test_results_come_after_the_commit(database, commits):
     assert ["a"] == await written(database)
 
 
-async def test_what_cannot_be_written_fails_alone(database, commits):
-    """A poisonous item takes none of the others of its transaction with it."""
+async def test_an_item_that_cannot_be_written_fails_alone(database, commits):
+    """An item that fails does not fail the other items of its transaction."""
     given = await outcomes(
         commits.run(write_names, "a"), commits.run(write_names, None), commits.run(write_names, "b")
     )
@@ -150,8 +150,8 @@ async def test_what_cannot_be_written_fails_alone(database, commits):
     assert ["a", "b"] == sorted(await written(database))
 
 
-async def test_what_fails_leaves_nothing_behind(database, commits):
-    """What was written before an item failed is rolled back with it."""
+async def test_a_failed_item_leaves_no_rows(database, commits):
+    """The rows that an item wrote before it failed are rolled back."""
 
     def write_and_fail(tx, names):
         write_names(tx, names)
@@ -163,15 +163,15 @@ async def test_what_fails_leaves_nothing_behind(database, commits):
     assert [] == await written(database)
 
 
-async def test_everything_goes_on_after_a_failure(database, commits):
-    """A failed transaction is followed by others."""
+async def test_work_is_committed_after_a_failure(database, commits):
+    """After a failed transaction the next work is committed."""
     await outcomes(commits.run(write_names, None))
 
     assert "a is written" == await commits.run(write_names, "a")
 
 
-async def test_a_database_that_is_away_fails_all_and_stores_nothing(database, commits):
-    """Everybody who waits is told that nothing was stored, and may come again."""
+async def test_an_unavailable_database_fails_all_and_stores_nothing(database, commits):
+    """While the database is unavailable, every caller fails and nothing is stored."""
     database.is_available = False
 
     given = await outcomes(*(commits.run(write_names, f"n{n}") for n in range(3)))
@@ -183,8 +183,8 @@ async def test_a_database_that_is_away_fails_all_and_stores_nothing(database, co
     assert "n0 is written" == await commits.run(write_names, "n0")
 
 
-async def test_a_database_that_is_away_is_not_asked_again_for_each(database, commits):
-    """Where each try takes seconds, a hundred callers do not wait for a hundred of them."""
+async def test_an_unavailable_database_is_tried_once_for_all_callers(database, commits):
+    """A hundred waiting callers cause one attempt to write, and not a hundred slow ones."""
     database.is_available = False
 
     await outcomes(*(commits.run(write_names, f"n{n}") for n in range(100)))
@@ -192,8 +192,8 @@ async def test_a_database_that_is_away_is_not_asked_again_for_each(database, com
     assert 1 == database.transaction_count
 
 
-async def test_a_caller_that_leaves_disturbs_nobody(database, commits):
-    """Who is cancelled while waiting gets no answer, and the others get theirs."""
+async def test_a_cancelled_caller_does_not_disturb_the_others(database, commits):
+    """A cancelled caller gets no result, and the other callers get theirs."""
     gate = Gate()
     first = asyncio.ensure_future(commits.run(gate.write, "first"))
     await gate.reached()
@@ -211,8 +211,8 @@ async def test_a_caller_that_leaves_disturbs_nobody(database, commits):
     ]
 
 
-async def test_an_observer_that_raises_disturbs_nobody(database, caplog):
-    """A defect in the metrics is logged, and what was committed and what follows succeeds."""
+async def test_an_observer_that_raises_does_not_disturb_commits(database, caplog):
+    """An exception of the metrics is logged; this commit and the next one succeed."""
 
     def broken(_size):
         raise ZeroDivisionError
@@ -225,8 +225,8 @@ async def test_an_observer_that_raises_disturbs_nobody(database, caplog):
     assert ["one", "two"] == sorted(await written(database))
 
 
-async def test_work_that_forgets_an_item_is_not_committed(database, commits):
-    """A work that answers too few results fails, writes nothing, and blocks nobody after it."""
+async def test_work_with_too_few_results_is_not_committed(database, commits):
+    """Work that returns too few results fails and writes nothing; the next work succeeds."""
 
     def forgets(tx, items):
         return []

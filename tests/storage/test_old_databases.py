@@ -31,7 +31,7 @@ def an_invoice_row(number, status, *, origin=ONE, **changes):
 
 
 def a_delivery_row(number, status, **changes):
-    """A row of `deliveries` on the first schema: of the first event of the invoice *number*."""
+    """A row of `deliveries` on the first schema, for the first event of the invoice *number*."""
     return {
         **{"id": f"msg_{number}", "account_id": "dev", "invoice_key": f"{number:032x}"},
         **{"sequence": 1, "callback": INVOICE_NOTIFICATION.name},
@@ -68,16 +68,16 @@ ROWS = {
     ],
 }
 """
-Work that a process of an older version has left: one invoice with a callback and one without that
-were just accepted, one whose collection and first delivery were under way, and a dead delivery.
+Rows that a process of an older version left: one invoice with a callback and one without, both
+just accepted; an invoice whose collection and first delivery had begun; and a dead delivery.
 """
 
 PAID = b'{"description":"Invoice paid","paid":true}'
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_old_databases_come_up_with_the_new_code(empty, revision):
-    """What an older version has left is leased, collected, delivered and delivered again."""
+async def test_rows_of_an_older_version_are_processed(empty, revision):
+    """Rows of an older version are leased, collected, delivered and redelivered."""
     await up(empty, revision)
     await empty.write(insert_rows, ROWS)
     receivers = FakeReceivers()

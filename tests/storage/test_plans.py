@@ -1,8 +1,8 @@
 """
-How databases find rows, once there are enough for that to matter.
+The plans by which databases find rows, on tables that are large enough for an index to matter.
 
-One of each thing is done to a store on many rows; every statement that this takes is then
-explained, as it is run with these very values and as it is run once its plan is kept.
+Each operation of a store is done once on many rows. Then every statement of it is explained, with
+the values of that run, and as a prepared statement with a generic plan.
 """
 
 import re
@@ -67,8 +67,8 @@ NOW = START + timedelta(hours=1)
 
 @pytest.fixture(scope="module", params=["sqlite", "sqlite, counted", "postgresql"])
 def plans(request, tmp_path_factory):
-    """The plans of every statement, by what it was run for."""
-    # Nobody counts the rows of an SQLite file, unless its operator does; a server does it itself.
+    """The plans of every statement, by the operation that ran it."""
+    # SQLite counts its rows only if the operator runs ANALYZE; PostgreSQL does it by itself.
     explain = partial(explained, counted_after=None if request.param == "sqlite" else ROW_COUNT)
     if request.param.startswith("sqlite"):
         url = f"sqlite:///{tmp_path_factory.mktemp('plans')}/invoices.db"
@@ -79,16 +79,16 @@ def plans(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def early_plans(postgres_server):
-    """The plans of a server that has counted its rows before anything waited, and not since."""
+    """The plans of a server that counted its rows before any delivery was due, and never since."""
     with new_database(postgres_server) as url:
         return in_a_loop_of_its_own(explained(url, counted_after=DELIVERED_COUNT))
 
 
 async def explained(url, *, counted_after):
     """
-    Fill the database of *url*, do one of each thing, and explain what that took.
+    Fill the database of *url*, do each operation once, and explain its statements.
 
-    The database counts its rows once there are so many deliveries, or never.
+    The database counts its rows after *counted_after* deliveries, or never.
     """
     database = open_database(url)
     try:
@@ -108,7 +108,7 @@ async def explained(url, *, counted_after):
 
 
 async def fill(database, counted_after):
-    """Settled history, a backlog over many origins, and invoices to be collected."""
+    """Insert settled deliveries, a backlog over many origins, and invoices that are due."""
     await database.write(insert_due_invoices)
     for start in range(0, ROW_COUNT, CHUNK):
         end = min(ROW_COUNT, start + CHUNK)
@@ -118,14 +118,14 @@ async def fill(database, counted_after):
 
 
 def count_rows(tx):
-    """Have the database count its rows, now and not again: it would, at an instant of its own."""
+    """Make the database count its rows now, and switch off automatic counting."""
     if tx.dialect.name == "postgresql":
         tx.execute(text("ALTER TABLE deliveries SET (autovacuum_enabled = off)")).close()
     tx.execute(text("ANALYZE")).close()
 
 
 def insert_chunk(numbers, tx):
-    """Invoices that were collected, each with the delivery of its event."""
+    """Insert collected invoices, each with the delivery of its event."""
     insert_rows(tx, invoices, [invoice_row(number) for number in numbers])
     insert_rows(tx, events, [event_row(number) for number in numbers])
     insert_rows(tx, deliveries, [delivery_row(number) for number in numbers])
@@ -133,7 +133,7 @@ def insert_chunk(numbers, tx):
 
 
 def insert_due_invoices(tx):
-    """Invoices that wait to be collected, accounts, and origins that asked to be left alone."""
+    """Insert invoices that are due, accounts, and origins with a hold."""
     numbers = range(100_000, 100_000 + DUE_INVOICE_COUNT)
     insert_rows(tx, invoices, [invoice_row(n, due_at=microseconds(START) + n) for n in numbers])
     made = microseconds(START)
@@ -147,19 +147,19 @@ def insert_due_invoices(tx):
 
 
 def status_of(number):
-    """What became of the delivery with that number; the newest are those that wait."""
+    """The status of the delivery with that number; the newest are pending."""
     if number < DELIVERED_COUNT:
         return "delivered"
     return "dead" if number < DELIVERED_COUNT + DEAD_COUNT else "pending"
 
 
 def account_of(number):
-    """Whose invoice it is: one account has most of them."""
+    """The account of the invoice: one account has most invoices."""
     return "other" if number % 10 == 0 else "dev"
 
 
 def origin_of(number):
-    """Where it is delivered: half of it to one receiver."""
+    """The origin of the delivery: one receiver has half of the deliveries."""
     return f"https://{number % 2 and number % ORIGIN_COUNT}.example:443"
 
 
@@ -183,7 +183,7 @@ def event_row(number):
 
 
 def delivery_row(number):
-    """A row of `deliveries`; what is pending becomes due one after another."""
+    """A row of `deliveries`; the pending ones become due one after another."""
     status, at = status_of(number), microseconds(START)
     values = {
         **{column.name: None for column in deliveries.columns},
@@ -209,7 +209,7 @@ def attempt_row(number):
 
 
 async def recorded(store):
-    """The statements, with their parameters, of everything that a store can do."""
+    """The statements, with their parameters, of every operation of a store."""
     statements, run = {}, []
 
     def record(_connection, _cursor, statement, parameters, _context, _is_many):
@@ -231,7 +231,7 @@ async def recorded(store):
 
 
 async def do_one_of_each(store, do):
-    """Write and read in every way there is."""
+    """Do every write and read once."""
     await do("accept", store.accept(an_invoice()))
     await do("accept again", store.accept(an_invoice()))
     round_ = LeaseRound(NOW, NOW + LEASE, 50)
@@ -241,7 +241,7 @@ async def do_one_of_each(store, do):
     refunded = a_step(invoice, None, event=an_event("Refunded", at=NOW, delivery_id="msg_2"))
     await do("record an event", store.record_event(refunded, [a_delivery(refunded)]))
     found = await do("lease deliveries", lease_deliveries(store, now=NOW, limit=50))
-    await do("lease lost ones", lease_deliveries(store, now=NOW + LEASE, limit=50))
+    await do("lease lost deliveries", lease_deliveries(store, now=NOW + LEASE, limit=50))
     found = await lease_deliveries(store, now=NOW + 2 * LEASE, limit=50)
     await do("settle", store.settle(delivered(found[0], at=NOW)))
     held = failed(found[1], due_at=NOW + SECOND, held_until=NOW + SECOND, at=NOW)
@@ -260,12 +260,12 @@ async def do_one_of_each(store, do):
 
 
 async def list_one_of_each(store, do):
-    """Find and list what accounts may see."""
+    """Find and list the rows that accounts may see."""
     await do("find an invoice", store.find_invoice("dev", "i1"))
     for name, narrowed in {
         "list invoices": {},
         "list invoices by status": {"status": "received"},
-        "list invoices behind one": {"after": "i20001"},
+        "list invoices after a cursor": {"after": "i20001"},
         "list one invoice by its id": {"invoice_id": "i1"},
     }.items():
         options = {"status": None, "after": None, "limit": 50, **narrowed}
@@ -274,10 +274,14 @@ async def list_one_of_each(store, do):
     await do("deliveries of an invoice", store.deliveries_of("dev", "i1"))
     for name, wanted, after in (
         ("list deliveries", DeliveryFilter(), None),
-        ("list deliveries behind one", DeliveryFilter(), f"msg_{20001:032x}"),
-        ("list dead ones", DeliveryFilter(status="dead"), None),
-        ("list those of an invoice", DeliveryFilter(invoice_id="i1"), None),
-        ("list those behind one", DeliveryFilter(invoice_id="i1"), f"msg_{2:032x}"),
+        ("list deliveries after a cursor", DeliveryFilter(), f"msg_{20001:032x}"),
+        ("list dead deliveries", DeliveryFilter(status="dead"), None),
+        ("list deliveries by invoice", DeliveryFilter(invoice_id="i1"), None),
+        (
+            "list deliveries by invoice after a cursor",
+            DeliveryFilter(invoice_id="i1"),
+            f"msg_{2:032x}",
+        ),
     ):
         await do(name, store.list_deliveries("dev", wanted, after=after, limit=50))
 
@@ -286,7 +290,7 @@ async def list_one_of_each(store, do):
 
 
 class Plan:
-    """What a database says about one statement: where it searches and where it walks."""
+    """The plan of one statement: the indexes it searches and the tables it scans."""
 
     def __init__(self, statement):
         self.statement = statement
@@ -295,7 +299,7 @@ class Plan:
         self.is_sorted = False
 
     def differs_from(self, others):
-        """Whether one of *others* goes by other indexes."""
+        """Whether one of *others* uses other indexes."""
         return any(self.searched != other.searched for other in others)
 
     def __repr__(self):
@@ -303,7 +307,7 @@ class Plan:
 
 
 NO_TABLES = r"given|json_each|waiting|counted|CONSTANT|\d+ CONSTANT"
-"""What SQLite calls rows that it was given, or has found already."""
+"""The names that SQLite gives to given or intermediate rows."""
 
 
 async def explain_in_sqlite(database, statement, parameters):
@@ -325,7 +329,7 @@ async def explain_in_sqlite(database, statement, parameters):
 
 
 def index_names(tx):
-    """What the keys of our tables are called, by the names that SQLite gives to their indexes."""
+    """The names of our keys, by the names that SQLite gives to their indexes."""
     names = {}
     for table in metadata.sorted_tables:
         keys = {tuple(one.columns.keys()): one.name for one in table.constraints}
@@ -337,10 +341,10 @@ def index_names(tx):
 
 
 async def explain_in_server(url, _database, statement, parameters):
-    """The plans of *statement*: for these values, and for any."""
+    """The plans of *statement*: for these values, and for any values."""
     connection = await asyncpg.connect(url, server_settings=SETTINGS)
     try:
-        # What each step of a recursion looks up is told only by one that has been run.
+        # Only an executed plan shows what each step of a recursion read.
         options = "FORMAT JSON" + (", ANALYZE" if "RECURSIVE" in statement else "")
         custom = await connection.fetchval(f"EXPLAIN ({options}) {statement}", *parameters)
         await connection.execute("SET plan_cache_mode = force_generic_plan")
@@ -366,18 +370,18 @@ FIRST_COLUMNS |= {
 
 
 def columns_of(condition):
-    """The names in a *condition* of PostgreSQL, those of columns among them."""
+    """The names in a *condition* of PostgreSQL, which include the columns."""
     return re.findall(r"\w+", condition)
 
 
 def plan_of(statement, explained):
-    """The plan that PostgreSQL has told as JSON."""
+    """The plan that PostgreSQL has printed as JSON."""
     plan, nodes = Plan(statement), [orjson.loads(explained)[0]["Plan"]]
     while nodes:
         node = nodes.pop()
         nodes += node.get("Plans", [])
         plan.is_sorted |= "Sort" in node["Node Type"]
-        # Without its first column, an index is walked through from end to end.
+        # Without a condition on its first column, the whole index is scanned.
         if FIRST_COLUMNS.get(node.get("Index Name")) in columns_of(node.get("Index Cond", "")):
             plan.searched[node["Index Name"]] += 1
         elif "Index Name" in node or node["Node Type"] == "Seq Scan":
@@ -385,10 +389,10 @@ def plan_of(statement, explained):
     return plan
 
 
-# What they have to be
+# The expected plans
 
 _ID, _KEY = {"invoices_account_id_id"}, {"invoices_primary"}
-_TOLD = {"events_primary", "invoices_primary", "origins_pkey"}
+_ROWS = {"events_primary", "invoices_primary", "origins_pkey"}
 INDEXES = {
     "accept again": [_ID],
     "lease invoices": [{"invoices_due"}, _KEY],
@@ -404,34 +408,37 @@ INDEXES = {
     "find an invoice": [_ID, {"events_primary"}],
     "list invoices": [_KEY, {"events_primary"}],
     "list invoices by status": [_KEY, {"events_primary"}],
-    "list invoices behind one": [_ID, _KEY, {"events_primary"}],
+    "list invoices after a cursor": [_ID, _KEY, {"events_primary"}],
     "list one invoice by its id": [_ID, {"events_primary"}],
-    "find a delivery": [{"deliveries_primary", *_TOLD}, {"deliveries_primary", "attempts_primary"}],
+    "find a delivery": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
     "deliveries of an invoice": [
         _ID,
-        {"deliveries_order", *_TOLD},
+        {"deliveries_order", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
-    "list deliveries": [{"deliveries_primary", *_TOLD}, {"deliveries_primary", "attempts_primary"}],
-    "list deliveries behind one": [
-        {"deliveries_primary", *_TOLD},
+    "list deliveries": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
+    "list deliveries after a cursor": [
+        {"deliveries_primary", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
-    "list dead ones": [{"deliveries_dead", *_TOLD}, {"deliveries_primary", "attempts_primary"}],
-    "list those of an invoice": [
+    "list dead deliveries": [
+        {"deliveries_dead", *_ROWS},
+        {"deliveries_primary", "attempts_primary"},
+    ],
+    "list deliveries by invoice": [
         _ID,
-        {"deliveries_order", *_TOLD},
+        {"deliveries_order", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
-    "list those behind one": [
+    "list deliveries by invoice after a cursor": [
         _ID,
-        {"deliveries_primary", *_TOLD},
-        {"deliveries_order", *_TOLD},
+        {"deliveries_primary", *_ROWS},
+        {"deliveries_order", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
     "redeliver": [
         {"deliveries_primary"},
-        {"deliveries_primary", *_TOLD},
+        {"deliveries_primary", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
     "redeliver all": [{"deliveries_dead"}],
@@ -445,42 +452,42 @@ INDEXES = {
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
-"""By which indexes each thing is found, statement by statement."""
+"""The indexes that each operation uses, statement by statement."""
 
-TELLING_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
-SORTED = {"list those of an invoice", "find secrets", *TELLING_ATTEMPTS - {"sweep"}}
-"""An invoice has a handful of deliveries, an account one secret or two, and of a delivery a hundred
-attempts are told; all else has its order."""
+WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
+SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
+"""These operations sort a bounded number of rows: the few deliveries of an invoice, the one or two
+secrets of an account, or at most a hundred attempts of a delivery."""
 
 
 def all_of(plans):
-    """Every plan, with the name of what it is part of."""
+    """Every plan, with the name of its operation."""
     return [(name, plan) for name, run in plans.items() for kinds in run for plan in kinds]
 
 
-def test_no_table_is_walked_through(plans):
-    """However many rows there are, no statement looks at all of them."""
+def test_no_statement_scans_a_table(plans):
+    """No statement reads a whole table, however many rows it has."""
     assert [] == [(name, plan) for name, plan in all_of(plans) if plan.walked]
 
 
-def test_nothing_is_sorted_that_has_no_end(plans):
-    """What is limited is found in the order in which it is wanted, and not sorted first."""
+def test_unbounded_results_are_not_sorted(plans):
+    """A limited result is read in the order of an index, and not sorted first."""
     assert set() == {name for name, plan in all_of(plans) if plan.is_sorted} - SORTED
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_everything_is_found_by_its_index(plans, name):
-    """Each statement goes by the index that was made for it."""
+def test_every_statement_uses_its_index(plans, name):
+    """Each statement uses the index that was made for it."""
     given = [set(plan.searched) for plan, *_ in plans[name] if plan.searched]
 
-    # One after another, where the same statement is run for each origin.
+    # The same statement may run for each origin, one after another.
     assert INDEXES[name] == [one for one, _ in groupby(given)]
 
 
-def test_plans_that_are_kept_are_the_same(plans):
-    """A plan that was made for any value is as good as one that was made for this one."""
-    # Which deliveries its index holds depends on the value that is asked for.
-    kept = {name: run for name, run in plans.items() if name != "list dead ones"}
+def test_generic_plans_use_the_same_indexes(plans):
+    """The generic plan of a prepared statement uses the same indexes as the plan for the values."""
+    # The index of dead deliveries is partial: its use depends on the value of the parameter.
+    kept = {name: run for name, run in plans.items() if name != "list dead deliveries"}
 
     assert [] == [
         (name, one) for name, run in kept.items() for one, *more in run if one.differs_from(more)
@@ -489,8 +496,14 @@ def test_plans_that_are_kept_are_the_same(plans):
 
 @pytest.mark.parametrize(
     "name",
-    ["lease deliveries", "lease lost ones", "measure the backlog", "settle", "settle and hold"],
+    [
+        "lease deliveries",
+        "lease lost deliveries",
+        "measure the backlog",
+        "settle",
+        "settle and hold",
+    ],
 )
-def test_a_backlog_that_nobody_has_counted_yet_is_walked_through_by_nobody(early_plans, name):
-    """Who takes it for small still goes origin by origin, and not through all that is pending."""
+def test_a_backlog_without_row_counts_is_not_scanned(early_plans, name):
+    """Without a row count of the backlog, the server still reads it by origin, without a scan."""
     assert [] == [plan for kinds in early_plans[name] for plan in kinds if plan.walked]

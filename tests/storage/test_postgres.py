@@ -24,14 +24,14 @@ STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.
 
 
 class Held:
-    """A transaction that has done its work and does not commit before a test lets it."""
+    """A transaction that has done its work and waits for the test before it commits."""
 
     def __init__(self):
         self.has_worked = asyncio.Event()
         self.may_end = asyncio.Event()
 
     def behind(self, work):
-        """*work*, and then the wait."""
+        """Return work that does *work* and then waits."""
 
         def work_and_wait(tx):
             result = work(tx)
@@ -49,7 +49,7 @@ class Held:
 
 @pytest.fixture
 async def open_here():
-    """Opens databases, and closes them at the end."""
+    """A function that opens databases; they are closed after the test."""
     opened = []
 
     def open_(url):
@@ -75,7 +75,7 @@ def store(database):
 
 @pytest.fixture
 def another(open_here, postgres_url):
-    """The same database, as another process has it."""
+    """The same database, opened by another process."""
     return open_here(postgres_url)
 
 
@@ -91,7 +91,7 @@ def write_name(tx, name="a"):
 
 
 def names(tx):
-    """The rows that are there."""
+    """The names of the stored rows."""
     return list(tx.scalars(select(origins.c.origin).order_by(origins.c.origin)))
 
 
@@ -101,16 +101,16 @@ def accepting(id_, **changes):
 
 
 async def at_once(awaitable):
-    """What *awaitable* comes to while somebody else's transaction is open."""
+    """The result of *awaitable*, which must not wait for the transaction that another one holds."""
     async with asyncio.timeout(PATIENCE_SECONDS / 2):
         return await awaitable
 
 
-# Transactions beside each other
+# Concurrent transactions
 
 
-async def test_deliveries_that_are_being_leased_are_passed_over(store, database, another, held):
-    """A round takes what is free, and waits for no transaction that has other rows."""
+async def test_deliveries_that_another_round_leases_are_skipped(store, database, another, held):
+    """A lease round takes the free deliveries and does not wait for the transactions of others."""
     for id_ in ("1", "2", "3"):
         await add_delivery(store, id_)
     lease = held.behind(lambda tx: deliveries.lease_due(tx, [a_round(limit=2)]))
@@ -125,8 +125,8 @@ async def test_deliveries_that_are_being_leased_are_passed_over(store, database,
     assert ["msg_3"] == [one.id for one in there.deliveries]
 
 
-async def test_invoices_that_are_being_leased_are_passed_over(store, database, another, held):
-    """A round takes what is free, and waits for no transaction that has other rows."""
+async def test_invoices_that_another_round_leases_are_skipped(store, database, another, held):
+    """A lease round takes the free invoices and does not wait for the transactions of others."""
     for id_ in ("1", "2", "3"):
         await store.accept(an_invoice(id_))
     some, all_ = (steps.LeaseRound(START, START + LEASE, limit) for limit in (2, 9))
@@ -144,8 +144,10 @@ async def test_invoices_that_are_being_leased_are_passed_over(store, database, a
 
 
 @pytest.mark.parametrize(("title", "expected"), [(None, REPLAYED), ("Another", CONFLICT)])
-async def test_an_id_that_is_being_stored_is_waited_for(database, another, held, title, expected):
-    """Whether it is the same invoice is told once the other transaction has been committed."""
+async def test_a_request_waits_for_the_transaction_that_stores_its_id(
+    database, another, held, title, expected
+):
+    """Replay or conflict is decided after the transaction that stores the same id has committed."""
     first = asyncio.create_task(database.write(held.behind(accepting("1"))))
     await held.reached()
     second = asyncio.create_task(another.write(accepting("1", title=title)))
@@ -157,8 +159,8 @@ async def test_an_id_that_is_being_stored_is_waited_for(database, another, held,
     assert ([STORED], [expected]) == (await first, await second)
 
 
-async def test_an_id_that_was_not_stored_after_all_is_free(database, another, held):
-    """Where the other transaction comes to nothing, this one stores the invoice."""
+async def test_an_id_of_a_rolled_back_transaction_is_free(database, another, held):
+    """If the other transaction is rolled back, this one stores the invoice."""
 
     def fail(tx):
         raise LookupError("afterwards")
@@ -185,10 +187,10 @@ async def until_waiting(database, count):
             pass
 
 
-async def test_invoices_in_another_order_are_waited_for_in_one(
+async def test_invoices_in_opposite_orders_cause_no_deadlock(
     database, open_here, postgres_url, held
 ):
-    """Processes that accept the same ids never wait for each other in a ring."""
+    """Processes that accept the same ids in different orders do not deadlock."""
     first, second = (Store(open_here(postgres_url)) for _ in range(2))
     blocking = asyncio.create_task(database.write(held.behind(accepting("2"))))
     await held.reached()
@@ -204,10 +206,10 @@ async def test_invoices_in_another_order_are_waited_for_in_one(
     assert {STORED: 2, REPLAYED: 4} == Counter(await accepted)
 
 
-async def test_settlements_in_another_order_are_waited_for_in_one(
+async def test_settlements_in_opposite_orders_cause_no_deadlock(
     store, database, open_here, postgres_url, held
 ):
-    """Processes that settle the same deliveries never wait for each other in a ring."""
+    """Processes that settle the same deliveries in different orders do not deadlock."""
     for id_ in ("1", "2", "3"):
         await add_delivery(store, id_)
     found = await lease_deliveries(store)
@@ -227,8 +229,8 @@ async def test_settlements_in_another_order_are_waited_for_in_one(
     assert {True: 3, False: 3} == Counter(await settled)
 
 
-async def test_one_kind_of_work_does_not_wait_for_another(database, held):
-    """While one kind of work is being committed, the others are too."""
+async def test_different_kinds_of_work_commit_concurrently(database, held):
+    """While work of one kind is being committed, work of other kinds is committed too."""
     commits = GroupCommit(database, observe_size=lambda _size: None)
 
     def write_names(tx, given):
@@ -248,8 +250,8 @@ async def test_one_kind_of_work_does_not_wait_for_another(database, held):
     assert ["quick", "slow"] == await database.read(names)
 
 
-async def test_reads_go_on_beside_a_write(database, held):
-    """A long write delays no read, and the read sees what was committed before."""
+async def test_reads_continue_during_a_write(database, held):
+    """A long write delays no read, and the read sees what was committed before it."""
     writing = asyncio.create_task(database.write(held.behind(write_name)))
     await held.reached()
 
@@ -260,8 +262,8 @@ async def test_reads_go_on_beside_a_write(database, held):
     assert ["a"] == await database.read(names)
 
 
-async def test_a_read_sees_one_state_throughout(database, another):
-    """What is committed in the middle of a read is not part of it."""
+async def test_a_read_sees_one_snapshot(database, another):
+    """Rows that are committed during a read are not part of it."""
 
     def read_twice(tx):
         before = names(tx)
@@ -273,13 +275,13 @@ async def test_a_read_sees_one_state_throughout(database, another):
 
 
 async def test_reads_write_nothing(database):
-    """A query that would change a row is a mistake of ours, and is told as one."""
+    """A read that would change a row is reported as a defect."""
     with pytest.raises(Exception, match="read-only"):
         await database.read(write_name)
 
 
-async def test_what_raises_is_rolled_back(database):
-    """Half a transaction is none."""
+async def test_a_transaction_that_raises_is_rolled_back(database):
+    """A transaction that raises stores nothing."""
 
     def write_and_fail(tx):
         write_name(tx)
@@ -291,8 +293,8 @@ async def test_what_raises_is_rolled_back(database):
     assert [] == await database.read(names)
 
 
-async def test_a_row_that_cannot_be_written_is_no_outage(database):
-    """An error of a statement stays what it is: trying again would not help."""
+async def test_a_row_that_cannot_be_written_is_not_an_outage(database):
+    """An error of a statement is not reported as an outage, because a retry would not help."""
     await database.write(write_name)
 
     with pytest.raises(IntegrityError):
@@ -301,21 +303,21 @@ async def test_a_row_that_cannot_be_written_is_no_outage(database):
 
 @pytest.mark.parametrize("name", SETTINGS)
 async def test_connections_have_their_settings(database, name):
-    """What a plan may be and how long a statement may take holds on every connection."""
+    """Every connection has the settings for plans and for the duration of statements."""
 
     def setting(tx):
         return tx.scalar(text(f"SHOW {name}"))
 
-    told = {await database.write(setting), await database.read(setting)}
+    values = {await database.write(setting), await database.read(setting)}
 
-    assert {SETTINGS[name]} == told
-
-
-# Waking each other
+    assert {SETTINGS[name]} == values
 
 
-async def test_news_reach_every_other_process_and_not_oneself(open_here, postgres_url):
-    """Whoever listens is told what another announces; who announces knows already."""
+# Notifications between processes
+
+
+async def test_a_notification_reaches_every_other_process(open_here, postgres_url):
+    """A notification wakes every process that listens, except the process that sent it."""
     processes = [open_here(postgres_url) for _ in range(3)]
     signals = [{"invoices": asyncio.Event(), "deliveries": asyncio.Event()} for _ in processes]
     for process, heard in zip(processes, signals, strict=True):
@@ -327,7 +329,7 @@ async def test_news_reach_every_other_process_and_not_oneself(open_here, postgre
     for heard in signals[1:]:
         await cleared(heard["invoices"])
 
-    # News arrive in their order: what it had said itself would have come before this.
+    # Notifications arrive in order: its own one would have arrived before this one.
     processes[1].notify("deliveries")
     await cleared(signals[0]["deliveries"])
     assert not signals[0]["invoices"].is_set()
@@ -340,12 +342,12 @@ async def cleared(signal):
     signal.clear()
 
 
-# Servers that go away
+# Servers that become unavailable
 
 
 @pytest.fixture
 def own_server():
-    """A server that a test may do anything to."""
+    """A server that a test may stop or freeze."""
     with PostgresServer() as server:
         yield server
 
@@ -361,8 +363,8 @@ async def shaky(own_server, open_here):
         own_server.thaw()
 
 
-async def test_a_server_that_comes_back_is_used_again(own_server, shaky, monkeypatch):
-    """While the server is away everything fails as such, and afterwards nothing has to be done."""
+async def test_a_restarted_server_is_used_again(own_server, shaky, monkeypatch):
+    """While the server is down all work fails as unavailable; after a restart all work succeeds."""
     monkeypatch.setattr(connecting, "RECONNECT_SECONDS", (0.0,))
     signal = asyncio.Event()
     shaky.listen({"invoices": signal})
@@ -376,14 +378,14 @@ async def test_a_server_that_comes_back_is_used_again(own_server, shaky, monkeyp
         await shaky.read(names)
     own_server.start()
 
-    # Who listens looks for what it has missed.
+    # A listener wakes after a reconnect, because it may have missed notifications.
     await cleared(signal)
     await shaky.write(lambda tx: write_name(tx, "c"))
     assert ["a", "c"] == await shaky.read(names)
 
 
-async def test_a_server_that_does_not_answer_is_given_up(own_server, shaky, monkeypatch):
-    """Nobody waits for ever for a server that stands still."""
+async def test_a_frozen_server_is_given_up(own_server, shaky, monkeypatch):
+    """A transaction on a server that does not answer fails after a time limit."""
     monkeypatch.setattr(postgres, "TRANSACTION_SECONDS", 0.2)
     monkeypatch.setattr(connecting, "RECONNECT_SECONDS", (0.0,))
     await shaky.write(write_name)
@@ -399,9 +401,9 @@ async def test_a_server_that_does_not_answer_is_given_up(own_server, shaky, monk
     assert "a" in await shaky.read(names)
 
 
-async def test_a_server_that_is_away_is_left_alone_for_a_moment(open_here, tmp_path):
-    """Between two tries to reach it everything fails at once, and says why."""
-    database = open_here(f"postgresql://nobody@/none?host={tmp_path}")
+async def test_an_unavailable_server_is_not_contacted_for_a_moment(open_here, tmp_path):
+    """Between two connection attempts all work fails at once, with the reason."""
+    database = open_here(f"postgresql://unknown@/none?host={tmp_path}")
 
     with pytest.raises(StorageUnavailable, match="No such file"):
         await database.read(names)

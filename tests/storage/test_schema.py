@@ -34,7 +34,7 @@ ROWS = {
         {
             **{"key": "k1", "account_id": "dev", "id": "1", "title": None, "customer": "Ms. A"},
             **{"customer_email": None, "total_minor": 2**53 + 1, "currency": "USD"},
-            **{"status": "paid", "created_at": 1, "callback_url": "https://a", "callback": "told"},
+            **{"status": "paid", "created_at": 1, "callback_url": "https://a", "callback": "paid"},
             **{
                 "url": 'https://a/é?"\\',
                 "origin": "https://a:443",
@@ -58,7 +58,7 @@ ROWS = {
     ],
     "deliveries": [
         {"id": id_, "account_id": account_id, "invoice_key": key, "sequence": number}
-        | {"callback": "told", "url": "https://a/1", "origin": "https://a:443", "body": b"\x00{}"}
+        | {"callback": "paid", "url": "https://a/1", "origin": "https://a:443", "body": b"\x00{}"}
         | {"status": status, "reason": None, "attempt_count": 2, "failure_count": 1}
         | {"created_at": 1, "due_at": 9, "settled_at": None, "leased_until": 8, "lease_token": 2}
         for id_, account_id, key, number, status in (
@@ -74,11 +74,11 @@ ROWS = {
     ],
     "origins": [{"origin": "https://a:443", "held_until": 7}],
 }
-"""What is stored on the first schema; two accounts use the same id."""
+"""Rows of the first schema; two accounts use the same id."""
 
 
 def described(tx):
-    """Everything about the tables that the database knows, but the order of their columns."""
+    """Everything that the database knows about its tables, except the order of their columns."""
     inspector = inspect(tx)
     return {
         name: {
@@ -99,8 +99,8 @@ def described(tx):
     }
 
 
-def nameless(tables):
-    """What *tables* are described as, without the names of keys: SQLite may leave them out."""
+def without_key_names(tables):
+    """The description of *tables* without the names of keys: SQLite may omit them."""
     return {
         name: {
             **table,
@@ -112,21 +112,21 @@ def nameless(tables):
 
 
 def condition(index):
-    """What rows an index is of."""
+    """The condition of a partial index."""
     options = index.get("dialect_options", {})
     return [str(value) for name, value in options.items() if name.endswith("_where")]
 
 
 def stored(tx):
-    """All rows by their table, whatever its schema."""
+    """All rows by table, on whatever schema."""
     return {
         table.name: sorted((dict(row) for row in tx.execute(select(table)).mappings()), key=repr)
         for table in reflected(tx)
     }
 
 
-async def test_an_empty_database_is_brought_to_the_newest_schema(empty):
-    """The first start makes every table, and says where it came from."""
+async def test_an_empty_database_gets_the_newest_schema(empty):
+    """The first migration makes every table, and returns the old and the new revision."""
     assert (None, head()) == await migrate(empty)
 
     assert {*metadata.tables, "alembic_version"} == set(
@@ -135,7 +135,7 @@ async def test_an_empty_database_is_brought_to_the_newest_schema(empty):
 
 
 async def test_migrating_again_changes_nothing(database):
-    """Every start may migrate: on the newest schema that does nothing."""
+    """A migration on the newest schema changes nothing, so that every start may migrate."""
     before = await database.read(described)
 
     assert (head(), head()) == await migrate(database)
@@ -143,7 +143,7 @@ async def test_migrating_again_changes_nothing(database):
     assert before == await database.read(described)
 
 
-async def test_migrating_again_keeps_what_is_stored(store, database):
+async def test_migrating_again_keeps_all_rows(store, database):
     """A restart loses no row."""
     await store.accept(an_invoice())
     before = await rows_of(database, invoices)
@@ -153,8 +153,8 @@ async def test_migrating_again_keeps_what_is_stored(store, database):
     assert before == await rows_of(database, invoices)
 
 
-async def test_processes_that_migrate_together_all_succeed(url):
-    """Of several that start on an empty database, one makes the schema and the others wait."""
+async def test_concurrent_migrations_all_succeed(url):
+    """Of several processes that migrate an empty database, one makes the schema and all succeed."""
     databases = [open_database(url) for _ in range(3)]
     try:
         given = await asyncio.gather(*map(migrate, databases))
@@ -167,8 +167,8 @@ async def test_processes_that_migrate_together_all_succeed(url):
     )
 
 
-async def test_tables_are_what_the_migrations_make(database):
-    """The tables in the code and those in the database are the same, index by index."""
+async def test_declared_tables_match_the_migrations(database):
+    """The tables in the code and those in the database are the same, including the indexes."""
 
     def differences(tx):
         return compare_metadata(MigrationContext.configure(tx), metadata)
@@ -176,8 +176,8 @@ async def test_tables_are_what_the_migrations_make(database):
     assert [] == await database.read(differences)
 
 
-async def test_every_detail_is_what_the_migrations_make(empty):
-    """Keys, the order in an index and its condition, which that does not compare, are too."""
+async def test_every_detail_of_the_tables_matches_the_migrations(empty):
+    """Keys, the column order of indexes and their conditions are the same too."""
     await empty.change_schema(metadata.create_all)
     declared = await empty.read(described)
     await empty.change_schema(metadata.drop_all)
@@ -189,8 +189,8 @@ async def test_every_detail_is_what_the_migrations_make(empty):
     assert [False, True, True] == sorted(map(bool, conditions))
 
 
-async def test_migrations_lead_down_and_up_again(database):
-    """Each revision can be undone and made again, to the same schema."""
+async def test_migrations_can_be_undone_and_repeated(database):
+    """Each revision can be undone and applied again, and the schema is the same."""
     before = await database.read(described)
 
     await down(database, "base")
@@ -201,8 +201,8 @@ async def test_migrations_lead_down_and_up_again(database):
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_rows_of_an_older_schema_survive_the_way_up_and_down(empty, revision):
-    """Nothing that was stored is lost or changed by a migration, in either direction."""
+async def test_rows_of_an_older_schema_survive_upgrade_and_downgrade(empty, revision):
+    """A migration loses and changes no stored value, in either direction."""
     await up(empty, revision)
     await empty.write(insert_rows, ROWS)
     before, first = await empty.read(stored), await empty.read(described)
@@ -211,7 +211,7 @@ async def test_rows_of_an_older_schema_survive_the_way_up_and_down(empty, revisi
     after = await empty.read(stored)
     await down(empty, revision)
 
-    assert nameless(first) == nameless(await empty.read(described))
+    assert without_key_names(first) == without_key_names(await empty.read(described))
     assert before == await empty.read(stored)
     accounts = {"k1": "dev", "k2": "other", "m1": "dev", "m3": "other"}
     causes = {1: "event", 2: "retry", 10: "retry"}
@@ -220,7 +220,7 @@ async def test_rows_of_an_older_schema_survive_the_way_up_and_down(empty, revisi
     for row in before["attempts"]:
         added = {"account_id": accounts[row["delivery_id"]], "cause": causes[row["number"]]}
         assert {**row, **added} in after["attempts"]
-    # Nobody had an account of their own then.
+    # The older schemas had no tables of accounts.
     accounts_of_now = dict.fromkeys(("accounts", "account_keys", "account_secrets"), 0)
     sizes = {name: len(rows) for name, rows in before.items()}
     assert sizes | accounts_of_now == {name: len(rows) for name, rows in after.items()}
@@ -230,7 +230,7 @@ async def test_rows_of_an_older_schema_survive_the_way_up_and_down(empty, revisi
 
 
 def as_of_now(row):
-    """A *row* of `invoices` of an older schema as it is on the newest."""
+    """A *row* of `invoices` of an older schema, as it is on the newest schema."""
     kept = {name: value for name, value in row.items() if name not in {"callback", "url", "origin"}}
     evaluated = [[row["callback"], row["url"], row["origin"]]]
     callbacks = orjson.dumps(evaluated).decode() if row["callback"] else None
@@ -239,8 +239,8 @@ def as_of_now(row):
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_rows_of_the_newest_schema_survive_the_way_down_and_up(store, database, revision):
-    """A step back keeps what is stored, but the requests by which invoices came."""
+async def test_rows_of_the_newest_schema_survive_downgrade_and_upgrade(store, database, revision):
+    """A downgrade keeps all stored values, except the request ids of invoices."""
     await add_two_events(store)
     await add_delivery(store, "2", account_id="other")
     await store.accept(an_invoice("3", origin=None))
@@ -258,8 +258,8 @@ async def test_rows_of_the_newest_schema_survive_the_way_down_and_up(store, data
     assert delivery.id == (await lease_delivery(store, limit=1)).id
 
 
-async def test_several_deliveries_of_an_event_have_no_way_down(store, database):
-    """Older schemas have one delivery for each event: the way down ends before it loses one."""
+async def test_several_deliveries_of_an_event_prevent_a_downgrade(store, database):
+    """Older schemas have one delivery for each event: the downgrade fails before it loses one."""
     callbacks = (a_callback(TWO), a_callback(TWO, name="another"))
     await store.accept(an_invoice(callbacks=callbacks))
     step = a_step(await lease_invoice(store), event=an_event())
@@ -273,8 +273,8 @@ async def test_several_deliveries_of_an_event_have_no_way_down(store, database):
     assert before == await database.read(stored)
 
 
-async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty):
-    """All of it is one transaction: there is no half a schema."""
+async def test_a_failed_migration_changes_nothing(empty):
+    """All migrations run in one transaction: no part of a failed one stays."""
 
     def make_in_the_way(tx):
         tx.exec_driver_sql("CREATE TABLE attempts (other TEXT)")
@@ -289,12 +289,12 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_was(empty):
 
 
 def test_there_is_one_newest_revision():
-    """Revisions stand in one line, so that there is only one way up."""
+    """The revisions form one line without branches."""
     assert 1 == len(ScriptDirectory.from_config(config()).get_heads())
 
 
-async def test_a_database_of_a_newer_version_is_told(database):
-    """A schema that this version does not know stops the start with words, and changes nothing."""
+async def test_a_schema_of_a_newer_version_is_refused(database):
+    """A schema that this version does not know stops the start with an error and is not changed."""
     newer = text("UPDATE alembic_version SET version_num = '9999'")
     await database.write(lambda tx: tx.execute(newer).close())
 
@@ -305,8 +305,8 @@ async def test_a_database_of_a_newer_version_is_told(database):
 # Preparing
 
 
-async def test_processes_that_prepare_together_find_the_newest_schema(url):
-    """An empty database is given its schema by whoever comes first, and the others find it."""
+async def test_concurrent_starts_find_the_newest_schema(url):
+    """Of several processes that start on an empty database, one makes the schema; all succeed."""
     databases = [open_database(url) for _ in range(3)]
     try:
         await asyncio.gather(*map(prepare, databases))
@@ -318,8 +318,8 @@ async def test_processes_that_prepare_together_find_the_newest_schema(url):
 
 
 @pytest.mark.parametrize("revision", ["0001", "9999"])
-async def test_no_other_schema_is_prepared(database, revision):
-    """On an older or a newer schema nothing is changed, and the way is told."""
+async def test_an_older_or_newer_schema_is_refused(database, revision):
+    """On another schema nothing is changed, and the error names the command that migrates."""
     other = text(f"UPDATE alembic_version SET version_num = '{revision}'")
     await database.write(lambda tx: tx.execute(other).close())
 

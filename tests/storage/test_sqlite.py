@@ -19,7 +19,7 @@ def write_name(tx, name="a"):
 
 
 def names(tx):
-    """The rows that are there."""
+    """The names of the stored rows."""
     return list(tx.scalars(select(origins.c.origin)))
 
 
@@ -32,7 +32,7 @@ async def database(tmp_path):
 
 @pytest.fixture
 async def impatient(tmp_path, monkeypatch):
-    """A database that waits for others for a moment only."""
+    """A database that waits only for a moment while another program writes."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
     async with a_database(tmp_path) as database:
         yield database
@@ -50,7 +50,7 @@ def another(tmp_path):
     ("expected", "pragma"), [("wal", "journal_mode"), (2, "synchronous"), (1, "foreign_keys")]
 )
 async def test_connections_are_durable(database, expected, pragma):
-    """Write-ahead log, full synchronisation and foreign keys hold on every connection."""
+    """Every connection has the write-ahead log, full synchronisation and foreign keys."""
 
     def setting(tx):
         return tx.scalar(text(f"PRAGMA {pragma}"))
@@ -59,8 +59,8 @@ async def test_connections_are_durable(database, expected, pragma):
     assert [expected] * 8 == await asyncio.gather(*(database.read(setting) for _ in range(8)))
 
 
-async def test_what_raises_is_rolled_back(database):
-    """Half a transaction is none."""
+async def test_a_transaction_that_raises_is_rolled_back(database):
+    """A transaction that raises stores nothing."""
 
     def write_and_fail(tx):
         write_name(tx)
@@ -72,8 +72,8 @@ async def test_what_raises_is_rolled_back(database):
     assert [] == await database.read(names)
 
 
-async def test_reads_go_on_beside_a_write(database):
-    """A long write delays no read, and the read sees what was committed before."""
+async def test_reads_continue_during_a_write(database):
+    """A long write delays no read, and the read sees what was committed before it."""
     has_written, may_commit = threading.Event(), threading.Event()
 
     def write_and_wait(tx):
@@ -91,15 +91,15 @@ async def test_reads_go_on_beside_a_write(database):
     assert ["a"] == await database.read(names)
 
 
-async def test_a_read_sees_one_state_throughout(database, another):
-    """What is committed in the middle of a read is not part of it."""
+async def test_a_read_sees_one_snapshot(database, another):
+    """Rows that are committed during a read are not part of it."""
 
     def read_twice(tx):
         before = names(tx)
         another.execute("INSERT INTO origins VALUES ('b', 0)")
         return before, names(tx)
 
-    # The other connection is used in the thread that reads.
+    # The thread that reads uses the other connection.
     another.close()
     another = sqlite3.connect(
         database._read_engine.url.database, isolation_level=None, check_same_thread=False
@@ -112,7 +112,7 @@ async def test_a_read_sees_one_state_throughout(database, another):
 
 
 async def test_a_locked_database_is_unavailable(impatient, another):
-    """While another program writes, a write fails as something that may be tried again."""
+    """While another program writes, a write fails with an error that allows a retry."""
     another.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(StorageUnavailable):
@@ -125,7 +125,7 @@ async def test_a_locked_database_is_unavailable(impatient, another):
 
 
 async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path):
-    """A folder that is not there is the operator's to make, and said as such."""
+    """A missing folder is reported as an unavailable database, with the reason."""
     database = SqliteDatabase(f"sqlite:///{tmp_path}/missing/invoices.db")
     try:
         with pytest.raises(StorageUnavailable, match="unable to open"):
@@ -136,8 +136,8 @@ async def test_a_database_that_cannot_be_opened_is_unavailable(tmp_path):
         await database.close()
 
 
-async def test_a_file_that_is_no_database_is_unavailable(tmp_path):
-    """A damaged or foreign file is the operator's to look at, and no traceback."""
+async def test_a_file_that_is_not_a_database_is_unavailable(tmp_path):
+    """A damaged or foreign file is reported as an unavailable database, with the reason."""
     (tmp_path / "invoices.db").write_bytes(b"this is no database at all" * 100)
     database = SqliteDatabase(f"sqlite:///{tmp_path}/invoices.db")
     try:
@@ -147,8 +147,8 @@ async def test_a_file_that_is_no_database_is_unavailable(tmp_path):
         await database.close()
 
 
-async def test_what_was_begun_is_finished_before_closing(tmp_path):
-    """Closing waits for a write in progress, so that its caller gets an answer."""
+async def test_a_write_in_progress_is_finished_before_closing(tmp_path):
+    """Closing waits for a write in progress, so that its caller gets a result."""
     async with a_database(tmp_path) as database:
         has_begun = threading.Event()
 

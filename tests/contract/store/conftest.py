@@ -1,4 +1,4 @@
-"""Every store there is, each on rows of its own, in as many processes as a test wants."""
+"""Every kind of store, with rows of its own for each test, in as many processes as a test needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.memory import Memory, memory_store
 
 @pytest.fixture(params=["sqlite", "postgresql", "memory"])
 def kind(request):
-    """Which store is asked to keep its promises."""
+    """The kind of the store."""
     return request.param
 
 
 @pytest.fixture
 def place(kind, request, tmp_path):
-    """Where the rows of this test are: the URL of an empty database, or a memory."""
+    """The place of the rows: the URL of an empty database, or a memory."""
     if kind == "memory":
         return Memory()
     if kind == "postgresql":
@@ -31,7 +31,7 @@ def place(kind, request, tmp_path):
 
 @pytest.fixture
 async def another_store(place):
-    """Makes stores, each of which is what another process has."""
+    """A function that makes stores; each one stands for the store of another process."""
     async with AsyncExitStack() as stack:
 
         def make():
@@ -58,5 +58,5 @@ def elsewhere(another_store):
 
 @pytest.fixture
 def database(store):
-    """What the rows are in, to look at them as they are."""
+    """The database of the store, for reading its rows directly."""
     return store._database

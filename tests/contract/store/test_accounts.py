@@ -13,34 +13,34 @@ RIVAL_COUNT = 8
 
 
 def an_account(name="acme", *, id_=None, at=START):
-    """An account that nobody has added yet."""
+    """An account that is not stored yet."""
     return Account(id_ or f"acct_{name}", name, at)
 
 
 def credentials(name="acme"):
-    """A key and a secret, told apart by *name*."""
+    """A key and a secret; *name* makes them different from others."""
     return Credentials(NewKey(f"p{name}", f"hash of {name}".encode()), f"locked {name}".encode())
 
 
 def a_key(name):
-    """A key, and no secret."""
+    """A key without a secret."""
     return Credentials(key=credentials(name).key)
 
 
 def a_secret(name):
-    """A secret, and no key."""
+    """A secret without a key."""
     return Credentials(secret_ciphertext=credentials(name).secret_ciphertext)
 
 
 async def add(store, name="acme", *, at=START):
-    """Add an account of that name with a key and a secret; its id."""
+    """Add an account of that name with a key and a secret, and return its id."""
     account = an_account(name, at=at)
     assert await store.add_account(account, credentials(name))
     return account.id
 
 
 async def everything(database):
-    """Every row about accounts."""
+    """Every row of the three tables of accounts."""
     return [await rows_of(database, table) for table in (accounts, account_keys, account_secrets)]
 
 
@@ -48,7 +48,7 @@ async def everything(database):
 
 
 async def test_an_added_account_is_found_by_its_name(store, elsewhere):
-    """What one process adds, every process finds."""
+    """An account that one process adds is found by every process."""
     await add(store)
 
     assert an_account() == await elsewhere.find_account("acme")
@@ -64,7 +64,7 @@ async def test_an_added_account_has_its_key_and_its_secret(store):
 
 
 async def test_a_name_is_taken_once(store, database):
-    """A second account of the same name is refused, and leaves nothing behind."""
+    """A second account of the same name is refused, and nothing of it is stored."""
     await add(store)
     before = await everything(database)
 
@@ -72,8 +72,8 @@ async def test_a_name_is_taken_once(store, database):
     assert before == await everything(database)
 
 
-async def test_a_name_is_taken_once_by_many_at_the_same_time(store, elsewhere, database):
-    """Of processes that add the same name at once, one is told so and the others are refused."""
+async def test_of_concurrent_accounts_with_one_name_one_is_added(store, elsewhere, database):
+    """Of processes that add one name at the same time, one succeeds and the others are refused."""
     rivals = [
         process.add_account(an_account(id_=f"acct_{number}"), credentials(str(number)))
         for number, process in enumerate((store, elsewhere) * (RIVAL_COUNT // 2))
@@ -87,8 +87,8 @@ async def test_a_name_is_taken_once_by_many_at_the_same_time(store, elsewhere, d
     assert account["id"] == key["account_id"] == secret["account_id"]
 
 
-async def test_names_that_differ_are_added_at_the_same_time(store, elsewhere):
-    """Processes that add different accounts are not in each other's way."""
+async def test_accounts_with_different_names_are_added_concurrently(store, elsewhere):
+    """Processes that add different accounts at the same time all succeed."""
     names = [f"a{number}" for number in range(RIVAL_COUNT)]
     processes = (store, elsewhere) * (RIVAL_COUNT // 2)
 
@@ -97,9 +97,9 @@ async def test_names_that_differ_are_added_at_the_same_time(store, elsewhere):
     assert names == [row["name"] for row in await store.list_accounts(START)]
 
 
-async def test_the_first_account_is_made_once_by_many(store, elsewhere, database):
-    """Of processes that start on an empty database at once, one makes an account and knows it."""
-    # Of names that differ: not the name is what is taken once, but the first place.
+async def test_of_concurrent_first_starts_one_adds_the_first_account(store, elsewhere, database):
+    """Of processes that start on an empty database at the same time, one adds the first account."""
+    # The names differ, so that the uniqueness of names does not decide.
     rivals = [
         process.add_first_account(an_account(f"a{number}"), credentials(str(number)))
         for number, process in enumerate((store, elsewhere) * (RIVAL_COUNT // 2))
@@ -111,8 +111,8 @@ async def test_the_first_account_is_made_once_by_many(store, elsewhere, database
     assert [1, 1, 1] == [len(rows) for rows in await everything(database)]
 
 
-async def test_no_first_account_is_made_where_there_is_any(store, elsewhere, database):
-    """An account of any name, disabled or not, means that this is no first start."""
+async def test_no_first_account_is_added_if_an_account_exists(store, elsewhere, database):
+    """Any account, even a disabled one, prevents the first account."""
     account_id = await add(store)
     await store.disable_account(account_id, START)
     before = await everything(database)
@@ -121,8 +121,8 @@ async def test_no_first_account_is_made_where_there_is_any(store, elsewhere, dat
     assert before == await everything(database)
 
 
-async def test_an_account_that_is_added_meanwhile_is_seen_by_a_first_start(store, elsewhere):
-    """An operator and a first start at the same moment end with at least one account, by name."""
+async def test_a_first_start_beside_an_added_account_keeps_that_account(store, elsewhere):
+    """An account that an operator adds during a first start is stored."""
     first = an_account("default")
 
     is_first, is_added = await asyncio.gather(
@@ -140,14 +140,14 @@ async def test_an_account_that_is_added_meanwhile_is_seen_by_a_first_start(store
 
 @pytest.mark.parametrize("prefix", ["", "pother", "PACME", "pacm%", "pacme "])
 async def test_an_unknown_prefix_finds_no_key(store, prefix):
-    """A key is found by its whole prefix and nothing else."""
+    """Only the whole prefix finds a key."""
     await add(store)
 
     assert None is await store.find_key(prefix, START)
 
 
 async def test_a_key_of_a_disabled_account_is_not_found(store, elsewhere):
-    """A disabled account is let in nowhere; others are."""
+    """A disabled account cannot authenticate; other accounts can."""
     await add(store, "other")
     await store.disable_account(await add(store), START)
 
@@ -156,7 +156,7 @@ async def test_a_key_of_a_disabled_account_is_not_found(store, elsewhere):
 
 
 async def test_old_and_new_key_are_valid_during_the_overlap(store):
-    """A rotation lets both in until its end, and the new one alone from that very instant."""
+    """Until a rotation ends both keys are valid; from that instant only the new key is."""
     account_id = await add(store)
 
     await store.rotate(account_id, a_key("new"), now=START, until=START + HOUR)
@@ -169,7 +169,7 @@ async def test_old_and_new_key_are_valid_during_the_overlap(store):
 
 
 async def test_without_an_overlap_the_old_key_is_invalid_at_once(store):
-    """A key that leaked can be taken away this instant."""
+    """A rotation without an overlap makes a leaked key invalid at once."""
     account_id = await add(store)
 
     await store.rotate(account_id, a_key("new"), now=START, until=START)
@@ -179,7 +179,7 @@ async def test_without_an_overlap_the_old_key_is_invalid_at_once(store):
 
 @pytest.mark.parametrize(("expected", "until"), [(1, 1), (2, 3)])
 async def test_a_second_rotation_never_prolongs_the_first(store, expected, until):
-    """What was to expire does so as soon as either rotation says, and not later."""
+    """Of two rotations, the earlier end applies to the old key."""
     account_id = await add(store)
     await store.rotate(account_id, a_key("2"), now=START, until=START + 2 * HOUR)
 
@@ -189,8 +189,8 @@ async def test_a_second_rotation_never_prolongs_the_first(store, expected, until
     assert START + until * HOUR == (await store.find_key("p2", START)).expires_at
 
 
-async def test_a_rotation_is_about_one_account_and_one_kind(store, database):
-    """Keys of others, and secrets where a key is rotated, stay as they are."""
+async def test_a_rotation_changes_one_account_and_one_kind(store, database):
+    """The rotation of a key changes no key of another account and no secret."""
     await add(store, "other")
     account_id = await add(store)
     _, _, secrets = await everything(database)
@@ -204,30 +204,30 @@ async def test_a_rotation_is_about_one_account_and_one_kind(store, database):
 # Secrets
 
 
-async def test_secrets_are_told_newest_first(store):
-    """During a rotation there are two, the new one in front, then it alone."""
+async def test_secrets_are_listed_newest_first(store):
+    """During a rotation there are two secrets, the new one first; afterwards only the new one."""
     account_id = await add(store)
     later = START + SECOND
 
     await store.rotate(account_id, a_secret("new"), now=later, until=later + HOUR)
 
-    told = [(b"locked new", None), (b"locked acme", later + HOUR)]
-    assert told == await store.secrets_of(account_id, later)
-    assert told[:1] == await store.secrets_of(account_id, later + HOUR)
+    listed = [(b"locked new", None), (b"locked acme", later + HOUR)]
+    assert listed == await store.secrets_of(account_id, later)
+    assert listed[:1] == await store.secrets_of(account_id, later + HOUR)
 
 
-async def test_secrets_of_the_same_instant_are_told_newest_first(store):
-    """A clock that stands still does not mix up what came first."""
+async def test_secrets_of_the_same_instant_are_listed_newest_first(store):
+    """Secrets that were added at the same instant keep their order."""
     account_id = await add(store)
     for number in range(4):
         await store.rotate(account_id, a_secret(str(number)), now=START, until=START + HOUR)
 
-    told = [ciphertext for ciphertext, _ in await store.secrets_of(account_id, START)]
-    assert [b"locked 3", b"locked 2", b"locked 1", b"locked 0", b"locked acme"] == told
+    listed = [ciphertext for ciphertext, _ in await store.secrets_of(account_id, START)]
+    assert [b"locked 3", b"locked 2", b"locked 1", b"locked 0", b"locked acme"] == listed
 
 
-async def test_secrets_of_nobody_are_none(store):
-    """An account that does not exist has no secrets, and never those of another."""
+async def test_an_unknown_account_has_no_secrets(store):
+    """An account that does not exist has no secrets, and never those of another account."""
     await add(store)
 
     assert [] == await store.secrets_of("acct_other", START)
@@ -235,7 +235,7 @@ async def test_secrets_of_nobody_are_none(store):
 
 
 async def test_a_disabled_account_keeps_its_secrets(store):
-    """What it sent in before is delivered, and has to be signed."""
+    """The pending callbacks of a disabled account are still signed."""
     account_id = await add(store)
 
     await store.disable_account(account_id, START)
@@ -243,8 +243,8 @@ async def test_a_disabled_account_keeps_its_secrets(store):
     assert [(b"locked acme", None)] == await store.secrets_of(account_id, START + HOUR)
 
 
-async def test_all_secrets_are_those_that_are_valid(store):
-    """Secrets of every account are told, and none that nothing is signed with any more."""
+async def test_all_secrets_are_the_valid_secrets_of_all_accounts(store):
+    """The valid secrets of every account are listed, and no expired secret."""
     account_id = await add(store)
     await add(store, "other")
     await store.rotate(account_id, a_secret("new"), now=START, until=START + HOUR)
@@ -255,8 +255,8 @@ async def test_all_secrets_are_those_that_are_valid(store):
     assert [b"locked new", b"locked other"] == sorted(await store.all_secrets(START + HOUR))
 
 
-async def test_there_are_no_secrets_at_first(store):
-    """Nothing has to be decrypted in an empty database."""
+async def test_an_empty_database_has_no_secrets(store):
+    """An empty database has no secret to decrypt."""
     assert [] == await store.all_secrets(START)
 
 
@@ -264,29 +264,29 @@ async def test_there_are_no_secrets_at_first(store):
 
 
 async def test_accounts_are_listed_with_their_valid_keys(store):
-    """The operator sees every account, its newest key first, and no key that has expired."""
+    """Accounts are listed by name with their valid keys, the newest first, without expired keys."""
     ids = [await add(store, name) for name in ("zeta", "acme")]
     for number in (1, 2):
         at = START + number * HOUR
         await store.rotate(ids[1], a_key(str(number)), now=at, until=at + HOUR)
     await store.disable_account(ids[0], START + HOUR)
 
-    told = await store.list_accounts(START + 2 * HOUR)
+    listed = await store.list_accounts(START + 2 * HOUR)
 
-    assert ["acme", "zeta"] == [row["name"] for row in told]
-    by_name = {row.pop("name"): row for row in told}
+    assert ["acme", "zeta"] == [row["name"] for row in listed]
+    by_name = {row.pop("name"): row for row in listed}
     expected = {"id": "acct_acme", "created_at": START, "disabled_at": None}
     assert {**expected, "key_prefixes": ["p2", "p1"]} == by_name["acme"]
     assert START + HOUR == by_name["zeta"]["disabled_at"]
 
 
-async def test_there_are_no_accounts_at_first(store):
-    """A new database lists nobody."""
+async def test_an_empty_database_lists_no_accounts(store):
+    """An empty database has no accounts."""
     assert [] == await store.list_accounts(START)
 
 
 async def test_disabling_again_changes_nothing(store, database):
-    """The instant of the first time stays."""
+    """The instant of the first call stays."""
     account_id = await add(store)
     await store.disable_account(account_id, START)
     before = await everything(database)
@@ -298,7 +298,7 @@ async def test_disabling_again_changes_nothing(store, database):
 
 
 async def test_a_rotation_that_fails_changes_nothing(store, database):
-    """A new key whose prefix is another's is refused as a whole: the old one stays."""
+    """A new key with the prefix of another key is refused, and the old key stays valid."""
     account_id = await add(store)
     await add(store, "other")
     before = await everything(database)

@@ -29,7 +29,7 @@ UNTIL = START + LEASE
 
 @pytest.fixture
 def paying(store):
-    """Accepts an invoice without a lease, and leases it."""
+    """Accepts an invoice without a lease, then leases it."""
 
     async def accept(id_="1", **changes):
         await store.accept(an_invoice(id_, **changes))
@@ -39,13 +39,13 @@ def paying(store):
 
 
 async def leased_by_step(store, step):
-    """The deliveries that are committed leased with *step*."""
+    """The deliveries that *step* commits leased."""
     inserted = await store.take_step(step, [a_delivery(step, leased_until=UNTIL)])
     return [one for one in inserted or () if one.leased_until]
 
 
-async def test_an_invoice_is_committed_leased_as_it_would_be_leased(store):
-    """The accepted value is what a lease round would have read, and the lease is stored."""
+async def test_an_invoice_that_is_committed_leased_equals_a_leased_one(store):
+    """The accepted value equals the value that a lease round reads, and the lease is stored."""
     invoice = an_invoice(customer_email="richie@example.com")
 
     assert Acceptance.STORED is await store.accept(invoice, UNTIL)
@@ -55,8 +55,8 @@ async def test_an_invoice_is_committed_leased_as_it_would_be_leased(store):
     assert replace(invoice, lease_token=invoice.lease_token + 1) == leased
 
 
-async def test_an_invoice_without_a_lease_is_due_in_the_database(store, database):
-    """Without *leased_until* the row is free, and the loops are signalled."""
+async def test_an_invoice_without_a_lease_is_due(store, database):
+    """Without *leased_until* the row can be leased, and the loops are woken."""
     await store.accept(an_invoice(), None)
 
     (row,) = await rows_of(database, invoices)
@@ -64,8 +64,8 @@ async def test_an_invoice_without_a_lease_is_due_in_the_database(store, database
     assert store.invoices_due.is_set()
 
 
-async def test_a_delivery_is_committed_leased_as_it_would_be_leased(store, paying):
-    """The inserted value is what a lease round would have read, and the lease is stored."""
+async def test_a_delivery_that_is_committed_leased_equals_a_leased_one(store, paying):
+    """The inserted value equals the value that a lease round reads, and the lease is stored."""
     (inserted,) = await leased_by_step(store, a_step(await paying(), event=an_event()))
 
     assert not store.deliveries_due.is_set()
@@ -79,7 +79,7 @@ async def test_a_delivery_is_committed_leased_as_it_would_be_leased(store, payin
 
 
 async def test_a_delivery_that_was_committed_leased_can_be_settled(store, paying):
-    """The lease that a delivery is inserted with is a lease like any other."""
+    """The lease of a delivery that is committed leased settles like any other lease."""
     (inserted,) = await leased_by_step(store, a_step(await paying(), event=an_event()))
 
     assert await store.settle(failed(inserted, due_at=UNTIL))
@@ -87,8 +87,8 @@ async def test_a_delivery_that_was_committed_leased_can_be_settled(store, paying
     assert (1, 1) == (again.attempt_count, again.failure_count)
 
 
-async def test_a_delivery_to_a_held_origin_is_committed_unleased(store, paying, database):
-    """An origin that is held gets no attempt this way either."""
+async def test_a_delivery_to_an_origin_on_hold_is_committed_unleased(store, paying, database):
+    """A delivery to an origin on hold is not attempted at once."""
     await add_delivery(store, "first")
     hold = START + 2 * LEASE
     await store.settle(failed(await lease_delivery(store), due_at=hold, held_until=hold))
@@ -101,7 +101,7 @@ async def test_a_delivery_to_a_held_origin_is_committed_unleased(store, paying, 
 
 
 async def test_a_stale_step_leases_nothing(store, paying):
-    """Of two holders that write in one transaction, only the rightful one starts an attempt."""
+    """Of two steps in one transaction, only the one with the valid lease starts an attempt."""
     stale = await paying()
     held = await lease_invoice(store, now=UNTIL)
 
@@ -116,8 +116,8 @@ async def test_a_stale_step_leases_nothing(store, paying):
 # Events beside the collection
 
 
-async def test_an_event_is_recorded_whoever_holds_the_lease(store, paying, database):
-    """An event alone is stored with its delivery; the state of the invoice does not change."""
+async def test_an_event_is_recorded_without_a_lease(store, paying, database):
+    """An event is stored with its delivery while another one holds the lease; the state stays."""
     invoice = await paying()
 
     (inserted,) = await store.record_event(
@@ -135,8 +135,8 @@ async def test_an_event_is_recorded_whoever_holds_the_lease(store, paying, datab
     assert 1 == row["sequence"]
 
 
-async def test_a_step_under_way_loses_its_lease_to_an_event(store, paying):
-    """Two events never get the same number: the collection leases the invoice again."""
+async def test_an_event_ends_the_lease_of_a_step(store, paying):
+    """Two events never get the same number: the collector must lease the invoice again."""
     invoice = await paying()
     step = a_step(invoice, None, event=an_event("Reminder sent", paid=False))
     await store.record_event(step, [])
@@ -149,7 +149,7 @@ async def test_a_step_under_way_loses_its_lease_to_an_event(store, paying):
 
 
 async def test_a_later_event_is_committed_unleased(store, paying):
-    """An event that has to wait for an earlier one is never attempted at once."""
+    """A delivery that must wait for an earlier event is not attempted at once."""
     invoice = await paying()
     for id_ in ("msg_1", "msg_2"):
         step = a_step(invoice, None, event=an_event(delivery_id=id_))
@@ -163,7 +163,7 @@ async def test_a_later_event_is_committed_unleased(store, paying):
 
 
 async def test_an_event_has_a_delivery_for_each_callback(store, paying):
-    """The deliveries of one event do not wait for each other."""
+    """An event has one delivery for each callback, and these do not wait for each other."""
     both = (a_callback(ONE), a_callback("https://two.example:443", name="another"))
     step = a_step(await paying(callbacks=both), event=an_event())
     new = [a_delivery(step, delivery_id=f"msg_{number}", callback=number) for number in (0, 1)]
@@ -174,7 +174,7 @@ async def test_an_event_has_a_delivery_for_each_callback(store, paying):
 
 
 async def test_the_callbacks_of_an_invoice_do_not_wait_for_each_other(store, paying):
-    """A later event waits for the earlier ones of its own callback alone."""
+    """A later event waits only for the earlier events of its own callback."""
     both = (a_callback(ONE), a_callback("https://two.example:443", name="another"))
     invoice = await paying(callbacks=both)
     for event in ("sent", "paid"):

@@ -30,25 +30,25 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 async def leased(store, **changes):
-    """The ids that a round leases."""
+    """The ids that a lease round leases."""
     return [delivery.id for delivery in await lease_deliveries(store, **changes)]
 
 
 async def next_due_at(store, **changes):
-    """When a round says that the next may find more."""
+    """The instant of the next round, as a lease round returns it."""
     return (await store.lease_deliveries(a_round(**changes))).next_due_at
 
 
 async def everything(database):
-    """Every row that settling may write."""
+    """Every row that a settlement may write."""
     return [await rows_of(database, table) for table in (deliveries, attempts, origins)]
 
 
 # Leasing
 
 
-async def test_a_delivery_is_leased_with_all_that_an_attempt_needs(store):
-    """Who leases a delivery has to ask for nothing more."""
+async def test_a_leased_delivery_has_all_that_an_attempt_needs(store):
+    """A leased delivery has every field of an attempt; no other query is needed."""
     await add_delivery(store)
 
     delivery = await lease_delivery(store, until=START + LEASE)
@@ -61,8 +61,8 @@ async def test_a_delivery_is_leased_with_all_that_an_attempt_needs(store):
     assert (START, START + LEASE) == (delivery.created_at, delivery.leased_until)
 
 
-async def test_a_leased_delivery_is_nobody_elses(store):
-    """A delivery is in progress exactly while its lease has not run out."""
+async def test_a_leased_delivery_is_not_leased_again(store):
+    """No other round leases a delivery before its lease has run out."""
     await add_delivery(store)
     first = await lease_delivery(store)
 
@@ -72,7 +72,7 @@ async def test_a_leased_delivery_is_nobody_elses(store):
     assert first.lease_token + 1 == second.lease_token
 
 
-async def test_what_waited_longest_comes_first(store):
+async def test_the_longest_due_deliveries_are_leased_first(store):
     """Deliveries are leased in the order in which they became due."""
     for id_, seconds in (("third", 3), ("first", 1), ("second", 2)):
         await add_delivery(store, id_, at=START + seconds * SECOND)
@@ -80,16 +80,16 @@ async def test_what_waited_longest_comes_first(store):
     assert ["msg_first", "msg_second"] == await leased(store, now=START + LEASE, limit=2)
 
 
-async def test_what_is_not_due_is_not_leased(store):
-    """Nothing is attempted before its instant."""
+async def test_a_delivery_is_not_leased_before_it_is_due(store):
+    """No attempt is made before the delivery is due."""
     await add_delivery(store, at=START + SECOND)
 
     assert [] == await leased(store, now=START + SECOND - MICROSECOND)
     assert ["msg_1"] == await leased(store, now=START + SECOND)
 
 
-async def test_an_origin_gets_its_share_and_no_more(store):
-    """The limit counts what is held already, and what it leaves behind stays free."""
+async def test_an_origin_gets_no_more_than_its_limit(store):
+    """The limit of an origin includes the leases it has; the remaining deliveries stay free."""
     for number in range(4):
         await add_delivery(store, f"one{number}", origin=ONE)
     await add_delivery(store, "two", origin=TWO)
@@ -100,8 +100,8 @@ async def test_an_origin_gets_its_share_and_no_more(store):
     assert ["msg_one2", "msg_one3"] == await leased(store, origin_limit=3)
 
 
-async def test_full_origins_are_left_alone(store):
-    """An origin whose share is used up gets nothing, and hides nobody behind it."""
+async def test_origins_at_their_limit_are_skipped(store):
+    """An origin at its limit gets no lease, and does not stop the origins after it."""
     for number in range(4):
         await add_delivery(store, f"one{number}", origin=ONE)
     await add_delivery(store, "two", origin=TWO, at=START + SECOND)
@@ -111,8 +111,8 @@ async def test_full_origins_are_left_alone(store):
     assert [] == await leased(store, leased_counts={ONE: 9}, **full)
 
 
-async def test_the_share_of_an_origin_hides_nobody_for_long(store):
-    """However much of one origin is due before it, the next rounds reach the other."""
+async def test_a_long_queue_of_one_origin_does_not_stop_the_others(store):
+    """However many deliveries of one origin are due, the next rounds reach the other origins."""
     for number in range(6):
         await add_delivery(store, f"one{number}", origin=ONE)
     await add_delivery(store, "two", origin=TWO, at=START + SECOND)
@@ -128,7 +128,7 @@ async def test_the_share_of_an_origin_hides_nobody_for_long(store):
     assert ["msg_one0", "msg_one1", "msg_two"] == found
 
 
-async def test_rounds_of_one_transaction_share_nothing(store):
+async def test_concurrent_rounds_lease_different_deliveries(store):
     """Two rounds that are committed together lease different deliveries."""
     for number in range(4):
         await add_delivery(store, str(number))
@@ -138,8 +138,8 @@ async def test_rounds_of_one_transaction_share_nothing(store):
     assert [["msg_0", "msg_1"], ["msg_2", "msg_3"]] == given
 
 
-async def test_a_round_tells_whose_deliveries_it_left_behind(store):
-    """Where there was no room for all, in the round or for the origin, its origin is named."""
+async def test_a_round_names_the_origins_with_remaining_deliveries(store):
+    """If the capacity of the round or of an origin was too small, the origin is named."""
     for origin in (ONE, TWO, THREE):
         for number in range(2):
             await add_delivery(store, f"{origin[8:11]}{number}", origin=origin)
@@ -153,7 +153,7 @@ async def test_a_round_tells_whose_deliveries_it_left_behind(store):
 
 
 async def test_origins_share_a_round_evenly(store):
-    """A long row for one origin leaves the others their part of the round."""
+    """A long queue of one origin leaves the other origins their part of the round."""
     for origin, count in ((ONE, 9), (TWO, 1), (THREE, 9)):
         for number in range(count):
             await add_delivery(store, f"{origin[8:11]}{number}", origin=origin)
@@ -163,8 +163,8 @@ async def test_origins_share_a_round_evenly(store):
     assert {ONE: 3, TWO: 1, THREE: 3} == Counter(one.origin for one in found)
 
 
-async def test_rounds_go_on_where_the_last_one_ended(store):
-    """A round looks at so many origins and no more; the next ones look at the others."""
+async def test_a_round_continues_after_the_last_origin(store):
+    """A round reads a limited number of origins; the next rounds read the others."""
     names = [f"https://{number}.example:443" for number in range(5)]
     for number, origin in enumerate(names):
         await add_delivery(store, str(number), origin=origin)
@@ -178,8 +178,8 @@ async def test_rounds_go_on_where_the_last_one_ended(store):
     assert [names[:2], names[2:4], names[4:]] == found
 
 
-async def test_the_next_round_is_told(store):
-    """A round says when something becomes due by itself, to the microsecond."""
+async def test_a_round_returns_the_instant_of_the_next(store):
+    """A round returns the instant, to the microsecond, at which the next delivery becomes due."""
     assert None is await next_due_at(store)
 
     await add_delivery(store, "later", at=START + SECOND + MICROSECOND)
@@ -187,8 +187,8 @@ async def test_the_next_round_is_told(store):
     assert START + SECOND + MICROSECOND == await next_due_at(store)
 
 
-async def test_a_lease_wakes_nobody_early(store):
-    """What is leased or settled announces no further round."""
+async def test_a_leased_or_settled_delivery_needs_no_next_round(store):
+    """A leased or settled delivery gives no instant for a next round."""
     await add_delivery(store)
     delivery = await lease_delivery(store)
 
@@ -218,8 +218,8 @@ async def test_a_later_event_waits_for_an_earlier_one(store):
     assert ["msg_1b"] == await leased(store, now=START + LEASE)
 
 
-async def test_a_dead_event_is_not_waited_for(store):
-    """A later event is sent once an earlier one is dead."""
+async def test_a_later_event_does_not_wait_for_a_dead_one(store):
+    """A later event is sent after an earlier event is dead."""
     await add_two_events(store)
 
     await store.settle(failed(await lease_delivery(store), status=DEAD, reason=DeadReason.GONE))
@@ -227,8 +227,8 @@ async def test_a_dead_event_is_not_waited_for(store):
     assert ["msg_1b"] == await leased(store)
 
 
-async def test_a_lease_that_ran_out_keeps_its_place(store):
-    """An earlier event whose attempt was lost still comes first."""
+async def test_an_earlier_event_with_an_expired_lease_stays_first(store):
+    """An earlier event whose attempt was lost is still attempted first."""
     await add_two_events(store)
     await lease_delivery(store)
 
@@ -236,7 +236,7 @@ async def test_a_lease_that_ran_out_keeps_its_place(store):
 
 
 async def test_invoices_do_not_wait_for_each_other(store):
-    """The order holds within one invoice only."""
+    """The order of events applies within one invoice only."""
     await add_two_events(store, "1")
     await add_two_events(store, "2")
 
@@ -246,24 +246,24 @@ async def test_invoices_do_not_wait_for_each_other(store):
 # Lost attempts
 
 
-async def test_a_lease_that_ran_out_is_a_lost_attempt(store):
-    """Whoever leases it next records that an attempt may have been made, and counts on."""
+async def test_an_expired_lease_is_a_lost_attempt(store):
+    """The next lease records the attempt of the expired lease as lost, and the count continues."""
     await add_delivery(store)
     await lease_delivery(store)
 
     delivery = await lease_delivery(store, now=START + LEASE + SECOND)
 
     assert (1, 0) == (delivery.attempt_count, delivery.failure_count)
-    told = await store.find_delivery("dev", "msg_1")
-    (attempt,) = told["attempts"]
+    shown = await store.find_delivery("dev", "msg_1")
+    (attempt,) = shown["attempts"]
     assert (1, AttemptOutcome.LOST) == (attempt["number"], attempt["outcome"])
     assert (None, None) == (attempt["status_code"], attempt["response_body"])
     assert START + LEASE == attempt["started_at"]
-    assert (1, DeliveryStatus.PENDING) == (told["attempt_count"], told["status"])
+    assert (1, DeliveryStatus.PENDING) == (shown["attempt_count"], shown["status"])
 
 
-async def test_lost_attempts_are_told_one_by_one(store, database):
-    """Each lease that ran out is an attempt of its own, and none counts as a failure."""
+async def test_lost_attempts_are_recorded_one_by_one(store, database):
+    """Each expired lease is one lost attempt, and none counts as a failure."""
     await add_delivery(store)
     for count in range(4):
         delivery = await lease_delivery(store, now=START + count * LEASE)
@@ -271,16 +271,16 @@ async def test_lost_attempts_are_told_one_by_one(store, database):
     assert (3, 0) == (delivery.attempt_count, delivery.failure_count)
     await store.settle(failed(delivery, due_at=START + 9 * LEASE))
 
-    told = await store.find_delivery("dev", "msg_1")
+    shown = await store.find_delivery("dev", "msg_1")
     assert [(1, "lost"), (2, "lost"), (3, "lost"), (4, "refused")] == [
-        (attempt["number"], attempt["outcome"]) for attempt in told["attempts"]
+        (attempt["number"], attempt["outcome"]) for attempt in shown["attempts"]
     ]
     (row,) = await rows_of(database, deliveries)
     assert (4, 1) == (row["attempt_count"], row["failure_count"])
 
 
 async def test_a_stale_lease_settles_nothing(store, database):
-    """A sender that outlived its lease changes nothing, whatever it brings."""
+    """A sender whose lease was taken over changes nothing, whatever the outcome of its attempt."""
     await add_delivery(store)
     stale = await lease_delivery(store)
     held = await lease_delivery(store, now=START + LEASE)
@@ -299,8 +299,8 @@ async def test_a_stale_lease_settles_nothing(store, database):
     assert await store.settle(delivered(held))
 
 
-async def test_a_lease_that_ran_out_unnoticed_still_settles(store):
-    """As long as nobody else leased the delivery, a late answer is as good as any."""
+async def test_an_expired_lease_that_was_not_taken_over_settles(store):
+    """While no other round has leased the delivery, a late settlement is recorded."""
     await add_delivery(store)
     delivery = await lease_delivery(store)
 
@@ -310,8 +310,8 @@ async def test_a_lease_that_ran_out_unnoticed_still_settles(store):
 @pytest.mark.parametrize(
     "first", [delivered, lambda leased: failed(leased, status=DEAD, reason=DeadReason.GONE)]
 )
-async def test_a_lease_is_good_for_one_settlement(store, database, first):
-    """Settling gives up the lease: what is delivered or dead stays so."""
+async def test_a_lease_settles_once(store, database, first):
+    """A settlement ends the lease: a delivered or dead delivery stays so."""
     await add_delivery(store)
     delivery = await lease_delivery(store)
     await store.settle(first(delivery))
@@ -324,8 +324,8 @@ async def test_a_lease_is_good_for_one_settlement(store, database, first):
     assert before == await everything(database)
 
 
-async def test_a_lease_that_was_given_back_settles_nothing(store, database):
-    """Who released a delivery has no right to it any more."""
+async def test_a_released_lease_settles_nothing(store, database):
+    """A sender that released its lease cannot settle the delivery."""
     await add_delivery(store)
     delivery = await lease_delivery(store)
     await store.release(delivery)
@@ -336,11 +336,11 @@ async def test_a_lease_that_was_given_back_settles_nothing(store, database):
     assert before == await everything(database)
 
 
-# Giving back
+# Releasing
 
 
-async def test_a_lease_that_is_given_back_leaves_no_trace(store):
-    """What was not attempted is free at once, and no attempt is told of it."""
+async def test_a_release_leaves_no_trace(store):
+    """A released delivery is due at once, and no attempt is recorded."""
     await add_delivery(store)
 
     assert await store.release(await lease_delivery(store))
@@ -350,8 +350,8 @@ async def test_a_lease_that_is_given_back_leaves_no_trace(store):
     assert [] == (await store.find_delivery("dev", "msg_1"))["attempts"]
 
 
-async def test_a_delivery_may_be_given_back_for_later(store):
-    """It is leased again from the given instant on, and not before."""
+async def test_a_delivery_may_be_released_until_later(store):
+    """A delivery that is released until an instant is leased from that instant on."""
     await add_delivery(store)
     later = START + 10 * SECOND
 
@@ -361,8 +361,8 @@ async def test_a_delivery_may_be_given_back_for_later(store):
     assert ["msg_1"] == [one.id for one in await lease_deliveries(store, now=later)]
 
 
-async def test_giving_back_wakes_the_dispatcher(store):
-    """What is free again may be leased by somebody who waits."""
+async def test_a_release_wakes_the_dispatcher(store):
+    """A released lease can be taken again."""
     await add_delivery(store)
     delivery = await lease_delivery(store)
     store.deliveries_due.clear()
@@ -375,20 +375,20 @@ async def test_giving_back_wakes_the_dispatcher(store):
 # Settling
 
 
-async def test_a_delivered_one_is_done(store):
-    """A settled delivery keeps its attempt and its instant, and never comes back."""
+async def test_a_delivered_delivery_is_finished(store):
+    """A delivered delivery keeps its attempt and its instant, and is never due again."""
     await add_delivery(store)
 
     assert await store.settle(delivered(await lease_delivery(store), at=START + SECOND))
 
-    told = await store.find_delivery("dev", "msg_1")
+    shown = await store.find_delivery("dev", "msg_1")
     assert (DeliveryStatus.DELIVERED, None, 1) == (
-        told["status"],
-        told["reason"],
-        told["attempt_count"],
+        shown["status"],
+        shown["reason"],
+        shown["attempt_count"],
     )
-    assert (START + SECOND, None) == (told["settled_at"], told["due_at"])
-    (attempt,) = told["attempts"]
+    assert (START + SECOND, None) == (shown["settled_at"], shown["due_at"])
+    (attempt,) = shown["attempts"]
     assert {
         "account_id": "dev",
         "delivery_id": "msg_1",
@@ -404,18 +404,18 @@ async def test_a_delivered_one_is_done(store):
     assert [] == await leased(store, now=START + 9999 * LEASE)
 
 
-async def test_a_failed_one_is_due_again(store):
-    """A retry is due when the settlement says, with one failure more."""
+async def test_a_failed_delivery_is_due_again(store):
+    """A retry is due at the instant of the settlement, and the failure is counted."""
     await add_delivery(store)
     due_at = START + 300 * SECOND
 
     assert await store.settle(failed(await lease_delivery(store), due_at=due_at))
 
-    told = await store.find_delivery("dev", "msg_1")
+    shown = await store.find_delivery("dev", "msg_1")
     assert (DeliveryStatus.PENDING, due_at, None) == (
-        told["status"],
-        told["due_at"],
-        told["settled_at"],
+        shown["status"],
+        shown["due_at"],
+        shown["settled_at"],
     )
     assert due_at == await next_due_at(store)
     assert [] == await leased(store, now=due_at - MICROSECOND)
@@ -424,21 +424,21 @@ async def test_a_failed_one_is_due_again(store):
 
 
 @pytest.mark.parametrize("reason", DeadReason)
-async def test_a_dead_one_says_why(store, reason):
-    """A dead delivery keeps its reason and its instant, and never comes back."""
+async def test_a_dead_delivery_has_a_reason(store, reason):
+    """A dead delivery keeps its reason and its instant, and is never due again."""
     await add_delivery(store)
 
     settlement = failed(await lease_delivery(store), status=DEAD, reason=reason, at=START + SECOND)
     assert await store.settle(settlement)
 
-    told = await store.find_delivery("dev", "msg_1")
-    assert (DEAD, reason, START + SECOND) == (told["status"], told["reason"], told["settled_at"])
-    assert None is told["due_at"]
+    shown = await store.find_delivery("dev", "msg_1")
+    assert (DEAD, reason, START + SECOND) == (shown["status"], shown["reason"], shown["settled_at"])
+    assert None is shown["due_at"]
     assert [] == await leased(store, now=START + 9999 * LEASE)
 
 
-async def test_settlements_of_one_transaction_are_written_each_for_itself(store):
-    """What is settled together keeps its own state, instants and attempts."""
+async def test_settlements_of_one_transaction_are_independent(store):
+    """Deliveries that are settled together keep their own state, instants and attempts."""
     for number in range(5):
         await add_delivery(store, str(number), origin=(ONE, TWO)[number % 2])
     found = await lease_deliveries(store)
@@ -453,38 +453,38 @@ async def test_settlements_of_one_transaction_are_written_each_for_itself(store)
     settled = await asyncio.gather(*(store.settle(end) for end in ends))
 
     assert [True, True, True, True, False] == settled
-    told = [await store.find_delivery("dev", one.id) for one in found]
+    shown = [await store.find_delivery("dev", one.id) for one in found]
     assert [
         ("delivered", None, 1, START + SECOND),
         ("delivered", None, 1, START + 2 * SECOND),
         ("pending", None, 1, None),
         ("dead", "gone", 1, START + 3 * SECOND),
         ("pending", None, 0, None),
-    ] == [(one["status"], one["reason"], len(one["attempts"]), one["settled_at"]) for one in told]
-    assert START + 300 * SECOND == told[2]["due_at"]
+    ] == [(one["status"], one["reason"], len(one["attempts"]), one["settled_at"]) for one in shown]
+    assert START + 300 * SECOND == shown[2]["due_at"]
 
 
-async def test_ids_belong_to_their_account(store):
-    """Where two accounts have a delivery of the same id, what is written of one is not of both."""
+async def test_accounts_may_use_the_same_delivery_id(store):
+    """A settlement changes only the delivery of its own account."""
     for account_id in ("a", "b"):
         await add_delivery(store, account_id=account_id)
     found = {delivery.account_id: delivery for delivery in await lease_deliveries(store)}
 
     assert await store.settle(delivered(found["a"]))
 
-    told = [await store.find_delivery(account_id, "msg_1") for account_id in ("a", "b")]
+    shown = [await store.find_delivery(account_id, "msg_1") for account_id in ("a", "b")]
     assert [("delivered", 1), ("pending", 0)] == [
-        (one["status"], len(one["attempts"])) for one in told
+        (one["status"], len(one["attempts"])) for one in shown
     ]
     assert await store.release(found["b"])
     assert "b" == (await lease_delivery(store)).account_id
 
 
-# Origins that asked to be left alone
+# Holds
 
 
-async def test_a_held_origin_waits_as_a_whole(store):
-    """After a Retry-After no delivery of the origin is leased, and every other one is."""
+async def test_a_hold_applies_to_all_deliveries_of_an_origin(store):
+    """After a Retry-After no delivery of the origin is leased; deliveries of other origins are."""
     for id_, origin in (("1", ONE), ("2", ONE), ("3", TWO)):
         await add_delivery(store, id_, origin=origin)
     first = (await lease_deliveries(store, limit=1))[0]
@@ -500,8 +500,8 @@ async def test_a_held_origin_waits_as_a_whole(store):
     assert ["msg_1", "msg_2", "msg_4"] == sorted(await leased(store, now=held_until))
 
 
-async def test_the_end_of_a_hold_is_a_round(store):
-    """Who waits for an origin is told when it may be called again."""
+async def test_the_end_of_a_hold_is_the_next_round(store):
+    """A round returns the end of a hold as the instant of the next round."""
     for id_ in ("1", "2"):
         await add_delivery(store, id_)
     first = (await lease_deliveries(store, limit=1))[0]
@@ -514,8 +514,8 @@ async def test_the_end_of_a_hold_is_a_round(store):
 
 @pytest.mark.parametrize("order", [(60, 10), (10, 60)])
 @pytest.mark.parametrize("is_together", [True, False])
-async def test_the_later_instant_of_two_holds_counts(store, database, order, is_together):
-    """A receiver that asks twice is left alone until the later instant, in whatever order."""
+async def test_the_later_of_two_holds_applies(store, database, order, is_together):
+    """If a receiver asks for two holds, the later end applies, in either order."""
     for id_ in ("1", "2"):
         await add_delivery(store, id_)
     settlements = [
@@ -533,8 +533,8 @@ async def test_the_later_instant_of_two_holds_counts(store, database, order, is_
     assert {"origin": ONE, "held_until": START + 60 * SECOND} == held
 
 
-async def test_a_dead_delivery_holds_its_origin_too(store):
-    """The wish of a receiver counts for the others, although this delivery is over."""
+async def test_a_dead_delivery_may_hold_its_origin(store):
+    """The hold of a receiver applies to its other deliveries although this delivery is dead."""
     for id_ in ("1", "2"):
         await add_delivery(store, id_)
     first = (await lease_deliveries(store, limit=1))[0]
@@ -548,8 +548,8 @@ async def test_a_dead_delivery_holds_its_origin_too(store):
     assert ["msg_2"] == await leased(store, now=held_until)
 
 
-async def test_a_delivery_born_under_a_hold_waits(store):
-    """What becomes due while its origin is held is not leased before the hold ends."""
+async def test_a_new_delivery_waits_for_the_hold_of_its_origin(store):
+    """A delivery that becomes due during a hold is not leased before the hold ends."""
     await add_delivery(store, "1")
     held_until = START + 60 * SECOND
     await store.settle(
@@ -572,8 +572,8 @@ async def test_a_delivery_born_under_a_hold_waits(store):
     ],
     ids=["failed", "dead"],
 )
-async def test_what_may_make_something_due_wakes_the_dispatcher(store, end):
-    """A retry has an instant to be waited for, and the next event waits for a dead one."""
+async def test_a_failed_or_dead_delivery_wakes_the_dispatcher(store, end):
+    """A failed delivery gets a new instant, and a dead delivery makes the next event due."""
     await add_two_events(store)
     delivery = await lease_delivery(store)
     store.deliveries_due.clear()
@@ -583,8 +583,8 @@ async def test_what_may_make_something_due_wakes_the_dispatcher(store, end):
     assert store.deliveries_due.is_set()
 
 
-async def test_the_next_event_of_an_invoice_wakes_the_dispatcher(store):
-    """Once an event is delivered, the one that waited for it may have become due."""
+async def test_a_delivered_event_wakes_the_dispatcher(store):
+    """After an event is delivered, the next event of the invoice may be due."""
     await add_two_events(store)
     delivery = await lease_delivery(store)
     store.deliveries_due.clear()

@@ -21,7 +21,7 @@ from tests.rows import (
 
 
 async def page(store, account_id="dev", *, after=None, limit=50, **wanted):
-    """The ids on one page, and the cursor of the next."""
+    """The ids on one page, and the cursor of the next page."""
     rows, cursor = await store.list_deliveries(
         account_id, DeliveryFilter(**wanted), after=after, limit=limit
     )
@@ -30,7 +30,7 @@ async def page(store, account_id="dev", *, after=None, limit=50, **wanted):
 
 @pytest.fixture
 async def filled(store):
-    """A delivered, a dead and two pending deliveries, a second apart, and one of another's."""
+    """A delivered, a dead and two pending deliveries, a second apart, and one of another."""
     for number in range(4):
         origin = (ONE, TWO)[number % 2]
         await add_delivery(store, str(number), origin=origin, at=START + number * SECOND)
@@ -44,11 +44,11 @@ async def filled(store):
     return store
 
 
-# One
+# One delivery
 
 
-async def test_a_delivery_tells_its_story(store):
-    """Where it goes, what it brings, when the next attempt is due, and every attempt so far."""
+async def test_a_delivery_shows_all_fields_and_attempts(store):
+    """A delivery shows its URL, its event, the instant of the next attempt, and every attempt."""
     await add_delivery(store)
     (first,) = await lease_deliveries(store)
     body = {"detail": "the receiver answered 500", "response_body": "oops – très"}
@@ -56,24 +56,24 @@ async def test_a_delivery_tells_its_story(store):
     (second,) = await lease_deliveries(store, now=START + SECOND)
     await store.settle(failed(second, due_at=START + 9 * SECOND, at=START + SECOND))
 
-    told = await store.find_delivery("dev", "msg_1")
+    shown = await store.find_delivery("dev", "msg_1")
 
     assert ("msg_1", "1", "invoice_notification") == (
-        told["id"],
-        told["invoice_id"],
-        told["callback"],
+        shown["id"],
+        shown["invoice_id"],
+        shown["callback"],
     )
     assert (f"{ONE}/invoices/1", {"description": "Invoice paid", "paid": True}) == (
-        told["url"],
-        told["event"],
+        shown["url"],
+        shown["event"],
     )
     assert (START, START + 9 * SECOND, None) == (
-        told["created_at"],
-        told["due_at"],
-        told["settled_at"],
+        shown["created_at"],
+        shown["due_at"],
+        shown["settled_at"],
     )
-    assert [1, 2] == [made["number"] for made in told["attempts"]]
-    first_made = told["attempts"][0]
+    assert [1, 2] == [made["number"] for made in shown["attempts"]]
+    first_made = shown["attempts"][0]
     assert (AttemptOutcome.REFUSED, 500, 12, START) == (
         first_made["outcome"],
         first_made["status_code"],
@@ -83,44 +83,44 @@ async def test_a_delivery_tells_its_story(store):
     assert body == {name: first_made[name] for name in body}
 
 
-async def test_many_attempts_are_in_their_order(store):
-    """The tenth attempt stands behind the ninth, not behind the first."""
+async def test_many_attempts_are_listed_by_number(store):
+    """The tenth attempt comes after the ninth, not after the first."""
     await add_delivery(store)
     for number in range(12):
         (delivery,) = await lease_deliveries(store, now=START + number * SECOND)
         await store.settle(failed(delivery, due_at=START + (number + 1) * SECOND))
 
-    told = await store.find_delivery("dev", "msg_1")
+    shown = await store.find_delivery("dev", "msg_1")
 
-    assert list(range(1, 13)) == [made["number"] for made in told["attempts"]]
-    assert 12 == told["attempt_count"]
+    assert list(range(1, 13)) == [made["number"] for made in shown["attempts"]]
+    assert 12 == shown["attempt_count"]
 
 
 @pytest.mark.parametrize(("account_id", "id_"), [("other", "msg_1"), ("dev", "msg_2"), ("dev", "")])
-async def test_what_is_not_there_or_not_yours_is_not_found(store, account_id, id_):
-    """Nobody can tell another account's delivery from one that does not exist."""
+async def test_unknown_deliveries_and_those_of_others_are_not_found(store, account_id, id_):
+    """A delivery of another account is not found, like one that does not exist."""
     await add_delivery(store)
 
     with pytest.raises(NotFound):
         await store.find_delivery(account_id, id_)
 
 
-# Those of an invoice
+# Deliveries of an invoice
 
 
 async def test_the_deliveries_of_an_invoice_are_newest_first(store):
-    """All deliveries of one invoice and of no other are told, the latest event first."""
+    """All deliveries of one invoice are listed, the latest event first, and no others."""
     await add_two_events(store, "1")
     await add_delivery(store, "2")
 
-    told = await store.deliveries_of("dev", "1")
+    shown = await store.deliveries_of("dev", "1")
 
-    assert ["msg_1b", "msg_1a"] == [one["id"] for one in told]
-    assert [True, False] == [one["event"]["paid"] for one in told]
+    assert ["msg_1b", "msg_1a"] == [one["id"] for one in shown]
+    assert [True, False] == [one["event"]["paid"] for one in shown]
 
 
-async def test_an_invoice_without_deliveries_is_not_one_that_is_missing(store):
-    """Nobody called is an empty list; no such invoice is not found."""
+async def test_an_invoice_without_deliveries_differs_from_an_unknown_one(store):
+    """An invoice without deliveries has an empty list; an unknown invoice is not found."""
     await store.accept(an_invoice(origin=None))
 
     assert [] == await store.deliveries_of("dev", "1")
@@ -132,8 +132,8 @@ async def test_an_invoice_without_deliveries_is_not_one_that_is_missing(store):
 # Lists
 
 
-async def test_pages_run_from_the_newest_to_the_oldest(filled):
-    """Following the cursor shows every delivery once, and ends."""
+async def test_pages_go_from_the_newest_to_the_oldest(filled):
+    """The cursors lead to every delivery once, and the last page has none."""
     assert (["msg_3", "msg_2"], "msg_2") == await page(filled, limit=2)
     assert (["msg_1", "msg_0"], None) == await page(filled, after="msg_2", limit=2)
     assert ([], None) == await page(filled, after="msg_0", limit=2)
@@ -157,42 +157,42 @@ async def test_pages_run_from_the_newest_to_the_oldest(filled):
         ([], {"status": "dead", "origin": ONE}),
     ],
 )
-async def test_filters_narrow(filled, expected, wanted):
-    """Each filter narrows further; `since` is included and `until` is not."""
+async def test_filters_restrict_the_list(filled, expected, wanted):
+    """Each filter restricts the list; `since` is inclusive and `until` is exclusive."""
     assert (expected, None) == await page(filled, **wanted)
 
 
-async def test_filters_and_cursors_go_together(filled):
-    """A narrowed list has pages too."""
+async def test_filtered_lists_have_pages(filled):
+    """The cursors of a filtered list lead through the filtered deliveries."""
     assert (["msg_3"], "msg_3") == await page(filled, status="pending", limit=1)
     assert (["msg_2"], None) == await page(filled, status="pending", after="msg_3", limit=1)
 
 
-async def test_lists_hold_one_account(filled):
-    """No account sees a delivery of another one, by no filter and no cursor."""
+async def test_lists_contain_one_account(filled):
+    """No filter and no cursor shows a delivery of another account."""
     assert (["msg_9"], None) == await page(filled, "other")
     assert ([], None) == await page(filled, "other", origin=TWO)
-    assert ([], None) == await page(filled, "nobody")
+    assert ([], None) == await page(filled, "unknown")
     with pytest.raises(UnknownCursor):
         await page(filled, after="msg_9", limit=1)
 
 
-async def test_lists_tell_the_whole_story(filled):
-    """A delivery in a list is told as it is by itself, attempts included."""
+async def test_lists_show_the_whole_delivery(filled):
+    """A delivery in a list has the same fields as by itself, including its attempts."""
     rows, _ = await filled.list_deliveries("dev", DeliveryFilter(), after=None, limit=50)
 
     assert [await filled.find_delivery("dev", row["id"]) for row in rows] == rows
     assert [0, 0, 1, 1] == [len(row["attempts"]) for row in rows]
 
 
-async def test_a_held_origin_shows_when_it_is_called_next(store):
-    """A delivery that waits for its origin's hold is due at the end of that, and not before."""
+async def test_a_delivery_on_hold_shows_the_end_of_the_hold(store):
+    """A delivery that waits for the hold of its origin is due at the end of the hold."""
     await add_delivery(store, "1")
     await add_delivery(store, "2")
     hold = START + 600 * SECOND
     first = (await lease_deliveries(store, limit=1))[0]
     await store.settle(failed(first, due_at=START + 5 * SECOND, held_until=hold))
 
-    told = [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
+    shown = [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
 
-    assert [hold, hold] == [one["due_at"] for one in told]
+    assert [hold, hold] == [one["due_at"] for one in shown]

@@ -25,7 +25,7 @@ STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.
 
 
 async def page(store, account_id="dev", *, status=None, after=None, limit=50):
-    """The ids on one page, and the cursor of the next."""
+    """The ids on one page, and the cursor of the next page."""
     rows, cursor = await store.list_invoices(account_id, status=status, after=after, limit=limit)
     return [row["id"] for row in rows], cursor
 
@@ -33,8 +33,8 @@ async def page(store, account_id="dev", *, status=None, after=None, limit=50):
 # Accepting
 
 
-async def test_an_invoice_is_stored_as_it_came(store, database):
-    """What was accepted can be found afterwards, complete, and is due for collection."""
+async def test_an_accepted_invoice_is_stored_completely(store, database):
+    """An accepted invoice can be found with all its fields, and is due for collection."""
     invoice = an_invoice(
         title="Expensive – très", customer_email="richie@example.com", total_minor=2**53 + 1
     )
@@ -53,7 +53,7 @@ async def test_an_invoice_is_stored_as_it_came(store, database):
 
 
 async def test_the_same_invoice_again_changes_nothing(store, database):
-    """A caller that lost our answer may send the invoice again, any time later."""
+    """A caller that lost the response may send the invoice again at any time."""
     await store.accept(an_invoice())
     before = await rows_of(database, invoices)
 
@@ -77,7 +77,7 @@ async def test_the_same_invoice_again_changes_nothing(store, database):
     ids=lambda changes: ",".join(f"{key}={value}" for key, value in changes.items()),
 )
 async def test_other_content_under_a_known_id_is_a_conflict(store, database, changes):
-    """An id stands for one content, and what was stored first stays."""
+    """One id stands for one content, and the content that was stored first stays."""
     await store.accept(an_invoice())
     before = await rows_of(database, invoices)
 
@@ -86,8 +86,8 @@ async def test_other_content_under_a_known_id_is_a_conflict(store, database, cha
     assert before == await rows_of(database, invoices)
 
 
-async def test_ids_belong_to_their_account(store):
-    """Two accounts use the same id without knowing of each other."""
+async def test_accounts_may_use_the_same_invoice_id(store):
+    """Two accounts can use the same id independently."""
     assert STORED is await store.accept(an_invoice(account_id="a", title="Of a"))
     assert STORED is await store.accept(an_invoice(account_id="b", title="Of b"))
 
@@ -95,8 +95,8 @@ async def test_ids_belong_to_their_account(store):
     assert "Of b" == (await store.find_invoice("b", "1"))["title"]
 
 
-async def test_the_rules_hold_within_one_batch(store, database):
-    """Requests that share a transaction get the answers they would have got one after another."""
+async def test_requests_of_one_batch_are_accepted_in_order(store, database):
+    """Requests that share a transaction get the same results as one after another."""
     await store.accept(an_invoice("known"))
 
     given = await asyncio.gather(
@@ -113,8 +113,8 @@ async def test_the_rules_hold_within_one_batch(store, database):
     assert 3 == len(await rows_of(database, invoices))
 
 
-async def test_the_winner_of_a_batch_is_what_is_stored(store):
-    """Where two contents race for an id, the one that was answered `stored` is kept."""
+async def test_of_two_contents_in_one_batch_the_stored_one_is_kept(store):
+    """If two contents have the same id, the one with the result `stored` is kept."""
     given = await asyncio.gather(
         *(store.accept(an_invoice(title=title)) for title in ("first", "second"))
     )
@@ -124,15 +124,15 @@ async def test_the_winner_of_a_batch_is_what_is_stored(store):
 
 
 async def test_a_replay_after_the_collection_is_still_a_replay(store):
-    """What happened to an invoice since does not make it another one."""
+    """An invoice that has changed its state since is still the same content."""
     await add_delivery(store)
 
     assert REPLAYED is await store.accept(an_invoice())
     assert InvoiceStatus.PAID == (await store.find_invoice("dev", "1"))["status"]
 
 
-async def test_accepting_wakes_the_collection(store):
-    """Who collects is told once an invoice is committed, and not for a replay."""
+async def test_accepting_wakes_the_collector(store):
+    """The collector is woken after an invoice is committed, and not after a replay."""
     await store.accept(an_invoice())
     assert store.invoices_due.is_set()
 
@@ -145,16 +145,16 @@ async def test_accepting_wakes_the_collection(store):
 
 
 @pytest.mark.parametrize(("account_id", "id_"), [("dev", "2"), ("other", "1"), ("dev", "")])
-async def test_what_is_not_there_or_not_yours_is_not_found(store, account_id, id_):
-    """Nobody can tell another account's invoice from one that does not exist."""
+async def test_unknown_invoices_and_those_of_others_are_not_found(store, account_id, id_):
+    """An invoice of another account is not found, like one that does not exist."""
     await store.accept(an_invoice("1"))
 
     with pytest.raises(NotFound):
         await store.find_invoice(account_id, id_)
 
 
-async def test_events_are_told_in_their_order(store):
-    """What happened to an invoice reads from first to last."""
+async def test_events_are_listed_in_order(store):
+    """The events of an invoice are listed from the first to the last."""
     await add_two_events(store)
 
     found = await store.find_invoice("dev", "1")
@@ -167,8 +167,8 @@ async def test_events_are_told_in_their_order(store):
 # Listing
 
 
-async def test_pages_run_from_the_newest_to_the_oldest(store):
-    """Following the cursor shows every invoice once, and ends."""
+async def test_pages_go_from_the_newest_to_the_oldest(store):
+    """The cursors lead to every invoice once, and the last page has none."""
     for number in range(5):
         await store.accept(an_invoice(f"i{number}"))
 
@@ -177,16 +177,16 @@ async def test_pages_run_from_the_newest_to_the_oldest(store):
     assert (["i0"], None) == await page(store, after="i1", limit=2)
 
 
-async def test_a_page_that_is_just_full_is_the_last(store):
-    """There is no cursor to an empty page."""
+async def test_a_full_last_page_has_no_cursor(store):
+    """No cursor leads to an empty page."""
     for number in range(2):
         await store.accept(an_invoice(f"i{number}"))
 
     assert (["i1", "i0"], None) == await page(store, limit=2)
 
 
-async def test_what_comes_in_meanwhile_does_not_move_pages(store):
-    """New invoices stand before the first page and disturb no later one."""
+async def test_new_invoices_do_not_move_pages(store):
+    """New invoices come before the first page and do not change later pages."""
     for number in range(3):
         await store.accept(an_invoice(f"i{number}"))
     _, cursor = await page(store, limit=1)
@@ -196,8 +196,8 @@ async def test_what_comes_in_meanwhile_does_not_move_pages(store):
     assert (["i1", "i0"], None) == await page(store, after=cursor)
 
 
-async def test_the_order_is_that_of_arrival_even_in_the_same_instant(store):
-    """Invoices of one batch and one instant are listed newest first all the same."""
+async def test_invoices_of_the_same_instant_are_listed_in_order(store):
+    """Invoices of one batch and one instant are listed newest first."""
     ids = [f"i{number}" for number in range(20)]
 
     await asyncio.gather(*(store.accept(an_invoice(id_)) for id_ in ids))
@@ -205,8 +205,8 @@ async def test_the_order_is_that_of_arrival_even_in_the_same_instant(store):
     assert (ids[::-1], None) == await page(store)
 
 
-async def test_lists_hold_one_account(store):
-    """Nobody sees an invoice of somebody else, by no cursor."""
+async def test_lists_contain_one_account(store):
+    """No cursor shows an invoice of another account."""
     for id_, account_id in (("a1", "a"), ("b1", "b"), ("a2", "a")):
         await store.accept(an_invoice(id_, account_id=account_id))
 
@@ -214,11 +214,11 @@ async def test_lists_hold_one_account(store):
     assert (["b1"], None) == await page(store, "b")
     with pytest.raises(UnknownCursor):
         await page(store, "a", after="b1")
-    assert ([], None) == await page(store, "nobody")
+    assert ([], None) == await page(store, "unknown")
 
 
-async def test_lists_can_be_narrowed_to_a_status(store):
-    """A filter narrows every page, and its cursors lead on."""
+async def test_lists_can_be_restricted_to_a_status(store):
+    """A filter restricts every page, and its cursors lead to the next page of the filtered list."""
     for id_ in ("i0", "i1"):
         await add_delivery(store, id_)
     await store.accept(an_invoice("i2"))
@@ -229,8 +229,8 @@ async def test_lists_can_be_narrowed_to_a_status(store):
     assert ([], None) == await page(store, status="payment_failed")
 
 
-async def test_lists_tell_events_of_their_own_invoice(store):
-    """Each invoice of a page comes with what happened to it."""
+async def test_listed_invoices_have_their_own_events(store):
+    """Each invoice of a page has its own events."""
     await store.accept(an_invoice("i0"))
     event = an_event("Payment failed", paid=False)
     await take_step(store, a_step(await lease_invoice(store), event=event))

@@ -32,7 +32,7 @@ COUNT = 60
 
 @pytest.fixture
 async def many(store):
-    """As many invoices as two processes can quarrel about; half of them already paid."""
+    """Invoices for which two processes compete; half of them are paid."""
     ids = [f"i{number:02}" for number in range(COUNT)]
     await asyncio.gather(
         *(store.accept(an_invoice(id_, origin=(ONE, TWO)[int(id_[1:]) % 2])) for id_ in ids)
@@ -43,32 +43,32 @@ async def many(store):
 
 
 async def everything(database):
-    """Every row there is."""
+    """Every row of the store."""
     tables = (invoices, events, deliveries, attempts, origins)
     return [await rows_of(database, table) for table in tables]
 
 
-# What one writes
+# Writes of one process
 
 
-async def test_what_was_committed_is_there_for_everybody(store, elsewhere):
-    """Another process sees a write as soon as it has returned."""
+async def test_committed_rows_are_visible_to_other_processes(store, elsewhere):
+    """Another process sees a write as soon as the write has returned."""
     await add_delivery(store)
 
     assert InvoiceStatus.PAID == (await elsewhere.find_invoice("dev", "1"))["status"]
     assert "msg_1" == (await elsewhere.find_delivery("dev", "msg_1"))["id"]
 
 
-async def test_what_was_committed_survives_its_process(store, another_store):
-    """A process that starts finds what the one before it wrote, and goes on with it."""
+async def test_committed_rows_survive_their_process(store, another_store):
+    """A process that starts finds the rows of the process before it, and continues with them."""
     await add_delivery(store)
     await store._database.close()
 
     assert await (next_one := another_store()).settle(delivered(await lease_delivery(next_one)))
 
 
-async def test_what_cannot_be_written_takes_nobody_with_it(store, elsewhere, database):
-    """Among callers that write together, one that fails fails alone and leaves nothing behind."""
+async def test_a_failed_write_does_not_fail_the_others(store, elsewhere, database):
+    """Of callers that write together, one that fails fails alone and stores nothing."""
     given = await asyncio.gather(
         store.accept(an_invoice("1")),
         store.accept(an_invoice("2", customer=None)),
@@ -82,8 +82,8 @@ async def test_what_cannot_be_written_takes_nobody_with_it(store, elsewhere, dat
     assert STORED is await elsewhere.accept(an_invoice("2"))
 
 
-async def test_readers_never_see_half_a_transaction(store, elsewhere):
-    """While one process writes, what another reads belongs together at every moment."""
+async def test_readers_never_see_part_of_a_transaction(store, elsewhere):
+    """While one process writes, another process reads consistent rows at every moment."""
     await add_delivery(store)
     is_over = asyncio.Event()
 
@@ -95,23 +95,23 @@ async def test_readers_never_see_half_a_transaction(store, elsewhere):
         is_over.set()
 
     async def read():
-        told = []
+        shown = []
         while not is_over.is_set():
-            told.append(await elsewhere.find_delivery("dev", "msg_1"))
+            shown.append(await elsewhere.find_delivery("dev", "msg_1"))
             await asyncio.sleep(0)
-        return told
+        return shown
 
-    told, _ = await asyncio.gather(read(), write())
+    shown, _ = await asyncio.gather(read(), write())
 
-    assert [one["attempt_count"] for one in told] == [len(one["attempts"]) for one in told]
+    assert [one["attempt_count"] for one in shown] == [len(one["attempts"]) for one in shown]
     assert 30 == (await elsewhere.find_delivery("dev", "msg_1"))["attempt_count"]
 
 
-# The same id in two places
+# The same id in two processes
 
 
-async def test_an_id_is_stored_by_one_of_them(store, elsewhere, database):
-    """Of those that accept the same invoice at the same time, one stores it; nobody fails."""
+async def test_an_id_is_stored_by_one_process(store, elsewhere, database):
+    """Of processes that accept the same invoice at the same time, one stores it and none fails."""
     ids = [f"i{number}" for number in range(COUNT)]
     here, there = [an_invoice(id_) for id_ in ids], [an_invoice(id_) for id_ in reversed(ids)]
 
@@ -123,8 +123,8 @@ async def test_an_id_is_stored_by_one_of_them(store, elsewhere, database):
     assert stored == {row["key"] for row in await rows_of(database, invoices)}
 
 
-async def test_other_content_in_the_other_process_is_a_conflict(store, elsewhere):
-    """Where two contents race for an id, one of them is stored and the other is told."""
+async def test_other_content_in_another_process_is_a_conflict(store, elsewhere):
+    """If two processes store different contents under one id, one of them gets a conflict."""
     ids = [f"i{number}" for number in range(COUNT)]
 
     given = await asyncio.gather(
@@ -143,8 +143,8 @@ async def test_other_content_in_the_other_process_is_a_conflict(store, elsewhere
 
 
 @pytest.mark.usefixtures("many")
-async def test_no_invoice_is_leased_by_both(store, elsewhere):
-    """However many rounds two processes make at the same time, each invoice is in one of them."""
+async def test_no_invoice_is_leased_by_two_processes(store, elsewhere):
+    """If two processes lease at the same time, each invoice is in one of their rounds."""
     round_ = LeaseRound(START, START + LEASE, 7)
 
     rounds = await asyncio.gather(
@@ -158,8 +158,8 @@ async def test_no_invoice_is_leased_by_both(store, elsewhere):
 
 
 @pytest.mark.usefixtures("many")
-async def test_no_delivery_is_leased_by_both(store, elsewhere):
-    """However many rounds two processes make at the same time, each delivery is in one of them."""
+async def test_no_delivery_is_leased_by_two_processes(store, elsewhere):
+    """If two processes lease at the same time, each delivery is in one of their rounds."""
     rounds = await asyncio.gather(
         *(lease_deliveries(process, limit=7) for _ in range(10) for process in (store, elsewhere))
     )
@@ -170,21 +170,21 @@ async def test_no_delivery_is_leased_by_both(store, elsewhere):
 
 
 @pytest.mark.usefixtures("many")
-async def test_a_lost_attempt_is_told_once(store, elsewhere, database):
-    """Two processes that find the same leases run out take each of them over once."""
+async def test_a_lost_attempt_is_recorded_once(store, elsewhere, database):
+    """Two processes that find the same expired leases take each of them over once."""
     await lease_deliveries(store)
 
     rounds = await asyncio.gather(
         *(lease_deliveries(process, now=START + LEASE) for process in (store, elsewhere))
     )
 
-    rows, told, *_ = (await everything(database))[2:]
-    assert COUNT // 2 == sum(map(len, rounds)) == len(told)
+    rows, recorded, *_ = (await everything(database))[2:]
+    assert COUNT // 2 == sum(map(len, rounds)) == len(recorded)
     assert {(2, 1)} == {(row["lease_token"], row["attempt_count"]) for row in rows}
 
 
-async def test_a_lease_is_seen_by_the_other(store, elsewhere):
-    """What one process works on, another leaves alone until the lease has run out."""
+async def test_a_lease_is_visible_to_other_processes(store, elsewhere):
+    """A delivery that one process has leased is not leased by another before the lease runs out."""
     await add_delivery(store)
     await store.accept(an_invoice("2"))
     await lease_delivery(store)
@@ -196,8 +196,8 @@ async def test_a_lease_is_seen_by_the_other(store, elsewhere):
     assert "2" == (await lease_invoice(elsewhere, now=START + LEASE)).id
 
 
-async def test_a_stale_lease_settles_nothing_from_elsewhere(store, elsewhere, database):
-    """Who outlived its lease changes nothing once another process has it."""
+async def test_a_stale_lease_settles_nothing_in_another_process(store, elsewhere, database):
+    """A process whose lease another process has taken over cannot settle the delivery."""
     await add_delivery(store)
     stale = await lease_delivery(store)
     held = await lease_delivery(elsewhere, now=START + LEASE)
@@ -211,8 +211,8 @@ async def test_a_stale_lease_settles_nothing_from_elsewhere(store, elsewhere, da
     assert await elsewhere.settle(delivered(held))
 
 
-async def test_a_stale_lease_takes_no_step_from_elsewhere(store, elsewhere, database):
-    """Who outlived its lease on an invoice changes nothing once another process has it."""
+async def test_a_stale_lease_takes_no_step_in_another_process(store, elsewhere, database):
+    """A process whose lease another process has taken over cannot take a step of the invoice."""
     await store.accept(an_invoice())
     stale = await lease_invoice(store)
     held = await lease_invoice(elsewhere, now=START + LEASE)
@@ -224,8 +224,8 @@ async def test_a_stale_lease_takes_no_step_from_elsewhere(store, elsewhere, data
     assert await take_step(elsewhere, a_step(held, event=an_event()))
 
 
-async def test_of_two_settlements_at_the_same_time_one_counts(store, elsewhere, database):
-    """Two processes that believe to hold the same lease write one attempt for it."""
+async def test_of_two_concurrent_settlements_one_is_recorded(store, elsewhere, database):
+    """Two processes that settle with the same lease record one attempt."""
     for number in range(COUNT):
         await add_delivery(store, f"{number:02}")
     found = await lease_deliveries(store)
@@ -237,15 +237,15 @@ async def test_of_two_settlements_at_the_same_time_one_counts(store, elsewhere, 
 
     ends = list(zip(given[:COUNT], reversed(given[COUNT:]), strict=True))
     assert {frozenset({True, False})} == {frozenset(pair) for pair in ends}
-    rows, told, _ = (await everything(database))[2:]
+    rows, recorded, _ = (await everything(database))[2:]
     assert [1] * COUNT == [row["attempt_count"] for row in rows]
     assert ["delivered" if here else "pending" for here, _ in ends] == [r["status"] for r in rows]
-    assert COUNT == len(told)
+    assert COUNT == len(recorded)
 
 
 @pytest.mark.usefixtures("many")
-async def test_everything_at_the_same_time_ends(store, elsewhere, database):
-    """Processes that accept, collect, lease, settle and give back at once are in nobody's way."""
+async def test_all_operations_run_concurrently(store, elsewhere, database):
+    """Processes that accept, collect, lease, settle and release at the same time all succeed."""
 
     async def work(process, name):
         for number in range(8):
@@ -267,9 +267,9 @@ async def test_everything_at_the_same_time_ends(store, elsewhere, database):
 
     await asyncio.gather(work(store, "a"), work(store, "b"), work(elsewhere, "c"))
 
-    rows, told, made, tries, _ = await everything(database)
+    rows, recorded, made, tries, _ = await everything(database)
     assert COUNT + 3 * 8 * 3 == len(rows)
-    assert len(told) == len(made) == sum(row["event_count"] for row in rows)
+    assert len(recorded) == len(made) == sum(row["event_count"] for row in rows)
     assert len(tries) == sum(row["attempt_count"] for row in made)
     assert {None} == {row["leased_until"] for row in [*rows, *made]}
 
@@ -277,8 +277,8 @@ async def test_everything_at_the_same_time_ends(store, elsewhere, database):
 # Holds
 
 
-async def test_a_hold_of_one_is_seen_by_the_other(store, elsewhere):
-    """An origin that asked one process to be left alone is left alone by all."""
+async def test_a_hold_is_visible_to_other_processes(store, elsewhere):
+    """A hold that one process records applies in all processes."""
     await add_delivery(store, "1")
     await add_delivery(store, "2", at=START + SECOND)
     hold = START + LEASE
@@ -292,8 +292,8 @@ async def test_a_hold_of_one_is_seen_by_the_other(store, elsewhere):
     )
 
 
-async def test_the_latest_of_holds_that_come_from_both_counts(store, elsewhere, database):
-    """Whoever writes last, the origin is left alone until the latest instant it asked for."""
+async def test_the_latest_of_concurrent_holds_applies(store, elsewhere, database):
+    """The latest end of the holds applies, whichever process writes last."""
     for number in range(10):
         await add_delivery(store, str(number))
     ends = [
@@ -306,16 +306,16 @@ async def test_the_latest_of_holds_that_come_from_both_counts(store, elsewhere, 
     assert [{"origin": ONE, "held_until": START + 10 * SECOND}] == await rows_of(database, origins)
 
 
-# Waking each other
+# Notifications between processes
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "memory"], indirect=True)
-async def test_what_one_has_made_due_wakes_the_other(store, elsewhere):
-    """A process that listens is told of invoices and deliveries that another one wrote."""
+async def test_due_rows_wake_other_processes(store, elsewhere):
+    """A process that listens is woken by invoices and deliveries of another process."""
     elsewhere.listen()
     store.listen()
     for signal in (store.deliveries_due, elsewhere.invoices_due):
-        # Who begins to listen looks once: something may have been announced before.
+        # A new listener is woken once, because it may have missed notifications.
         await woken_by(signal)
 
     await store.accept(an_invoice())

@@ -24,7 +24,7 @@ DEAD = DeliveryFilter(status="dead")
 
 
 async def kill(store, *, now=START):
-    """Let everything that is due die."""
+    """Make every due delivery dead."""
     for delivery in await lease_deliveries(store, now=now):
         dead = failed(delivery, status=DeliveryStatus.DEAD, reason=DeadReason.GONE, at=now)
         assert await store.settle(dead)
@@ -32,7 +32,7 @@ async def kill(store, *, now=START):
 
 @pytest.fixture
 async def dead(store):
-    """Five dead deliveries, a second apart, to two origins in turn, and one of another's."""
+    """Five dead deliveries to two origins, a second apart, and one of another account."""
     for number in range(5):
         at = START + number * SECOND
         await add_delivery(store, str(number), origin=(ONE, TWO)[number % 2], at=at)
@@ -42,37 +42,37 @@ async def dead(store):
 
 
 async def redeliver_all(store, account_id="dev", wanted=DEAD, now=LATER):
-    """Redeliver by filter; how many those were."""
+    """Redeliver by filter, and return the number of redelivered deliveries."""
     return sum([count async for count in store.redeliver_all(account_id, wanted, now)])
 
 
 async def pending(store, account_id="dev"):
-    """The ids of what is pending."""
+    """The ids of the pending deliveries."""
     wanted = DeliveryFilter(status="pending")
-    told, _ = await store.list_deliveries(account_id, wanted, after=None, limit=200)
-    return sorted(one["id"] for one in told)
+    shown, _ = await store.list_deliveries(account_id, wanted, after=None, limit=200)
+    return sorted(one["id"] for one in shown)
 
 
-# One
+# One delivery
 
 
 @pytest.mark.parametrize("end", [DeliveryStatus.DEAD, DeliveryStatus.DELIVERED])
-async def test_what_has_ended_is_pending_again(store, end):
-    """Due at once, with a schedule that begins anew and nothing left of how it had ended."""
+async def test_a_settled_delivery_is_pending_again(store, end):
+    """A redelivered delivery is due at once with a new schedule, and its old end is removed."""
     await add_delivery(store)
     first = await lease_delivery(store)
     ended = delivered(first) if end is DeliveryStatus.DELIVERED else failed(first, status=end)
     await store.settle(ended)
 
-    told, is_redelivered = await store.redeliver("dev", "msg_1", LATER)
+    shown, is_redelivered = await store.redeliver("dev", "msg_1", LATER)
     again = await lease_delivery(store, now=LATER)
 
     assert is_redelivered
     assert ("pending", LATER, None, None) == (
-        told["status"],
-        told["due_at"],
-        told["settled_at"],
-        told["reason"],
+        shown["status"],
+        shown["due_at"],
+        shown["settled_at"],
+        shown["reason"],
     )
     assert (first.id, first.body, first.url, 1, 0) == (
         again.id,
@@ -83,8 +83,8 @@ async def test_what_has_ended_is_pending_again(store, end):
     )
 
 
-async def test_each_attempt_tells_its_cause(store):
-    """The first is for the event, then retries; after a redelivery the first says that."""
+async def test_each_attempt_has_its_cause(store):
+    """The causes are: event, then retry; after a redelivery: redelivery, then retry."""
     await add_delivery(store)
     causes = []
     for now, status in ((0, "pending"), (1, "dead"), (2, "pending"), (3, "dead")):
@@ -98,22 +98,22 @@ async def test_each_attempt_tells_its_cause(store):
     assert ["event", "retry", "redelivery", "retry"] == causes
 
 
-async def test_a_lost_attempt_keeps_its_cause(store):
-    """It was made for a redelivery, and so is the one in its place."""
+async def test_the_attempt_after_a_lost_attempt_keeps_its_cause(store):
+    """A lost attempt of a redelivery and the attempt that replaces it have the same cause."""
     await add_delivery(store)
     await store.settle(delivered(await lease_delivery(store)))
     await store.redeliver("dev", "msg_1", START)
     lost = await lease_delivery(store)
     again = await lease_delivery(store, now=lost.leased_until)
 
-    told = await store.find_delivery("dev", "msg_1")
+    shown = await store.find_delivery("dev", "msg_1")
 
-    assert ["event", "redelivery"] == [attempt["cause"] for attempt in told["attempts"]]
+    assert ["event", "redelivery"] == [attempt["cause"] for attempt in shown["attempts"]]
     assert "redelivery" == again.cause
 
 
-async def test_what_is_pending_stays_as_it_is(store):
-    """Asked for again, nothing changes: neither when it is due, nor who has the lease."""
+async def test_a_pending_delivery_is_not_changed(store):
+    """A redelivery of a pending delivery changes neither its instant nor its lease."""
     await add_delivery(store)
     leased = await lease_delivery(store)
     before = await store.find_delivery("dev", "msg_1")
@@ -122,8 +122,8 @@ async def test_what_is_pending_stays_as_it_is(store):
     assert await store.settle(delivered(leased))
 
 
-async def test_what_is_not_there_is_not_redelivered(dead):
-    """An unknown delivery and another's are the same: not found."""
+async def test_an_unknown_delivery_is_not_redelivered(dead):
+    """A delivery of another account is not found, like one that does not exist."""
     for id_ in ("msg_none", "msg_9"):
         with pytest.raises(NotFound):
             await dead.redeliver("dev", id_, LATER)
@@ -132,7 +132,7 @@ async def test_what_is_not_there_is_not_redelivered(dead):
 
 
 async def test_a_redelivered_event_comes_before_later_ones(store):
-    """A later event of the invoice that is pending waits for it, as it did the first time."""
+    """A later pending event of the invoice waits for the redelivered event."""
     await add_two_events(store)
     await store.settle(delivered(await lease_delivery(store)))
     await store.redeliver("dev", "msg_1a", START)
@@ -152,17 +152,17 @@ async def test_a_redelivered_event_comes_before_later_ones(store):
     [
         ({}, ["msg_0", "msg_1", "msg_2", "msg_3", "msg_4"]),
         ({"origin": ONE}, ["msg_0", "msg_2", "msg_4"]),
-        ({"origin": "https://nobody.example:443"}, []),
+        ({"origin": "https://unknown.example:443"}, []),
         ({"since": START + 3 * SECOND}, ["msg_3", "msg_4"]),
         ({"until": START + 3 * SECOND}, ["msg_0", "msg_1", "msg_2"]),
         ({"origin": TWO, "since": START + SECOND, "until": START + 2 * SECOND}, ["msg_1"]),
     ],
 )
 @pytest.mark.parametrize("batch", [1, 2, 5, 500])
-async def test_all_that_is_dead_and_wanted_is_pending_again(
+async def test_all_dead_deliveries_that_match_are_pending_again(
     monkeypatch, dead, batch, changes, expected
 ):
-    """However many there are, and in whatever batches, each once; of this account alone."""
+    """All matching deliveries of the account are redelivered once, in batches of any size."""
     monkeypatch.setattr(redelivery, "BATCH", batch)
     wanted = DeliveryFilter(status="dead", **changes)
 
@@ -172,8 +172,8 @@ async def test_all_that_is_dead_and_wanted_is_pending_again(
     assert 0 == await redeliver_all(dead, wanted=wanted)
 
 
-async def test_what_was_delivered_is_left_alone(store):
-    """A filter takes what is dead, and nothing that its receiver has."""
+async def test_delivered_deliveries_are_not_redelivered_by_filter(store):
+    """A filter redelivers dead deliveries only."""
     await add_delivery(store)
     await store.settle(delivered(await lease_delivery(store)))
 
@@ -181,12 +181,12 @@ async def test_what_was_delivered_is_left_alone(store):
     assert [] == await lease_deliveries(store, now=LATER)
 
 
-async def test_an_interrupted_redelivery_is_finished_by_asking_again(monkeypatch, dead, elsewhere):
-    """What was committed before is pending, and the others follow."""
+async def test_a_repeated_request_finishes_an_interrupted_redelivery(monkeypatch, dead, elsewhere):
+    """The deliveries that were committed before stay pending, and the others follow."""
     monkeypatch.setattr(redelivery, "BATCH", 2)
     batch = redelivery.redeliver_batch
 
-    # The process that was asked first ended after its first batch.
+    # The first process ended after its first batch.
     await dead._write(batch, "dev", DEAD, LATER, after="")
 
     assert ["msg_0", "msg_1"] == await pending(elsewhere)
@@ -195,15 +195,15 @@ async def test_an_interrupted_redelivery_is_finished_by_asking_again(monkeypatch
 
 
 async def test_redelivery_wakes_the_dispatcher(dead):
-    """What was made due is found without waiting for the next look."""
+    """The dispatcher finds redelivered deliveries without waiting for its next round."""
     dead.deliveries_due.clear()
     await redeliver_all(dead, wanted=DEAD)
 
     assert dead.deliveries_due.is_set()
 
 
-async def test_one_filter_is_worked_off_at_a_time(monkeypatch, dead):
-    """Others wait for it, and find what it has left: together they take each delivery once."""
+async def test_filters_of_one_account_are_applied_one_at_a_time(monkeypatch, dead):
+    """Concurrent requests wait for each other, and together redeliver each delivery once."""
     monkeypatch.setattr(redelivery, "BATCH", 1)
 
     counts = await asyncio.gather(*(redeliver_all(dead) for _ in range(4)))
@@ -211,8 +211,8 @@ async def test_one_filter_is_worked_off_at_a_time(monkeypatch, dead):
     assert [0, 0, 0, 5] == sorted(counts)
 
 
-async def test_accounts_do_not_wait_for_each_other(monkeypatch, dead):
-    """The filter of one account is applied while that of another one is still worked on."""
+async def test_filters_of_different_accounts_do_not_wait_for_each_other(monkeypatch, dead):
+    """The filter of one account is applied while the filter of another account is not finished."""
     monkeypatch.setattr(redelivery, "BATCH", 1)
     first = dead.redeliver_all("dev", DEAD, LATER)
     await anext(first)
@@ -222,20 +222,20 @@ async def test_accounts_do_not_wait_for_each_other(monkeypatch, dead):
     assert 4 == sum([count async for count in first])
 
 
-async def test_only_the_newest_attempts_are_told(monkeypatch, store):
-    """Whoever redelivers again and again makes many: what is told of them has an end."""
+async def test_only_the_newest_attempts_are_shown(monkeypatch, store):
+    """A delivery that is redelivered often shows a limited number of attempts, the newest."""
     monkeypatch.setattr(history, "ATTEMPTS_MAX", 3)
     await add_delivery(store)
     for second in range(5):
         await store.redeliver("dev", "msg_1", START + second * SECOND)
         await store.settle(delivered(await lease_delivery(store, now=START + second * SECOND)))
 
-    for told in (
+    for shown in (
         await store.find_delivery("dev", "msg_1"),
         *await store.deliveries_of("dev", "1"),
         *(await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9))[0],
     ):
         assert (5, [3, 4, 5]) == (
-            told["attempt_count"],
-            [attempt["number"] for attempt in told["attempts"]],
+            shown["attempt_count"],
+            [attempt["number"] for attempt in shown["attempts"]],
         )

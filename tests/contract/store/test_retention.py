@@ -27,24 +27,24 @@ DAY = timedelta(days=1)
 
 
 def id_at(instant, suffix="0"):
-    """What the id of a delivery that was born then looks like."""
+    """An id of a delivery that was created at *instant*."""
     return f"msg_{lower_bound(instant)}{suffix:0>20}"
 
 
 async def add(store, instant, id_="1", **changes):
-    """An invoice and the delivery of its event, both born at *instant*."""
+    """Add an invoice and the delivery of its event, both created at *instant*."""
     await add_delivery(store, id_, at=instant, delivery_id=id_at(instant, id_), **changes)
 
 
 async def settle_all(store, now, status=DeliveryStatus.DELIVERED):
-    """Settle everything that is due."""
+    """Settle every due delivery."""
     for delivery in await lease_deliveries(store, now=now):
         ended = delivered(delivery, at=now) if status == "delivered" else None
         assert await store.settle(ended or failed(delivery, status=status, at=now))
 
 
 async def sweep(store, settled_before):
-    """A whole sweep; how many deliveries each of its batches removed."""
+    """Do a whole sweep, and return how many deliveries each batch removed."""
     counts, place = [], SweepPosition()
     while place:
         swept = await store.sweep(place, settled_before)
@@ -54,13 +54,13 @@ async def sweep(store, settled_before):
 
 
 async def ids_of(database, table=deliveries, name="id"):
-    """What is left."""
+    """The remaining ids."""
     return [row[name] for row in await rows_of(database, table)]
 
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DEAD])
-async def test_what_was_settled_before_is_removed_with_its_attempts(store, database, status):
-    """Nothing of the delivery is left; the invoice and its events stay."""
+async def test_old_settled_deliveries_are_removed_with_their_attempts(store, database, status):
+    """No row of the delivery remains; the invoice and its events stay."""
     await add(store, START)
     await settle_all(store, START, status)
 
@@ -73,8 +73,8 @@ async def test_what_was_settled_before_is_removed_with_its_attempts(store, datab
         await store.find_delivery("dev", id_at(START, "1"))
 
 
-async def test_what_is_pending_is_never_removed(store, database):
-    """However old it is, leased or not."""
+async def test_a_pending_delivery_is_never_removed(store, database):
+    """A pending delivery stays at any age, leased or not."""
     for id_ in ("1", "2"):
         await add(store, START, id_)
     await lease_deliveries(store, limit=1)
@@ -83,8 +83,8 @@ async def test_what_is_pending_is_never_removed(store, database):
     assert 2 == len(await ids_of(database))
 
 
-async def test_what_was_settled_later_stays(store, database):
-    """What counts is when it was settled, not when it was born."""
+async def test_a_delivery_that_was_settled_later_stays(store, database):
+    """Retention counts from the settlement, not from the creation."""
     await add(store, START)
     await settle_all(store, START + DAY)
 
@@ -93,8 +93,8 @@ async def test_what_was_settled_later_stays(store, database):
     assert [] == await ids_of(database)
 
 
-async def test_what_was_redelivered_begins_anew(store, database):
-    """While it is pending it stays, and then as long as anything that is settled."""
+async def test_retention_of_a_redelivered_delivery_starts_again(store, database):
+    """A redelivered delivery stays while pending; its retention counts from the new settlement."""
     await add(store, START)
     await settle_all(store, START)
     await store.redeliver("dev", id_at(START, "1"), START + 2 * DAY)
@@ -106,8 +106,8 @@ async def test_what_was_redelivered_begins_anew(store, database):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 200])
-async def test_a_sweep_goes_through_everything(monkeypatch, store, database, batch):
-    """Every account, in batches of any size, past what stays."""
+async def test_a_sweep_covers_all_accounts(monkeypatch, store, database, batch):
+    """A sweep removes the deliveries of all accounts, in batches of any size."""
     monkeypatch.setattr(retention, "BATCH", batch)
     for number, account_id in enumerate(("ann", "ann", "ben", "dev", "dev", "dev", "dev")):
         await add(store, START, str(number), account_id=account_id)
@@ -122,26 +122,26 @@ async def test_a_sweep_goes_through_everything(monkeypatch, store, database, bat
 
 
 async def test_an_empty_sweep_ends(store):
-    """Where there is nothing, a sweep is over at once."""
+    """A sweep of an empty store ends after one batch."""
     assert [0] == await sweep(store, START)
 
 
-async def test_an_id_stays_used(store):
-    """The invoice is known after its delivery was removed: it is not collected once more."""
+async def test_the_id_of_an_invoice_stays_used(store):
+    """The invoice stays known after its delivery was removed, and is not collected again."""
     await add(store, START)
     await settle_all(store, START)
     await sweep(store, START + DAY)
 
-    told, _ = await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
+    listed, _ = await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
 
-    assert [] == told
+    assert [] == listed
     assert "replayed" == (await store.accept(an_invoice("1", at=START + DAY))).value
     assert "paid" == (await store.find_invoice("dev", "1"))["status"]
 
 
 @pytest.mark.parametrize("batch", [1, 200])
-async def test_holds_that_are_over_are_forgotten(monkeypatch, store, database, batch):
-    """An origin that asked to be left alone is known until then, and not for ever."""
+async def test_expired_holds_are_removed(monkeypatch, store, database, batch):
+    """The hold of an origin is removed after its end."""
     monkeypatch.setattr(retention, "BATCH", batch)
     for id_, origin, seconds in (("1", ONE, 10), ("2", TWO, 20)):
         await add_delivery(store, id_, origin=origin)

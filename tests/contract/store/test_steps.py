@@ -26,7 +26,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 
 async def leased(store, *, now=START, limit=100):
-    """The ids that a round leases, and when the next round may find more."""
+    """The ids that a lease round leases, and the instant of the next round."""
     due = await store.lease_invoices(LeaseRound(now, now + LEASE, limit))
     return [invoice.id for invoice in due.invoices], due.next_due_at
 
@@ -39,8 +39,8 @@ async def everything(database):
 # Leasing
 
 
-async def test_an_invoice_is_leased_with_all_that_collecting_needs(store):
-    """Who leases an invoice has to ask for nothing more."""
+async def test_a_leased_invoice_has_all_that_a_collection_needs(store):
+    """A leased invoice has every field that the collector needs; no other query is needed."""
     await store.accept(an_invoice(customer_email="richie@example.com"))
 
     invoice = await lease_invoice(store)
@@ -51,8 +51,8 @@ async def test_an_invoice_is_leased_with_all_that_collecting_needs(store):
     assert (a_callback(ONE),) == invoice.callbacks
 
 
-async def test_a_leased_invoice_is_nobody_elses(store):
-    """While a lease holds, no other round gets the invoice; once it ran out, the next does."""
+async def test_a_leased_invoice_is_not_leased_again(store):
+    """No other round leases an invoice before its lease has run out; then the next round does."""
     await store.accept(an_invoice())
     first = await lease_invoice(store)
 
@@ -63,7 +63,7 @@ async def test_a_leased_invoice_is_nobody_elses(store):
     assert first == replace(second, lease_token=first.lease_token)
 
 
-async def test_rounds_of_one_transaction_share_nothing(store):
+async def test_concurrent_rounds_lease_different_invoices(store):
     """Two rounds that are committed together lease different invoices."""
     for number in range(4):
         await store.accept(an_invoice(f"i{number}"))
@@ -73,7 +73,7 @@ async def test_rounds_of_one_transaction_share_nothing(store):
     assert [["i0", "i1"], ["i2", "i3"]] == [ids for ids, _ in given]
 
 
-async def test_what_waited_longest_comes_first(store):
+async def test_the_longest_due_invoices_are_leased_first(store):
     """Invoices are leased in the order in which they became due."""
     for id_, seconds in (("third", 3), ("first", 1), ("second", 2)):
         await store.accept(an_invoice(id_, at=START + seconds * SECOND))
@@ -83,16 +83,16 @@ async def test_what_waited_longest_comes_first(store):
     assert ["first", "second"] == ids
 
 
-async def test_a_round_that_left_some_behind_is_followed_at_once(store):
-    """Where there was no room for all, the next round is due now."""
+async def test_a_full_round_is_followed_at_once(store):
+    """If a round reached its limit, the next round is due now."""
     for number in range(2):
         await store.accept(an_invoice(f"i{number}"))
 
     assert (["i0"], START) == await leased(store, limit=1)
 
 
-async def test_the_next_round_is_told(store):
-    """A round says when the next invoice becomes due, to the microsecond."""
+async def test_a_round_returns_the_instant_of_the_next(store):
+    """A round returns the instant, to the microsecond, at which the next invoice becomes due."""
     later = START + SECOND + MICROSECOND
     await store.accept(an_invoice("now"))
     await store.accept(an_invoice("later", at=later))
@@ -102,8 +102,8 @@ async def test_the_next_round_is_told(store):
     assert ([], later) == await leased(store, now=later - MICROSECOND)
 
 
-async def test_where_nothing_waits_there_is_no_next_round(store):
-    """A database without invoices announces none."""
+async def test_a_store_without_invoices_has_no_next_round(store):
+    """A round on a store without invoices returns no instant."""
     assert ([], None) == await leased(store)
 
 
@@ -111,7 +111,7 @@ async def test_where_nothing_waits_there_is_no_next_round(store):
 
 
 async def test_a_step_writes_all_or_nothing(store, database):
-    """State, event and delivery appear together, and the lease is given up."""
+    """State, event and delivery are written together, and the lease ends."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
 
@@ -152,7 +152,7 @@ async def test_a_step_writes_all_or_nothing(store, database):
 
 
 async def test_a_step_that_cannot_be_written_changes_nothing(store, database):
-    """If the delivery cannot be written, neither are the event and the state."""
+    """If the delivery cannot be written, the event and the state are not written either."""
     for id_ in ("1", "2"):
         await store.accept(an_invoice(id_))
     first, second = (await store.lease_invoices(LeaseRound(START, START + LEASE, 9))).invoices
@@ -165,31 +165,31 @@ async def test_a_step_that_cannot_be_written_changes_nothing(store, database):
     assert before == await everything(database)
 
 
-async def test_nobody_is_called_who_did_not_ask(store, database):
-    """Without a callback URL an event is told to nobody, and can still be looked at."""
+async def test_an_invoice_without_a_callback_url_has_no_deliveries(store, database):
+    """Without a callback URL an event is stored without a delivery, and can be read."""
     await store.accept(an_invoice(origin=None))
     invoice = await lease_invoice(store)
 
     assert await take_step(store, a_step(invoice, event=an_event(delivery_id=None)))
 
-    _, told, written = await everything(database)
-    assert (1, 0) == (len(told), len(written))
+    _, recorded, written = await everything(database)
+    assert (1, 0) == (len(recorded), len(written))
 
 
-async def test_a_step_may_tell_nothing(store, database):
+async def test_a_step_may_have_no_event(store, database):
     """A state can change without an event."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
 
     assert await take_step(store, a_step(invoice, SENT, due_at=START + LEASE))
 
-    (row,), told, written = await everything(database)
+    (row,), recorded, written = await everything(database)
     assert (SENT, START + LEASE, 0) == (row["status"], row["due_at"], row["event_count"])
-    assert (0, 0) == (len(told), len(written))
+    assert (0, 0) == (len(recorded), len(written))
 
 
-async def test_a_step_says_when_the_next_is_due(store):
-    """An invoice that was sent comes back when it is due, and not before."""
+async def test_a_step_sets_the_instant_of_the_next(store):
+    """A sent invoice is leased again when it is due, and not before."""
     await store.accept(an_invoice())
     await take_step(store, a_step(await lease_invoice(store), SENT, due_at=START + SECOND))
 
@@ -198,16 +198,16 @@ async def test_a_step_says_when_the_next_is_due(store):
     assert SENT is invoice.status
 
 
-async def test_a_collected_invoice_never_comes_back(store):
-    """After the last step there is nothing left to lease."""
+async def test_a_collected_invoice_is_never_leased_again(store):
+    """After the last step an invoice is never due."""
     await store.accept(an_invoice())
     await take_step(store, a_step(await lease_invoice(store)))
 
     assert ([], None) == await leased(store, now=START + 365 * 86400 * SECOND)
 
 
-async def test_many_steps_of_one_transaction_are_written_each_for_itself(store, database):
-    """Steps that are committed together keep their own state, instant and event."""
+async def test_steps_of_one_transaction_are_independent(store, database):
+    """Steps that are committed in one transaction keep their own state, instant and event."""
     for number in range(6):
         await store.accept(an_invoice(f"i{number}"))
     due = await store.lease_invoices(LeaseRound(START, START + LEASE, 9))
@@ -228,20 +228,20 @@ async def test_many_steps_of_one_transaction_are_written_each_for_itself(store, 
     )
 
     assert [True] * 6 == taken
-    rows, told, written = await everything(database)
+    rows, recorded, written = await everything(database)
     assert [(status, due_at, 1 if event else 0) for status, due_at, event in wanted] == [
         (row["status"], row["due_at"], row["event_count"])
         for row in sorted(rows, key=lambda row: row["id"])
     ]
-    assert ["a", "b", "c"] == sorted(event["description"] for event in told)
+    assert ["a", "b", "c"] == sorted(event["description"] for event in recorded)
     assert ["msg_a", "msg_c"] == [delivery["id"] for delivery in written]
 
 
-# Leases that passed on, and moves that are none
+# Stale leases and illegal moves
 
 
 async def test_a_stale_lease_writes_nothing(store, database):
-    """A collector that outlived its lease changes nothing, and whoever has the lease does."""
+    """A collector whose lease was taken over changes nothing; the holder of the lease does."""
     await store.accept(an_invoice())
     stale = await lease_invoice(store)
     held = await lease_invoice(store, now=START + LEASE)
@@ -254,16 +254,16 @@ async def test_a_stale_lease_writes_nothing(store, database):
     assert PAID == (await store.find_invoice("dev", "1"))["status"]
 
 
-async def test_a_lease_that_ran_out_unnoticed_still_writes(store):
-    """As long as nobody else took the invoice, a late step is as good as any."""
+async def test_an_expired_lease_that_was_not_taken_over_writes(store):
+    """While no other round has leased the invoice, a late step is written."""
     await store.accept(an_invoice())
     late = await lease_invoice(store)
 
     assert await take_step(store, a_step(late, event=an_event(at=START + 9 * LEASE)))
 
 
-async def test_a_lease_is_good_for_one_step(store, database):
-    """Writing a step gives up the lease: the same one writes no second."""
+async def test_a_lease_writes_one_step(store, database):
+    """A step ends the lease: the same lease writes no second step."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
     await take_step(store, a_step(invoice, SENT, due_at=START + SECOND))
@@ -274,8 +274,8 @@ async def test_a_lease_is_good_for_one_step(store, database):
     assert before == await everything(database)
 
 
-async def test_a_stale_step_beside_a_valid_one_is_refused_alone(store, database):
-    """Two holders that write in one transaction are told apart."""
+async def test_a_stale_step_beside_a_valid_step_is_refused_alone(store, database):
+    """Of two steps in one transaction, only the one with the valid lease is written."""
     await store.accept(an_invoice())
     stale = await lease_invoice(store)
     held = await lease_invoice(store, now=START + LEASE)
@@ -286,18 +286,18 @@ async def test_a_stale_step_beside_a_valid_one_is_refused_alone(store, database)
     )
 
     assert [False, True] == given
-    (row,), told, _ = await everything(database)
-    assert (PAID, ["Invoice paid"]) == (row["status"], [event["description"] for event in told])
+    (row,), recorded, _ = await everything(database)
+    assert (PAID, ["Invoice paid"]) == (row["status"], [event["description"] for event in recorded])
 
 
 @pytest.mark.parametrize(
     ("before", "after"), [(SENT, RECEIVED), (PAID, FAILED), (FAILED, PAID), (PAID, PAID)]
 )
 async def test_an_illegal_move_changes_nothing(store, database, before, after):
-    """A move that is not in the table writes no state, no event and no delivery."""
+    """An illegal move writes no state, no event and no delivery."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
-    # Due although it may be final, so that it can be leased once more.
+    # A final state gets a due instant here, so that the invoice can be leased once more.
     await take_step(store, a_step(invoice, before, due_at=START, event=an_event()))
     invoice = await lease_invoice(store)
     written = await everything(database)
@@ -323,8 +323,8 @@ async def test_an_illegal_move_changes_nothing(store, database, before, after):
         (None, None, (False, False)),
     ],
 )
-async def test_a_step_wakes_who_has_something_to_do(store, event, due_at, wakes):
-    """After the commit, the loops are told whose turn it may be, and nobody else is."""
+async def test_a_step_wakes_the_loops_with_new_rows(store, event, due_at, wakes):
+    """After the commit, a step wakes exactly the loops that have new due rows."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
     store.invoices_due.clear()
@@ -334,8 +334,8 @@ async def test_a_step_wakes_who_has_something_to_do(store, event, due_at, wakes)
     assert wakes == (store.invoices_due.is_set(), store.deliveries_due.is_set())
 
 
-async def test_a_stale_step_wakes_nobody(store):
-    """Where nothing was written there is nothing to do."""
+async def test_a_stale_step_wakes_no_loop(store):
+    """A step that writes nothing wakes no loop."""
     await store.accept(an_invoice())
     stale = await lease_invoice(store)
     await lease_invoice(store, now=START + LEASE)
