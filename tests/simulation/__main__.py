@@ -1,9 +1,9 @@
 """
 Runs simulated worlds from the command line.
 
-    python -m tests.simulation SEED             prints the story of that run; several may be named
-    python -m tests.simulation --runs 5000      explores that many seeds, from --first on
-    python -m tests.simulation --twin …         the same, with the statements of SQLite beside it
+    python -m tests.simulation SEED             prints the events of that run; or of several
+    python -m tests.simulation --runs 5000      runs that many seeds, from --first on
+    python -m tests.simulation --twin …         the same, and compares with SQLite
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ from tests.simulation.runs import run
 
 
 def main(arguments=None):
-    """Print stories, or explore; the exit status is 1 if a promise was broken."""
+    """Print the events of runs, or run many seeds; the exit status is 1 if a promise was broken."""
     options = _parser().parse_args(arguments)
     if options.seeds:
-        return max([_print_story(seed, options.twin) for seed in options.seeds])
-    return _explore(range(options.first, options.first + options.runs), options.twin)
+        return max([_print_events(seed, options.twin) for seed in options.seeds])
+    return _run_many(range(options.first, options.first + options.runs), options.twin)
 
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("seeds", nargs="*", type=int, help="the runs whose stories are printed")
-    parser.add_argument("--runs", type=int, default=2000, help="how many seeds are explored")
-    parser.add_argument("--twin", action="store_true", help="try the statements of SQLite too")
-    parser.add_argument("--first", type=int, default=0, help="the seed that is explored first")
+    parser.add_argument("seeds", nargs="*", type=int, help="the seeds whose events are printed")
+    parser.add_argument("--runs", type=int, default=2000, help="how many seeds are run")
+    parser.add_argument("--twin", action="store_true", help="compare with the statements on SQLite")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     return parser
 
 
-def _print_story(seed, has_twin):
+def _print_events(seed, has_twin):
     finished = run(seed, has_twin=has_twin)
-    _say(f"{finished.plan}\n")
-    for line in finished.story.lines():
-        _say(line)
-    _say(f"\n{finished.complaint or 'every promise was kept'}")
-    return 1 if finished.complaint else 0
+    _print(f"{finished.plan}\n")
+    for line in finished.log.lines():
+        _print(line)
+    _print(f"\n{finished.failure or 'every promise was kept'}")
+    return 1 if finished.failure else 0
 
 
-def _explore(seeds, has_twin):
+def _run_many(seeds, has_twin):
     begun_at, failed, seconds, request_count = time.perf_counter(), [], 0.0, 0
     for number, seed in enumerate(seeds, 1):
         finished = run(seed, has_twin=has_twin)
         seconds += finished.seconds
         request_count += finished.request_count
-        if finished.complaint:
+        if finished.failure:
             failed.append(seed)
-            _say(f"\r{finished.complaint}")
+            _print(f"\r{finished.failure}")
         if sys.stdout.isatty() and number % 20 == 0:
             sys.stdout.write(f"\r{number} of {len(seeds)} runs")
             sys.stdout.flush()
     took = time.perf_counter() - begun_at
-    _say(
+    _print(
         f"\r{len(seeds)} runs in {took:.1f} s ({1000 * took / len(seeds):.1f} ms each): "
         f"{seconds / 3600:.1f} virtual hours, {request_count} requests, {len(failed)} failed"
     )
     return 1 if failed else 0
 
 
-def _say(line):
+def _print(line):
     sys.stdout.write(f"{line}\n")
 
 

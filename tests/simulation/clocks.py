@@ -1,8 +1,8 @@
 """
-The clocks of the machines: each has its own view of the one virtual time.
+The clocks of the machines: each machine reads the one virtual time with its own error.
 
-All of a machine's processes read the same clock. Waiting is the service's own: it measures with
-the loop, as a real process does with the monotonic clock, so that a jump shortens no wait.
+All processes of a machine read the same clock. A wait does not use this clock: it is measured by
+the event loop, as a real process uses the monotonic clock, so that a jump shortens no wait.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from tests.clock import START
 
 
 def true_now():
-    """The virtual time, as a clock that is right reads."""
+    """The virtual time, as a correct clock shows it."""
     return START + timedelta(microseconds=round(asyncio.get_running_loop().time() * 1e6))
 
 
 class SkewedClock(SystemClock):
-    """Reads the virtual time, wrong by an offset that may change."""
+    """Reads the virtual time with an error that may change."""
 
     def __init__(self, offset):
         self.offset = offset
         self.latest = START + offset
-        """The latest instant that was ever read here: what leases are judged by."""
+        """The latest instant that was read here; the checks of leases use it."""
 
     def now(self):
         """The present instant on this machine."""
@@ -34,9 +34,9 @@ class SkewedClock(SystemClock):
         return now
 
     def elapsed(self):
-        """The virtual time, which no setting of the clock changes."""
+        """The virtual time, which is independent of the clock."""
         return true_now() - START
 
     def jump(self, by, limit):
-        """Be wrong by something else from now on, by *limit* at most."""
+        """Change the error of the clock, up to *limit*."""
         self.offset = max(-limit, min(limit, self.offset + by))

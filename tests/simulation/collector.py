@@ -1,4 +1,4 @@
-"""The collector of a world: for each invoice, it says what the plan has written."""
+"""The collector of a world: it returns the events that the plan has for each invoice."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Script:
         self._process = process
 
     async def send(self, invoice):
-        """The first event, or nothing yet."""
+        """Return the first event, or none yet."""
         return await self._answer(invoice)
 
     async def collect(self, invoice):
-        """The next event; the last one says that the invoice is paid."""
+        """Return the next event; the last one says that the invoice is paid."""
         return await self._answer(invoice)
 
     async def _answer(self, invoice):
@@ -35,18 +35,18 @@ class Script:
         return self._next(invoice)
 
     async def _take_time(self):
-        await self._process.lives_on("collect")
+        await self._process.pass_kill_point("collect")
         chance = self._world.chance
-        if not self._world.is_calm and chance.random() < self._world.plan.slow_chance:
+        if not self._world.faults_are_over and chance.random() < self._world.plan.slow_chance:
             await asyncio.sleep(chance.uniform(5, 25))
         await delay(chance, 0.1)
-        await self._process.lives_on("collect")
+        await self._process.pass_kill_point("collect")
 
     def _next(self, invoice):
         script = self._world.script_of(invoice.id)
         if script.is_silent_now():
             return Progress(InvoiceStatus.SENT, None, script.wait)
-        # Events that were recorded beside the collection are none of its own.
+        # Events that were recorded beside the collection are not events of the collector.
         number = 1 + sum(
             row["invoice_key"] == invoice.key and row["collector"] == self.name
             for row in self._world.memory.tables.events

@@ -1,17 +1,17 @@
 """
-The promises of leases, checked in the very transactions that take and give them up.
+The promises of leases, checked in the transactions that take and end leases.
 
-* A row is leased only while it is free, by a process that has seen it free on its own clock.
-* Its token grows by one with each lease. A write with another token changes nothing; one with the
-  right token is never refused.
-* A delivery is leased only while it is pending, behind the earlier ones of the same callback of
-  its invoice, and not at an origin that is held. For a lease that ran out, a lost attempt is
-  recorded.
-* Every lease runs out: it ends within the deadline and the margin of an attempt.
-* A delivery fails as often as the schedule says, and is dead then.
+* A row is leased only while it is free, by a process whose own clock shows that it is free.
+* The token of a row grows by one with each lease. A write with another token changes nothing; a
+write with the right token is never refused.
+* A delivery is leased only while it is pending, after the earlier ones of the same callback of
+its invoice, and not while its origin is on hold. For each expired lease a lost attempt is
+recorded.
+* Every lease expires within the deadline and the margin of an attempt.
+* A delivery fails as often as its schedule allows, and is dead then.
 * The events of an invoice are numbered without gaps. Each is written with one delivery for every
   callback that it fires and its invoice asks for.
-* Retention removes only what was settled long ago.
+* Retention removes only deliveries that were settled long ago.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tests.simulation.processes import State
 
 PENDING = DeliveryStatus.PENDING.value
 SETTLING_SLACK = timedelta(seconds=4)
-"""How long a try to settle may take that finds the memory away, and some more."""
+"""How long a settlement may take that finds the memory unavailable, with a reserve."""
 
 
 class Fencing:
-    """Watches the transactions of one run."""
+    """Checks the transactions of one run."""
 
     def __init__(self, world, ledger):
         self._world = world
         self._plan = world.plan
-        self._story = world.story
+        self._log = world.log
         self._ledger = ledger
         self._lease = world.plan.timeout + LEASE_MARGIN
         self._watched = {
@@ -53,7 +53,7 @@ class Fencing:
         }
 
     def watch_items(self, process, work, tx, items):
-        """Do *work* for *items*, one after the other; check what each has changed."""
+        """Do *work* for *items*, one after the other, and check the changes of each."""
         watched = self._watched[work]
         return [
             watched(process, lambda one: memory.WORK[work](tx, [one])[0], tx, item)
@@ -61,7 +61,7 @@ class Fencing:
         ]
 
     def watch(self, process, work, tx, args, options):
-        """Do *work*, which has a transaction of its own; check what it has changed."""
+        """Do *work*, which has its own transaction, and check its changes."""
         before = dict(tx.deliveries.by_key) if work is retention.sweep else {}
         result = memory.run(work, tx, *args, **options)
         for key, row in before.items():
@@ -74,7 +74,7 @@ class Fencing:
     def _accept(self, process, run, tx, item):
         invoice, leased_until = item
         acceptance = run(item)
-        self._story.add(process, "accepts {}: {}", invoice.id, acceptance.value)
+        self._log.add(process, "accepts {}: {}", invoice.id, acceptance.value)
         if acceptance is Acceptance.STORED and leased_until:
             self._ledger.holders["invoices", invoice.account_id, invoice.key] = (process, 1)
         return acceptance
@@ -83,7 +83,7 @@ class Fencing:
         before = {row["key"]: (row["leased_until"], row["lease_token"]) for row in tx.invoices}
         due = run(round_)
         for one in due.invoices:
-            self._story.add(process, "leases {} (token {})", one.id, one.lease_token)
+            self._log.add(process, "leases {} (token {})", one.id, one.lease_token)
             until, token = before[one.key]
             self._check_taking(process, one.id, until, token + 1 == one.lease_token)
             self._ledger.holders["invoices", one.account_id, one.key] = (process, one.lease_token)
@@ -99,9 +99,9 @@ class Fencing:
         name = f"a step of {invoice.id}"
         self._check_giving_up(process, name, invoice.lease_token, before, row, is_done=is_taken)
         if is_taken:
-            self._story.add(process, "takes {} to {}", name, step.status.value)
+            self._log.add(process, "takes {} to {}", name, step.status.value)
             if before["event_count"] != invoice.event_count:
-                self._story.violate("{} is taken, and counts the events wrong", name)
+                self._log.violate("{} is taken, and counts the events wrong", name)
             self._check_event(process, tx, step, before, row, inserted)
         return inserted
 
@@ -110,19 +110,19 @@ class Fencing:
         row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
         before = dict(row)
         inserted = run(item)
-        self._story.add(process, "records {!r}", step.event.description)
+        self._log.add(process, "records {!r}", step.event.description)
         self._check_event(process, tx, step, before, row, inserted)
         return inserted
 
     def _check_event(self, process, tx, step, before, row, inserted):
-        """An event is written under the next number, with the deliveries that it fires."""
+        """An event has the next number, and is written with the deliveries that it fires."""
         invoice, event, count = step.invoice, step.event, before["event_count"]
         if row["event_count"] != count + (event is not None):
-            self._story.violate("{} counts {} events", invoice.id, row["event_count"])
+            self._log.violate("{} counts {} events", invoice.id, row["event_count"])
         if event is None:
             return
         if tx.events.get(row["account_id"], row["key"], count + 1) is None:
-            self._story.violate("event {} of {} is missing", count + 1, invoice.id)
+            self._log.violate("event {} of {} is missing", count + 1, invoice.id)
         self._ledger.events[row["account_id"], row["key"], count + 1] = event
         self._ledger.recorded[process, invoice.id, event.description] += 1
         fired = [
@@ -133,9 +133,9 @@ class Fencing:
         stored = [tx.deliveries.get(one.account_id, one.id) for one in inserted]
         named = ("callback", "url", "origin", "sequence")
         if fired != [tuple(one[name] for name in named) for one in stored]:
-            self._story.violate("event {} of {} has not fired {}", count + 1, invoice.id, fired)
+            self._log.violate("event {} of {} has not fired {}", count + 1, invoice.id, fired)
         for one, delivery in zip(stored, inserted, strict=True):
-            self._story.add(
+            self._log.add(
                 process,
                 "inserts {} for {} of {}, leased until {}",
                 one["id"],
@@ -152,15 +152,15 @@ class Fencing:
     def _lease_deliveries(self, process, run, tx, round_):
         before = {row["id"]: dict(row) for row in tx.deliveries if row["status"] == PENDING}
         due = run(round_)
-        # As from a database, the bytes are new with each lease: a request shows its lease by them.
+        # Each lease gets new bytes, as from a database: the bytes of a request identify its lease.
         leased = [replace(one, body=bytes(memoryview(one.body))) for one in due.deliveries]
         for one in leased:
             row = tx.deliveries.get(one.account_id, one.id)
-            self._story.add(
+            self._log.add(
                 process, "leases {} (token {}) until {}", one.id, one.lease_token, one.leased_until
             )
             if one.id not in before:
-                self._story.violate("{} leased {}, which is {}", process, one.id, row["status"])
+                self._log.violate("{} leased {}, which is {}", process, one.id, row["status"])
                 continue
             was = before[one.id]
             is_next = was["lease_token"] + 1 == one.lease_token == row["lease_token"]
@@ -182,7 +182,7 @@ class Fencing:
         before = row and dict(row)
         is_done = run(item)
         name = f"the release of {delivery.id}"
-        self._story.add(process, "gives {} back: {}", delivery.id, is_done)
+        self._log.add(process, "releases {}: {}", delivery.id, is_done)
         self._check_giving_up(process, name, delivery.lease_token, before, row, is_done=is_done)
         return is_done
 
@@ -195,7 +195,7 @@ class Fencing:
         self._check_giving_up(process, name, delivery.lease_token, before, row, is_done=is_done)
         if is_done:
             decision = attempt.decision
-            self._story.add(
+            self._log.add(
                 process,
                 "settles {} (token {}): {}, {} {}",
                 delivery.id,
@@ -213,24 +213,24 @@ class Fencing:
         ledger.settled[id_, attempt.number] = (process, attempt)
         self._check_correspondence(attempt)
         if not before["attempt_count"] + 1 == attempt.number == row["attempt_count"]:
-            self._story.violate("attempt {} of {} is out of turn", attempt.number, id_)
+            self._log.violate("attempt {} of {} has the wrong number", attempt.number, id_)
         ledger.failure_counts[id_] += attempt.decision.status is not DeliveryStatus.DELIVERED
         is_exhausted = ledger.failure_counts[id_] > len(self._plan.schedule)
         if row["status"] != PENDING:
             ledger.final.add(id_)
         elif is_exhausted:
-            self._story.violate("{} goes on though its schedule is exhausted", id_)
+            self._log.violate("{} is retried though its schedule is exhausted", id_)
         if row["reason"] == DeadReason.EXHAUSTED and not is_exhausted:
-            self._story.violate("{} is exhausted before its schedule is", id_)
+            self._log.violate("{} is dead as exhausted before its schedule is", id_)
 
     def _check_correspondence(self, attempt):
-        """An attempt that is recorded was made, and answered as the record says."""
+        """A recorded attempt was made, and has the outcome of its answer."""
         id_, outcome = attempt.delivery.id, attempt.outcome
         request = self._ledger.requests.get((id_, attempt.delivery.lease_token))
         if request is None or request.answer is None:
-            self._story.violate("{} was settled as {} unasked", id_, outcome.value)
+            self._log.violate("{} was settled as {} without a request", id_, outcome.value)
         elif (outcome is AttemptOutcome.DELIVERED) != self._is_ok(request.answer):
-            self._story.violate("{} was settled as {} after {}", id_, outcome.value, request.answer)
+            self._log.violate("{} was settled as {} after {}", id_, outcome.value, request.answer)
 
     def _is_ok(self, answer):
         if getattr(answer, "status_code", None) != 200:
@@ -238,61 +238,61 @@ class Fencing:
         return answer.body == b'{"ok": true}' or not self._plan.is_strict
 
     def _check_removal(self, process, row):
-        self._story.add(process, "removes {}", row["id"])
+        self._log.add(process, "removes {}", row["id"])
         place = ("account_id", "invoice_key", "callback", "sequence")
         self._ledger.swept[row["id"]] = tuple(row[name] for name in place)
         limit = process.clock.latest - self._plan.retention
         if row["status"] == PENDING or row["settled_at"] >= limit:
-            self._story.violate("{} removed {}, which was {}", process, row["id"], row["status"])
+            self._log.violate("{} removed {}, which was {}", process, row["id"], row["status"])
 
-    # What holds for every lease
+    # Promises of every lease
 
     def _check_taking(self, process, id_, until, is_next):
         if until and until > process.clock.latest:
-            self._story.violate("{} leased {}, whose lease holds until {}", process, id_, until)
+            self._log.violate("{} leased {}, whose lease holds until {}", process, id_, until)
         if not is_next:
-            self._story.violate("the token of {} did not grow by one", id_)
+            self._log.violate("the token of {} did not grow by one", id_)
 
     def _check_giving_up(self, process, name, token, before, row, *, is_done):
         holds = before is not None and before["lease_token"] == token and before["leased_until"]
         if is_done and not holds:
-            self._story.violate("{} wrote {} without holding its lease", process, name)
+            self._log.violate("{} wrote {} without holding its lease", process, name)
         elif holds and not is_done:
-            self._story.violate("{} holds the lease, and {} was refused", process, name)
+            self._log.violate("{} holds the lease, and {} was refused", process, name)
         elif not is_done:
-            self._story.add(process, "outlived its lease (token {}): {} is refused", token, name)
+            self._log.add(process, "has a stale lease (token {}): {} is refused", token, name)
             if before != row:
-                self._story.violate("{} outlived its lease, and {} changed it", process, name)
+                self._log.violate("{} had a stale lease, and {} changed the row", process, name)
         elif row["leased_until"] is not None:
-            self._story.violate("{} left its row leased", name)
+            self._log.violate("{} left its row leased", name)
 
     def _check_lease(self, process, tx, row):
-        """The lease of a delivery: in order, at an origin that is not held, and with an end."""
+        """The lease of a delivery is in order, not at an origin on hold, and expires."""
         for earlier in tx.earlier_of(row):
             if earlier["status"] == PENDING:
-                self._story.violate(
+                self._log.violate(
                     "{} leased {} before {} was settled", process, row["id"], earlier["id"]
                 )
         hold = tx.origins.get(row["origin"])
         if hold and hold["held_until"] > process.clock.latest:
-            self._story.violate(
-                "{} leased {}, whose origin is held until {}",
+            self._log.violate(
+                "{} leased {}, whose origin is on hold until {}",
                 process,
                 row["id"],
                 hold["held_until"],
             )
         if not row["leased_until"] or row["leased_until"] > process.clock.latest + self._lease:
-            self._story.violate(
+            self._log.violate(
                 "the lease of {} ends at {}", row["id"], row["leased_until"] or "no time"
             )
 
     def _check_loss(self, process, tx, was, row):
-        """A lost attempt is recorded, and no process that lives gave up settling too early."""
+        """A lost attempt is recorded, and no running process stopped its settlement too early."""
         number = was["attempt_count"] + 1
         attempt = tx.attempts.get(row["account_id"], row["id"], number)
         if not attempt or attempt["outcome"] != "lost" or row["attempt_count"] != number:
-            self._story.violate("a lost attempt of {} was not recorded", row["id"])
-        self._story.add(process, "records a lost attempt of {}", row["id"])
+            self._log.violate("a lost attempt of {} was not recorded", row["id"])
+        self._log.add(process, "records a lost attempt of {}", row["id"])
         key = "deliveries", row["account_id"], row["id"]
         holder, token = self._ledger.holders.get(key, (None, 0))
         tried_at = self._ledger.tried_at.get((row["id"], was["lease_token"]))
@@ -300,6 +300,6 @@ class Fencing:
             return
         enough_at = was["leased_until"] - self._plan.poll - SETTLING_SLACK
         if holder.state is State.RUNNING and tried_at < min(enough_at, true_now()):
-            self._story.violate(
-                "{} knew the answer to {} and stopped trying to settle it", holder, row["id"]
+            self._log.violate(
+                "{} knew the answer to {} and stopped the settlement too early", holder, row["id"]
             )

@@ -1,8 +1,8 @@
 """
-All that is promised of a run, in one place; each kind of promise has a module of its own.
+All promises that are checked during a run; each kind of promise has its own module.
 
-`fencing` checks transactions, `requests` what receivers see, `ending` what is left. Here the memory
-is compared with what a process says: to its clients, and in its log.
+`fencing` checks transactions, `requests` checks what receivers get, `ending` checks the rows at the
+end. This module compares the memory with the responses and the log of each process.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PENDING = DeliveryStatus.PENDING.value
 
 
 class Invariants:
-    """Watches one run; what is broken first is added to its story."""
+    """Checks one run; the first broken promise is added to its log."""
 
     def __init__(self, world):
         self.ledger = Ledger()
         self.ending = Ending(world, self.ledger)
         fencing, requests = Fencing(world, self.ledger), Requests(world, self.ledger)
-        self._story = world.story
+        self._log = world.log
         self._memory = world.memory
         self._statuses = {}
         self.watch = fencing.watch
@@ -39,13 +39,13 @@ class Invariants:
         self.drained = self.ending.check_drained
 
     def batch_begins(self, batch):
-        """A process tries to write *batch*."""
+        """A process begins to write *batch*."""
         for attempt in batch.get(attempts.settle, ()):
             key = attempt.delivery.id, attempt.delivery.lease_token
             self.ledger.tried_at[key] = true_now()
 
     def check_states(self, tx):
-        """A settled delivery stays as it is, unless it was asked to be redelivered."""
+        """A settled delivery keeps its state, unless a redelivery was requested."""
         for row in tx.deliveries:
             id_, status = row["id"], row["status"]
             was = self._statuses.get(id_, PENDING)
@@ -54,28 +54,28 @@ class Invariants:
             self._statuses[id_] = status
             if was == PENDING:
                 if (id_, row["lease_token"]) not in self.ledger.settlements:
-                    self._story.violate("{} is {} without a settlement", id_, status)
-            elif status == PENDING and id_ in self.ledger.reprieved:
+                    self._log.violate("{} is {} without a settlement", id_, status)
+            elif status == PENDING and id_ in self.ledger.redelivery_requests:
                 self.ledger.failure_counts[id_] = 0
-                self._story.add("memory", "{} is pending again, as asked", id_)
+                self._log.add("memory", "{} is pending again after a redelivery", id_)
             else:
-                self._story.violate("{} was {} and is {}", id_, was, status)
+                self._log.violate("{} was {} and is {}", id_, was, status)
 
     def acknowledged(self, invoice, acceptance):
-        """A client that sent *invoice* in was answered: it is stored."""
+        """A client got a response for *invoice*: it is stored."""
         key = invoice.account_id, invoice.id
         stored = self._memory.tables.invoices.by("account_id", "id")
         if acceptance is Acceptance.CONFLICT or key not in stored:
-            self._story.violate("{} was acknowledged and is not stored", invoice.id)
+            self._log.violate("{} was acknowledged and is not stored", invoice.id)
         self.ledger.acknowledged.append(key)
 
     def event_acknowledged(self, event):
-        """A client that recorded *event* was answered: it is stored."""
+        """A client got a response for *event*: it is stored."""
         if all(row["description"] != event.description for row in self._memory.tables.events):
-            self._story.violate("{!r} was acknowledged and is not stored", event.description)
+            self._log.violate("{!r} was acknowledged and is not stored", event.description)
 
     def logged(self, process, record):
-        """The service has logged what it has done, a warning, or an error that is unexpected."""
+        """Check a log record of the service: an unexpected error breaks a promise."""
         message = record.getMessage()
         if message == "attempt.settled":
             self._check_settled(process, record.fields)
@@ -83,26 +83,26 @@ class Invariants:
             self._check_recorded(process, record.fields)
         if record.levelno < logging.WARNING:
             return
-        self._story.add(process or "log", "{}", message)
+        self._log.add(process or "log", "{}", message)
         if message == "drain.timed_out" and process:
             process.has_given_up = True
         error = record.exc_info and record.exc_info[1]
         if error and not isinstance(error, StorageUnavailable):
-            self._story.violate("{} logged {}: {!r}", process, message, error)
+            self._log.violate("{} logged {}: {!r}", process, message, error)
 
     def _check_settled(self, process, fields):
-        """An attempt that is logged as settled was committed, as the line says."""
+        """An attempt that is logged as settled was committed as the log line says."""
         id_ = fields["delivery_id"]
         writer, attempt = self.ledger.settled.get((id_, fields["number"]), (None, None))
         if writer is not process or attempt.outcome != fields["outcome"]:
-            self._story.violate("{} says that it settled {}, and has not", process, id_)
+            self._log.violate("{} logged that it settled {}, and has not", process, id_)
 
     def _check_recorded(self, process, fields):
-        """An event that is logged as recorded was committed, with the deliveries of the line."""
+        """An event that is logged as recorded was committed, with the logged deliveries."""
         key = process, fields["invoice_id"], fields["description"]
         known = {(row["account_id"], row["id"]) for row in self._memory.tables.deliveries}
         known |= {(fields["account_id"], id_) for id_ in self.ledger.swept}
         is_stored = all((fields["account_id"], one) in known for one in fields["delivery_ids"])
         self.ledger.recorded[key] -= 1
         if self.ledger.recorded[key] < 0 or not is_stored:
-            self._story.violate("{} says that it recorded {!r}, and has not", *key[::2])
+            self._log.violate("{} logged that it recorded {!r}, and has not", *key[::2])

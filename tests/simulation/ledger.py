@@ -1,4 +1,4 @@
-"""What the invariants remember of one run: leases, requests, and what was committed."""
+"""The facts of one run that the checks need: leases, requests, and committed rows."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections import Counter
 
 
 class Ledger:
-    """Facts, in the order in which they came about; a lease is known by its row and its token."""
+    """Facts in the order in which they happened; a lease is known by its row and its token."""
 
     def __init__(self):
         self.acknowledged = []
-        """Account and id of the invoices that a client was answered for: they are stored."""
+        """Account and id of the invoices for which a client got a response: they are stored."""
         self.holders = {}
         """The last lease of a row: table, account and key of the row -> process and token."""
         self.leases = {}
-        """The bytes that a process was given with a lease, by identity -> process and delivery."""
+        """The bytes that a process got with a lease, by identity -> process and delivery."""
         self.requests = {}
         """Delivery and token -> the one request that was made under that lease."""
         self.request_counts = Counter()
@@ -23,18 +23,18 @@ class Ledger:
         self.settlements = {}
         """Delivery and token -> the attempt that was committed under that lease."""
         self.settled = {}
-        """Delivery and number of an attempt that was committed -> its process and the attempt."""
+        """Delivery and number of a committed attempt -> its process and the attempt."""
         self.events = {}
-        """Account, key of the invoice and number of each event that was committed -> the event."""
+        """Account, key of the invoice and number of each committed event -> the event."""
         self.recorded = Counter()
-        """How often a process has committed an event: process, invoice and description."""
+        """How often a process has committed an event: process, invoice and description -> count."""
         self.swept = {}
-        """What retention has removed: delivery -> account, invoice, callback and event."""
+        """The deliveries that retention has removed -> account, invoice, callback and event."""
         self.final = set()
         """The deliveries that were delivered or dead at some time."""
         self.failure_counts = Counter()
-        """Failures of a delivery that were settled, since it was redelivered last."""
+        """The number of settled failures of a delivery since its last redelivery."""
         self.tried_at = {}
-        """Delivery and token -> when its process has tried to settle last."""
-        self.reprieved = set()
-        """The deliveries that were asked to be redelivered."""
+        """Delivery and token -> when its process last tried to settle it."""
+        self.redelivery_requests = set()
+        """The deliveries for which a redelivery was requested."""

@@ -1,9 +1,9 @@
 """
-What lies between a process and the shared memory: delays, lost commits, and the end of a process.
+The link between a process and the shared memory: delays, lost commits, and kills.
 
-Each process reaches the memory over a link of its own, which is its database. Every transaction is
-watched there: by the invariants, and by the twin if there is one. Whatever a process does after it
-was killed ends here: it waits for ever, and no effect of it reaches the memory.
+Each process has a link of its own, which is its database. Every transaction on it is checked: by
+the invariants, and by the twin if there is one. A killed process stops at its next use of the
+link: it waits for ever, and no write of it reaches the memory.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from service.errors import StorageUnavailable
 from tests.memory import Loss
 
 AWAY_SECONDS = 1
-"""How long it takes at most to find out that the database is away."""
+"""How long a process may need to notice that the database is unavailable."""
 
 
 async def delay(chance, seconds_max):
-    """Nothing, a turn of the loop, or up to *seconds_max*: what decides who comes first."""
+    """Wait not at all, for one turn of the loop, or up to *seconds_max*, to vary the order."""
     kind = chance.random()
     if kind < 0.35:
         return
@@ -28,7 +28,7 @@ async def delay(chance, seconds_max):
 
 
 class WatchedDatabase:
-    """Implements `service.database.engine.Database` for *process*: the memory, under watch."""
+    """Implements `service.database.engine.Database` for *process*: the memory, with checks."""
 
     def __init__(self, world, process):
         self.has_one_writer = world.memory.has_one_writer
@@ -36,11 +36,11 @@ class WatchedDatabase:
         self._process = process
 
     async def write(self, work, *args, **options):
-        """Run *work* on the memory and on its twin, which must agree."""
+        """Run *work* on the memory and on its twin; their results must be equal."""
         return await self._world.memory.write(self._transaction, work, args, options)
 
     async def read(self, work, *args, **options):
-        """Run *work* on the memory and on its twin, which must agree."""
+        """Run *work* on the memory and on its twin; their results must be equal."""
         return await self._world.memory.read(self._result, work, args, options)
 
     def _transaction(self, tx, work, args, options):
@@ -54,7 +54,7 @@ class WatchedDatabase:
             self._world.rules.check_states(tx)
             return results
         except Exception as error:
-            self._world.story.violate("a transaction of {} failed: {!r}", self._process, error)
+            self._world.log.violate("a transaction of {} failed: {!r}", self._process, error)
             raise
 
     def _results(self, tx, work, items):
@@ -67,7 +67,7 @@ class WatchedDatabase:
         return results
 
     def _result(self, tx, work, args, options):
-        """The result of *work*, which has a transaction of its own."""
+        """The result of *work*, which has its own transaction."""
         twin = self._world.twin
         expected = twin.do(work, *args, **options) if twin else None
         result = self._world.rules.watch(self._process, work, tx, args, options)
@@ -77,7 +77,7 @@ class WatchedDatabase:
 
 
 class Link(WatchedDatabase):
-    """The database of one process: every way takes its time, and may be interrupted."""
+    """The database of one process: each request takes time and may be interrupted."""
 
     def __init__(self, world, process):
         super().__init__(world, process)
@@ -85,7 +85,7 @@ class Link(WatchedDatabase):
         self.signals = {}
 
     async def write(self, work, *args, **options):
-        """Run *work* on the memory; the request and its answer both take their time."""
+        """Run *work* on the memory; the request and its answer both take time."""
         if work is run_batch:
             self._world.rules.batch_begins(args[0])
         await self._travel("write")
@@ -97,7 +97,7 @@ class Link(WatchedDatabase):
             result = await super().write(work, *args, **options)
         except StorageUnavailable as error:
             self._process.unavailable_count += 1
-            self._world.story.add(self._process, "learns that {}", error)
+            self._world.log.add(self._process, "learns that {}", error)
             await delay(self._chance, AWAY_SECONDS)
             raise
         await self._travel("commit")
@@ -108,7 +108,7 @@ class Link(WatchedDatabase):
         await self._travel("read")
         if self._is_away() or self._world.loss():
             self._process.unavailable_count += 1
-            raise StorageUnavailable("the memory is away")
+            raise StorageUnavailable("the memory is unavailable")
         return await super().read(work, *args, **options)
 
     def listen(self, signals):
@@ -125,8 +125,8 @@ class Link(WatchedDatabase):
     def _is_away(self):
         return self._world.memory.is_away or self._process.machine.is_cut_off
 
-    async def _travel(self, station):
-        """Go on after a while; a process may be killed on the way, and stays there then."""
-        await self._process.lives_on(station)
+    async def _travel(self, point):
+        """Wait for a moment; a process that is killed meanwhile waits for ever."""
+        await self._process.pass_kill_point(point)
         await delay(self._chance, self._world.plan.commit_seconds)
-        await self._process.lives_on(station)
+        await self._process.pass_kill_point(point)

@@ -1,8 +1,8 @@
 """
-An event loop without time of its own: when no task can go on, it jumps to the next instant.
+An event loop with virtual time: when no task can run, it jumps to the next instant.
 
-Nothing in it comes from outside, so what happens is the same in every run. `asyncio.timeout` and
-`asyncio.sleep` work as ever, in no time. Tasks are remembered by the process that began them.
+It receives no external events, so every run is the same. `asyncio.timeout` and `asyncio.sleep` work
+as usual and take no real time. Each process has a list of the tasks that it has created.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import asyncio
 from contextvars import ContextVar
 
 OWNER: ContextVar[list] = ContextVar("OWNER")
-"""The tasks of the process that is running: what is begun by them is one of them."""
+"""The tasks of the running process; the tasks that they create are added."""
 
 
-class Stuck(Exception):
-    """No task can go on, and none waits for an instant."""
+class Deadlock(Exception):
+    """No task can run, and none waits for an instant."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Runs what is ready in the order of asyncio, and never sleeps."""
+    """Runs callbacks in the order of asyncio, and never sleeps."""
 
     def __init__(self):
         super().__init__()
@@ -28,22 +28,22 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._selector = self
         self._numbers = {}
         self.task_count = 0
-        """How many tasks were created so far."""
+        """The number of tasks created so far."""
 
     def time(self):
-        """Seconds since the beginning, whole microseconds as those of a datetime."""
+        """Seconds since the start, in whole microseconds like those of a datetime."""
         return self._now_seconds
 
     def select(self, timeout):
-        """Stand in for the selector: wait *timeout* seconds, in no time."""
+        """Replace the selector: advance the virtual time by *timeout* seconds."""
         if timeout is None:
-            raise Stuck("no task can go on, and none waits for an instant")
+            raise Deadlock("no task can run, and none waits for an instant")
         if timeout > 0:
             self._now_seconds = round(self._now_seconds + timeout, 6)
         return ()
 
     def create_task(self, coro, **options):
-        """As ever; the task has a number, and belongs to the process that creates it."""
+        """Create the task, number it, and assign it to the process that creates it."""
         task = super().create_task(coro, **options)
         self.task_count += 1
         self._numbers[task] = self.task_count
@@ -53,17 +53,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return task
 
     def number_of_task(self):
-        """How many tasks had been created when the running one was, itself included."""
+        """The number of tasks created before the running one, including it."""
         return self._numbers[asyncio.current_task()]
 
     def pending_tasks(self):
-        """The tasks that have not ended, but for the one that asks."""
+        """The unfinished tasks, except the calling one."""
         self._numbers = {one: number for one, number in self._numbers.items() if not one.done()}
         asking = asyncio.current_task()
         return [one for one in self._numbers if one is not asking]
 
     def _process_events(self, event_list):
-        """Nothing comes from outside."""
+        """There are no external events."""
 
     def _write_to_self(self):
-        """No other thread has to wake it."""
+        """No other thread needs to wake the loop."""

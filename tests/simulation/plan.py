@@ -1,14 +1,14 @@
 """
-What a seed draws before anything happens: the world, and the trouble that it is in for.
+The plan of a world: everything that a seed decides before the run starts, including its faults.
 
 A plan is a value. Its times are seconds of virtual time. Three kinds of worlds are drawn:
 
-* *calm* ones, where no process ends, no commit is lost, every notification arrives and no loop
-  polls: a loop that waits there for something that is not signalled waits for ever, and is found.
-  With several processes, no callback of an invoice has a second event there: a process that
-  settles the first one does not always know of the second, which is then found by polling;
-* worlds in trouble whose clocks agree, where everything is promised;
-* worlds in trouble whose clocks differ and jump, where leases may overlap (see `invariants`).
+* *calm* worlds: no process ends, no commit is lost, every notification arrives and no loop polls.
+  A loop that waits for something that is not signalled waits for ever there, and is found. With
+  several processes, no callback of an invoice has a second event there: a process that settles
+  the first event may not know the second one, which is then found by polling;
+* worlds with faults and equal clocks, where every promise holds;
+* worlds with faults and clocks that differ and jump, where leases may overlap (see `invariants`).
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from enum import Enum
 from service.loops import POLL
 
 CLOCK_LIMIT = timedelta(seconds=10)
-"""How wrong a clock may be; what is leased or due comes later by twice that, and no more."""
+"""The largest error of a clock; leases and due rows are late by at most twice that."""
 
 ACCOUNT_COUNT = 2
 
 CALLBACKS = ("invoice_notification", "invoice_copy")
-"""The callbacks of the service, and one more: the collection fires the first one alone."""
+"""The callback of the service and one more; the collection fires only the first one."""
 
 
-class Mood(Enum):
-    """What a receiver is like for a while."""
+class Behaviour(Enum):
+    """The behaviour of a receiver for a while."""
 
     WELL = "well"
     FLAKY = "flaky"
     FAILING = "failing"
     WRONG = "answering with wrong bodies"
-    BUSY = "asking to be left alone"
+    BUSY = "asking for holds"
     HANGING = "hanging"
     UNREACHABLE = "unreachable"
     GONE = "gone"
 
 
-class Trouble(Enum):
-    """What may happen to a world; `world` says how."""
+class FaultKind(Enum):
+    """The kinds of faults and operations in a world; `world` implements them."""
 
     KILL = "kill"
     DRAIN = "drain"
@@ -55,27 +55,27 @@ class Trouble(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Accident:
-    """One trouble, at an instant; *size* is from 0 to 1."""
+class Fault:
+    """One fault, at an instant; *size* is from 0 to 1."""
 
     at: float
-    trouble: Trouble
+    kind: FaultKind
     machine: int
     size: float
 
 
 @dataclass(frozen=True, slots=True)
 class OriginPlan:
-    """A receiver: its moods, each until an instant, and the one that it ends in."""
+    """A receiver: its behaviours, each from an instant on, and its last one after the faults."""
 
     name: str
-    moods: tuple[tuple[float, Mood], ...]
-    last: Mood
+    behaviours: tuple[tuple[float, Behaviour], ...]
+    last: Behaviour
 
 
 @dataclass(frozen=True, slots=True)
 class EventPlan:
-    """An event that is recorded beside the collection, at an instant; it fires *callbacks*."""
+    """An event that an operator records, at an instant; it fires *callbacks*."""
 
     at: float
     description: str
@@ -84,48 +84,48 @@ class EventPlan:
 
 @dataclass(frozen=True, slots=True)
 class InvoicePlan:
-    """An invoice that is sent in, and what its collector will say about it."""
+    """An invoice that a client sends, and the answers of its collector."""
 
     number: int
     at: float
     account: int
-    """The number of its account among those of the world."""
+    """The number of its account in the world."""
     origins: tuple[str, ...]
-    """The receiver of each of `CALLBACKS` that it asks for; empty if it asks for none."""
+    """The receiver of each of `CALLBACKS` that it asks for; empty if there is none."""
     event_count: int
-    """How many events its collection has."""
+    """The number of events of its collection."""
     silent_count: int
-    """How often the collector wants to be asked again, and has no event."""
+    """How often the collector answers without an event."""
     wait: float
     is_sent_twice: bool
     events: tuple[EventPlan, ...]
-    """What is recorded beside its collection."""
+    """The events that are recorded beside its collection."""
 
     @property
     def id(self):
-        """The id that its account gave it."""
+        """The id of the invoice."""
         return f"inv_{self.number}"
 
     def asked_for(self, callbacks):
-        """Those of *callbacks* that it asks for."""
+        """The ones of *callbacks* that it asks for."""
         return [one for one in CALLBACKS[: len(self.origins)] if one in callbacks]
 
     @property
     def traceparent(self):
-        """The trace that its request belongs to, by which its attempts are recognised."""
+        """The trace of its request, which identifies its attempts."""
         return f"00-{self.number:032x}-{self.number:016x}-01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that is known of a world before it begins."""
+    """Everything that is decided about a world before it starts."""
 
     seed: int
     is_calm: bool
     is_skewed: bool
     has_one_writer: bool
     offsets: tuple[timedelta, ...]
-    """By how much the clock of each machine is wrong at first; there is one for each."""
+    """The error of the clock of each machine at the start."""
     concurrency: int
     origin_concurrency: int
     timeout: timedelta
@@ -135,28 +135,28 @@ class Plan:
     poll: timedelta
     drain_seconds: float
     commit_seconds: float
-    """How long the way to the memory may take, and the way back."""
+    """The longest delay on the way to the memory, and on the way back."""
     loss_chance: float
-    deaf_chance: float
-    """How likely a notification is lost on its way to another process."""
-    doom_chance: float
-    """How likely a process is killed in the middle of something that it does."""
+    notification_loss_chance: float
+    """The probability that a notification to another process is lost."""
+    kill_chance: float
+    """The probability that a process is killed in the middle of an operation."""
     slow_chance: float
-    """How likely a collector takes about as long as a lease."""
+    """The probability that a collector takes about as long as a lease."""
     origins: tuple[OriginPlan, ...]
     invoices: tuple[InvoicePlan, ...]
-    accidents: tuple[Accident, ...]
-    trouble_until: float
+    faults: tuple[Fault, ...]
+    faults_until: float
 
 
 def draw(seed):
-    """The plan of *seed*: always the same one."""
+    """The plan of *seed*, which is always the same."""
     chance = random.Random(seed)
     is_calm = chance.random() < 0.25
     is_skewed = not is_calm and chance.random() < 0.35
     machine_count = chance.choice((1, 2, 2, 3))
-    trouble_until = chance.uniform(6, 22)
-    origins = _draw_origins(chance, trouble_until)
+    faults_until = chance.uniform(6, 22)
+    origins = _draw_origins(chance, faults_until)
     return Plan(
         seed=seed,
         is_calm=is_calm,
@@ -175,18 +175,18 @@ def draw(seed):
         drain_seconds=chance.choice((1, 10, 40)),
         commit_seconds=chance.choice((0.005, 0.03, 0.3)),
         loss_chance=0 if is_calm else chance.choice((0, 0, 0.03, 0.15)),
-        deaf_chance=0 if is_calm else chance.choice((0, 0.3, 1)),
-        doom_chance=0 if is_calm else chance.choice((0, 0.3, 0.7)),
+        notification_loss_chance=0 if is_calm else chance.choice((0, 0.3, 1)),
+        kill_chance=0 if is_calm else chance.choice((0, 0.3, 0.7)),
         slow_chance=0 if is_calm else chance.choice((0, 0, 0.2)),
         origins=origins,
         invoices=_draw_invoices(
             chance,
             [one.name for one in origins],
-            trouble_until,
+            faults_until,
             has_followers=not is_calm or machine_count == 1,
         ),
-        accidents=_draw_accidents(chance, machine_count, trouble_until, is_calm, is_skewed),
-        trouble_until=trouble_until,
+        faults=_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed),
+        faults_until=faults_until,
     )
 
 
@@ -194,35 +194,37 @@ def _draw_offset(chance, is_skewed):
     return timedelta(seconds=chance.uniform(-3, 3)) if is_skewed else timedelta(0)
 
 
-def _draw_origins(chance, trouble_until):
+def _draw_origins(chance, faults_until):
     return tuple(
         OriginPlan(
             f"https://{name}.example:443",
             tuple(
-                (at, chance.choice(tuple(Mood)))
+                (at, chance.choice(tuple(Behaviour)))
                 for at in sorted(
-                    chance.uniform(0, trouble_until) for _ in range(chance.randint(0, 3))
+                    chance.uniform(0, faults_until) for _ in range(chance.randint(0, 3))
                 )
             ),
-            chance.choice((Mood.WELL,) * 6 + (Mood.FAILING, Mood.UNREACHABLE, Mood.GONE)),
+            chance.choice(
+                (Behaviour.WELL,) * 6 + (Behaviour.FAILING, Behaviour.UNREACHABLE, Behaviour.GONE)
+            ),
         )
         for name in ("one", "two", "three", "four")[: chance.randint(1, 4)]
     )
 
 
 def _draw_retention(chance, is_calm):
-    """Mostly longer than a run; else so short that a run sees deliveries removed."""
+    """Usually longer than a run; otherwise so short that deliveries are removed during the run."""
     if is_calm or chance.random() < 0.8:
         return timedelta(days=30)
     return timedelta(seconds=chance.choice((4, 12)))
 
 
-def _draw_invoices(chance, origins, trouble_until, has_followers):
-    """Some invoices come one by one, others as a burst for the same receiver."""
+def _draw_invoices(chance, origins, faults_until, has_followers):
+    """Some invoices come one by one, others in a burst for the same receiver."""
     at, origin, drawn = 0.0, chance.choice(origins), []
     for number in range(1, chance.randint(2, 9) + 1):
         if chance.random() < 0.6:
-            at, origin = chance.uniform(0, trouble_until * 0.7), chance.choice(origins)
+            at, origin = chance.uniform(0, faults_until * 0.7), chance.choice(origins)
         called = () if chance.random() < 0.05 else (origin,)
         if called and chance.random() < 0.3:
             called = (origin, chance.choice(origins))
@@ -236,19 +238,19 @@ def _draw_invoices(chance, origins, trouble_until, has_followers):
                 silent_count=chance.choice((0, 0, 1)),
                 wait=chance.choice((0.02, 0.5, 2)),
                 is_sent_twice=chance.random() < 0.1,
-                events=_draw_events(chance, number, at, trouble_until, has_followers),
+                events=_draw_events(chance, number, at, faults_until, has_followers),
             )
         )
     return tuple(sorted(drawn, key=lambda one: one.at))
 
 
-def _draw_events(chance, number, at, trouble_until, has_followers):
+def _draw_events(chance, number, at, faults_until, has_followers):
     """Events beside the collection of invoice *number*; most invoices have none."""
     count = chance.choice((0, 0, 0, 1, 2 if has_followers else 1))
     fired = ((), CALLBACKS[:1], CALLBACKS[1:], CALLBACKS) if has_followers else (CALLBACKS[1:],)
     return tuple(
         EventPlan(
-            round(chance.uniform(at, (at + trouble_until) / 2), 3),
+            round(chance.uniform(at, (at + faults_until) / 2), 3),
             f"inv_{number} beside {letter}",
             chance.choice(fired),
         )
@@ -256,15 +258,21 @@ def _draw_events(chance, number, at, trouble_until, has_followers):
     )
 
 
-def _draw_accidents(chance, machine_count, trouble_until, is_calm, is_skewed):
-    kinds = [Trouble.REDELIVER, Trouble.ROTATE]
+def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
+    kinds = [FaultKind.REDELIVER, FaultKind.ROTATE]
     if not is_calm:
-        kinds += [Trouble.KILL, Trouble.KILL, Trouble.DRAIN, Trouble.AWAY, Trouble.CUT_OFF]
+        kinds += [
+            FaultKind.KILL,
+            FaultKind.KILL,
+            FaultKind.DRAIN,
+            FaultKind.AWAY,
+            FaultKind.CUT_OFF,
+        ]
     if is_skewed:
-        kinds += [Trouble.JUMP] * 4
+        kinds += [FaultKind.JUMP] * 4
     drawn = [
-        Accident(
-            round(chance.uniform(0, trouble_until), 3),
+        Fault(
+            round(chance.uniform(0, faults_until), 3),
             chance.choice(kinds),
             chance.randrange(machine_count),
             chance.random(),

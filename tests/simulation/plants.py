@@ -1,8 +1,8 @@
 """
-Bugs to be planted: each is a small change to the service or to the memory, made while a test runs.
+Planted bugs: each is a small change to the service or to the memory, made during a test.
 
-They are bugs that could be written in good faith. A simulation that does not find them would not
-find similar ones either.
+A programmer could write each of them by mistake. A simulation that does not find them would not
+find similar bugs either.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ def steps_need_no_lease(patch):
 
 
 def _without_lease(work):
-    def careless(*arguments):
+    def without_token(*arguments):
         with MonkeyPatch.context() as patch:
             patch.setattr(memory, "_holds", lambda row, token: row is not None)
             return work(*arguments)
 
-    return careless
+    return without_token
 
 
 def leased_rows_are_leased_again(patch):
-    """Leasing ignores the leases that others hold."""
+    """A lease round ignores the leases of others."""
     patch.setattr(memory, "_is_free", lambda row, now: True)
 
 
 def leases_never_end(patch):
-    """What a process drops is never leased again."""
+    """A delivery with an expired lease is never leased again."""
     patch.setattr(Dispatcher, "_leased_until", lambda self, now: now + timedelta(days=1000))
 
 
 def attempts_outlast_their_leases(patch):
-    """An attempt begins however little is left of its lease."""
+    """An attempt begins even if its lease is about to expire."""
     patch.setattr(dispatcher, "SETTLE_MARGIN", -timedelta(days=1))
 
 
 def lost_attempts_are_not_recorded(patch):
-    """A new lease does not record that the attempt under the old one was lost."""
+    """A new lease does not record the lost attempt of the expired lease."""
 
     def lease(tx, row, round_):
         memory._lease(tx.deliveries, row, round_.until)
@@ -74,7 +74,7 @@ def lost_attempts_are_not_recorded(patch):
 
 
 def release_needs_no_lease(patch):
-    """A lease is given up by a process that held one before."""
+    """A process can release a lease that another process has taken over."""
 
     def release(tx, leased, due_at):
         row = tx.deliveries.get(leased.account_id, leased.id)
@@ -88,12 +88,12 @@ def release_needs_no_lease(patch):
 
 
 def order_is_not_kept(patch):
-    """Later events are leased beside the earlier ones."""
+    """Later events are leased together with the earlier ones."""
     patch.setattr(memory, "_is_first_of_its_invoice", lambda tx, row: True)
 
 
-def order_looks_back_one_event(patch):
-    """A delivery waits for the event before its own, which may have fired another callback."""
+def order_checks_one_event(patch):
+    """A delivery waits only for the last earlier event, which may fire another callback."""
 
     def is_first(tx, row):
         return all(
@@ -106,7 +106,7 @@ def order_looks_back_one_event(patch):
 
 
 def followers_are_inserted_leased(patch):
-    """The delivery of a second event gets a lease as if it were the first."""
+    """The delivery of a second event is inserted leased as if it were the first."""
     record = Dispatcher.record
 
     async def record_with_lease(self, step):
@@ -120,13 +120,13 @@ def followers_are_inserted_leased(patch):
 
 
 def one_callback_is_fired(patch):
-    """An event has a delivery for the first callback of its invoice alone."""
+    """An event has a delivery only for the first callback of its invoice."""
     deliveries_of = dispatcher.deliveries_of
     patch.setattr(dispatcher, "deliveries_of", lambda *args: islice(deliveries_of(*args), 1))
 
 
 def events_leave_the_lease(patch):
-    """A step under way numbers its event like one that was recorded beside it."""
+    """A step in progress gets the same number as an event that was recorded beside it."""
     record = memory._record_event
 
     def record_beside(tx, step, new):
@@ -143,7 +143,7 @@ def events_leave_the_lease(patch):
 
 
 def invoices_are_acknowledged_before_the_commit(patch):
-    """The API answers although it is unknown whether the invoice was written."""
+    """The API responds before it is known whether the invoice was written."""
     accept = Store.accept
 
     async def answered(self, invoice, leased_until=None):
@@ -156,7 +156,7 @@ def invoices_are_acknowledged_before_the_commit(patch):
 
 
 def lost_events_count_as_recorded(patch):
-    """The store says that it has recorded an event, whatever became of the commit."""
+    """The store reports an event as recorded, whatever the result of the commit."""
     record_event = Store.record_event
 
     async def recorded(self, step, new):
@@ -169,7 +169,7 @@ def lost_events_count_as_recorded(patch):
 
 
 def lost_settlements_count_as_written(patch):
-    """The store says that it has settled, whatever became of the commit."""
+    """The store reports a delivery as settled, whatever the result of the commit."""
     settle = Store.settle
 
     async def settled(self, made):
@@ -182,12 +182,12 @@ def lost_settlements_count_as_written(patch):
 
 
 def settling_is_tried_once(patch):
-    """A dispatcher forgets the answer if it cannot be recorded at once."""
+    """A dispatcher drops an outcome if it cannot be settled at once."""
     patch.setattr(Attempts, "persist", lambda self, write, leased_until: write())
 
 
 def failures_on_our_side_are_attempts(patch):
-    """What could not be signed is recorded, and uses up the schedule."""
+    """A failed signature is recorded as an attempt, and counts in the schedule."""
     make = Attempts.make
 
     async def made(self, delivery):
@@ -220,8 +220,8 @@ def draining_abandons_attempts(patch):
     patch.setattr(Dispatcher, "drain", abandon)
 
 
-def sweeping_removes_what_is_pending(patch):
-    """Retention counts from the creation of a delivery."""
+def sweeping_removes_pending_deliveries(patch):
+    """Retention counts from the creation of a delivery and removes pending ones."""
     patch.setattr(memory, "_is_old", lambda row, settled_before: True)
 
 
@@ -229,7 +229,7 @@ def sweeping_removes_what_is_pending(patch):
 
 
 def release_signals_nothing(patch):
-    """What is released is found by polling alone."""
+    """Released deliveries are found only by polling."""
 
     async def release(self, delivery, due_at=None):
         return await self._commits.run(deliveries.release, (delivery, due_at))
@@ -238,7 +238,7 @@ def release_signals_nothing(patch):
 
 
 def settling_signals_nothing(patch):
-    """An event that waited for the one before it is found by polling alone."""
+    """An event that waited for an earlier one is found only by polling."""
 
     async def settle(self, made):
         return await self._commits.run(attempts.settle, made)
@@ -247,7 +247,7 @@ def settling_signals_nothing(patch):
 
 
 def signals_are_lost_before_waiting(patch):
-    """A wait forgets what was signalled before it began."""
+    """A wait forgets a signal that came before it began."""
     wait = SystemClock.wait
 
     async def forgetful(self, signal, until):
@@ -261,12 +261,12 @@ def signals_are_lost_before_waiting(patch):
 
 
 def reserved_capacity_leaks(patch):
-    """The capacity for a lease that was not taken is never given back."""
+    """The capacity for a lease that was not taken is never released."""
     patch.setattr(Dispatcher, "_cancel", lambda self, origin: self._signal_capacity(origin))
 
 
 def slots_leak(patch):
-    """A slot that was not used is never given back."""
+    """A slot that was not used is never released."""
 
     def skip(self, slot):
         self._known[slot.delivery.origin].in_flight_count -= 1
@@ -282,12 +282,12 @@ def slots_leak(patch):
 
 
 def origins_have_no_limit(patch):
-    """One origin gets every slot."""
+    """One origin may use every slot."""
     patch.setattr(Origins, "_slots_of", lambda self, origin: 1000)
 
 
 def failing_origins_are_not_probed(patch):
-    """An origin that fails gets as many attempts as before."""
+    """A failing origin gets as many attempts as before."""
 
     def slots_of(self, origin):
         return self._origin_concurrency
@@ -296,17 +296,17 @@ def failing_origins_are_not_probed(patch):
 
 
 def holds_are_not_remembered(patch):
-    """A process calls an origin that has asked it to wait."""
+    """A process calls an origin that has asked for a hold."""
     patch.setattr(Origins, "cool_down", lambda self, *_: None)
 
 
 def holds_are_not_shared(patch):
-    """A process calls an origin that has asked another process to wait."""
+    """A process calls an origin that has asked another process for a hold."""
     patch.setattr(Tables, "is_held", lambda self, origin, now: False)
 
 
 def schedules_never_end(patch):
-    """What has failed for the last time begins anew."""
+    """The schedule of a delivery starts again after its last failure."""
     decide = attempt.decide
 
     def begin_anew(meaning, *, failure_count, schedule, **options):
@@ -317,7 +317,7 @@ def schedules_never_end(patch):
 
 
 def redelivery_goes_on_with_the_schedule(patch):
-    """What is redelivered has no more failures left than it had."""
+    """A redelivered delivery continues its old schedule."""
     redeliver = memory._redeliver_row
 
     def go_on(tx, row, now):
@@ -333,7 +333,7 @@ def redelivery_goes_on_with_the_schedule(patch):
 
 
 def rotated_secrets_end_at_once(patch):
-    """A rotation ignores its overlap: receivers that have the old secret reject what is sent."""
+    """A rotation ignores its overlap: receivers with the old secret reject the callbacks."""
     rotate = memory._rotate
     patch.setitem(
         memory.WORK,
@@ -351,7 +351,7 @@ PLANTS = [
     lost_attempts_are_not_recorded,
     release_needs_no_lease,
     order_is_not_kept,
-    order_looks_back_one_event,
+    order_checks_one_event,
     followers_are_inserted_leased,
     one_callback_is_fired,
     events_leave_the_lease,
@@ -361,7 +361,7 @@ PLANTS = [
     settling_is_tried_once,
     failures_on_our_side_are_attempts,
     draining_abandons_attempts,
-    sweeping_removes_what_is_pending,
+    sweeping_removes_pending_deliveries,
     release_signals_nothing,
     settling_signals_nothing,
     signals_are_lost_before_waiting,

@@ -1,8 +1,8 @@
 """
-Machines, and the processes that live on them one after the other.
+Machines, and the processes that run on them one after the other.
 
-A process is what `service.app.assemble` makes: here are its edges, and how it is started, drained,
-and killed on the spot. Its loops run as those of a real process do.
+A process is the service as `service.app.assemble` makes it. This module replaces its edges, and
+starts, drains and kills it. Its loops run like those of a real process.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from tests.simulation.link import Link
 from tests.simulation.loop import OWNER
 from tests.simulation.plan import CALLBACKS
 
-STATIONS = ("write", "commit", "read", "send", "answer", "collect")
-"""Where a process may be killed in the middle of what it does."""
+KILL_POINTS = ("write", "commit", "read", "send", "answer", "collect")
+"""The operations in the middle of which a process may be killed."""
 
 PROCESS = ContextVar("PROCESS", default=None)
-"""The process that is running; what is logged comes from it."""
+"""The running process; log records are assigned to it."""
 
 ATTEMPT = ContextVar("ATTEMPT")
-"""The attempt that the running task makes."""
+"""The attempt of the running task."""
 
 
 @cache
 def _metrics():
-    """What is counted: not looked at here, and making it takes as long as a run."""
+    """Metrics that no check reads; they are shared because making them takes as long as a run."""
     return Metrics()
 
 
 @cache
 def _operations():
-    """The operations of the service; the last one declares another callback as well."""
+    """The operations of the service; the last one declares a second callback as well."""
     *others, last = OPERATIONS
     (callback,) = (callback for one in OPERATIONS for callback in one.callbacks)
     return *others, replace(last, callbacks=(*last.callbacks, replace(callback, name=CALLBACKS[1])))
 
 
 class State(Enum):
-    """How far a process has come."""
+    """The state of a process."""
 
     RUNNING = "running"
     DRAINING = "draining"
@@ -68,14 +68,14 @@ class Machine:
         self.name = name
         self.clock = SkewedClock(offset)
         self.is_cut_off = False
-        self.life_count = 0
+        self.start_count = 0
         self.process: Process | None = None
 
     async def keep(self):
-        """Keep a process running: whenever one is over, start another a moment later."""
+        """Keep a process running: when one has ended, start another a moment later."""
         while True:
-            self.life_count += 1
-            self.process = Process(self._world, self, f"{self.name}{self.life_count}")
+            self.start_count += 1
+            self.process = Process(self._world, self, f"{self.name}{self.start_count}")
             self._world.processes.append(self.process)
             self.process.start()
             await self.process.is_over.wait()
@@ -83,7 +83,7 @@ class Machine:
 
 
 class Process:
-    """One life of a process."""
+    """One process, from its start to its end."""
 
     def __init__(self, world, machine, name):
         self.machine = machine
@@ -92,17 +92,17 @@ class Process:
         self.state = State.RUNNING
         self.unavailable_count = 0
         self.has_given_up = False
-        """Whether it took longer to drain than it may."""
+        """Whether the drain took longer than its time limit."""
         self.is_over = asyncio.Event()
         self.tasks = []
         self.in_flight = []
-        """The attempts that it makes now."""
+        """The attempts in flight."""
         self.collecting_count = 0
-        """The questions to the collector that are not answered yet."""
+        """The number of open questions to the collector."""
         self._world = world
         self._stop = asyncio.Event()
         self._serving = []
-        self._doom = world.doom()
+        self._kill_point = world.kill_point()
         self.link = Link(world, self)
         edges = Edges(
             database=self.link,
@@ -122,45 +122,45 @@ class Process:
 
     @property
     def is_killed(self):
-        """Whether nothing that it does is real any more."""
+        """Whether the process was killed, so that its code must have no effect."""
         return self.state is State.KILLED
 
     @property
     def is_ready(self):
-        """Whether clients are sent to it."""
+        """Whether clients may send requests to it."""
         return self.state is State.RUNNING and self.service.dependencies.is_ready()
 
     def start(self):
-        """Begin to run."""
-        self._world.story.add(self, "starts")
+        """Start the process."""
+        self._world.log.add(self, "starts")
         self._spawn(self._run())
 
     def drain(self):
-        """Ask it to end."""
+        """Ask the process to end."""
         if self.state is State.RUNNING:
-            self._world.story.add(self, "is asked to drain")
+            self._world.log.add(self, "is asked to drain")
             self.state = State.DRAINING
             self._stop.set()
 
     def kill(self):
-        """End it on the spot: not one line of it runs to any effect."""
+        """End the process at once: none of its code has an effect afterwards."""
         if self.state in (State.RUNNING, State.DRAINING):
-            self._world.story.add(self, "is killed")
+            self._world.log.add(self, "is killed")
             self.end()
             self.is_over.set()
 
     def end(self):
-        """Cancel all that it does, and let what that leads to have no effect."""
+        """Cancel all tasks, and discard the tasks that they would create."""
         self.state = State.KILLED
         for loop in self.service.loops:
-            loop.tasks = _Grave()
+            loop.tasks = _DiscardedTasks()
         for task in list(self.tasks):
             task.cancel()
 
     # What the API does
 
     def accept(self, invoice):
-        """A task that accepts *invoice* here."""
+        """A task that accepts *invoice* in this process."""
         return self._serve(self.service.dependencies.accept(invoice))
 
     def record(self, invoice, plan):
@@ -168,7 +168,7 @@ class Process:
         return self._serve(self._record(invoice, plan))
 
     def redeliver(self, account_id, delivery_id):
-        """A task that makes a delivery pending again."""
+        """A task that redelivers a delivery."""
         return self._spawn(self._redeliver(account_id, delivery_id))
 
     async def _record(self, invoice, plan):
@@ -184,29 +184,29 @@ class Process:
         return await self.service.dependencies.record(Step(invoice=stored, event=event))
 
     async def _redeliver(self, account_id, delivery_id):
-        """The caller sees that it failed, or that the delivery was removed; it may ask again."""
+        """The caller sees the error, or that the delivery was removed, and may ask again."""
         with suppress(StorageUnavailable, NotFound):
             await self.service.store.redeliver(account_id, delivery_id, self.clock.now())
 
     # What its edges do
 
-    async def lives_on(self, station):
-        """Return while this process lives; it may be killed right here."""
-        if self._doom and self._doom[0] == station and not self._world.is_calm:
-            self._doom = (station, self._doom[1] - 1)
-            if not self._doom[1]:
+    async def pass_kill_point(self, point):
+        """Return while this process runs; it may be killed at this point."""
+        if self._kill_point and self._kill_point[0] == point and not self._world.faults_are_over:
+            self._kill_point = (point, self._kill_point[1] - 1)
+            if not self._kill_point[1]:
                 self.kill()
         if self.is_killed:
             await asyncio.Event().wait()
 
     async def send(self, outgoing):
         """Send a request: implements `service.delivery.attempt.Sends`."""
-        await self.lives_on("send")
+        await self.pass_kill_point("send")
         request = self._world.rules.request_begins(ATTEMPT.get(), outgoing)
         answer = await self._world.receivers.answer(request)
-        await self.lives_on("answer")
+        await self.pass_kill_point("answer")
         request.answer = answer
-        self._world.story.add(self, "has the answer for {}: {}", request.delivery.id, answer)
+        self._world.log.add(self, "has the answer for {}: {}", request.delivery.id, answer)
         return answer
 
     # How it runs
@@ -225,7 +225,7 @@ class Process:
         return task
 
     async def _run(self):
-        """As `service.app.running`: at its end, the API ends before the loops are drained."""
+        """Do the same as `service.app.running`: the API ends before the loops drain."""
         with suppress(StorageUnavailable):
             await self.service.signing_secrets.check()
             self.service.store.listen()
@@ -237,25 +237,25 @@ class Process:
                     await asyncio.wait(self._serving)
         if not self.is_killed:
             self.state = State.ENDED
-            self._world.story.add(self, "has ended")
+            self._world.log.add(self, "has ended")
             self._world.rules.drained(self)
             self.is_over.set()
 
     def _loop_has_ended(self, _):
         if self.state is State.RUNNING:
-            self._world.story.violate("a loop of {} ended by itself", self)
+            self._world.log.violate("a loop of {} ended by itself", self)
 
 
-class _Grave:
-    """Where the tasks go that a killed process would have begun."""
+class _DiscardedTasks:
+    """Discards the tasks that a killed process would create."""
 
     def create_task(self, work):
-        """Begin nothing."""
+        """Close the coroutine without running it."""
         work.close()
 
 
 class AttemptTracing(Tracing):
-    """Records no trace: shows when a process begins an attempt, and when it ends it."""
+    """Records no trace; it reports when a process begins and ends an attempt."""
 
     def __init__(self, world, process):
         super().__init__()
@@ -263,14 +263,14 @@ class AttemptTracing(Tracing):
         self._process = process
 
     def begin(self, kind, name, parent):
-        """The span of an attempt: *name* ends with its callback, *parent* is of its invoice."""
+        """The span of an attempt: *name* ends with its callback, *parent* is its trace."""
         if kind is not SpanKind.CLIENT:
             return super().begin(kind, name, parent)
         return AttemptSpan(self._world, self._process, name.split()[-1], parent)
 
 
 class AttemptSpan(Span):
-    """An attempt, from the moment at which it has a slot."""
+    """An attempt, from the moment at which it gets its slot."""
 
     def __init__(self, world, process, callback, traceparent):
         super().__init__(traceparent)

@@ -1,4 +1,4 @@
-"""The receivers of one world: in changing moods until the trouble ends, then in their last one."""
+"""The receivers of one world: their behaviour changes during the faults and is fixed afterwards."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
 from tests.fakes import OK, answer
 from tests.simulation.link import delay
-from tests.simulation.plan import Mood
+from tests.simulation.plan import Behaviour
 
 BEYOND_SECONDS = 12
-"""How long after its deadline a sender that was held up comes back: later than its lease."""
+"""How long after its deadline a delayed sender continues: later than its lease."""
 
 
-class Deed(Enum):
-    """What a receiver does with one request."""
+class Reaction(Enum):
+    """The reaction of a receiver to one request."""
 
     OK = "answers ok"
     FAIL = "answers 500"
     REFUSE = "answers 404"
     WRONG = "answers 200 with another body"
-    BUSY = "asks to be left alone"
+    BUSY = "asks for a hold"
     GONE = "answers 410"
     HANG = "does not answer in time"
-    LATE = "answers ok, and the sender is held up beyond its lease"
-    DIE = "takes the request and dies with it"
+    LATE = "answers ok, and the sender is delayed beyond its lease"
+    DIE = "takes the request and crashes"
     REJECT = "cannot be reached"
 
 
-DEEDS = {
-    Mood.WELL: (Deed.OK,),
-    Mood.FLAKY: (Deed.OK, Deed.OK, Deed.OK, *Deed),
-    Mood.FAILING: (Deed.FAIL, Deed.FAIL, Deed.REFUSE),
-    Mood.WRONG: (Deed.WRONG, Deed.OK),
-    Mood.BUSY: (Deed.BUSY, Deed.BUSY, Deed.OK),
-    Mood.HANGING: (Deed.HANG, Deed.HANG, Deed.LATE),
-    Mood.UNREACHABLE: (Deed.REJECT, Deed.DIE),
-    Mood.GONE: (Deed.GONE, Deed.GONE, Deed.OK),
+REACTIONS = {
+    Behaviour.WELL: (Reaction.OK,),
+    Behaviour.FLAKY: (Reaction.OK, Reaction.OK, Reaction.OK, *Reaction),
+    Behaviour.FAILING: (Reaction.FAIL, Reaction.FAIL, Reaction.REFUSE),
+    Behaviour.WRONG: (Reaction.WRONG, Reaction.OK),
+    Behaviour.BUSY: (Reaction.BUSY, Reaction.BUSY, Reaction.OK),
+    Behaviour.HANGING: (Reaction.HANG, Reaction.HANG, Reaction.LATE),
+    Behaviour.UNREACHABLE: (Reaction.REJECT, Reaction.DIE),
+    Behaviour.GONE: (Reaction.GONE, Reaction.GONE, Reaction.OK),
 }
-"""What receivers do in a mood, each as likely as the next."""
+"""The possible reactions for each behaviour, all equally likely."""
 
 _LOST = NoAnswer(AttemptOutcome.UNREACHABLE, "the connection was lost")
 _LATE = NoAnswer(AttemptOutcome.TIMEOUT, "no answer in time")
@@ -51,7 +51,7 @@ _LATE = NoAnswer(AttemptOutcome.TIMEOUT, "no answer in time")
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request, as its receiver saw it; *delivery* is as the process leased it."""
+    """One request, as its receiver got it; *delivery* is as the process leased it."""
 
     process: object
     delivery: Delivery
@@ -64,45 +64,48 @@ class Receivers:
 
     def __init__(self, world):
         self._world = world
-        self._moods = {
-            one.name: ([at for at, _ in one.moods], [Mood.WELL, *(mood for _, mood in one.moods)])
+        self._behaviours = {
+            one.name: (
+                [at for at, _ in one.behaviours],
+                [Behaviour.WELL, *(behaviour for _, behaviour in one.behaviours)],
+            )
             for one in world.plan.origins
         }
         self._last = {one.name: one.last for one in world.plan.origins}
-        self.are_calm = False
+        self.faults_are_over = False
 
-    def mood_of(self, origin):
-        """What the receiver is like now."""
-        if self.are_calm:
+    def behaviour_of(self, origin):
+        """The present behaviour of the receiver."""
+        if self.faults_are_over:
             return self._last[origin]
-        instants, moods = self._moods[origin]
-        return moods[bisect(instants, asyncio.get_running_loop().time())]
+        instants, behaviours = self._behaviours[origin]
+        return behaviours[bisect(instants, asyncio.get_running_loop().time())]
 
     async def answer(self, request):
-        """What comes back for *request*, after its time."""
+        """The answer to *request*, after a delay."""
         chance, plan, origin = self._world.chance, self._world.plan, request.delivery.origin
-        deed = chance.choice(DEEDS[self.mood_of(origin)])
-        self._world.story.add(origin, "{} to {}", deed.value, request.delivery.id)
+        reaction = chance.choice(REACTIONS[self.behaviour_of(origin)])
+        self._world.log.add(origin, "{} to {}", reaction.value, request.delivery.id)
         timeout_seconds = plan.timeout.total_seconds()
-        if deed is Deed.HANG:
+        if reaction is Reaction.HANG:
             await asyncio.sleep(timeout_seconds)
-        elif deed is Deed.LATE:
+        elif reaction is Reaction.LATE:
             await asyncio.sleep(timeout_seconds + BEYOND_SECONDS)
         else:
             slowness = chance.choice((0.01, 0.2, 0.2, timeout_seconds))
             await delay(chance, slowness)
-        return self._of(deed, chance)
+        return self._of(reaction, chance)
 
-    def _of(self, deed, chance):
+    def _of(self, reaction, chance):
         known = {
-            Deed.OK: OK,
-            Deed.LATE: OK,
-            Deed.FAIL: answer(500),
-            Deed.REFUSE: answer(404),
-            Deed.WRONG: answer(200, b"<html>hello</html>"),
-            Deed.GONE: answer(410),
-            Deed.HANG: _LATE,
+            Reaction.OK: OK,
+            Reaction.LATE: OK,
+            Reaction.FAIL: answer(500),
+            Reaction.REFUSE: answer(404),
+            Reaction.WRONG: answer(200, b"<html>hello</html>"),
+            Reaction.GONE: answer(410),
+            Reaction.HANG: _LATE,
         }
-        if deed is Deed.BUSY:
+        if reaction is Reaction.BUSY:
             return answer(chance.choice((429, 503)), retry_after=str(chance.randint(1, 7)))
-        return known.get(deed, _LOST)
+        return known.get(reaction, _LOST)

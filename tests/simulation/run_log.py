@@ -1,4 +1,4 @@
-"""What happened in one run, event by event, so that a failure can be read like a story."""
+"""The events of one run, in order, so that a failure can be understood."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from tests.clock import START
 
 
 class Violation(AssertionError):
-    """A promise was broken; its text says which one, in words."""
+    """A promise was broken; the text says which one."""
 
 
-class Story:
+class RunLog:
     """
     The events of one run in their order, and the first promise that was broken.
 
-    Sentences are made when they are read; those of a run that goes well never are.
+    Sentences are formatted only when they are printed, which most runs never need.
     """
 
     def __init__(self):
@@ -24,12 +24,12 @@ class Story:
         self.violation: Violation | None = None
         self.has_failed = asyncio.Event()
 
-    def add(self, who, sentence, *details):
-        """Add an event of *who*; *details* stand where the sentence has braces."""
-        self._events.append((asyncio.get_running_loop().time(), str(who), sentence, details))
+    def add(self, actor, sentence, *details):
+        """Add an event of *actor*; *details* replace the braces of the sentence."""
+        self._events.append((asyncio.get_running_loop().time(), str(actor), sentence, details))
 
     def violate(self, sentence, *details):
-        """A promise was broken: the run ends here."""
+        """Record a broken promise; the run ends here."""
         if self.violation is None:
             self.violation = Violation(_filled(sentence, details))
             self.add("!", sentence, *details)
@@ -37,8 +37,8 @@ class Story:
 
     def lines(self):
         """One line for each event, with its virtual time in seconds."""
-        for seconds, who, sentence, details in self._events:
-            yield f"{seconds:12.6f}  {who:<9} {_filled(sentence, details)}"
+        for seconds, actor, sentence, details in self._events:
+            yield f"{seconds:12.6f}  {actor:<9} {_filled(sentence, details)}"
 
 
 def _filled(sentence, details):
@@ -46,7 +46,7 @@ def _filled(sentence, details):
 
 
 def _spelled(detail):
-    """Instants are shown as seconds since the beginning."""
+    """Instants are shown as seconds since the start."""
     if isinstance(detail, datetime):
         return f"{(detail - START).total_seconds():.6f}"
     return detail

@@ -1,4 +1,4 @@
-"""One run of a seed, from its plan to what is left of it."""
+"""One run of a seed, from its plan to the checks at its end."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from service.delivery import attempt, dispatcher, sweeper
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import Plan, draw
 from tests.simulation.processes import PROCESS
-from tests.simulation.story import Story
+from tests.simulation.run_log import RunLog
 from tests.simulation.twin import Twin
 from tests.simulation.world import World
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that is over; its story says whether a promise was broken."""
+    """A finished run; its log says whether a promise was broken."""
 
     plan: Plan
-    story: Story
+    log: RunLog
     request_count: int
     seconds: float
-    """How long it took, in virtual time."""
+    """The duration in virtual time."""
     has_twin: bool = False
 
     @property
-    def complaint(self):
-        """What was broken, where that is, and how to see it again; empty if nothing was."""
-        if self.story.violation is None:
+    def failure(self):
+        """The broken promise, its instant, and the command that repeats the run; else empty."""
+        if self.log.violation is None:
             return ""
         seed, twin = self.plan.seed, "--twin " if self.has_twin else ""
         return (
-            f"seed {seed}, after {self.seconds:.3f} virtual seconds: {self.story.violation}\n"
+            f"seed {seed}, after {self.seconds:.3f} virtual seconds: {self.log.violation}\n"
             f"replay: python -m tests.simulation {twin}{seed}"
         )
 
 
 def run(seed, *, has_twin=False):
     """
-    Run the world of *seed* to its end, or to the first promise that is broken.
+    Run the world of *seed* to its end, or to the first broken promise.
 
-    With a twin, SQLite does all that the memory does: slower, and the statements are tried too.
+    With a twin, SQLite executes every transaction too: slower, but it tests the statements.
     """
     plan = draw(seed)
     loop = VirtualLoop()
@@ -64,29 +64,29 @@ async def _run(plan, twin):
     loop = asyncio.get_running_loop()
     world = World(plan, twin)
     loop.set_exception_handler(lambda _, context: _fail(world, context))
-    with _heard_by(world):
+    with _log_checked_by(world):
         try:
-            await _until_failed(world.story, world.live())
+            await _until_failed(world.log, world.run())
         finally:
             seconds = loop.time()
             await _close(world)
     request_count = world.rules.ledger.request_counts.total()
-    return Run(plan, world.story, request_count, seconds, twin is not None)
+    return Run(plan, world.log, request_count, seconds, twin is not None)
 
 
-async def _until_failed(story, life):
-    """Go on until *life* is over, or a promise is broken."""
-    living = asyncio.create_task(life)
-    failing = asyncio.create_task(story.has_failed.wait())
-    await asyncio.wait({living, failing}, return_when=asyncio.FIRST_COMPLETED)
+async def _until_failed(log, work):
+    """Continue until *work* has ended, or a promise is broken."""
+    working = asyncio.create_task(work)
+    failing = asyncio.create_task(log.has_failed.wait())
+    await asyncio.wait({working, failing}, return_when=asyncio.FIRST_COMPLETED)
     failing.cancel()
-    living.cancel()
+    working.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await living
+        await working
 
 
 async def _close(world):
-    """Leave nothing behind in the loop."""
+    """Cancel all tasks of the loop."""
     for process in world.processes:
         process.end()
     while tasks := asyncio.get_running_loop().pending_tasks():
@@ -96,16 +96,16 @@ async def _close(world):
 
 
 def _fail(world, context):
-    """An error was raised that no task waits for."""
+    """Handle an error that no task has caught."""
     owner = PROCESS.get()
     if not (owner and owner.is_killed):
         error = context.get("exception")
-        world.story.violate("an unexpected error: {} {!r}", context["message"], error)
+        world.log.violate("an unexpected error: {} {!r}", context["message"], error)
 
 
 @contextmanager
 def _polling_every(poll):
-    """Let the service's loops poll as rarely as a plan says."""
+    """Let the loops of the service poll at the interval of the plan."""
     modules = (loops, collection, dispatcher, attempt, sweeper)
     before = [module.POLL for module in modules]
     for module in modules:
@@ -118,9 +118,9 @@ def _polling_every(poll):
 
 
 @contextmanager
-def _heard_by(world):
-    """Let the invariants read the log of the service, and nothing else."""
-    handler = _Listener(world)
+def _log_checked_by(world):
+    """Send the log of the service to the invariants, and nowhere else."""
+    handler = _LogChecker(world)
     logger = logging.getLogger("invoices")
     propagate, level = logger.propagate, logger.level
     logger.addHandler(handler)
@@ -134,7 +134,7 @@ def _heard_by(world):
         logger.removeHandler(handler)
 
 
-class _Listener(logging.Handler):
+class _LogChecker(logging.Handler):
     def __init__(self, world):
         super().__init__()
         self._world = world

@@ -8,51 +8,52 @@ import pytest
 from tests.simulation.__main__ import main
 from tests.simulation.plan import draw
 from tests.simulation.plants import order_is_not_kept
-from tests.simulation.receivers import Deed
+from tests.simulation.receivers import Reaction
 from tests.simulation.runs import run
 
 SEED_COUNT = int(os.environ.get("INVOICES_TEST_SIMULATIONS", "700"))
-"""How many worlds are tried; always the same ones, so that a run of the tests is repeatable."""
+"""The number of worlds; the seeds are always the same, so that a test run is repeatable."""
 
 CHUNK = 100
 
 SEEN = (
     *("is killed", "is asked to drain", "drain.timed_out", "the clock of", "is cut off"),
-    *("the memory is away", "learns that the memory was lost during the commit"),
-    *("): the settlement of", "): a step of", "outlived its lease", "is pending again, as asked"),
-    *("accepts inv_1: replayed", "gives msg_", "a lost attempt of msg_", "sent", "exhausted"),
+    *("the memory is unavailable", "learns that the memory was lost during the commit"),
+    *("): the settlement of", "): a step of", "has a stale lease"),
+    *("accepts inv_1: replayed", "releases msg_", "a lost attempt of msg_", "sent", "exhausted"),
+    "is pending again after a redelivery",
     "cannot attempt: StorageUnavailable",
     *("invoice_copy", "beside b'", "removes msg_", "rotates the secret of account 1"),
-    *(deed.value for deed in Deed),
+    *(reaction.value for reaction in Reaction),
 )
-"""What has to happen somewhere: a promise that is never tried is kept in any case."""
+"""Events that must happen in some world: a promise that is never tested cannot be broken."""
 
 
 @pytest.mark.parametrize("first", range(0, SEED_COUNT, CHUNK))
 def test_every_promise_is_kept_in_every_world(first):
-    """Whatever fails in whatever order, nothing is lost, and nothing is done twice by two."""
-    complaints = (run(seed).complaint for seed in range(first, min(first + CHUNK, SEED_COUNT)))
+    """Under all faults in any order, nothing is lost and nothing is done twice."""
+    failures = (run(seed).failure for seed in range(first, min(first + CHUNK, SEED_COUNT)))
 
-    assert "" == next(filter(None, complaints), "")
+    assert "" == next(filter(None, failures), "")
 
 
-def test_the_worlds_are_in_enough_trouble():
-    """Each kind of failure comes about in the first worlds already."""
-    lines = "\n".join(line for seed in range(150) for line in run(seed).story.lines())
+def test_the_worlds_contain_every_fault():
+    """Each kind of fault happens in the first worlds."""
+    lines = "\n".join(line for seed in range(150) for line in run(seed).log.lines())
 
     assert [] == [one for one in SEEN if one not in lines]
 
 
 def test_there_are_worlds_of_each_kind():
-    """Calm ones, ones in trouble, and ones whose clocks differ; with one process and with more."""
+    """There are calm worlds, worlds with faults, and worlds with clock errors, of each size."""
     plans = [draw(seed) for seed in range(200)]
 
     kinds = {(one.is_calm, one.is_skewed, len(one.offsets) > 1) for one in plans}
     assert 6 == len(kinds)
 
 
-def test_a_seed_has_one_story_in_every_interpreter():
-    """Nothing depends on the order of sets, which differs from one start of Python to the next."""
+def test_a_seed_has_the_same_events_in_every_interpreter():
+    """No event depends on the order of sets, which differs between runs of Python."""
     seeds = [str(seed) for seed in range(25)]
     outputs = [
         subprocess.run(
@@ -68,8 +69,8 @@ def test_a_seed_has_one_story_in_every_interpreter():
     assert 25 == outputs[0].count(b"every promise was kept")
 
 
-def test_no_time_passes():
-    """Minutes of virtual time take moments."""
+def test_virtual_time_takes_little_real_time():
+    """Minutes of virtual time take less than seconds."""
     begun_at = time.perf_counter()
     virtual_seconds = sum(run(seed).seconds for seed in range(20))
 
@@ -77,7 +78,7 @@ def test_no_time_passes():
 
 
 def test_a_broken_promise_is_printed_with_its_seed(monkeypatch, capsys):
-    """The output has the seed, the promise in words, and how to see it again."""
+    """The output has the seed, the broken promise, and the command that repeats the run."""
     order_is_not_kept(monkeypatch)
 
     assert 1 == main(["--runs", "30"])

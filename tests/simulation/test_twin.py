@@ -1,4 +1,4 @@
-"""The statements of the service beside the memory: where they do not agree, it is seen."""
+"""The statements of the service are compared with the memory; each difference is found."""
 
 import copy
 
@@ -16,31 +16,31 @@ CHUNK = 10
 
 
 @pytest.mark.parametrize("first", range(0, SEED_COUNT, CHUNK))
-def test_statements_do_what_the_memory_does(first):
-    """Every result and every row of SQLite is that of the memory, after every transaction."""
-    complaints = (run(seed, has_twin=True).complaint for seed in range(first, first + CHUNK))
+def test_statements_have_the_same_results_as_the_memory(first):
+    """After every transaction, every result and every row of SQLite equals that of the memory."""
+    failures = (run(seed, has_twin=True).failure for seed in range(first, first + CHUNK))
 
-    assert "" == next(filter(None, complaints), "")
+    assert "" == next(filter(None, failures), "")
 
 
 def without(statement, condition):
-    """*statement*, with one of its conditions left out."""
+    """Return *statement* without one of its conditions."""
     changed = copy.copy(statement)
     changed._where_criteria = tuple(
         one for one in statement._where_criteria if condition not in str(one)
     )
     assert len(changed._where_criteria) < len(statement._where_criteria)
-    # As if it had never been compiled.
+    # Compile the statement again, without its cache.
     return changed.where(text("2 > 1"))
 
 
 def settle_with_any_token(patch):
-    """A process that outlived its lease settles all the same."""
+    """A process with a stale lease settles the delivery."""
     patch.setattr(attempts, "_settling", without(attempts._settling, "lease_token"))
 
 
 def move_with_any_token(patch):
-    """A process that outlived its lease writes its step all the same."""
+    """A process with a stale lease writes its step."""
     patch.setattr(steps, "_moving", without(steps._moving, "lease_token"))
 
 
@@ -60,7 +60,7 @@ def lease_in_any_order(patch):
 
 
 def record_no_lost_attempt(patch):
-    """What was lost with its process is not recorded."""
+    """Lost attempts are not recorded."""
 
     def insert_rows(tx, table, rows):
         return bulk.insert_rows(tx, table, [] if table is tables.attempts else rows)
@@ -69,7 +69,7 @@ def record_no_lost_attempt(patch):
 
 
 def never_divide(patch):
-    """One of several leases had passed on, and it is said of none."""
+    """If one of several leases is stale, no write is refused."""
 
     def give_up(tx, statement, rows):
         return tx.execute(statement, given(list(rows))).rowcount > 0
@@ -78,7 +78,7 @@ def never_divide(patch):
 
 
 def number_by_what_was_read(patch):
-    """An event beside the collection is numbered by what its caller knew of the invoice."""
+    """An event beside the collection gets its number from what its caller has read."""
     event_row = steps._event_row
     patch.setattr(
         steps,
@@ -88,7 +88,7 @@ def number_by_what_was_read(patch):
 
 
 def keep_old_secrets(patch):
-    """A rotation adds a secret, and the old one never expires."""
+    """A rotation adds a secret, and the old secret never expires."""
 
     def rotate(tx, account_id, credentials, *, now, until):
         accounts._add_credentials(tx, account_id, credentials, now)
@@ -108,15 +108,15 @@ PLANTS = {
     number_by_what_was_read: 20,
     keep_old_secrets: 0,
 }
-"""Each bug, and from which world on it is looked for: the earlier ones are too peaceful for it."""
+"""Each bug, and the first world that is tried: the earlier ones do not show it."""
 
 
 @pytest.mark.parametrize(("plant", "first"), PLANTS.items())
 def test_a_bug_in_a_statement_is_found(monkeypatch, plant, first):
-    """Within a few worlds, and the complaint names the seed and how to see it again."""
+    """The bug is found within a few worlds; the message has the seed and the command."""
     plant(monkeypatch)
-    complaints = (run(seed, has_twin=True).complaint for seed in range(first, first + 100))
+    failures = (run(seed, has_twin=True).failure for seed in range(first, first + 100))
 
-    found = next(filter(None, complaints))
+    found = next(filter(None, failures))
     assert "sqlite" in found.lower()
     assert "replay: python -m tests.simulation --twin " in found

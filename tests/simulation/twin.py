@@ -1,8 +1,8 @@
 """
-A real database beside the memory: every transaction is done in both, and they must stay the same.
+A real database beside the memory: every transaction runs on both, and their rows must be equal.
 
-The memory decides what happens in a run, and is fast. With a twin, the service's own statements do
-the same at the same time: a result or a row that differs is a broken promise of one of the two.
+The memory is fast and decides the run. With a twin, the statements of the service execute the same
+transactions: a result or a row that differs is a defect of one of the two.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from service.storage.tables import metadata
 from tests.rows import rows_in
 
 FREE_COLUMNS = {("attempts", "detail"), ("account_secrets", "id")}
-"""Columns that differ: text for people, and an id that each database generates for itself."""
+"""Columns that differ: texts for people, and ids that each database generates for itself."""
 
 SHOWN = {history.find, invoices.find}
-"""Reads that are for people: their results are not compared here."""
+"""Reads for people: their results are not compared here."""
 
 
 @cache
 def _engine():
-    """One database in this process; every run undoes what it has done to it."""
+    """One database for this process; every run is rolled back."""
     engine = create_engine(
         "sqlite+pysqlite://", poolclass=StaticPool, connect_args={"isolation_level": None}
     )
@@ -44,33 +44,33 @@ class Twin:
         self._run = self._connection.begin()
 
     def close(self):
-        """Undo the run."""
+        """Roll back the run."""
         self._run.rollback()
         self._connection.close()
 
     @contextmanager
     def transaction(self, memory):
-        """Do what is inside as one transaction; afterwards the rows are those of *memory*."""
+        """Execute the body as one transaction; afterwards the rows must equal those of *memory*."""
         with self._connection.begin_nested():
             yield
             self._compare_rows(memory)
 
     def do(self, work, *args, **options):
-        """Do to SQLite what is being done to the memory."""
+        """Execute *work* on SQLite as well."""
         return None if work in SHOWN else work(self._connection, *args, **options)
 
     def compare(self, work, expected, result):
         """Compare what SQLite and the memory have returned for *work*."""
         if work is accounts.all_secrets:
-            # In no order.
+            # The results have no order.
             expected, result = sorted(expected), sorted(result)
         if expected != result and work not in SHOWN:
-            raise AssertionError(f"SQLite answers {expected}, and should {result}")
+            raise AssertionError(f"SQLite returns {expected}, and the memory {result}")
 
     def do_all(self, work, items):
-        """The results for *items*; as group commit does, halved until each is decided."""
+        """The results for *items*, split like group commit after a failure."""
         if work is invoices.accept:
-            # Of a batch, SQLite inserts rows in the order of their ids, the memory as they came.
+            # SQLite inserts the rows of a batch in the order of their ids, the memory does not.
             return [self.do(work, [item])[0] for item in items]
         try:
             with self._connection.begin_nested():
@@ -90,6 +90,6 @@ class Twin:
                 for column in ours:
                     if ours[column] != its[column] and (name, column) not in FREE_COLUMNS:
                         raise AssertionError(
-                            f"{column} of {name} is {its[column]!r} in SQLite, and should be "
+                            f"{column} of {name} is {its[column]!r} in SQLite, and in the memory "
                             f"{ours[column]!r}: {its}"
                         )

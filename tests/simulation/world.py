@@ -1,8 +1,8 @@
 """
-A world: the shared memory, machines that are restarted, receivers, and who sends invoices in.
+A world: the shared memory, machines that are restarted, receivers, and clients.
 
-It is made from its plan, goes through its trouble, and comes to its end. Everything that happens by
-chance is drawn from one generator, in an order that nothing outside can change.
+It follows its plan: first with faults, then without, until everything is finished. All random
+choices come from one generator, in an order that depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from tests.rows import a_callback, an_invoice
 from tests.simulation.clocks import SkewedClock, true_now
 from tests.simulation.invariants import Invariants
 from tests.simulation.link import WatchedDatabase
-from tests.simulation.plan import ACCOUNT_COUNT, CALLBACKS, CLOCK_LIMIT, InvoicePlan, Trouble
-from tests.simulation.processes import STATIONS, Machine, State
+from tests.simulation.plan import ACCOUNT_COUNT, CALLBACKS, CLOCK_LIMIT, FaultKind, InvoicePlan
+from tests.simulation.processes import KILL_POINTS, Machine, State
 from tests.simulation.receivers import Receivers
-from tests.simulation.story import Story
+from tests.simulation.run_log import RunLog
 
 ENCRYPTION_KEY = 43 * "A" + "="
 
-REST_SECONDS = 120
-"""How long everything may take to come to its end once trouble is over, if receivers answer."""
+END_SECONDS = 120
+"""How long everything may take to finish after the last fault, if receivers answer."""
 
 PROBE_SECONDS = 15
-"""How long a probe may take, and the longest cooldown after it: the cost of each attempt at an
+"""The longest duration of a probe and of the cooldown after it: the cost of each attempt at an
 origin that does not answer."""
 
-LOOK_SECONDS = 0.5
-"""How often the world checks whether everything has ended."""
+CHECK_SECONDS = 0.5
+"""How often the world checks whether everything has finished."""
 
 JUMP = timedelta(seconds=16)
-"""From the farthest jump of a clock back to the farthest jump forward."""
+"""The range between the largest jump back and the largest jump forward of a clock."""
 
 
 @dataclass(slots=True)
 class Script:
-    """What the collector of an invoice still has to say."""
+    """The remaining answers of the collector for an invoice."""
 
     plan: InvoicePlan
     silent_count: int
 
     @property
     def wait(self):
-        """After how long the collector wants to be asked again."""
+        """The time after which the collector wants to be asked again."""
         return timedelta(seconds=self.plan.wait)
 
     def is_silent_now(self):
@@ -75,21 +75,21 @@ class Secret:
 
 
 class World:
-    """Everything there is in one run; `live` takes it to its end."""
+    """The whole simulated system of one run; `run` takes it to its end."""
 
     def __init__(self, plan, twin=None):
         self.plan = plan
         self.twin = twin
         self.chance = random.Random(~plan.seed)
-        self.story = Story()
+        self.log = RunLog()
         self.memory = Memory(has_one_writer=plan.has_one_writer)
         self.rules = Invariants(self)
         self.receivers = Receivers(self)
         self.settings = _settings(plan)
         self.secrets = {}
         """The signing secrets of each account, by its id."""
-        self.is_calm = False
-        """Whether trouble is over."""
+        self.faults_are_over = False
+        """Whether the faults are over."""
         self.processes = []
         self._accounts = []
         self._scripts = {one.id: Script(one, one.silent_count) for one in plan.invoices}
@@ -107,64 +107,68 @@ class World:
             SkewedClock(timedelta(0)),
         )
         self._asked = []
-        """What is asked for by hand: a redelivery may take longer than its caller waits."""
+        """The requested redeliveries: one may take longer than its caller waits."""
         self._id_count = 0
         self._key_count = 0
-        self._troubles = {
-            Trouble.KILL: self._kill,
-            Trouble.DRAIN: self._drain,
-            Trouble.JUMP: self._jump,
-            Trouble.AWAY: self._take_away,
-            Trouble.CUT_OFF: self._cut_off,
-            Trouble.REDELIVER: self._redeliver,
-            Trouble.ROTATE: self._rotate,
+        self._fault_handlers = {
+            FaultKind.KILL: self._kill,
+            FaultKind.DRAIN: self._drain,
+            FaultKind.JUMP: self._jump,
+            FaultKind.AWAY: self._take_away,
+            FaultKind.CUT_OFF: self._cut_off,
+            FaultKind.REDELIVER: self._redeliver,
+            FaultKind.ROTATE: self._rotate,
         }
-        """What may happen to a world: a coroutine of the machine and the accident for each."""
+        """The coroutine for each kind of fault; its arguments are the machine and the fault."""
 
     @property
-    def living(self):
+    def running_processes(self):
         """The processes that run."""
         return [one for one in self.processes if one.state in (State.RUNNING, State.DRAINING)]
 
-    # What the processes ask for
+    # What the processes use
 
-    def doom(self):
-        """Where in its work a new process is killed, and at which time there; None mostly."""
-        if self.is_calm or self.chance.random() >= self.plan.doom_chance:
+    def kill_point(self):
+        """At which operation a new process is killed, and at its which use; usually None."""
+        if self.faults_are_over or self.chance.random() >= self.plan.kill_chance:
             return None
-        return self.chance.choice(STATIONS), self.chance.randint(1, 30)
+        return self.chance.choice(KILL_POINTS), self.chance.randint(1, 30)
 
     def loss(self):
-        """What becomes of the next commit."""
-        if self.is_calm or self.chance.random() >= self.plan.loss_chance:
+        """The result of the next commit."""
+        if self.faults_are_over or self.chance.random() >= self.plan.loss_chance:
             return None
         return self.chance.choice((Loss.BEFORE, Loss.AFTER))
 
     def new_id(self, now):
-        """An id that is the same in every run of the seed; as others, it begins with its time."""
+        """An id that is the same in every run of the seed; it begins with its time."""
         self._id_count += 1
         return f"{int(now.timestamp() * 1000):012x}.{self._id_count:03}"
 
     def script_of(self, invoice_id):
-        """What the collector has to say about an invoice."""
+        """The remaining answers of the collector for an invoice."""
         return self._scripts[invoice_id]
 
     def origin_of(self, callback, traceparent):
-        """The receiver of *callback* of the invoice that belongs to a trace."""
+        """The receiver of *callback* of the invoice with the trace."""
         return self._origins[callback, traceparent]
 
-    def notify(self, name, speaker):
-        """Wake the other processes, a moment later; a notification may be lost on its way."""
-        for process in self.living:
+    def notify(self, name, sender):
+        """Wake the other processes a moment later; a notification may be lost."""
+        for process in self.running_processes:
             signal = process.link.signals.get(name)
-            if process is not speaker and signal and self.chance.random() >= self.plan.deaf_chance:
+            if (
+                process is not sender
+                and signal
+                and self.chance.random() >= self.plan.notification_loss_chance
+            ):
                 delay_seconds = self.chance.choice((0, 0.001, 0.05))
                 asyncio.get_running_loop().call_later(delay_seconds, signal.set)
 
-    # From the beginning to the end
+    # From the start to the end
 
-    async def live(self):
-        """Go through everything that is planned, become calm, and end."""
+    async def run(self):
+        """Run the plan, end the faults, wait for the end, and check it."""
         for number in range(ACCOUNT_COUNT):
             issued = await self._administration.add(f"account {number}")
             self._accounts.append(issued.account_id)
@@ -177,10 +181,10 @@ class World:
             for one in self.plan.invoices
             for event in one.events
         ]
-        accidents = [self._begin(self._meet(one)) for one in self.plan.accidents]
-        await asyncio.sleep(self.plan.trouble_until)
-        await self._calm_down(accidents)
-        await self._rest(clients)
+        faults = [self._begin(self._apply(one)) for one in self.plan.faults]
+        await asyncio.sleep(self.plan.faults_until)
+        await self._end_faults(faults)
+        await self._wait_for_end(clients)
         self.rules.ending.check()
         await _cancelled(keepers)
         await self._drain_all()
@@ -191,12 +195,12 @@ class World:
         return task
 
     def _check_task(self, task):
-        """An error in the world itself ends the run as a broken promise does."""
+        """An error in the world itself ends the run like a broken promise."""
         if not task.cancelled() and task.exception():
-            self.story.violate("the world itself failed: {!r}", task.exception())
+            self.log.violate("the world itself failed: {!r}", task.exception())
 
     async def _send_in(self, plan):
-        """Send an invoice in until the answer says that it is stored."""
+        """Send an invoice until the response says that it is stored."""
         await asyncio.sleep(plan.at)
         while True:
             process = await self._ready_process()
@@ -210,7 +214,7 @@ class World:
                 return
 
     async def _record(self, plan, event):
-        """Record an event beside the collection of an invoice until the answer says that it is."""
+        """Record an event beside the collection until the response says that it is stored."""
         await asyncio.sleep(event.at)
         while True:
             process = await self._ready_process()
@@ -226,14 +230,14 @@ class World:
             await asyncio.sleep(self.chance.choice((0.1, 1)))
 
     async def _ended(self, process, task):
-        """*task* of *process* once it has succeeded; None if it has failed, a moment later."""
+        """Wait for *task* of *process*: return it after success, and None after a failure."""
         await asyncio.wait({task})
         if not process.is_killed and not task.cancelled():
             error = task.exception()
             if error is None:
                 return task
             if not isinstance(error, (StorageUnavailable, NotFound)):
-                self.story.violate("a request failed with {!r}", error)
+                self.log.violate("a request failed with {!r}", error)
         await asyncio.sleep(self.chance.choice((0.1, 1)))
         return None
 
@@ -252,77 +256,77 @@ class World:
             **changes,
         )
 
-    async def _calm_down(self, accidents):
-        """Trouble is over: whatever was away is back, and receivers stay as they are."""
-        await _cancelled(accidents)
-        self.story.add("world", "trouble is over")
-        self.is_calm = self.receivers.are_calm = True
+    async def _end_faults(self, faults):
+        """End the faults: memory and links are available, and receivers keep their behaviour."""
+        await _cancelled(faults)
+        self.log.add("world", "the faults are over")
+        self.faults_are_over = self.receivers.faults_are_over = True
         self.memory.is_away = False
         for machine in self._machines:
             machine.is_cut_off = False
         await asyncio.gather(*self._asked, return_exceptions=True)
 
-    async def _rest(self, clients):
-        """Wait until everything is accepted and has ended, for a bounded time."""
+    async def _wait_for_end(self, clients):
+        """Wait until everything is accepted and finished, up to a time limit."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + REST_SECONDS + self._probing_seconds()
+        until = loop.time() + END_SECONDS + self._probing_seconds()
         while not (all(one.done() for one in clients) and self.rules.ending.is_reached()):
             if loop.time() > until:
-                self.rules.ending.name_what_is_left()
+                self.rules.ending.name_unfinished_rows()
                 return
-            await asyncio.sleep(LOOK_SECONDS)
-        # By then, what was released last has ended as well.
-        await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
+        # By then, the last releases have finished too.
+        await asyncio.sleep(CHECK_SECONDS)
 
     def _probing_seconds(self):
-        """How long it takes until the last delivery is dead for a receiver that takes none."""
+        """How long the deliveries to a receiver take to be dead if it never answers."""
         planned = self.plan.invoices
         count = sum(one.event_count + 2 * len(one.events) for one in planned)
-        count += len(self.plan.accidents)
+        count += len(self.plan.faults)
         return PROBE_SECONDS * count * (len(self.plan.schedule) + 1)
 
     async def _drain_all(self):
-        """End every process that still runs; there is nothing that it could wait for."""
-        for process in self.living:
+        """Drain every running process; no work is left for which it could wait."""
+        for process in self.running_processes:
             process.drain()
             await process.is_over.wait()
             if process.has_given_up:
-                self.story.violate("{} had nothing to do, and could not be drained", process)
+                self.log.violate("{} had no work, and did not drain in time", process)
 
-    # Trouble
+    # Faults
 
-    async def _meet(self, accident):
-        await asyncio.sleep(accident.at)
-        await self._troubles[accident.trouble](self._machines[accident.machine], accident)
+    async def _apply(self, fault):
+        await asyncio.sleep(fault.at)
+        await self._fault_handlers[fault.kind](self._machines[fault.machine], fault)
 
-    async def _kill(self, machine, _accident):
+    async def _kill(self, machine, _fault):
         if machine.process:
             machine.process.kill()
 
-    async def _drain(self, machine, _accident):
+    async def _drain(self, machine, _fault):
         if machine.process:
             machine.process.drain()
 
-    async def _jump(self, machine, accident):
-        machine.clock.jump((accident.size - 0.5) * JUMP, CLOCK_LIMIT)
-        self.story.add("world", "the clock of {} is off by {}", machine.name, machine.clock.offset)
+    async def _jump(self, machine, fault):
+        machine.clock.jump((fault.size - 0.5) * JUMP, CLOCK_LIMIT)
+        self.log.add("world", "the clock of {} is off by {}", machine.name, machine.clock.offset)
 
-    async def _take_away(self, _machine, accident):
-        self.story.add("world", "the memory is away")
+    async def _take_away(self, _machine, fault):
+        self.log.add("world", "the memory is unavailable")
         self.memory.is_away = True
-        await asyncio.sleep(8 * accident.size)
+        await asyncio.sleep(8 * fault.size)
         self.memory.is_away = False
-        self.story.add("world", "the memory is back")
+        self.log.add("world", "the memory is available")
 
-    async def _cut_off(self, machine, accident):
-        self.story.add("world", "{} is cut off", machine.name)
+    async def _cut_off(self, machine, fault):
+        self.log.add("world", "{} is cut off", machine.name)
         machine.is_cut_off = True
-        await asyncio.sleep(8 * accident.size)
+        await asyncio.sleep(8 * fault.size)
         machine.is_cut_off = False
-        self.story.add("world", "{} is back", machine.name)
+        self.log.add("world", "{} is back", machine.name)
 
-    async def _redeliver(self, machine, accident):
-        """A settled delivery is asked for again."""
+    async def _redeliver(self, machine, fault):
+        """A caller asks to redeliver a settled delivery."""
         process = machine.process
         settled = [
             (row["account_id"], row["id"])
@@ -330,20 +334,20 @@ class World:
             if row["status"] != DeliveryStatus.PENDING
         ]
         if settled and process and process.is_ready:
-            key = settled[int(accident.size * len(settled))]
-            self.story.add(process, "is asked to redeliver {}", key[1])
-            self.rules.ledger.reprieved.add(key[1])
+            key = settled[int(fault.size * len(settled))]
+            self.log.add(process, "is asked to redeliver {}", key[1])
+            self.rules.ledger.redelivery_requests.add(key[1])
             self._asked.append(process.redeliver(*key))
 
-    async def _rotate(self, _machine, accident):
-        """An account gets a new signing secret; the old one is valid for a while."""
-        number = int(accident.size * 1000) % ACCOUNT_COUNT
-        overlap = timedelta(seconds=round(12 * accident.size, 3))
+    async def _rotate(self, _machine, fault):
+        """An account gets a new signing secret; the old one stays valid for a while."""
+        number = int(fault.size * 1000) % ACCOUNT_COUNT
+        overlap = timedelta(seconds=round(12 * fault.size, 3))
         try:
             issued = await self._administration.rotate_secret(f"account {number}", overlap)
         except StorageUnavailable:
             return
-        self.story.add("operator", "rotates the secret of account {}", number)
+        self.log.add("operator", "rotates the secret of account {}", number)
         now, known = asyncio.get_running_loop().time(), self.secrets[issued.account_id]
         for secret in known:
             if secret.expires_at is None or secret.expires_at > true_now() + overlap:
