@@ -1,4 +1,4 @@
-"""PostgreSQL servers that a test may do anything to, and databases of other times."""
+"""PostgreSQL servers that a test may stop, and databases of older versions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.postgres import PostgresServer
 
 @pytest.fixture
 def own_server():
-    """A server of this test's own, with nothing in its database."""
+    """A server for this test alone, with an empty database."""
     with PostgresServer() as server:
         yield server
 
 
 @pytest.fixture
 async def older_postgres_url(empty_postgres_url):
-    """A database as an older version has left it."""
+    """A database of an older version."""
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
 
@@ -40,7 +40,7 @@ async def older_postgres_url(empty_postgres_url):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request, tmp_path):
-    """A database of the test's own, once of each kind."""
+    """A database for this test alone, once of each kind."""
     if "postgresql" == request.param:
         return request.getfixturevalue("postgres_url")
     copy = shutil.copy(request.getfixturevalue("new_database"), tmp_path)
@@ -49,6 +49,6 @@ def database_url(request, tmp_path):
 
 @pytest.fixture(scope="session")
 def warm():
-    """What starts processes quickly."""
+    """Starts processes quickly."""
     with Warm() as warm:
         yield warm

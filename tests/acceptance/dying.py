@@ -1,9 +1,9 @@
 """
-The service, ended by SIGKILL at a step of its work: `python -m tests.acceptance.dying STEP serve`.
+The service, killed by SIGKILL at a step: `python -m tests.acceptance.dying STEP serve`.
 
-A signal from outside comes at some moment. This program wraps exactly one function of the
-service, so that the process kills itself the first time that it comes to the named step, and then
-runs the ordinary command line. Nothing of this is in the service.
+A signal from another process comes at an unknown moment. This program wraps exactly one function
+of the service, so that the process kills itself when it first reaches the named step, and then runs
+the ordinary command line. The service itself has no code for this.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.storage import attempts, deliveries, invoices, schema, steps
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A moment before or after the function *name* of *owner*, when *is_it* says that it is it."""
+    """A step before or after the function *name* of *owner*; *is_it* decides by the arguments."""
 
     owner: object
     name: str
@@ -33,7 +33,7 @@ class Step:
 
 
 def written(work):
-    """All of a transaction that has a part in *work* is written; its COMMIT would be next."""
+    """A transaction with *work* is written; its COMMIT is next."""
 
     def is_it(_tx, batch):
         return work in batch
@@ -42,7 +42,7 @@ def written(work):
 
 
 def committed(work, wanted=lambda _: True):
-    """A transaction with a *wanted* result of *work* is committed; nobody was told of it yet."""
+    """A transaction with a *wanted* result of *work* is committed; no caller has its result yet."""
 
     def is_it(waiting, results):
         answers = dict(zip(waiting, results, strict=True))
@@ -52,7 +52,7 @@ def committed(work, wanted=lambda _: True):
 
 
 def always(*_arguments):
-    """The first time is it."""
+    """The first call is the step."""
     return True
 
 
@@ -69,11 +69,11 @@ STEPS = {
     "settlement-written": written(attempts.settle),
     "settlement-committed": committed(attempts.settle),
 }
-"""Where a process can be made to end, in the order in which it comes there."""
+"""The steps at which a process can be killed, in the order of the work."""
 
 
 def wrap(step):
-    """Have this process end at *step*."""
+    """Kill this process at *step*."""
     function = getattr(step.owner, step.name)
 
     def end_if_it(is_after, arguments):

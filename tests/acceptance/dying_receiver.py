@@ -1,7 +1,7 @@
 """
 A receiver that dies while it answers: `python -m tests.acceptance.dying_receiver PORT PIECE`.
 
-It reads one request to its end, sends a piece of an answer, and is gone as after a kill -9.
+It reads one request to its end, sends a part of an answer, and ends like after a kill -9.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PIECES = {
 
 
 def main():
-    """Take one request, send the piece, die."""
+    """Read one request, send the part of an answer, and end."""
     with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as listener:
         sys.stderr.write("listening\n")
         connection, _ = listener.accept()
@@ -34,7 +34,7 @@ def main():
 
 
 def read_request(connection):
-    """Read the head and then the body, all of it: what is not read would be told by a reset."""
+    """Read the head and the whole body, because unread bytes would cause a reset."""
     request = b""
     while b"\r\n\r\n" not in request:
         request += connection.recv(65536)

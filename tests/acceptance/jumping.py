@@ -1,9 +1,8 @@
 """
 The service with a clock that jumps: `python -m tests.acceptance.jumping FILE serve`.
 
-FILE holds by how many seconds its clock is wrong; it is read whenever the time is asked for. That
-one function is wrapped, then the ordinary command line runs. What takes time, takes its time: the
-clock that jumps is the one on the wall.
+FILE holds the error of its clock in seconds; it is read at every read of the clock. One function is
+wrapped, then the ordinary command line runs. Durations stay correct: only the wall clock jumps.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ _now = SystemClock.now
 
 
 def jump(file, seconds):
-    """From now on, the clock of whoever reads *file* is wrong by *seconds*."""
-    # Read as a whole or not at all.
+    """Set the error of the clock that reads *file* to *seconds*."""
+    # Readers see the old content or the new content, never a part.
     written = file.with_suffix(".new")
     written.write_text(str(seconds))
     written.replace(file)
 
 
 def wrap(file):
-    """Have the clock of this process jump as *file* says."""
+    """Make the clock of this process follow *file*."""
 
     def now(clock):
         return _now(clock) + timedelta(seconds=int(file.read_text()))

@@ -1,9 +1,9 @@
 """
-Kills a busy service again and again: `python -m tests.acceptance.kills --kills 1000`.
+Kills a busy service many times: `python -m tests.acceptance.kills --kills 1000`.
 
-Invoices keep coming in while the process is ended by SIGKILL at random moments, starts included,
-and another is started at the same address. In the end everything that was accepted is looked for
-at the receiver. Ends with 1 if a promise was broken, and says which.
+Clients send invoices while the process is killed by SIGKILL at random moments, also during its
+start, and another is started at the same address. At the end the rows and the requests at the
+receiver are checked. The exit status is 1 if a promise was broken, and the output says which.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from aiohttp import web
 
 from tests.acceptance.evidence import Arrival, gather_evidence
 from tests.acceptance.leases import let_leases_run_out
-from tests.acceptance.telling import EVENT_COUNT
 from tests.acceptance.traffic import traffic
+from tests.acceptance.two_events import EVENT_COUNT
 from tests.acceptance.warm import Warm
 from tests.processes import Receiver, Service, environment, free_port, receiving
 
 PAUSE_SECONDS = 0.01
-"""How long a caller rests after each invoice: what arrives is kept in memory until the end."""
+"""The pause of a client after each invoice, because every request is kept in memory."""
 
 BUSY_SECONDS = 0.4
-"""A kill comes at some moment within so long after the first invoice was accepted."""
+"""A kill comes within this time after the first accepted invoice."""
 
 START_SECONDS = 0.4
-"""A kill that is to hit a start comes within so long after it began."""
+"""A kill during a start comes within this time after the start began."""
 
 START_SHARE = 0.1
 SHORTENED_SHARE = 0.5
-"""How often leases are made to run out with a kill; otherwise they take their time."""
+"""The share of kills after which the leases are made to expire; otherwise they expire in time."""
 
 REFUSED_SHARE = 0.02
 ANSWER_SECONDS = 0.03
-"""How long the receiver takes at most, so that every kill finds attempts in flight."""
+"""The longest delay of an answer, so that every kill finds attempts in flight."""
 
 SETTINGS = {
     "SANDBOX_DELAY": "20ms",
     "CALLBACK_TIMEOUT": "2s",
-    # Long enough that none is ever given up.
+    # Long enough that no delivery becomes dead.
     "RETRY_SCHEDULE": ",".join(["50ms"] * 50),
     "LOG_FORMAT": "json",
 }
 
 
-class HastyReceiver(Receiver):
-    """Answers after a random moment, now and then with a refusal; keeps what arrived."""
+class RandomReceiver(Receiver):
+    """Answers after a random delay, sometimes with a refusal, and keeps the requests."""
 
     def __init__(self, chance):
         super().__init__()
@@ -70,7 +70,7 @@ class HastyReceiver(Receiver):
         return web.Response(status=status, text='{"ok": true}')
 
 
-class Lives:
+class RestartedService:
     """A service that is killed and started again at one address."""
 
     def __init__(self, warm, database_url, session):
@@ -82,49 +82,49 @@ class Lives:
         self._service = None
 
     async def begin(self):
-        """Begin to start."""
+        """Start a process."""
         process = await self._warm.start(
-            "tests.acceptance.telling", "serve", "--dev", env=environment(**self._settings)
+            "tests.acceptance.two_events", "serve", "--dev", env=environment(**self._settings)
         )
         self._service = Service(process, self._url, self._session)
         return self._service
 
     async def end(self, number=signal.SIGKILL):
-        """End by a signal; the exit status."""
+        """End the process by a signal, and return its exit status."""
         self._service.signal(number)
         return await self._service.ended()
 
     async def send(self, id_, receiver_url):
-        """Send an invoice to whichever process runs now; status and headers of the answer."""
+        """Send an invoice to the running process; return status and headers of the response."""
         async with asyncio.timeout(10):
             return await self._service.send(id_, receiver_url)
 
 
-async def kill_again_and_again(warm, database_url, kill_count, chance, show=lambda _: None):
-    """Kill so often; how often unheard callers had to repeat themselves, and the evidence."""
+async def kill_repeatedly(warm, database_url, kill_count, chance, show=lambda _: None):
+    """Kill the service *kill_count* times; return the repeated requests and the evidence."""
     async with (
-        # Each request on a connection of its own, as in tests.processes.
+        # Each request has a connection of its own, as in tests.processes.
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
-        receiving(receiver=HastyReceiver(chance)) as receiver,
+        receiving(receiver=RandomReceiver(chance)) as receiver,
     ):
-        lives = Lives(warm, database_url, session)
-        await lives.begin()
-        async with traffic([lives], receiver, pause_seconds=PAUSE_SECONDS) as callers:
+        restarted = RestartedService(warm, database_url, session)
+        await restarted.begin()
+        async with traffic([restarted], receiver, pause_seconds=PAUSE_SECONDS) as callers:
             for number in range(1, kill_count + 1):
-                await pass_a_life(callers, chance)
-                assert -signal.SIGKILL == await lives.end()
+                await wait_for_the_kill(callers, chance)
+                assert -signal.SIGKILL == await restarted.end()
                 if chance.random() < SHORTENED_SHARE:
                     let_leases_run_out(database_url)
-                await lives.begin()
+                await restarted.begin()
                 show(number)
-        await finish(lives, database_url)
+        await finish(restarted, database_url)
         found = await gather_evidence(
             database_url, callers.accepted, receiver.arrivals, EVENT_COUNT
         )
     return callers.repeated_count, found
 
 
-async def pass_a_life(callers, chance):
+async def wait_for_the_kill(callers, chance):
     """Wait until the moment of the next kill."""
     if chance.random() < START_SHARE:
         await asyncio.sleep(chance.uniform(0, START_SECONDS))
@@ -133,22 +133,22 @@ async def pass_a_life(callers, chance):
         await asyncio.sleep(chance.uniform(0, BUSY_SECONDS))
 
 
-async def finish(lives, database_url):
-    """One more kill, after which all leases run out, and a life that comes to rest."""
-    await lives.end()
+async def finish(restarted, database_url):
+    """Kill once more, let all leases expire, and run a process until no work is left."""
+    await restarted.end()
     let_leases_run_out(database_url)
-    service = await lives.begin()
+    service = await restarted.begin()
     await service.logged("service.started")
     await service.at_rest()
-    assert 0 == await lives.end(signal.SIGTERM)
+    assert 0 == await restarted.end(signal.SIGTERM)
 
 
 @click.command()
 @click.option("--kills", "kill_count", default=1000, show_default=True)
-@click.option("--database", "database_url", help="Without it a file that is thrown away.")
-@click.option("--seed", type=int, help="Of the moments; without it another each time.")
+@click.option("--database", "database_url", help="By default a temporary file.")
+@click.option("--seed", type=int, help="Of the random moments; by default a new one.")
 def main(kill_count, database_url, seed):
-    """Kill a busy service again and again, and look for what was lost."""
+    """Kill a busy service many times, and check that nothing was lost."""
     seed = random.randrange(2**32) if seed is None else seed
     click.echo(f"seed {seed}")
     began_at = time.monotonic()
@@ -161,7 +161,7 @@ def main(kill_count, database_url, seed):
 
     with TemporaryDirectory() as folder, Warm() as warm:
         repeated_count, evidence = asyncio.run(
-            kill_again_and_again(
+            kill_repeatedly(
                 warm,
                 database_url or f"sqlite:///{folder}/invoices.db",
                 kill_count,
@@ -169,7 +169,10 @@ def main(kill_count, database_url, seed):
                 show,
             )
         )
-    for name, number in {**evidence.counts(), "accepted unheard": repeated_count}.items():
+    for name, number in {
+        **evidence.counts(),
+        "accepted without a response": repeated_count,
+    }.items():
         click.echo(f"{number:>9,}  {name}")
     violations = list(evidence.violations())
     for violation in violations:

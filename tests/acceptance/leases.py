@@ -1,4 +1,4 @@
-"""Time that no test has to wait for."""
+"""Makes leases expire, so that a test does not have to wait."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATEMENTS = tuple(
 
 
 def let_leases_run_out(url):
-    """All leases end now: what was in flight when a process died may be taken by the others."""
+    """Make all leases expire now: a delivery in flight at a kill can be leased again."""
     if url.startswith("sqlite:///"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
             for statement in _STATEMENTS:

@@ -1,4 +1,4 @@
-"""The service as it is in production: with keys, secrets of its accounts, and limits."""
+"""The service in production mode: keys, signing secrets of accounts, and limits."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from tests.processes import (
 
 ENCRYPTION_KEY = new_encryption_key()
 LOCAL_RECEIVERS = {"CALLBACK_ALLOW": "127.0.0.0/8", "CALLBACK_REQUIRE_HTTPS": "false"}
-"""What production has to be told before it calls a receiver on this machine."""
+"""The settings that let production call a receiver on this machine."""
 
 
 class Production:
-    """A process of the service in production mode, what it prints, and the key it is asked with."""
+    """A process of the service in production mode, its output, and the key that the test uses."""
 
     def __init__(self, service, session):
         self.service = service
@@ -41,17 +41,17 @@ class Production:
         self._reading = asyncio.create_task(self._read())
 
     def use(self, key):
-        """From now on, ask with *key*."""
+        """Use *key* for the next requests."""
         self.session.headers["Authorization"] = f"Bearer {key}"
 
     async def status_with(self, key):
-        """The status of a question that shows *key*."""
+        """The status of a request with *key*."""
         headers = {"Authorization": f"Bearer {key}"}
         async with self.session.get(f"{self.service.url}/invoices/", headers=headers) as answer:
             return answer.status
 
     async def shown(self):
-        """Wait until a key and a secret are shown, and give both."""
+        """Wait until a key and a secret are printed, and return both."""
 
         async def ask():
             return "not shown again" in self.printed
@@ -62,7 +62,7 @@ class Production:
         return key, secret
 
     async def stopped(self):
-        """Stop the process in good order; all that it has printed."""
+        """Stop the process normally, and return its output."""
         self.service.signal(signal.SIGTERM)
         assert 0 == await self.service.ended()
         await self._reading
@@ -75,7 +75,7 @@ class Production:
 
 @pytest.fixture
 def settings(tmp_path):
-    """What is set for the service and for the commands beside it."""
+    """The settings of the service and of the commands."""
     return {
         "DATABASE_URL": f"sqlite:///{tmp_path}/invoices.db",
         "ENCRYPTION_KEY": ENCRYPTION_KEY,
@@ -87,13 +87,13 @@ def settings(tmp_path):
 
 @pytest.fixture
 def on_postgres(settings, empty_postgres_url):
-    """The same on a PostgreSQL server, in an empty database."""
+    """The same settings with an empty database on a PostgreSQL server."""
     return {**settings, "DATABASE_URL": empty_postgres_url}
 
 
 @asynccontextmanager
 async def producing(settings, *arguments):
-    """A service in production mode that serves; it is ended at the end of the block."""
+    """A service in production mode; it is ended at the end of the block."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", "serve", *arguments),
@@ -117,14 +117,14 @@ async def producing(settings, *arguments):
 
 
 async def accounts(settings, *arguments):
-    """What a command about accounts printed as JSON."""
-    status, printed, told = await command("accounts", *arguments, "--json", **settings)
-    assert (0, "") == (status, told)
+    """The output of an account command, as JSON."""
+    status, printed, errors = await command("accounts", *arguments, "--json", **settings)
+    assert (0, "") == (status, errors)
     return json.loads(printed)
 
 
 def is_signed_with(secret, arrived):
-    """Whether a callback that arrived verifies with *secret*."""
+    """Whether *secret* verifies the signature of a received callback."""
     _, _, headers, body = arrived
     try:
         Webhook(secret).verify(body, headers)
@@ -134,7 +134,7 @@ def is_signed_with(secret, arrived):
 
 
 async def sent(production, receiver, id_):
-    """The callback of an invoice that is sent now."""
+    """Send an invoice, and return its callback."""
     count = len(receiver.arrived)
     status, _ = await production.service.send(id_, receiver.url)
     assert 202 == status
@@ -144,8 +144,8 @@ async def sent(production, receiver, id_):
 # The first start
 
 
-async def test_the_first_start_shows_a_key_that_works(settings):
-    """One key and one secret are printed; with them an invoice comes back as a callback."""
+async def test_the_first_start_prints_a_working_key(settings):
+    """The first start prints one key and one secret; an invoice with them causes a callback."""
     async with producing(settings) as production, receiving() as receiver:
         key, secret = await production.shown()
         assert 401 == (await production.service.ask("/invoices/"))[0]
@@ -160,8 +160,8 @@ async def test_the_first_start_shows_a_key_that_works(settings):
     assert ("delivered", arrived[2]["webhook-id"]) == (delivery["status"], delivery["id"])
 
 
-async def test_a_second_start_shows_nothing(settings):
-    """The key of the first start goes on working, and is never printed again."""
+async def test_a_second_start_prints_no_key(settings):
+    """The key of the first start stays valid, and is not printed again."""
     async with producing(settings) as production:
         key, secret = await production.shown()
         printed = await production.stopped()
@@ -175,8 +175,8 @@ async def test_a_second_start_shows_nothing(settings):
     assert [] == [one for one in (key, secret) if one in first_log + second_log]
 
 
-async def test_where_there_are_accounts_none_is_made(settings):
-    """Who has added an account is shown no other."""
+async def test_a_start_with_accounts_adds_none(settings):
+    """If an operator has added an account, a start adds no other account."""
     shown = await accounts(settings, "add", "acme")
 
     async with producing(settings) as production:
@@ -185,8 +185,8 @@ async def test_where_there_are_accounts_none_is_made(settings):
     assert ["acme"] == [row["name"] for row in await accounts(settings, "list")]
 
 
-async def test_of_several_workers_none_swallows_the_first_key(on_postgres):
-    """With --workers the key is shown as well, once for all of them."""
+async def test_a_start_with_workers_prints_the_first_key(on_postgres):
+    """With --workers the first key is printed once for all processes."""
     async with producing(on_postgres, "--workers", "2") as production:
         key, _ = await production.shown()
         await production.service.logged("service.started", count=2)
@@ -195,8 +195,8 @@ async def test_of_several_workers_none_swallows_the_first_key(on_postgres):
         assert 1 == (await production.stopped()).count("inv_")
 
 
-async def test_processes_that_start_together_make_one_account(on_postgres):
-    """Of several on an empty database, one shows a key, and all of them let it in."""
+async def test_concurrent_first_starts_add_one_account(on_postgres):
+    """Of several processes on an empty database, one prints a key, and all of them accept it."""
     async with AsyncExitStack() as stack:
         starting = (stack.enter_async_context(producing(on_postgres)) for _ in range(3))
         productions = await asyncio.gather(*starting)
@@ -210,27 +210,27 @@ async def test_processes_that_start_together_make_one_account(on_postgres):
 
 
 async def those_that_printed(productions):
-    """The processes that have printed anything yet."""
+    """The processes that have printed anything so far."""
     return [one for one in productions if one.printed]
 
 
 async def test_another_encryption_key_stops_the_start(settings):
-    """What was encrypted with another key is told in words, with status 2, before anything runs."""
+    """Another encryption key stops the start with status 2 and an error that names the setting."""
     await accounts(settings, "add", "acme")
 
-    status, printed, told = await command(
+    status, printed, errors = await command(
         "serve", **{**settings, "PORT": str(free_port()), "ENCRYPTION_KEY": new_encryption_key()}
     )
     assert (2, "") == (status, printed)
-    assert "INVOICES_ENCRYPTION_KEY must name that key too" in told
-    assert "Traceback" not in told
+    assert "INVOICES_ENCRYPTION_KEY must name that key too" in errors
+    assert "Traceback" not in errors
 
 
 # Keys
 
 
-async def test_a_rotated_key_takes_the_place_of_the_old_one(settings):
-    """During the overlap both are let in; without one the old is turned away in a moment."""
+async def test_a_rotated_key_replaces_the_old_key(settings):
+    """During the overlap both keys are valid; without an overlap the old key is refused soon."""
     old = (await accounts(settings, "add", "acme"))["key"]
     async with producing(settings) as production:
         assert 200 == await production.status_with(old)
@@ -244,29 +244,29 @@ async def test_a_rotated_key_takes_the_place_of_the_old_one(settings):
         third = (await accounts(settings, "rotate-key", "acme", "--overlap", "0s"))["key"]
         assert 200 == await production.status_with(third)
 
-        async def are_turned_away():
+        async def are_refused():
             return [401, 401] == [await production.status_with(key) for key in (old, second)]
 
-        assert await until(are_turned_away)
+        assert await until(are_refused)
         assert 200 == await production.status_with(third)
 
 
-async def test_a_disabled_account_is_turned_away(settings):
-    """A disabled account gets 401 in a moment, others are let in as before."""
+async def test_a_disabled_account_is_refused(settings):
+    """A disabled account soon gets 401, and other accounts are still accepted."""
     acme, other = [await accounts(settings, "add", name) for name in ("acme", "other")]
     async with producing(settings) as production:
         assert 200 == await production.status_with(acme["key"])
         await accounts(settings, "disable", "acme")
 
-        async def is_turned_away():
+        async def is_refused():
             return 401 == await production.status_with(acme["key"])
 
-        assert await until(is_turned_away)
+        assert await until(is_refused)
         assert 200 == await production.status_with(other["key"])
 
 
-async def test_what_a_disabled_account_sent_in_is_delivered(settings):
-    """202 holds: what was accepted before is collected, told, and signed with its secret."""
+async def test_accepted_invoices_of_a_disabled_account_are_delivered(settings):
+    """An invoice that was accepted before is collected, and its signed callback is delivered."""
     shown = await accounts(settings, "add", "acme")
     async with receiving() as receiver:
         async with producing(settings, "--role", "api") as production:
@@ -286,8 +286,8 @@ async def test_what_a_disabled_account_sent_in_is_delivered(settings):
 # Secrets
 
 
-async def test_during_a_rotation_receivers_may_know_either_secret(settings):
-    """Callbacks carry both signatures until the overlap is over, then the new one alone."""
+async def test_during_a_rotation_both_secrets_verify(settings):
+    """Callbacks have both signatures until the overlap ends, then only the new one."""
     old = await accounts(settings, "add", "acme")
     async with producing(settings) as production, receiving() as receiver:
         production.use(old["key"])
@@ -306,7 +306,7 @@ async def test_during_a_rotation_receivers_may_know_either_secret(settings):
 
 
 async def first_signed_with(secret, production, receiver):
-    """The first callback that *secret* verifies, of invoices that are sent until there is one."""
+    """The first callback that *secret* verifies; invoices are sent until there is one."""
 
     async def ask():
         arrived = await sent(production, receiver, f"i{len(receiver.arrived)}")
@@ -316,7 +316,7 @@ async def first_signed_with(secret, production, receiver):
 
 
 async def test_each_account_is_called_with_its_own_secret(settings):
-    """Two accounts use the same id and the same receiver, and nothing of theirs is mixed up."""
+    """Two accounts with the same invoice id and the same receiver get separate callbacks."""
     both = [await accounts(settings, "add", name) for name in ("ann", "ben")]
     async with producing(settings) as production, receiving() as receiver:
         for shown in both:
@@ -331,8 +331,8 @@ async def test_each_account_is_called_with_its_own_secret(settings):
 # Limits
 
 
-async def test_too_many_requests_are_told_when_to_come_again(settings):
-    """Beyond the burst comes 429 with Retry-After, for this account alone, and it passes."""
+async def test_too_many_requests_get_429_with_retry_after(settings):
+    """Requests beyond the burst get 429 with Retry-After, for this account alone."""
     both = [await accounts(settings, "add", name) for name in ("ann", "ben")]
     few = {**settings, "RATE_LIMIT": "1", "RATE_BURST": "3"}
     async with producing(few) as production:
@@ -347,17 +347,17 @@ async def test_too_many_requests_are_told_when_to_come_again(settings):
         assert "/api/docs/problems#too-many-requests" == document["type"]
         assert 200 == await production.status_with(both[1]["key"])
 
-        async def is_let_in():
+        async def is_accepted():
             return 200 == await production.status_with(both[0]["key"])
 
-        assert await until(is_let_in)
+        assert await until(is_accepted)
 
 
 # The log
 
 
-async def test_no_key_and_no_secret_stands_in_the_log(settings):
-    """Whatever happens with keys and secrets, good or wrong, none is ever logged."""
+async def test_the_log_contains_no_key_and_no_secret(settings):
+    """No key and no secret is ever logged, valid or not."""
     shown = await accounts(settings, "add", "acme")
     wrong = shown["key"][:-4] + "aaaa"
     async with producing(settings) as production, receiving() as receiver:

@@ -13,7 +13,7 @@ IN_FLIGHT_COUNT = 3
 
 @contextmanager
 def full_disk(service, file):
-    """In the block, no file of the service can grow beyond what its log has already."""
+    """In the block, no file of the service can grow beyond the present size of its log."""
     process = psutil.Process(service.process.pid)
     _, most = process.rlimit(psutil.RLIMIT_FSIZE)
     size = file.with_name(f"{file.name}-wal").stat().st_size
@@ -25,9 +25,9 @@ def full_disk(service, file):
 @contextmanager
 def locked_file(_service, file):
     """
-    In the block, another process writes to the file; for the service, we are another.
+    In the block, another process locks the file for writing.
 
-    It waits five seconds for us before it gives up.
+    The service waits five seconds for the lock before it fails.
     """
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -39,12 +39,14 @@ def locked_file(_service, file):
     ("fault", "refusal_count"),
     [
         (full_disk, 5),
-        # Each takes five seconds, and answers to requests that waited together.
+        # Each write takes five seconds, and one failure answers all waiting requests.
         (locked_file, 1),
     ],
 )
-async def test_what_cannot_be_written_is_told_and_made_up_for(tmp_path, warm, fault, refusal_count):
-    """While nothing can be written, callers are told to come again; then all goes on by itself."""
+async def test_an_outage_of_writes_is_answered_with_503_and_recovered(
+    tmp_path, warm, fault, refusal_count
+):
+    """While writes fail, callers get 503; afterwards all work continues without help."""
     file = tmp_path / "invoices.db"
     async with receiving() as receiver, serving(tmp_path, start=warm.start) as service:
         await service.send("opening", receiver.url)
@@ -55,32 +57,31 @@ async def test_what_cannot_be_written_is_told_and_made_up_for(tmp_path, warm, fa
             assert 202 == (await service.send(id_, receiver.url))[0]
         await receiver.arrived.reaches(1 + IN_FLIGHT_COUNT)
 
-        async with traffic([service], receiver) as going_on:
+        async with traffic([service], receiver) as clients:
             with fault(service, file):
                 for _ in range(refusal_count):
-                    await going_on.is_refused()
-                    # These attempts end while nobody can write down how.
+                    await clients.is_refused()
+                    # These attempts end while no outcome can be written.
                     receiver.may_answer.set()
             await service.logged("storage.found")
-            await going_on.accepts(20)
+            await clients.accepts(20)
         await service.at_rest()
         deliveries = await service.deliveries()
 
     calls = receiver.calls()
-    assert {"opening", *before, *going_on.accepted} == set(calls) == set(deliveries)
+    assert {"opening", *before, *clients.accepted} == set(calls) == set(deliveries)
     assert {1} == {len(set(events)) for events in calls.values()}
     assert {"delivered"} == {delivery["status"] for delivery in deliveries.values()}
-    # An answer that could not be recorded at first is not asked for again.
+    # An attempt whose outcome could not be written at first is not repeated.
     assert {1} == {deliveries[id_]["attempt_count"] for id_ in before}
     assert {(PROBLEM, True)} == {
-        (headers["Content-Type"], headers["Retry-After"].isdecimal())
-        for headers in going_on.refused
+        (headers["Content-Type"], headers["Retry-After"].isdecimal()) for headers in clients.refused
     }
     assert_quiet(service)
 
 
-async def test_an_outage_of_writes_is_told_once_though_reads_succeed(tmp_path, warm):
-    """One outage is one line in the log, whoever reads from the database meanwhile."""
+async def test_an_outage_of_writes_is_logged_once_although_reads_succeed(tmp_path, warm):
+    """One outage of writes causes one log line, even if reads succeed meanwhile."""
     file = tmp_path / "invoices.db"
     async with serving(tmp_path, start=warm.start) as service:
         assert 202 == (await service.send("opening"))[0]
@@ -93,8 +94,8 @@ async def test_an_outage_of_writes_is_told_once_though_reads_succeed(tmp_path, w
     assert_quiet(service)
 
 
-async def test_who_cannot_write_is_not_ready(tmp_path, warm):
-    """While no invoice can be accepted or collected, traffic is not asked for."""
+async def test_a_service_that_cannot_write_is_not_ready(tmp_path, warm):
+    """While no invoice can be stored, the service is alive but not ready."""
     file = tmp_path / "invoices.db"
     async with serving(tmp_path, start=warm.start) as service:
         assert 202 == (await service.send("opening"))[0]
@@ -108,7 +109,7 @@ async def test_who_cannot_write_is_not_ready(tmp_path, warm):
 
 
 def assert_quiet(service):
-    """The log tells of the outage once, and of no defect."""
+    """The log has the outage once, and no defect."""
     assert (1, 1) == tuple(len(service.lines(f"storage.{what}")) for what in ("lost", "found"))
     assert [] == [
         line

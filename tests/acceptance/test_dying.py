@@ -10,50 +10,50 @@ from tests.processes import receiving, serving, starting
 
 SETTINGS = {"RETRY_SCHEDULE": "50ms,50ms"}
 PAID_LATER = {"SANDBOX_DELAY": "50ms"}
-"""With this an invoice is sent in one step and collected in another, for which it is leased."""
+"""With this setting the sending and the payment are two steps, and the second needs a lease."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Death:
-    """Where a process dies, and what must be found when another has gone on."""
+class Crash:
+    """The step at which a process is killed, and the expected result after the next process."""
 
     step: str
     outcomes: tuple[str, ...]
     call_count: int
     repeated: int = 200
-    """How the invoice is answered when it is sent in once more, to the process that goes on."""
+    """The status of the same invoice when it is sent again to the next process."""
     may_be_answered: bool = True
-    """Whether the process may have got as far as to answer 202."""
+    """Whether the process may have answered 202 before the kill."""
     refusal_count: int = 0
     settings: dict = field(default_factory=dict)
 
 
-DEATHS = (
-    Death(
+CRASHES = (
+    Crash(
         step="acceptance-written",
         outcomes=("delivered",),
         call_count=1,
         repeated=202,
         may_be_answered=False,
     ),
-    Death(
+    Crash(
         step="acceptance-committed", outcomes=("delivered",), call_count=1, may_be_answered=False
     ),
-    Death(step="invoice-leased", outcomes=("delivered",), call_count=1, settings=PAID_LATER),
-    Death(step="step-written", outcomes=("delivered",), call_count=1),
-    Death(step="step-committed", outcomes=("lost", "delivered"), call_count=1),
-    Death(
+    Crash(step="invoice-leased", outcomes=("delivered",), call_count=1, settings=PAID_LATER),
+    Crash(step="step-written", outcomes=("delivered",), call_count=1),
+    Crash(step="step-committed", outcomes=("lost", "delivered"), call_count=1),
+    Crash(
         step="delivery-leased",
         outcomes=("refused", "lost", "delivered"),
         call_count=2,
         refusal_count=1,
     ),
-    Death(step="request-ready", outcomes=("lost", "delivered"), call_count=1),
-    Death(step="answer-received", outcomes=("lost", "delivered"), call_count=2),
-    Death(step="settlement-written", outcomes=("lost", "delivered"), call_count=2),
-    Death(step="settlement-committed", outcomes=("delivered",), call_count=1),
-    # What is due again is a settlement as well.
-    Death(
+    Crash(step="request-ready", outcomes=("lost", "delivered"), call_count=1),
+    Crash(step="answer-received", outcomes=("lost", "delivered"), call_count=2),
+    Crash(step="settlement-written", outcomes=("lost", "delivered"), call_count=2),
+    Crash(step="settlement-committed", outcomes=("delivered",), call_count=1),
+    # A settlement with a retry is tested as well.
+    Crash(
         step="settlement-committed",
         outcomes=("refused", "delivered"),
         call_count=2,
@@ -62,19 +62,19 @@ DEATHS = (
 )
 
 
-def named(death):
-    """The step, and that the receiver refuses the first attempt."""
-    return f"{death.step}{'-of-refusal' * death.refusal_count}"
+def named(crash):
+    """The step, and whether the receiver refuses the first attempt."""
+    return f"{crash.step}{'-of-refusal' * crash.refusal_count}"
 
 
-@pytest.mark.parametrize("death", DEATHS, ids=named)
-async def test_nothing_is_lost_wherever_a_process_dies(tmp_path, warm, database_url, death):
-    """Killed at any step, the next process goes on: each event arrives, and is settled once."""
-    place = {"database_url": database_url, "start": warm.start, **SETTINGS, **death.settings}
+@pytest.mark.parametrize("crash", CRASHES, ids=named)
+async def test_a_kill_at_any_step_loses_nothing(tmp_path, warm, database_url, crash):
+    """After a kill at any step, the next process delivers each event and settles it once."""
+    place = {"database_url": database_url, "start": warm.start, **SETTINGS, **crash.settings}
     async with receiving() as receiver:
-        for _ in range(death.refusal_count):
+        for _ in range(crash.refusal_count):
             receiver.answer(status=500, text="")
-        program = ("tests.acceptance.dying", death.step)
+        program = ("tests.acceptance.dying", crash.step)
         async with starting(tmp_path, program=program, **place) as service:
             await service.logged("service.started")
             answered = await sent(service, receiver)
@@ -86,18 +86,18 @@ async def test_nothing_is_lost_wherever_a_process_dies(tmp_path, warm, database_
             delivery = await service.delivery_of("1", is_settled=True)
             await service.at_rest()
 
-    assert answered in ({None, 202} if death.may_be_answered else {None})
-    assert death.repeated == repeated
-    assert_told(delivery, death.outcomes)
+    assert answered in ({None, 202} if crash.may_be_answered else {None})
+    assert crash.repeated == repeated
+    assert_recorded(delivery, crash.outcomes)
     ((id_, calls),) = receiver.calls().items()
-    assert ("1", death.call_count) == (id_, len(calls))
-    # The same event is the same id and the same bytes, however often it arrived.
+    assert ("1", crash.call_count) == (id_, len(calls))
+    # Each request for the same event has the same id and the same bytes.
     assert {delivery["id"]} == {webhook_id for webhook_id, _ in calls}
     assert 1 == len(set(calls))
 
 
-async def test_an_attempt_that_waits_for_its_answer_is_made_again(tmp_path, warm, database_url):
-    """Killed while the receiver has the request and has not answered, it is told and repeated."""
+async def test_an_attempt_without_an_answer_is_repeated(tmp_path, warm, database_url):
+    """An attempt that a kill interrupts before its answer is recorded as lost and repeated."""
     place = {"database_url": database_url, "start": warm.start}
     async with receiving() as receiver:
         receiver.may_answer.clear()
@@ -112,14 +112,14 @@ async def test_an_attempt_that_waits_for_its_answer_is_made_again(tmp_path, warm
         async with serving(tmp_path, **place) as service:
             delivery = await service.delivery_of("1", is_settled=True)
 
-    assert_told(delivery, ("lost", "delivered"))
+    assert_recorded(delivery, ("lost", "delivered"))
     ((_, calls),) = receiver.calls().items()
     assert (2, 1) == (len(calls), len(set(calls)))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-async def test_a_schema_is_made_whole_or_not_at_all(tmp_path, warm, kind, request):
-    """Killed in the midst of making the schema, the next start makes it and serves."""
+async def test_a_kill_during_the_migration_leaves_no_partial_schema(tmp_path, warm, kind, request):
+    """After a kill during the migration, the next start makes the schema and serves."""
     url = None if "sqlite" == kind else request.getfixturevalue("empty_postgres_url")
     place = {"database_url": url, "start": warm.start}
     program = ("tests.acceptance.dying", "schema-written")
@@ -131,11 +131,11 @@ async def test_a_schema_is_made_whole_or_not_at_all(tmp_path, warm, kind, reques
         assert 202 == await sent(service, receiver)
         delivery = await service.delivery_of("1", is_settled=True)
 
-    assert_told(delivery, ("delivered",))
+    assert_recorded(delivery, ("delivered",))
 
 
 async def sent(service, receiver):
-    """How an invoice is answered; None if the process died before it answered."""
+    """The status of the response to an invoice; None if the process died before it."""
     try:
         async with asyncio.timeout(10):
             status, _ = await service.send("1", receiver.url)
@@ -144,8 +144,8 @@ async def sent(service, receiver):
     return status
 
 
-def assert_told(delivery, outcomes):
-    """The delivery is done, and every attempt at it is told, in order and once."""
-    told = [(attempt["number"], attempt["outcome"]) for attempt in delivery["attempts"]]
-    assert list(enumerate(outcomes, 1)) == told
+def assert_recorded(delivery, outcomes):
+    """The delivery is delivered, and its attempts are recorded once and in order."""
+    recorded = [(attempt["number"], attempt["outcome"]) for attempt in delivery["attempts"]]
+    assert list(enumerate(outcomes, 1)) == recorded
     assert ("delivered", len(outcomes)) == (delivery["status"], delivery["attempt_count"])

@@ -6,7 +6,7 @@ from tests.processes import environment, free_port, receiving, serving
 
 SCHEDULE = {"RETRY_SCHEDULE": "500ms,500ms"}
 EARLIEST = timedelta(milliseconds=400)
-"""The delay of the schedule, as short as chance may make it."""
+"""The shortest delay of the schedule after jitter."""
 
 LOST = ("unreachable", None, "the connection was lost before the answer was complete", None)
 INCOMPLETE = (
@@ -15,19 +15,21 @@ INCOMPLETE = (
     "the body of the answer is incomplete or not valid HTTP",
     None,
 )
-STORIES = {
+CASES = {
     "nothing": LOST,
     "half-a-head": LOST,
     "half-a-body": INCOMPLETE,
     "endless-chunks": INCOMPLETE,
-    # A refusal says all in its head.
+    # The head of a refusal is enough.
     "half-a-refusal": ("refused", 503, "the receiver answered 503", '{"ok":'),
 }
 
 
-@pytest.mark.parametrize(("piece", "story"), STORIES.items(), ids=STORIES.keys())
-async def test_a_receiver_that_dies_while_it_answers_is_asked_again(tmp_path, warm, piece, story):
-    """What came is told as it was, and the next attempt is made when the schedule says."""
+@pytest.mark.parametrize(("piece", "expected"), CASES.items(), ids=CASES.keys())
+async def test_a_receiver_that_dies_during_its_answer_is_called_again(
+    tmp_path, warm, piece, expected
+):
+    """The partial answer is recorded, and the next attempt follows the schedule."""
     port = free_port()
     async with serving(tmp_path, start=warm.start, **SCHEDULE) as service:
         dying = await warm.start(
@@ -41,7 +43,7 @@ async def test_a_receiver_that_dies_while_it_answers_is_asked_again(tmp_path, wa
             delivery = await service.delivery_of("1", is_settled=True)
 
     first, second = delivery["attempts"]
-    assert story == tuple(
+    assert expected == tuple(
         first[name] for name in ("outcome", "status_code", "detail", "response_body")
     )
     assert ("delivered", "delivered", 1) == (

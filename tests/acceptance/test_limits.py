@@ -1,4 +1,4 @@
-"""What the operator sets holds in the process that serves."""
+"""The running process uses the limits of its settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PATIENCE_SECONDS = 20
 
 @pytest.fixture
 def settings(tmp_path):
-    """Settings of a service with a database of its own, on any port."""
+    """The settings of a service with its own database, on any port."""
     return for_development(Settings(port=0, database_url=f"sqlite:///{tmp_path}/invoices.db"))
 
 
 async def answered(port, text):
-    """All that is said to *text* until the service hangs up."""
+    """The whole response to *text*, until the service closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(text)
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -33,13 +33,13 @@ async def answered(port, text):
 
 
 def invoice(length):
-    """The head of an invoice of that length, and nothing of its body."""
+    """The head of a request with an invoice of that length, without its body."""
     head = "POST /invoices/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {length}\r\n\r\n".encode()
 
 
-async def test_every_bound_is_the_one_that_was_set(settings):
-    """Body, time and connections are bounded by the settings, and not by their defaults."""
+async def test_every_limit_is_the_configured_one(settings):
+    """The limits of body, time and connections are those of the settings, not the defaults."""
     narrow = replace(
         settings, body_limit=5000, body_timeout=TINY, idle_timeout=TINY, connection_limit=1
     )
@@ -49,8 +49,8 @@ async def test_every_bound_is_the_one_that_was_set(settings):
         assert b"" == await answered(service.port, b"GET / HTTP/1.1\r\n")
 
 
-async def test_one_connection_makes_room_for_the_next(settings):
-    """With room for one, the newest has it."""
+async def test_a_new_connection_replaces_the_oldest(settings):
+    """If one connection is allowed, the newest one is served."""
     async with running(replace(settings, connection_limit=1), DEVELOPMENT) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -64,12 +64,12 @@ async def test_one_connection_makes_room_for_the_next(settings):
 
 
 @pytest.mark.parametrize(
-    ("public_url", "is_told"), [("https://a.example", True), ("http://a.example", False)]
+    ("public_url", "has_header"), [("https://a.example", True), ("http://a.example", False)]
 )
-async def test_browsers_are_told_of_tls_where_there_is_some(settings, public_url, is_told):
-    """Strict-Transport-Security depends on how users reach the service."""
+async def test_responses_have_hsts_if_the_service_uses_tls(settings, public_url, has_header):
+    """Strict-Transport-Security is sent if the public URL is an HTTPS URL."""
     async with running(replace(settings, public_url=public_url), DEVELOPMENT) as service:
         asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         answer = await answered(service.port, asked)
 
-    assert is_told is (b"\r\nStrict-Transport-Security: max-age=31536000\r\n" in answer)
+    assert has_header is (b"\r\nStrict-Transport-Security: max-age=31536000\r\n" in answer)

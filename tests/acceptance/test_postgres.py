@@ -14,8 +14,8 @@ SECRET = "s3cr3t"
 # The schema
 
 
-async def test_an_empty_database_is_all_it_takes(tmp_path, empty_postgres_url):
-    """On an empty database the service starts by itself, and an invoice comes back."""
+async def test_a_service_needs_only_an_empty_database(tmp_path, empty_postgres_url):
+    """On an empty database the service starts without other steps, and delivers a callback."""
     async with (
         serving(tmp_path, database_url=empty_postgres_url) as service,
         receiving() as receiver,
@@ -35,8 +35,8 @@ async def test_an_empty_database_is_all_it_takes(tmp_path, empty_postgres_url):
     )
 
 
-async def test_an_older_schema_is_refused_until_somebody_migrates(tmp_path, older_postgres_url):
-    """A start never changes a schema that others may use: it says who does, and that works."""
+async def test_an_older_schema_is_refused_until_it_is_migrated(tmp_path, older_postgres_url):
+    """A start never changes an existing schema: its error names the command that does."""
     async with starting(tmp_path, database_url=older_postgres_url) as service:
         assert 2 == await service.ended()
     assert b"The database is on schema 0001" in service.output
@@ -55,13 +55,13 @@ async def test_an_older_schema_is_refused_until_somebody_migrates(tmp_path, olde
 # Roles
 
 
-async def test_an_api_leaves_everything_to_the_dispatchers(tmp_path, postgres_url):
-    """Who has the role of the API accepts only; a dispatcher does the rest, and only that."""
+async def test_an_api_process_leaves_deliveries_to_dispatchers(tmp_path, postgres_url):
+    """A process with the role of the API only accepts; a dispatcher collects and delivers."""
     async with receiving() as receiver:
         async with serving(tmp_path, "--role", "api", database_url=postgres_url) as api:
             assert 202 == (await api.send("1", receiver.url))[0]
             assert {"status": "ok"} == await api.get("/readyz")
-            # Whoever drains finishes what it has begun.
+            # A process that drains finishes the attempts in flight.
             api.signal(signal.SIGTERM)
             assert 0 == await api.ended()
         assert 0 == len(receiver.arrived)
@@ -86,7 +86,7 @@ NO_API = {"/invoices/", "/invoices/1", "/deliveries", "/api/docs", "/api/docs/op
 
 
 async def test_a_dispatcher_is_woken_by_an_api(tmp_path, postgres_url):
-    """What one process accepts another delivers at once, and not when it looks by itself."""
+    """An invoice that one process accepts is delivered by another at once, without polling."""
     waits = []
     async with (
         receiving() as receiver,
@@ -94,7 +94,7 @@ async def test_a_dispatcher_is_woken_by_an_api(tmp_path, postgres_url):
         starting(tmp_path, "--role", "dispatcher", database_url=postgres_url) as dispatcher,
     ):
         await asyncio.gather(*(one.logged("service.started") for one in (api, dispatcher)))
-        # Each right after the one before, when it is longest until anybody looks by itself.
+        # Each invoice follows the one before at once, when the next poll is farthest away.
         for number in range(1, 5):
             sent_at = time.monotonic()
             await api.send(str(number), receiver.url)
@@ -105,11 +105,11 @@ async def test_a_dispatcher_is_woken_by_an_api(tmp_path, postgres_url):
     assert max(waits) < 1, waits
 
 
-# A database that is not there
+# An unavailable database
 
 
 async def test_a_service_waits_for_its_database(tmp_path, own_server):
-    """Services and databases may be started in any order."""
+    """A service that starts before its database waits for it."""
     own_server.stop()
     async with starting(tmp_path, database_url=own_server.url()) as service:
         await service.logged("storage.awaited")
@@ -121,7 +121,7 @@ async def test_a_service_waits_for_its_database(tmp_path, own_server):
 
 
 async def test_a_service_that_waits_can_be_stopped(tmp_path, own_server):
-    """Who waits for a database that never comes ends at once when told to, and nothing failed."""
+    """A service that waits for its database ends at once on a stop, and reports no failure."""
     own_server.stop()
     async with starting(tmp_path, database_url=own_server.url()) as service:
         await service.logged("storage.awaited")
@@ -131,8 +131,8 @@ async def test_a_service_that_waits_can_be_stopped(tmp_path, own_server):
     assert [] == service.lines("service.started")
 
 
-async def test_a_database_that_does_not_exist_is_told(tmp_path, postgres_server):
-    """A wrong address is told in words, with the name and without the password."""
+async def test_an_unknown_database_is_reported(tmp_path, postgres_server):
+    """An error names the unknown database, and does not contain the password."""
     url = postgres_server.url("no_such_database").replace("@", f":{SECRET}@", 1)
     async with starting(tmp_path, database_url=url) as service:
         assert 1 == await service.ended()

@@ -1,4 +1,4 @@
-"""The promise: what the served document says about the callback is what goes over the wire."""
+"""The requests on the wire agree with the callback in the served OpenAPI document."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ STANDARD_HTTP = {
     "content-type",
     "user-agent",
 }
-"""Headers of any request with a body, which a document need not declare."""
+"""Headers of any request with a body, which a document does not have to declare."""
 
 PROMISES = {
     "Delivered": ("delivered", None),
     "Not delivered": ("pending", None),
     "Dead": ("dead", "gone"),
 }
-"""First words of an answer in the document -> the delivery's status and reason after it."""
+"""First words of an answer in the document -> status and reason of the delivery after it."""
 
 HOLD = timedelta(hours=10)
-"""What receivers ask for with Retry-After: longer than any delay of the schedule."""
+"""The hold that receivers ask for with Retry-After: longer than any delay of the schedule."""
 
 
 @dataclass
 class Arrived:
-    """One request as its bytes arrived."""
+    """One request with its exact bytes."""
 
     line: str
     headers: list[tuple[str, str]]
@@ -53,7 +53,7 @@ class Arrived:
 
 @dataclass
 class RawReceiver:
-    """A receiver that keeps the bytes of every request and gives each the same answer."""
+    """A receiver that keeps the bytes of every request and always gives the same answer."""
 
     status: int = 200
     answer: bytes = b'{"ok": true}'
@@ -78,7 +78,7 @@ class RawReceiver:
 
 @asynccontextmanager
 async def receiving(receiver):
-    """Let *receiver* listen on a port of its own."""
+    """Make *receiver* listen on a port of its own."""
     server = await asyncio.start_server(receiver.receive, "127.0.0.1", 0)
     async with server:
         receiver.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -86,7 +86,7 @@ async def receiving(receiver):
 
 
 class Settled(logging.Handler):
-    """The attempts that were recorded, from the log."""
+    """The recorded attempts, as they are logged."""
 
     def __init__(self):
         super().__init__()
@@ -100,7 +100,7 @@ class Settled(logging.Handler):
 
 @pytest.fixture
 def settled():
-    """The attempts that were recorded so far."""
+    """The recorded attempts so far."""
     handler, log = Settled(), logging.getLogger("invoices")
     level = log.level
     log.addHandler(handler)
@@ -112,7 +112,7 @@ def settled():
 
 @pytest.fixture
 def settings(tmp_path):
-    """Settings for development, with a schedule of which no second attempt is due in this test."""
+    """Development settings with a schedule whose second attempt is not due during a test."""
     return replace(
         for_development(Settings()),
         port=0,
@@ -123,7 +123,7 @@ def settings(tmp_path):
 
 
 class Served:
-    """A running service: its document, and what becomes of invoices."""
+    """A running service: its document, and the deliveries of its invoices."""
 
     def __init__(self, session, settled, document):
         self._session = session
@@ -134,7 +134,7 @@ class Served:
         ((self.method, self.operation),) = item.items()
 
     async def deliver(self, receivers, headers=None):
-        """Send an invoice for each of *receivers*; the deliveries after one attempt each."""
+        """Send an invoice to each of *receivers*; return the deliveries after one attempt each."""
         for id_, receiver in receivers.items():
             invoice = {"id": id_, "customer": "Mr. Richie Rich", "total": "9999"}
             params = {"callback_url": receiver.url}
@@ -151,14 +151,14 @@ class Served:
         return delivery
 
     def errors(self, schema, instance):
-        """What is wrong with *instance* by a schema of the document."""
+        """The errors of *instance* against a schema of the document."""
         whole = {**schema, "components": self.document["components"]}
         return [error.message for error in OAS31Validator(whole).iter_errors(instance)]
 
 
 @asynccontextmanager
 async def serving(settings, settled):
-    """A service in this process, asked over its socket."""
+    """A service in this process, which is called over its socket."""
     async with (
         running(settings, DEVELOPMENT) as service,
         aiohttp.ClientSession(f"http://127.0.0.1:{service.port}") as session,
@@ -169,8 +169,8 @@ async def serving(settings, settled):
 
 
 @pytest.mark.parametrize("sent", [{}, {"traceparent": TRACEPARENT}], ids=["plain", "traced"])
-async def test_request_is_the_one_of_the_document(settings, settled, sent):
-    """Line, headers and body on the wire are those that are declared, and nothing else is sent."""
+async def test_a_request_is_as_the_document_declares(settings, settled, sent):
+    """Request line, headers and body on the wire are as declared, without additions."""
     async with serving(settings, settled) as served, receiving(RawReceiver()) as receiver:
         await served.deliver({"2expen51ve": receiver}, sent)
     (arrived,) = receiver.arrived
@@ -210,7 +210,7 @@ def rows_of(responses):
 
 
 def receivers_of(statuses, row):
-    """Receivers that give an answer of *row*: the first and last status of it, by invoice id."""
+    """A receiver for each answer of *row*, with its first and its last status, by invoice id."""
     content = row.get("content", {}).get("application/json", {})
     answer = json.dumps(content.get("example", {"ok": True})).encode()
     hold = HOLD if "Retry-After" in row.get("headers", {}) else None
@@ -223,13 +223,13 @@ def receivers_of(statuses, row):
 
 
 def promise_of(row):
-    """The status and reason of a delivery that an answer of the document promises."""
+    """The status and the reason of the delivery that the document states for an answer."""
     (words,) = [words for words in PROMISES if row["description"].startswith(words)]
     return PROMISES[words]
 
 
-async def test_every_answer_leads_to_what_the_document_promises(settings, settled):
-    """For each answer of the document, a receiver that gives it brings about what is written."""
+async def test_every_answer_has_the_result_that_the_document_states(settings, settled):
+    """A receiver that gives a declared answer causes the documented status and reason."""
     async with AsyncExitStack() as stack:
         served = await stack.enter_async_context(serving(settings, settled))
         rows = rows_of(served.operation["responses"])
@@ -262,10 +262,10 @@ async def test_every_answer_leads_to_what_the_document_promises(settings, settle
         ("lenient", "with any body", "delivered"),
     ],
 )
-async def test_another_body_counts_as_the_document_says(
+async def test_another_body_has_the_result_that_the_document_states(
     settings, settled, contract, promise, status
 ):
-    """The document says which contract the operator has set, and a receiver meets that one."""
+    """The document describes the configured contract, and the service applies it."""
     settings = replace(settings, receiver_contract=contract)
     receiver = RawReceiver(200, b"<html>for sale</html>", HOLD)
     async with serving(settings, settled) as served, receiving(receiver):

@@ -9,7 +9,7 @@ from tests.acceptance.traffic import traffic
 from tests.processes import free_port, receiving, starting
 
 ORIGIN_CONCURRENCY = 16
-"""Attempts that one process has in flight to one receiver at most."""
+"""The limit of attempts in flight of one process to one receiver."""
 
 CALLBACK_TIMEOUT = timedelta(seconds=2)
 LEASE = CALLBACK_TIMEOUT + timedelta(seconds=10)
@@ -45,43 +45,43 @@ class Replica:
         await self._lives.aclose()
 
     async def start(self):
-        """Begin to serve, again."""
+        """Start the service again."""
         self._service = await self._lives.enter_async_context(self._start())
 
     async def kill(self):
-        """End as a machine ends that loses its power."""
+        """Kill the process as a power failure does."""
         self.killed_at = datetime.now(UTC)
         self._service.signal(signal.SIGKILL)
         await self._service.ended()
 
     def __getattr__(self, name):
-        """Everything else is what the service does that runs now."""
+        """Other attributes are those of the running service."""
         return getattr(self._service, name)
 
 
-async def test_replicas_share_the_work_and_no_callback_comes_twice(tmp_path, postgres_url):
-    """As long as nobody is killed, each event is delivered once, by one replica or the other."""
+async def test_replicas_share_deliveries_without_repetition(tmp_path, postgres_url):
+    """Without kills, each event is delivered once, by either replica."""
     async with receiving() as receiver, two_replicas(tmp_path, postgres_url) as replicas:
-        async with traffic(replicas, receiver) as going_on:
-            await going_on.accepts(400)
+        async with traffic(replicas, receiver) as clients:
+            await clients.accepts(400)
         await replicas[0].at_rest()
         deliveries = await replicas[0].deliveries()
 
     settled = [replica.lines("attempt.settled") for replica in replicas]
-    assert 400 <= len(going_on.accepted)
-    assert [] == going_on.refused
-    assert dict.fromkeys(going_on.accepted, 1) == {
+    assert 400 <= len(clients.accepted)
+    assert [] == clients.refused
+    assert dict.fromkeys(clients.accepted, 1) == {
         id_: len(calls) for id_, calls in receiver.calls().items()
     }
     assert {("delivered", 1)} == {
         (delivery["status"], delivery["attempt_count"]) for delivery in deliveries.values()
     }
-    assert len(going_on.accepted) == sum(map(len, settled))
-    assert min(map(len, settled)) > len(going_on.accepted) // 10
+    assert len(clients.accepted) == sum(map(len, settled))
+    assert min(map(len, settled)) > len(clients.accepted) // 10
 
 
-async def test_what_one_replica_leaves_the_other_does(tmp_path, postgres_url):
-    """A replica that stops gives back what it has not begun, and the other goes on with it."""
+async def test_a_replica_continues_the_work_of_another(tmp_path, postgres_url):
+    """A replica that stops releases its waiting leases, and the other replica attempts them."""
     async with receiving() as receiver, two_replicas(tmp_path, postgres_url) as (one, other):
         await one.send("opening", receiver.url)
         await other.send("opening too", receiver.url)
@@ -92,7 +92,7 @@ async def test_what_one_replica_leaves_the_other_does(tmp_path, postgres_url):
         await receiver.arrived.reaches(2 + ORIGIN_CONCURRENCY)
 
         one.signal(signal.SIGTERM)
-        # What waits behind its attempts is given back, and the other has slots for it.
+        # The stopped replica releases the waiting deliveries, and the other has slots for them.
         await receiver.arrived.reaches(2 + 2 * ORIGIN_CONCURRENCY)
         receiver.may_answer.set()
         assert 0 == await one.ended()
@@ -103,50 +103,50 @@ async def test_what_one_replica_leaves_the_other_does(tmp_path, postgres_url):
 
 
 @pytest.mark.slow
-async def test_every_invoice_arrives_though_each_replica_is_killed(tmp_path, postgres_url):
-    """Whoever dies, what was accepted arrives; only what was in flight then arrives again."""
+async def test_every_invoice_is_delivered_although_each_replica_is_killed(tmp_path, postgres_url):
+    """After kills, every accepted invoice is delivered; only deliveries in flight are repeated."""
     async with (
         receiving() as receiver,
         Replica(tmp_path, postgres_url) as one,
         Replica(tmp_path, postgres_url) as other,
     ):
         await asyncio.gather(*(replica.logged("service.started") for replica in (one, other)))
-        async with traffic((one, other), receiver) as going_on:
+        async with traffic((one, other), receiver) as clients:
             for replica in (one, other):
-                await going_on.accepts(100)
-                # More than one of them alone could have in flight: both have some.
+                await clients.accepts(100)
+                # More than one replica could have in flight alone: both have attempts in flight.
                 receiver.may_answer.clear()
                 await receiver.arrived.reaches(len(receiver.arrived) + ORIGIN_CONCURRENCY + 4)
                 await replica.kill()
                 receiver.may_answer.set()
-                await going_on.accepts(50)
+                await clients.accepts(50)
                 await replica.start()
                 await replica.logged("service.started")
-            await going_on.accepts(50)
+            await clients.accepts(50)
         await one.at_rest()
         deliveries = await one.deliveries()
-        stories = {
+        found = {
             id_: await one.get(f"/deliveries/{delivery['id']}")
             for id_, delivery in deliveries.items()
             if delivery["attempt_count"] > 1
         }
 
     calls = receiver.calls()
-    assert set(going_on.accepted) <= set(calls)
-    # The same event is the same id and the same bytes, however often it arrived.
+    assert set(clients.accepted) <= set(calls)
+    # Each request for the same event has the same id and the same bytes.
     assert {1} == {len(set(events)) for events in calls.values()}
     assert {"delivered"} == {delivery["status"] for delivery in deliveries.values()}
     assert all(len(calls[id_]) <= one["attempt_count"] for id_, one in deliveries.items())
     lost_until = [
         datetime.fromisoformat(attempt["started_at"])
-        for story in stories.values()
-        for attempt in story["attempts"]
+        for delivery in found.values()
+        for attempt in delivery["attempts"]
         if "lost" == attempt["outcome"]
     ]
-    # A lease that ran out was held by whoever was killed, at that instant.
+    # An expired lease belonged to a replica that was killed at that instant.
     assert 2 <= len(lost_until)
     kills = (one.killed_at, other.killed_at)
     assert all(any(at - LEASE <= kill <= at for kill in kills) for at in lost_until)
     assert {"lost", "delivered"} >= {
-        attempt["outcome"] for story in stories.values() for attempt in story["attempts"]
+        attempt["outcome"] for delivery in found.values() for attempt in delivery["attempts"]
     }

@@ -1,4 +1,4 @@
-"""docs/architecture.md adds a callback from outside; its code is run here as it stands there."""
+"""Runs the example of docs/architecture.md that adds a callback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEEN = '{"seen": true}'
 
 @pytest.fixture
 def parcels(tmp_path):
-    """The code of the page as a module, in a file outside of the service."""
+    """The example of the page as a module in a file of its own."""
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^## Adding a callback\n.*?^```python\n(.*?)^```", page, re.M | re.S)
     file = tmp_path / "parcels.py"
@@ -42,7 +42,7 @@ def parcels(tmp_path):
 
 @pytest.fixture
 def settings(tmp_path):
-    """A service on a database of its own and any free port, that retries soon."""
+    """A service with its own database and any free port, with short delays."""
     return for_development(
         Settings(
             port=0,
@@ -54,13 +54,13 @@ def settings(tmp_path):
 
 
 class Api:
-    """Asks the service."""
+    """A client of the service."""
 
     def __init__(self, session):
         self.session = session
 
     async def send(self, number, **parcel):
-        """Send a parcel; the status and the document of the answer."""
+        """Send a parcel, and return the status and the document of the response."""
         body = {"recipient": "Mr. Richie Rich", **parcel}
         async with self.session.post(f"/parcels/{number}", json=body) as answer:
             return answer.status, await answer.json()
@@ -72,7 +72,7 @@ class Api:
             return await answer.json()
 
     async def settled(self, number):
-        """The one delivery of a parcel, once it is settled, by its id."""
+        """The only delivery of a parcel, by its id, after it is settled."""
 
         async def find():
             (delivery,) = (await self.get(f"/invoices/{number}/deliveries"))["items"]
@@ -85,7 +85,7 @@ class Api:
 
 @pytest.fixture
 def serving(parcels, settings):
-    """Runs the service of the page, and a receiver beside it."""
+    """Runs the service of the example with a receiver."""
 
     @asynccontextmanager
     async def run():
@@ -100,7 +100,7 @@ def serving(parcels, settings):
 
 
 async def test_a_second_callback_is_documented(serving):
-    """The served document is valid, and has the callback with its schemas and its answers."""
+    """The served document is valid, and contains the callback with its schemas and its answers."""
     async with serving() as (api, _):
         document = await api.get("/api/docs/openapi.json")
 
@@ -117,7 +117,7 @@ async def test_a_second_callback_is_documented(serving):
 
 
 async def test_a_second_callback_is_delivered(serving):
-    """It is sent to the evaluated URL, with the declared method and body, and it is signed."""
+    """The callback is signed and sent to the evaluated URL with the declared method and body."""
     async with serving() as (api, receiver):
         receiver.answer(text=SEEN)
         assert (202, {"number": "1Z 9"}) == await api.send("1Z%209", notify=f"{receiver.url}/api/")
@@ -142,7 +142,7 @@ async def test_a_second_callback_is_delivered(serving):
 
 
 async def test_the_answer_to_a_second_callback_is_checked(serving):
-    """What another callback accepts does not load through this one's schema: it is sent again."""
+    """An answer that only another callback accepts is invalid for this one, and causes a retry."""
     async with serving() as (api, receiver):
         receiver.answer(text='{"ok": true}')
         receiver.answer(text=SEEN)
@@ -154,8 +154,8 @@ async def test_the_answer_to_a_second_callback_is_checked(serving):
     assert 'should be {"seen": true}' in delivery["attempts"][0]["detail"]
 
 
-async def test_a_second_callback_has_answers_of_its_own(serving):
-    """A 404 ends this callback, which only 410 does by default."""
+async def test_a_second_callback_has_its_own_answers(serving):
+    """A 404 ends this callback; by default only a 410 does."""
     async with serving() as (api, receiver):
         receiver.answer(status=404)
         await api.send("1", notify=receiver.url)
@@ -166,7 +166,7 @@ async def test_a_second_callback_has_answers_of_its_own(serving):
 
 
 async def test_each_callback_has_its_own_events(serving):
-    """The collection of a parcel's invoice fires the callback of invoices, which it has not."""
+    """A collector fires the callback of invoices, which a parcel does not ask for."""
     async with serving() as (api, receiver):
         receiver.answer(text=SEEN)
         await api.send("1", notify=receiver.url)
@@ -184,7 +184,7 @@ async def test_each_callback_has_its_own_events(serving):
 
 
 async def test_without_its_url_a_second_callback_is_not_sent(serving):
-    """The URL is optional, and the same request again changes nothing."""
+    """Without the optional URL no callback is sent, and the same request again changes nothing."""
     async with serving() as (api, receiver):
         for _ in range(2):
             assert (202, {"number": "1"}) == await api.send("1")
@@ -195,7 +195,7 @@ async def test_without_its_url_a_second_callback_is_not_sent(serving):
 
 
 async def test_the_url_of_a_second_callback_is_checked(serving):
-    """A URL that cannot be called is refused where the expression takes it from."""
+    """An invalid callback URL is refused at its place in the request."""
     async with serving() as (api, _):
         status, problem = await api.send("1", notify="ftp://shop.example")
 
@@ -204,7 +204,7 @@ async def test_the_url_of_a_second_callback_is_checked(serving):
 
 
 async def test_an_expression_with_an_undeclared_name_stops_the_start(parcels, settings):
-    """A promise that no request could keep is found before anything is served."""
+    """A callback URL with an undeclared parameter is an error before the service starts."""
     wrong = replace(parcels.PICKED_UP, expression=EXPRESSION.replace("number", "nummer"))
     operation = replace(parcels.SEND_PARCEL, callbacks=(wrong,))
 

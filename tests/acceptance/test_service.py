@@ -20,8 +20,8 @@ PAID = {"description": "Invoice paid", "paid": True}
 # From the invoice to the callback
 
 
-async def test_an_invoice_comes_back_as_a_callback(tmp_path):
-    """Sent in, answered 202, collected, told to the receiver, and looked at afterwards."""
+async def test_an_accepted_invoice_causes_a_callback(tmp_path):
+    """An invoice is accepted, collected and delivered, and its delivery can be read."""
     async with serving(tmp_path) as service, receiving() as receiver:
         status, headers = await service.send("2expen51ve", receiver.url, title="Expensive")
         ((method, path, sent, body),) = await receiver.arrived.reaches(1)
@@ -60,8 +60,8 @@ async def test_an_invoice_comes_back_as_a_callback(tmp_path):
     ]
 
 
-async def test_the_same_invoice_again_is_told_once(tmp_path):
-    """A caller that repeats its request is answered 200, other content 409, and one callback."""
+async def test_the_same_invoice_again_causes_no_second_callback(tmp_path):
+    """The same request again gets 200, other content gets 409, and one callback is sent."""
     async with serving(tmp_path) as service, receiving() as receiver:
         answers = [await service.send("1", receiver.url) for _ in range(2)]
         answers.append(await service.send("1", receiver.url, total="1"))
@@ -74,8 +74,8 @@ async def test_the_same_invoice_again_is_told_once(tmp_path):
     assert ["/invoices/1", "/invoices/2"] == [path for _, path, _, _ in arrived]
 
 
-async def test_without_a_callback_url_nobody_is_called(tmp_path):
-    """An invoice may be collected in silence."""
+async def test_without_a_callback_url_no_receiver_is_called(tmp_path):
+    """An invoice without a callback URL is collected without a callback."""
     async with serving(tmp_path) as service:
         status, _ = await service.send("1")
 
@@ -87,8 +87,8 @@ async def test_without_a_callback_url_nobody_is_called(tmp_path):
         assert {"items": [], "next": None} == await service.get("/invoices/1/deliveries")
 
 
-async def test_lists_tell_what_is_there(tmp_path):
-    """Invoices and deliveries can be listed, narrowed, and followed page by page."""
+async def test_lists_show_invoices_and_deliveries(tmp_path):
+    """Invoices and deliveries can be listed, filtered, and read page by page."""
     async with serving(tmp_path) as service, receiving() as receiver:
         for number in range(3):
             await service.send(str(number), receiver.url)
@@ -107,15 +107,15 @@ async def test_lists_tell_what_is_there(tmp_path):
         assert ["0", "1", "2"] == sorted(found)
 
 
-# Receivers that do not do as they should
+# Receivers with errors
 
 
 def refusing(status):
-    """What the story of a delivery says of an answer that was not 2xx."""
+    """The outcome of an attempt with an answer that is not 2xx."""
     return ("refused", status, f"the receiver answered {status}")
 
 
-STORIES = {
+ERRORS = {
     "500": ({"status": 500, "text": "oops"}, refusing(500), "oops"),
     "HTML": (
         {"text": "<html>for sale</html>"},
@@ -147,9 +147,9 @@ STORIES = {
 }
 
 
-@pytest.mark.parametrize(("given", "expected", "body"), STORIES.values(), ids=STORIES.keys())
-async def test_a_delivery_tells_what_is_wrong_with_its_receiver(tmp_path, given, expected, body):
-    """Every attempt is listed with what was answered, until the schedule is over."""
+@pytest.mark.parametrize(("given", "expected", "body"), ERRORS.values(), ids=ERRORS.keys())
+async def test_a_delivery_shows_the_error_of_its_receiver(tmp_path, given, expected, body):
+    """Every attempt shows the answer, until the schedule is exhausted."""
     async with serving(tmp_path, **QUICK) as service, receiving() as receiver:
         for _ in range(9):
             receiver.answer(**given)
@@ -205,7 +205,7 @@ async def test_204_counts_as_what_it_is_whatever_follows_it(tmp_path, expected, 
 
 
 async def test_a_receiver_that_recovers_is_delivered_to(tmp_path):
-    """One failure costs one attempt and a delay."""
+    """One failure costs one attempt and one delay."""
     async with serving(tmp_path, **QUICK) as service, receiving() as receiver:
         receiver.answer(status=503, text="")
         await service.send("1", receiver.url)
@@ -216,7 +216,7 @@ async def test_a_receiver_that_recovers_is_delivered_to(tmp_path):
 
 
 async def test_a_receiver_that_is_down_is_unreachable(tmp_path):
-    """Where nobody listens there is no status, and it is said why."""
+    """If no process listens, the attempt has no status, and its detail says why."""
     async with serving(tmp_path, **QUICK) as service:
         await service.send("1", f"http://127.0.0.1:{free_port()}")
         delivery = await service.delivery_of("1", is_settled=True)
@@ -229,7 +229,7 @@ async def test_a_receiver_that_is_down_is_unreachable(tmp_path):
 
 
 async def test_a_receiver_that_hangs_times_out(tmp_path):
-    """An attempt ends at its deadline, and says so."""
+    """An attempt ends at its deadline, and its detail says so."""
     settings = {"RETRY_SCHEDULE": "", "CALLBACK_TIMEOUT": "200ms"}
     async with serving(tmp_path, **settings) as service, receiving() as receiver:
         receiver.may_answer.clear()
@@ -245,8 +245,8 @@ async def test_a_receiver_that_hangs_times_out(tmp_path):
     assert 200 <= attempt["duration_ms"] < 5000
 
 
-async def test_gone_ends_a_delivery_at_once(tmp_path):
-    """410 is not asked twice."""
+async def test_410_ends_a_delivery_at_once(tmp_path):
+    """After a 410 no more attempts are made."""
     async with serving(tmp_path, **QUICK) as service, receiving() as receiver:
         receiver.answer(status=410, text="")
         await service.send("1", receiver.url)
@@ -259,8 +259,8 @@ async def test_gone_ends_a_delivery_at_once(tmp_path):
     )
 
 
-async def test_retry_after_is_waited_for(tmp_path):
-    """The next attempt to the origin is not before the receiver said, whatever the schedule."""
+async def test_retry_after_delays_the_next_attempt(tmp_path):
+    """The next attempt to the origin comes after the hold, whatever the schedule says."""
     async with serving(tmp_path, **QUICK) as service, receiving() as receiver:
         receiver.answer(status=429, text="", headers={"Retry-After": "1"})
         await service.send("1", receiver.url)
@@ -279,8 +279,8 @@ async def test_retry_after_is_waited_for(tmp_path):
     assert ("delivered", "delivered") == (first["status"], second["status"])
 
 
-async def test_a_lenient_contract_takes_any_2xx(tmp_path):
-    """Where the operator says so, a page counts, and the mismatch is noted."""
+async def test_a_lenient_contract_accepts_any_2xx(tmp_path):
+    """With the lenient contract any body is accepted, and the difference is recorded."""
     async with (
         serving(tmp_path, RECEIVER_CONTRACT="lenient") as service,
         receiving() as receiver,
@@ -294,12 +294,12 @@ async def test_a_lenient_contract_takes_any_2xx(tmp_path):
     assert attempt["detail"].startswith("accepted although")
 
 
-# Being stopped and killed
+# Stops and kills
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_stop_finishes_what_is_in_flight(tmp_path, number):
-    """A stopped service records the answer it was waiting for, takes nothing more, and exits 0."""
+async def test_a_stop_finishes_attempts_in_flight(tmp_path, number):
+    """A stopped service records the open answer, accepts no more requests, and exits with 0."""
     async with receiving() as receiver:
         receiver.may_answer.clear()
         async with serving(tmp_path) as service:
@@ -320,15 +320,15 @@ async def test_a_stop_finishes_what_is_in_flight(tmp_path, number):
     assert 1 == len(receiver.arrived)
 
 
-async def test_a_stop_with_nothing_to_do_is_quick(tmp_path):
-    """An idle service ends when it is told to, without waiting for any timeout."""
+async def test_an_idle_service_stops_at_once(tmp_path):
+    """An idle service stops without waiting for a timeout."""
     async with serving(tmp_path) as service, asyncio.timeout(5):
         service.signal(signal.SIGTERM)
         assert 0 == await service.ended()
 
 
-async def test_a_drain_does_not_wait_for_ever(tmp_path):
-    """A receiver that never answers holds up a stop no longer than the operator allows."""
+async def test_a_drain_has_a_time_limit(tmp_path):
+    """A receiver that never answers delays a stop no longer than the drain timeout."""
     async with receiving() as receiver:
         receiver.may_answer.clear()
         settings = {"DRAIN_TIMEOUT": "100ms", "CALLBACK_TIMEOUT": "60s"}
@@ -342,8 +342,8 @@ async def test_a_drain_does_not_wait_for_ever(tmp_path):
 
 
 @pytest.mark.slow
-async def test_nothing_that_was_accepted_is_lost_by_a_kill(tmp_path):
-    """After SIGKILL in the middle of the work, every 202 arrives; only what was in flight twice."""
+async def test_a_kill_loses_no_accepted_invoice(tmp_path):
+    """After SIGKILL every accepted invoice arrives; only attempts in flight are repeated."""
     accepted = []
 
     async def send_all(service, receiver):
@@ -356,7 +356,7 @@ async def test_nothing_that_was_accepted_is_lost_by_a_kill(tmp_path):
         async with serving(tmp_path, CALLBACK_TIMEOUT="1s") as service:
             sending = asyncio.create_task(send_all(service, receiver))
             await receiver.arrived.reaches(INVOICE_COUNT // 4)
-            # Some attempts are in flight when it dies, whatever the machine does.
+            # Some attempts are in flight when the process is killed, on any machine.
             receiver.may_answer.clear()
             await receiver.arrived.reaches(len(receiver.arrived) + 5)
             service.signal(signal.SIGKILL)
@@ -366,20 +366,20 @@ async def test_nothing_that_was_accepted_is_lost_by_a_kill(tmp_path):
         receiver.may_answer.set()
 
         async with serving(tmp_path, CALLBACK_TIMEOUT="1s") as service:
-            stories = {id_: await service.delivery_of(id_, is_settled=True) for id_ in accepted}
+            found = {id_: await service.delivery_of(id_, is_settled=True) for id_ in accepted}
 
     assert INVOICE_COUNT // 4 <= len(accepted) < INVOICE_COUNT
-    assert {"delivered"} == {delivery["status"] for delivery in stories.values()}
+    assert {"delivered"} == {delivery["status"] for delivery in found.values()}
     arrived = {}
     for _, path, sent, body in receiver.arrived.entries:
         arrived.setdefault(path, []).append((sent["webhook-id"], body))
     assert {f"/invoices/{id_}" for id_ in accepted} <= set(arrived)
-    # The same event is the same id and the same bytes, however often it arrived.
+    # Each request for the same event has the same id and the same bytes.
     assert {1} == {len(set(events)) for events in arrived.values()}
     lost = Counter(
         {
             f"/invoices/{id_}": sum("lost" == one["outcome"] for one in delivery["attempts"])
-            for id_, delivery in stories.items()
+            for id_, delivery in found.items()
         }
     )
     repeated = {f"/invoices/{id_}": len(arrived[f"/invoices/{id_}"]) - 1 for id_ in accepted}
@@ -387,8 +387,8 @@ async def test_nothing_that_was_accepted_is_lost_by_a_kill(tmp_path):
     assert 5 <= sum(repeated.values())
 
 
-async def test_what_was_sent_and_not_yet_paid_survives_a_kill(tmp_path):
-    """An invoice that waits for its payment is collected by the next process, when it is due."""
+async def test_a_sent_invoice_is_collected_after_a_kill(tmp_path):
+    """An invoice that waits for its payment is collected by the next process when it is due."""
     async with receiving() as receiver:
         async with serving(tmp_path, SANDBOX_DELAY="3s") as service:
             assert 202 == (await service.send("1", receiver.url))[0]

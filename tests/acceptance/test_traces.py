@@ -1,4 +1,4 @@
-"""The story of one invoice, by one id: in the log, and as a trace in a collector."""
+"""One id connects all log lines of an invoice, and its spans in a trace collector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADERS = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01", "X-Request-Id": 
 
 
 class Collector(Receiver):
-    """Takes spans as an OpenTelemetry collector does, over HTTP."""
+    """Receives spans over HTTP like an OpenTelemetry collector."""
 
     def __init__(self):
         super().__init__()
@@ -36,25 +36,25 @@ class Collector(Receiver):
 
 
 async def send(service, receiver):
-    """Send in an invoice that is part of a trace, and wait until it is delivered."""
+    """Send an invoice with a trace context, and wait until it is delivered."""
     await service.send("1", receiver.url, headers=HEADERS)
     return await service.delivery_of("1", is_settled=True)
 
 
-async def test_one_id_leads_through_the_log(tmp_path):
-    """From the POST through the event to every attempt, each line has the request's id."""
+async def test_one_id_is_in_every_log_line_of_an_invoice(tmp_path):
+    """The log lines of the request, the event and every attempt have the id of the request."""
     async with serving(tmp_path, RETRY_SCHEDULE="0s") as service, receiving() as receiver:
         receiver.answer(status=500, text="")
         await send(service, receiver)
         await service.logged("attempt.settled", 2)
 
-        told = [line["event"] for line in service.log.entries if "the-request" in line.values()]
-    story = ["invoice.accepted", "event.recorded", "attempt.settled", "attempt.settled"]
-    assert story == told
+        logged = [line["event"] for line in service.log.entries if "the-request" in line.values()]
+    expected = ["invoice.accepted", "event.recorded", "attempt.settled", "attempt.settled"]
+    assert expected == logged
 
 
-async def test_a_trace_goes_on_without_an_exporter(tmp_path):
-    """The receiver sees the traceparent of the request: nothing of ours lies in between."""
+async def test_the_trace_context_is_passed_on_without_an_exporter(tmp_path):
+    """Without an exporter, the receiver gets the traceparent of the request unchanged."""
     async with serving(tmp_path) as service, receiving() as receiver:
         await send(service, receiver)
 
@@ -62,14 +62,14 @@ async def test_a_trace_goes_on_without_an_exporter(tmp_path):
     assert HEADERS["traceparent"] == headers["traceparent"]
 
 
-async def test_a_trace_leads_from_the_post_to_the_receiver(tmp_path, monkeypatch):
-    """Request, collection and attempt are spans of the caller's trace, which the callback has."""
+async def test_a_trace_connects_the_request_and_the_callback(tmp_path, monkeypatch):
+    """The request, the collection, the attempt and the callback belong to the caller's trace."""
     async with receiving(receiver=Collector()) as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         async with serving(tmp_path) as service, receiving() as receiver:
             await send(service, receiver)
             ((_, _, headers, _),) = receiver.arrived.entries
-            # What is left is exported before the process ends.
+            # The last spans are exported before the process ends.
             service.signal(signal.SIGTERM)
             assert 0 == await service.ended()
         spans = {span.name: span for span in collector.spans.entries}
@@ -84,10 +84,10 @@ async def test_a_trace_leads_from_the_post_to_the_receiver(tmp_path, monkeypatch
     assert {"invoices"} == collector.services
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "nonsense"])
-async def test_a_collector_that_is_away_holds_up_nothing(tmp_path, monkeypatch, endpoint):
-    """Callbacks are delivered and the process ends as ever."""
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+@pytest.mark.parametrize("exporter_url", ["http://127.0.0.1:9", "nonsense"])
+async def test_an_unavailable_trace_collector_delays_nothing(tmp_path, monkeypatch, exporter_url):
+    """Callbacks are delivered, and the process ends normally."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", exporter_url)
     async with serving(tmp_path) as service, receiving() as receiver:
         assert "delivered" == (await send(service, receiver))["status"]
         service.signal(signal.SIGTERM)

@@ -9,12 +9,12 @@ from tests.processes import receiving, starting, until
 
 CONNECTION_COUNT = 32
 ORIGIN_CONCURRENCY = 16
-"""Attempts that one process has in flight to one receiver at most."""
+"""The limit of attempts in flight of one process to one receiver."""
 
 
 @pytest.fixture
 async def two_workers(tmp_path, postgres_url):
-    """A service of two processes on one port."""
+    """A service with two processes on one port."""
     async with starting(tmp_path, "--workers", "2", database_url=postgres_url) as service:
         await service.logged("service.started", 2)
         yield service
@@ -22,13 +22,13 @@ async def two_workers(tmp_path, postgres_url):
 
 @pytest.fixture
 async def receiver():
-    """Where callbacks go."""
+    """The receiver of the callbacks."""
     async with receiving() as receiver:
         yield receiver
 
 
 async def connected(service, count):
-    """So many connections that each had an answer; to be closed."""
+    """*count* connections that each had a response; the caller closes them."""
     port = int(service.url.rpartition(":")[2])
     writers = []
     for _ in range(count):
@@ -40,7 +40,7 @@ async def connected(service, count):
 
 
 def servers_of(service, writers):
-    """Which process is at the other end of each connection."""
+    """The process that serves each connection."""
     clients = {writer.get_extra_info("sockname")[:2] for writer in writers}
     return [
         worker.pid
@@ -51,13 +51,13 @@ def servers_of(service, writers):
 
 
 async def send_all(service, receiver, numbers):
-    """Send invoices; each is a connection of its own, so that both workers get some."""
+    """Send invoices, each on its own connection, so that both workers get some."""
     for number in numbers:
         assert 202 == (await service.send(f"i{number}", receiver.url))[0]
 
 
 async def both_busy(service, receiver):
-    """Both workers have attempts in flight, which the receiver does not answer."""
+    """Make both workers have attempts in flight, which the receiver does not answer."""
     await send_all(service, receiver, range(20))
     await receiver.arrived.reaches(20)
     await service.at_rest()
@@ -68,7 +68,7 @@ async def both_busy(service, receiver):
 
 
 async def test_workers_share_the_connections(two_workers):
-    """Whoever connects to the one port is served by one process or the other."""
+    """A connection to the port is served by one of the two processes."""
     writers = await connected(two_workers, CONNECTION_COUNT)
     try:
         servers = servers_of(two_workers, writers)
@@ -82,13 +82,13 @@ async def test_workers_share_the_connections(two_workers):
 
 
 async def stop_first(service):
-    """Tell the process that was started, which tells the others."""
+    """Stop the first process, which stops the others."""
     service.signal(signal.SIGTERM)
     await service.logged("service.draining", 2)
 
 
 async def stop_all(service):
-    """Tell every process, as a Ctrl-C does, and systemd; the one that was started comes last."""
+    """Signal every process like Ctrl-C and systemd do; the first process gets the signal last."""
     for worker in service.workers():
         worker.send_signal(signal.SIGINT)
     await service.logged("service.draining", 2)
@@ -96,8 +96,8 @@ async def stop_all(service):
 
 
 @pytest.mark.parametrize("stop", [stop_first, stop_all])
-async def test_a_stop_ends_all_workers_in_good_order(two_workers, receiver, stop):
-    """Whoever is told, every worker finishes what it has in flight, and the status is 0."""
+async def test_a_stop_drains_all_workers(two_workers, receiver, stop):
+    """Whichever process is signalled, every worker finishes its attempts, and the status is 0."""
     await both_busy(two_workers, receiver)
 
     await stop(two_workers)
@@ -113,18 +113,18 @@ async def test_a_stop_ends_all_workers_in_good_order(two_workers, receiver, stop
 async def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     two_workers, receiver, postgres_url
 ):
-    """Another takes the place of a worker that died, and its work once its leases ran out."""
+    """A new worker replaces a killed one, whose deliveries are leased again after their leases."""
     sent = await both_busy(two_workers, receiver)
     killed, kept = two_workers.workers()
 
     killed.kill()
-    told = await two_workers.logged("worker.ended")
+    ended = await two_workers.logged("worker.ended")
     await two_workers.logged("service.started", 3)
     let_leases_run_out(postgres_url)
     receiver.may_answer.set()
     await two_workers.at_rest()
 
-    assert (killed.pid, -signal.SIGKILL) == (told["pid"], told["status"])
+    assert (killed.pid, -signal.SIGKILL) == (ended["pid"], ended["status"])
     assert kept in two_workers.workers()
     assert 2 == len(two_workers.workers())
     calls = receiver.calls()
@@ -133,8 +133,8 @@ async def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(
     assert {"delivered"} == {one["status"] for one in (await two_workers.deliveries()).values()}
 
 
-async def test_any_worker_tells_the_figures_of_all(two_workers, receiver):
-    """Figures add up over workers, whichever is asked; the backlog, which they share, does not."""
+async def test_any_worker_exposes_the_metrics_of_all(two_workers, receiver):
+    """Metrics are summed over the workers; the common backlog is not."""
     sent = await both_busy(two_workers, receiver)
     busy = [await two_workers.figures() for _ in range(10)]
     receiver.may_answer.set()
@@ -156,8 +156,8 @@ async def test_any_worker_tells_the_figures_of_all(two_workers, receiver):
     assert 0 == figures["invoices_attempts_in_flight"]
 
 
-async def test_what_a_killed_worker_has_counted_stays(two_workers, receiver):
-    """Counters never fall; what was in flight in the worker is in flight no more."""
+async def test_the_counters_of_a_killed_worker_stay(two_workers, receiver):
+    """Counters never decrease; the attempts in flight of a killed worker are not counted."""
     sent = await both_busy(two_workers, receiver)
     killed, _ = two_workers.workers()
     before = await two_workers.figures()
@@ -175,8 +175,8 @@ async def test_what_a_killed_worker_has_counted_stays(two_workers, receiver):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_no_folder_of_figures_is_left(two_workers, number):
-    """What workers shared is gone with them."""
+async def test_no_metrics_folder_remains(two_workers, number):
+    """The metrics folder of the workers is removed at the end."""
     folders = {worker.environ()["PROMETHEUS_MULTIPROC_DIR"] for worker in two_workers.workers()}
     (folder,) = map(Path, folders)
     assert folder.is_dir()
@@ -187,8 +187,8 @@ async def test_no_folder_of_figures_is_left(two_workers, number):
     assert not folder.exists()
 
 
-async def test_workers_end_with_the_process_that_started_them(two_workers):
-    """No worker is left behind on the port, however the first process ended."""
+async def test_workers_end_with_the_first_process(two_workers):
+    """No worker stays on the port after the first process has ended, for whatever reason."""
     workers = two_workers.workers()
     two_workers.signal(signal.SIGKILL)
 
@@ -202,8 +202,8 @@ async def test_workers_end_with_the_process_that_started_them(two_workers):
     assert await until(are_gone)
 
 
-async def test_workers_that_cannot_start_end_all_of_it(tmp_path, older_postgres_url):
-    """A start that no other try would better ends once, with the reason and its status."""
+async def test_workers_that_cannot_start_end_the_service(tmp_path, older_postgres_url):
+    """If another attempt would not help, the service ends at once with reason and status."""
     async with starting(tmp_path, "--workers", "2", database_url=older_postgres_url) as service:
         assert 2 == await service.ended()
 

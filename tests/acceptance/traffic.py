@@ -1,4 +1,4 @@
-"""Callers that go on sending invoices, whatever happens to the services that they call."""
+"""Clients that keep sending invoices, even while the services fail."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CALLER_COUNT = 4
 
 class Traffic:
     """
-    Sends one invoice after the other, each until some service has accepted it.
+    Sends one invoice after another, each until a service has accepted it.
 
-    *refused* holds the headers of every 503; any other answer than that and a success fails.
+    *refused* holds the headers of every 503; any other error fails the test.
     """
 
     def __init__(self, services, receiver_url, pause_seconds=0):
@@ -41,7 +41,7 @@ class Traffic:
         await until(ask)
 
     async def is_refused(self):
-        """Wait until another request is answered 503."""
+        """Wait until another request gets 503."""
         before = len(self.refused)
 
         async def ask():
@@ -50,7 +50,7 @@ class Traffic:
         await until(ask)
 
     async def call(self):
-        """Send invoices until it is over."""
+        """Send invoices until the end of the block."""
         while not self.is_over:
             id_ = f"i{next(self._numbers)}"
             await until(partial(self._is_accepted, id_))
@@ -71,10 +71,10 @@ class Traffic:
 
 @asynccontextmanager
 async def traffic(services, receiver, **options):
-    """Callers of *services* in turns; at the end of the block they finish what they began."""
-    going_on = Traffic(services, receiver.url, **options)
+    """Clients of *services* in turn; at the end of the block they finish their requests."""
+    clients = Traffic(services, receiver.url, **options)
     async with asyncio.TaskGroup() as callers:
         for _ in range(CALLER_COUNT):
-            callers.create_task(going_on.call())
-        yield going_on
-        going_on.is_over = True
+            callers.create_task(clients.call())
+        yield clients
+        clients.is_over = True

@@ -1,10 +1,10 @@
 """
-Starts processes without importing everything anew: `python -m tests.acceptance.warm ADDRESS`.
+Starts processes without a new import: `python -m tests.acceptance.warm ADDRESS`.
 
-Importing the service takes a second of a processor, and most of these tests need it several times.
-One process imports it once and then forks: each fork runs a module as `python -m` would, in a
-session of its own, and is from there on like any process that was started. It is asked over a
-Unix socket, one connection for each start, which then is the standard error of the new process.
+The import of the service takes a second of a processor, and most of these tests need it several
+times. One process imports it once and then forks: each fork runs a module as `python -m` does, in a
+session of its own, like any started process. Requests come over a Unix socket, one connection for
+each start; the connection becomes the standard error of the new process.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-import service.cli.commands  # noqa: F401 -- what takes so long, done before anybody waits for it
+import service.cli.commands  # noqa: F401 -- the slow import, done before the first request
 
 ROOT = Path(__file__).parents[2]
 REAPING_SECONDS = 0.01
-"""How soon the end of a process is noticed."""
+"""The interval in which ended processes are noticed."""
 
 ENDED = b"ended "
-"""What the last line on a connection begins with; its exit status follows."""
+"""The prefix of the last line on a connection; the exit status follows."""
 
 
 class Warm:
-    """Starts processes quickly, in a `with` block; whatever still runs is killed at its end."""
+    """Starts processes quickly, in a `with` block, and kills them at its end."""
 
     def __enter__(self):
         self._folder = Path(mkdtemp(prefix="invoices-warm-"))
@@ -45,7 +45,7 @@ class Warm:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        # It says so once it listens.
+        # The process prints a line when it listens.
         assert self._starter.stdout.readline()
         return self
 
@@ -63,7 +63,7 @@ class Warm:
 
 
 class WarmProcess:
-    """As much of `asyncio.subprocess.Process` as the tests use."""
+    """The part of `asyncio.subprocess.Process` that the tests use."""
 
     def __init__(self, pid, reader, writer):
         self.pid = pid
@@ -72,18 +72,18 @@ class WarmProcess:
         self._ended = asyncio.get_running_loop().create_future()
 
     async def wait(self):
-        """The exit status, once somebody has read standard error to its end."""
+        """The exit status, after standard error was read to its end."""
         return await asyncio.shield(self._ended)
 
     def send_signal(self, number):
-        """Send a signal to the process, if it is there still."""
+        """Send a signal to the process, if it still runs."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     async def _lines(self, reader):
         async for line in reader:
             if line.startswith(ENDED):
-                # Nothing follows, and nothing of the connection may outlive the loop.
+                # No more lines follow, and the connection must be closed before the loop.
                 self._writer.close()
                 await self._writer.wait_closed()
                 self._ended.set_result(int(line.removeprefix(ENDED)))
@@ -99,7 +99,7 @@ class Starter:
         self._children = {}
 
     def next_child(self):
-        """Start what is asked for; comes back with the arguments, once, in each child."""
+        """Start the requested processes; return in each child, with its arguments."""
         while True:
             patience = REAPING_SECONDS if self._children else None
             ready, _, _ = select.select([self._listener, sys.stdin], [], [], patience)
@@ -120,7 +120,7 @@ class Starter:
         return self._become(request, connection)
 
     def _become(self, request, connection):
-        """Turn this fork into the process that was asked for."""
+        """Turn this fork into the requested process."""
         os.setsid()
         connection.sendall(b"%d\n" % os.getpid())
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
@@ -138,7 +138,7 @@ class Starter:
             if not pid:
                 return
             with self._children.pop(pid) as connection, suppress(OSError):
-                # Whatever the process wrote stands before this.
+                # All output of the process is on the connection before this line.
                 connection.sendall(b"\n%s%d\n" % (ENDED, os.waitstatus_to_exitcode(status)))
 
     def _end(self):
@@ -148,7 +148,7 @@ class Starter:
 
 
 def main():
-    """Fork until standard input ends; in a fork, run the module that was asked for."""
+    """Fork until standard input ends; in a fork, run the requested module."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()

@@ -1,4 +1,4 @@
-"""The distribution's own Chromium, without a window and without talking to anybody else."""
+"""Chromium of the distribution, without a window and without other network traffic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DRIVER = Path("/usr/bin/chromedriver")
 
 FLAGS = (
     "--headless=new",
-    "--no-sandbox",  # Chromium's own needs privileges that containers do not give.
+    "--no-sandbox",  # the sandbox of Chromium needs privileges that containers lack.
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -27,14 +27,14 @@ FLAGS = (
 
 
 def missing() -> str | None:
-    """What a machine lacks to run these tests; None where it has everything."""
+    """The programs that are missing on this machine; None if all are there."""
     absent = [str(path) for path in (BROWSER, DRIVER) if not path.exists()]
     return f"{' and '.join(absent)} missing" if absent else None
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Chrome]:
-    """A browser with an empty profile, which keeps its console and its network as logs."""
+    """A browser with an empty profile, which logs its console and its network."""
     options = ChromeOptions()
     options.binary_location = str(BROWSER)
     for flag in (*FLAGS, f"--user-data-dir={profile}"):

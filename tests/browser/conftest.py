@@ -11,8 +11,8 @@ from tests.browser.served import served
 
 @pytest.fixture
 def service_url(tmp_path, monkeypatch):
-    """The URL of a service that runs for this test alone."""
-    # Service and driver listen on loopback, where no proxy leads.
+    """The URL of a service for this test alone."""
+    # Service and driver listen on loopback, which no proxy reaches.
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with served(tmp_path) as url:
         yield url
@@ -20,13 +20,13 @@ def service_url(tmp_path, monkeypatch):
 
 @pytest.fixture
 def page(tmp_path, service_url):
-    """The documentation of that service, in a browser."""
+    """The documentation page of that service, in a browser."""
     with chromium(tmp_path / "profile") as browser:
         yield DocsPage(browser, service_url)
 
 
 def pytest_collection_modifyitems(items):
-    """Leave browser tests out where there is no browser; in CI that is a failure."""
+    """Skip the browser tests if there is no browser; in CI that is a failure."""
     reason = missing()
     for item in items:
         if reason and item.get_closest_marker("browser"):

@@ -1,4 +1,4 @@
-"""What a person does on the documentation page, as functions of a browser."""
+"""The actions of a person on the documentation page."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Found = TypeVar("Found")
 
 
 class DocsPage:
-    """Swagger UI at /api/docs; every step waits for what it needs and for nothing else."""
+    """Swagger UI at /api/docs; every action waits for the elements that it needs."""
 
     def __init__(self, browser: Chrome, service_url: str) -> None:
         self.browser = browser
         browser.get(f"{service_url}/api/docs")
 
     def operation(self, tag: str, operation_id: str) -> WebElement:
-        """The operation, unfolded."""
+        """The operation, expanded."""
         found = self.wait(
             lambda browser: browser.find_element(By.ID, f"operations-{tag}-{operation_id}")
         )
@@ -34,7 +34,7 @@ class DocsPage:
         return found
 
     def open_callbacks(self, operation: WebElement) -> WebElement:
-        """What the Callbacks tab of *operation* shows, with its callback unfolded."""
+        """Click the Callbacks tab of *operation*, expand its callback, and return the content."""
         tabs = operation.find_elements(By.CSS_SELECTOR, ".tab-item")
         (tab,) = [tab for tab in tabs if "Callbacks" in tab.text]
         tab.click()
@@ -44,7 +44,7 @@ class DocsPage:
         return found
 
     def try_out(self, operation: WebElement, **parameters: str) -> str:
-        """Execute *operation* with its own example and these *parameters*; the status it got."""
+        """Execute *operation* with its example and these *parameters*, and return the status."""
         self.set_trying(operation, wanted=True)
         for name, value in parameters.items():
             field = self.wait(
@@ -53,7 +53,7 @@ class DocsPage:
                 )
             )
             field.send_keys(Keys.CONTROL, "a")
-            # Swagger UI takes what was typed after a pause, or when the field is left.
+            # Swagger UI reads the text after a pause, or when the field loses the focus.
             field.send_keys(value, Keys.TAB)
         execute = operation.find_element(By.CSS_SELECTOR, ".btn.execute")
         self.browser.execute_script("arguments[0].click()", execute)
@@ -63,17 +63,17 @@ class DocsPage:
         )
 
     def authorize(self, key: str) -> None:
-        """Press Authorize, give *key*, and close the dialog."""
+        """Press Authorize, enter *key*, and close the dialog."""
         self.wait(lambda page: page.find_element(By.CSS_SELECTOR, ".btn.authorize")).click()
         dialog = self.wait(lambda page: page.find_element(By.CSS_SELECTOR, ".dialog-ux"))
         dialog.find_element(By.CSS_SELECTOR, "input").send_keys(key)
         dialog.find_element(By.CSS_SELECTOR, "button[type=submit]").click()
-        # The dialog says so once the key is taken.
+        # The dialog shows a text after the key is stored.
         self.wait(lambda _: "Logout" in dialog.text)
         dialog.find_element(By.CSS_SELECTOR, ".btn-done").click()
 
     def set_trying(self, operation: WebElement, *, wanted: bool) -> None:
-        """Switch between reading *operation* and filling it in."""
+        """Switch *operation* between documentation and its form."""
         (button,) = operation.find_elements(
             By.CSS_SELECTOR, ":scope > div > .opblock-body > .opblock-section .try-out__btn"
         )
@@ -81,7 +81,7 @@ class DocsPage:
             button.click()
 
     def requested_urls(self) -> list[str]:
-        """Every URL that the page asked the network for, whether it was answered or not."""
+        """Every URL that the page requested, answered or not."""
         entries = [
             json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")
         ]
@@ -90,9 +90,9 @@ class DocsPage:
             for entry in entries
             if entry["method"] == "Network.requestWillBeSent"
         ]
-        # Chromium's own start page and pictures inside of style sheets ask no network.
+        # The start page of Chromium and images inside of style sheets cause no network traffic.
         return [url for url in urls if not url.startswith(("chrome:", "data:", "blob:"))]
 
     def wait(self, condition: Callable[[Chrome], Found]) -> Found:
-        """What *condition* finds, as soon as it finds something."""
+        """Wait until *condition* finds something, and return it."""
         return WebDriverWait(self.browser, PATIENCE_SECONDS, poll_frequency=0.05).until(condition)

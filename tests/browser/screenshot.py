@@ -1,5 +1,5 @@
 """
-Takes the picture of the README: the Callbacks tab of the operation that sends in an invoice.
+Takes the picture of the README: the Callbacks tab of the operation that accepts an invoice.
 
 Run by `make screenshot`, from the root of the project.
 """
@@ -22,15 +22,15 @@ PICTURE = Path(__file__).parents[2] / "docs" / "callbacks.png"
 
 WINDOW = (940, 1400)
 SCALE = 0.78
-"""Drawn at about four fifths of the size: still easy to read, and little to download."""
+"""The scale of the picture: easy to read and small to download."""
 
 
 def take_picture(page: DocsPage) -> bytes:
-    """The operation as PNG: from its top to the example of the event that is sent."""
+    """The operation as PNG: from its top to the example of the event."""
     page.browser.set_window_size(*WINDOW)
     operation = page.operation("invoices", "create_invoice")
     callbacks = page.open_callbacks(operation)
-    # For reading, not for filling in.
+    # The form is closed.
     page.set_trying(operation, wanted=False)
     event = page.wait(lambda _: callbacks.find_element(By.CSS_SELECTOR, ".highlight-code"))
     return capture(page, operation, event)

@@ -1,4 +1,4 @@
-"""The service as a process of its own, as users run it."""
+"""The service as a process, like users run it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def served(folder: Path, *, encryption_key: str = "", public_url: str = "") -> I
     """
     The URL of a service with its database in *folder*, and a *public_url* if it has one.
 
-    It asks for keys where there is an *encryption_key*, and is in development mode otherwise.
+    It requires keys if there is an *encryption_key*, and is in development mode otherwise.
     """
     port = _free_port()
     environment = _environment(folder, encryption_key) | {"INVOICES_PORT": str(port)}
@@ -60,12 +60,12 @@ def _environment(folder: Path, encryption_key: str) -> dict[str, str]:
 
 def _await_start(process: subprocess.Popen[str]) -> None:
     assert process.stderr
-    told = []
+    printed = []
     for line in process.stderr:
-        told.append(line)
+        printed.append(line)
         if "service.started" in line:
             return
-    raise AssertionError("The service did not start:\n" + "".join(told))
+    raise AssertionError("The service did not start:\n" + "".join(printed))
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""The documentation page of a service that asks for keys, in a real Chromium."""
+"""The documentation page of a service that requires keys, in Chromium."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def key(tmp_path):
 
 @pytest.fixture
 def page(tmp_path, key, monkeypatch):
-    """The documentation of a service in production mode, in a browser."""
-    # Service and driver listen on loopback, where no proxy leads.
+    """The documentation page of a service in production mode, in a browser."""
+    # Service and driver listen on loopback, which no proxy reaches.
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with (
         served(tmp_path, encryption_key=ENCRYPTION_KEY) as url,
@@ -32,15 +32,15 @@ def page(tmp_path, key, monkeypatch):
         yield DocsPage(browser, url)
 
 
-def test_a_key_is_asked_for(page):
-    """Whoever tries an operation without a key is told that one is needed."""
+def test_an_operation_requires_a_key(page):
+    """An operation without a key shows that a key is required."""
     operation = page.operation("invoices", "list_invoices")
 
     assert "401" == page.try_out(operation)
 
 
-def test_a_key_that_is_given_once_is_sent_along(page, key):
-    """After Authorize, operations can be tried: lists are shown, and an invoice is taken."""
+def test_an_entered_key_is_sent(page, key):
+    """After Authorize, operations can be executed: lists are shown, and an invoice is accepted."""
     page.authorize(key)
 
     assert "200" == page.try_out(page.operation("invoices", "list_invoices"))
@@ -50,7 +50,7 @@ def test_a_key_that_is_given_once_is_sent_along(page, key):
 
 
 def test_a_wrong_key_is_refused(page, key):
-    """The page sends what was typed, and shows what came of it."""
+    """The page sends the entered key, and shows the refusal."""
     page.authorize(key[:-4] + "aaaa")
 
     assert "401" == page.try_out(page.operation("invoices", "list_invoices"))

@@ -1,4 +1,4 @@
-"""The documentation page as a person sees it, in a real Chromium."""
+"""The documentation page as a person sees it, in Chromium."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def texts(element, selector):
-    """What stands in each part of *element* that fits *selector*."""
+    """The text of each part of *element* that matches *selector*."""
     return [one.text for one in element.find_elements(By.CSS_SELECTOR, selector)]
 
 
-def test_page_asks_nobody_else(page, service_url):
-    """The documentation needs no other host, and the browser has nothing to complain about."""
+def test_the_page_uses_no_other_host(page, service_url):
+    """The page requests no other host, and the browser logs no error."""
     page.operation("invoices", "create_invoice")
 
     asked = page.requested_urls()
@@ -31,7 +31,7 @@ def test_page_asks_nobody_else(page, service_url):
 
 
 def test_page_is_swagger_ui_5_of_openapi_3_1(page):
-    """What is shown is the OpenAPI 3.1 document; an older Swagger UI would show a blank page."""
+    """The page shows the OpenAPI 3.1 document; an older Swagger UI would show a blank page."""
     page.operation("invoices", "create_invoice")
 
     version = page.browser.execute_script("return versions.swaggerUI.version")
@@ -42,7 +42,7 @@ def test_page_is_swagger_ui_5_of_openapi_3_1(page):
 
 
 def test_every_operation_is_shown(page, service_url):
-    """Each operation of the document has its place on the page."""
+    """Each operation of the document is on the page."""
     page.operation("invoices", "create_invoice")
     with urlopen(f"{service_url}/api/docs/openapi.json") as answer:
         document = json.load(answer)
@@ -61,8 +61,8 @@ def test_every_operation_is_shown(page, service_url):
     assert declared == shown
 
 
-def test_callbacks_tab_shows_the_promise(page):
-    """A click on Callbacks shows where the receiver is called, with what, and what it answers."""
+def test_the_callbacks_tab_documents_the_callback(page):
+    """The Callbacks tab shows the URL, the body and the answers of the callback."""
     operation = page.operation("invoices", "create_invoice")
 
     callbacks = page.open_callbacks(operation)
@@ -71,13 +71,13 @@ def test_callbacks_tab_shows_the_promise(page):
     examples = [json.loads(text) for text in texts(callbacks, ".highlight-code")]
 
     assert [INVOICE_NOTIFICATION.name] == texts(callbacks, "h2")
-    # Swagger UI breaks long paths with characters that have no width.
+    # Swagger UI breaks long paths with characters of zero width.
     assert INVOICE_NOTIFICATION.expression == path.text.replace("\u200b", "")
     assert [INVOICE_NOTIFICATION.request_example, INVOICE_NOTIFICATION.response_example] == examples
 
 
 def test_an_invoice_can_be_sent_from_the_page(page, service_url):
-    """The example of the page, executed from the page, is an accepted invoice."""
+    """The example of the page can be executed, and the invoice is accepted."""
     operation = page.operation("invoices", "create_invoice")
 
     status = page.try_out(operation, callback_url="http://127.0.0.1:9")
@@ -87,8 +87,8 @@ def test_an_invoice_can_be_sent_from_the_page(page, service_url):
         assert "http://127.0.0.1:9" == json.load(answer)["callback_url"]
 
 
-def test_everything_works_under_the_policy_of_the_page(page):
-    """Reading, unfolding and sending break no rule of the page's Content-Security-Policy."""
+def test_the_page_works_under_its_content_security_policy(page):
+    """Reading, expanding and executing violate no rule of the Content-Security-Policy."""
     operation = page.operation("invoices", "create_invoice")
     page.try_out(operation, callback_url="http://127.0.0.1:9")
     page.open_callbacks(operation)
@@ -96,8 +96,8 @@ def test_everything_works_under_the_policy_of_the_page(page):
     assert [] == page.browser.get_log("browser")
 
 
-def test_policy_stops_what_a_page_could_be_made_to_do(page):
-    """A script that somebody smuggles in does not run, and nothing is sent to another host."""
+def test_the_policy_blocks_foreign_scripts_and_requests(page):
+    """An inserted script does not run, and no request goes to another host."""
     page.operation("invoices", "create_invoice")
     page.browser.execute_script(
         """
@@ -111,7 +111,7 @@ def test_policy_stops_what_a_page_could_be_made_to_do(page):
     refused = []
 
     def are_both_refused(browser):
-        # Each line of the log is told once.
+        # Each line of the log is returned once.
         refused.extend(line["message"] for line in browser.get_log("browser"))
         return all(any(rule in line for line in refused) for rule in ("script-src", "img-src"))
 

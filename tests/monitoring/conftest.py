@@ -1,4 +1,4 @@
-"""What operators load into Prometheus and Grafana."""
+"""The files that operators load into Prometheus and Grafana."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = ROOT / "docs" / "monitoring"
 
 @pytest.fixture(scope="session")
 def folder():
-    """Where the files are."""
+    """The folder of the files."""
     return FOLDER
 
 
@@ -46,7 +46,7 @@ def exposed():
 
 
 def pytest_collection_modifyitems(items):
-    """Leave out what needs promtool where there is none; in CI that is a failure."""
+    """Skip the tests that need promtool if it is missing; in CI that is a failure."""
     reason = missing()
     for item in items:
         if reason and item.get_closest_marker("promtool"):

@@ -1,4 +1,4 @@
-"""Prometheus' own tool, which reads rules as Prometheus does."""
+"""The tool of Prometheus, which reads rules like Prometheus does."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ PROMTOOL = Path("/usr/bin/promtool")
 
 
 def missing():
-    """What a machine lacks to run these tests; None where it has everything."""
+    """The program that is missing on this machine; None if it is there."""
     return None if PROMTOOL.exists() else f"{PROMTOOL} missing"
 
 
 def promtool(*arguments):
-    """What the tool says, and whether it is content."""
+    """Whether the tool accepts its input, and its output."""
     done = subprocess.run(
         [PROMTOOL, *arguments], capture_output=True, text=True, check=False, timeout=60
     )

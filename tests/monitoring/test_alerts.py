@@ -19,10 +19,10 @@ IMPORTANT = {
         ("check", "config", "docs/monitoring/prometheus.yaml"),
         ("test", "rules", "tests/monitoring/alerts_test.yaml"),
     ],
-    ids=["rules", "configuration", "what they say"],
+    ids=["rules", "configuration", "unit tests"],
 )
-def test_prometheus_takes_them(arguments, folder):
-    """Rules and example are read by Prometheus, and the rules say what they should."""
+def test_prometheus_accepts_the_rules_and_the_configuration(arguments, folder):
+    """Promtool accepts the rules and the example, and the unit tests of the rules pass."""
     *what, path = arguments
 
     is_content, said = promtool(*what, str(folder.parents[1] / path))
@@ -30,8 +30,8 @@ def test_prometheus_takes_them(arguments, folder):
     assert is_content, said
 
 
-def test_an_alert_says_how_bad_it_is_and_what_to_do(rules):
-    """A person who is woken reads what is wrong, what to do first, and where more is written."""
+def test_an_alert_has_a_severity_and_instructions(rules):
+    """Each alert states the problem, the first action, and the page with more."""
     for rule in rules:
         assert rule["labels"]["severity"] in {"critical", "warning"}, rule["alert"]
         assert {"summary", "description", "runbook"} == set(rule["annotations"]), rule["alert"]
@@ -39,7 +39,7 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(rules):
 
 
 def test_a_critical_alert_waits_before_it_fires(rules):
-    """A scrape that failed once, or a restart, wakes no person at night."""
+    """A failed scrape or a restart fires no critical alert."""
     assert [] == [
         rule["alert"]
         for rule in rules
@@ -47,8 +47,8 @@ def test_a_critical_alert_waits_before_it_fires(rules):
     ]
 
 
-def test_runbooks_lead_to_a_section(rules, folder):
-    """The page that an alert names has the heading that it names."""
+def test_every_runbook_link_has_its_section(rules, folder):
+    """The page and the heading that an alert names exist."""
     for rule in rules:
         path, _, heading = rule["annotations"]["runbook"].partition("#")
         text = (folder.parents[1] / path).read_text(encoding="utf-8")
@@ -59,16 +59,16 @@ def test_runbooks_lead_to_a_section(rules, folder):
         }, rule["alert"]
 
 
-def test_every_alert_has_a_name_of_its_own_and_the_important_ones_are_there(rules):
-    """No alert that should wake a person is missing."""
+def test_alert_names_are_unique_and_complete(rules):
+    """Every alert has its own name, and no important alert is missing."""
     names = [rule["alert"] for rule in rules]
 
     assert len(names) == len(set(names))
     assert set() == IMPORTANT - set(names)
 
 
-def test_what_alerts_name_is_exposed(rules, exposed):
-    """An alert on a metric that does not exist would be silent for ever."""
+def test_alerts_use_exposed_metrics(rules, exposed):
+    """Every metric that an alert uses exists; otherwise the alert would never fire."""
     named = {name for rule in rules for name in re.findall(r"\binvoices_\w+", rule["expr"])}
 
     assert len(named) > 10

@@ -8,12 +8,12 @@ OF_PROCESSES = ("process_", "python_")
 
 @pytest.fixture(scope="session")
 def panels(dashboard):
-    """The panels that show something."""
+    """The panels that show metrics."""
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
-def test_every_panel_says_what_it_shows(panels):
-    """A panel has a title, a description and a unit."""
+def test_every_panel_has_title_description_and_unit(panels):
+    """Each panel has a title, a description and a unit."""
     for panel in panels:
         assert panel["title"]
         assert panel["description"].endswith("."), panel["title"]
@@ -21,8 +21,8 @@ def test_every_panel_says_what_it_shows(panels):
         assert all(target["expr"] for target in panel["targets"]), panel["title"]
 
 
-def test_every_panel_has_an_id_and_a_place_of_its_own(dashboard):
-    """No panel takes the place of another."""
+def test_every_panel_has_its_own_id_and_position(dashboard):
+    """No panel overlaps another."""
     ids = [panel["id"] for panel in dashboard["panels"]]
 
     assert len(ids) == len(set(ids))
@@ -32,16 +32,16 @@ def test_every_panel_has_an_id_and_a_place_of_its_own(dashboard):
         assert is_beside or is_above
 
 
-def test_the_dashboard_asks_for_its_data_source(dashboard, panels):
-    """It can be loaded into any Grafana: it names no data source of another one."""
+def test_the_dashboard_selects_its_data_source(dashboard, panels):
+    """The dashboard can be loaded into any Grafana, because it names no fixed data source."""
     sources = {panel["datasource"]["uid"] for panel in panels}
 
     assert {"${datasource}"} == sources
     assert "datasource" in {one["name"] for one in dashboard["templating"]["list"]}
 
 
-def test_panels_show_what_is_exposed(panels, exposed):
-    """Every metric that a panel names exists, and every one of the service is shown."""
+def test_panels_show_the_exposed_metrics(panels, exposed):
+    """Every metric of a panel exists, and every metric of the service is on a panel."""
     shown = {
         name
         for panel in panels
@@ -55,5 +55,5 @@ def test_panels_show_what_is_exposed(panels, exposed):
 
 
 def family(name):
-    """The metric that a sample belongs to."""
+    """The metric of a sample."""
     return re.sub(r"_(bucket|sum|count)$", "", name)

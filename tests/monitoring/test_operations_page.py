@@ -5,12 +5,12 @@ import pytest
 
 @pytest.fixture(scope="session")
 def page(folder):
-    """What operators read."""
+    """The operations page."""
     return (folder.parent / "operations.md").read_text(encoding="utf-8")
 
 
-def test_every_metric_is_explained(page, exposed):
-    """A row of the operations page says what each metric is, and what to do about it."""
+def test_the_page_explains_every_metric(page, exposed):
+    """The operations page has a row for each metric, with its meaning and the action."""
     named = set(re.findall(r"^\| `(invoices_\w+)` \|", page, re.MULTILINE))
     ours = {
         re.sub(r"_(bucket|sum|count)$", "", name)
@@ -22,7 +22,7 @@ def test_every_metric_is_explained(page, exposed):
 
 
 def test_metrics_that_the_page_mentions_exist(page, exposed):
-    """The page promises no metric of a process or its garbage collector that is not exposed."""
+    """Every process or garbage collector metric on the page is exposed."""
     mentioned = set(re.findall(r"`((?:process|python)_[a-z_]+[a-z])`", page))
 
     assert mentioned
@@ -30,5 +30,5 @@ def test_metrics_that_the_page_mentions_exist(page, exposed):
 
 
 def test_the_page_names_every_file(page, folder):
-    """A reader of the page finds every file."""
+    """Every file of the folder is named on the page."""
     assert [] == [path.name for path in folder.iterdir() if f"monitoring/{path.name}" not in page]

@@ -1,4 +1,4 @@
-"""Node, where what it needs is installed."""
+"""Node with its installed packages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tests.signatures import node as wheel
 
 @pytest.fixture(scope="session")
 def node():
-    """Node with the packages of package-lock.json; without them, no test may pass or be skipped."""
+    """Node with the packages of package-lock.json; if they are missing, the tests fail."""
     if not wheel.is_installed():
         pytest.fail(
-            "tests/signatures/node_modules is missing or not what package-lock.json names:"
+            "tests/signatures/node_modules is missing or differs from package-lock.json:"
             " `make test` installs it",
             pytrace=False,
         )

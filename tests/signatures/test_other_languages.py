@@ -1,4 +1,4 @@
-"""What receivers do with our signatures, by the official libraries of two languages."""
+"""The official libraries of two languages verify our signatures."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def secret_of(key: bytes) -> str:
 OLD, NEW, OTHER = secret_of(b"o" * 32), secret_of(b"n" * 32), secret_of(b"x" * 32)
 SHORTEST, LONGEST = secret_of(bytes(range(24))), secret_of(bytes(range(192, 256)))
 
-# Both libraries accept five minutes in either direction. A minute is more than a test takes.
+# Both libraries accept five minutes in either direction; a test takes less than a minute.
 WITHIN, BEYOND = timedelta(minutes=4), timedelta(minutes=6)
 
 
 @dataclass(frozen=True)
 class Arrived:
-    """What reaches the receiver."""
+    """The request as it reaches the receiver."""
 
     headers: Mapping[str, str]
     body: bytes
 
     def having(self, **headers: str | None) -> Arrived:
-        """The same with other headers, written with underscores; None takes one away."""
+        """The same request with other headers, written with underscores; None removes one."""
         changed = {name.replace("_", "-"): value for name, value in headers.items()}
         kept = {name: value for name, value in self.headers.items() if name not in changed}
         return replace(self, headers=kept | {n: v for n, v in changed.items() if v is not None})
@@ -43,31 +43,31 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Case:
-    """How a delivery is signed, what happens to it on its way, and what the receiver knows."""
+    """The secrets of a delivery, the change on its way, and the secret of the receiver."""
 
     name: str
     description: str = "Счёт оплачен – danke schön 🧾"
     secrets: tuple[str, ...] = (NEW,)
     known: str = NEW
     ahead: timedelta = timedelta()
-    on_its_way: Callable[[Arrived], Arrived] = lambda arrived: arrived
+    change: Callable[[Arrived], Arrived] = lambda arrived: arrived
     reason: str = ""
-    """A part of what the libraries say when they refuse it."""
+    """A part of the error message of the libraries."""
 
     @property
     def event(self):
-        """What is told."""
+        """The event in the body."""
         return {"description": self.description, "paid": True}
 
     def arrived(self, now: datetime) -> Arrived:
-        """Sign it as the service does, and send it on its way."""
+        """Sign the event as the service does, and apply the change."""
         body = INVOICE_NOTIFICATION.render(self.event)
         headers = Signer(self.secrets).headers("msg_1", now + self.ahead, body)
-        return self.on_its_way(Arrived(headers, body))
+        return self.change(Arrived(headers, body))
 
 
 def beside(other: str, *, first: bool) -> Callable[[Arrived], Arrived]:
-    """Put another signature before or after the valid one."""
+    """Add another signature before or after the valid one."""
 
     def put(arrived: Arrived) -> Arrived:
         valid = arrived.headers["webhook-signature"]
@@ -77,7 +77,7 @@ def beside(other: str, *, first: bool) -> Callable[[Arrived], Arrived]:
 
 
 def as_version(version: str) -> Callable[[Arrived], Arrived]:
-    """Give the valid signature out as one of another version."""
+    """Declare the valid signature as a signature of another version."""
 
     def pretend(arrived: Arrived) -> Arrived:
         _, _, signature = arrived.headers["webhook-signature"].partition(",")
@@ -87,12 +87,12 @@ def as_version(version: str) -> Callable[[Arrived], Arrived]:
 
 
 def with_another_byte(arrived: Arrived) -> Arrived:
-    """Change one byte of the body; it stays JSON in UTF-8, and says something else."""
+    """Change one byte of the body; it stays JSON in UTF-8 with another meaning."""
     return replace(arrived, body=arrived.body.replace(b"danke", b"danke"[:-1] + b"a"))
 
 
 def one_second_later(arrived: Arrived) -> Arrived:
-    """Change the timestamp by what no clock would notice."""
+    """Change the timestamp by one second, which is within the tolerance."""
     return arrived.having(webhook_timestamp=str(int(arrived.headers["webhook-timestamp"]) + 1))
 
 
@@ -116,46 +116,46 @@ VERIFIED = (
     Case("a rotation, the old one first", secrets=(OLD, NEW), known=NEW),
     Case("sent minutes ago", ahead=-WITHIN),
     Case("a clock minutes behind", ahead=WITHIN),
-    Case("v1a first", on_its_way=beside(ASYMMETRIC, first=True)),
-    Case("v1a last", on_its_way=beside(ASYMMETRIC, first=False)),
-    Case("an unknown version first", on_its_way=beside(UNKNOWN, first=True)),
-    Case("an unknown version last", on_its_way=beside(UNKNOWN, first=False)),
-    Case("another v1 first", on_its_way=beside(FOREIGN, first=True)),
+    Case("v1a first", change=beside(ASYMMETRIC, first=True)),
+    Case("v1a last", change=beside(ASYMMETRIC, first=False)),
+    Case("an unknown version first", change=beside(UNKNOWN, first=True)),
+    Case("an unknown version last", change=beside(UNKNOWN, first=False)),
+    Case("another v1 first", change=beside(FOREIGN, first=True)),
 )
 
 NO_HEADER, NO_MATCH = "required headers", "No matching signature"
 
 REFUSED = (
-    Case("one byte of the body", on_its_way=with_another_byte, reason=NO_MATCH),
-    Case("another id", on_its_way=lambda a: a.having(webhook_id="msg_2"), reason=NO_MATCH),
-    Case("another timestamp", on_its_way=one_second_later, reason=NO_MATCH),
+    Case("one byte of the body", change=with_another_byte, reason=NO_MATCH),
+    Case("another id", change=lambda a: a.having(webhook_id="msg_2"), reason=NO_MATCH),
+    Case("another timestamp", change=one_second_later, reason=NO_MATCH),
     Case("too old", ahead=-BEYOND, reason="too old"),
     Case("from the future", ahead=BEYOND, reason="too new"),
     Case("another secret", known=OTHER, reason=NO_MATCH),
     Case("neither secret of a rotation", secrets=(NEW, OLD), known=OTHER, reason=NO_MATCH),
-    Case("v1a only", on_its_way=as_version("v1a"), reason=NO_MATCH),
-    Case("an unknown version only", on_its_way=as_version("v2"), reason=NO_MATCH),
+    Case("v1a only", change=as_version("v1a"), reason=NO_MATCH),
+    Case("an unknown version only", change=as_version("v2"), reason=NO_MATCH),
     Case(
         "no signature",
-        on_its_way=lambda a: a.having(webhook_signature=None),
+        change=lambda a: a.having(webhook_signature=None),
         reason=NO_HEADER,
     ),
     Case(
         "an empty signature",
-        on_its_way=lambda a: a.having(webhook_signature=""),
+        change=lambda a: a.having(webhook_signature=""),
         reason=NO_HEADER,
     ),
-    Case("no id", on_its_way=lambda a: a.having(webhook_id=None), reason=NO_HEADER),
+    Case("no id", change=lambda a: a.having(webhook_id=None), reason=NO_HEADER),
     Case(
         "no timestamp",
-        on_its_way=lambda a: a.having(webhook_timestamp=None),
+        change=lambda a: a.having(webhook_timestamp=None),
         reason=NO_HEADER,
     ),
 )
 
 
 def by_python(case: Case) -> dict:
-    """The verdict of Python's official library."""
+    """The result of the official library for Python."""
     arrived = case.arrived(datetime.now(UTC))
     try:
         return {"event": Webhook(case.known).verify(arrived.body, dict(arrived.headers))}
@@ -164,8 +164,8 @@ def by_python(case: Case) -> dict:
 
 
 @pytest.fixture(scope="module")
-def verdicts_of_javascript(node):
-    """The verdicts of JavaScript's official library on the whole table, by name."""
+def results_of_javascript(node):
+    """The results of the official library for JavaScript for all cases, by name."""
     table, now = VERIFIED + REFUSED, datetime.now(UTC)
     lines = []
     for case in table:
@@ -181,46 +181,46 @@ def verdicts_of_javascript(node):
 
 
 @pytest.fixture(params=["python", "javascript"])
-def verdict_on(request):
-    """Asks the official library of a language for its verdict on a case."""
+def result_of(request):
+    """Verifies a case with the official library of a language."""
     if request.param == "python":
         return by_python
-    verdicts = request.getfixturevalue("verdicts_of_javascript")
-    return lambda case: verdicts[case.name]
+    results = request.getfixturevalue("results_of_javascript")
+    return lambda case: results[case.name]
 
 
 def named(case: Case) -> str:
-    """What a case is called."""
+    """The name of a case."""
     return case.name
 
 
 @pytest.mark.parametrize("case", VERIFIED, ids=named)
-def test_what_we_sign_verifies(case, verdict_on):
-    """A receiver that knows one of the secrets reads the event as it was told."""
-    assert {"event": case.event} == verdict_on(case)
+def test_our_signatures_verify(case, result_of):
+    """A receiver that knows one of the secrets reads the event unchanged."""
+    assert {"event": case.event} == result_of(case)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=named)
-def test_what_we_did_not_sign_like_this_is_refused(case, verdict_on):
-    """What was changed, is stale or was signed with another secret is refused for that reason."""
-    verdict = verdict_on(case)
+def test_a_changed_or_wrongly_signed_request_is_refused(case, result_of):
+    """A request that is changed, too old or signed with another secret is refused as such."""
+    result = result_of(case)
 
-    assert ["refused"] == list(verdict)
-    assert case.reason in verdict["refused"]
+    assert ["refused"] == list(result)
+    assert case.reason in result["refused"]
 
 
-def test_every_change_changes_something():
-    """A case that is refused would be verified, were it not for what happens to it."""
+def test_every_refused_case_verifies_without_its_change():
+    """Each refused case verifies if its change is left out."""
     now = datetime.now(UTC)
     for case in REFUSED:
-        untouched = replace(case, known=case.secrets[0], ahead=timedelta(), on_its_way=lambda a: a)
+        untouched = replace(case, known=case.secrets[0], ahead=timedelta(), change=lambda a: a)
 
         assert {"event": case.event} == by_python(untouched), case.name
         assert (untouched.known, untouched.arrived(now)) != (case.known, case.arrived(now))
 
 
-def test_no_package_that_happens_to_be_there_is_used(tmp_path, node):
-    """Packages count only in the versions that package-lock.json names."""
+def test_only_packages_of_the_lock_file_are_used(tmp_path, node):
+    """An installed package counts only in the version of package-lock.json."""
     (tmp_path / "package-lock.json").write_bytes((node.FOLDER / "package-lock.json").read_bytes())
     assert not node.is_installed(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The JavaScript receiver of docs/receiver.md, as it is printed there, run by Node."""
+"""The JavaScript receiver that docs/receiver.md prints, run by Node."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ EVENT = {"description": "Счёт оплачен – danke schön 🧾", "paid":
 
 @dataclass
 class Receiver:
-    """A process that receives, and where."""
+    """A process that receives callbacks, and its port."""
 
     process: asyncio.subprocess.Process
     port: int
 
     async def ended(self):
-        """End it; what it has printed."""
+        """End the process, and return its output."""
         self.process.terminate()
         printed, _ = await self.process.communicate()
         return printed.decode()
@@ -38,7 +38,7 @@ class Receiver:
 
 @pytest.fixture
 async def receiver(node):
-    """The receiver, on a port that is free instead of the printed one."""
+    """The printed receiver, on a free port instead of the printed one."""
     (code,) = re.findall(r"```javascript\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert 1 == code.count('app.listen(9000, "127.0.0.1");')
     process = await node.start(
@@ -60,13 +60,13 @@ async def receiver(node):
 
 @pytest.fixture
 async def sender():
-    """What the service sends with."""
+    """The sender of the service."""
     async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=15) as sender:
         yield sender
 
 
 def request_to(receiver, body, signed=None, id_="a/b c"):
-    """Make the request that the service makes; *signed* is what was signed, if not *body*."""
+    """Send a request like the service does; *signed* are the signed bytes, if not *body*."""
     signer = Signer((NEXT_SECRET, DEV_SECRET))
     headers = signer.headers("msg_1", datetime.now(UTC), signed or body)
     headers["Content-Type"] = "application/json"
@@ -74,8 +74,8 @@ def request_to(receiver, body, signed=None, id_="a/b c"):
     return OutgoingRequest(url, "POST", headers, body)
 
 
-async def test_it_takes_an_event_once(receiver, sender):
-    """It verifies one of two signatures, answers what is declared, and knows what it has had."""
+async def test_the_printed_receiver_processes_an_event_once(receiver, sender):
+    """It verifies one of two signatures, answers as declared, and processes an event once."""
     for _ in range(2):
         answer = await sender.send(request_to(receiver, INVOICE_NOTIFICATION.render(EVENT)))
 
@@ -86,8 +86,8 @@ async def test_it_takes_an_event_once(receiver, sender):
     assert f"a/b c {EVENT['description']} true\n" == await receiver.ended()
 
 
-async def test_it_refuses_a_forged_event(receiver, sender):
-    """A body that was not signed is neither acknowledged nor dealt with."""
+async def test_the_printed_receiver_refuses_a_forged_event(receiver, sender):
+    """A body that was not signed is neither acknowledged nor processed."""
     signed = INVOICE_NOTIFICATION.render(EVENT | {"paid": False})
 
     answer = await sender.send(request_to(receiver, INVOICE_NOTIFICATION.render(EVENT), signed))

@@ -24,7 +24,7 @@ ENDED_AT = START + SECOND / 4
 
 
 def a_delivery(**changes):
-    """A delivery that was leased for its first attempt."""
+    """A delivery that is leased for its first attempt."""
     invoice = an_invoice(at=START - 2 * SECOND, request_id="the-request")
     step = a_step(invoice, event=an_event(at=START - SECOND))
     values = {"url": URL, "origin": "https://receiver.example:443", "body": BODY}
@@ -32,7 +32,7 @@ def a_delivery(**changes):
 
 
 class SlowReceiver:
-    """Implements `Sends`: every request takes 250 ms of the clock and is answered the same."""
+    """Implements `Sends`: every request takes 250 ms of the clock and gets the same answer."""
 
     def __init__(self, clock, given):
         self.clock = clock
@@ -40,14 +40,14 @@ class SlowReceiver:
         self.requests = []
 
     async def send(self, request):
-        """Store *request* and answer."""
+        """Keep *request*, and return the answer."""
         self.requests.append(request)
         self.clock.advance(SECOND / 4)
         return self.given
 
 
 async def made(given, *deliveries, **options):
-    """Attempt each of *deliveries*; the attempts and the requests that were made."""
+    """Attempt each of *deliveries*; return the attempts and the requests."""
     clock = ManualClock()
     receiver = SlowReceiver(clock, given)
     attempts = making_attempts(receiver, clock=clock, **options)
@@ -55,7 +55,7 @@ async def made(given, *deliveries, **options):
 
 
 async def attempted(given, **changes):
-    """The attempt of a delivery with *changes* that was answered *given*."""
+    """The attempt of a delivery with *changes* and the answer *given*."""
     (attempt,), _ = await made(given, a_delivery(**changes))
     return attempt
 
@@ -63,8 +63,8 @@ async def attempted(given, **changes):
 # Sign and send
 
 
-async def test_the_request_is_what_the_contract_says():
-    """Method, URL, headers and body are those that receivers build on."""
+async def test_the_request_is_as_documented():
+    """Method, URL, headers and body are as documented for receivers."""
     _, (request,) = await made(answer())
 
     headers = dict(request.headers)
@@ -79,8 +79,8 @@ async def test_the_request_is_what_the_contract_says():
     assert ("POST", URL, BODY) == (request.method, request.url, request.body)
 
 
-async def test_the_signature_verifies():
-    """A receiver that knows the secret can tell that the body is ours."""
+async def test_a_signature_verifies():
+    """A receiver that knows the secret can verify that the body is from this service."""
     (attempt,), (request,) = await made(answer())
     webhook = Webhook(DEV_SECRET)
 
@@ -89,7 +89,7 @@ async def test_the_signature_verifies():
 
 
 async def test_every_attempt_has_the_same_id_and_bytes():
-    """A receiver recognises what it had, because only the timestamp and signature change."""
+    """A receiver can recognise a repeated callback: only timestamp and signature change."""
     first, later = a_delivery(), a_delivery(attempt_count=3, failure_count=2, lease_token=4)
 
     _, requests = await made(answer(500), *[first, later] * 4)
@@ -102,8 +102,8 @@ async def test_every_attempt_has_the_same_id_and_bytes():
     )
 
 
-async def test_the_account_signs_what_is_its_own():
-    """Each request is signed with the secrets of the account whose delivery it is."""
+async def test_a_request_is_signed_with_the_secrets_of_its_account():
+    """Each request is signed with the secrets of the account that owns the delivery."""
     asked = []
 
     async def signer_of(account_id):
@@ -115,18 +115,18 @@ async def test_the_account_signs_what_is_its_own():
     assert ["acme"] == asked
 
 
-async def test_an_attempt_knows_when_it_began_and_ended():
-    """The instants are those right before and right behind the request."""
+async def test_an_attempt_records_its_start_and_end():
+    """The recorded instants are directly before and directly after the request."""
     (attempt,), _ = await made(answer(), a_delivery())
 
     assert (START, ENDED_AT) == (attempt.started_at, attempt.ended_at)
 
 
-# What is stored of it
+# What is recorded
 
 
-async def test_an_attempt_holds_what_was_answered():
-    """Number, instant, duration, status, outcome and body can be looked at later."""
+async def test_an_attempt_records_the_answer():
+    """Number, instant, duration, status, outcome and body are recorded."""
     (attempt,), _ = await made(answer(500, b"oops"), a_delivery(attempt_count=2))
 
     assert (3, START, 250) == (attempt.number, attempt.started_at, attempt.duration_ms)
@@ -135,23 +135,23 @@ async def test_an_attempt_holds_what_was_answered():
 
 
 @pytest.mark.parametrize("outcome", NO_ANSWERS)
-async def test_an_attempt_without_an_answer_holds_the_reason(outcome):
-    """Where nothing came back there is no status and no body, and why is said."""
+async def test_an_attempt_without_an_answer_records_the_reason(outcome):
+    """Without an answer, the attempt has no status and no body, and its detail has the reason."""
     (attempt,), _ = await made(NoAnswer(outcome, "no answer within 15 s"))
 
     assert (None, None) == (attempt.status_code, attempt.response_body)
     assert (outcome, "no answer within 15 s") == (attempt.outcome, attempt.detail)
 
 
-async def test_a_body_that_was_cut_off_leaves_the_status():
-    """Of a 2xx whose body is incomplete, the status is known."""
+async def test_an_incomplete_body_keeps_the_status():
+    """The status of a 2xx with an incomplete body is recorded."""
     attempt = await attempted(NoAnswer(AttemptOutcome.TIMEOUT, "", status_code=200))
 
     assert (200, None) == (attempt.status_code, attempt.response_body)
 
 
-async def test_an_empty_answer_is_not_no_answer():
-    """A receiver that answered nothing at all did answer."""
+async def test_an_empty_answer_is_an_answer():
+    """An answer with an empty body is recorded as an answer."""
     (attempt,), _ = await made(answer(204, b""))
 
     assert (204, "") == (attempt.status_code, attempt.response_body)
@@ -176,7 +176,7 @@ async def test_an_empty_answer_is_not_no_answer():
     ],
 )
 async def test_four_kib_of_an_answer_are_stored_as_text(expected, body):
-    """The beginning of any bytes becomes text that every database stores."""
+    """The first 4 KiB of any body become text that every database can store."""
     (attempt,), _ = await made(answer(500, body))
 
     stored = attempt.response_body
@@ -185,16 +185,16 @@ async def test_four_kib_of_an_answer_are_stored_as_text(expected, body):
     assert "\0" not in stored
 
 
-def test_four_kib_are_four_kib():
-    """What is stored is what is documented."""
+def test_the_documented_limit_is_4_kib():
+    """The limit in the code is the limit in the documentation."""
     assert 4 * 1024 == STORED_BYTES
 
 
-# What follows from it
+# The settlement
 
 
 async def test_a_delivered_attempt_settles_the_delivery():
-    """An acknowledgement is settled as delivered, at its end, for the lease it was made under."""
+    """An acknowledgement settles the delivery as delivered, at its end, under its lease."""
     attempt = await attempted(answer(), lease_token=7)
 
     assert ("msg_1", 7) == (attempt.delivery.id, attempt.delivery.lease_token)
@@ -203,8 +203,8 @@ async def test_a_delivered_attempt_settles_the_delivery():
     assert None is attempt.held_until
 
 
-async def test_a_failed_attempt_leaves_it_pending():
-    """The next attempt is due the delay after the end of this one."""
+async def test_a_failed_attempt_leaves_the_delivery_pending():
+    """The next attempt is due after the end of this one and the delay."""
     attempt = await attempted(answer(500))
 
     assert DeliveryStatus.PENDING is attempt.decision.status
@@ -213,8 +213,8 @@ async def test_a_failed_attempt_leaves_it_pending():
     assert None is attempt.held_until
 
 
-async def test_failures_count_and_attempts_do_not():
-    """An attempt that was lost on our side does not use up the schedule."""
+async def test_lost_attempts_do_not_count_as_failures():
+    """An attempt that was lost on our side does not count in the schedule."""
     attempt = await attempted(answer(500), attempt_count=9, failure_count=1)
 
     assert Retry(300 * SECOND) == attempt.decision
@@ -222,7 +222,7 @@ async def test_failures_count_and_attempts_do_not():
 
 
 async def test_retry_after_holds_the_origin():
-    """Delivery and origin are held from the end of the attempt."""
+    """Delivery and origin are on hold from the end of the attempt."""
     attempt = await attempted(answer(503, retry_after="60"))
 
     assert Retry(60 * SECOND) == attempt.decision
@@ -239,8 +239,8 @@ async def test_retry_after_holds_the_origin():
         (DeadReason.EXHAUSTED, NoAnswer(AttemptOutcome.TIMEOUT, ""), 2),
     ],
 )
-async def test_every_end_without_delivery_has_its_reason(reason, given, failure_count):
-    """A dead delivery says why, and nothing is due any more."""
+async def test_every_dead_delivery_has_a_reason(reason, given, failure_count):
+    """A dead delivery has a reason and no due instant."""
     attempt = await attempted(given, failure_count=failure_count)
 
     assert Dead(reason) == attempt.decision
@@ -248,16 +248,16 @@ async def test_every_end_without_delivery_has_its_reason(reason, given, failure_
     assert (None, None) == (log_fields(attempt)["due_at"], attempt.held_until)
 
 
-async def test_the_last_failure_still_holds_its_origin():
-    """Other deliveries of the origin wait as it asked, although this one is dead."""
+async def test_the_last_failure_still_holds_the_origin():
+    """Other deliveries of the origin wait for the hold, although this delivery is dead."""
     attempt = await attempted(answer(503, retry_after="60"), failure_count=2)
 
     assert DeadReason.EXHAUSTED is attempt.decision.reason
     assert ENDED_AT + 60 * SECOND == attempt.held_until
 
 
-async def test_a_lenient_contract_delivers_and_notes():
-    """Any 2xx settles, and the mismatch is stored with the attempt."""
+async def test_a_lenient_contract_delivers_and_records_the_difference():
+    """Any 2xx delivers, and the difference from the declared body is recorded."""
     (attempt,), _ = await made(answer(200, b"<html>"), is_strict=False)
 
     assert DeliveryStatus.DELIVERED is attempt.decision.status
@@ -265,11 +265,11 @@ async def test_a_lenient_contract_delivers_and_notes():
     assert "<html>" == attempt.response_body
 
 
-# What goes wrong on our side
+# Errors on our side
 
 
-async def test_a_failure_on_our_side_is_no_attempt():
-    """Without a signature no request is sent, and the caller learns why."""
+async def test_an_error_on_our_side_is_not_an_attempt():
+    """Without a signature no request is sent, and the caller gets the error."""
 
     async def signer_of(_account_id):
         raise LookupError("no secret")
@@ -283,7 +283,7 @@ async def test_a_failure_on_our_side_is_no_attempt():
 
 
 async def test_a_defect_while_settling_is_logged(caplog):
-    """Whatever the store raises, the other attempts go on, and the lease runs out."""
+    """If the store raises, the other attempts continue, and the lease runs out."""
 
     class Broken:
         async def settle(self, _attempt):
@@ -298,19 +298,19 @@ async def test_a_defect_while_settling_is_logged(caplog):
 
 
 class AwayStore:
-    """A store that cannot be written to; the attempts that it was to settle are counted."""
+    """A store that refuses every write and counts the refused settlements."""
 
     def __init__(self):
         self.asked_count = 0
 
     async def settle(self, _attempt):
-        """Fail."""
+        """Fail like an unavailable database."""
         self.asked_count += 1
         raise StorageUnavailable("away")
 
 
-async def test_settling_is_repeated_until_the_lease_ends():
-    """While the lease is ours the answer is settled again and again; after it, no more."""
+async def test_settling_is_retried_until_the_lease_ends():
+    """A failed settlement is retried while the lease lasts, and not afterwards."""
     clock, store = ManualClock(), AwayStore()
     attempts = making_attempts(SlowReceiver(clock, answer()), clock=clock, store=store)
     attempt = await attempts.make(a_delivery(leased_until=START + 5 * SECOND))
@@ -322,8 +322,8 @@ async def test_settling_is_repeated_until_the_lease_ends():
     assert 3 == store.asked_count
 
 
-async def test_draining_waits_for_no_database():
-    """What cannot be settled when the process ends is tried once more, and its lease runs out."""
+async def test_a_drain_does_not_wait_for_the_database():
+    """During a drain a failed settlement is retried once, and then the lease runs out."""
     clock, store = ManualClock(), AwayStore()
     attempts = making_attempts(SlowReceiver(clock, answer()), clock=clock, store=store)
     attempt = await attempts.make(a_delivery())
@@ -349,8 +349,8 @@ GIVEN = [
 
 
 @pytest.mark.parametrize("given", GIVEN)
-async def test_one_flat_record_tells_all(given):
-    """Every attempt is logged with the same fields, none of them nested."""
+async def test_one_flat_record_describes_an_attempt(given):
+    """Every attempt is logged with the same fields, and none of them is nested."""
     (attempt,), _ = await made(given)
 
     fields = log_fields(attempt)
@@ -379,8 +379,8 @@ async def test_one_flat_record_tells_all(given):
 
 
 @pytest.mark.parametrize("given", GIVEN)
-async def test_the_log_gives_nothing_away(given):
-    """Path and query of the URL, the bodies and the secret are in no log."""
+async def test_the_log_contains_no_secrets(given):
+    """The path and query of the URL, the bodies and the secret are not logged."""
     (attempt,), _ = await made(given)
 
     line = repr(log_fields(attempt))

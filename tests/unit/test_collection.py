@@ -27,13 +27,13 @@ MICROSECOND = timedelta(microseconds=1)
 
 @pytest.fixture
 def memory():
-    """What is stored; a test may hold back its writes."""
+    """The stored rows; a test can block the writes."""
     return WatchedMemory()
 
 
 @pytest.fixture
 def store(memory):
-    """The store that the collection works on."""
+    """The store of the collection."""
     return WatchedStore(memory)
 
 
@@ -51,7 +51,7 @@ def clock():
 
 @pytest.fixture
 def metrics():
-    """What is counted."""
+    """The metrics of the collection."""
     return Metrics()
 
 
@@ -76,7 +76,7 @@ def collecting(store, clock, metrics):
 
 
 class FakeCollector:
-    """Does with each invoice what the test has put there for its id, or pays it."""
+    """Returns for each invoice what the test has set for its id, and otherwise pays it."""
 
     name = "fake"
 
@@ -88,7 +88,7 @@ class FakeCollector:
         self.is_asked = asyncio.Event()
 
     async def send(self, invoice):
-        """Answer what the test said, once it lets us."""
+        """Return the answer of the test, when the test allows it."""
         self.asked[invoice.id] += 1
         self.is_asked.set()
         await self.may_answer.wait()
@@ -98,46 +98,46 @@ class FakeCollector:
         return Progress(PAID, "Invoice paid") if isinstance(end, Exception) else end
 
     async def collect(self, invoice):
-        """As `send`."""
+        """Do the same as `send`."""
         return await self.send(invoice)
 
 
 async def quiet(clock):
-    """Wait until the collection waits, and what it started has begun."""
+    """Wait until the collection waits and the tasks that it started have begun."""
     await idle()
     await clock.parked()
 
 
-async def story(store, id_="1"):
-    """The state of an invoice and what was told of it."""
+async def state_of(store, id_="1"):
+    """The state of an invoice and its events."""
     found = await store.find_invoice("dev", id_)
     return found["status"], [(event["description"], event["paid"]) for event in found["events"]]
 
 
-def bodies(told):
-    """The events of deliveries."""
-    return [(one["event"]["description"], one["event"]["paid"]) for one in told]
+def bodies(found):
+    """The description and `paid` of the event of each delivery."""
+    return [(one["event"]["description"], one["event"]["paid"]) for one in found]
 
 
-# The endings
+# The results of a collection
 
 
 async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, clock):
-    """It is sent at once, and paid when the delay is over and not before."""
+    """An invoice is sent at once, and is paid exactly when the delay is over."""
     async with collecting() as (collection, _):
         await collection.accept(an_invoice())
         await store.taken.reaches(1)
-        assert (SENT, []) == await story(store)
+        assert (SENT, []) == await state_of(store)
 
         await clock.parked()
         clock.advance(DELAY - MICROSECOND)
         await quiet(clock)
-        assert (SENT, []) == await story(store)
+        assert (SENT, []) == await state_of(store)
 
         clock.advance(MICROSECOND)
         await store.taken.reaches(2)
 
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ async def test_an_invoice_is_sent_and_paid_after_the_delay(collecting, store, cl
         ("Payment failed: an error occurred while processing the card", "processing_error"),
     ],
 )
-async def test_a_failing_payment_is_told(collecting, store, clock, description, tag):
-    """Every tag that fails ends in `payment_failed`, with its own words, after the delay."""
+async def test_a_failed_payment_causes_an_event(collecting, store, clock, description, tag):
+    """Every tag of a failure causes `payment_failed` with its own description, after the delay."""
     async with collecting() as (collection, _):
         await collection.accept(an_invoice(customer=f"Acme+{tag}"))
         await store.taken.reaches(1)
@@ -158,39 +158,39 @@ async def test_a_failing_payment_is_told(collecting, store, clock, description, 
         clock.advance(DELAY)
         await store.taken.reaches(2)
 
-    assert (FAILED, [(description, False)]) == await story(store)
+    assert (FAILED, [(description, False)]) == await state_of(store)
     assert [(description, False)] == bodies(await store.deliveries_of("dev", "1"))
 
 
 async def test_an_invoice_that_cannot_be_sent_fails_at_once(collecting, store):
-    """`+undeliverable` never becomes sent."""
+    """An invoice with `+undeliverable` is never sent."""
     async with collecting() as (collection, _):
         await collection.accept(an_invoice(customer="Acme+undeliverable"))
         await store.taken.reaches(1)
 
-    status, ((description, paid),) = await story(store)
+    status, ((description, paid),) = await state_of(store)
     assert (FAILED, False) == (status, paid)
     assert "could not be sent" in description
 
 
 async def test_pending_takes_ten_times_the_delay(collecting, store, clock):
-    """`+pending` is paid after ten delays and not before."""
+    """An invoice with `+pending` is paid after ten delays, and not before."""
     async with collecting() as (collection, _):
         await collection.accept(an_invoice(customer="Acme+pending"))
         await store.taken.reaches(1)
         await clock.parked()
         clock.advance(10 * DELAY - MICROSECOND)
         await quiet(clock)
-        assert (SENT, []) == await story(store)
+        assert (SENT, []) == await state_of(store)
 
         clock.advance(MICROSECOND)
         await store.taken.reaches(2)
 
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
-async def test_never_stays_sent(collecting, store, clock, memory):
-    """`+never` is sent, and nothing more happens to it, ever."""
+async def test_never_keeps_an_invoice_sent(collecting, store, clock, memory):
+    """An invoice with `+never` is sent, and its state never changes afterwards."""
     async with collecting() as (collection, _):
         await collection.accept(an_invoice(customer="Acme+never"))
         await store.taken.reaches(1)
@@ -199,38 +199,38 @@ async def test_never_stays_sent(collecting, store, clock, memory):
             clock.advance(timedelta(days=100))
             await quiet(clock)
 
-    assert (SENT, []) == await story(store)
+    assert (SENT, []) == await state_of(store)
     (row,) = await rows_of(memory, invoices)
     assert (None, None) == (row["due_at"], row["leased_until"])
     assert 1 == len(store.taken)
 
 
 async def test_without_a_delay_one_step_is_enough(collecting, store, clock):
-    """From received to paid is one transaction where nothing has to be waited for."""
+    """Without a delay an invoice goes from received to paid in one transaction."""
     async with collecting(delay=timedelta(0)) as (collection, _):
         await collection.accept(an_invoice())
         ((step, is_taken),) = await store.taken.reaches(1)
 
     assert (PAID, True) == (step.status, is_taken)
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
     assert START == clock.now()
 
 
 @pytest.mark.parametrize("tag", ["declined", "pending"])
 async def test_without_a_delay_every_tag_ends_in_one_step(collecting, store, tag):
-    """Failures, and ten times nothing, need no second step either."""
+    """Failures and `+pending` need no second step either if there is no delay."""
     async with collecting(delay=timedelta(0)) as (collection, _):
         await collection.accept(an_invoice(customer=f"Acme+{tag}"))
         await store.taken.reaches(1)
 
-    assert {"declined": FAILED, "pending": PAID}[tag] == (await story(store))[0]
+    assert {"declined": FAILED, "pending": PAID}[tag] == (await state_of(store))[0]
 
 
-# What is sent
+# Events and deliveries
 
 
-async def test_the_receiver_is_told_what_happened(collecting, store, memory):
-    """The event is rendered by the callback of the invoice, and becomes its delivery."""
+async def test_an_event_becomes_a_delivery(collecting, store, memory):
+    """The callback of the invoice renders the event, which becomes the body of its delivery."""
     store.ids.next.append("1")
 
     async with collecting(delay=timedelta(0)) as (collection, _):
@@ -240,23 +240,24 @@ async def test_the_receiver_is_told_what_happened(collecting, store, memory):
     (row,) = await rows_of(memory, deliveries)
     assert b'{"description":"Invoice paid","paid":true}' == row["body"]
     assert "invoice_notification" == row["callback"]
-    (told,) = await store.deliveries_of("dev", "1")
-    assert ("msg_1", f"{ONE}/invoices/1", START) == (told["id"], told["url"], told["created_at"])
-    assert [("Invoice paid", True)] == bodies([told])
+    (delivery,) = await store.deliveries_of("dev", "1")
+    assert ("msg_1", f"{ONE}/invoices/1") == (delivery["id"], delivery["url"])
+    assert START == delivery["created_at"]
+    assert [("Invoice paid", True)] == bodies([delivery])
 
 
-async def test_nobody_is_told_who_did_not_ask(collecting, store):
-    """Without a callback URL there is no delivery, and the event can still be looked at."""
+async def test_without_a_callback_url_there_is_no_delivery(collecting, store):
+    """An event without a callback URL is stored and can be read, but has no delivery."""
     async with collecting(delay=timedelta(0)) as (collection, _):
         await collection.accept(an_invoice(origin=None))
         await store.taken.reaches(1)
 
     assert [] == await store.deliveries_of("dev", "1")
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
-async def test_events_carry_the_name_of_their_collector(collecting, store):
-    """A developer can tell the sandbox from real money."""
+async def test_events_have_the_name_of_their_collector(collecting, store):
+    """The collector of an event shows whether the payment was real or simulated."""
     async with collecting(FakeCollector()) as (collection, _):
         await collection.accept(an_invoice())
         await store.taken.reaches(1)
@@ -265,30 +266,30 @@ async def test_events_carry_the_name_of_their_collector(collecting, store):
     assert ["fake"] == [event["collector"] for event in found["events"]]
 
 
-# What goes wrong
+# Errors
 
 
-async def test_what_was_left_behind_is_collected(collecting, elsewhere, store):
-    """Invoices that another process accepted are found by the first round."""
+async def test_waiting_invoices_are_collected_after_a_start(collecting, elsewhere, store):
+    """The first round finds the invoices that another process has accepted."""
     for number in range(3):
         await elsewhere.accept(an_invoice(str(number)))
 
     async with collecting(delay=timedelta(0)):
         await store.taken.reaches(3)
 
-    assert {PAID} == {(await story(store, str(number)))[0] for number in range(3)}
+    assert {PAID} == {(await state_of(store, str(number)))[0] for number in range(3)}
 
 
 async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock, caplog):
-    """A collector that raises is logged; the invoice comes back once its lease ran out."""
-    collector = FakeCollector(bad=LookupError("nobody foresaw this"))
+    """The error of a collector is logged, and the invoice is collected again after its lease."""
+    collector = FakeCollector(bad=LookupError("unexpected"))
 
     async with collecting(collector) as (collection, running):
         await collection.accept(an_invoice("bad"))
         await collection.accept(an_invoice("good"))
         await store.taken.reaches(1)
-        assert (PAID, [("Invoice paid", True)]) == await story(store, "good")
-        assert (RECEIVED, []) == await story(store, "bad")
+        assert (PAID, [("Invoice paid", True)]) == await state_of(store, "good")
+        assert (RECEIVED, []) == await state_of(store, "bad")
         assert "step.failed" in caplog.messages
         assert not running.done()
 
@@ -299,14 +300,14 @@ async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock
         clock.advance(POLL)
         await store.taken.reaches(2)
 
-    assert (PAID, [("Invoice paid", True)]) == await story(store, "bad")
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store, "bad")
 
 
 @pytest.mark.parametrize("method", ["lease_invoices", "take_step"])
-async def test_a_database_that_is_away_for_a_moment_is_survived(
+async def test_an_outage_of_the_database_does_not_end_the_collection(
     collecting, store, elsewhere, clock, method
 ):
-    """The loop goes on, and what could not be written is done again once its lease is over."""
+    """The loop continues, and a failed step is repeated after its lease has run out."""
     await elsewhere.accept(an_invoice())
     store.failing.append(method)
 
@@ -319,11 +320,11 @@ async def test_a_database_that_is_away_for_a_moment_is_survived(
             await clock.parked()
             await idle()
 
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
-async def test_a_slow_collection_holds_up_no_other(collecting, store):
-    """While one invoice is with the collector, others are collected from start to end."""
+async def test_a_slow_collection_does_not_delay_others(collecting, store):
+    """While the collector works on one invoice, other invoices are collected completely."""
     collector = FakeCollector()
 
     async with collecting(collector) as (collection, _):
@@ -334,15 +335,15 @@ async def test_a_slow_collection_holds_up_no_other(collecting, store):
         collector.may_answer.set()
         await collection.accept(an_invoice("quick"))
         await store.taken.reaches(1)
-        assert (PAID, [("Invoice paid", True)]) == await story(store, "quick")
+        assert (PAID, [("Invoice paid", True)]) == await state_of(store, "quick")
         slow.set()
         await store.taken.reaches(2)
 
-    assert (PAID, [("Invoice paid", True)]) == await story(store, "slow")
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store, "slow")
 
 
-async def test_a_step_that_outlived_its_lease_changes_nothing(collecting, store, clock, caplog):
-    """The invoice belongs to whoever leased it next, and one event is told of it."""
+async def test_a_step_with_a_stale_lease_changes_nothing(collecting, store, clock, caplog):
+    """The next holder of the lease collects the invoice, and one event is recorded."""
     collector = FakeCollector(**{"1": Progress(FAILED, "Too late")})
 
     async with collecting(collector) as (collection, _):
@@ -360,12 +361,12 @@ async def test_a_step_that_outlived_its_lease_changes_nothing(collecting, store,
         taken = await store.taken.reaches(2)
 
     assert [True, False] == [is_taken for _, is_taken in taken]
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
     assert "step.outlived_lease" in caplog.messages
 
 
-async def test_a_collector_may_ask_to_be_asked_again(collecting, store, clock):
-    """A payment that is not there yet is looked at again when the collector said."""
+async def test_a_collector_may_ask_for_another_call(collecting, store, clock):
+    """The collector is called again at the instant that it has returned."""
     collector = FakeCollector(**{"1": Progress(SENT, look_again_after=DELAY)})
 
     async with collecting(collector) as (collection, _):
@@ -379,32 +380,32 @@ async def test_a_collector_may_ask_to_be_asked_again(collecting, store, clock):
         await store.taken.reaches(4)
 
     assert [True] * 4 == [is_taken for _, is_taken in store.taken.entries]
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
-class Announcing(FakeCollector):
-    """Tells of the sending too, and can be asked for the money at once."""
+class EventOnSending(FakeCollector):
+    """Has an event for the sending too, and then collects the payment at once."""
 
     async def send(self, invoice):
-        """It was sent."""
+        """Return the event of the sending."""
         return Progress(SENT, "Invoice sent", look_again_after=timedelta(0))
 
     async def collect(self, invoice):
-        """It was paid."""
+        """Return the event of the payment."""
         return Progress(PAID, "Invoice paid")
 
 
-async def test_what_is_told_of_the_sending_is_not_skipped(collecting, store):
-    """An event is an event, even where the next one follows without any wait."""
-    async with collecting(Announcing()) as (collection, _):
+async def test_the_event_of_the_sending_is_recorded(collecting, store):
+    """The event of the sending is recorded even if the payment follows at once."""
+    async with collecting(EventOnSending()) as (collection, _):
         await collection.accept(an_invoice())
         await store.taken.reaches(2)
 
-    assert (PAID, [("Invoice sent", False), ("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice sent", False), ("Invoice paid", True)]) == await state_of(store)
 
 
-async def test_what_stays_sent_is_not_counted_as_collected(collecting, store, metrics):
-    """Counted is what has come to its end: paid, or failed to be."""
+async def test_a_sent_invoice_is_not_counted_as_collected(collecting, store, metrics):
+    """The metric counts only the final states: paid and failed."""
     collector = FakeCollector(**{"1": Progress(SENT), "2": Progress(PAID, "Invoice paid")})
 
     async with collecting(collector) as (collection, _):
@@ -420,17 +421,17 @@ async def test_what_stays_sent_is_not_counted_as_collected(collecting, store, me
     assert {'invoices_collected_total{status="paid"}': 1} == counted
 
 
-# What is collected at once
+# Immediate collection
 
 
 @pytest.fixture
 def no_capacity(monkeypatch):
-    """Collections that may work on no invoice."""
+    """Collections without capacity."""
     monkeypatch.setattr(collection_module, "CONCURRENCY", 0)
 
 
-async def test_what_is_accepted_is_collected_without_a_round(collecting, store, memory):
-    """An invoice is committed leased, and its collection begins with the commit."""
+async def test_an_accepted_invoice_is_collected_without_a_round(collecting, store, memory):
+    """An invoice is committed leased, and its collection begins after the commit."""
     collector = FakeCollector()
     collector.may_answer.clear()
 
@@ -442,13 +443,13 @@ async def test_what_is_accepted_is_collected_without_a_round(collecting, store, 
         collector.may_answer.set()
         await store.taken.reaches(1)
 
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
-async def test_what_exceeds_the_capacity_waits_in_the_database(
+async def test_an_invoice_beyond_the_capacity_waits_in_the_database(
     no_capacity, collecting, store, memory
 ):
-    """Where there is no capacity the invoice is free, and the loops are signalled."""
+    """Without capacity the invoice is committed unleased, and the loops are signalled."""
     async with collecting() as (collection, _):
         await collection.accept(an_invoice())
 
@@ -458,7 +459,7 @@ async def test_what_exceeds_the_capacity_waits_in_the_database(
 
 
 async def test_older_invoices_are_collected_before_new_ones(collecting, store, memory, monkeypatch):
-    """While invoices wait in the database, one that is accepted waits behind them."""
+    """While invoices wait in the database, a new invoice waits after them."""
     monkeypatch.setattr(collection_module, "CONCURRENCY", 1)
     collector = FakeCollector()
     collector.may_answer.clear()
@@ -481,7 +482,7 @@ async def test_older_invoices_are_collected_before_new_ones(collecting, store, m
 
 @pytest.mark.parametrize("title", [None, "Another"], ids=["replay", "conflict"])
 async def test_an_invoice_that_is_not_stored_takes_no_capacity(collecting, store, title):
-    """A replay and a conflict are not collected, and give back what was reserved for them."""
+    """A replay and a conflict are not collected, and release their reserved capacity."""
     collector = FakeCollector(**{"1": Progress(SENT)})
 
     async with collecting(collector) as (collection, _):
@@ -495,7 +496,7 @@ async def test_an_invoice_that_is_not_stored_takes_no_capacity(collecting, store
 
 
 async def test_an_invoice_that_cannot_be_written_takes_no_capacity(collecting):
-    """A failure of the database gives back what was reserved, and the caller learns of it."""
+    """A failed write releases the reserved capacity, and the caller gets the error."""
     async with collecting() as (collection, _):
         with pytest.raises(ValueError, match="customer"):
             await collection.accept(an_invoice(customer=None))
@@ -504,7 +505,7 @@ async def test_an_invoice_that_cannot_be_written_takes_no_capacity(collecting):
 
 
 async def test_an_invoice_whose_commit_is_unknown_takes_no_capacity(collecting, memory):
-    """Neither does one that a lost connection may have stored: its lease runs out."""
+    """If a lost connection may have stored it, the capacity is released and the lease runs out."""
     async with collecting() as (collection, _):
         memory.losses.append(Loss.AFTER)
         with pytest.raises(StorageUnavailable):
@@ -513,8 +514,8 @@ async def test_an_invoice_whose_commit_is_unknown_takes_no_capacity(collecting, 
         assert 0 == collection.held_count
 
 
-async def test_a_request_that_is_cancelled_takes_no_capacity(collecting, memory):
-    """A caller that waits no longer gives back what was reserved for its invoice."""
+async def test_a_cancelled_request_takes_no_capacity(collecting, memory):
+    """A cancelled request releases the capacity that was reserved for its invoice."""
     async with collecting() as (collection, _):
         memory.shut()
         accepting = asyncio.create_task(collection.accept(an_invoice()))
@@ -527,8 +528,8 @@ async def test_a_request_that_is_cancelled_takes_no_capacity(collecting, memory)
         memory.open()
 
 
-async def test_a_process_that_does_not_collect_leaves_all_to_others(store, elsewhere, clock):
-    """What is accepted where no loop runs is free, and due for every process."""
+async def test_a_process_without_a_collector_leaves_invoices_to_others(store, elsewhere, clock):
+    """A process without the loop commits invoices unleased and due for every process."""
     collection = assembled(store, clock=clock).collection
 
     assert Acceptance.STORED is await collection.accept(an_invoice())
@@ -541,8 +542,8 @@ async def test_a_process_that_does_not_collect_leaves_all_to_others(store, elsew
 # Draining
 
 
-async def test_draining_finishes_what_was_begun(collecting, store):
-    """After a drain the steps in progress are written, and only then the collection ends."""
+async def test_a_drain_finishes_steps_in_progress(collecting, store):
+    """After a drain the steps in progress are written, and then the collection ends."""
     collector = FakeCollector()
     collector.may_answer.clear()
 
@@ -556,24 +557,24 @@ async def test_draining_finishes_what_was_begun(collecting, store):
         async with asyncio.timeout(PATIENCE_SECONDS):
             await running
 
-    assert (PAID, [("Invoice paid", True)]) == await story(store)
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
 async def test_after_a_drain_nothing_is_leased(collecting, store, memory):
-    """What is accepted afterwards is left to the next process, free and due."""
+    """An invoice that is accepted after a drain is unleased and due for the next process."""
     async with collecting() as (collection, running):
         collection.drain()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await running
         await collection.accept(an_invoice())
 
-    assert (RECEIVED, []) == await story(store)
+    assert (RECEIVED, []) == await state_of(store)
     (row,) = await rows_of(memory, invoices)
     assert (START, None) == (row["due_at"], row["leased_until"])
 
 
-async def test_what_is_accepted_while_draining_is_left_free(collecting, store, memory):
-    """An invoice that was on its way into the database is not kept leased by who has ended."""
+async def test_an_invoice_that_is_accepted_during_a_drain_is_unleased(collecting, store, memory):
+    """An invoice that is being written during a drain does not stay leased afterwards."""
     async with collecting(delay=timedelta(0)) as (collection, _):
         memory.shut()
         accepting = asyncio.create_task(collection.accept(an_invoice()))

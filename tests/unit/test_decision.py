@@ -23,7 +23,7 @@ HTML = answer(200, b"<html>This domain is for sale</html>")
 
 
 async def attempted(given, *, failure_count=1, schedule=SCHEDULE, chance=0.5, **rules):
-    """The attempt that was answered *given*, for a delivery with so many failures, if it fails."""
+    """The attempt with the answer *given*, for a delivery with *failure_count* failures."""
     receivers = FakeReceivers()
     receivers.answers[ONE].append(given)
     delivery = rows.a_delivery(a_step(an_invoice(), event=an_event()), leased_until=START + DAY)
@@ -32,30 +32,30 @@ async def attempted(given, *, failure_count=1, schedule=SCHEDULE, chance=0.5, **
 
 
 async def classified(given, **rules):
-    """What *given* is, measured by what the callback of invoices declares: outcome and detail."""
+    """The outcome and the detail of *given*, as the callback of invoices classifies it."""
     attempt = await attempted(given, **rules)
     return attempt.outcome, attempt.detail
 
 
 async def decided(given, **options):
-    """What follows for a delivery that was answered *given*."""
+    """The decision for a delivery with the answer *given*."""
     return (await attempted(given, **options)).decision
 
 
 async def decided_and_held(given, **options):
-    """What follows for a delivery that was answered *given*, and until when its origin is held."""
+    """The decision for a delivery with the answer *given*, and the end of the hold."""
     attempt = await attempted(given, **options)
     return attempt.decision, attempt.held_until
 
 
-# What an answer is
+# The outcome of an answer
 
 
 @pytest.mark.parametrize("is_strict", [True, False])
 @pytest.mark.parametrize("status_code", [200, 201, 202, 299])
 @pytest.mark.parametrize("body", [b'{"ok": true}', b'{"ok": true, "more": [1]}', b' {"ok":true} '])
-async def test_what_is_declared_delivers(status_code, body, is_strict):
-    """Any 2xx with the declared body is an acknowledgement, in both contracts."""
+async def test_the_declared_answer_is_an_acknowledgement(status_code, body, is_strict):
+    """Any 2xx with the declared body is an acknowledgement, under both contracts."""
     given = answer(status_code, body)
 
     assert (AttemptOutcome.DELIVERED, None) == await classified(given, is_strict=is_strict)
@@ -83,8 +83,8 @@ MISMATCHES = [
 
 
 @pytest.mark.parametrize("body", MISMATCHES)
-async def test_a_2xx_that_is_not_what_is_declared_is_invalid(body):
-    """A login page, a parked domain and `{"ok": false}` are no acknowledgement."""
+async def test_a_2xx_with_another_body_is_invalid(body):
+    """A login page, a parked domain and `{"ok": false}` are no acknowledgements."""
     outcome, detail = await classified(answer(200, body))
 
     assert AttemptOutcome.INVALID_ANSWER is outcome
@@ -93,16 +93,16 @@ async def test_a_2xx_that_is_not_what_is_declared_is_invalid(body):
 
 
 @pytest.mark.parametrize("body", MISMATCHES)
-async def test_a_lenient_contract_notes_the_mismatch(body):
-    """Where any 2xx counts, what was wrong with it is still told."""
+async def test_a_lenient_contract_records_the_difference(body):
+    """If any 2xx is accepted, the difference from the declared body is recorded."""
     outcome, detail = await classified(answer(204, body), is_strict=False)
 
     assert AttemptOutcome.DELIVERED is outcome
     assert detail.startswith("accepted although")
 
 
-async def test_an_answer_that_is_cut_off_is_invalid():
-    """More than is read cannot be what is declared, even if its beginning would do."""
+async def test_a_truncated_answer_is_invalid():
+    """A body that is longer than the limit is invalid, even if its beginning is as declared."""
     outcome, detail = await classified(answer(200, is_truncated=True))
 
     assert AttemptOutcome.INVALID_ANSWER is outcome
@@ -114,37 +114,37 @@ async def test_an_answer_that_is_cut_off_is_invalid():
     "status_code", [300, 301, 302, 304, 307, 400, 401, 404, 410, 429, 500, 503]
 )
 async def test_every_other_status_is_a_refusal(status_code, is_strict):
-    """No body makes an acknowledgement of a status that is not 2xx, redirects included."""
+    """A status that is not 2xx, redirects included, is a refusal with any body."""
     expected = (AttemptOutcome.REFUSED, f"the receiver answered {status_code}")
 
     assert expected == await classified(answer(status_code), is_strict=is_strict)
 
 
 @pytest.mark.parametrize("outcome", NO_ANSWERS)
-async def test_every_way_of_not_answering_has_its_outcome(outcome):
-    """Why there is no answer is kept, with the words that say it."""
+async def test_every_failure_without_an_answer_has_its_outcome(outcome):
+    """If there is no answer, the reason is recorded as outcome and detail."""
     expected = (outcome, "no answer within 15 s")
 
     assert expected == await classified(NoAnswer(outcome, "no answer within 15 s"))
 
 
-# What becomes of the delivery
+# The decision
 
 
-async def test_an_acknowledgement_ends_it():
-    """The receiver has the event."""
+async def test_an_acknowledgement_delivers():
+    """After an acknowledgement the delivery is delivered."""
     assert Delivered() == await decided(answer())
 
 
-async def test_an_acknowledgement_ends_it_whatever_else_it_says():
-    """A Retry-After on an acknowledgement holds nobody back."""
+async def test_an_acknowledgement_ignores_retry_after():
+    """A Retry-After on an acknowledgement causes no hold."""
     given = answer(retry_after="60")
 
     assert (Delivered(), None) == await decided_and_held(given, failure_count=99)
 
 
-async def test_lenient_takes_any_2xx():
-    """A receiver that cannot be changed can still be delivered to."""
+async def test_a_lenient_contract_accepts_any_2xx():
+    """A receiver that cannot be changed can acknowledge with any 2xx."""
     assert Delivered() == await decided(HTML, is_strict=False)
 
 
@@ -165,41 +165,41 @@ FAILURES = [
 
 @pytest.mark.parametrize("given", FAILURES)
 @pytest.mark.parametrize(("failure_count", "delay"), [(1, 5 * SECOND), (2, 300 * SECOND)])
-async def test_failures_come_again_after_the_schedule(given, failure_count, delay):
-    """Whatever failed, the next attempt is due after the delay of that failure."""
+async def test_failures_are_retried_after_the_schedule(given, failure_count, delay):
+    """After any failure the next attempt is due after the delay of that failure."""
     assert Retry(delay) == await decided(given, failure_count=failure_count)
 
 
 @pytest.mark.parametrize("given", FAILURES)
-async def test_failures_after_the_last_delay_are_the_end(given):
-    """After as many failures as the schedule has delays, and one, it is exhausted."""
+async def test_a_failure_after_the_last_delay_exhausts_the_schedule(given):
+    """A delivery is exhausted after one failure more than the schedule has delays."""
     assert Dead(DeadReason.EXHAUSTED) == await decided(given, failure_count=3)
 
 
-async def test_without_a_schedule_the_first_failure_is_the_end():
-    """An operator may allow a single attempt."""
+async def test_without_a_schedule_the_first_failure_exhausts():
+    """An empty schedule allows a single attempt."""
     assert Dead(DeadReason.EXHAUSTED) == await decided(answer(500), schedule=())
 
 
 @pytest.mark.parametrize(("delay", "chance"), [(4 * SECOND, 0.0), (6 * SECOND, 1.0)])
-async def test_delays_are_spread(delay, chance):
-    """Deliveries that failed together do not return together."""
+async def test_delays_have_jitter(delay, chance):
+    """Deliveries that fail together are not retried together."""
     assert Retry(delay) == await decided(answer(500), chance=chance)
 
 
 @pytest.mark.parametrize("is_strict", [True, False])
 @pytest.mark.parametrize("retry_after", [None, "60"])
 @pytest.mark.parametrize("failure_count", [1, 99])
-async def test_gone_is_the_end_at_once(failure_count, retry_after, is_strict):
-    """A receiver stops a delivery for good with 410, whatever else it says."""
+async def test_410_is_final(failure_count, retry_after, is_strict):
+    """A 410 ends the delivery, whatever else the answer contains."""
     given = answer(410, retry_after=retry_after)
     options = {"is_strict": is_strict, "failure_count": failure_count}
 
     assert (Dead(DeadReason.GONE), None) == await decided_and_held(given, **options)
 
 
-async def test_a_denied_address_is_the_end_at_once():
-    """What the policy denies is not attempted again."""
+async def test_a_denied_address_is_final():
+    """An address that the policy denies is not attempted again."""
     assert Dead(DeadReason.BLOCKED) == await decided(NoAnswer(AttemptOutcome.BLOCKED, ""))
 
 
@@ -215,42 +215,42 @@ async def test_a_denied_address_is_the_end_at_once():
         answer(503, retry_after="Sat, 31 Jan 2026 12:01:00 GMT"),
     ],
 )
-async def test_retry_after_is_never_undercut(given):
-    """On any failure, the next attempt is not before the receiver said, and its origin waits."""
+async def test_retry_after_is_a_lower_bound(given):
+    """After any failure, neither the delivery nor its origin is due before the hold ends."""
     assert (Retry(60 * SECOND), START + 60 * SECOND) == await decided_and_held(given, chance=0.0)
 
 
 async def test_retry_after_does_not_shorten_the_backoff():
-    """A receiver that fails and asks for less waits as long as the others."""
+    """A Retry-After that is shorter than the backoff has no effect on the delay."""
     given = answer(503, retry_after="1")
 
     assert (Retry(300 * SECOND), START + SECOND) == await decided_and_held(given, failure_count=2)
 
 
 @pytest.mark.parametrize("retry_after", ["99999999", "9" * 40, "Fri, 31 Dec 9999 23:59:59 GMT"])
-async def test_retry_after_holds_for_a_day_at_most(retry_after):
-    """No single answer keeps an origin waiting for longer than a day."""
+async def test_retry_after_is_limited_to_a_day(retry_after):
+    """One answer holds an origin for a day at most."""
     given = answer(503, retry_after=retry_after)
 
     assert (Retry(DAY), START + DAY) == await decided_and_held(given)
 
 
 @pytest.mark.parametrize("retry_after", ["0", "-5", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT"])
-async def test_retry_after_that_says_nothing_changes_nothing(retry_after):
-    """Garbage, zero and the past leave the backoff as it is and hold nobody."""
+async def test_an_invalid_retry_after_is_ignored(retry_after):
+    """Invalid values, zero and the past leave the backoff unchanged and cause no hold."""
     given = answer(503, retry_after=retry_after)
 
     assert (Retry(5 * SECOND), None) == await decided_and_held(given)
 
 
 async def test_the_last_failure_still_holds_the_origin():
-    """A delivery that is exhausted leaves the wish of its receiver to the others."""
+    """The hold of an exhausted delivery applies to the other deliveries of the origin."""
     expected = Dead(DeadReason.EXHAUSTED), START + 60 * SECOND
 
     assert expected == await decided_and_held(answer(503, retry_after="60"), failure_count=3)
 
 
-# The rule alone
+# The rule without an answer
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ async def test_the_last_failure_still_holds_the_origin():
     ],
 )
 def test_each_meaning_has_its_decision(expected, meaning):
-    """The meaning of an answer decides, and a failure is followed by the schedule."""
+    """The meaning of an answer gives the decision, and a failure is retried by the schedule."""
     assert expected == decided_by(meaning)
 
 
@@ -275,33 +275,33 @@ def test_a_hold_prolongs_the_delay(delay, hold, meaning):
 
 
 def decided_by(meaning=Meaning.RETRY, *, failure_count=1, chance=0.5, hold=None, schedule=SCHEDULE):
-    """What the rule alone decides."""
+    """The decision of the rule."""
     return decide(meaning, hold=hold, failure_count=failure_count, schedule=schedule, chance=chance)
 
 
 @pytest.mark.parametrize(("delay", "failure_count"), [(5 * SECOND, 1), (300 * SECOND, 2)])
 def test_each_failure_has_its_own_delay(delay, failure_count):
-    """The delay after the nth failure is the nth of the schedule."""
+    """The delay after the nth failure is the nth delay of the schedule."""
     assert Retry(delay) == decided_by(failure_count=failure_count)
 
 
 @pytest.mark.parametrize(("share", "chance"), [(0.8, 0.0), (1.0, 0.5), (1.2, 1.0)])
-def test_chance_spreads_delays_by_a_fifth(share, chance):
-    """The ends of chance are twenty per cent less and twenty per cent more."""
+def test_jitter_changes_delays_by_a_fifth(share, chance):
+    """The extremes of the jitter are twenty per cent less and twenty per cent more."""
     assert Retry(300 * share * SECOND) == decided_by(failure_count=2, chance=chance)
 
 
 @generated(st.floats(0, 1), st.integers(1, len(SCHEDULE)))
-def test_no_chance_leads_outside(chance, failure_count):
-    """Whatever chance says, a delay stays within a fifth of what the operator set."""
+def test_jitter_stays_within_its_limits(chance, failure_count):
+    """With any random number, a delay differs by no more than a fifth from the schedule."""
     middle = SCHEDULE[failure_count - 1]
     decision = decided_by(failure_count=failure_count, chance=chance)
 
     assert middle * 0.8 <= decision.delay <= middle * 1.2
 
 
-def test_a_delay_of_nothing_stays_nothing():
-    """A schedule may ask for another attempt at once."""
+def test_a_delay_of_zero_stays_zero():
+    """A schedule may contain a retry without a delay."""
     assert Retry(timedelta(0)) == decided_by(schedule=(timedelta(0),), chance=1.0)
 
 
@@ -322,8 +322,8 @@ def test_a_delay_of_nothing_stays_nothing():
         (DAY, "9" * 5000),
     ],
 )
-def test_seconds_are_waited_up_to_a_day(wait, header):
-    """A number of seconds is what it says, and never more than a day."""
+def test_seconds_are_limited_to_a_day(wait, header):
+    """A number of seconds holds for that time, and for a day at most."""
     assert wait == retry_after(header, START)
 
 
@@ -338,8 +338,8 @@ def test_seconds_are_waited_up_to_a_day(wait, header):
         (DAY, "Fri, 31 Dec 9999 23:59:59 GMT"),
     ],
 )
-def test_dates_are_waited_for_up_to_a_day(wait, header):
-    """A date asks for the time that is left until then, and never for more than a day."""
+def test_dates_are_limited_to_a_day(wait, header):
+    """A date holds until that instant, and for a day at most."""
     assert wait == retry_after(header, START)
 
 
@@ -370,8 +370,8 @@ def test_dates_are_waited_for_up_to_a_day(wait, header):
         "2026-01-31T12:00:30Z",
     ],
 )
-def test_what_says_nothing_asks_for_nothing(header):
-    """What is neither seconds nor a date in the future holds nothing back."""
+def test_invalid_values_cause_no_hold(header):
+    """A value that is neither seconds nor a date in the future causes no hold."""
     assert None is retry_after(header, START)
 
 
@@ -380,8 +380,8 @@ def test_what_says_nothing_asks_for_nothing(header):
 )
 @example("Fri, 31 Dec 9999 23:59:59 -2359")
 @example("Mon, 01 Jan 0001 00:00:00 +2359")
-def test_no_header_breaks_the_rule(header):
-    """Whatever a receiver sends, it asks for nothing or for more than nothing and at most a day."""
+def test_any_header_value_is_handled(header):
+    """Any value of the header gives no hold or a hold of up to one day."""
     wait = retry_after(header, START)
 
     assert wait is None or timedelta(0) < wait <= DAY

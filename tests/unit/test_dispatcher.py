@@ -47,7 +47,7 @@ DELIVERED = ("delivered", ["delivered"])
 
 @pytest.fixture
 def memory():
-    """What is stored; a test may hold back its writes."""
+    """The stored rows; a test can block the writes."""
     return WatchedMemory()
 
 
@@ -65,7 +65,7 @@ def elsewhere(memory):
 
 @pytest.fixture
 def receivers():
-    """Every receiver there is."""
+    """All receivers."""
     return FakeReceivers()
 
 
@@ -77,7 +77,7 @@ def clock():
 
 @pytest.fixture
 def metrics():
-    """What is counted."""
+    """The metrics of the dispatcher."""
     return Metrics()
 
 
@@ -113,13 +113,13 @@ def dispatching(store, receivers, clock, metrics):
 
 
 async def add_deliveries(store, origin, *names):
-    """A delivery `msg_{name}` to *origin* for each of *names*."""
+    """Add a delivery `msg_{name}` to *origin* for each of *names*."""
     for name in names:
         await add_delivery(store, name, origin=origin)
 
 
 async def answered_once(store, receivers, origin=ONE):
-    """An origin that has answered, and so gets more than one attempt at a time."""
+    """Make *origin* known as answering, so that it gets more than one attempt at a time."""
     await add_delivery(store, "opening", origin=origin)
     await store.settled.reaches(1)
     store.settled.entries.clear()
@@ -128,39 +128,39 @@ async def answered_once(store, receivers, origin=ONE):
 
 
 def cancel(dispatcher, origin):
-    """Give up a lease that was reserved, as a write that failed does."""
+    """Cancel a reserved lease, like a failed write does."""
     dispatcher._cancel(origin)
     dispatcher._begin_attempts()
 
 
 async def quiet(clock):
-    """Wait until the dispatcher waits, and what it started has begun."""
+    """Wait until the dispatcher waits and the tasks that it started have begun."""
     await idle()
     await clock.parked()
 
 
-async def story(store, id_):
-    """The state of a delivery and what came of its attempts."""
-    told = await store.find_delivery("dev", id_)
-    return told["status"], [attempt["outcome"] for attempt in told["attempts"]]
+async def state_of(store, id_):
+    """The state of a delivery and the outcomes of its attempts."""
+    found = await store.find_delivery("dev", id_)
+    return found["status"], [attempt["outcome"] for attempt in found["attempts"]]
 
 
-# Waking up
+# Starting attempts
 
 
-async def test_a_lone_delivery_leaves_at_once(dispatching, store, receivers, clock):
-    """A delivery is attempted as soon as it is committed: no instant has to come first."""
+async def test_a_delivery_is_attempted_at_once(dispatching, store, receivers, clock):
+    """A delivery is attempted as soon as it is committed, without any delay."""
     async with dispatching():
         await add_delivery(store)
         await store.settled.reaches(1)
 
     assert START == clock.now()
     assert ["msg_1"] == receivers.ids
-    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
 
 
-async def test_what_was_waiting_before_the_start_leaves_at_once(dispatching, store, receivers):
-    """What another process left behind is found by the first round."""
+async def test_waiting_deliveries_are_attempted_at_the_start(dispatching, store, receivers):
+    """The first round finds the deliveries that another process has left."""
     await add_deliveries(store, ONE, "1", "2")
 
     async with dispatching():
@@ -169,23 +169,21 @@ async def test_what_was_waiting_before_the_start_leaves_at_once(dispatching, sto
     assert ["msg_1", "msg_2"] == sorted(receivers.ids)
 
 
-async def test_what_another_process_wrote_is_found_by_the_poll(
-    dispatching, elsewhere, store, clock
-):
-    """Without a signal, a delivery is found within the poll."""
+async def test_the_poll_finds_deliveries_of_other_processes(dispatching, elsewhere, store, clock):
+    """Without a signal, a delivery is found within the poll interval."""
     async with dispatching():
         await add_delivery(elsewhere)
         assert clock.now() + POLL == await clock.parked()
         clock.advance(POLL)
         await store.settled.reaches(1)
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
 
 
-async def test_two_processes_share_and_repeat_nothing(
+async def test_two_processes_share_deliveries_without_repetition(
     dispatching, store, elsewhere, receivers, memory
 ):
-    """Any number of dispatchers work on one database, and each delivery is sent by one of them."""
+    """Of several dispatchers on one database, exactly one sends each delivery."""
     names = [str(number) for number in range(40)]
     await add_deliveries(store, ONE, *names[::2])
     await add_deliveries(store, TWO, *names[1::2])
@@ -201,7 +199,7 @@ async def test_two_processes_share_and_repeat_nothing(
 
 
 async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clock):
-    """No more attempts run at the same time than the operator allows, whoever they go to."""
+    """No more attempts are in flight than the concurrency allows, to any receivers."""
     origins = [f"https://r{number}.example:443" for number in range(6)]
     for origin in origins:
         receivers.hang(origin)
@@ -219,7 +217,7 @@ async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clo
 
 
 async def test_attempts_to_one_origin_are_limited(dispatching, store, receivers, clock):
-    """An origin has its share of the slots, even while others stand empty."""
+    """One origin gets no more than its limit of slots, even if other slots are free."""
     names = [str(number) for number in range(9)]
 
     async with dispatching(concurrency=8, origin_concurrency=3):
@@ -240,7 +238,7 @@ async def test_attempts_to_one_origin_are_limited(dispatching, store, receivers,
 async def test_a_hanging_origin_delays_no_other(
     dispatching, store, elsewhere, receivers, clock, is_before
 ):
-    """However much waits for a receiver that hangs, others are called without any delay."""
+    """Deliveries to other origins are not delayed by the backlog of an origin that hangs."""
     receivers.hang(ONE)
     names = [f"one{number}" for number in range(3 * LEASE_AHEAD * 4)]
     if is_before:
@@ -252,12 +250,12 @@ async def test_a_hanging_origin_delays_no_other(
             await add_deliveries(store, ONE, *names)
             await add_delivery(store, "two", origin=TWO)
         await store.settled.reaches(1)
-        assert ("delivered", ["delivered"]) == await story(store, "msg_two")
+        assert ("delivered", ["delivered"]) == await state_of(store, "msg_two")
         assert (START, 1) == (clock.now(), receivers.in_flight[ONE])
 
 
-async def test_slots_that_fall_free_are_used_at_once(dispatching, store, receivers, clock):
-    """A backlog far beyond what is leased is worked off without the clock moving."""
+async def test_free_slots_are_used_at_once(dispatching, store, receivers, clock):
+    """A backlog larger than all leases is delivered without any delay."""
     names = [str(number) for number in range(5 * LEASE_AHEAD)]
     await add_deliveries(store, ONE, *names)
 
@@ -268,17 +266,17 @@ async def test_slots_that_fall_free_are_used_at_once(dispatching, store, receive
     assert 1 == receivers.peaks[ONE]
 
 
-async def test_capacity_that_falls_free_during_a_round_is_used_at_once(
+async def test_capacity_that_becomes_free_during_a_round_is_used_at_once(
     dispatching, store, elsewhere, receivers, clock, memory
 ):
-    """What a round left behind for want of capacity does not wait for the poll."""
+    """Deliveries that a round left for lack of capacity do not wait for the poll."""
     receivers.hang(ONE)
     first = [f"a{number}" for number in range(LEASE_AHEAD - 1)]
 
     async with dispatching(concurrency=2, origin_concurrency=1):
         await add_deliveries(store, ONE, *first)
         await receivers.requests.reaches(1)
-        # There is capacity for one more of this origin; two are left behind.
+        # There is capacity for one more lease of this origin; two deliveries remain.
         await add_deliveries(elsewhere, ONE, "b0", "b1", "b2")
         await quiet(clock)
         memory.shut()
@@ -293,10 +291,10 @@ async def test_capacity_that_falls_free_during_a_round_is_used_at_once(
     assert START == clock.now()
 
 
-async def test_a_backlog_ends_although_more_comes_in(
+async def test_a_backlog_ends_although_new_deliveries_arrive(
     dispatching, store, receivers, clock, monkeypatch
 ):
-    """A scan that has capacity for all it finds ends the backlog, whatever came in meanwhile."""
+    """A round with capacity for all due deliveries ends the backlog despite new deliveries."""
     refused_count = 0
 
     async def lease_while_more_comes_in(round_):
@@ -316,14 +314,14 @@ async def test_a_backlog_ends_although_more_comes_in(
             cancel(dispatcher, ONE)
         await quiet(clock)
 
-        # One for the scan that begins with the refusal, one for the scan that finds nothing.
+        # One round begins with the refusal, and one round finds no deliveries.
         assert 2 == refused_count
         assert dispatcher._reserve(ONE)
         cancel(dispatcher, ONE)
 
 
-async def test_an_origin_that_is_not_known_is_probed_first(dispatching, store, receivers, clock):
-    """A receiver gets one attempt, and more at a time once it has answered."""
+async def test_an_unknown_origin_is_probed_first(dispatching, store, receivers, clock):
+    """A new receiver gets one attempt at a time until it has answered."""
     receivers.hang(ONE)
 
     async with dispatching(origin_concurrency=3):
@@ -337,8 +335,10 @@ async def test_an_origin_that_is_not_known_is_probed_first(dispatching, store, r
     assert 3 == receivers.peaks[ONE]
 
 
-async def test_a_hundred_that_hang_leave_slots_for_others(dispatching, store, receivers, clock):
-    """However many receivers hang at the same time, one that comes new is called at once."""
+async def test_a_hundred_hanging_receivers_leave_slots_for_others(
+    dispatching, store, receivers, clock
+):
+    """While a hundred receivers hang, a new receiver is called at once."""
     names = [f"https://r{number}.example:443" for number in range(100)]
 
     async with dispatching(concurrency=256, origin_concurrency=16):
@@ -350,15 +350,13 @@ async def test_a_hundred_that_hang_leave_slots_for_others(dispatching, store, re
         await add_delivery(store, "healthy", origin=ONE)
         await store.settled.reaches(1)
 
-        assert ("delivered", ["delivered"]) == await story(store, "msg_healthy")
+        assert ("delivered", ["delivered"]) == await state_of(store, "msg_healthy")
         assert START == clock.now()
         assert 101 == receivers.peak
 
 
-async def test_origins_that_take_all_they_can_leave_slots_for_others(
-    dispatching, store, receivers, clock
-):
-    """Receivers that answered before and then take their time do not get every slot."""
+async def test_slow_origins_leave_slots_for_others(dispatching, store, receivers, clock):
+    """Slow receivers that have answered before do not get every slot."""
     names = [f"https://r{number}.example:443" for number in range(2)]
 
     async with dispatching(concurrency=8, origin_concurrency=4):
@@ -372,16 +370,16 @@ async def test_origins_that_take_all_they_can_leave_slots_for_others(
         await add_delivery(store, "healthy", origin=ONE)
         await store.settled.reaches(3)
 
-        assert ("delivered", ["delivered"]) == await story(store, "msg_healthy")
+        assert ("delivered", ["delivered"]) == await state_of(store, "msg_healthy")
 
 
 # Failures
 
 
-async def test_what_waits_behind_a_failing_origin_keeps_its_attempts(
+async def test_deliveries_of_a_failing_origin_keep_their_attempts(
     dispatching, store, receivers, clock
 ):
-    """One delivery at a time finds out whether a receiver is back; the others are not touched."""
+    """A failing receiver gets one probe at a time; its other deliveries keep their attempts."""
     names = [str(number) for number in range(20)]
     receivers.answers[ONE].extend([NoAnswer(AttemptOutcome.UNREACHABLE, "")] * 4)
 
@@ -394,15 +392,13 @@ async def test_what_waits_behind_a_failing_origin_keeps_its_attempts(
             clock.advance(COOLDOWN_FIRST * 2 ** (count - 1))
         await store.settled.reaches(4 + 16)
         await quiet(clock)
-        assert 16 == sum([await story(store, f"msg_{name}") == DELIVERED for name in names])
+        assert 16 == sum([await state_of(store, f"msg_{name}") == DELIVERED for name in names])
         clock.advance(300 * SECOND)
         await store.settled.reaches(4 + 20)
 
 
-async def test_an_origin_whose_probe_failed_is_leased_for_one_probe(
-    dispatching, store, receivers, clock
-):
-    """What waits for a receiver that failed stays in the database, all but one."""
+async def test_a_failing_origin_is_leased_for_one_probe(dispatching, store, receivers, clock):
+    """All deliveries of a failing receiver except one stay in the database."""
     receivers.answers[ONE].append(NoAnswer(AttemptOutcome.UNREACHABLE, ""))
 
     async with dispatching():
@@ -417,8 +413,8 @@ async def test_an_origin_whose_probe_failed_is_leased_for_one_probe(
         assert 1 == len(store.leased)
 
 
-async def test_slots_that_were_kept_for_nothing_are_used(dispatching, store, receivers):
-    """Slots that were left for another origin are taken once that has nothing to send."""
+async def test_reserved_slots_that_are_not_needed_are_used(dispatching, store, receivers):
+    """Slots that were kept for another origin are used when that has no delivery."""
     async with dispatching(concurrency=8, origin_concurrency=8) as (dispatcher, _):
         await answered_once(store, receivers)
         assert dispatcher._reserve(TWO)
@@ -436,7 +432,7 @@ async def test_slots_that_were_kept_for_nothing_are_used(dispatching, store, rec
 async def test_a_failure_closes_an_origin_until_the_next_answer(
     dispatching, store, receivers, clock
 ):
-    """After one failure among many a receiver is probed, and one answer opens it again."""
+    """After a failure a receiver is probed, and one answer ends the probing."""
     names = [str(number) for number in range(12)]
 
     async with dispatching(origin_concurrency=4):
@@ -448,10 +444,10 @@ async def test_a_failure_closes_an_origin_until_the_next_answer(
     assert START == clock.now()
 
 
-async def test_a_failed_attempt_comes_again_after_the_schedule(
+async def test_a_failed_attempt_is_repeated_after_the_schedule(
     dispatching, store, receivers, clock
 ):
-    """The second attempt is made when the schedule says and not before, with the same bytes."""
+    """The next attempt is made exactly when the schedule says, with the same bytes."""
     receivers.answers[ONE].extend([answer(500), NoAnswer(AttemptOutcome.TIMEOUT, "")])
 
     async with dispatching():
@@ -465,12 +461,12 @@ async def test_a_failed_attempt_comes_again_after_the_schedule(
             clock.advance(timedelta(microseconds=1))
             await store.settled.reaches(count + 1)
 
-    assert ("delivered", ["refused", "timeout", "delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["refused", "timeout", "delivered"]) == await state_of(store, "msg_1")
     assert 1 == len({(one.body, one.headers["webhook-id"]) for one in receivers.requests.entries})
 
 
 async def test_a_dead_delivery_is_never_attempted_again(dispatching, store, receivers, clock):
-    """After the last failure, however long one waits, nothing more is sent."""
+    """After the last failure of the schedule, no more requests are sent at any time."""
     receivers.answers[ONE].extend([answer(500)] * 9)
 
     async with dispatching():
@@ -483,12 +479,12 @@ async def test_a_dead_delivery_is_never_attempted_again(dispatching, store, rece
         clock.advance(timedelta(days=9))
         await quiet(clock)
 
-    assert ("dead", ["refused"] * 3) == await story(store, "msg_1")
+    assert ("dead", ["refused"] * 3) == await state_of(store, "msg_1")
     assert 3 == len(receivers.requests)
 
 
-async def test_a_failure_on_our_side_is_no_attempt(dispatching, store, receivers, clock, caplog):
-    """A defect is logged, recorded as nothing, stops no other, and the delivery waits a moment."""
+async def test_an_error_on_our_side_is_not_an_attempt(dispatching, store, receivers, clock, caplog):
+    """An error before the request is logged and not recorded; the delivery is postponed."""
     receivers.answers[ONE].append(LookupError("a defect"))
 
     async with dispatching() as (_, running):
@@ -497,19 +493,19 @@ async def test_a_failure_on_our_side_is_no_attempt(dispatching, store, receivers
         await store.settled.reaches(1)
         await store.released.reaches(1)
         assert not running.done()
-        assert ("delivered", ["delivered"]) == await story(store, "msg_2")
-        assert ("pending", []) == await story(store, "msg_1")
+        assert ("delivered", ["delivered"]) == await state_of(store, "msg_2")
+        assert ("pending", []) == await state_of(store, "msg_1")
         assert "attempt.failed" in caplog.messages
 
         await clock.parked()
         clock.advance(POSTPONEMENT)
         await store.settled.reaches(2)
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
 
 
-async def test_failures_on_our_side_never_use_up_the_schedule(dispatching, store, receivers, clock):
-    """However often an attempt cannot be made, the delivery is pending and is attempted at last."""
+async def test_errors_on_our_side_do_not_count_as_failures(dispatching, store, receivers, clock):
+    """After any number of errors on our side, the delivery is pending and attempted again."""
     receivers.answers[ONE].extend([StorageUnavailable("unreadable")] * 5)
 
     async with dispatching():
@@ -520,11 +516,13 @@ async def test_failures_on_our_side_never_use_up_the_schedule(dispatching, store
             clock.advance(POSTPONEMENT)
         await store.settled.reaches(1)
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
 
 
-async def test_failures_on_our_side_say_nothing_about_the_receiver(dispatching, store, receivers):
-    """An origin that has not answered yet gets one attempt at a time, whatever failed here."""
+async def test_errors_on_our_side_do_not_change_the_state_of_an_origin(
+    dispatching, store, receivers
+):
+    """After an error on our side, an unknown origin still gets one attempt at a time."""
     receivers.answers[ONE].append(LookupError("a defect"))
 
     async with dispatching():
@@ -538,8 +536,10 @@ async def test_failures_on_our_side_say_nothing_about_the_receiver(dispatching, 
         receivers.let_all_go()
 
 
-async def test_a_release_that_fails_stops_no_other(dispatching, store, receivers, clock, caplog):
-    """A lease that cannot be given up runs out; the other deliveries go on."""
+async def test_a_failed_release_does_not_stop_other_deliveries(
+    dispatching, store, receivers, clock, caplog
+):
+    """A lease that cannot be released runs out, and the other deliveries continue."""
     receivers.answers[ONE].append(LookupError("a defect"))
 
     async def broken(*_arguments):
@@ -556,19 +556,21 @@ async def test_a_release_that_fails_stops_no_other(dispatching, store, receivers
     assert "release.failed" in caplog.messages
 
 
-async def test_a_failure_on_our_side_gives_its_slot_back(dispatching, store, receivers):
-    """As many attempts as there are slots may fail here, and the next one is made all the same."""
+async def test_an_error_on_our_side_releases_its_slot(dispatching, store, receivers):
+    """After more errors on our side than slots, the next attempt still gets a slot."""
     receivers.answers[ONE].extend([LookupError("again")] * 3)
 
     async with dispatching(concurrency=1, origin_concurrency=1):
         await add_deliveries(store, ONE, "1", "2", "3", "4")
         await store.settled.reaches(1)
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_4")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_4")
 
 
-async def test_a_backlog_of_one_origin_hides_no_other(dispatching, store, elsewhere, receivers):
-    """However many older deliveries wait for one origin, another one's leaves in the same round."""
+async def test_a_backlog_of_one_origin_does_not_stop_another(
+    dispatching, store, elsewhere, receivers
+):
+    """A delivery to another origin is leased in the same round as a backlog of older ones."""
     count = 3 * LEASE_AHEAD
     for number in range(count):
         await add_delivery(elsewhere, f"old{number}", origin=ONE, at=START - SECOND)
@@ -581,10 +583,8 @@ async def test_a_backlog_of_one_origin_hides_no_other(dispatching, store, elsewh
     assert sent_before <= LEASE_AHEAD
 
 
-async def test_a_hold_that_was_not_stored_is_kept_all_the_same(
-    dispatching, store, receivers, clock
-):
-    """While the origin asked to be left alone, its deliveries are not leased over and over."""
+async def test_a_hold_that_was_not_stored_is_still_kept(dispatching, store, receivers, clock):
+    """During a hold the deliveries of the origin are not leased repeatedly."""
     receivers.answers[ONE].append(answer(429, retry_after="60"))
     store.failing.append("settle")
 
@@ -598,7 +598,7 @@ async def test_a_hold_that_was_not_stored_is_kept_all_the_same(
 
 
 async def test_an_attempt_begins_only_with_time_to_settle_it(dispatching, store, receivers, clock):
-    """What waited for its slot so long that settling could outlast the lease is given back."""
+    """A delivery whose lease could end before its settlement is released."""
     receivers.hang(ONE)
 
     async with dispatching(origin_concurrency=1):
@@ -614,10 +614,10 @@ async def test_an_attempt_begins_only_with_time_to_settle_it(dispatching, store,
 
 
 @pytest.mark.parametrize("method", ["lease_deliveries", "settle"])
-async def test_a_database_that_is_away_for_a_moment_is_survived(
+async def test_an_outage_of_the_database_does_not_end_the_dispatcher(
     dispatching, store, elsewhere, clock, method
 ):
-    """The loop goes on, and what could not be written is attempted again once its lease is over."""
+    """The loop continues, and an unsettled delivery is attempted again after its lease."""
     await add_delivery(elsewhere)
     store.failing.append(method)
 
@@ -630,14 +630,14 @@ async def test_a_database_that_is_away_for_a_moment_is_survived(
             await clock.parked()
             await idle()
 
-    assert "delivered" == (await story(store, "msg_1"))[0]
+    assert "delivered" == (await state_of(store, "msg_1"))[0]
 
 
 # Retry-After
 
 
 async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers, clock):
-    """After a Retry-After nothing is sent to the origin until then, and everything to others."""
+    """During a hold nothing is sent to the origin; other origins are called."""
     receivers.answers[ONE].append(answer(429, retry_after="60"))
 
     async with dispatching():
@@ -646,7 +646,7 @@ async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers,
         await add_delivery(store, "2")
         await add_delivery(store, "3", origin=TWO)
         await store.settled.reaches(2)
-        assert ("delivered", ["delivered"]) == await story(store, "msg_3")
+        assert ("delivered", ["delivered"]) == await state_of(store, "msg_3")
 
         await clock.parked()
         clock.advance(60 * SECOND - timedelta(microseconds=1))
@@ -659,8 +659,8 @@ async def test_retry_after_holds_the_whole_origin(dispatching, store, receivers,
     assert ["msg_1", "msg_2"] == sorted(receivers.ids[2:])
 
 
-async def test_retry_after_holds_what_waits_for_a_slot(dispatching, store, receivers, clock):
-    """Deliveries that were leased before the receiver asked are given back unsent."""
+async def test_retry_after_releases_waiting_deliveries(dispatching, store, receivers, clock):
+    """Deliveries that were leased before the hold are released without a request."""
     receivers.hang(ONE)
     receivers.answers[ONE].append(answer(503, retry_after="60"))
 
@@ -672,18 +672,18 @@ async def test_retry_after_holds_what_waits_for_a_slot(dispatching, store, recei
         await store.settled.reaches(1)
         await quiet(clock)
         assert ["msg_1"] == receivers.ids
-        assert ("pending", []) == await story(store, "msg_2")
+        assert ("pending", []) == await state_of(store, "msg_2")
 
         clock.advance(60 * SECOND)
         await store.settled.reaches(4)
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_2")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_2")
 
 
-async def test_retry_after_holds_what_is_written_in_the_same_moment(
+async def test_retry_after_applies_to_deliveries_of_the_same_transaction(
     dispatching, store, receivers, memory, clock
 ):
-    """A delivery that is committed together with the hold of its origin is not sent either."""
+    """A delivery that is committed together with the hold of its origin is not sent."""
     receivers.hang(ONE)
     receivers.answers[ONE].append(answer(503, retry_after="60"))
     invoices = []
@@ -698,7 +698,7 @@ async def test_retry_after_holds_what_is_written_in_the_same_moment(
         memory.shut()
         writing = [asyncio.create_task(store.accept(an_invoice("unrelated", origin=None)))]
         await memory.reached()
-        # All of this waits for the same transaction: a step, the hold, and a step again.
+        # All of this waits for one transaction: a step, the hold, and another step.
         step = a_step(invoices[0], event=an_event(delivery_id="msg_two"))
         writing.append(asyncio.create_task(take_step(store, step)))
         await idle()
@@ -716,10 +716,10 @@ async def test_retry_after_holds_what_is_written_in_the_same_moment(
     assert ["msg_first", "msg_two"] == receivers.ids
 
 
-async def test_a_delivery_that_comes_into_a_hold_is_given_back(
+async def test_a_delivery_that_is_committed_during_a_hold_is_released(
     dispatching, store, receivers, clock
 ):
-    """What was reserved before the receiver asked for a hold is not attempted during it."""
+    """A lease that was reserved before a hold is not attempted during it."""
     async with dispatching() as (dispatcher, _):
         await answered_once(store, receivers)
         receivers.hang(ONE)
@@ -740,8 +740,8 @@ async def test_a_delivery_that_comes_into_a_hold_is_given_back(
     assert ["msg_first"] == receivers.ids
 
 
-async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clock):
-    """A receiver that asks for a minute and then for a second is left alone for the minute."""
+async def test_the_longer_of_two_holds_applies(dispatching, store, receivers, clock):
+    """After holds of a minute and of a second, the receiver is not called for a minute."""
     async with dispatching(origin_concurrency=2):
         await answered_once(store, receivers)
         receivers.hang(ONE)
@@ -763,7 +763,7 @@ async def test_the_longer_of_two_holds_counts(dispatching, store, receivers, clo
 
 
 async def test_the_events_of_an_invoice_arrive_in_order(dispatching, store, receivers, clock):
-    """A later event is not sent before the earlier one is delivered, however often that fails."""
+    """A later event is not sent before the earlier one is delivered, whatever number of retries."""
     receivers.answers[ONE].append(answer(500))
 
     async with dispatching():
@@ -781,10 +781,10 @@ async def test_the_events_of_an_invoice_arrive_in_order(dispatching, store, rece
     assert ["msg_1a", "msg_1a", "msg_1b"] == receivers.ids
 
 
-async def test_the_next_event_leaves_as_soon_as_the_earlier_is_delivered(
+async def test_the_next_event_is_sent_as_soon_as_the_earlier_is_delivered(
     dispatching, store, receivers, clock
 ):
-    """Waiting for its turn costs an event nothing but that."""
+    """After the delivery of the earlier event, the next event is sent without a delay."""
     receivers.hang(ONE)
 
     async with dispatching():
@@ -801,10 +801,10 @@ async def test_the_next_event_leaves_as_soon_as_the_earlier_is_delivered(
 # Leases
 
 
-async def test_an_attempt_that_outlived_its_lease_changes_nothing(
+async def test_an_attempt_with_a_stale_lease_changes_nothing(
     dispatching, store, receivers, clock, caplog
 ):
-    """The delivery belongs to whoever leased it next; the late answer is logged and dropped."""
+    """The next holder of the lease settles the delivery; the late answer is logged and ignored."""
     caplog.set_level(logging.INFO)
 
     async with dispatching():
@@ -822,12 +822,14 @@ async def test_an_attempt_that_outlived_its_lease_changes_nothing(
     assert {(410, False), (200, True)} == {
         (attempt.status_code, is_settled) for attempt, is_settled in settlements
     }
-    assert ("delivered", ["lost", "delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["lost", "delivered"]) == await state_of(store, "msg_1")
     assert "attempt.outlived_lease" in caplog.messages
 
 
-async def test_what_waited_too_long_for_a_slot_is_given_back(dispatching, store, receivers, clock):
-    """No attempt begins that might not end before its lease; it is leased anew instead."""
+async def test_a_lease_that_waited_too_long_for_a_slot_is_released(
+    dispatching, store, receivers, clock
+):
+    """An attempt that could outlast its lease does not begin; the delivery is leased again."""
     receivers.hang(ONE)
 
     async with dispatching(origin_concurrency=1):
@@ -839,16 +841,16 @@ async def test_what_waited_too_long_for_a_slot_is_given_back(dispatching, store,
         await store.settled.reaches(2)
         assert ["msg_2"] == [delivery.id for delivery, _ in store.released.entries]
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
-    assert ("delivered", ["delivered"]) == await story(store, "msg_2")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_2")
     assert ["msg_1", "msg_2"] == receivers.ids
 
 
 # Draining
 
 
-async def test_draining_finishes_what_is_in_flight(dispatching, store, receivers, clock):
-    """After a drain the attempts in flight are settled, and only then the dispatcher ends."""
+async def test_a_drain_finishes_attempts_in_flight(dispatching, store, receivers, clock):
+    """After a drain the attempts in flight are settled, and then the dispatcher ends."""
     receivers.hang(ONE)
 
     async with dispatching() as (dispatcher, running):
@@ -861,11 +863,11 @@ async def test_draining_finishes_what_is_in_flight(dispatching, store, receivers
         async with asyncio.timeout(PATIENCE_SECONDS):
             await running
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
 
 
-async def test_draining_gives_back_what_has_not_begun(dispatching, store, elsewhere, receivers):
-    """What waits for a slot is free for another process as soon as the dispatcher has ended."""
+async def test_a_drain_releases_waiting_deliveries(dispatching, store, elsewhere, receivers):
+    """Deliveries that wait for a slot are released before the dispatcher ends."""
     receivers.hang(ONE)
 
     async with dispatching(origin_concurrency=1) as (dispatcher, running):
@@ -877,14 +879,14 @@ async def test_draining_gives_back_what_has_not_begun(dispatching, store, elsewh
             await running
 
     assert ["msg_1"] == receivers.ids
-    assert ("pending", []) == await story(store, "msg_2")
+    assert ("pending", []) == await state_of(store, "msg_2")
     due = await elsewhere.lease_deliveries(a_round())
     assert ["msg_2", "msg_3"] == sorted(delivery.id for delivery in due.deliveries)
     assert [0, 0] == [delivery.attempt_count for delivery in due.deliveries]
 
 
 async def test_after_a_drain_nothing_is_leased(dispatching, store, elsewhere, receivers):
-    """What is written afterwards is left to the next process, free."""
+    """A delivery that is committed after a drain is unleased."""
     async with dispatching() as (dispatcher, running):
         dispatcher.drain()
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -895,10 +897,10 @@ async def test_after_a_drain_nothing_is_leased(dispatching, store, elsewhere, re
     assert 0 == (await lease_delivery(elsewhere)).attempt_count
 
 
-async def test_what_is_written_while_draining_is_left_free(
+async def test_a_delivery_that_is_written_during_a_drain_is_unleased(
     dispatching, store, elsewhere, receivers, memory
 ):
-    """A delivery that was on its way into the database is not kept leased by who has ended."""
+    """A delivery that is being written during a drain does not stay leased afterwards."""
     await store.accept(an_invoice())
     invoice = await lease_invoice(store)
 
@@ -914,10 +916,10 @@ async def test_what_is_written_while_draining_is_left_free(
 
     assert [] == receivers.ids
     assert ["msg_1"] == [one.id for one in (await elsewhere.lease_deliveries(a_round())).deliveries]
-    assert ("pending", []) == await story(store, "msg_1")
+    assert ("pending", []) == await state_of(store, "msg_1")
 
 
-# What is recorded
+# Steps and events
 
 
 OTHER = replace(INVOICE_NOTIFICATION, name="other")
@@ -931,7 +933,7 @@ async def accepted(store, id_="1", **changes):
 
 
 def leased_counts(dispatcher):
-    """How many leases the dispatcher counts, in all and for each origin that has any."""
+    """The number of leases, in all and for each origin that has any."""
     return dispatcher.held_count, {
         name: origin.held_count for name, origin in dispatcher._origins._busy.items()
     }
@@ -941,7 +943,7 @@ def leased_counts(dispatcher):
 async def test_a_step_that_cannot_be_written_reserves_nothing(
     dispatching, store, receivers, memory, loss
 ):
-    """A failure of the database gives back what was reserved, and the caller learns of it."""
+    """A failed write releases the reserved lease, and the caller gets the error."""
     invoice = await accepted(store)
 
     async with dispatching() as (dispatcher, _):
@@ -955,7 +957,7 @@ async def test_a_step_that_cannot_be_written_reserves_nothing(
 
 
 async def test_a_stale_step_reserves_nothing(dispatching, store, elsewhere, receivers, clock):
-    """Of two holders that write in one transaction, only the rightful one starts an attempt."""
+    """Of two steps in one transaction, only the one with the valid lease starts an attempt."""
     stale = await accepted(store)
     held = await lease_invoice(store, now=START + LEASE + LEASE)
     receivers.hang(ONE)
@@ -972,10 +974,10 @@ async def test_a_stale_step_reserves_nothing(dispatching, store, elsewhere, rece
     assert ["msg_held"] == receivers.ids
 
 
-async def test_a_delivery_to_a_held_origin_reserves_nothing(
+async def test_a_delivery_to_an_origin_on_hold_reserves_nothing(
     dispatching, store, elsewhere, receivers, memory
 ):
-    """What another process was asked to hold is committed without a lease, and not attempted."""
+    """A delivery to an origin on hold is committed unleased and not attempted."""
     await add_delivery(elsewhere, "first")
     until = START + 3600 * SECOND
     held = failed(await lease_delivery(elsewhere), due_at=until, held_until=until)
@@ -992,7 +994,7 @@ async def test_a_delivery_to_a_held_origin_reserves_nothing(
 
 
 async def test_a_second_event_reserves_nothing(dispatching, store, receivers, memory):
-    """An event that may have to wait for an earlier one is left to the database."""
+    """An event that may have to wait for an earlier event is committed unleased."""
     receivers.hang(ONE)
 
     async with dispatching() as (dispatcher, _):
@@ -1005,8 +1007,8 @@ async def test_a_second_event_reserves_nothing(dispatching, store, receivers, me
         assert (1, {ONE: 1}) == leased_counts(dispatcher)
 
 
-async def test_an_event_alone_is_delivered_at_once(dispatching, store, receivers, clock):
-    """An event that is recorded beside the collection is attempted like any other."""
+async def test_an_event_without_a_step_is_delivered_at_once(dispatching, store, receivers, clock):
+    """An event that is recorded beside the collection is attempted like any other event."""
     invoice = await accepted(store)
 
     async with dispatching() as (dispatcher, _):
@@ -1022,8 +1024,10 @@ async def test_an_event_alone_is_delivered_at_once(dispatching, store, receivers
     assert "received" == (await store.find_invoice("dev", "1"))["status"]
 
 
-async def test_an_event_that_was_overtaken_reserves_nothing(dispatching, store, receivers, memory):
-    """One that turns out to be the second when it is written gives back what was reserved."""
+async def test_an_event_that_becomes_the_second_reserves_nothing(
+    dispatching, store, receivers, memory
+):
+    """An event that is the second of its invoice when it is written releases its lease."""
     invoice = await accepted(store)
     receivers.hang(ONE)
 
@@ -1039,8 +1043,8 @@ async def test_an_event_that_was_overtaken_reserves_nothing(dispatching, store, 
         ]
 
 
-async def test_of_two_callbacks_one_may_find_no_capacity(dispatching, store, receivers, memory):
-    """Each delivery of an event begins at once where its origin has capacity, and waits if not."""
+async def test_of_two_callbacks_one_may_have_no_capacity(dispatching, store, receivers, memory):
+    """Each delivery of an event is attempted at once if its origin has capacity, or else later."""
     both = (a_callback(ONE), a_callback(TWO, name=OTHER.name))
     event = replace(an_event(), callbacks=(INVOICE_NOTIFICATION.name, OTHER.name))
     invoice = await accepted(store, callbacks=both)
@@ -1067,7 +1071,7 @@ async def test_of_two_callbacks_one_may_find_no_capacity(dispatching, store, rec
 
 
 async def test_an_event_that_cannot_be_rendered_reserves_nothing(dispatching, store, receivers):
-    """An invoice of a release that knew another callback uses up no capacity."""
+    """An invoice with a callback that this version does not know takes no capacity."""
     invoice = await accepted(store, callbacks=(a_callback(ONE), a_callback(TWO, name="gone")))
     event = replace(an_event(), callbacks=(INVOICE_NOTIFICATION.name, "gone"))
 
@@ -1082,7 +1086,7 @@ async def test_an_event_that_cannot_be_rendered_reserves_nothing(dispatching, st
 
 
 async def test_every_event_is_one_line(dispatching, store, caplog):
-    """An event is logged once it is committed, with the deliveries that it has."""
+    """An event is logged after its commit, with its deliveries."""
     caplog.set_level(logging.INFO)
 
     async with dispatching():
@@ -1099,8 +1103,8 @@ async def test_every_event_is_one_line(dispatching, store, caplog):
     } == fields
 
 
-async def test_every_attempt_is_one_wide_line(dispatching, store, receivers, caplog):
-    """Whatever came of it, an attempt is logged once, with everything about it."""
+async def test_every_attempt_is_one_log_line(dispatching, store, receivers, caplog):
+    """An attempt with any outcome is logged once, with all its fields."""
     caplog.set_level(logging.INFO)
     receivers.answers[ONE].append(answer(500))
     receivers.answers[TWO].append(answer(410))
@@ -1118,10 +1122,10 @@ async def test_every_attempt_is_one_wide_line(dispatching, store, receivers, cap
     assert "/invoices/" not in repr(fields)
 
 
-async def test_an_answer_is_kept_while_the_database_is_away(
+async def test_an_answer_is_kept_during_an_outage_of_the_database(
     dispatching, store, elsewhere, receivers, clock
 ):
-    """What was answered is settled once the database is back, and not asked for again."""
+    """An attempt that cannot be settled is settled after the outage, and not repeated."""
     await add_delivery(elsewhere)
     store.failing.append("settle")
 
@@ -1132,21 +1136,21 @@ async def test_an_answer_is_kept_while_the_database_is_away(
             clock.advance(POLL)
             await idle()
 
-    assert ("delivered", ["delivered"]) == await story(store, "msg_1")
+    assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
     assert 1 == len(receivers.requests.entries)
 
 
-# What is counted
+# Metrics
 
 
 DELIVERED_AFTER = "invoices_accepted_to_delivered_seconds_count"
 
 
 @pytest.mark.parametrize("failure_count", [0, 1])
-async def test_a_redelivery_says_nothing_of_how_long_deliveries_take(
+async def test_a_redelivery_is_not_in_the_delivery_time(
     dispatching, store, receivers, clock, metrics, failure_count
 ):
-    """Days may lie between the event and the wish for it, however many attempts that takes."""
+    """A redelivery may come days after its event, so it is not measured."""
     await add_delivery(store)
     receivers.answers[ONE].extend([answer(410), *(answer(500) for _ in range(failure_count))])
 
@@ -1167,10 +1171,8 @@ async def test_a_redelivery_says_nothing_of_how_long_deliveries_take(
     assert 0 == samples_of(metrics)[DELIVERED_AFTER]
 
 
-async def test_how_long_a_delivery_took_is_counted_with_its_retries(
-    dispatching, store, receivers, clock, metrics
-):
-    """From the invoice's acceptance to the answer that counts, failures in between included."""
+async def test_the_delivery_time_includes_retries(dispatching, store, receivers, clock, metrics):
+    """The metric measures from the acceptance of the invoice to the acknowledgement."""
     await add_delivery(store)
     receivers.answers[ONE].append(answer(500))
 

@@ -17,30 +17,30 @@ CONCURRENCY = 12
 
 
 def a_delivery(id_="1", origin=ONE):
-    """A delivery that is leased, whose origin alone matters here."""
+    """A leased delivery; only its origin matters here."""
     step = a_step(an_invoice(origin=origin), event=an_event(delivery_id=id_))
     return rows.a_delivery(step, leased_until=START + SECOND)
 
 
 def put(origins, origin, *ids):
-    """Deliveries that are leased and wait for a slot."""
+    """Add leased deliveries that wait for a slot."""
     for id_ in ids:
         origins.reserve(origin)
         origins.wait(a_delivery(id_, origin))
 
 
 def begun(origins):
-    """The slots that can be had now."""
+    """The slots that are available now."""
     return list(origins.take_slots())
 
 
 def ids(slots):
-    """Which deliveries have a slot, in order."""
+    """The ids of the deliveries with a slot, in order."""
     return [slot.delivery.id for slot in slots]
 
 
 def opened(origins, *names):
-    """*origins*, of which those named have just answered."""
+    """*origins*, after *names* have answered."""
     for name in names:
         put(origins, name, "opening")
         (slot,) = begun(origins)
@@ -49,7 +49,7 @@ def opened(origins, *names):
 
 
 def failed(origins, name, times=1, now=START):
-    """*origins*, of which one has failed so many probes in a row."""
+    """*origins*, after one of them has failed *times* probes in a row."""
     for _ in range(times):
         put(origins, name, "failing")
         (slot,) = begun(origins)
@@ -59,15 +59,15 @@ def failed(origins, name, times=1, now=START):
 
 @pytest.fixture
 def origins():
-    """No origin is known yet."""
+    """No known origins."""
     return Origins(CONCURRENCY, WIDTH)
 
 
 # Slots
 
 
-def test_an_origin_that_is_new_gets_one_attempt_at_a_time(origins):
-    """The first attempt is a probe, and nothing else goes there until it has ended."""
+def test_a_new_origin_gets_one_attempt_at_a_time(origins):
+    """The first attempt is a probe, and no other attempt begins before it has ended."""
     put(origins, ONE, *"abc")
 
     (slot,) = begun(origins)
@@ -76,8 +76,8 @@ def test_an_origin_that_is_new_gets_one_attempt_at_a_time(origins):
     assert [] == begun(origins)
 
 
-def test_an_origin_that_has_answered_gets_as_many_as_it_may(origins):
-    """The first answer opens an origin, up to its cap and no further."""
+def test_an_origin_that_has_answered_gets_all_its_slots(origins):
+    """After its first answer an origin gets slots up to its limit."""
     put(origins, ONE, *"abcdefg")
     (probe,) = begun(origins)
 
@@ -89,8 +89,8 @@ def test_an_origin_that_has_answered_gets_as_many_as_it_may(origins):
     assert [] == begun(origins)
 
 
-def test_a_slot_that_falls_free_goes_to_the_next(origins):
-    """What waits is begun in its order, one for each attempt that ended."""
+def test_a_free_slot_goes_to_the_next_delivery(origins):
+    """Waiting deliveries get slots in order, one for each ended attempt."""
     put(opened(origins, ONE), ONE, *"abcdef")
     first, *_ = begun(origins)
 
@@ -99,8 +99,8 @@ def test_a_slot_that_falls_free_goes_to_the_next(origins):
     assert ["e"] == ids(begun(origins))
 
 
-def test_all_slots_together_are_as_many_as_were_given():
-    """However many origins there are, no more is in flight than was said."""
+def test_all_slots_together_are_limited():
+    """No more attempts are in flight than there are slots, for any number of origins."""
     origins = Origins(5, WIDTH)
     for number in range(9):
         put(origins, f"https://{number}.example:443", str(number))
@@ -109,7 +109,7 @@ def test_all_slots_together_are_as_many_as_were_given():
 
 
 def test_origins_take_turns(origins):
-    """What came for one origin alone does not come before what another waits for."""
+    """The deliveries of different origins get slots in turn."""
     opened(origins, ONE, TWO)
     put(origins, ONE, "a", "b")
     put(origins, TWO, "c", "d")
@@ -117,8 +117,8 @@ def test_origins_take_turns(origins):
     assert list("acbd") == ids(begun(origins))
 
 
-def test_beside_others_an_origin_leaves_slots_for_new_ones():
-    """One takes no more than it leaves free, so that the next can begin at once."""
+def test_an_origin_leaves_slots_for_new_origins():
+    """Beside others, an origin uses no more slots than it leaves free."""
     origins = opened(Origins(8, 8), ONE)
     origins.reserve(TWO)
     put(origins, ONE, *"abcdefgh")
@@ -130,16 +130,16 @@ def test_beside_others_an_origin_leaves_slots_for_new_ones():
     assert ["other"] == ids(begun(origins))
 
 
-def test_alone_an_origin_may_have_every_slot():
-    """Nothing is kept for others while there are none."""
+def test_a_single_origin_may_use_every_slot():
+    """No slots are kept free if there is only one origin."""
     origins = opened(Origins(8, 8), ONE)
     put(origins, ONE, *"abcdefgh")
 
     assert list("abcdefgh") == ids(begun(origins))
 
 
-def test_what_was_kept_for_others_is_had_once_they_are_gone():
-    """An origin that is alone again goes on with all slots."""
+def test_kept_slots_are_used_after_the_other_origins_have_ended():
+    """An origin that is alone again may use all slots."""
     origins = opened(Origins(8, 8), ONE)
     origins.reserve(TWO)
     put(origins, ONE, *"abcdefgh")
@@ -150,8 +150,8 @@ def test_what_was_kept_for_others_is_had_once_they_are_gone():
     assert list("efgh") == ids(begun(origins))
 
 
-def test_an_origin_that_has_enough_holds_up_no_other():
-    """Others get all that is theirs, however often one that has enough is passed over."""
+def test_an_origin_at_its_limit_does_not_delay_others():
+    """Other origins get their slots, however often an origin at its limit is skipped."""
     origins = opened(Origins(20, 20), ONE, TWO, THREE)
     put(origins, ONE, *map(str, range(12)))
     assert 12 == len(begun(origins))
@@ -164,8 +164,8 @@ def test_an_origin_that_has_enough_holds_up_no_other():
     assert {TWO: 3, THREE: 3} == names
 
 
-def test_a_slot_that_was_not_used_is_free_again(origins):
-    """A slot that is skipped goes to the next delivery; the lease is still counted."""
+def test_a_skipped_slot_is_free_again(origins):
+    """A skipped slot goes to the next delivery, and the lease of the first still counts."""
     put(opened(origins, ONE), ONE, *"abcde")
     first, *_ = begun(origins)
 
@@ -175,8 +175,8 @@ def test_a_slot_that_was_not_used_is_free_again(origins):
     assert 5 == origins.held_count
 
 
-def test_a_slot_can_be_skipped_while_others_are_taken(origins):
-    """Whoever takes the slots one by one may skip some of them meanwhile."""
+def test_a_slot_can_be_skipped_during_the_iteration(origins):
+    """A caller that iterates over the slots may skip some of them."""
     put(origins, ONE, *"abc")
     taken = []
 
@@ -188,11 +188,11 @@ def test_a_slot_can_be_skipped_while_others_are_taken(origins):
     assert list("abc") == taken
 
 
-# What is learnt of an origin
+# The state of an origin
 
 
 def test_a_failure_closes_an_open_origin(origins):
-    """After an attempt without an answer the next one is a probe, once the others have ended."""
+    """After a failure the next attempt is a probe, which begins after the others have ended."""
     put(opened(origins, ONE), ONE, *"abcdef")
     slots = begun(origins)
 
@@ -205,8 +205,8 @@ def test_a_failure_closes_an_open_origin(origins):
     assert ("e", True) == (probe.delivery.id, probe.is_probe)
 
 
-def test_an_origin_that_closes_while_it_waits_for_its_turn_begins_nothing():
-    """Slots that fall free are of no use to an origin that is to be probed first."""
+def test_an_origin_that_closes_while_it_waits_gets_no_slot():
+    """An origin that must be probed first gets no free slot."""
     origins = opened(Origins(8, 8), ONE)
     origins.reserve(TWO)
     put(origins, ONE, *"abcdefgh")
@@ -217,8 +217,8 @@ def test_an_origin_that_closes_while_it_waits_for_its_turn_begins_nothing():
     assert [] == begun(origins)
 
 
-def test_a_failure_that_was_no_probe_begins_no_cooldown(origins):
-    """One bad answer among many is looked into at once."""
+def test_a_failure_that_was_not_a_probe_starts_no_cooldown(origins):
+    """After the failure of one of many attempts, the probe begins at once."""
     put(opened(origins, ONE), ONE, "a", "b")
     first, _ = begun(origins)
 
@@ -228,7 +228,7 @@ def test_a_failure_that_was_no_probe_begins_no_cooldown(origins):
 
 
 def test_any_answer_opens_an_origin_again(origins):
-    """One attempt of many that is answered is enough."""
+    """One answered attempt of many is enough."""
     put(opened(origins, ONE), ONE, *"abcdef")
     first, second, *_ = begun(origins)
 
@@ -238,8 +238,8 @@ def test_any_answer_opens_an_origin_again(origins):
     assert list("ef") == ids(begun(origins))
 
 
-def test_cooldowns_grow_with_each_failed_probe_up_to_a_bound(origins):
-    """An origin that stays away is asked ever less often, and never given up."""
+def test_cooldowns_grow_with_each_failed_probe_up_to_a_limit(origins):
+    """An origin that keeps failing is probed at growing intervals, up to a maximum."""
     now, cooldowns = START, []
     for _ in range(20):
         failed(origins, ONE, now=now)
@@ -250,15 +250,15 @@ def test_cooldowns_grow_with_each_failed_probe_up_to_a_bound(origins):
     assert [COOLDOWN_MAX] * 13 == cooldowns[7:]
 
 
-def test_an_answer_makes_cooldowns_short_again(origins):
-    """What an origin did before its last answer is forgotten."""
+def test_an_answer_resets_the_cooldowns(origins):
+    """Failures before the last answer do not count."""
     failed(origins, ONE, 5)
     opened(origins, ONE)
     put(origins, ONE, "a")
     (slot,) = begun(origins)
     later = START + COOLDOWN_MAX
 
-    # The first failure closes it, the second one is a probe that fails.
+    # The first failure closes the origin, and the second is a failed probe.
     origins.end(slot, later, is_answering=False)
     failed(origins, ONE, now=later)
 
@@ -266,7 +266,7 @@ def test_an_answer_makes_cooldowns_short_again(origins):
 
 
 def test_a_cooldown_ends_by_itself(origins):
-    """At the instant that was said, the origin is not left alone any more."""
+    """At the end of its cooldown the origin may be called again."""
     origins.cool_down(ONE, START, START + SECOND)
 
     assert origins.is_cooling_down(ONE, START)
@@ -276,8 +276,8 @@ def test_a_cooldown_ends_by_itself(origins):
     assert {} == origins.ends_of_cooldowns(START + SECOND)
 
 
-def test_of_two_cooldowns_the_longer_counts(origins):
-    """A receiver that asked for an hour is not called after a short cooldown of ours."""
+def test_the_longer_of_two_cooldowns_applies(origins):
+    """A hold of an hour is not shortened by a short cooldown."""
     origins.cool_down(ONE, START, START + 2 * SECOND)
     origins.cool_down(ONE, START, START + SECOND)
 
@@ -287,8 +287,8 @@ def test_of_two_cooldowns_the_longer_counts(origins):
 # Capacity for leases
 
 
-def test_a_cooldown_that_begins_during_a_round_is_known_at_its_end():
-    """A round asks for the cooldowns since it began, which forgets none that began later."""
+def test_a_cooldown_that_begins_during_a_round_is_known_after_it():
+    """A round asks for the cooldowns since its start, and no later cooldown is lost."""
     origins = Origins(CONCURRENCY, WIDTH)
     origins.cool_down(ONE, START + SECOND, START + 2 * SECOND)
 
@@ -296,8 +296,8 @@ def test_a_cooldown_that_begins_during_a_round_is_known_at_its_end():
     assert origins.is_cooling_down(ONE, START + SECOND)
 
 
-def test_a_clock_that_goes_back_prolongs_no_cooldown():
-    """A cooldown has a beginning and an end; before it began, there is none."""
+def test_a_clock_that_is_set_back_prolongs_no_cooldown():
+    """A cooldown applies only between its beginning and its end."""
     origins = Origins(CONCURRENCY, WIDTH)
     origins.cool_down(ONE, START, START + SECOND)
 
@@ -307,22 +307,22 @@ def test_a_clock_that_goes_back_prolongs_no_cooldown():
 
 
 def test_a_new_origin_has_the_capacity_of_one_slot(origins):
-    """Of an origin that may not be there at all little is leased."""
+    """A new origin gets one lease, because it may not answer."""
     assert LEASE_AHEAD == origins.capacity_of(ONE) == origins.capacity_of_new
     put(origins, ONE, *"abc")
     assert LEASE_AHEAD - 3 == origins.capacity_of(ONE)
     assert {ONE: LEASE_AHEAD - 3} == origins.capacities()
 
 
-def test_an_open_origin_has_the_capacity_of_its_slots(origins):
-    """So much is leased that a slot which falls free never waits for a commit."""
+def test_an_open_origin_has_capacity_for_its_slots(origins):
+    """An open origin has enough leases that a free slot never waits for a commit."""
     put(opened(origins, ONE), ONE, *"abc")
 
     assert WIDTH * LEASE_AHEAD - 3 == origins.capacity_of(ONE)
 
 
-def test_a_failing_origin_has_capacity_for_its_probe_alone(origins):
-    """What waits behind a failing origin keeps its attempts, in the database."""
+def test_a_failing_origin_has_capacity_for_one_probe(origins):
+    """All deliveries of a failing origin except one stay in the database."""
     failed(origins, ONE)
 
     assert 1 == origins.capacity_of(ONE)
@@ -331,8 +331,8 @@ def test_a_failing_origin_has_capacity_for_its_probe_alone(origins):
     assert {ONE: 0} == origins.capacities()
 
 
-def test_beside_others_an_origin_leaves_capacity_for_new_ones():
-    """An origin has no more leases than it leaves to others, however many slots it has."""
+def test_an_origin_leaves_capacity_for_new_origins():
+    """An origin gets no more leases than it leaves to others, whatever its number of slots."""
     origins = opened(Origins(4, 4), ONE)
     for number in range(LEASE_AHEAD * 2):
         put(origins, ONE, str(number))
@@ -344,8 +344,8 @@ def test_beside_others_an_origin_leaves_capacity_for_new_ones():
     assert LEASE_AHEAD - 1 == origins.capacity_of(TWO)
 
 
-def test_no_origin_has_more_capacity_than_is_left():
-    """All leases together are bounded, whoever asks."""
+def test_the_capacity_of_all_origins_is_limited():
+    """The number of all leases together is limited."""
     origins = Origins(1, 1)
     for number in range(LEASE_AHEAD - 1):
         put(origins, f"https://{number}.example:443", "a")
@@ -356,14 +356,14 @@ def test_no_origin_has_more_capacity_than_is_left():
 
 
 def test_an_origin_has_no_more_capacity_than_all_slots_have():
-    """What one may have is bounded by what there is."""
+    """The capacity of one origin is limited by the number of all slots."""
     origins = opened(Origins(1, 4), ONE)
 
     assert LEASE_AHEAD == origins.capacity == origins.capacity_of(ONE)
 
 
-def test_capacity_is_free_again_for_leases_that_are_given_up(origins):
-    """An attempt that ends, and a lease that is given back, free capacity."""
+def test_ended_and_released_leases_free_capacity(origins):
+    """An attempt that ends, and a lease that is released, free capacity."""
     put(origins, ONE, "a")
     origins.reserve(ONE)
     origins.give_up(ONE)
@@ -377,8 +377,8 @@ def test_capacity_is_free_again_for_leases_that_are_given_up(origins):
     )
 
 
-def test_another_round_is_worth_it_once_half_of_the_capacity_is_free(origins):
-    """Rounds are made for many deliveries at a time, and not for each that ended."""
+def test_another_round_starts_after_half_of_the_capacity_is_free(origins):
+    """A round leases many deliveries at a time, and does not run after each attempt."""
     failed(origins, TWO)
     assert origins.wants_more(ONE)
     put(origins, ONE, *"abcd")
@@ -394,8 +394,8 @@ def test_another_round_is_worth_it_once_half_of_the_capacity_is_free(origins):
 # Taking back
 
 
-def test_what_is_taken_back_waits_no_more(origins):
-    """Leases that are to be given back stay counted until they are, and get no slot."""
+def test_a_taken_back_delivery_gets_no_slot(origins):
+    """A lease that was taken back is counted until it is released, and gets no slot."""
     put(opened(origins, ONE, TWO), ONE, *"abcdef")
     put(origins, TWO, "other")
     begun(origins)
@@ -406,8 +406,8 @@ def test_what_is_taken_back_waits_no_more(origins):
     assert ([], [], 7) == (origins.take_back(ONE), begun(origins), origins.held_count)
 
 
-def test_everything_can_be_taken_back(origins):
-    """A dispatcher that is to end gives back what has no slot, of every origin."""
+def test_all_deliveries_can_be_taken_back(origins):
+    """A dispatcher that drains takes back all deliveries without a slot, of every origin."""
     put(origins, ONE, "a", "b")
     put(origins, TWO, "c", "d")
     begun(origins)
@@ -416,8 +416,8 @@ def test_everything_can_be_taken_back(origins):
     assert [] == origins.take_back_all()
 
 
-def test_an_origin_goes_on_after_its_deliveries_were_taken_back(origins):
-    """What is leased later gets a slot as if nothing had been."""
+def test_an_origin_continues_after_its_deliveries_were_taken_back(origins):
+    """A delivery that is leased later gets a slot as usual."""
     put(origins, ONE, "a", "b")
     (slot,) = begun(origins)
     origins.take_back(ONE)
@@ -433,8 +433,8 @@ def test_an_origin_goes_on_after_its_deliveries_were_taken_back(origins):
 # Forgetting
 
 
-def test_the_origin_known_longest_is_forgotten_for_a_new_one(monkeypatch):
-    """However many receivers there are, only so many are remembered."""
+def test_the_oldest_origin_is_forgotten_for_a_new_one(monkeypatch):
+    """The number of known origins is limited."""
     monkeypatch.setattr(origins_module, "KNOWN_MAX", 2)
     origins = opened(Origins(CONCURRENCY, WIDTH), ONE, TWO)
 
@@ -445,7 +445,7 @@ def test_the_origin_known_longest_is_forgotten_for_a_new_one(monkeypatch):
 
 
 def test_an_origin_with_a_lease_is_never_forgotten(monkeypatch):
-    """An attempt that ends finds its origin, however many came meanwhile."""
+    """The origin of an attempt in flight stays known, however many new origins come."""
     monkeypatch.setattr(origins_module, "KNOWN_MAX", 1)
     origins = Origins(CONCURRENCY, WIDTH)
     put(origins, ONE, "a")
@@ -463,10 +463,10 @@ def test_an_origin_with_a_lease_is_never_forgotten(monkeypatch):
 
 class AnySequence(RuleBasedStateMachine):
     """
-    What a dispatcher may do, in any order, beside what has to come of it.
+    The operations of a dispatcher in any order, and the invariants that must hold.
 
     Leases are *reserved* before they are written, then they are *waiting*, then *in_flight*;
-    those that are *returning* were taken back, and are counted until they are released.
+    those that are *returning* were taken back, and count until they are released.
     """
 
     names = (ONE, TWO, THREE)
@@ -485,13 +485,13 @@ class AnySequence(RuleBasedStateMachine):
 
     @initialize(concurrency=strategies.integers(1, 12), width=strategies.integers(1, 8))
     def make(self, concurrency, width):
-        """So many slots, and so many of them for one."""
+        """The number of slots, and the limit for one origin."""
         self.concurrency, self.width = concurrency, width
         self.origins = Origins(concurrency, width)
 
     @rule(name=strategies.sampled_from(names), number=strategies.integers(1, 40))
     def reserve(self, name, number):
-        """Take leases for which there is capacity."""
+        """Reserve leases if there is capacity."""
         for _ in range(min(number, self.origins.capacity_of(name))):
             self.origins.reserve(name)
             self.reserved.append(name)
@@ -499,7 +499,7 @@ class AnySequence(RuleBasedStateMachine):
     @precondition(lambda self: self.reserved)
     @rule(number=strategies.integers(1, 40), is_written=strategies.booleans())
     def write(self, number, is_written):
-        """What was reserved waits for a slot, or came to nothing."""
+        """A reserved lease is written and waits for a slot, or its write fails."""
         for _ in range(min(number, len(self.reserved))):
             name = self.reserved.popleft()
             if is_written:
@@ -511,7 +511,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def begin(self):
-        """Every origin's deliveries begin in their order, as far as slots go, and no slot idles."""
+        """The deliveries of each origin begin in order, and no usable slot stays free."""
         for slot in self.origins.take_slots():
             name = slot.delivery.origin
             assert self.waiting[name].popleft() == slot.delivery
@@ -525,7 +525,7 @@ class AnySequence(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule(which=strategies.integers(0, 99), is_answering=strategies.booleans())
     def end(self, which, is_answering):
-        """An attempt ends, with an answer or without."""
+        """An attempt ends, with or without an answer."""
         slot = self.in_flight.pop(which % len(self.in_flight))
         name = slot.delivery.origin
         self.origins.end(slot, self.now, is_answering=is_answering)
@@ -537,14 +537,14 @@ class AnySequence(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule(which=strategies.integers(0, 99))
     def skip(self, which):
-        """A slot that would come too late is given back."""
+        """A slot that comes too late is skipped, and its lease is taken back."""
         slot = self.in_flight.pop(which % len(self.in_flight))
         self.origins.skip(slot)
         self.returning.append(slot.delivery)
 
     @rule(name=strategies.sampled_from(names))
     def take_back(self, name):
-        """What waits for one origin is given back."""
+        """The waiting deliveries of one origin are taken back."""
         if self.waiting[name]:
             self.returning += self.waiting[name]
             assert list(self.waiting[name]) == self.origins.take_back(name)
@@ -553,19 +553,19 @@ class AnySequence(RuleBasedStateMachine):
     @precondition(lambda self: self.returning)
     @rule()
     def release(self):
-        """A lease that was given back is counted no more."""
+        """A released lease is no longer counted."""
         self.origins.give_up(self.returning.pop().origin)
 
     @rule(milliseconds=strategies.integers(1, 20_000))
     def pass_time(self, milliseconds):
-        """Cooldowns end when they are over, and are never longer than they may be."""
+        """Cooldowns end in time, and are never longer than their maximum."""
         self.now += timedelta(milliseconds=milliseconds)
         for at in self.origins.ends_of_cooldowns(self.now).values():
             assert self.now < at <= self.now + COOLDOWN_MAX
 
     @invariant()
     def leases_are_counted(self):
-        """Exactly what was reserved and not given up is counted, within the bounds."""
+        """The counts are those of the leases that exist, within the limits."""
         held = self.held()
         limit = self.concurrency * LEASE_AHEAD
         assert held.total() == self.origins.held_count <= limit
@@ -574,14 +574,14 @@ class AnySequence(RuleBasedStateMachine):
 
     @invariant()
     def capacity_is_within_bounds(self):
-        """No origin has more than there is; one that wants more has some if there is any."""
+        """No origin has more than is free; an origin that needs more gets some if any is free."""
         for name in self.names:
             capacity = self.origins.capacity_of(name)
             assert 0 <= capacity <= self.origins.capacity
             assert capacity or not self.origins.capacity or not self.origins.wants_more(name)
 
     def teardown(self):
-        """Once attempts go on ending, all that waits is begun, and every count is zero again."""
+        """After all attempts have ended, every delivery had a slot and every count is zero."""
         while any(self.waiting.values()) or self.in_flight:
             self.begin()
             assert self.in_flight
@@ -592,7 +592,7 @@ class AnySequence(RuleBasedStateMachine):
             self.origins.held_count,
             self.origins.capacity,
         )
-        # Nothing is leased: what is named has failed, and gets one lease for its next probe.
+        # Nothing is leased: the known origins have failed, and each gets one lease for its probe.
         assert {1} >= set(self.origins.capacities().values())
 
     def held(self):
@@ -602,15 +602,15 @@ class AnySequence(RuleBasedStateMachine):
         return Counter([*self.reserved, *(delivery.origin for delivery in leased)])
 
     def width_of(self, name):
-        """How many attempts an origin may have in flight."""
+        """The limit of attempts in flight of an origin."""
         return self.width if name in self.open else 1
 
     def in_flight_of(self, name):
-        """How many it has."""
+        """The number of attempts in flight of an origin."""
         return sum(name == slot.delivery.origin for slot in self.in_flight)
 
     def may_begin(self, name):
-        """Whether the rule gives one more slot to an origin."""
+        """Whether the rule allows one more slot for an origin."""
         free = self.concurrency - len(self.in_flight)
         in_flight = self.in_flight_of(name)
         is_alone = 1 == len(self.held())

@@ -17,7 +17,7 @@ BODY = b'{"description":"Invoice paid","paid":true}'
 
 
 def fired(*names, content=None):
-    """An event that fires the callbacks of these names."""
+    """An event that fires the callbacks with these names."""
     return Event(
         description="Invoice paid",
         paid=True,
@@ -29,15 +29,15 @@ def fired(*names, content=None):
 
 
 def made(event, *, callbacks=BOTH, reserve=lambda _: None, **changes):
-    """The deliveries of *event*; their ids are counted."""
+    """The deliveries of *event*, with ids that count up."""
     invoice = an_invoice(callbacks=callbacks, traceparent="a trace", **changes)
     numbers = count(1)
     new_id = lambda: str(next(numbers))  # noqa: E731 -- a stand-in of one line
     return list(deliveries_of(a_step(invoice, event=event), CALLBACKS, new_id, reserve))
 
 
-def test_a_delivery_holds_all_that_an_attempt_needs():
-    """It is made of the invoice, the event and the evaluated callback."""
+def test_a_delivery_has_all_that_an_attempt_needs():
+    """A delivery is made of the invoice, the event and the evaluated callback."""
     (delivery,) = made(
         fired(INVOICE_NOTIFICATION.name), reserve=lambda _: START + 9 * SECOND, key="the key"
     )
@@ -66,7 +66,7 @@ def test_a_delivery_holds_all_that_an_attempt_needs():
 
 
 def test_events_are_numbered_within_their_invoice():
-    """The next event has the next number."""
+    """The next event of an invoice has the next number."""
     (delivery,) = made(fired(OTHER.name), event_count=4)
 
     assert 5 == delivery.sequence
@@ -85,13 +85,13 @@ def test_events_are_numbered_within_their_invoice():
     ],
     ids=["both", "one fired", "one asked for", "another", "none fired", "none asked for", "none"],
 )
-def test_what_is_fired_and_asked_for_is_delivered(expected, event, callbacks):
-    """One delivery for each callback that the event fires and the API user asked for."""
+def test_fired_callbacks_with_a_url_are_delivered(expected, event, callbacks):
+    """There is one delivery for each callback that the event fires and the invoice asks for."""
     assert expected == [delivery.origin for delivery in made(event, callbacks=callbacks)]
 
 
 def test_a_lease_is_reserved_at_each_origin():
-    """Capacity is counted by origin: one of two deliveries may get it alone."""
+    """Capacity is counted by origin, so that one of two deliveries may get a lease alone."""
     leases = {ONE: None, TWO: START + SECOND}
 
     deliveries = made(fired("invoice_notification", "other"), reserve=leases.get)
@@ -99,8 +99,8 @@ def test_a_lease_is_reserved_at_each_origin():
     assert leases == {delivery.origin: delivery.leased_until for delivery in deliveries}
 
 
-def test_the_content_of_an_event_is_what_is_rendered():
-    """A callback with another schema gets what that schema reads; by default the event itself."""
+def test_a_callback_renders_the_content_of_an_event():
+    """A callback with its own schema renders the content; by default it renders the event."""
     content = {"description": "Another", "paid": False}
 
     (delivery,) = made(fired("other", content=content))
@@ -109,8 +109,8 @@ def test_the_content_of_an_event_is_what_is_rendered():
 
 
 @pytest.mark.parametrize("fault", ["an unknown callback", "a body that cannot be rendered"])
-def test_what_cannot_be_rendered_reserves_nothing(fault):
-    """A defect in one callback leaves no capacity reserved for another."""
+def test_an_event_that_cannot_be_rendered_reserves_nothing(fault):
+    """A callback that cannot be rendered leaves no reserved capacity for another one."""
     reserved = []
     event = fired("invoice_notification", "gone")
     callbacks = (a_callback(ONE), a_callback(TWO, name="gone"))
@@ -133,6 +133,6 @@ class Unreadable:
 
     @property
     def description(self):
-        """Fail at the second time."""
+        """Fail at the second call."""
         self.read_count += 1
         return 1 / (2 - self.read_count)

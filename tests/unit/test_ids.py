@@ -11,7 +11,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 @pytest.fixture
 def new_id():
-    """Generates ids; those of the service do not change with the clock of a test."""
+    """Generates ids with its own state, so that clocks of other tests have no effect."""
     return _Ids().new
 
 
@@ -26,7 +26,7 @@ def test_an_id_is_a_uuid_of_version_7(new_id):
 
 
 def test_ids_are_32_hexadecimal_digits(new_id):
-    """They need no escaping anywhere, and sort as text."""
+    """An id needs no escaping, and ids sort as text."""
     id_ = new_id()
 
     assert 32 == len(id_)
@@ -34,14 +34,14 @@ def test_ids_are_32_hexadecimal_digits(new_id):
 
 
 def test_a_later_id_is_greater(new_id):
-    """The rows of one process are in the order in which they were made, however fast."""
+    """The ids of one process sort in the order in which they were made."""
     ids = [new_id() for _ in range(10_000)]
 
     assert sorted(set(ids)) == ids
 
 
-def test_a_clock_that_is_set_back_changes_no_order(new_id, monkeypatch):
-    """After it, ids go on from the last one."""
+def test_a_clock_that_is_set_back_keeps_the_order(new_id, monkeypatch):
+    """After the clock was set back, ids continue after the last one."""
     before = new_id()
     now = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
@@ -50,7 +50,7 @@ def test_a_clock_that_is_set_back_changes_no_order(new_id, monkeypatch):
 
 
 def test_the_lower_bound_is_between_before_and_after(new_id, monkeypatch):
-    """Ids of the instant and later are above it, and ids of the millisecond before are below."""
+    """Ids of the instant and later are above the bound; ids of the millisecond before are below."""
     instant = datetime.now(UTC) + timedelta(hours=1)
     instant = instant.replace(microsecond=0)
     at = int(instant.timestamp()) * 10**9

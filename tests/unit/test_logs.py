@@ -12,13 +12,13 @@ from service.telemetry.logs import configure_logs
 
 @pytest.fixture
 def logged(monkeypatch, capsys):
-    """Gives what was written to standard error; the configuration is undone afterwards."""
+    """A function that returns the text on standard error; the test undoes the configuration."""
     root = logging.getLogger()
     levels = {name: logging.getLogger(name).level for name in ("aiohttp.server", "alembic")}
     handlers, level = root.handlers[:], root.level
     for name in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
         monkeypatch.setattr(logging, name, getattr(logging, name))
-    # The configuration closes what it finds, and pytest's own handlers are wanted later.
+    # The configuration closes the handlers that it finds; the handlers of pytest must stay open.
     root.handlers[:] = []
     yield lambda: capsys.readouterr().err
     root.handlers[:] = handlers
@@ -32,8 +32,8 @@ def log(event, /, **fields):
     logging.getLogger("invoices.test").info(event, extra={"fields": fields})
 
 
-def test_a_json_line_holds_the_event_and_its_fields(logged):
-    """A program finds instant, level, event and every field, flat, in one line."""
+def test_a_json_line_contains_the_event_and_its_fields(logged):
+    """A line has the instant, the level, the event and every field, without nesting."""
     configure_logs("json")
     before = datetime.now(UTC)
 
@@ -49,8 +49,8 @@ def test_a_json_line_holds_the_event_and_its_fields(logged):
     } == line
 
 
-def test_a_text_line_leaves_out_what_is_unknown(logged):
-    """A person reads one line, without the fields that are None."""
+def test_a_text_line_omits_unknown_fields(logged):
+    """A text line omits the fields that are None."""
     configure_logs("text")
 
     log("attempt.settled", number=1, detail=None, outcome="delivered")
@@ -63,7 +63,7 @@ def test_a_text_line_leaves_out_what_is_unknown(logged):
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_an_event_without_fields_is_one_line(logged, form):
-    """Fields may be left out, by libraries among others."""
+    """Fields are optional, and libraries log without them."""
     configure_logs(form)
 
     logging.getLogger("library").warning("it is %s", "late")
@@ -89,7 +89,7 @@ def test_an_event_without_fields_is_one_line(logged, form):
 )
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_every_event_is_one_line(logged, form, value):
-    """Whatever a field holds, the event is logged, and in a single line."""
+    """An event with any field values is logged in a single line."""
     configure_logs(form)
 
     log("attempt.settled", value=value)
@@ -100,7 +100,7 @@ def test_every_event_is_one_line(logged, form, value):
 
 
 def test_text_that_utf_8_cannot_encode_is_logged(logged):
-    """Half of a surrogate pair in a field does not cost the event its line."""
+    """A field with half of a surrogate pair does not prevent its line."""
     configure_logs("json")
 
     log("attempt.settled", detail="half a pair: \udc80")
@@ -112,7 +112,7 @@ def test_text_that_utf_8_cannot_encode_is_logged(logged):
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_an_exception_is_logged_with_its_traceback(logged, form):
-    """The place of an unexpected error can be found in the code."""
+    """The traceback of an unexpected error is logged."""
     configure_logs(form)
 
     try:
@@ -126,7 +126,7 @@ def test_an_exception_is_logged_with_its_traceback(logged, form):
 
 
 def test_an_exception_in_json_stays_in_its_line(logged):
-    """A traceback does not break the format that programs read."""
+    """A traceback is part of the JSON line."""
     configure_logs("json")
 
     try:
@@ -139,7 +139,7 @@ def test_an_exception_in_json_stays_in_its_line(logged):
 
 
 def test_fields_do_not_replace_the_event(logged):
-    """No field can pretend to be another event, level or instant."""
+    """A field cannot replace the event, the level or the instant."""
     configure_logs("json")
 
     log("attempt.settled", event="nothing.happened", level="debug", at="never")
@@ -149,8 +149,8 @@ def test_fields_do_not_replace_the_event(logged):
     assert "never" != line["at"]
 
 
-def test_details_for_developers_are_left_out(logged):
-    """From `info` up everything is logged, and nothing below."""
+def test_debug_lines_are_omitted(logged):
+    """Lines from `info` up are logged, and no lines below."""
     configure_logs("json")
 
     logging.getLogger("invoices").debug("something.considered")
@@ -158,8 +158,8 @@ def test_details_for_developers_are_left_out(logged):
     assert "" == logged()
 
 
-def test_invalid_requests_and_migrations_are_left_out(logged):
-    """A request that is not HTTP, and a migration, makes no line."""
+def test_invalid_requests_and_migrations_are_not_logged(logged):
+    """A request that is not HTTP, and a migration, cause no line."""
     configure_logs("json")
 
     logging.getLogger("aiohttp.server").error("Error handling request")
@@ -168,8 +168,8 @@ def test_invalid_requests_and_migrations_are_left_out(logged):
     assert "" == logged()
 
 
-def test_configuring_again_does_not_double_lines(logged):
-    """One event is one line, however often logs were configured."""
+def test_a_second_configuration_does_not_double_lines(logged):
+    """One event is one line, even if logging is configured several times."""
     configure_logs("text")
     configure_logs("json")
 
@@ -178,11 +178,11 @@ def test_configuring_again_does_not_double_lines(logged):
     assert 1 == len(logged().splitlines())
 
 
-# When it is written
+# Buffering
 
 
 class Stream(io.StringIO):
-    """Standard error that remembers each write, and may be closed at the other end."""
+    """Standard error that keeps each write, and may be closed by its reader."""
 
     def __init__(self):
         super().__init__()
@@ -199,7 +199,7 @@ class Stream(io.StringIO):
 
 @pytest.fixture
 def stream(logged, monkeypatch):
-    """Where the log goes."""
+    """The stream of the log."""
     stream = Stream()
     monkeypatch.setattr("sys.stderr", stream)
     configure_logs("json")
@@ -207,12 +207,12 @@ def stream(logged, monkeypatch):
 
 
 def events_in(text):
-    """The events of these lines."""
+    """The events of the lines in *text*."""
     return [json.loads(line)["event"] for line in text.splitlines()]
 
 
 async def test_the_lines_of_one_iteration_are_one_write(stream):
-    """Nothing is written within an iteration of the loop, and everything at its end."""
+    """The lines of one iteration of the loop are written together at its end."""
     for name in ("one", "two", "three"):
         log(name)
     assert [] == stream.writes
@@ -225,23 +225,23 @@ async def test_the_lines_of_one_iteration_are_one_write(stream):
 
 
 async def test_a_warning_is_written_at_once(stream):
-    """A warning may be the last line of a process; earlier lines come before it."""
+    """A warning and the lines before it are written at once, because the process may end."""
     log("one")
     logging.getLogger("invoices.test").warning("two")
 
     assert ["one", "two"] == events_in("".join(stream.writes))
 
 
-def test_without_a_loop_nothing_waits(stream):
-    """Commands and threads write line by line."""
+def test_without_a_loop_lines_are_written_at_once(stream):
+    """Commands and threads write each line at once."""
     log("one")
     log("two")
 
     assert [["one"], ["two"]] == [events_in(text) for text in stream.writes]
 
 
-async def test_the_end_of_the_process_writes_what_waits(stream):
-    """The lines of the last iteration are not lost with an orderly end."""
+async def test_the_end_of_the_process_writes_buffered_lines(stream):
+    """The lines of the last iteration are written when the process ends."""
     log("one")
     for handler in logging.getLogger().handlers:
         handler.flush()
@@ -249,8 +249,8 @@ async def test_the_end_of_the_process_writes_what_waits(stream):
     assert ["one"] == events_in("".join(stream.writes))
 
 
-async def test_a_closed_standard_error_is_no_error(stream):
-    """Where standard error is closed at the other end, the service goes on."""
+async def test_a_closed_standard_error_is_ignored(stream):
+    """If the reader of standard error has closed it, the service continues."""
     stream.is_broken = True
     log("one")
     await asyncio.sleep(0)
@@ -261,8 +261,8 @@ async def test_a_closed_standard_error_is_no_error(stream):
     assert ["two"] == events_in("".join(stream.writes))
 
 
-async def test_a_line_that_cannot_be_formatted_costs_no_other(stream, monkeypatch):
-    """What a library logs wrongly does not lose the other lines of its iteration."""
+async def test_a_line_that_cannot_be_formatted_does_not_lose_others(stream, monkeypatch):
+    """An invalid log call of a library does not lose the other lines of its iteration."""
     monkeypatch.setattr(logging, "raiseExceptions", False)
     log("one")
     logging.getLogger("invoices.test").info("%d of them", "many")

@@ -12,7 +12,7 @@ HOUR = timedelta(hours=1)
 
 
 class Rounds(Loop):
-    """A loop whose rounds are what a test has given, in order; then they find nothing."""
+    """A loop with the rounds of the test, in order; later rounds find nothing."""
 
     def __init__(self, *rounds):
         super().__init__(ManualClock(), asyncio.Event())
@@ -22,7 +22,7 @@ class Rounds(Loop):
 
     @property
     def held_count(self):
-        """What a test says."""
+        """The number that the test has set."""
         return self.leased_count
 
     async def run_round(self):
@@ -38,13 +38,13 @@ class SetBack(Rounds):
     """Rounds during which the clock is set back by an hour."""
 
     async def run_round(self):
-        """Find nothing, and come again after the usual wait."""
+        """Find nothing, and ask for the next round after the usual wait."""
         self.clock.jump(-HOUR)
         return await super().run_round()
 
 
 async def ended(loop, running):
-    """Drain *loop* and wait until it has ended."""
+    """Drain *loop*, and wait until it has ended."""
     loop.drain()
     async with asyncio.timeout(PATIENCE_SECONDS):
         await running
@@ -53,8 +53,8 @@ async def ended(loop, running):
 # Rounds
 
 
-async def test_a_loop_waits_as_long_as_its_round_says():
-    """More work that is known is done at once; then the loop waits for an instant or a signal."""
+async def test_a_loop_waits_as_its_round_asks():
+    """A loop continues at once while there is more work, then waits for an instant or a signal."""
     loop = Rounds(Round(9, AT_ONCE), Round(1, HOUR))
     running = asyncio.create_task(loop.run())
 
@@ -69,8 +69,8 @@ async def test_a_loop_waits_as_long_as_its_round_says():
     await ended(loop, running)
 
 
-async def test_a_database_that_is_away_ends_the_round_and_not_the_loop():
-    """The next round is no more than `POLL` away."""
+async def test_an_outage_of_the_database_ends_the_round_only():
+    """After an outage the next round comes within `POLL`."""
     loop = Rounds(StorageUnavailable("away"))
     running = asyncio.create_task(loop.run())
 
@@ -81,7 +81,7 @@ async def test_a_database_that_is_away_ends_the_round_and_not_the_loop():
 
 
 async def test_a_defect_ends_the_loop():
-    """A round that raises anything else is not run again and again: the process is to end."""
+    """A round that raises another error is not repeated: the loop ends with the error."""
     loop = Rounds(LookupError("a defect"))
 
     with pytest.raises(ExceptionGroup) as raised:
@@ -91,8 +91,8 @@ async def test_a_defect_ends_the_loop():
     assert not loop.is_running
 
 
-async def test_a_loop_ends_once_its_leases_are_given_up():
-    """After a drain no round begins, and the loop ends when nothing is leased any more."""
+async def test_a_loop_ends_after_its_leases():
+    """After a drain no round begins, and the loop ends when no lease is left."""
     loop = Rounds()
     loop.leased_count = 2
     running = asyncio.create_task(loop.run())
@@ -108,8 +108,8 @@ async def test_a_loop_ends_once_its_leases_are_given_up():
     assert (False, 1) == (loop.is_running, loop.round_count)
 
 
-async def test_a_clock_that_goes_back_during_a_round_delays_no_loop():
-    """However the clock was set while a round ran, the next one is no more than `POLL` away."""
+async def test_a_clock_that_is_set_back_during_a_round_delays_no_loop():
+    """If the clock is set during a round, the next round still comes within `POLL`."""
     loop = SetBack()
     running = asyncio.create_task(loop.run())
 
@@ -123,7 +123,7 @@ async def test_a_clock_that_goes_back_during_a_round_delays_no_loop():
 
 
 class Hanging:
-    """A loop that goes on after its drain, until a test lets it end."""
+    """A loop that continues after its drain until the test ends it."""
 
     def __init__(self):
         self.is_draining = False
@@ -131,19 +131,19 @@ class Hanging:
         self.may_end = asyncio.Event()
 
     async def run(self):
-        """Run, and remember whether the end came as a drain."""
+        """Run, and record whether a drain ended the loop."""
         try:
             await self.may_end.wait()
         finally:
             self.is_draining_at_its_end = self.is_draining
 
     def drain(self):
-        """Begin nothing more."""
+        """Begin no more work."""
         self.is_draining = True
 
 
 async def test_loops_are_drained_one_after_the_other():
-    """What the first hands on is still taken by the second."""
+    """The second loop still processes the last work of the first loop."""
     first, second = Hanging(), Hanging()
     seen = []
     first.drain = lambda: (Hanging.drain(first), first.may_end.set())
@@ -156,8 +156,8 @@ async def test_loops_are_drained_one_after_the_other():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-async def test_a_drain_that_takes_too_long_lets_nobody_begin_anything(caplog, count):
-    """Loops whose turn did not come are told to drain before they are ended."""
+async def test_a_drain_that_takes_too_long_stops_all_loops(caplog, count):
+    """Loops that were not drained yet are asked to drain before they are cancelled."""
     loops = [Hanging() for _ in range(count)]
 
     async with running_loops(loops, drain_seconds=0):
@@ -169,12 +169,12 @@ async def test_a_drain_that_takes_too_long_lets_nobody_begin_anything(caplog, co
     ]
 
 
-async def test_a_loop_that_ends_by_itself_is_noticed():
-    """Its process is not ready any more, and whoever watches is told."""
-    ending, going_on = Hanging(), Hanging()
+async def test_a_loop_that_ends_by_itself_is_reported():
+    """The process is not ready any more, and the failure is set."""
+    ending, running = Hanging(), Hanging()
     ending.may_end.set()
 
-    async with running_loops((ending, going_on), drain_seconds=0) as beside:
+    async with running_loops((ending, running), drain_seconds=0) as beside:
         await beside.failed
 
         assert not beside.is_ready()

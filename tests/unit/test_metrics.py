@@ -35,7 +35,7 @@ COUNTS = {
     *("invoices_connections_open", "invoices_origins_cooling_down", "invoices_deliveries_due"),
     *("invoices_deliveries_waiting", "invoices_due_origins", "invoices_collections_due"),
 }
-"""Gauges and histograms of counts, whose name says what is counted."""
+"""Gauges, and histograms of counts: their names say what they count."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def metrics():
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """Makes the metrics of a worker; all of them share a folder."""
+    """Makes the metrics of a worker; all workers share a folder."""
     monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
     # The class of values is global in prometheus_client.
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
@@ -54,7 +54,7 @@ def worker(tmp_path, monkeypatch):
 
 
 def families(metrics):
-    """What *metrics* expose, family by family, without those of the process."""
+    """The metric families of *metrics*, without those of the process."""
     metrics.storage_answered(BACKLOG)
     found = text_string_to_metric_families(metrics.exposition("")[0].decode())
     return [one for one in found if not one.name.startswith(("process_", "python_"))]
@@ -63,8 +63,8 @@ def families(metrics):
 # Names
 
 
-def test_every_metric_is_named_by_the_rules_of_prometheus(metrics):
-    """A name begins with the service and ends with its unit; the help is one sentence."""
+def test_metric_names_follow_the_rules_of_prometheus(metrics):
+    """A name begins with the service and ends with its unit; its help is one sentence."""
     for family in families(metrics):
         name = family.name + "_total" if family.type == "counter" else family.name
         assert re.fullmatch(r"invoices_[a-z]+(_[a-z]+)*", name)
@@ -72,8 +72,8 @@ def test_every_metric_is_named_by_the_rules_of_prometheus(metrics):
         assert re.fullmatch(r"[A-Z][^.]+\.", family.documentation), name
 
 
-def test_known_labels_are_those_of_the_service(metrics):
-    """What can happen to an invoice, an attempt and a delivery is 0 before it happens."""
+def test_known_labels_are_exposed_from_the_start(metrics):
+    """The counter of every known label is 0 before its first event."""
     ends = [status for status, moves in INVOICE_MOVES.items() if not moves]
     settled = [("", DeliveryStatus.DELIVERED), *((one, DeliveryStatus.DEAD) for one in DeadReason)]
     known = {
@@ -91,8 +91,8 @@ def test_known_labels_are_those_of_the_service(metrics):
     assert {f"invoices_{name}": 0 for name in known} == exposed
 
 
-def test_labels_are_few_and_known(metrics):
-    """No label could have an account, an origin or an id: series would grow without end."""
+def test_labels_have_few_values(metrics):
+    """No label contains an account, an origin or an id, because the number of series is limited."""
     metrics.answered("create_invoice", 202)
     labels = {
         label
@@ -106,7 +106,7 @@ def test_labels_are_few_and_known(metrics):
     }
 
 
-# What is counted
+# Counting
 
 
 @pytest.mark.parametrize(
@@ -150,8 +150,8 @@ def test_labels_are_few_and_known(metrics):
         ({"connections_open": 9}, lambda m: m.connections_open(9)),
     ],
 )
-def test_what_happens_changes_its_metric_and_no_other(metrics, expected, happen):
-    """Each event changes one sample, or count and sum of one histogram."""
+def test_an_event_changes_its_metric_only(metrics, expected, happen):
+    """Each event changes one sample, or the count and the sum of one histogram."""
     before = samples_of(metrics)
 
     happen(metrics)
@@ -166,8 +166,8 @@ def test_what_happens_changes_its_metric_and_no_other(metrics, expected, happen)
     ("expected", "seconds"),
     [("0.005", 0), ("0.005", 0.005), ("0.01", 0.006), ("60.0", 60), ("+Inf", 61), ("0.005", -1)],
 )
-def test_a_size_falls_into_the_first_bucket_that_holds_it(metrics, expected, seconds):
-    """A bound belongs to its bucket; a negative duration, of clocks that differ, to the first."""
+def test_a_size_is_in_the_first_bucket_that_includes_it(metrics, expected, seconds):
+    """A bound belongs to its bucket; a negative duration is in the first bucket."""
     metrics.attempt_took(seconds)
     found = [
         name
@@ -178,8 +178,8 @@ def test_a_size_falls_into_the_first_bucket_that_holds_it(metrics, expected, sec
     assert f'invoices_attempt_duration_seconds_bucket{{le="{expected}"}}' == found[0]
 
 
-def test_two_metrics_in_one_process_count_apart(metrics):
-    """No counter is global: what one counts is not in another."""
+def test_two_metrics_in_one_process_are_independent(metrics):
+    """No counter is global."""
     metrics.received(Acceptance.STORED)
 
     assert 0 == samples_of(Metrics())['invoices_received_total{acceptance="stored"}']
@@ -188,8 +188,8 @@ def test_two_metrics_in_one_process_count_apart(metrics):
 # The backlog
 
 
-def test_a_backlog_is_exposed_while_the_database_answers(metrics):
-    """Every field is a gauge of its name; without an answer there is none rather than a 0."""
+def test_a_backlog_is_exposed_while_the_database_is_available(metrics):
+    """Every field is a gauge of its name; without a database the gauge is missing and not 0."""
     names = {f"invoices_{one.name}" for one in fields(Backlog)}
 
     assert 0 == samples_of(metrics)["invoices_storage_up"]
@@ -213,23 +213,23 @@ def test_a_backlog_is_exposed_while_the_database_answers(metrics):
 
 
 def test_the_version_is_exposed(metrics):
-    """Which version runs can be seen beside what it does."""
+    """The version of the process is a metric."""
     assert 1 == samples_of(metrics)['invoices_build_info{version="1.2.3"}']
 
 
 def test_process_and_garbage_collector_are_exposed(metrics):
-    """Memory, time and collections of the process are there as well."""
+    """Memory, processor time and garbage collections of the process are metrics."""
     assert samples_of(metrics)["process_resident_memory_bytes"] > 0
     assert 'python_gc_collections_total{generation="0"}' in samples_of(metrics)
 
 
 def test_created_series_are_not_exposed(metrics):
-    """The instant at which a counter was created is no series of its own."""
+    """The instants at which counters were created are not exposed."""
     assert [] == [name for name in samples_of(metrics) if "_created" in name]
 
 
 def test_openmetrics_is_exposed_if_preferred(metrics):
-    """Both formats are read back, and say the same."""
+    """Both formats contain the same samples."""
     metrics.received(Acceptance.STORED)
     text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
 
@@ -251,8 +251,8 @@ def test_an_invalid_version_gets_the_plain_format(metrics, accept):
 # Workers
 
 
-def test_any_worker_exposes_what_all_have_counted(worker):
-    """Whichever process a scrape reaches, counters and gauges are those of all of them."""
+def test_any_worker_exposes_the_metrics_of_all(worker):
+    """A scrape of any worker returns the sums over all workers."""
     first, second = worker(0), worker(1)
     first.received(Acceptance.STORED)
     second.received(Acceptance.STORED)
@@ -266,8 +266,8 @@ def test_any_worker_exposes_what_all_have_counted(worker):
         assert 512 == samples_of(one)["invoices_attempts_slots"]
 
 
-def test_a_backlog_is_not_added_up(worker):
-    """There is one backlog, however many workers have looked at it."""
+def test_a_backlog_is_not_summed(worker):
+    """The workers share one backlog, which is exposed once."""
     first, second = worker(0), worker(1)
     first.storage_answered(BACKLOG)
     second.storage_answered(BACKLOG)
@@ -276,7 +276,7 @@ def test_a_backlog_is_not_added_up(worker):
 
 
 def test_a_restarted_worker_continues_its_counters(worker, tmp_path):
-    """Counters continue where the worker before ended; its gauges are gone."""
+    """Counters continue after a restart; the gauges of the old worker are removed."""
     for _ in range(3):
         ended = worker(0)
         ended.received(Acceptance.STORED)
@@ -289,14 +289,14 @@ def test_a_restarted_worker_continues_its_counters(worker, tmp_path):
 
 
 def test_a_worker_exposes_nothing_of_its_process(worker):
-    """Memory and time of a random one of several processes would jump up and down."""
+    """Memory and time of one of several processes would change from scrape to scrape."""
     assert [] == [
         name for name in samples_of(worker(0)) if name.startswith(("process_", "python_"))
     ]
 
 
 def test_an_unreadable_file_does_not_fail_the_scrape(worker, tmp_path):
-    """A scrape while a worker creates its file is answered."""
+    """A scrape succeeds while a worker creates its file."""
     metrics = worker(0)
     (tmp_path / "counter_1.db").write_bytes(b"")
 

@@ -14,8 +14,8 @@ from service.domain.states import (
     [(InvoiceStatus, INVOICE_MOVES), (DeliveryStatus, DELIVERY_MOVES)],
     ids=["invoice", "delivery"],
 )
-def test_every_status_has_its_moves(statuses, moves):
-    """The table says of each state where it may lead, and names no other states."""
+def test_every_state_has_its_moves(statuses, moves):
+    """The table has the next states of each state, and contains only known states."""
     assert set(statuses) == set(moves)
     assert set(statuses) >= set().union(*moves.values())
 
@@ -25,8 +25,8 @@ def test_every_status_has_its_moves(statuses, moves):
     [(InvoiceStatus.RECEIVED, INVOICE_MOVES), (DeliveryStatus.PENDING, DELIVERY_MOVES)],
     ids=["invoice", "delivery"],
 )
-def test_every_status_can_be_reached(first, moves):
-    """No state stands in a table that nothing can come into."""
+def test_every_state_can_be_reached(first, moves):
+    """For every state the table has a move that leads to it."""
     reached, frontier = {first}, {first}
     while frontier:
         frontier = set().union(*(moves[status] for status in frontier)) - reached
@@ -36,19 +36,19 @@ def test_every_status_can_be_reached(first, moves):
 
 
 @pytest.mark.parametrize("status", [InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED])
-def test_an_invoice_that_is_collected_stays_as_it_is(status):
-    """Paid and failed are final."""
+def test_a_collected_invoice_is_final(status):
+    """Paid and failed invoices never change their state."""
     assert frozenset() == INVOICE_MOVES[status]
 
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DEAD])
-def test_a_delivery_that_is_settled_is_only_redelivered(status):
-    """No attempt changes what is delivered or dead; a redelivery makes it pending again."""
+def test_a_settled_delivery_can_only_be_redelivered(status):
+    """No attempt changes a delivered or dead delivery; a redelivery makes it pending."""
     assert {DeliveryStatus.PENDING} == DELIVERY_MOVES[status]
 
 
-def test_settled_is_every_state_that_an_attempt_leads_to_and_not_from():
-    """Retention removes what waits for no attempt."""
+def test_settled_states_are_the_ends_of_attempts():
+    """Retention removes deliveries that wait for no attempt."""
     assert DELIVERY_MOVES[DeliveryStatus.PENDING] - {DeliveryStatus.PENDING} == SETTLED
 
 

@@ -18,7 +18,7 @@ KEPT = timedelta(days=30)
 
 
 class SweptStore(Store):
-    """A store that has nothing to remove but what a test says, and remembers what was asked."""
+    """A store that removes the counts of the test, and keeps the arguments of the calls."""
 
     def __init__(self, *counts):
         super().__init__(Memory())
@@ -26,7 +26,7 @@ class SweptStore(Store):
         self.asked = []
 
     async def sweep(self, place, settled_before):
-        """The next of the counts; there is more as long as there are counts."""
+        """Return the next count; there are more batches while there are counts."""
         self.asked.append((place, settled_before))
         count = self.counts.pop(0) if self.counts else 0
         return retention.Swept(count, retention.SweepPosition("dev", "x") if self.counts else None)
@@ -34,12 +34,12 @@ class SweptStore(Store):
 
 @pytest.fixture
 def clock():
-    """A clock that stands still."""
+    """A clock that does not move."""
     return ManualClock(START)
 
 
-async def test_a_sweep_goes_on_until_everything_was_looked_at(clock):
-    """Batch after batch at once, each where the last one ended; then an hour without any."""
+async def test_a_sweep_continues_until_the_last_batch(clock):
+    """Batches follow each other at once; after the last one there is an hour without a batch."""
     store = SweptStore(2, 0, 1)
     sweeper = Sweeper(store, KEPT, clock, Metrics())
 
@@ -50,8 +50,8 @@ async def test_a_sweep_goes_on_until_everything_was_looked_at(clock):
     assert {START - KEPT} == {before for _, before in store.asked}
 
 
-async def test_what_was_removed_is_told_once_for_a_sweep(clock, caplog):
-    """One line with the count; none where nothing was removed."""
+async def test_a_sweep_logs_the_number_of_removed_deliveries_once(clock, caplog):
+    """A sweep logs one line with the count, or none if nothing was removed."""
     caplog.set_level(logging.INFO)
     sweeper = Sweeper(SweptStore(2, 0, 1), KEPT, clock, Metrics())
 
@@ -69,13 +69,13 @@ async def test_what_was_removed_is_told_once_for_a_sweep(clock, caplog):
         (timedelta(days=365), SWEEP_INTERVAL),
     ],
 )
-async def test_what_is_kept_shortly_is_removed_soon(clock, kept, pause):
-    """Nothing stays much longer than twice its time, and the database is left in peace."""
+async def test_a_short_retention_has_a_short_interval(clock, kept, pause):
+    """No delivery stays much longer than twice its retention, and sweeps are not too frequent."""
     assert Round(0, pause) == await Sweeper(SweptStore(), kept, clock, Metrics()).run_round()
 
 
-async def test_it_sweeps_by_the_clock_and_stops_when_it_drains(clock):
-    """What was settled is there until its time has come, and gone after the next sweep."""
+async def test_a_sweeper_follows_the_clock_and_ends_on_a_drain(clock):
+    """A settled delivery stays until its retention is over, and the next sweep removes it."""
     store = memory_store(Memory())
     await add_delivery(store, "0")
     await store.settle(delivered(await lease_delivery(store)))
@@ -93,8 +93,8 @@ async def test_it_sweeps_by_the_clock_and_stops_when_it_drains(clock):
     await running
 
 
-async def test_a_database_that_is_away_does_not_end_it(clock):
-    """It looks again a little later."""
+async def test_an_outage_of_the_database_does_not_end_the_sweeper(clock):
+    """After an outage the sweep is repeated a little later."""
     memory = Memory()
     memory.is_away = True
     sweeper = Sweeper(memory_store(memory), KEPT, clock, Metrics())

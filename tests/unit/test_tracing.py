@@ -12,13 +12,13 @@ GIVEN = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 
 @pytest.fixture
 def exporter():
-    """Keeps the spans that have ended."""
+    """Keeps the ended spans."""
     return InMemorySpanExporter()
 
 
 @pytest.fixture
 def tracing(exporter):
-    """Traces that are recorded."""
+    """Tracing with an exporter."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     return Tracing(provider)
@@ -46,7 +46,7 @@ def test_only_a_valid_traceparent_is_continued(headers, expected):
 
 @pytest.mark.parametrize("parent", [None, GIVEN])
 def test_without_an_exporter_the_trace_is_passed_on(parent):
-    """Nothing is recorded, and what follows belongs to the trace of the request, if it has one."""
+    """Nothing is recorded, and the trace of the request, if any, is passed on."""
     for kind in (SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT):
         with Tracing().begin(kind, "name", parent) as span:
             span.set_attributes({"name": "value"})
@@ -57,7 +57,7 @@ def test_without_an_exporter_the_trace_is_passed_on(parent):
 
 
 def test_a_span_continues_its_parent(tracing, exporter):
-    """It is part of the same trace, and is the parent of what follows."""
+    """A span is part of the trace of its parent, and is the parent of the next spans."""
     with tracing.begin(SpanKind.SERVER, "POST /invoices/", GIVEN) as span:
         span.set_attributes({"http.route": "/invoices/", "invoices.account_id": None, "number": 1})
 
@@ -70,7 +70,7 @@ def test_a_span_continues_its_parent(tracing, exporter):
 
 
 def test_a_span_without_a_parent_begins_a_trace(tracing, exporter):
-    """What another process does with its traceparent is part of that trace."""
+    """A span without a parent starts a trace, which other processes continue."""
     with tracing.begin(SpanKind.SERVER, "first", None) as first:
         pass
     with tracing.begin(SpanKind.CLIENT, "second", first.traceparent):
@@ -84,8 +84,8 @@ def test_a_span_without_a_parent_begins_a_trace(tracing, exporter):
     )
 
 
-def test_each_kind_of_span_says_so(tracing, exporter):
-    """Server for a request that is answered, internal for work, client for one that is sent."""
+def test_each_span_has_its_kind(tracing, exporter):
+    """The kind is server for a received request, internal for work, client for a sent request."""
     kinds = [SpanKind.SERVER, SpanKind.INTERNAL, SpanKind.CLIENT]
     for kind in kinds:
         with tracing.begin(kind, "name", None):
@@ -95,7 +95,7 @@ def test_each_kind_of_span_says_so(tracing, exporter):
 
 
 def test_a_span_that_raises_has_failed(tracing, exporter):
-    """The span ends with the class of the error; its text may hold secrets."""
+    """The span ends with the class of the error, without its text, which may contain secrets."""
     with pytest.raises(ValueError, match="s3cret"), tracing.begin(SpanKind.INTERNAL, "name", None):
         raise ValueError("s3cret")
 
