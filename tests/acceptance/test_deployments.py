@@ -1,4 +1,4 @@
-"""The service as it is deployed: with nothing set, in a cluster, at several addresses."""
+"""The service in different deployments: without settings, in a cluster, at several addresses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def settings(tmp_path):
-    """A database of this test, and nothing else."""
+    """A database for this test, and no other settings."""
     return {"DATABASE_URL": f"sqlite:///{tmp_path}/invoices.db", "LOG_FORMAT": "json"}
 
 
-async def test_it_starts_with_nothing_set(settings, tmp_path):
-    """The first start makes an account and an encryption key, and the second one uses both."""
+async def test_it_starts_without_settings(settings, tmp_path):
+    """The first start makes an account and an encryption key; the second start uses both."""
     file = tmp_path / "invoices.db.key"
     async with producing(settings) as production:
         key, _ = await production.shown()
@@ -44,20 +44,20 @@ async def test_it_starts_with_nothing_set(settings, tmp_path):
 
 
 async def test_a_lost_key_file_stops_the_start(settings, tmp_path):
-    """Without the key of its secrets the service does not start, and makes no other."""
+    """Without the key of its secrets the service does not start, and makes no new key."""
     file = tmp_path / "invoices.db.key"
     await command("accounts", "add", "acme", **settings)
     file.unlink()
 
-    status, printed, told = await command("serve", **settings)
+    status, printed, errors = await command("serve", **settings)
 
     assert (2, "") == (status, printed)
-    assert "INVOICES_ENCRYPTION_KEY is not set" in told
+    assert "INVOICES_ENCRYPTION_KEY is not set" in errors
     assert not file.exists()
 
 
 async def test_it_starts_beside_a_service_of_its_name(settings):
-    """The variables that Kubernetes sets for a service named `invoices` stop nothing."""
+    """The variables that Kubernetes sets for a service named `invoices` do not stop the start."""
     links = {
         "SERVICE_HOST": "10.96.0.12",
         "SERVICE_PORT": "8080",
@@ -74,7 +74,7 @@ async def test_it_starts_beside_a_service_of_its_name(settings):
 
 @pytest.mark.parametrize("hosts", ["127.0.0.1,::1", "::"])
 async def test_it_listens_on_both_families(settings, hosts):
-    """Several addresses may be named, and `::` takes both families."""
+    """Several addresses can be set, and `::` listens on both families."""
     async with producing({**settings, "HOST": hosts}) as production, aiohttp.ClientSession() as ask:
         port = production.service.url.rpartition(":")[2]
         for host in ("127.0.0.1", "[::1]"):
@@ -86,8 +86,8 @@ async def test_it_listens_on_both_families(settings, hosts):
     assert SqliteDatabase.product == line["database"]
 
 
-async def test_a_proxy_that_is_not_used_is_named(settings, monkeypatch):
-    """One line at the start says that HTTPS_PROXY has no effect, unless a proxy is set for us."""
+async def test_an_unused_proxy_is_logged(settings, monkeypatch):
+    """A line at the start says that HTTPS_PROXY has no effect, unless our proxy is set."""
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.internal:3128")
     for name in ("https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)

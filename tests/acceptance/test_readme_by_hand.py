@@ -1,4 +1,4 @@
-"""The section "By hand" of the README, run as it is printed, in a bare copy of the project."""
+"""Runs the section "By hand" of the README as printed, in a new copy of the project."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE_SECONDS = 170
 
 
 def printed_commands():
-    """The commands of the section, each with its continuation lines, in their order."""
+    """The commands of the section in order, each with its continuation lines."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"^## By hand\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     return re.findall(r"^    \$ ((?:.*\\\n)*.*)$", section, re.MULTILINE)
@@ -31,7 +31,7 @@ def printed_commands():
 
 @pytest.fixture
 def project(tmp_path):
-    """What is in a checkout, and nothing that was made in it."""
+    """The files of a checkout, without generated files."""
     for name in PARTS:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
@@ -40,13 +40,13 @@ def project(tmp_path):
 
 @pytest.fixture
 def run(project):
-    """Run a command in the project to its end; what it printed."""
+    """Run a command in the project to its end, and return its output."""
     ports = {"8080": str(free_port()), "9000": str(free_port())}
     environment = {name: text for name, text in os.environ.items() if "INVOICES_" not in name}
     environment |= {"INVOICES_PORT": ports["8080"], "no_proxy": "127.0.0.1"}
 
     def start(command):
-        # Other programs may have the ports of the README on this machine: nothing else is changed.
+        # Other programs may use the ports of the README on this machine, so only the ports change.
         for port, free in ports.items():
             command = command.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}")
         command = command.replace("invoices receiver", f"invoices receiver --port {ports['9000']}")
@@ -72,7 +72,7 @@ def run(project):
 
 @contextmanager
 def running(process, word):
-    """Keep *process*, which has printed *word*, running; yields the list of what it prints."""
+    """Keep *process*, which has printed *word*, running, and yield the list of its output lines."""
     printed = []
     for line in process.stdout:
         printed.append(line)
@@ -87,8 +87,8 @@ def running(process, word):
 
 
 def test_the_section_runs_as_printed(run):
-    """Whoever types what is printed sees an invoice paid, and its callback arrive."""
-    make, install, receive, serve, send, look = printed_commands()
+    """The printed commands show a paid invoice, and its callback arrives."""
+    make, install, receive, serve, send, show = printed_commands()
 
     run(make)
     run(install)
@@ -98,7 +98,7 @@ def test_the_section_runs_as_printed(run):
     ):
         assert '{"msg":"Invoice received"}' in run(send)
         time.sleep(1.5)  # "a second later"
-        assert '"status":"paid"' in run(look)
+        assert '"status":"paid"' in run(show)
 
     text = "\n".join(received)
     assert "POST /invoices/2expen51ve" in text

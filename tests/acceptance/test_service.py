@@ -183,8 +183,8 @@ async def test_a_delivery_shows_the_error_of_its_receiver(tmp_path, given, expec
         (("delivered", "delivered", 204), "lenient"),
     ],
 )
-async def test_204_counts_as_what_it_is_whatever_follows_it(tmp_path, expected, contract):
-    """An answer that is complete is read, although bytes follow that belong to no answer."""
+async def test_bytes_after_a_204_are_ignored(tmp_path, expected, contract):
+    """A complete answer is read, although bytes follow that belong to no answer."""
 
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""The documentation page at addresses other than the one that the service knows itself by."""
+"""The documentation page at addresses that the service does not know."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PREFIX = "/billing"
 
 @pytest.fixture(autouse=True)
 def _without_proxy(monkeypatch):
-    """Service and driver listen on loopback, where no proxy leads."""
+    """Service and driver listen on loopback, which no proxy reaches."""
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
 
 
 @contextmanager
 def removing_prefix():
-    """A proxy that removes the prefix: its URL, and a function that says where it leads."""
+    """A proxy that removes the prefix: its URL, and a function that sets its target."""
     leads_to = []
 
     class Proxy(BaseHTTPRequestHandler):
@@ -61,24 +61,24 @@ def removing_prefix():
 
 
 def check(browser, url):
-    """Try an operation on the page at *url*: it is shown, and its request is answered."""
+    """Execute an operation on the page at *url*: the page is shown, and the request is answered."""
     page = DocsPage(browser, url)
     operation = page.operation("invoices", "create_invoice")
 
     assert "202" == page.try_out(operation, callback_url="http://127.0.0.1:9")
     asked = page.requested_urls()
-    # A browser asks for a favicon by itself where a page names none in time.
+    # A browser requests a favicon by itself if a page does not name one in time.
     assert [] == [one for one in asked if not one.startswith(f"{url}/")]
     assert [] == page.browser.get_log("browser")
 
 
-def test_operations_are_tried_at_another_name_of_the_machine(tmp_path):
-    """Execute works at localhost, although the service knows itself as 127.0.0.1."""
+def test_operations_can_be_executed_at_another_host_name(tmp_path):
+    """Execute works at localhost, although the URL of the service is at 127.0.0.1."""
     with served(tmp_path) as url, chromium(tmp_path / "profile") as browser:
         check(browser, url.replace("127.0.0.1", "localhost"))
 
 
-def test_operations_are_tried_behind_a_prefix(tmp_path):
+def test_operations_can_be_executed_behind_a_prefix(tmp_path):
     """Behind a proxy that removes a prefix the page is shown, and Execute works."""
     with (
         removing_prefix() as (proxy_url, lead_to),

@@ -1,4 +1,4 @@
-"""The documentation page for everybody who reads it: on a phone, in the dark, with a keyboard."""
+"""The documentation page is readable on a phone, in dark mode, and with a keyboard."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SERIOUS = {"serious", "critical"}
 
 
 def unfolded(page):
-    """The callback of an invoice, with everything around it unfolded."""
+    """The callback of an invoice, with everything around it expanded."""
     return page.open_callbacks(page.operation("invoices", "create_invoice"))
 
 
 def set_mode(page, mode):
-    """Have the reader prefer *mode*, `light` or `dark`."""
+    """Set the preferred mode of the browser to *mode*, `light` or `dark`."""
     features = [{"name": "prefers-color-scheme", "value": mode}]
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_everybody_can_read_the_page(page, mode):
-    """Contrast, names and roles are those of WCAG 2, as axe judges them."""
+def test_the_page_is_accessible(page, mode):
+    """The axe rules find no violation of WCAG 2 in contrast, names and roles."""
     assert AXE.exists(), "`make test` installs what tests/documents/package.json names"
     set_mode(page, mode)
     unfolded(page)
@@ -45,7 +45,7 @@ def test_everybody_can_read_the_page(page, mode):
 
 
 def test_dark_mode_is_dark(page):
-    """Whoever prefers dark pages gets light text on a dark ground, and nobody else."""
+    """In dark mode the text is light on a dark background; in light mode it is not."""
     script = "return getComputedStyle(document.body).backgroundColor"
     set_mode(page, "light")
     light = page.browser.execute_script(script)
@@ -56,7 +56,7 @@ def test_dark_mode_is_dark(page):
 
 
 def test_the_page_fits_a_phone(page):
-    """Nothing has to be pushed sideways, unfolded operations included."""
+    """The page needs no horizontal scrolling, even with expanded operations."""
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     page.browser.refresh()
     unfolded(page)
@@ -66,8 +66,8 @@ def test_the_page_fits_a_phone(page):
     assert PHONE["width"] == width
 
 
-def test_operations_are_folded_at_first(page):
-    """The page begins with a list that can be seen as a whole."""
+def test_operations_are_collapsed_at_first(page):
+    """The page begins with a list of the operations."""
     page.wait(lambda browser: browser.find_elements(By.CSS_SELECTOR, ".opblock"))
 
     assert [] == page.browser.find_elements(By.CSS_SELECTOR, ".opblock.is-open")
@@ -75,7 +75,7 @@ def test_operations_are_folded_at_first(page):
 
 
 def test_callbacks_are_reached_with_the_keyboard(page):
-    """Tab goes to the Callbacks tab, and Enter opens it."""
+    """Tab focuses the Callbacks tab, and Enter opens it."""
     operation = page.operation("invoices", "create_invoice")
     operation.find_element(By.CSS_SELECTOR, ".opblock-summary-control").send_keys(Keys.NULL)
     for _ in range(10):
@@ -88,8 +88,8 @@ def test_callbacks_are_reached_with_the_keyboard(page):
     page.wait(lambda _: operation.find_elements(By.CSS_SELECTOR, ".callbacks-container .opblock"))
 
 
-def test_a_callback_is_read_and_not_filled_in(page):
-    """What the service sends is described; there are no fields that lead to nothing."""
+def test_a_callback_has_no_form(page):
+    """A callback is described; it has no input fields, because users do not send it."""
     callbacks = unfolded(page)
     fields = callbacks.find_elements(By.CSS_SELECTOR, "input, textarea")
 

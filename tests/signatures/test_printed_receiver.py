@@ -98,8 +98,8 @@ async def test_the_printed_receiver_refuses_a_forged_event(receiver, sender):
 
 
 @pytest.mark.parametrize("id_", ["a{b}c", "sl/ash", "/x/", "100%", "%2F", "é😀", "a+b", ":id", " "])
-async def test_it_takes_every_id(receiver, sender, id_):
-    """An id that the API accepts arrives as it was chosen."""
+async def test_the_printed_receiver_reads_every_id(receiver, sender, id_):
+    """The receiver reads any id that the API accepts unchanged."""
     body = INVOICE_NOTIFICATION.render(EVENT)
 
     answer = await sender.send(request_to(receiver, body, id_=id_))

@@ -1,4 +1,4 @@
-"""The decimals of stored invoices: filled for those that are there, kept for those that come."""
+"""Invoices store the decimals of their currency; the migration adds them to existing invoices."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from service.storage.tables import invoices
 from tests.rows import an_invoice, lease_invoice, rows_of
 
 WITHDRAWN = {"BGN": 2, "HRK": 2}
-"""Currencies that ISO 4217 lists no more; invoices in them are stored."""
+"""Currencies that ISO 4217 has withdrawn; there may be stored invoices in them."""
 
 
 async def change(database, move, revision):
-    """Bring *database* to *revision*, by *move*."""
+    """Migrate *database* to *revision*, up or down as *move* says."""
     config = Config()
     config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
 
@@ -31,7 +31,7 @@ async def change(database, move, revision):
 
 @pytest.fixture
 async def old(empty):
-    """A database on the schema before, with one invoice of each currency."""
+    """A database on the previous schema, with one invoice of each currency."""
     await change(empty, command.upgrade, "0005")
     row = text(
         "INSERT INTO invoices (account_id, key, id, customer, total_minor, currency, status,"
@@ -44,15 +44,15 @@ async def old(empty):
 
 
 async def test_old_invoices_get_the_decimals_of_their_currency(old):
-    """The migration fills in what every stored currency has, of withdrawn ones too."""
+    """The migration adds the decimals of every stored currency, including withdrawn ones."""
     await migrate(old)
 
     stored = {row["currency"]: row["decimals"] for row in await rows_of(old, invoices)}
     assert {**CURRENCIES, **WITHDRAWN} == stored
 
 
-async def test_the_way_down_and_up_keeps_every_invoice(old):
-    """Nothing but the column comes and goes."""
+async def test_downgrade_and_upgrade_keep_every_invoice(old):
+    """A downgrade removes only the column, and an upgrade adds it again."""
     await migrate(old)
     before = await rows_of(old, invoices)
 
@@ -65,7 +65,7 @@ async def test_the_way_down_and_up_keeps_every_invoice(old):
 
 
 async def test_an_older_version_may_store_without_decimals(database):
-    """The column is empty then, so that both versions can run on the new schema."""
+    """The column stays empty then, so that both versions can use the new schema."""
     row = text(
         "INSERT INTO invoices (account_id, key, id, customer, total_minor, currency, status,"
         " created_at, event_count, lease_token, request_id)"
@@ -77,7 +77,7 @@ async def test_an_older_version_may_store_without_decimals(database):
 
 
 async def test_decimals_are_stored_with_the_invoice(store, database):
-    """What an invoice comes with is there for its collection and for its account."""
+    """The collector and the account can read the decimals of an accepted invoice."""
     await store.accept(an_invoice(currency="KWD", decimals=3))
 
     assert [3] == [row["decimals"] for row in await rows_of(database, invoices)]
