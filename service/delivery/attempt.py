@@ -1,8 +1,8 @@
 """
-One attempt, from the leased delivery to the settled one: sign, send, classify, decide, settle.
+Makes one attempt for a leased delivery: sign, send, classify, decide; then settles it.
 
-Each step is a small function. Their result is one value, `Attempt`; its decision is one of a closed
-set (`service.domain.delivery`), of which each means one state of the delivery.
+The result is one value, `Attempt`. Its decision is `Delivered`, `Retry` or `Dead` (see
+`service.domain.delivery`), and determines the next status of the delivery.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from service.values import value
 log = logging.getLogger("invoices.delivery")
 
 STORED_BYTES = 4096
-"""How much of an answer is stored for the developer of the receiver."""
+"""How much of the body of an answer is stored, for the developer of the receiver."""
 
 
 class Sends(Protocol):
@@ -47,7 +47,7 @@ class Sends(Protocol):
 
 @value(kw_only=True)
 class Rules:
-    """The same for every attempt: settings of the operator, and the source of chance."""
+    """What is the same for every attempt: settings and the source of random numbers."""
 
     retry_schedule: tuple[timedelta, ...]
     is_strict: bool
@@ -72,7 +72,7 @@ class Attempts:
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
 
     def drain(self) -> None:
-        """Try once more to settle, if the database is unavailable, and wait no longer."""
+        """Repeat the writes that wait for the database now; after that, repeat no failed write."""
         self._is_draining = True
         self._drained.set()
 
@@ -80,8 +80,8 @@ class Attempts:
         """
         Attempt *delivery* once: sign, send, classify, decide. Nothing is recorded yet.
 
-        What it raises failed on our side: that is no attempt, and shows nothing about the receiver
-        (invariant 11).
+        An exception is a failure on our side. It is not recorded as an attempt, because it shows
+        nothing about the receiver.
         """
         callback = self.callbacks[delivery.callback]
         name = f"{callback.method.upper()} {callback.name}"
@@ -137,10 +137,10 @@ class Attempts:
         self, write: Callable[[], Awaitable[bool]], leased_until: datetime | None
     ) -> bool:
         """
-        Give up a lease with *write*, again and again while the database is unavailable.
+        Call *write*, which gives up a lease; repeat it while the database is unavailable.
 
         Raises:
-            StorageUnavailable: if it was unavailable until the lease ran out, or the drain began.
+            StorageUnavailable: if it was unavailable until the lease ran out, or until the drain.
         """
         while True:
             try:
@@ -154,7 +154,7 @@ class Attempts:
     async def _sign(
         self, delivery: Delivery, callback: Callback, at: datetime, traceparent: str | None
     ) -> OutgoingRequest:
-        """The request with its declared headers; the timestamp alone is the attempt's own."""
+        """The signed request of one attempt, with the headers that the callback declares."""
         signer = await self.signer_of(delivery.account_id)
         headers = callback.select_headers(
             {
@@ -193,7 +193,7 @@ class Attempts:
         )
 
     def _count(self, attempt: Attempt) -> None:
-        """Count a recorded attempt, and its delivery if that has ended with it."""
+        """Count a recorded attempt, and its delivery if the attempt has ended that."""
         self.metrics.attempt_recorded(attempt.outcome)
         delivery, decision = attempt.delivery, attempt.decision
         match decision:
@@ -203,20 +203,21 @@ class Attempts:
                 self.metrics.settled(decision.status, reason)
             case Delivered():
                 self.metrics.settled(decision.status, None)
-                # A redelivery says nothing about how long deliveries take. It resets the failures
-                # and not the attempts; a lost attempt is no failure.
-                is_counted_on = delivery.attempt_count == delivery.failure_count
-                if is_counted_on and delivery.cause is not Cause.REDELIVERY:
+                # A redelivery does not show how long deliveries take. It sets the failure count to
+                # 0 and keeps the attempt count, so the two differ after it. They also differ after
+                # a lost attempt, which is no failure.
+                has_only_failures = delivery.attempt_count == delivery.failure_count
+                if has_only_failures and delivery.cause is not Cause.REDELIVERY:
                     age = attempt.ended_at - delivery.accepted_at
                     self.metrics.delivered_after(age.total_seconds())
 
 
 def log_fields(attempt: Attempt) -> dict[str, Any]:
     """
-    Everything about *attempt* in one flat record, for one wide line in the log.
+    The fields of *attempt* and its delivery, without nesting, for one line in the log.
 
-    The URL is not part of it: path and query belong to the API user, and may hold a secret. Nor is
-    the URL that a redirect points to, which is often the same one.
+    The URL is left out, because its path and query may hold a secret of the API user. So is the
+    URL that a redirect points to, which often has the same path and query.
     """
     delivery, decision = attempt.delivery, attempt.decision
     return {
@@ -241,7 +242,7 @@ def log_fields(attempt: Attempt) -> dict[str, Any]:
 
 
 def _trace(span: Span, attempt: Attempt, method: str) -> None:
-    """Set the attributes of *span*, with the names of OpenTelemetry where it has one."""
+    """Set the attributes of *span*, under names that OpenTelemetry defines, if there are any."""
     delivery, origin = attempt.delivery, urlsplit(attempt.delivery.origin)
     span.set_attributes(
         {
@@ -263,6 +264,6 @@ def _trace(span: Span, attempt: Attempt, method: str) -> None:
 
 
 def _stored_text(body: bytes) -> str:
-    """The first bytes of *body* as text that every database stores: no NUL, no half characters."""
+    """The first bytes of *body* as text that every database stores: no NUL, no cut characters."""
     text = body[:STORED_BYTES].decode("utf-8", "replace")
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

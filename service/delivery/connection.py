@@ -1,7 +1,7 @@
 """
-Connections that take in only so much, whatever a receiver sends.
+Connections to receivers, with limits on the number of bytes that a receiver can send.
 
-aiohttp bounds what it is asked to read, not what arrives. The bounds are put below it here, with
+aiohttp limits what its caller reads, not what arrives. This module adds the missing limits, with
 parts of aiohttp that are not public (docs/architecture.md, "Private parts of libraries").
 """
 
@@ -22,7 +22,7 @@ from service.delivery.egress import EgressPolicy, socket_factory
 from service.delivery.proxy import Proxy
 from service.delivery.resolver import Resolver
 
-# More than any acknowledgement needs, and little enough to hold 256 of them.
+# Bytes of a body that are read: more than any acknowledgement has, few enough to hold 256 of them.
 ANSWER_LIMIT = 64 * 1024
 
 # All bytes that are read for one request: interim answers, headers, chunk framing, the body, and
@@ -30,15 +30,17 @@ ANSWER_LIMIT = 64 * 1024
 WIRE_LIMIT = 4 * ANSWER_LIMIT
 
 # Status line and headers, with interim answers and blank lines before them. Some receivers send
-# twenty cookies and a long policy with every answer, and browsers take that.
+# twenty cookies and a long policy with every answer, which browsers accept.
 HEAD_LIMIT = 64 * 1024
 HEAD_LINE_LIMIT = 16 * 1024
 HEAD_COUNT_LIMIT = 256
 
-# Heads that have arrived and are not read yet: a few interim answers (RFC 9110, 15.2), no flood.
+# Heads that have arrived and are not read yet. Correct receivers send a few interim answers at most
+# (RFC 9110, section 15.2).
 UNREAD_LIMIT = 16
 
-# A TLS handshake costs far more than the request. Longer, and most receivers hang up first.
+# How long an idle connection is kept, because a TLS handshake costs far more than a request. After
+# a longer time, most receivers have closed it themselves.
 KEEP_ALIVE_SECONDS = 30
 DNS_CACHE_SECONDS = 30
 
@@ -47,7 +49,7 @@ _HEAD_END = re.compile(rb"\n\r?\n")
 
 
 class AnswerTooLong(lower.ClientPayloadError):
-    """A request brought in more than `WIRE_LIMIT` bytes."""
+    """The receiver sent more than `WIRE_LIMIT` bytes for one request."""
 
 
 class HeadTooLong(AnswerTooLong):
@@ -56,19 +58,19 @@ class HeadTooLong(AnswerTooLong):
 
 class _BoundedConnection(ResponseHandler):
     """
-    A connection that reads `WIRE_LIMIT` bytes for each request, the idle time after it included.
+    A connection that reads at most `WIRE_LIMIT` bytes for a request and the idle time after it.
 
-    aiohttp bounds headers and bodies, but neither interim answers, blank lines nor chunk
-    extensions: a flood of those costs a whole core until the deadline. And it bounds nothing at
-    all while a connection waits to be used again: hundreds of megabytes have been seen to pile
-    up there.
+    aiohttp limits headers and bodies, but not interim answers, blank lines and chunk extensions:
+    a receiver that sends them without end would occupy one core until the deadline. aiohttp limits
+    nothing while a connection is idle: hundreds of megabytes were measured in that buffer.
 
-    A complete answer counts whatever follows it, such as a body after a 204 or a byte too many.
-    aiohttp discards the answer as well, because what follows is not HTTP. Here only that is
-    discarded, and the connection is closed: it would be taken for the next answer.
+    A complete answer is valid even if more bytes follow it, such as a body after a 204. aiohttp
+    alone would discard the answer too, because the bytes after it are not HTTP. Here only those
+    bytes are discarded. The connection is then closed, because more of them could arrive and be
+    taken for the next answer.
     """
 
-    # A receiver that is overloaded may answer before the request is sent.
+    # Limits before the first request: an overloaded receiver may answer before it is sent.
     _left_bytes = WIRE_LIMIT
     _left_head_bytes = HEAD_LIMIT
     _head_tail = b""
@@ -103,15 +105,15 @@ class _BoundedConnection(ResponseHandler):
         if is_final and not self._has_head:
             self._has_head, self._is_chunked, self._body = True, message.chunked, body
             if body is EMPTY_PAYLOAD and _announces_body(message):
-                # It may follow later, when the next request has been sent.
+                # The body may arrive later, after the next request has been sent.
                 self.force_close()
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         is_early = isinstance(exc.__cause__, lower.ClientConnectionResetError)
         if is_early and self.transport is not None and self.transport.is_closing():
-            # A write failed before it is known why the connection is being closed, such as an alert
-            # of TLS. connection_lost() follows with the reason.
+            # A write failed before the reason of the close is known, such as a TLS alert.
+            # aiohttp then calls connection_lost() with the reason.
             return
         # Without this, the reader of a body that is not HTTP waits for the deadline.
         if not self._body.is_eof() and self._body.exception() is None:
@@ -119,12 +121,12 @@ class _BoundedConnection(ResponseHandler):
         super().set_exception(exc, *cause)
 
     def is_connected(self) -> bool:
-        # Asked before a kept connection is used again. What lies in the buffer then was sent
-        # unasked, and would be taken for the answer to the next request.
+        # Called before an idle connection is used again. Bytes in the buffer arrived without a
+        # request, and would be taken for the answer to the next one.
         return super().is_connected() and not self._buffer
 
     def _take_heads(self, data: bytes) -> bytes:
-        """Parse heads, one at a time, up to that of the final answer; what follows that."""
+        """Parse heads one at a time, up to that of the final answer; return the bytes after it."""
         text, start = self._head_tail + data, len(self._head_tail)
         for found in _HEAD_END.finditer(text):
             start = self._take_head(text, start, found.end())
@@ -142,7 +144,7 @@ class _BoundedConnection(ResponseHandler):
         return end
 
     def _take_body(self, data: bytes) -> None:
-        """Parse a part of the body; without *data*, aiohttp goes on with what its parser keeps."""
+        """Parse a part of the body; without *data*, the bytes that the parser has kept."""
         is_too_much = bool(data)
         if not self._body.is_eof():
             self._body_bytes += len(data)
@@ -167,9 +169,9 @@ def _announces_body(message: RawResponseMessage) -> bool:
 
 class BoundedConnector(aiohttp.TCPConnector):
     """
-    Opens bounded connections, for HTTP alone and where *policy* permits, and keeps them alive.
+    Opens bounded HTTP connections to addresses that *policy* permits, and keeps them alive.
 
-    With a *proxy*, all of them are tunnels through it.
+    With a *proxy*, every connection is a tunnel through it.
 
     Must be constructed in the running loop. *resolver* is closed by its owner, after the connector.
     """
@@ -192,7 +194,7 @@ class BoundedConnector(aiohttp.TCPConnector):
             socket_factory=socket_factory(policy),
             ssl=tls,
         )
-        # Not public, and there is no other way; tests fail should it ever stop working.
+        # Not public, but there is no other way. Tests fail if a release changes this attribute.
         factory = partial(_BoundedConnection, loop=self._loop)
         self._factory = cast("partial[ResponseHandler]", factory)
 
@@ -206,7 +208,7 @@ class BoundedConnector(aiohttp.TCPConnector):
         try:
             tunnel = await self._egress_proxy.open_tunnel(addr_infos, self._egress_policy)
         except OSError as failure:
-            # All of them were tried, and aiohttp would try them again.
+            # All addresses were tried. aiohttp would otherwise try each of them again.
             addr_infos.clear()
             raise lower.ClientConnectorError(req.connection_key, failure) from failure
         return await self._wrap_existing_connection(*args, sock=tunnel, req=req, **options)

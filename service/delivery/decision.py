@@ -1,4 +1,4 @@
-"""What follows from an attempt, by what the answer means, the schedule, and Retry-After."""
+"""The decision about a delivery after an attempt, and the delay that a Retry-After asks for."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ from service.domain.delivery import Dead, Decision, Delivered, Retry
 from service.domain.states import DeadReason
 
 JITTER = 0.2
-"""Delays vary by this share, so that deliveries that failed together are not due together."""
+"""Delays vary by this fraction, so that deliveries that failed together are not due together."""
 
 RETRY_AFTER_LIMIT = timedelta(hours=24)
 """The longest hold that one answer can ask for."""
@@ -26,8 +26,8 @@ def decide(
     """
     Decide about a delivery after an answer with this *meaning*.
 
-    *hold* is how long the receiver asked to be left alone, *failure_count* includes this failure,
-    and *chance* is a random number from 0 to 1, which stand for the ends of the jitter.
+    *hold* is how long the receiver asked not to be called. *failure_count* includes this failure.
+    *chance* is a random number: 0 gives the shortest delay of the jitter, 1 the longest.
     """
     if meaning is Meaning.DELIVERED:
         return Delivered()

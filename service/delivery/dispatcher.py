@@ -2,7 +2,7 @@
 The loop that leases due deliveries and keeps a TaskGroup of attempts, until it is drained.
 
 `fairness` decides which delivery is attempted when. A delivery that cannot be attempted in time is
-released: it is due in the database, for every process.
+released: it stays due in the database, and any process may lease it.
 """
 
 import logging
@@ -24,13 +24,13 @@ from service.storage.deliveries import DueDeliveries, LeaseRound
 log = logging.getLogger("invoices.delivery")
 
 LEASE_MARGIN = timedelta(seconds=10)
-"""How much longer a lease is than the deadline of an attempt: for a slot before, settling after."""
+"""How much longer a lease is than the deadline of an attempt: time to get a slot and to settle."""
 
 SETTLE_MARGIN = timedelta(seconds=5)
-"""The part of the margin that is left for settling: an attempt begins no later than that."""
+"""The part of `LEASE_MARGIN` for settling: with less than this left, no attempt begins."""
 
 POSTPONEMENT = timedelta(seconds=10)
-"""How long a delivery waits whose attempt could not be made, for a reason on our side."""
+"""How long a delivery waits after a failure on our side prevented its attempt."""
 
 BATCH = 256
 """Deliveries leased in one round; the next one follows at once if there are more."""
@@ -50,8 +50,8 @@ class Scan:
     """
     One scan of every origin with pending deliveries, in as many rounds as that takes.
 
-    *left_origins* may have more deliveries due in the database; those for which there was no
-    capacity since the scan began are included.
+    *left_origins* are the origins that may have more due deliveries in the database, including
+    those for which there was no capacity since the scan began.
     """
 
     after: str = ""
@@ -94,17 +94,17 @@ class Dispatcher(Loop):
         return self._origins.held_count
 
     def drain(self) -> None:
-        """Lease nothing more, release what has not begun; `run` returns once all has ended."""
+        """Lease no more, release what has no attempt yet; `run` returns after the last attempt."""
         super().drain()
         self._attempts.drain()
         self._begin_attempts()
 
     async def record(self, step: Step) -> bool:
         """
-        Commit *step* with the deliveries of its event; those that get a lease begin at once.
+        Commit *step* with the deliveries of its event; attempts of those with a lease begin.
 
         Returns:
-            False if the lease of the invoice had passed on, and nothing was written.
+            False if the lease of the invoice was no longer held, and nothing was written.
         """
         # A later event waits for the deliveries of the earlier ones, which only the database knows.
         reserve = self._reserve if step.invoice.event_count == 0 else _reserve_nothing
@@ -160,7 +160,7 @@ class Dispatcher(Loop):
         return Round(len(due.deliveries), AT_ONCE if due.after is not None else self._end_scan(now))
 
     def _end_scan(self, now: datetime) -> timedelta:
-        """Remember which origins have more deliveries due; how long the next scan may wait."""
+        """Remember the origins with more deliveries due; return the wait until the next scan."""
         scan, self._scan = self._scan, Scan()
         # While the round was committed, a cooldown may have begun.
         cooldowns = self._origins.ends_of_cooldowns(now)
@@ -180,14 +180,15 @@ class Dispatcher(Loop):
             self._scan.left_origins.add(origin)
             return None
         if origin in self._backlogged:
-            # Not added to the scan: one that has capacity for all it finds ends the backlog, which
-            # would otherwise last as long as invoices arrive. The next scan finds this one.
+            # Not added to the scan: a scan that has capacity for all that it finds ends the
+            # backlog of the origin. If new deliveries were added, the backlog would last as long as
+            # invoices arrive. The next scan finds this delivery.
             return None
         self._origins.reserve(origin)
         return self._leased_until(now)
 
     def _cancel(self, origin: str) -> None:
-        """Give up a lease that was reserved and not taken, or released."""
+        """Stop counting a lease that was reserved and not taken, or that was released."""
         self._origins.give_up(origin)
         self._signal_capacity(origin)
 
@@ -195,13 +196,13 @@ class Dispatcher(Loop):
         return now + self._limits.timeout + LEASE_MARGIN
 
     def _signal_capacity(self, origin: str) -> None:
-        """Begin the next round, if there is capacity for what waits in the database."""
+        """Begin the next round if there is capacity for deliveries that wait in the database."""
         is_awaited = origin in self._backlogged and self._origins.wants_more(origin)
         if is_awaited or self._is_full or self.is_draining:
             self.signal.set()
 
     def _begin_attempts(self) -> None:
-        """Begin the attempts that have a slot; release what got one too late or in a cooldown."""
+        """Begin the attempts that get a slot; release those that get it late or in a cooldown."""
         if not self.is_running:
             return
         if self.is_draining:
@@ -233,7 +234,7 @@ class Dispatcher(Loop):
         await self._attempts.settle(attempt)
 
     def _end(self, slot: Slot, attempt: Attempt) -> None:
-        """Give back the slot and learn from *attempt*."""
+        """Give back the slot, and update the state of the origin from *attempt*."""
         now, origin = attempt.ended_at, slot.delivery.origin
         if attempt.held_until:
             self._origins.cool_down(origin, now, attempt.held_until)
@@ -248,7 +249,7 @@ class Dispatcher(Loop):
             self.tasks.create_task(self._release(delivery))
 
     async def _release(self, delivery: Delivery, due_at: datetime | None = None) -> None:
-        """Give up a lease without an attempt; if that fails, it runs out."""
+        """Give up a lease without an attempt; if that fails, the lease runs out."""
         try:
             await self._attempts.persist(
                 partial(self._store.release, delivery, due_at), delivery.leased_until
@@ -257,7 +258,7 @@ class Dispatcher(Loop):
             _log_failure("release.failed", delivery, error)
         finally:
             self._cancel(delivery.origin)
-            # An origin that is alone now may have more slots than beside others.
+            # While no other origin has a lease, an origin may have more slots.
             self._begin_attempts()
 
 

@@ -2,12 +2,13 @@
 Which addresses the service may connect to.
 
 Keeps invariant 6: no connection is opened to an address that the policy denies, whatever DNS
-answered before. The socket factory alone keeps it: it gets the numeric address of every connection
-directly before it is made, from a literal or from a name. The resolver removes denied addresses
-too, only to distinguish a name whose addresses are all denied from a receiver that is down.
+answered before. The socket factory alone enforces it: it gets the numeric address of every
+connection directly before the connection is made, whether the URL has an address or a name. The
+resolver removes denied addresses too, only to distinguish a name whose addresses are all denied
+from a receiver that is down.
 
-The tables are written out because `ipaddress.is_global` is no policy: it says yes to multicast
-and to IPv6 forms that carry a private IPv4 address, and it changes between Python releases.
+The tables are written out because `ipaddress.is_global` is not sufficient: it is true for multicast
+and for IPv6 forms that carry a private IPv4 address, and it changes between Python releases.
 """
 
 import errno
@@ -43,8 +44,8 @@ DENIED_IPV4 = (
     IPv4Network("240.0.0.0/4"),  # RFC 1112: reserved; RFC 919: broadcast
 )
 
-# IPv6 is the other way round: whatever IANA has not given out as global unicast is denied.
-# That covers loopback, mapped IPv4, unique local, link-local and multicast.
+# Every IPv6 address that IANA has not assigned as global unicast is denied. That covers loopback,
+# mapped IPv4, unique local, link-local and multicast.
 PERMITTED_IPV6 = IPv6Network("2000::/3")  # RFC 4291: global unicast
 
 DENIED_IPV6 = (
@@ -58,8 +59,8 @@ DENIED_IPV6 = (
 # By default a network with DNS64 translates addresses of this prefix to the IPv4 address in them.
 NAT64_PREFIX = IPv6Network("64:ff9b::/96")  # RFC 6052, section 2.1
 
-# The metadata services of clouds, which give out the credentials of the machine. An allowed network
-# that contains one of these does not permit it: it has to be allowed by itself.
+# The metadata services of clouds, which return the credentials of the machine. Such an address is
+# permitted only if it is allowed as a network of one address.
 METADATA: tuple[Address, ...] = (
     IPv4Address("169.254.169.254"),  # nearly every cloud
     IPv4Address("169.254.170.2"),  # Amazon: containers
@@ -74,8 +75,8 @@ METADATA: tuple[Address, ...] = (
     IPv6Address("fd00:42::42"),  # Scaleway
 )
 
-# A flood of tiny responses stalls the loop for as long as it takes to parse what one read hands
-# over, so little is buffered. Answers are small: nothing gets slower.
+# The event loop is blocked while the bytes of one read are parsed. A small buffer limits that time
+# when a receiver sends many tiny responses. Answers are small, so it does not slow them down.
 RECEIVE_BUFFER_BYTES = 32 * 1024
 
 
@@ -83,8 +84,8 @@ class AddressDenied(OSError):
     """
     The policy denies this address.
 
-    An OSError with an errno, and one text for every address: only then do aiohttp and its happy
-    eyeballs hand it through when a name has several addresses.
+    An OSError with an errno and the same text for every address: otherwise aiohttp, which tries
+    the addresses of a name in parallel (happy eyeballs), would raise another error.
     """
 
     def __init__(self, address: str) -> None:
@@ -95,14 +96,14 @@ class AddressDenied(OSError):
 @dataclass(frozen=True, slots=True)
 class EgressPolicy:
     """
-    The tables of this module, and networks in *allow* that are permitted in spite of them.
+    Denies the addresses in the tables of this module, except the networks in *allow*.
 
-    A metadata address is permitted only by a network of *allow* that holds nothing else. An IPv4
-    address mapped into IPv6 (`::ffff:10.0.0.1`) is denied whatever *allow* says: the address can
-    be written as IPv4.
+    A metadata address is permitted only by a network of *allow* that holds no other address. An
+    IPv4 address mapped into IPv6 (`::ffff:10.0.0.1`) is always denied, also if it is in *allow*:
+    the address can be written as IPv4.
 
-    An address that the network translates to IPv4, by *nat64_prefixes* or the well-known prefix, is
-    judged by the IPv4 address in it. *allow* permits it by its IPv6 form alone.
+    For an address that the network translates to IPv4, by *nat64_prefixes* or the well-known
+    prefix, the tables are applied to the IPv4 address in it, and *allow* to its IPv6 form.
     """
 
     allow: tuple[Network, ...] = ()
@@ -138,14 +139,14 @@ class EgressPolicy:
 
         Returns:
             False only for a literal address that is denied, with or without brackets and in
-            the old spellings too (`0x7f.1`). Names are decided when they are connected to.
+            the old spellings too (`0x7f.1`). Names are checked when a connection is opened.
         """
         literal = _literal(host)
         return literal is None or self.permits(literal)
 
 
 def socket_factory(policy: EgressPolicy) -> Callable[[AddrInfoType], socket.socket]:
-    """Make the function that opens every socket of a connector, and none that *policy* denies."""
+    """Make the function that opens the sockets of a connector, to permitted addresses only."""
 
     def open_socket(addr_info: AddrInfoType) -> socket.socket:
         family, kind, protocol, _, address = addr_info
@@ -166,9 +167,9 @@ def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
 def _ipv4_in(address: IPv6Address, prefix_length: int) -> IPv4Address:
     """The IPv4 address after a prefix of *prefix_length* bits (RFC 6052, section 2.2)."""
     # Bits 64 to 71 are not used by any form.
-    rest = address.packed[:8] + address.packed[9:]
+    used = address.packed[:8] + address.packed[9:]
     start = prefix_length // 8 if prefix_length <= 64 else 11
-    return IPv4Address(rest[start : start + 4])
+    return IPv4Address(used[start : start + 4])
 
 
 def _literal(host: str) -> str | None:

@@ -1,8 +1,8 @@
 """
-Why there was no answer: the only place that translates the errors of lower libraries.
+Translates the errors of lower libraries into one value: the reason why there was no answer.
 
-Every error of aiohttp, the event loop, TLS or a name server becomes one value. Its text goes to
-the developer of the receiver, and holds only what that developer may know.
+Only this module does so, for every error of aiohttp, the event loop, TLS or a name server. The
+text of the value is shown to the developer of the receiver, and reveals nothing about our network.
 """
 
 import re
@@ -27,11 +27,11 @@ from service.domain.outcomes import AttemptOutcome
 REASON_LENGTH = 200
 
 CERTIFICATE_ALERTS = ("ALERT_CERTIFICATE_REQUIRED", "ALERT_BAD_CERTIFICATE")
-"""Parts of the errors of OpenSSL that mean that the other side wants a certificate of ours."""
+"""Parts of OpenSSL errors which mean that the receiver requires a client certificate."""
 
 
 class ClientCertificateWanted(Exception):
-    """The receiver ended the connection because it was shown no certificate."""
+    """The receiver ended the connection because the service sent no client certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class NoAnswer:
     """
     There was no usable answer; *detail* says why, to the developer of the receiver.
 
-    *status_code* is set where the head of a 2xx answer came, and its body did not.
+    *status_code* is set if the head of a 2xx answer arrived and its body did not.
 
     The detail is the same for a denied address, a name without address and a connection that
     failed: anything else would let API users scan ports and networks through the service.
@@ -54,10 +54,10 @@ class NoAnswer:
 
 def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:
     """
-    Translate *failure*, which ended a request that had *timeout_seconds* to be answered.
+    Translate *failure*, which ended a request with a deadline of *timeout_seconds*.
 
     Raises:
-        Exception: *failure* itself, if it is unknown: it is a defect of ours, and no attempt.
+        Exception: *failure* itself, if it is unknown: it is a defect of the service.
     """
     cause = _cause(failure)
     known = next((kind for kind in type(cause).__mro__ if kind in FAILURES), None)
@@ -143,20 +143,20 @@ def _cause(failure: Exception) -> Exception:
     return failure
 
 
-# Messages of OpenSSL that a reader cannot act on, in other words.
+# Messages of OpenSSL that are hard to understand -> the text that is shown instead.
 _TLS_TEXTS = {
     "WRONG_VERSION_NUMBER": "the port does not speak TLS",
     "TLSV1_ALERT_PROTOCOL_VERSION": "TLS 1.2 or newer is needed",
     "UNSUPPORTED_PROTOCOL": "TLS 1.2 or newer is needed",
-    "TLSV1_UNRECOGNIZED_NAME": "the receiver does not know the name that it was called by",
+    "TLSV1_UNRECOGNIZED_NAME": "the receiver does not know the host name of the URL",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "the receiver shares no TLS version or cipher with us, or asks"
     " for a client certificate",
     "unable to get local issuer certificate": "unable to get local issuer certificate; its"
     " authority is not commonly known, or the receiver does not send the intermediate certificate",
 }
 
-# What the parser calls it, and what is wrong with the answer. The parser ends its own text with the
-# bytes that it refuses, written as Python writes them.
+# Pattern of the parser's message -> what is wrong with the answer. The message ends with the bytes
+# that the parser refuses, as their repr() in Python.
 _HTTP_TEXTS = (
     ("Bad status line", "it does not begin with a status line such as HTTP/1.1 200 OK"),
     ("Invalid header token", "a header has no colon, or a name with a character that is not valid"),
@@ -177,10 +177,10 @@ _HTTP_TEXTS = (
 
 
 def _http_text(text: str) -> str:
-    """The *text* of the parser as a clause; one that is not known yet, as it is."""
+    """What is wrong with the answer, by the parser's message *text*; unknown ones are quoted."""
     known = (clause for pattern, clause in _HTTP_TEXTS if re.match(pattern, text))
     unknown = re.split(r":\s*(?:b['\"]|\n|$)", text.strip())[0]
-    return next(known, f"its parser says “{unknown}”")
+    return next(known, f"the parser reports “{unknown}”")
 
 
 def _reason(failure: Exception) -> str:

@@ -1,16 +1,16 @@
 """
-Fairness: slots and leases, shared among the origins that have deliveries due.
+Shares slots and leases fairly among the origins that have deliveries due.
 
-Keeps invariant 7. What a receiver costs is counted by its origin:
+Keeps invariant 7. Slots and leases are counted for each origin:
 
-* An origin has a limited number of attempts in flight. Beside others, it takes another slot only
-  while more slots are free than it has already, so that some are left for an origin that is new.
-* An origin that is new, or that has just failed, gets one attempt at a time: a probe. While probes
-  fail, each is followed by a longer cooldown, and deliveries behind them keep their attempts. The
-  first answer opens the origin again.
-* Deliveries that wait for a slot are leased only a few attempts ahead.
+* An origin has a limited number of attempts in flight. While other origins have leases, it takes
+  another slot only if more slots are free than it already has, so that new origins find free slots.
+* An origin that is new, or that has just failed, gets one attempt at a time: a probe. After each
+  failed probe the cooldown is longer. The other deliveries of the origin are not attempted
+  meanwhile, so they do not use up their retry schedule. The first answer opens the origin again.
+* Only a few deliveries for each slot are leased before they get a slot.
 
-This module counts and never waits: the dispatcher asks, and acts.
+This module only counts. The dispatcher calls it, waits, and makes the attempts.
 """
 
 from collections import deque
@@ -22,14 +22,14 @@ from service.domain.delivery import Delivery
 from service.values import value
 
 LEASE_AHEAD = 8
-"""Leases held for each slot, so that a slot that becomes free never waits for a commit."""
+"""Leases for each slot: a slot that becomes free gets a leased delivery, without a commit."""
 
 COOLDOWN_FIRST = timedelta(milliseconds=100)
 COOLDOWN_MAX = timedelta(seconds=10)
-"""How long the cooldown after the first failed probe is, and, doubled each time, at most."""
+"""The first cooldown and the longest one; each failed probe doubles the cooldown."""
 
 KNOWN_MAX = 10_000
-"""Origins that are remembered without a lease; the oldest are forgotten first."""
+"""Origins that are remembered; above this, the oldest one without a lease is forgotten."""
 
 
 @value()
@@ -42,25 +42,25 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """The time in which an origin gets no attempts, after a failed probe or by Retry-After."""
+    """The period in which an origin gets no attempts, after a failed probe or by Retry-After."""
 
     since: datetime
     until: datetime
 
     def is_active(self, now: datetime) -> bool:
-        """Whether it has not ended. A clock that was set back to before it does not prolong it."""
+        """Whether *now* is in the period. It ends too if the clock is set back before its start."""
         return self.since <= now < self.until
 
 
 @dataclass(slots=True, eq=False)
 class Origin:
-    """What is known of one origin, and what is leased for it."""
+    """The state of one origin: its waiting deliveries, its leases, and whether it answers."""
 
     name: str
     waiting: deque[Delivery] = field(default_factory=deque)
     in_flight_count: int = 0
     held_count: int = 0
-    """Leases, taken or about to be; those of attempts in flight included."""
+    """Leases that are taken or reserved, including those of attempts in flight."""
     is_open: bool = False
     """Whether it has answered lately; otherwise it is probed."""
     failed_probe_count: int = 0
@@ -75,7 +75,7 @@ class Origins:
         self._free_slots = concurrency
         self._lease_limit = concurrency * LEASE_AHEAD
         self.held_count = 0
-        """Leases, taken or about to be."""
+        """Leases that are taken or reserved."""
         self._known: dict[str, Origin] = {}
         self._busy: dict[str, Origin] = {}
         self._failing: dict[str, Origin] = {}
@@ -91,7 +91,7 @@ class Origins:
 
     @property
     def capacity_of_new(self) -> int:
-        """How many of them an origin may have that is not in `capacities`."""
+        """How many more leases an origin may have that is not in `capacities`."""
         return LEASE_AHEAD
 
     def capacity_of(self, name: str) -> int:
@@ -101,7 +101,7 @@ class Origins:
         return max(0, min(limit, self._lease_limit - self.held_count))
 
     def wants_more(self, name: str) -> bool:
-        """Whether an origin has so much free capacity that another round is worth it."""
+        """Whether an origin has at most half of the leases that it may have."""
         origin = self._known.get(name)
         return origin is None or origin.held_count * 2 <= self._limit_of(origin)
 
@@ -110,14 +110,14 @@ class Origins:
         return {name: self.capacity_of(name) for name in (*self._busy, *self._failing)}
 
     def reserve(self, name: str) -> None:
-        """Count a lease that is taken, or about to be."""
+        """Count a lease before it is taken, or when it is taken."""
         origin = self._known.get(name) or self._add(name)
         origin.held_count += 1
         self.held_count += 1
         self._busy[name] = origin
 
     def give_up(self, name: str) -> None:
-        """Count a lease no more."""
+        """Stop counting a lease."""
         origin = self._known[name]
         origin.held_count -= 1
         self.held_count -= 1
@@ -131,7 +131,7 @@ class Origins:
         return frozenset(name for name, one in self._cooldowns.items() if one.is_active(now))
 
     def ends_of_cooldowns(self, since: datetime) -> dict[str, datetime]:
-        """When each cooldown ends that was not over at *since*; later ones are included."""
+        """The end of each cooldown that was not over at *since*, later cooldowns included."""
         self._cooldowns = {name: one for name, one in self._cooldowns.items() if one.until > since}
         return {name: one.until for name, one in self._cooldowns.items()}
 
@@ -163,7 +163,7 @@ class Origins:
         passed_count = 0
         while self._free_slots and passed_count < len(self._queue):
             origin = self._queue.popleft()
-            # Other origins, new ones included, need the next slot more.
+            # Beside others, an origin takes a slot only if more slots are free than it has.
             is_alone = len(self._busy) == 1
             if not is_alone and origin.in_flight_count >= max(self._free_slots, 1):
                 self._queue.append(origin)
@@ -178,7 +178,7 @@ class Origins:
                 yield slot
 
     def end(self, slot: Slot, now: datetime, *, is_answering: bool) -> None:
-        """Give back slot and lease of an attempt, and learn from its result."""
+        """Give back the slot and lease of an attempt; open the origin, probe it or cool it down."""
         origin = self._known[slot.delivery.origin]
         if is_answering:
             origin.is_open, origin.failed_probe_count = True, 0
@@ -201,13 +201,13 @@ class Origins:
         self._queue_up(origin)
 
     def take_back(self, name: str) -> list[Delivery]:
-        """Remove what waits for a slot of one origin; the leases are still counted."""
+        """Remove the deliveries of one origin that wait for a slot; their leases stay counted."""
         origin = self._known[name]
         waiting, origin.waiting = list(origin.waiting), deque()
         return waiting
 
     def take_back_all(self) -> list[Delivery]:
-        """Remove everything that waits for a slot; the leases are still counted."""
+        """Remove all deliveries that wait for a slot; their leases are still counted."""
         return [one for name in self._busy for one in self.take_back(name)]
 
     def _queue_up(self, origin: Origin) -> None:
@@ -227,7 +227,7 @@ class Origins:
         return self._origin_concurrency if origin.is_open else 1
 
     def _add(self, name: str) -> Origin:
-        """Remember a new origin; if they are too many, forget the oldest that has no lease."""
+        """Remember a new origin; above `KNOWN_MAX`, forget the oldest that has no lease."""
         origin = self._known[name] = Origin(name)
         if len(self._known) > KNOWN_MAX:
             idle = next((one for one in self._known.values() if not one.held_count), None)

@@ -1,4 +1,4 @@
-"""From an event to its deliveries: one for each callback that it fires and its invoice asks for."""
+"""Makes the deliveries of an event: one for each of its callbacks that the invoice asks for."""
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -8,7 +8,7 @@ from service.domain.delivery import Delivery
 from service.domain.invoice import FIRST_LEASE_TOKEN, Step
 
 Reserve = Callable[[str], datetime | None]
-"""Reserves a lease for a delivery to an origin; until when, or None if there is no capacity."""
+"""Reserves a lease for an origin; returns the end of the lease, or None without capacity."""
 
 
 def deliveries_of(

@@ -1,8 +1,9 @@
 """
-Tunnels through an HTTP proxy (RFC 9110, section 9.3.6), for networks that let nothing else out.
+Tunnels through an HTTP proxy (RFC 9110, section 9.3.6), for networks without a direct way out.
 
-The proxy is asked for a numeric address, never for a name: the address that the egress policy has
-judged is the one that is reached. TLS is spoken with the receiver, through the tunnel.
+The proxy is asked for a numeric address, never for a name: so the address that the egress policy
+has permitted is the address that is reached. TLS is between the service and the receiver, through
+the tunnel.
 """
 
 import asyncio
@@ -22,17 +23,17 @@ from service.delivery.egress import RECEIVE_BUFFER_BYTES, AddressDenied, EgressP
 _log = logging.getLogger("invoices.delivery")
 
 HEAD_LIMIT = 16 * 1024
-"""How many bytes the proxy may answer; a longer head is no answer."""
+"""Bytes that the head of the proxy's answer may have."""
 
 ADDRESS_SECONDS = 4
-"""How long one of several addresses may take, so that a dead one leaves time for the next."""
+"""How long a connection to one of several addresses may take, so that the next gets time."""
 
 WARNING_SECONDS = 60
 """Minimum time between two warnings that the proxy opens no tunnel."""
 
 
 class ProxyFailed(OSError):
-    """The proxy could not be reached, or opened no tunnel; the text is for the operator."""
+    """The proxy could not be reached, or did not open a tunnel; the text is for the operator."""
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Proxy:
 
         Raises:
             AddressDenied: if *policy* denies an address; the proxy is not asked for it.
-            ProxyFailed: if there is no tunnel to any of them. It has been logged.
+            ProxyFailed: if the proxy reaches none of them. The failure has been logged.
         """
         failure: ProxyFailed | None = None
         for number, (*_, address) in enumerate(addresses, start=1):
@@ -76,7 +77,7 @@ class Proxy:
                 failure = ProxyFailed(f"no tunnel to {address[0]} within {ADDRESS_SECONDS} s")
             except OSError as error:
                 failure = error if isinstance(error, ProxyFailed) else ProxyFailed(str(error))
-        assert failure is not None  # noqa: S101 -- a name without an address never gets here
+        assert failure is not None  # noqa: S101 -- the resolver refuses a name without address
         self._warn(failure)
         raise failure
 
@@ -98,7 +99,7 @@ class Proxy:
         return opened
 
     async def _reach(self) -> socket.socket:
-        """A connection to the proxy itself, whose address the policy does not judge."""
+        """A connection to the proxy itself, to whose address the policy does not apply."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         failure: OSError = ProxyFailed("the proxy has no address")
@@ -127,13 +128,13 @@ class Proxy:
 
 
 async def _read_status_line(opened: socket.socket) -> str:
-    """The first line of the answer; its head is read, and nothing of what follows."""
+    """The first line of the answer; reads its whole head, and no byte after it."""
     loop = asyncio.get_running_loop()
     head = bytearray()
     while not head.endswith(b"\r\n\r\n"):
         # One byte at a time: what follows belongs to the receiver, and the head is short.
-        some = await loop.sock_recv(opened, 1)
-        if not some or len(head) >= HEAD_LIMIT:
+        received = await loop.sock_recv(opened, 1)
+        if not received or len(head) >= HEAD_LIMIT:
             raise ProxyFailed("the answer of the proxy is incomplete or not HTTP")
-        head += some
+        head += received
     return head.partition(b"\r\n")[0].decode("latin-1")[:200]

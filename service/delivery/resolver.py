@@ -1,8 +1,8 @@
 """
 Name lookups: limited for each domain, and filtered by the egress policy.
 
-The system's lookup cannot be cancelled and has a time-out of its own, so each one runs in a thread
-that nothing waits for at exit.
+A lookup of the system cannot be cancelled and has its own timeout. Each one runs in a daemon
+thread, so that the process can exit before the lookup has ended.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Lookup = Callable[[str], Sequence[str]]
 """Finds the numeric addresses of a name; blocks."""
 
 LOOKUPS_PER_DOMAIN = 16
-"""Lookups of one domain at once. Its owner decides whether they are answered."""
+"""Lookups of one domain at once: the owner of a domain can let all of its lookups hang."""
 
 SHARED_LABELS = frozenset({"ac", "co", "com", "edu", "go", "gov", "ne", "net", "or", "org"})
 """Second labels of the two-letter domains of countries below which anyone can register a domain."""
@@ -35,8 +35,8 @@ def domain_of(host: str) -> str:
     """
     The domain that the name *host* belongs to, as far as the name alone shows it.
 
-    The complete list of public suffixes has thousands of entries and changes. Several domains that
-    are taken for one here share `LOOKUPS_PER_DOMAIN`.
+    It does not use the list of public suffixes, which has thousands of entries and changes. If it
+    takes several domains for one, they share `LOOKUPS_PER_DOMAIN`.
     """
     labels = host.lower().rstrip(".").split(".")
     is_shared = len(labels[-1]) == 2 and labels[-2:-1] and labels[-2] in SHARED_LABELS
@@ -58,8 +58,8 @@ class Resolver(AbstractResolver):
     attempt that needed it has timed out.
 
     Concurrent requests for one name share its lookup. The threads are daemons and not those of
-    the event loop: a few dead name servers would occupy all of these, and a pool would keep the
-    process from exiting until its last lookup has ended.
+    the event loop: a few name servers that do not answer would occupy all threads of its pool, and
+    the process could not exit before the last lookup has ended.
     """
 
     def __init__(
@@ -116,18 +116,19 @@ class Resolver(AbstractResolver):
     def _end(self, host: str, ended: asyncio.Task[Sequence[str]]) -> None:
         del self._running[host]
         if not ended.cancelled():
-            ended.exception()  # Else asyncio logs it when no attempt waits any more.
+            # Without this, asyncio logs the exception if no attempt waits for it any more.
+            ended.exception()
 
     async def _look_up(self, host: str) -> Sequence[str]:
-        async with self._turn(domain_of(host)):
+        async with self._lookup_slot(domain_of(host)):
             return await asyncio.wrap_future(_in_thread(self._lookup, host))
 
     @asynccontextmanager
-    async def _turn(self, domain: str) -> AsyncIterator[None]:
+    async def _lookup_slot(self, domain: str) -> AsyncIterator[None]:
         slots = self._domains.setdefault(domain, asyncio.Semaphore(LOOKUPS_PER_DOMAIN))
         async with AsyncExitStack() as held:
             async with asyncio.timeout(self._queue_seconds):
-                # The domain's own first: waiting for that occupies no slot of other domains.
+                # The slot of the domain first: waiting for it occupies no slot of other domains.
                 await held.enter_async_context(slots)
                 await held.enter_async_context(self._slots)
             yield

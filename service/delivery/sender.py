@@ -1,5 +1,5 @@
 """
-Performs one HTTP request, against receivers that may be broken or hostile.
+Sends one HTTP request to a receiver that may be broken or hostile.
 
 The only module with an `aiohttp.ClientSession`. Whatever a receiver does, `Sender.send` ends within
 the deadline, uses little memory, follows no redirect, decodes nothing, and returns a value: an
@@ -38,9 +38,9 @@ READ_BUFFER_BYTES = 16 * 1024
 @value()
 class OutgoingRequest:
     """
-    One request, complete.
+    One complete request.
 
-    *url* is sent byte for byte as it stands. Nothing is added to *headers* but `Host`, `Accept`,
+    *url* is sent byte for byte. Nothing is added to *headers* but `Host`, `Accept`,
     `Content-Length` and `Accept-Encoding: identity`.
     """
 
@@ -55,7 +55,7 @@ class Answer:
     """
     The answer of a receiver: a final status (200 to 599) and a body.
 
-    A 2xx body was read to its end; that of a refusal may have been cut off. A body longer than
+    The body of a 2xx was read to its end; any other body may be incomplete. A body longer than
     `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after*, *location* (of a redirect) and
     *content_encoding* are the headers as they came.
     """
@@ -73,11 +73,11 @@ class Sender:
     Sends requests, keeping connections alive between them; an asynchronous context manager.
 
     The caller bounds how many requests run at once. *concurrency* bounds the DNS lookups only, and
-    should be as high as the caller's own bound, so that dead names cannot take the lookups of
-    others.
+    should be as high as the caller's own bound, so that names whose lookups hang do not delay
+    other names.
 
-    Requests leave through *proxy* if there is one. *lookup* turns a name into numeric addresses and
-    may block; *tls* replaces the context that trusts the authorities of the system.
+    Requests are sent through *proxy* if there is one. *lookup* turns a name into numeric addresses
+    and may block; *tls* replaces the context that trusts the authorities of the system.
     """
 
     def __init__(
@@ -119,14 +119,14 @@ class Sender:
         )
         self._session = aiohttp.ClientSession(
             connector=BoundedConnector(self._policy, self._resolver, self._tls, self._proxy),
-            # Kept per process, cookies of one account's receiver would reach another's.
+            # A cookie jar would send cookies of one account's receiver to another account's.
             cookie_jar=aiohttp.DummyCookieJar(),
-            # One deadline stands around everything in send(): aiohttp's own start anew with
+            # send() has one deadline for everything: the timeouts of aiohttp start again with
             # every byte or address, and are rounded up to whole seconds.
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             headers={"Accept-Encoding": "identity"},
-            # With a proxy of aiohttp's, the policy would be shown the address of the proxy.
+            # With the proxy support of aiohttp, the policy would check the proxy's address.
             trust_env=False,
             read_bufsize=READ_BUFFER_BYTES,
             max_line_size=HEAD_LINE_LIMIT,
@@ -135,7 +135,7 @@ class Sender:
         )
 
     async def close(self) -> None:
-        """Close every connection; the requests of the caller have ended before."""
+        """Close every connection; all requests must have ended."""
         await self._session.close()
         await self._resolver.close()
 
@@ -143,8 +143,8 @@ class Sender:
         """
         Send *request* once and read what comes back.
 
-        Ends within the deadline given at construction. An exception is a defect of ours: whatever
-        a receiver does gives a value.
+        Ends within the *timeout_seconds* of the constructor. It raises only on a defect of the
+        service: whatever a receiver does, the result is a value.
         """
         response, body = None, bytearray()
         url = _url(request.url)
@@ -160,7 +160,7 @@ class Sender:
                     allow_redirects=False,
                 )
                 return await _read(response, body)
-        except Exception as failure:  # noqa: BLE001 -- no answer, however odd, may stop an attempt
+        except Exception as failure:  # noqa: BLE001 -- no answer may stop an attempt
             missing = no_answer(failure, self._timeout_seconds)
             # The connection refers to the failure, and its frames to the connection: this cycle
             # would keep what was read until the garbage collector runs.
@@ -168,22 +168,22 @@ class Sender:
             return _partial_answer(response, body, missing)
         finally:
             if response is not None:
-                # After a complete body, the connection is in the pool again already.
+                # After a complete body this does nothing: the connection is back in the pool.
                 response.close()
 
 
 def _url(text: str) -> URL | None:
-    """*text*, byte for byte, as a URL; None if it has no host and port that can be called."""
+    """*text*, byte for byte, as a URL; None if its host or port cannot be used."""
     try:
         url = URL(text, encoded=True)
-        # yarl reads the port only now.
+        # yarl parses the port here, and not before.
         return url if url.port is not None else None
     except ValueError:
         return None
 
 
 async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | NoAnswer:
-    """Read the rest of *response* into *body*, up to the limit."""
+    """Read the body of *response* into *body*, up to `ANSWER_LIMIT`."""
     if not _is_final(response.status):
         return NoAnswer(
             AttemptOutcome.MALFORMED, f"the status {response.status:03} is not one of 200 to 599"

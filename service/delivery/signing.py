@@ -42,7 +42,7 @@ class Signer:
 
         Standard Webhooks, "Signature scheme": one `v1,…` for each secret, blanks between them.
         """
-        # The package overwrites the zone of what it is given instead of converting it.
+        # The package replaces the time zone of a datetime instead of converting the datetime.
         instant = at.astimezone(UTC)
         text = body.decode()
         signatures = [webhook.sign(webhook_id, instant, text) for webhook in self._webhooks]
