@@ -41,7 +41,7 @@ def make_application(
     """
     The API with its documentation, ready to be served.
 
-    *operations* are those of which the document of *dependencies* was built.
+    *operations* must be those from which the document of *dependencies* was built.
     """
     app = _application(dependencies, operations)
     add_docs(app, dependencies.document)
@@ -84,9 +84,10 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
 
 def reserved_ids(operation: Operation, operations: Sequence[Operation]) -> list[str]:
     """
-    What cannot be the id in the path of *operation*, because it makes the path of another one.
+    The values of `{id}` that make the path of *operation* the path of another operation.
 
-    As OpenAPI has it, a path without parameters goes before one with parameters.
+    They cannot be used as ids: in OpenAPI, a path without parameters goes before one with
+    parameters.
     """
     before, has_id, after = operation.path.partition("{id}")
     others = [one.path for one in operations if has_id and "{" not in one.path]
@@ -101,7 +102,7 @@ def _add_routes(
     """Serve *operation* with and without the trailing slash; GET answers HEAD too."""
     methods = ("GET", "HEAD") if operation.method == "GET" else (operation.method,)
     for path in (operation.path, other_form(operation.path)):
-        # By itself, {id} would not match an id with braces in it.
+        # Without a pattern, {id} would not match an id with braces in it.
         other_ids = f"(?!(?:{'|'.join(map(re.escape, reserved))})(?:/|$))" if reserved else ""
         pattern = path.replace("{id}", f"{{id:{other_ids}[^/]+}}")
         for method in methods:

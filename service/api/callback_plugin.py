@@ -1,9 +1,9 @@
 """
 The callbacks of the OpenAPI document, made from their declarations.
 
-`CallbackPlugin` is the apispec hook that turns a declared `Callback` into the `callbacks` of its
-operation, and refuses one that uses a name which the operation does not declare: linters do not
-read the keys of callbacks, so nothing else would find that.
+`CallbackPlugin` is a plugin of apispec. It adds the `callbacks` of an operation to the document,
+and refuses a callback that uses a name which the operation does not declare. Linters do not check
+the keys of callbacks, so no other tool would find such an error.
 """
 
 import json
@@ -50,7 +50,7 @@ class CallbackPlugin(BasePlugin):
     *timeout* is how long an answer is waited for. *is_strict* says whether the body of an
     acknowledgement must load through the response schema.
 
-    Goes before the MarshmallowPlugin, which then resolves the schemas inside the callbacks.
+    Must be listed before the MarshmallowPlugin, which resolves the schemas inside the callbacks.
 
     Raises:
         DeclarationError: from `operation_helper`, if a callback names a parameter or a property
@@ -73,8 +73,8 @@ class CallbackPlugin(BasePlugin):
         """
         Add the OpenAPI objects of the *declared* callbacks to each operation.
 
-        They come as an argument of `APISpec.path`, which copies deeply what is inside of the
-        operations.
+        They are a separate argument of `APISpec.path`, because that method makes deep copies of
+        everything inside *operations*.
         """
         for operation in (operations or {}).values():
             for callback in declared:
@@ -154,7 +154,7 @@ def _consequence(rule: AnswerRule) -> str:
 
 
 def _refusal(rules: Iterable[AnswerRule], description: str) -> dict[str, Any]:
-    """A response without a body; it may ask for a hold where one of *rules* respects that."""
+    """A response without a body, with `Retry-After` if one of *rules* respects that header."""
     is_hold = any(rule.meaning is Meaning.HOLD for rule in rules)
     return {"description": description, **({"headers": RETRY_AFTER} if is_hold else {})}
 
@@ -182,7 +182,7 @@ def _statuses(callback: Callback, meaning: Meaning) -> str:
 
 
 def _shown_statuses(callback: Callback, rule: AnswerRule) -> str:
-    """The status of *rule*; of a class that acknowledges, its first."""
+    """The status of *rule*; for a class that acknowledges, the first status it applies to."""
     if not rule.is_class or rule.meaning is not Meaning.DELIVERED:
         return rule.statuses
     table = rules_by_status(callback.answers)

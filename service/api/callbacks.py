@@ -2,8 +2,7 @@
 Evaluates the callbacks that an operation declares, from the request that it accepts.
 
 `@docs(callbacks=[...])` on a handler is the declaration; the document shows it, and this module
-makes the URL to call. URLs are judged here, where the caller can still correct them, and never at
-delivery.
+makes the URL to call. The URL is checked here, because only here the caller can still correct it.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Deliveries over REST: found, listed and redelivered."""
+"""The operations that get, list and redeliver deliveries."""
 
 import logging
 from typing import Any
@@ -115,7 +115,7 @@ async def redeliver_deliveries(request: web.Request) -> web.Response:
         async for redelivered in dependencies.store.redeliver_all(account_id, wanted, now):
             count += redelivered
     finally:
-        # These are pending, also where an error or the client ended the request.
+        # These are pending, even if an error or the client has ended the request.
         _record(request, count, origin=wanted.origin)
     return json_response(_redelivered.dump({"count": count}), status=202)
 
@@ -125,7 +125,7 @@ def _filter(values: dict[str, Any], location: str) -> DeliveryFilter:
     The filter of *values*, which were sent in *location*.
 
     Raises:
-        InvalidInput: if their origin is none.
+        InvalidInput: if their origin is not valid.
     """
     if "origin" in values:
         try:

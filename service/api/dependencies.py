@@ -19,7 +19,7 @@ from service.web.bodies import BodyLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """Everything that the application is made of."""
+    """Everything that the application needs."""
 
     store: Store
     accept: Callable[[Invoice], Awaitable[Acceptance]]

@@ -1,10 +1,11 @@
 """
-The documentation of the running service, at /api/docs: self-contained, without any other server.
-
-The page is ours; the program and the basic style of Swagger UI come from the package swagger-ui-py.
+The documentation of the running service, at /api/docs; it loads nothing from other servers.
 
 A Content-Security-Policy enforces that in the browser: it allows files of this service, and inline
 scripts and styles by their hash.
+
+The page is our own; the program and the basic style of Swagger UI come from the package
+swagger-ui-py.
 """
 
 import asyncio
@@ -67,7 +68,7 @@ def add_docs(app: web.Application, document: dict[str, Any]) -> None:
             "connect-src 'self'",
         )
     for name, (_, content_type) in FILES.items():
-        # Kept by the browser, which asks each time whether its ETag is still the one.
+        # The browser caches it, and asks each time whether the ETag is still the same.
         kept: dict[str, str] = {hdrs.CACHE_CONTROL: "no-cache"}
         _add(app, (f"{PREFIX}/static/{name}",), _content(name), content_type, kept)
 
@@ -126,7 +127,7 @@ def _add(
     content_type: str,
     headers: Mapping[str, str],
 ) -> None:
-    """Serve *body*, compressed where the client takes that."""
+    """Serve *body*, compressed if the client accepts gzip."""
     charset = None if content_type.startswith("image/") else "utf-8"
     etag = ETag(sha256(body).hexdigest()[:32], is_weak=True)
     common = {hdrs.VARY: hdrs.ACCEPT_ENCODING, **headers}

@@ -1,4 +1,4 @@
-"""Invoices over REST: accepted, found and listed."""
+"""The operations that create, get and list invoices."""
 
 import logging
 from typing import Any
@@ -72,7 +72,7 @@ _deliveries = DeliveryPageSchema()
 )
 @refuses(400, 401, 408, 409, 413, 415, 422, 429, 503)
 async def create_invoice(request: web.Request) -> web.Response:
-    """202 only after the invoice is committed; 200 for the same one again."""
+    """Answer 202 after the invoice is committed, and 200 if the same one is sent again."""
     dependencies = request.app[DEPENDENCIES]
     callback_url = request["querystring"].get("callback_url")
     invoice = new_invoice(request, callback_url=callback_url, **request["json"])
@@ -160,7 +160,7 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
 
 
 def new_invoice(request: web.Request, **content: Any) -> Invoice:
-    """The invoice that *request* brings: of its account, with *content* and its callbacks."""
+    """The invoice of *request*: with its account, its evaluated callbacks and *content*."""
     return Invoice(
         account_id=request[ACCOUNT_ID],
         created_at=request.app[DEPENDENCIES].clock.now(),

@@ -1,4 +1,4 @@
-"""What monitoring asks: whether the process is alive, whether it is ready, and its metrics."""
+"""The operations for monitoring: liveness, readiness and metrics."""
 
 from aiohttp import hdrs, web
 from aiohttp_apispec import docs
@@ -26,7 +26,7 @@ invoices_deliveries_due 0.0
 @answers(HealthSchema, "The process is alive.")
 @refuses(400)
 async def is_alive(_request: web.Request) -> web.Response:
-    """Answer."""
+    """Answer 200."""
     return json_response({"status": "ok"})
 
 
@@ -41,7 +41,7 @@ async def is_alive(_request: web.Request) -> web.Response:
 @answers(HealthSchema, "The service is ready.")
 @refuses(400, 503)
 async def is_ready(request: web.Request) -> web.Response:
-    """Ask the database and the loops."""
+    """Check the database and the loops."""
     dependencies = request.app[DEPENDENCIES]
     await dependencies.store.ping()
     if not dependencies.is_ready():

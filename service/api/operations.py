@@ -135,8 +135,8 @@ def answers(
     """
     Declare that the operation answers *code* with *schema*.
 
-    *headers* are those of the response: name -> description and example. *example* stands in the
-    document instead of one that is made from the fields of *schema*.
+    *headers* are those of the response: name -> description and example. *example* replaces the
+    example that is made from the fields of *schema*.
     """
 
     def declare(handler: Declared) -> Declared:

@@ -2,8 +2,8 @@
 Reads requests through the declared schemas, and collects every field error.
 
 aiohttp-apispec's middleware calls this parser for each declared schema. Unlike webargs' own, it
-accepts only JSON as the standard defines it, refuses what would be dropped silently, and goes on
-after a field error, so that the caller learns all of them at once.
+accepts only JSON as the standard defines it, refuses undeclared values instead of dropping them,
+and continues after a field error, so that one response lists all of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,8 +34,8 @@ class RequestParser:
     """
     Loads declared schemas; an invoice without a currency gets *currency*.
 
-    *operations* are those that are served: a field that is not declared where it was sent may be
-    declared elsewhere.
+    *operations* are those that are served. A message about an undeclared field uses their schemas,
+    to say where the field belongs.
     """
 
     def __init__(self, currency: str, operations: Iterable[Operation] = ()) -> None:
@@ -109,7 +109,7 @@ def _add_errors(request: web.Request, location: str, messages: Iterable[tuple[st
 
 def _unknown(name: str, here: str, schemas: Mapping[str, Schema], data: Mapping[str, Any]) -> str:
     """
-    The likely reason why *name*, which no schema declares *here*, was sent with *data*.
+    The message about *name* in *data*, which is not declared *here*, with the likely mistake.
 
     *schemas* are those of the operation, by location.
     """
@@ -129,7 +129,7 @@ def _unknown(name: str, here: str, schemas: Mapping[str, Schema], data: Mapping[
 
 def _pointed(name: object, messages: Any, parent: str = "") -> Iterator[tuple[str, str]]:
     """Each message in marshmallow's nested *messages* about *name* with the JSON Pointer to it."""
-    # Errors of the whole have no place of their own.
+    # An error of the whole object has the pointer of the object.
     pointer = parent if name == SCHEMA else f"{parent}/{_escaped(str(name))}"
     if isinstance(messages, Mapping):
         for inner_name, inner in messages.items():

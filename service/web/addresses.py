@@ -1,8 +1,8 @@
 """
 The addresses to listen on: host names and IP addresses turned into listening sockets.
 
-The operating system says why an address cannot be used in words for programmers; the errors here
-are sentences for an operator, and name the setting to change.
+The errors are sentences for an operator and name the setting to change; the texts of the operating
+system do neither.
 """
 
 import errno
@@ -120,12 +120,12 @@ def _listen(
             opened.close()
         if error.errno in _NOT_OF_THIS_MACHINE and not address.is_alone:
             return None
-        raise _in_words(error, host, port, names) from None
+        raise _address_error(error, host, port, names) from None
     opened.setblocking(False)
     return opened
 
 
-def _in_words(error: OSError, host: str, port: int, names: Names) -> AddressError:
+def _address_error(error: OSError, host: str, port: int, names: Names) -> AddressError:
     if error.errno in _NOT_OF_THIS_MACHINE:
         return _not_of_this_machine(host, names)
     if error.errno == errno.EADDRINUSE:

@@ -16,7 +16,7 @@ class BodyLimits:
     size: int = 64 * 1024
     """Bytes: several hundred times the size of an ordinary invoice."""
     seconds: float = 10
-    """A body without an end would otherwise occupy a handler forever."""
+    """Without this limit, a body that never ends would occupy a handler forever."""
 
     def check(self, request: web.Request) -> None:
         """

@@ -2,9 +2,9 @@
 Open connections: how many there may be, and which one is closed for a new one.
 
 A connection costs a file descriptor and some kilobytes, so their number is limited. At the limit,
-the connection that has waited longest for a request is closed for the new one. So thousands of
-silent connections keep no client out: a new connection is refused only while every open one is
-in the middle of a request.
+the connection that has waited longest for a request is closed for the new one. Thousands of idle
+connections therefore do not exclude other clients: a new connection is refused only while every
+open one is in the middle of a request.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ SWEEP_SECONDS = 5
 """How often connections are checked for answers that their client does not read."""
 
 REFUSED_MAX = 64
-"""How many refused connections may stay open until their client has read why."""
+"""How many refused connections may stay open until their client has read the refusal."""
 
 WARNING_SECONDS = 60
 """Minimum time between two warnings that the limit is reached."""
@@ -30,7 +30,7 @@ class Connection(Protocol):
     """One connection of a client."""
 
     def is_waiting(self) -> bool:
-        """Whether it waits for a request, or for the rest of a request's head."""
+        """Whether it waits for a request, or for the end of a request's head."""
         ...
 
 

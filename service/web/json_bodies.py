@@ -1,8 +1,8 @@
 """
-Reads bodies as JSON, by the letter of RFC 8259, and says what is wrong with those that are not.
+Reads bodies as JSON, strictly by RFC 8259, and says what is wrong with a body that is not JSON.
 
-What the standard leaves to the reader is refused where readers differ: a name that stands twice in
-one object means one value here and the other one there.
+A name that occurs twice in one object is refused: the standard does not define which value counts,
+and parsers differ.
 """
 
 import json
@@ -23,7 +23,7 @@ KINDS = {
     str: "a string",
     list: "an array",
 }
-"""What JSON calls the values that are no objects."""
+"""Type in Python -> what JSON calls the value; objects are not listed."""
 
 
 async def read_json(request: web.Request) -> Any:
@@ -52,10 +52,11 @@ async def read_json(request: web.Request) -> Any:
 
 def _may_repeat_names(body: bytes, parsed: object) -> bool:
     """
-    Whether *body* may have a name twice in one object: *parsed* has the last of its values alone.
+    Whether *body* may have a name twice in one object, of which *parsed* has only the last value.
 
-    False if all quotation marks belong to the names and values that are there, as in nearly every
-    body. Then it is not read again, which takes ten times as long as orjson does.
+    False if all quotation marks in *body* belong to names and string values of *parsed*, as in
+    nearly every body. Such a body is not read a second time: that takes ten times as long as
+    orjson does.
     """
     if not isinstance(parsed, dict):
         return True
@@ -68,7 +69,7 @@ def _read_object(pairs: list[tuple[str, Any]]) -> None:
     Check that the names in *pairs* differ.
 
     Raises:
-        MalformedRequest: if two are the same: readers differ in which value counts.
+        MalformedRequest: if two are the same, because parsers differ in which value counts.
     """
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
@@ -77,7 +78,7 @@ def _read_object(pairs: list[tuple[str, Any]]) -> None:
         raise MalformedRequest(f"The body has the name {shown} twice in one object: send it once.")
 
 
-# Numbers are not converted: of all that it reads, only the names count.
+# Numbers are not converted, because only the names are checked.
 _READER = json.JSONDecoder(object_pairs_hook=_read_object, parse_float=len, parse_int=len)
 
 

@@ -1,5 +1,5 @@
 """
-What every request passes before its handler, and every response on its way out.
+The middlewares around every handler, and the hook that runs before every response.
 
 Errors become problem documents, requests of accounts become spans, and a request is authenticated
 and counted before its body is read.
@@ -33,14 +33,14 @@ PUBLIC_PATH = web.AppKey("public_path", str)
 """The path of the public URL, which a proxy in front removes: links begin with it."""
 
 HSTS_SECONDS = 365 * 86400
-"""How long a browser that has used https:// once does not try http:// again."""
+"""How long a browser that has used https:// does not use http://."""
 
 _NO_SPAN = Span(None)
 
 
 def make_border(tracing: Tracing, private: Container[object]) -> Middleware:
     """
-    Make the outermost middleware: errors become problem documents, private requests spans.
+    Make the outermost middleware: it answers errors, and records spans of private requests.
 
     *private* holds the handlers that only an account may call.
     """
@@ -113,10 +113,11 @@ def _describe(span: Span, request: web.Request, response: web.StreamResponse) ->
 @dataclass(frozen=True, slots=True)
 class Admission:
     """
-    Authenticates and counts private requests, and reads bodies: what is refused is not read.
+    Authenticates and counts private requests, then reads bodies: not those of refused requests.
 
     *private* holds the handlers that only an account may call; *authenticate* finds the account of
-    an `Authorization` header, *limit* counts one request of it. Both raise a RequestError instead.
+    an `Authorization` header, *limit* counts one request of it. Both raise a RequestError to refuse
+    the request.
     """
 
     private: Container[object]
@@ -148,7 +149,7 @@ class Admission:
             if request.headers[hdrs.EXPECT].lower() != "100-continue":
                 return problem_of_status(417, "Only the expectation 100-continue is supported.")
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            # This was no response yet: otherwise aiohttp would refuse to start one.
+            # An interim answer is not the response: aiohttp would refuse to start that.
             request.writer.output_size = 0
         return None
 
@@ -165,7 +166,7 @@ def make_response_hook(
     metrics: Metrics, operation_ids: Mapping[Handler, str], *, is_public_over_tls: bool
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """
-    Make what runs before any response is sent, that of an `Expect` header included.
+    Make the hook that runs before every response, including the answer to an `Expect` header.
 
     It adds the headers that every response has, and counts the response by the operation id of
     its handler.

@@ -91,7 +91,7 @@ def problem_of(error: RequestError | StorageUnavailable, public_path: str = "") 
         headers = {hdrs.WWW_AUTHENTICATE: CHALLENGE}
     response = _response(document_of(error, public_path), headers)
     if isinstance(error, RequestTimedOut | RequestTooLarge):
-        # The rest of the body may still arrive, and is not read.
+        # More of the body may still arrive, and is not read.
         response.force_close()
     return response
 

@@ -1,5 +1,5 @@
 """
-Request ids: they find one request, and everything that follows from it, in the log.
+Request ids, by which a request and everything that follows from it is found in the log.
 
 A proxy in front of the service may have set the id; otherwise it is generated here.
 """

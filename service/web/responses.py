@@ -32,7 +32,7 @@ _COMMON_HEADERS = {
 }
 
 _NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
-"""The Content-Security-Policy of a response that is no page, in case a browser renders it."""
+"""The Content-Security-Policy of responses that are not pages, if a browser renders one."""
 
 
 def add_common_headers(response: web.StreamResponse) -> None:
@@ -41,5 +41,5 @@ def add_common_headers(response: web.StreamResponse) -> None:
     headers.update(_COMMON_HEADERS)
     # The pages of the documentation have a policy of their own.
     headers.setdefault("Content-Security-Policy", _NO_CONTENT_POLICY)
-    # Only the files of the documentation page say otherwise.
+    # Only the files of the documentation page have set another value.
     headers.setdefault(hdrs.CACHE_CONTROL, "no-store")

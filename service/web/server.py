@@ -1,8 +1,9 @@
 """
 The HTTP server: aiohttp's, with limits.
 
-A client that is slow, silent, endless or does not speak HTTP costs one connection, of which there
-is a limited number. No other module of the web side uses private names of aiohttp.
+A client that is slow, sends nothing, sends without end or does not send HTTP occupies one
+connection, and the number of connections is limited. In `service.web`, only this module uses
+private names of aiohttp.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from service.web.responses import add_common_headers
 log = logging.getLogger("invoices.api")
 
 LINGER_SECONDS = 1
-"""How long the rest of a refused request is read and discarded, so that its sender sees why."""
+"""How long a refused request is still read and discarded, so that its client reads the answer."""
 
 FINISH_SECONDS = 5
 """How long requests in progress may take while the server stops."""
@@ -57,7 +58,7 @@ class Connection(web.RequestHandler):
             self.close()
 
     def data_received(self, data: bytes) -> None:
-        """Read on, up to the first data that is not HTTP: what follows cannot be parsed."""
+        """Read up to the first data that is not HTTP: what follows that cannot be parsed."""
         if self._is_unreadable:
             return
         super().data_received(data)
@@ -70,19 +71,19 @@ class Connection(web.RequestHandler):
                 last.exc.__traceback__ = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Give up the place among the open connections."""
+        """Remove the connection from the open ones."""
         self._open.leave(self)
         super().connection_lost(exc)
 
     def is_waiting(self) -> bool:
-        """Whether it waits for a request, or for the rest of a request's head."""
-        # aiohttp itself decides by this what is idle, and has no public name for it.
+        """Whether it waits for a request, or for the end of a request's head."""
+        # aiohttp uses this condition for idle connections, and has no public name for it.
         return self._waiter is not None and not self._waiter.done()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer, and begin to wait anew."""
+        """Send the answer; from now on the connection waits for the next request."""
         self._open.has_answered(self)
         return await super().finish_response(request, resp, start_time)
 
@@ -107,7 +108,7 @@ class Connection(web.RequestHandler):
 
 class Server:
     """
-    Serves an application on one address, within *limits*.
+    Serves an application on one or several addresses, within *limits*.
 
     *report_connections* is called with the number of open connections whenever it changes.
     """
@@ -142,7 +143,7 @@ class Server:
             The port.
 
         Raises:
-            AddressError: if it cannot be listened on; it names what to change by *names*.
+            AddressError: if it cannot be listened on; the text uses *names* for what to change.
         """
         await self._runner.setup()
         assert self._runner.server  # noqa: S101 -- setup() made it
@@ -175,7 +176,7 @@ class Server:
 
 
 def _answer_above_limit() -> bytes:
-    """The whole answer to a connection above the limit, made before it is needed."""
+    """The bytes of the answer to a connection above the limit, made once."""
     response = problem_of_status(503, ALL_IN_USE, {hdrs.RETRY_AFTER: str(RETRY_SECONDS)})
     add_common_headers(response)
     body = response.body
