@@ -21,7 +21,7 @@ class Meaning(StrEnum):
     """What an answer means for its delivery."""
 
     DELIVERED = "delivered"
-    """Delivered, if the body loads through the response schema; with another body as `HOLD`."""
+    """Delivered, if the body loads through the response schema; otherwise as `HOLD`."""
     RETRY = "retry"
     """The next attempt follows after the backoff."""
     HOLD = "hold"
@@ -70,7 +70,7 @@ STANDARD_ANSWERS = (
     AnswerRule("4XX", Meaning.HOLD, "You refuse the request."),
     AnswerRule("5XX", Meaning.HOLD, "You cannot take the event now."),
 )
-"""Any 2XX acknowledges, 410 ends the delivery, and after everything else an attempt follows."""
+"""Any 2XX acknowledges, 410 ends the delivery; after any other status, attempts follow."""
 
 
 def rules_by_status(rules: Iterable[AnswerRule]) -> dict[int, AnswerRule]:
@@ -99,10 +99,10 @@ def rules_by_status(rules: Iterable[AnswerRule]) -> dict[int, AnswerRule]:
 @value()
 class Classification:
     """
-    What one answer is, measured by the declaration.
+    The result of comparing one answer with the declaration.
 
-    *meaning* is what follows: `DELIVERED` only where the whole answer counts. *detail* says to
-    the receiver's developer what was wrong.
+    *meaning* is what follows: `DELIVERED` only if the body counts as well as the status. *detail*
+    says what was wrong, for the developer of the receiver.
     """
 
     meaning: Meaning

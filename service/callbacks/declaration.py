@@ -1,8 +1,8 @@
 """
-A callback: one declaration that is both the promise in the document and its execution.
+The declaration of a callback, from which both the document and the delivery are made.
 
 A `Callback` says where to call, which headers and which body are sent, and what each answer
-means. The document publishes it and the delivery performs it, so the two cannot differ.
+means. The document publishes it and the delivery executes it, so the two cannot differ.
 """
 
 import json
@@ -50,7 +50,7 @@ Receivers have one or two acknowledgements each; 16 KiB in all is enough for mos
 """
 
 POINTS_TO = "; it points to "
-"""What stands before the target of a redirect in the detail of its answer."""
+"""The text before the target of a redirect in the detail of an attempt."""
 
 
 class InvalidAnswer(ValueError):
@@ -75,7 +75,7 @@ class DeclaredOperation:
 @dataclass(frozen=True, slots=True)
 class Callback:
     """
-    The promise to call a receiver: where, with which headers and body, and what answers mean.
+    A callback: its URL, the headers and the body that are sent, and what the answers mean.
 
     *expression* is the key of the callback in the OpenAPI document, a string with runtime
     expressions. *request* and *response* are the schemas of what is sent and answered; the
@@ -110,7 +110,7 @@ class Callback:
     _required_names: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Once: a delivery is made thousands of times per second.
+        # Computed once: thousands of deliveries per second use it.
         template, request, response = parse_template(self.expression), self.request, self.response
         for name, derived in {
             "template": template,
@@ -130,7 +130,7 @@ class Callback:
         The URL to call for what happened in *exchange*.
 
         Returns:
-            None where the value that the URL begins with was not sent: no call is wanted.
+            None if the value that the URL begins with was not sent: no callback is wanted.
 
         Raises:
             EvaluationError: the values do not make a URL that may be called.
@@ -157,7 +157,7 @@ class Callback:
 
     def render(self, event: object) -> bytes:
         """
-        The body of the request that brings *event*: equal events give equal bytes.
+        The body of the request for *event*; equal events give equal bytes.
 
         The schema reads its fields from *event*, which may be any object with attributes of
         these names, or a mapping.
@@ -184,10 +184,10 @@ class Callback:
         content_encoding: str | None = None,
     ) -> Classification:
         """
-        Say what an answer is, measured by what is declared.
+        Compare an answer with the declaration.
 
         A status that acknowledges is not enough: a parked domain and a login page answer 200 as
-        well. Unless *is_strict*, another body counts too, and the mismatch is only noted.
+        well. Without *is_strict*, any body counts, and a mismatch is only noted in the detail.
         *is_truncated* marks a *body* that is longer than what was read of it. *location* and
         *content_encoding* are headers that the detail explains.
         """
@@ -217,7 +217,7 @@ class Callback:
         Raises:
             InvalidAnswer: *body* is not JSON in UTF-8, or not what is declared.
         """
-        # A receiver that works gives the same few bytes every time.
+        # A receiver usually answers with the same few bytes every time.
         if (known := self._known_answers.get(body)) is not None:
             return known
         try:
@@ -231,7 +231,7 @@ class Callback:
         return answer
 
     def undeclared(self, operation: DeclaredOperation) -> list[str]:
-        """One sentence for each expression that names what *operation* does not take."""
+        """One sentence for each error in the expression, such as an undeclared name."""
         found = (
             _unknown_yet(expression) or _undeclared(expression, operation)
             for expression in self.template.expressions
@@ -246,7 +246,7 @@ class Callback:
         Check that *operation* declares every name that the expression uses.
 
         Raises:
-            DeclarationError: with all names that it does not declare.
+            DeclarationError: with all errors in the expression; see `undeclared`.
         """
         if sentences := self.undeclared(operation):
             raise DeclarationError(f"Callback {self.name}: {' '.join(sentences)}")
@@ -287,11 +287,11 @@ def _missing(expression: Expression, kind: str, name: str, declared: frozenset[s
     return sentence + suggestion
 
 
-# --- What an answer is, for the developer of its receiver.
+# --- The detail of an answer, for the developer of the receiver.
 
 
 def _redirect(location: str | None) -> str:
-    """What is said about a redirect beside its status; nothing where it points nowhere."""
+    """The part of the detail about a redirect to *location*; empty if there is none."""
     if not location:
         return ""
     return f"; redirects are not followed{POINTS_TO}{_shortened(_on_one_line(location), 200)}"
@@ -308,7 +308,7 @@ def _encoding(body: bytes, content_encoding: str | None) -> str | None:
 
 
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-"""The first bytes of what is compressed; other methods have none of their own."""
+"""First bytes of a compressed body -> method. Other methods have no fixed first bytes."""
 
 
 def _excerpt(body: bytes) -> str:
@@ -321,7 +321,7 @@ def _excerpt(body: bytes) -> str:
 
 
 def _on_one_line(text: str) -> str:
-    """*text* with blanks alone between its words, and without what cannot be printed."""
+    """*text* with one blank between its words; what cannot be printed is replaced."""
     line = " ".join(text.split())
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in line)
 

@@ -1,8 +1,8 @@
 """
-How the values of an exchange become the URL of a callback.
+Makes the URL of a callback from the values of an exchange.
 
-OpenAPI does not say how a value becomes part of a URL. The rule here: the expression that a URL
-begins with is the caller's own URL and taken verbatim; any other value is data, and is
+OpenAPI does not say how a value becomes part of a URL. The rule here: the value that a URL begins
+with is the caller's own URL, and is used unchanged; any other value is data, and is
 percent-encoded, so that it stays in the part of the URL where the declaration puts it.
 
 Every request with a callback is evaluated here, so what depends on the template alone is computed
@@ -24,27 +24,28 @@ class Evaluator:
     """
     Makes URLs out of one *template* and the values of many exchanges.
 
-    *declared* is the template as its author wrote it; errors name it where no expression leads.
+    *declared* is the template as its author wrote it; errors name it if the template does not begin
+    with an expression.
     """
 
     __slots__ = (
         "_continuation",
-        "_extends",
+        "_error_name",
+        "_inner_parts",
         "_is_in_path",
+        "_is_valid_after_any_base",
         "_leading",
-        "_named",
-        "_open_seams",
         "_parts",
     )
 
     def __init__(self, template: Template, declared: str) -> None:
         self._parts = template.parts
         self._leading = template.leading
-        self._named = str(self._leading) if self._leading else declared
+        self._error_name = str(self._leading) if self._leading else declared
         self._continuation = _continuation(template)
-        self._extends = _extends(template, self._continuation)
+        self._is_valid_after_any_base = _is_valid_after_any_base(template, self._continuation)
         self._is_in_path = tuple(_places(template.parts))
-        self._open_seams = tuple(_open_seams(template.parts, self._is_in_path))
+        self._inner_parts = tuple(_parts_inside_segments(template.parts, self._is_in_path))
 
     def url_for(self, exchange: Exchange) -> CallbackUrl | None:
         """
@@ -72,20 +73,20 @@ class Evaluator:
                 part = _encoded(part, part.value(exchange), self._is_in_path[index])
             pieces.append(part)
         text = self._joined(pieces)
-        if base and self._extends:
-            # Scheme, host and port end before the first slash, and the rest is valid anywhere.
+        if base and self._is_valid_after_any_base:
+            # What follows the base begins with a slash: scheme, host and port do not change.
             url = CallbackUrl(text, base.scheme, base.host, base.port)
         else:
-            url = self._judged(text)
-        if self._open_seams:
+            url = self._parsed(text)
+        if self._inner_parts:
             self._refuse_composed_dots(pieces)
         return url
 
     def _beginning(self, value: object) -> tuple[CallbackUrl | None, str]:
-        """The URL that the leading *value* is, if it is continued, and its text to continue."""
+        """The leading *value* as a URL, None if nothing follows it; and the text to append to."""
         if not isinstance(value, str):
             reason = f"must be a string that holds a URL, not {_kind(value)}"
-            raise EvaluationError(self._named, reason)
+            raise EvaluationError(self._error_name, reason)
         if self._continuation is None:
             return None, value
         if "?" in value or "#" in value:
@@ -94,18 +95,18 @@ class Evaluator:
                 " your API has to recognise, such as a token, can stand in the path:"
                 " https://api.example.com/TOKEN"
             )
-            raise EvaluationError(self._named, reason)
+            raise EvaluationError(self._error_name, reason)
         text = value.removesuffix("/") if self._continuation.startswith("/") else value
-        return self._judged(value), text
+        return self._parsed(value), text
 
-    def _judged(self, text: str) -> CallbackUrl:
+    def _parsed(self, text: str) -> CallbackUrl:
         try:
             return parse_url(text)
         except ValueError as error:
             reason = f"makes no URL that can be called: {error}"
             if isinstance(self._leading, Query) and " " in text:
                 reason += "; in a query, + stands for a blank: write %2B for a +"
-            raise EvaluationError(self._named, reason) from None
+            raise EvaluationError(self._error_name, reason) from None
 
     def _joined(self, pieces: Sequence[str]) -> str:
         """The text of *pieces*; if that is too long, the longest of their values is refused."""
@@ -117,7 +118,7 @@ class Evaluator:
             for part, piece in zip(self._parts, pieces, strict=True)
             if not isinstance(part, str)
         ]
-        length, expression = max(values, default=(0, self._named))
+        length, expression = max(values, default=(0, self._error_name))
         reason = (
             f"takes {length} characters of the callback URL when it is percent-encoded,"
             f" and makes that URL longer than {MAX_CHARACTERS} characters"
@@ -131,12 +132,12 @@ class Evaluator:
         A server or proxy on the way may resolve it, and the call would reach another path.
         """
         path = "".join(pieces).partition("?")[0]
-        seams = tuple(accumulate(map(len, pieces), initial=0))
-        for index in self._open_seams:
-            seam = seams[index]
-            start, end = path.rfind("/", 0, seam) + 1, path.find("/", seam)
+        offsets = tuple(accumulate(map(len, pieces), initial=0))
+        for index in self._inner_parts:
+            offset = offsets[index]
+            start, end = path.rfind("/", 0, offset) + 1, path.find("/", offset)
             segment = path[start:] if end < 0 else path[start:end]
-            if start < seam < start + len(segment) and _is_dots(segment):
+            if start < offset < start + len(segment) and _is_dots(segment):
                 part = self._parts[index]
                 expression = self._parts[index - 1] if isinstance(part, str) else part
                 reason = f'must not make a "{segment}" of a part of the callback URL\'s path'
@@ -147,14 +148,14 @@ class Evaluator:
 
 
 def _continuation(template: Template) -> str | None:
-    """The literal text after the leading expression; None where nothing follows."""
+    """The literal text after the leading expression, perhaps empty; None if nothing follows."""
     following = template.parts[1:2]
     if not following:
         return None
     return following[0] if isinstance(following[0], str) else ""
 
 
-def _extends(template: Template, continuation: str | None) -> bool:
+def _is_valid_after_any_base(template: Template, continuation: str | None) -> bool:
     """Whether every valid value of the leading expression makes a valid URL with what follows."""
     if not continuation or not continuation.startswith("/"):
         return False
@@ -168,7 +169,7 @@ def _extends(template: Template, continuation: str | None) -> bool:
 
 
 def _places(parts: Sequence[str | Expression]) -> Iterator[bool]:
-    """Whether each part begins in the URL's path, or anywhere before its query and fragment."""
+    """For each part, whether it begins before the query and the fragment of the URL."""
     is_in_path = True
     for part in parts:
         yield is_in_path
@@ -176,7 +177,9 @@ def _places(parts: Sequence[str | Expression]) -> Iterator[bool]:
             is_in_path = is_in_path and "?" not in part and "#" not in part
 
 
-def _open_seams(parts: Sequence[str | Expression], is_in_path: Sequence[bool]) -> Iterator[int]:
+def _parts_inside_segments(
+    parts: Sequence[str | Expression], is_in_path: Sequence[bool]
+) -> Iterator[int]:
     """
     The indices of the parts that may begin inside a path segment.
 

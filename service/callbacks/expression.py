@@ -1,8 +1,8 @@
 """
 The runtime expressions of OpenAPI, parsed: what each form means in one exchange.
 
-str() of a form is its canonical text. value() is what it stands for, in the type that was sent;
-where nothing was sent, it raises EvaluationError with *is_absent*.
+str() of a form is its canonical text. value() is the value that it refers to, in the type that was
+sent; if the value was not sent, it raises EvaluationError with *is_absent*.
 
 Source: OpenAPI Specification 3.0.4, 3.1.1 and 3.2, "Runtime Expressions"; JSON Pointers of
 RFC 6901.

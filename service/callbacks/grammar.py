@@ -1,10 +1,10 @@
 """
 The grammar of the runtime expressions: from text to the parsed forms.
 
-A callback's URL is text with expressions in braces. Tools pass such text on without reading it,
-so an error in it would show only by callbacks that are never made. Here it is parsed where it is
-declared, exactly by the grammar, and every error points at the first character that no valid
-expression could have there.
+A callback's URL is text with expressions in braces. Tools do not check such text, so an error in it
+would be noticed only because callbacks do not arrive. Here it is parsed when it is declared,
+exactly by the grammar, and every error points at the first character that no valid expression could
+have there.
 
 Source: OpenAPI Specification 3.0.4, 3.1.1 and 3.2, "Runtime Expressions"; names are *char* of
 RFC 7159 section 7, tokens of RFC 7230 section 3.2.6, JSON Pointers of RFC 6901.
@@ -122,7 +122,7 @@ def _keyword(text: str, at: int, keywords: Sequence[str]) -> str:
     for keyword in keywords:
         if text.startswith(keyword, at):
             return keyword
-    # What a keyword shares with the text is valid so far; the character after that is not.
+    # The characters that a keyword and the text have in common are valid; the next one is not.
     shared = max(_shared_length(keyword, text, at) for keyword in keywords)
     raise _Unexpected(at + shared, f"expected {_alternatives(keywords)}")
 

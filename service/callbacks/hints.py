@@ -38,19 +38,19 @@ def _in_right_case(text: str) -> str:
 
 def _with_pointer(text: str) -> str | None:
     """Repair `$request.body.id`, `$request.body/id` and `$request.body#id`."""
-    head, body, rest = _in_right_case(text).partition(".body")
-    if not rest or rest[0] not in ".#/":
+    head, body, tail = _in_right_case(text).partition(".body")
+    if not tail or tail[0] not in ".#/":
         return None
-    steps = rest.lstrip(".#/")
-    if rest[0] == "." and "/" not in steps:
+    steps = tail.lstrip(".#/")
+    if tail[0] == "." and "/" not in steps:
         steps = steps.replace(".", "/")
     return f"{head}{body}#/{steps}"
 
 
 def _with_nearest_source(text: str) -> str | None:
     """Repair `$request.headers.accept` and `$request.querystring.id`."""
-    side, _, rest = text.partition(".")
-    source, dot, name = rest.partition(".")
+    side, _, tail = text.partition(".")
+    source, dot, name = tail.partition(".")
     nearest = get_close_matches(source[:_WORD].lower(), ("header", "query", "path"), n=1)
     return f"{side}.{nearest[0]}.{name}" if dot and nearest else None
 
@@ -76,7 +76,7 @@ _WORDS = {"request", "response", "header", "query", "path", "body"}
 _REPAIRS: tuple[tuple[Callable[[str], str | None], str], ...] = (
     (_as_it_is, "An expression begins with $."),
     (_in_right_case, "The words of an expression are case-sensitive."),
-    (_with_pointer, "Into a body leads a JSON Pointer: # and then steps that begin with /."),
+    (_with_pointer, "A JSON Pointer into a body is # and then steps that begin with /."),
     (_with_nearest_source, "The sources are header, query, path and body."),
     (_with_nearest_word, "The words without a source are $url, $method and $statusCode."),
     (_with_source, "A value has a source: query, path, header, or body as in $request.body#/id."),

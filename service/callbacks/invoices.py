@@ -1,4 +1,4 @@
-"""The callback about an invoice: the only place that spells its URL."""
+"""The callback about an invoice; no other module contains its URL."""
 
 from schemas.event import InvoiceEventReceivedSchema, InvoiceEventSchema
 from service.callbacks.declaration import Callback

@@ -1,12 +1,12 @@
 """
-What a callback URL may look like, judged on the raw text.
+The grammar of callback URLs, which is checked on the raw text.
 
-Invariant: the URL that was judged is byte for byte the URL that is called. URL libraries repair
-what they read: they resolve dots, drop control characters and map full-width digits to ASCII, so
-that the address judged is not the address reached. Here nothing is repaired: the text matches a
-strict ASCII grammar as it is, or it is refused.
+Keeps invariant 8: the URL that was validated is byte for byte the URL that is called. URL libraries
+repair what they read: they resolve dots, drop control characters and map full-width digits to
+ASCII, so that the address that was checked is not the address that is called. Here nothing is
+repaired: the text matches a strict ASCII grammar as it is, or it is refused.
 
-Source: RFC 3986, narrowed to what an HTTP client can be sent to without interpretation.
+Source: RFC 3986, restricted to URLs that an HTTP client can use without interpretation.
 """
 
 import re
@@ -46,7 +46,7 @@ class CallbackUrl:
         return f"{self.scheme}://{host}:{self.port}"
 
 
-# Every invoice of a receiver has the same callback URL.
+# The invoices of one receiver usually have the same callback URL.
 @lru_cache(maxsize=1024)
 def parse_url(text: str) -> CallbackUrl:
     """
@@ -56,13 +56,13 @@ def parse_url(text: str) -> CallbackUrl:
         ValueError: *text* does not match the grammar; str() is a reason for the API user.
     """
     _check_text(text)
-    scheme, _, rest = text.partition("://")
-    authority = _TARGET.split(rest, maxsplit=1)[0]
+    scheme, _, after_scheme = text.partition("://")
+    authority = _TARGET.split(after_scheme, maxsplit=1)[0]
     if "@" in authority:
         raise ValueError("the URL must not have a user name or password (@)")
     bracketed = _BRACKETED.fullmatch(authority)
     host, _, port = bracketed.groups() if bracketed else authority.partition(":")
-    target = rest[len(authority) :]
+    target = after_scheme[len(authority) :]
     if "[" in target or "]" in target:
         raise ValueError("the URL has a square bracket behind its host; write %5B or %5D")
     _check_host(host)
