@@ -1,8 +1,8 @@
 """
 The composition root: settings in, a wired service out.
 
-The only module in which the packages meet. Tests use it as well, and replace the edges alone: the
-database, the sender, the collector, the clock and the source of chance.
+The only module that connects the packages. Tests use it as well, and replace only the edges: the
+database, the sender, the collector, the clock and the source of random numbers.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ from service.web.server import Server
 
 
 class Role(StrEnum):
-    """What a process does of the path of an invoice."""
+    """Which part of the path of an invoice a process does."""
 
     API = "api"
     """Accepts invoices, and answers requests."""
@@ -90,7 +90,7 @@ DEVELOPMENT = Process(is_development=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edges:
-    """Where the service meets the world outside it."""
+    """The parts that connect the service to other systems, to time and to random numbers."""
 
     database: Database
     sender: Sends
@@ -121,7 +121,7 @@ class Running:
 
     port: int
     database: str
-    """The product that stores, and its version where that is a part of this program."""
+    """The database product, and its version if it is a library in this program."""
     failed: asyncio.Future[None]
 
 
@@ -248,8 +248,8 @@ def document_of(
 
 
 def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
-    """What says why a URL may not be called, without information about our own network."""
-    # Receivers repeat with every invoice.
+    """The function that returns why a URL may not be called; it reveals nothing of our network."""
+    # Many invoices have the same receiver.
     permits_host = lru_cache(maxsize=4096)(egress_policy_of(settings).permits_host)
 
     def judge(url: CallbackUrl) -> str | None:
@@ -317,7 +317,7 @@ def _sender(settings: Settings) -> Sender:
 async def _serving(
     service: Service, settings: Settings, process: Process, operations: Sequence[Operation]
 ) -> AsyncIterator[int]:
-    """Serve the API, or health and metrics alone; the port that is listened on."""
+    """Serve the API, or health and metrics alone; gives the port that is listened on."""
     if process.role is Role.DISPATCHER:
         app = make_health_application(service.dependencies)
     else:
@@ -398,7 +398,7 @@ async def with_encryption_key(
     *report_key* is called with it.
 
     Raises:
-        ConfigurationError: if there is no key, or not one that can be used.
+        ConfigurationError: if there is no key, or none that can be used.
     """
     if settings.encryption_key:
         return settings
@@ -406,7 +406,7 @@ async def with_encryption_key(
         raise ConfigurationError(NO_ENCRYPTION_KEY)
     file = settings.key_file
     if not file.exists():
-        # It refuses a database with secrets: those were encrypted with a key that is not here.
+        # This fails if the database has secrets: the key that encrypted them is missing.
         await SigningSecrets(Store(database), None, SystemClock()).check()
         make_key_file(file)
         report_key(file.absolute())

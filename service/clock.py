@@ -1,8 +1,8 @@
 """
-Time as an argument: what the service reads the time from, and what its loops wait on.
+The clock, which is always an argument: the service reads the time from it and waits with it.
 
 Loops wait for a signal or for an instant, whichever comes first, and only through a `Clock`.
-Tests pass a clock that they move by hand, so that nothing in them sleeps.
+Tests pass a clock that they move themselves, so that they need not sleep.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time and waits for it."""
+    """Gives the time, and waits for an instant or a signal."""
 
     def now(self) -> datetime:
         """The present instant, aware and in UTC. It jumps when the clock is set."""
         ...
 
     def elapsed(self) -> timedelta:
-        """How long it has been since some instant of the past; this never jumps."""
+        """The time since a fixed instant in the past; this never jumps."""
         ...
 
     async def wait(self, signal: asyncio.Event, until: datetime) -> None:
         """
         Return once *signal* is set or *until* has come, and clear *signal*.
 
-        A signal that is set already returns at once: what was announced between two
-        waits is never missed.
+        If *signal* is set already, it returns at once: a signal that is set between two waits is
+        never missed.
         """
         ...
 
@@ -40,7 +40,7 @@ class SystemClock:
         return datetime.now(UTC)
 
     def elapsed(self) -> timedelta:
-        """How long it has been since some instant of the past; this never jumps."""
+        """The time since a fixed instant in the past; this never jumps."""
         return timedelta(seconds=time.monotonic())
 
     async def wait(self, signal: asyncio.Event, until: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Everything that `--dev` changes: for a laptop, where no key is needed and receivers are local."""
+"""Everything that `--dev` changes: no key is needed, and receivers may be on this machine."""
 
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network

@@ -27,7 +27,7 @@ Every error that the service raises on purpose, split by who can act on it.
     └── StorageUnavailable        the operator; the caller may retry
         └── StorageRefused          the database answers and refuses our credentials
 
-The HTTP status of each stands in one table in `service.web.problems`. The answer of a receiver
+The HTTP status of each is in one table in `service.web.problems`. The answer of a receiver
 is never an error: it becomes the outcome of an attempt.
 """
 
@@ -60,7 +60,7 @@ class SchemaError(ConfigurationError):
 
 
 class DeclarationError(ConfigurationError):
-    """A callback uses a value that its operation does not declare."""
+    """The declaration of a callback is not valid, or uses what its operation does not declare."""
 
 
 class ExpressionError(DeclarationError):
@@ -85,7 +85,7 @@ class ExpressionError(DeclarationError):
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """
-    One thing that is wrong with a request.
+    One error in a request.
 
     *location* is `body`, `query`, `path` or `header`; *pointer* is a JSON Pointer into it.
     """
@@ -116,7 +116,7 @@ class UnsupportedMedia(RequestError):
 
 
 FIELD_ERRORS_MAX = 20
-"""A body of 64 KiB can have thousands of errors; nobody reads more than the first few."""
+"""The limit of field errors in one response: a body of 64 KiB can have thousands."""
 
 
 class InvalidInput(RequestError):

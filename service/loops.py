@@ -1,5 +1,5 @@
 """
-The recipe of every loop behind the API, and how the loops of a process run together.
+What all loops behind the API have in common, and how the loops of one process run together.
 
 A loop runs rounds until it is drained. A round looks for what is due, starts it, and returns its
 counts. Between two rounds the loop waits for a signal or for an instant. An unavailable database
@@ -20,10 +20,10 @@ from service.errors import StorageUnavailable
 log = logging.getLogger("invoices.loops")
 
 POLL = timedelta(seconds=2)
-"""The longest wait between two rounds: how soon leases that ran out elsewhere are found."""
+"""The longest wait between two rounds. Leases of other processes that ran out are found then."""
 
 AT_ONCE = timedelta(0)
-"""The wait before the next round where more work is known."""
+"""The wait before the next round if more rows are known to be due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Loop(ABC):
 
 @dataclass(frozen=True, slots=True)
 class RunningLoops:
-    """Loops that run; *failed* is done once one of them has ended without being drained."""
+    """Loops that run; *failed* is done once one has ended, which before the drain is a failure."""
 
     failed: asyncio.Future[None]
 

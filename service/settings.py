@@ -1,9 +1,9 @@
 """
 Every setting, declared once, and read once from INVOICES_* variables into one frozen object.
 
-First how values are written, then the settings: one field of `Settings` is one. A start with wrong
-settings reports every error at once, unknown names included, each with the form that is expected or
-the nearest known name.
+First the functions that parse values, then the settings: each field of `Settings` is one. A start
+with wrong settings reports every error at once, unknown names included, each with the form that is
+expected or the nearest known name.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from service.errors import SettingsError
 PREFIX = "INVOICES_"
 
 EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 -- compared with what an operator has set
-"""Hosts that stand for every address of the machine, and are none to call."""
+"""Hosts that stand for every address of the machine; they cannot be called."""
 
 # How values are written, in settings and in options of commands. Every function raises ValueError
 # with a sentence that names the expected form.
@@ -47,7 +47,7 @@ NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:
-    """Host names or addresses, separated by commas; none would mean every address."""
+    """One or more host names or addresses, separated by commas."""
     hosts = tuple(part.strip().removeprefix("[").removesuffix("]") for part in text.split(","))
     if not all(hosts):
         raise ValueError(
@@ -81,10 +81,10 @@ def parse_proxy(text: str) -> str:
     except ValueError:
         is_proxy = False
     if not is_proxy:
-        # Never the URL itself: it may hold a password.
+        # Do not show the URL itself: it may hold a password.
         raise ValueError(
             "is not a URL such as http://proxy.internal:3128 or "
-            "http://user:password@proxy.internal:3128; the proxy is spoken to over http:// only."
+            "http://user:password@proxy.internal:3128; http:// is the only way to the proxy."
         )
     return text
 
@@ -97,7 +97,7 @@ def parse_database_url(text: str) -> str:
         return text
     if text.startswith(("postgresql://", "postgres://")):
         return text
-    # The scheme alone: the rest may hold a password.
+    # Show the scheme alone: what follows it may hold a password.
     scheme = text.partition(":")[0]
     raise ValueError(
         f"{scheme}: is not a database this version can use; it looks like "
@@ -121,7 +121,7 @@ def parse_deadline(text: str) -> timedelta:
     """A duration above zero."""
     length = parse_duration(text)
     if not length:
-        raise ValueError(f"{text!r} must be longer than nothing.")
+        raise ValueError(f"{text!r} must be longer than zero.")
     return length
 
 
@@ -162,7 +162,7 @@ def parse_encryption_keys(text: str) -> tuple[str, ...]:
     keys = tuple(part.strip() for part in text.split(",") if part.strip())
     for number, key in enumerate(keys, start=1):
         if not _is_encryption_key(key):
-            # Never the key itself: it may be a good one with a typing error.
+            # Do not show the key itself: it may be a real one with a typing error.
             raise ValueError(
                 f"key {number} is not 32 bytes in URL-safe base64; "
                 "make one with: invoices encryption-key"
@@ -172,7 +172,7 @@ def parse_encryption_keys(text: str) -> tuple[str, ...]:
 
 def _is_encryption_key(key: str) -> bool:
     try:
-        # Strictly: else two keys with a blank between them would count as the first of them.
+        # Strictly: otherwise two keys with a blank between them would be read as the first one.
         return len(b64decode(key.encode(), b"-_", validate=True)) == ENCRYPTION_KEY_BYTES
     except ValueError:
         return False
@@ -227,7 +227,7 @@ def _one_of(*choices: str) -> OneOf:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """
-    What the operator decided. The variable of a field is its name in capitals after INVOICES_.
+    The settings of the service. A field is read from INVOICES_ and its name in capitals.
 
     A new setting is one field here, its section in docs/settings.md, and the code that uses it.
     """

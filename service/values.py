@@ -1,8 +1,8 @@
 """
-Values: what is made once, thousands of times a second, and never changed.
+Values: objects that are created thousands of times a second, and never changed.
 
-A frozen dataclass says so too, but its `__init__` goes through `object.__setattr__` for every
-field and takes three times as long. Here the type checker alone keeps values from being changed.
+A frozen dataclass would prevent changes too, but its `__init__` calls `object.__setattr__` for
+every field and takes three times as long. Here only the type checker prevents changes.
 """
 
 from collections.abc import Callable

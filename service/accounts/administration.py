@@ -68,11 +68,11 @@ class AccountAdministration:
         Add a key; the ones before it work for *overlap* longer.
 
         Raises:
-            AccountDisabled: if the account is, so that no key would be accepted.
+            AccountDisabled: if the account is disabled, so that no key of it is accepted.
         """
         account, key = await self._find(name), new_api_key()
         if account.disabled_at:
-            raise AccountDisabled(f"The account {name!r} is disabled, so that no key lets it in.")
+            raise AccountDisabled(f"The account {name!r} is disabled: its keys are not accepted.")
         await self._rotate(account, Credentials(key=_hashed(key)), overlap)
         return IssuedCredentials(name, account.id, key=key)
 
@@ -90,12 +90,12 @@ class AccountAdministration:
         return IssuedCredentials(name, account.id, secret=secret)
 
     async def disable(self, name: str) -> None:
-        """Refuse the keys of the account from now on; what it has sent in is still delivered."""
+        """Refuse the keys of the account from now on; its invoices are collected and delivered."""
         account = await self._find(name)
         await self._store.disable_account(account.id, self._clock.now())
 
     async def _check_encryption_key(self) -> None:
-        # A secret that is encrypted with a key that the service does not have could not sign.
+        # The service could not decrypt a secret that is encrypted with another key than its own.
         await SigningSecrets(self._store, self._cipher, self._clock).check()
 
     async def _find(self, name: str) -> Account:

@@ -3,8 +3,9 @@ API keys: 256 random bits with a public prefix in front.
 
     inv_qf3kq2vd_T5M…        "inv", the prefix, and 43 secret characters
 
-The prefix finds the key and may be logged. Only a SHA-256 of the whole key is stored. A slow hash
-protects passwords that can be guessed; 256 random bits cannot, and it would slow down us alone.
+The prefix identifies the key and may be logged. Only a SHA-256 of the whole key is stored. A slow
+hash protects passwords that can be guessed. 256 random bits cannot be guessed, so a slow hash would
+only cost the service time.
 """
 
 import hmac

@@ -1,7 +1,7 @@
 """
 Authentication: a key is looked up by its prefix and compared in constant time.
 
-An unknown prefix, a wrong or expired key and a disabled account are refused in the same words.
+An unknown prefix, a wrong or expired key and a disabled account are refused with the same message.
 """
 
 from service.accounts.api_keys import matches, prefix_of
@@ -12,7 +12,7 @@ from service.storage.accounts import StoredKey
 from service.storage.store import Store
 
 _NO_HASH = bytes(32)
-"""Compared with where no key is stored, so that the refusal takes as long."""
+"""Compared with if no key is stored, so that the refusal takes the same time."""
 
 NO_KEY = "Send the key of your account: Authorization: Bearer inv_…"
 WRONG_KEY = "This key is not, or no longer, valid."
@@ -35,7 +35,7 @@ class Authenticator:
         send a header of their own, or the key of another service.
 
         Raises:
-            Unauthorized: if there is none, in words that do not say why.
+            Unauthorized: if there is no valid key; the message does not say why it is not valid.
         """
         if authorization is None and self._default_account_id is not None:
             return self._default_account_id
@@ -54,7 +54,7 @@ class Authenticator:
         prefix = prefix_of(key)
         stored = await self._find_key(prefix) if prefix else None
         is_match = matches(key, stored.hash if stored else _NO_HASH)
-        # The cache may hold a key beyond its end, which is known beforehand and exact.
+        # The cache may still hold a key that has expired meanwhile.
         has_expired = stored and stored.expires_at and stored.expires_at <= self._clock.now()
         if not stored or not is_match or has_expired:
             raise Unauthorized(WRONG_KEY)

@@ -1,4 +1,4 @@
-"""Caches of what was read a moment ago, so that not every request reads the database."""
+"""Caches of keys and secrets, so that not every request reads the database."""
 
 from async_lru import alru_cache
 
@@ -6,7 +6,7 @@ CACHE_SECONDS = 5
 """How long it may take until a rotation or a disabled account is noticed by every process."""
 
 ENTRIES_MAX = 10_000
-"""How many keys, or accounts, are cached; the one that was used longest ago makes way."""
+"""How many keys, or accounts, are cached; the one that was used longest ago is removed first."""
 
 cached = alru_cache(maxsize=ENTRIES_MAX, ttl=CACHE_SECONDS)
 """

@@ -64,7 +64,7 @@ def make_key_file(path: Path) -> None:
     """
     Write a new key to *path*, readable by its owner alone; an existing file stays as it is.
 
-    The key is on disk when this returns: what is encrypted with it is not lost with the power.
+    The key is on disk when this returns: a power failure does not lose it.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
     try:

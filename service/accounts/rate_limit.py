@@ -1,8 +1,8 @@
 """
 Rate limit: a token bucket for each account, in the memory of this process.
 
-A bucket fills at a constant rate up to its size, and each request takes one token. Bursts pass, a
-constant flood does not.
+A bucket fills at a constant rate up to its size, and each request takes one token. So an account
+may exceed the rate for a short time.
 """
 
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""The signing secrets of accounts, decrypted, for whatever signs an attempt."""
+"""The signing secrets of accounts, decrypted and cached."""
 
 from datetime import datetime
 

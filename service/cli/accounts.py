@@ -113,8 +113,8 @@ async def create_first_account(settings: Settings) -> None:
 
 
 KEY_MADE = (
-    "it is new, and encrypts the signing secrets of the database beside it: who copies the folder "
-    "has both. INVOICES_ENCRYPTION_KEY takes its place"
+    "it is new, and encrypts the signing secrets of the database beside it: a copy of the folder "
+    "contains both. INVOICES_ENCRYPTION_KEY replaces it"
 )
 
 

@@ -39,7 +39,7 @@ async def wait_for_database(settings: Settings, stop: asyncio.Event) -> bool:
     """
     Wait until a database server answers; False if *stop* is set before.
 
-    Services are started in any order, and a database takes its time to start.
+    Services may be started in any order, and a database needs time to start.
 
     Raises:
         StorageRefused: if it answers and refuses the connection.

@@ -1,9 +1,9 @@
-"""A group of commands whose help can be read as a whole."""
+"""A group of commands that shows the help of its commands without cutting it."""
 
 import click
 
 LONGEST = 1000
-"""More characters than the first sentence of any command has: click would cut it at 45."""
+"""More characters than the first sentence of any command has; click's own limit is 45."""
 
 
 class WholeHelpGroup(click.Group):

@@ -1,8 +1,8 @@
 """
 The health check of the container image: asks the service for `/healthz`, where it listens.
 
-It reads the settings as the service does, so that it finds it at any address and port. It is no
-command of `invoices`, because loading all commands every few seconds would cost more than this.
+It reads the same settings as the service, so that it finds the service at any address and port. It
+is not a command of `invoices`, because it runs every few seconds and loading all commands is slow.
 """
 
 import sys
@@ -16,12 +16,12 @@ from service.settings import Settings, read_settings, url_host
 TIMEOUT_SECONDS = 3
 
 LOOPBACKS = {"0.0.0.0": ("127.0.0.1",), "::": ("127.0.0.1", "::1")}  # noqa: S104 -- compared only
-"""Addresses that stand for others -> where a service that listens on them can be asked."""
+"""Address that stands for others -> the addresses at which the service can be reached then."""
 
 
 def is_alive(settings: Settings) -> bool:
     """Whether the service answers at one of its addresses."""
-    # Through no proxy, whatever the environment says: it is on this machine.
+    # Without the proxy of the environment: the service is on this machine.
     opener = build_opener(ProxyHandler({}))
     for host in _hosts(settings):
         url = f"http://{url_host(host)}:{settings.port}/healthz"

@@ -118,7 +118,7 @@ PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 
 
 def _log_what_is_ignored(settings: Settings) -> None:
-    """Name the variables that somebody may expect to have an effect, and have none."""
+    """Log the names of variables that look like settings and have no effect."""
     if links := service_links():
         log.debug("settings.ignored", extra={"fields": {"names": links}})
     proxies = [one for name in PROXY_VARIABLES for one in (name, name.lower()) if one in os.environ]

@@ -48,9 +48,9 @@ async def supervise(
     if not await wait_for_database(settings, stop):
         return 0
     if not is_development:
-        # Not in a worker: its standard output, where the first key is printed, is discarded.
+        # Not in a worker: the first key is printed to standard output, which workers discard.
         await create_first_account(settings)
-    # Workers share their metrics in this folder, so that each of them can answer for all.
+    # Workers share their metrics in this folder, so that each can expose those of all workers.
     with tempfile.TemporaryDirectory(prefix="invoices-metrics-") as folder:
         async with asyncio.TaskGroup() as group:
             workers = [
@@ -67,7 +67,7 @@ async def _keep_running(
     while True:
         worker = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service", *arguments, "--as-worker", str(number)),
-            # The worker stops when this pipe closes, also if this process is killed.
+            # The worker stops when this pipe is closed, even if this process is killed.
             stdin=PIPE,
             stdout=DEVNULL,
             env={**os.environ, SHARED_FOLDER: folder},

@@ -1,9 +1,9 @@
 """
-The port of collection: sends an invoice to its customer and collects the money.
+The interface of a collector, which sends invoices to customers and collects the money.
 
-The sandbox is the embedded implementation. A collector may be asked about the same invoice twice,
-after a process died between the question and the commit: it must use the account and the id of the
-invoice as an idempotency key.
+The sandbox is the built-in implementation. A collector may be called twice for the same step of an
+invoice, if a process ends between the call and the commit: it must use the account and the id of
+the invoice as an idempotency key.
 """
 
 from datetime import timedelta

@@ -24,10 +24,10 @@ from service.telemetry.tracing import SpanKind, Tracing
 log = logging.getLogger("invoices.collection")
 
 LEASE = timedelta(seconds=15)
-"""How long one step may take. After a crash, an invoice waits as long."""
+"""How long one step may take. After a crash, the next step begins after this time."""
 
 GRAIN = timedelta(milliseconds=20)
-"""Waits end at multiples of this, so that steps taken together share one statement."""
+"""Steps are due at multiples of this, so that several of them share one statement."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -38,7 +38,7 @@ SENT_AND_COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0
 """The invoice was sent without an event, and can be collected at once."""
 
 Record = Callable[[Step], Awaitable[bool]]
-"""Commits a step with the deliveries of its event; False if the invoice's lease had passed on."""
+"""Commits a step with the deliveries of its event; False if the invoice's lease was lost."""
 
 
 class Collection(Loop):
@@ -131,7 +131,7 @@ class Collection(Loop):
             self._release_capacity()
 
     async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
-        """Ask the collector, as often as it needs no wait in between."""
+        """Call the collector; after `send`, call `collect` at once if it needs no wait."""
         if invoice.status is InvoiceStatus.RECEIVED:
             progress = await self._collector.send(invoice)
             if progress == SENT_AND_COLLECTABLE:

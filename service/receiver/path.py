@@ -1,4 +1,4 @@
-"""The declaration turned round: the path that a receiver has to serve."""
+"""The path that a receiver has to serve, made from the declaration of its callback."""
 
 from service.callbacks.declaration import Callback
 from service.callbacks.expression import Body, Expression, Header, Path, Query

@@ -75,9 +75,9 @@ def make_receiver(
     async def receive(request: web.Request) -> web.Response:
         body = await request.read()
         signature = _verify(webhook, request, body)
-        is_ours = not signature.startswith("not verified")
+        is_accepted = not signature.startswith("not verified")
         webhook_id = _text(request.headers.get("webhook-id", ""))
-        status, answer = _answer(webhook_id, body) if is_ours else (401, {"error": signature})
+        status, answer = _answer(webhook_id, body) if is_accepted else (401, {"error": signature})
         text = orjson.dumps(answer).decode()
         show(
             Received(
@@ -106,7 +106,7 @@ def make_receiver(
         return status, dict(callback.response_example)
 
     app = web.Application(client_max_size=BODY_BYTES_MAX)
-    # Without an expression of its own, a parameter takes no braces.
+    # Without a pattern, a path parameter of aiohttp does not match braces.
     path = receiver_path(callback).replace("}", ":[^/]+}")
     for route in (path, "/{prefix:(?s:.*)}" + path):
         app.router.add_route(callback.method.upper(), route, receive)

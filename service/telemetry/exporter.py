@@ -28,7 +28,7 @@ else:
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 SHUTDOWN_SECONDS = 5
-"""How long a stop waits for spans to leave; a collector that hangs must not hold it up."""
+"""How long a stop waits until spans are sent; a collector that hangs must not delay it."""
 
 
 @asynccontextmanager

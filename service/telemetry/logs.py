@@ -19,13 +19,13 @@ from typing import Any, Literal, TextIO
 import orjson
 
 DELIVERED = "delivered"
-"""The outcome of an attempt that is not marked."""
+"""The outcome of the attempts whose lines have no mark."""
 
 INDENT = " " * 13
-"""Before the second and later lines of an event: they begin below its level."""
+"""The indent of the second and later lines of an event: they begin below its level."""
 
 UNKNOWN_WIDTH = 80
-"""Columns of a terminal that does not know its size."""
+"""Columns of a terminal whose size is not known."""
 
 RED, YELLOW, RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 
@@ -33,8 +33,8 @@ RED, YELLOW, RESET = "\x1b[31m", "\x1b[33m", "\x1b[0m"
 def configure_logs(
     form: Literal["json", "text"], level: Literal["debug", "info", "warning", "error"] = "info"
 ) -> None:
-    """Send everything from *level* up to standard error, one line each; of libraries no `debug`."""
-    # No line has its place in the code, thread or process: do not look them up.
+    """Log to standard error, from *level* upwards; `debug` of libraries is never logged."""
+    # Lines do not show the place in the code, the thread and the process: do not look them up.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = False
     logging.logMultiprocessing = False
@@ -44,9 +44,9 @@ def configure_logs(
     handler.setLevel(number)
     logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
     logging.getLogger("invoices").setLevel(number)
-    # Requests that are not HTTP arrive all day on the internet, each with a traceback here.
+    # It logs a traceback for each request that is not HTTP; on the internet there are many.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
-    # It warns of every span that an unreachable collector does not take.
+    # It logs a warning for every span that it cannot send to its collector.
     logging.getLogger("opentelemetry").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -84,7 +84,7 @@ class _BatchHandler(logging.StreamHandler[TextIO]):
                 self.flush()
 
     def flush(self) -> None:
-        # Standard error may be closed at the other end: the service goes on without a log.
+        # The reader of standard error may have closed it: the service continues without a log.
         with self.lock or nullcontext(), suppress(OSError, ValueError):
             records, self._waiting = self._waiting, []
             if records:

@@ -1,5 +1,5 @@
 """
-What is counted, for Prometheus to read: every metric is declared and changed in this module alone.
+The metrics for Prometheus: every metric is declared and changed in this module alone.
 
 Callers say what happened; the metric and its labels are chosen here. No label has a value that a
 client can choose: no account, no origin, no id.
@@ -59,11 +59,11 @@ class Metrics:
     """
     The metrics of a process.
 
-    Of workers on one port, each counts under its own *worker_number* and exposes the sums of all.
+    A worker counts under its own *worker_number*, and exposes the sums over all workers.
     """
 
     def __init__(self, version: str = "", *, worker_number: int | None = None) -> None:
-        # They would be one more series for every counter and histogram.
+        # The created metrics would be one more series for every counter and histogram.
         disable_created_metrics()
         self._looked_up = _LookedUp(version)
         self._exposed = CollectorRegistry()
@@ -166,7 +166,7 @@ class Metrics:
         self._looked_up.backlog = backlog
 
     def storage_is_away(self) -> None:
-        """Expose that the database does not answer, and no backlog."""
+        """Expose that the database does not answer, and expose no backlog."""
         self._looked_up.backlog = None
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
@@ -179,7 +179,7 @@ class Metrics:
 
 
 class _LookedUp(Collector):
-    """Gauges with one value for the whole service, whichever worker is asked: no sums over them."""
+    """Gauges with one value for the whole service: they are not summed over the workers."""
 
     def __init__(self, version: str) -> None:
         self._version = version

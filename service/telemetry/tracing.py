@@ -2,8 +2,8 @@
 Traces: what happens to an invoice, from its POST to its receiver's answer, as spans.
 
 A span's parent is named by its `traceparent` (W3C Trace Context, section 3.2), a text that is
-stored with the invoice: the trace goes on whichever process makes the next step, and however late.
-Without an exporter nothing is recorded, and the traceparent of the request is passed on.
+stored with the invoice: the trace continues in any process and after any time. Without an exporter
+nothing is recorded, and receivers get the traceparent of the request.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class _TraceparentGetter(Getter[Mapping[str, str]]):
-    """Reads the one header that is continued; `tracestate` and baggage are not stored."""
+    """Reads the `traceparent` header alone: `tracestate` and baggage are not stored."""
 
     def get(self, carrier: Mapping[str, str], key: str) -> list[str] | None:
         value = carrier.get(key) if key == TRACEPARENT else None

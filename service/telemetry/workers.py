@@ -1,8 +1,8 @@
 """
 Metrics of several worker processes on one port: prometheus_client's multiprocess mode.
 
-A scrape reaches any one of the workers. So each keeps its values in files of a shared folder, and
-each exposes the sums over all of them.
+A scrape reaches one of the workers, and none can choose which. So each worker keeps its values in
+files of a shared folder, and exposes the sums over all workers.
 """
 
 import struct
@@ -27,9 +27,9 @@ class WorkersCollector(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry, worker_number: int) -> None:
-        # Files are named by the number and not by the process id: the counts of a worker survive
-        # it, and restarts add no files. `ValueClass` is the one name of prometheus_client that we
-        # replace; the tests of workers fail where it is no longer read.
+        # Files are named by the number and not by the process id: a restarted worker continues the
+        # counts, and restarts add no files. `ValueClass` is the only name of prometheus_client that
+        # we replace; the tests of workers fail if a release no longer reads it.
         values.ValueClass = values.MultiProcessValue(lambda: worker_number)
         self._files = MultiProcessCollector(None)
         registry.register(self)
