@@ -1,4 +1,4 @@
-"""What the document says about a field, and examples of whole objects made from it."""
+"""The descriptions of fields in the document, and examples of objects made from those of fields."""
 
 from typing import Any
 

@@ -13,10 +13,10 @@ from schemas.money import CURRENCIES, NOT_AN_AMOUNT, split_amount, to_minor
 
 
 def is_blank(value: Any) -> bool:
-    """Whether *value* is null, or text in which nothing can be seen, such as U+200B."""
+    """Whether *value* is null, or text of invisible characters alone, such as U+200B."""
     if not isinstance(value, str):
         return value is None
-    # Most texts begin with a letter or a digit of ASCII, and are known after one comparison.
+    # Most texts begin with an ASCII letter or digit: one comparison decides.
     return not "!" <= value[:1] <= "~" and all(map(_is_invisible, value))
 
 
@@ -187,7 +187,7 @@ class Instant(fields.AwareDateTime):
     """
     An RFC 3339 instant: accepted with any offset, returned in UTC with milliseconds.
 
-    In a query, a + that is not encoded is a blank: before an offset it is read as the + it was.
+    In a query, a + that is not encoded means a blank: a blank before an offset is read as +.
     """
 
     default_error_messages = {  # noqa: RUF012 -- read only

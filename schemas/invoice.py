@@ -37,7 +37,7 @@ class InvoiceRequestSchema(Schema):
         unknown = RAISE
 
     def on_bind_field(self, _field_name: str, field_obj: fields.Field[Any]) -> None:
-        """Say that a required field may have been sent and is blank."""
+        """Set the message of a required field that is missing or blank."""
         field_obj.error_messages["required"] = "Is missing or blank."
 
     id = InvoiceId(

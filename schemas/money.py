@@ -1,8 +1,8 @@
 """
 Amounts of money: decimal text in JSON, whole minor units in the service.
 
-An amount is matched as ASCII text before any arithmetic, so that floats, exponents and thousands
-of digits are refused before they are rounded, expanded or computed with.
+An amount is matched as ASCII text before any arithmetic, so that exponents and thousands of digits
+are refused before they cost time, and nothing is rounded.
 """
 
 import re
@@ -42,7 +42,7 @@ _REFUSED = (
         "Must be written without an exponent in a string: 1000 instead of 1e3.",
     ),
 )
-"""What people write that is not an amount, and what is wrong with it."""
+"""Frequent mistakes in amounts, each with the message about it."""
 
 
 def split_amount(text: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from schemas.documented import documented
 
 
 class FieldErrorSchema(AnswerSchema):
-    """One thing that is wrong with the request."""
+    """One error in the request."""
 
     location = fields.String(
         validate=validate.OneOf(("body", "query", "path", "header")),

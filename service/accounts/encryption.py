@@ -1,8 +1,9 @@
 """
-Encryption of stored signing secrets, with a key from the environment, through `cryptography`.
+Encryption of stored signing secrets with `cryptography`, and the making of keys and secrets.
 
-A reader of the database, or of a backup, cannot sign in our name. Several keys may be given while
-one replaces another: the first encrypts, all of them decrypt.
+The key is in the environment, or in a file beside an SQLite database. A person who has the database
+alone cannot sign in our name. Several keys may be given while one replaces another: the first
+encrypts, all of them decrypt.
 """
 
 import os

@@ -2,8 +2,8 @@
 Reads requests through the declared schemas, and collects every field error.
 
 aiohttp-apispec's middleware calls this parser for each declared schema. Unlike webargs' own, it
-accepts only JSON as the standard defines it, refuses undeclared values instead of dropping them,
-and continues after a field error, so that one response lists all of them.
+accepts only JSON as the standard defines it, refuses undeclared and repeated values instead of
+dropping them, and continues after a field error, so that one response lists all of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -48,7 +48,7 @@ async def supervise(
     if not await wait_for_database(settings, stop):
         return 0
     if not is_development:
-        # Not in a worker: the first key is printed to standard output, which workers discard.
+        # Not in a worker: the first key is printed, and the output of workers is discarded.
         await create_first_account(settings)
     # Workers share their metrics in this folder, so that each can expose those of all workers.
     with tempfile.TemporaryDirectory(prefix="invoices-metrics-") as folder:

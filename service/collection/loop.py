@@ -24,7 +24,7 @@ from service.telemetry.tracing import SpanKind, Tracing
 log = logging.getLogger("invoices.collection")
 
 LEASE = timedelta(seconds=15)
-"""How long one step may take. After a crash, the next step begins after this time."""
+"""How long one step may take. After a crash, an invoice waits this long at most."""
 
 GRAIN = timedelta(milliseconds=20)
 """Steps are due at multiples of this, so that several of them share one statement."""

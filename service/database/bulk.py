@@ -1,10 +1,10 @@
 """
 Many rows in one statement, which is compiled and prepared once.
 
-SQLAlchemy would otherwise spend more time on the parameters of a row than the database on storing
-it. One statement for many rows releases the interpreter lock once instead of once for each row:
-under load, getting it back takes time. Databases prepare a statement once and reuse it, and one
-with parameters for each row is a different one for each number of rows.
+Otherwise SQLAlchemy would spend more time on the parameters of a row than the database on storing
+it. One statement for many rows releases the interpreter lock once, and not once for each row:
+under load, getting it back takes time. Databases prepare a statement once and reuse it; but a
+statement with parameters for each row is another statement for each number of rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
 ROWS_MAX = 64
-"""Rows in one statement: with twenty columns, far below the limit of parameters."""
+"""Rows in one statement: with twenty columns, far below the limit on parameters."""
 
 
 def insert_rows(

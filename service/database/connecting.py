@@ -18,10 +18,10 @@ from service.errors import StorageRefused, StorageUnavailable
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 5
 TRANSACTION_SECONDS = 10
-"""A transaction takes milliseconds; one that takes this long is not going to end."""
+"""A transaction usually takes milliseconds; one that takes longer than this is ended."""
 
 RECONNECT_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)
-"""How long no connection is tried after the first, second, … failure in sequence."""
+"""How long no connection is opened after the first, second, … failure in a row."""
 
 SETTINGS = {
     "application_name": "invoices",

@@ -1,5 +1,5 @@
 """
-The database: written to, read, listened to, closed, and logged while it is unavailable.
+The interface of a database: write, read, notify and close; outages are logged here.
 
 Work on it is an ordinary function of a connection and its arguments. The database decides in
 which thread or loop it runs.
@@ -24,19 +24,19 @@ log = logging.getLogger("invoices.storage")
 
 class Database(ABC):
     """
-    What the service stores in.
+    A database in which the service stores its data.
 
     One log line says when it becomes unavailable, and one when it is available again; the requests
     that fail in between are not logged, since their callers are informed. A database that can be
     read but not written to, because its disk is full for example, is unavailable too: that outage
-    ends with the next write, and no read ends it.
+    ends with the next successful write, and not with a read.
     """
 
     product: str
-    """Its name, and its version where that is a part of this program."""
+    """Its name, and its version if it is a library in this program."""
 
     has_one_writer: bool
-    """Whether transactions that write wait for each other, whatever they write."""
+    """Whether all transactions that write wait for each other."""
 
     def __init__(self) -> None:
         self._unavailable_since: float | None = None
@@ -49,8 +49,8 @@ class Database(ABC):
         Run *work* in a transaction and commit it; an exception rolls all of it back.
 
         Raises:
-            StorageUnavailable: if the database cannot be written to now. Where the
-                connection was lost during the commit, it may have been written all the same.
+            StorageUnavailable: if the database cannot be written to now. If the connection was
+                lost during the commit, the data may have been written nevertheless.
         """
         return await self._run(work, args, options, is_write=True)
 
@@ -84,7 +84,7 @@ class Database(ABC):
         """
         if self._has_failed_to_write:
             await self.write(self._probe_write)
-            # A probe changes no row, so that it did not count as a write yet.
+            # The probe changes no row, so `write` has not counted it as a successful write.
             await self._has_answered(has_written=True)
         else:
             await self.read(self._probe_read)

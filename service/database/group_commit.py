@@ -27,7 +27,7 @@ Work = Callable[[Connection, Sequence[Item]], Sequence[Result]]
 """Writes several items in one transaction and returns one result for each, in their order."""
 
 Batch = dict[Work[Any, Any], list[Any]]
-"""What one transaction writes: the work to be done, each with its items."""
+"""What one transaction writes: each kind of work with its items."""
 
 _Futures = dict[Work[Any, Any], list["asyncio.Future[Any]"]]
 """The futures of the results of a batch, in the order of its items."""
@@ -41,9 +41,9 @@ class GroupCommit:
 
     *observe_size* is called after each commit with the number of items that shared it.
 
-    Where the database has one writer, all work shares one transaction at a time. Elsewhere each
-    kind of work has transactions of its own, concurrent to the others: it does not wait for other
-    statements, and no two of our transactions lock the same rows in different orders.
+    If the database has one writer, all work shares one transaction at a time. Otherwise each kind
+    of work has its own transactions, which run at the same time as those of others: it does not
+    wait for other statements, and two of our transactions never lock rows in different orders.
     """
 
     def __init__(self, database: Database, observe_size: ObserveSize) -> None:
@@ -121,7 +121,7 @@ def run_batch(tx: Connection, batch: Batch) -> list[Sequence[Any]]:
     for work, items in batch.items():
         answers = work(tx, items)
         if len(answers) != len(items):
-            # Found before the commit: a caller would wait for its result for ever.
+            # Checked before the commit: otherwise a caller would wait for its result forever.
             raise AssertionError(f"{work.__name__} has not returned a result for every item")
         results.append(answers)
     return results

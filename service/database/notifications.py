@@ -1,7 +1,7 @@
 """
 Processes wake each other with LISTEN and NOTIFY, over a connection that does nothing else.
 
-A notification is sent after the commit and not in it, where it would make commits wait for each
+A notification is sent after the commit: inside the transaction, it would make commits wait for each
 other. It may be lost; the loops also poll.
 """
 
@@ -19,7 +19,7 @@ from service.errors import StorageUnavailable
 log = logging.getLogger("invoices.storage")
 
 NOTIFY_INTERVAL_SECONDS = 0.02
-"""The shortest time between two notifications: each of them locks the whole database shortly."""
+"""The shortest time between two notifications: each one locks the whole database for a moment."""
 
 IDLE_SECONDS = 30
 """How long the connection may be silent before a statement tests it."""
@@ -66,7 +66,7 @@ class Notifications:
     async def _listener(
         self, signals: Mapping[str, asyncio.Event]
     ) -> AsyncIterator[asyncpg.Connection]:
-        """A connection that sets *signals*; all of them at first, for what was missed before."""
+        """A connection that sets *signals*; first it sets all, as some may have been missed."""
         # A notification needs no durable commit.
         connection = await self._connector.connect(synchronous_commit="off")
         own_pid = connection.get_server_pid()

@@ -1,4 +1,4 @@
-"""Which database a URL means."""
+"""Opens the database that a URL names."""
 
 from service.database.engine import Database
 from service.database.postgres import PostgresDatabase

@@ -50,7 +50,7 @@ class SqliteDatabase(Database):
         self._joined: IO[bytes] | None = None
 
     def join(self) -> bool:
-        """As in every database: known from a lock on a file, which ends with its process."""
+        """See `Database.join`; processes hold a lock on a file, which ends with the process."""
         path = Path(f"{self._write_engine.url.database}-serving")
         self._joined = path.open("ab")
         try:
@@ -59,8 +59,8 @@ class SqliteDatabase(Database):
             is_alone = False
         else:
             is_alone = True
-        # Shared by all processes that have joined. It waits for one that found itself alone, which
-        # takes no lease before it has it as well.
+        # All processes that have joined hold the shared lock. This waits while another process has
+        # the exclusive one, which takes no lease before it has changed that to a shared one.
         fcntl.flock(self._joined, fcntl.LOCK_SH)
         return is_alone
 
@@ -125,7 +125,7 @@ def _in_transaction(
     args: tuple[Any, ...],
     options: Mapping[str, Any],
 ) -> tuple[T, bool]:
-    """Run *work*; its result, and whether it changed a row: without a change, no disk is used."""
+    """Run *work*; its result, and whether it changed a row: only a change is written to disk."""
     with engine.begin() as connection:
         connection.exec_driver_sql(begin).close()
         driver_connection: Any = connection.connection.dbapi_connection
@@ -153,7 +153,7 @@ def _open(url: str) -> Engine:
     """An engine whose connections are durable and begin no transaction by themselves."""
     engine = create_engine(
         url.replace("sqlite:", "sqlite+pysqlite:", 1),
-        # The driver would otherwise open transactions by rules of its own.
+        # Otherwise the driver would begin transactions by its own rules.
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
         pool_size=READER_COUNT,
     )

@@ -148,7 +148,7 @@ _TLS_TEXTS = {
     "WRONG_VERSION_NUMBER": "the port does not speak TLS",
     "TLSV1_ALERT_PROTOCOL_VERSION": "TLS 1.2 or newer is needed",
     "UNSUPPORTED_PROTOCOL": "TLS 1.2 or newer is needed",
-    "TLSV1_UNRECOGNIZED_NAME": "the receiver does not know the host name of the URL",
+    "TLSV1_UNRECOGNIZED_NAME": "the receiver does not know the name in the URL",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "the receiver shares no TLS version or cipher with us, or asks"
     " for a client certificate",
     "unable to get local issuer certificate": "unable to get local issuer certificate; its"

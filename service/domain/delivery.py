@@ -1,4 +1,4 @@
-"""A delivery, its attempts, and what follows from them: the values that travel."""
+"""The values that stand for a delivery, an attempt, and the decision that follows from it."""
 
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -11,7 +11,7 @@ from service.values import value
 @value(kw_only=True)
 class Delivery:
     """
-    The durable duty to bring one event to one receiver, as its lease holder knows it.
+    The durable duty to deliver one event to one receiver, as the holder of its lease sees it.
 
     *body* holds the exact bytes of every attempt. *sequence* numbers the events of an invoice
     from 1. *leased_until* is None where no lease is held.
@@ -62,7 +62,7 @@ class Dead:
 
 
 Decision = Delivered | Retry | Dead
-"""What follows from an attempt: the closed set of its ends."""
+"""What follows from an attempt."""
 
 _ANSWERED = frozenset(
     {AttemptOutcome.DELIVERED, AttemptOutcome.REFUSED, AttemptOutcome.INVALID_ANSWER}
@@ -72,10 +72,10 @@ _ANSWERED = frozenset(
 @value(kw_only=True)
 class Attempt:
     """
-    One HTTP request made for a delivery, what it came to, and what follows.
+    One HTTP request made for a delivery, its outcome, and the decision that follows.
 
-    *detail* says what was wrong, to the developer of the receiver. *response_body* holds the
-    beginning of what was answered, as text.
+    *detail* says what was wrong, for the developer of the receiver. *response_body* holds the
+    beginning of the body of the answer, as text.
     """
 
     delivery: Delivery
@@ -84,22 +84,22 @@ class Attempt:
     started_at: datetime
     ended_at: datetime
     duration_ms: int
-    """As it passed: the difference of the two instants, unless the clock was set between."""
+    """Elapsed time: the difference of the two instants, unless the clock was set in between."""
     status_code: int | None = None
     response_body: str | None = None
     outcome: AttemptOutcome
     detail: str | None = None
     decision: Decision
     held_until: datetime | None = None
-    """Until when the receiver asked to be left alone, with Retry-After."""
+    """Until when the receiver asked not to be called, with Retry-After."""
 
     @property
     def is_answered(self) -> bool:
         """
         Whether the receiver can take callbacks, even if it did not take this one.
 
-        One that fails (5xx) or is overloaded (429) cannot; one that refuses can. Of an address
-        that may not be called, and of a failure of ours, nothing is known against it.
+        A receiver that fails (5xx) or is overloaded (429) cannot; one that refuses can. A blocked
+        or lost attempt counts as true, because it shows nothing about the receiver.
         """
         if self.outcome in _ANSWERED:
             code = self.status_code or 0

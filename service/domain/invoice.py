@@ -1,4 +1,4 @@
-"""An invoice, what happens to it, and one step of its collection: the values that travel."""
+"""The values that stand for an invoice, its events, and one step of its collection."""
 
 from dataclasses import field
 from datetime import datetime
@@ -11,7 +11,7 @@ FIRST_LEASE_TOKEN = 1
 """The token of the lease that a row is inserted with."""
 
 CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "callback_url")
-"""The fields that make two invoices of the same id the same invoice."""
+"""Two invoices with one id are the same invoice if these fields are equal."""
 
 
 @value()
@@ -30,7 +30,7 @@ class Invoice:
 
     *decimals* is how many *total_minor* has; None where a version that did not store it wrote the
     row. *callbacks* is empty where the API user did not ask to be called. *lease_token* is
-    that of the lease that the holder of this value has: at first, of the first lease.
+    that of the lease under which this value was read or accepted.
     """
 
     account_id: str
@@ -58,7 +58,7 @@ class Event:
     Something that happened to an invoice.
 
     *callbacks* names the callbacks that it fires. Their schemas dump *content*, or the event
-    itself where there is none. *collector* names what made it happen.
+    itself where there is none. *collector* is the name of the collector that reported it.
     """
 
     description: str
@@ -72,7 +72,7 @@ class Event:
 @value(kw_only=True)
 class Step:
     """
-    What the collection of a leased invoice came to, or an event alone.
+    One step of the collection of a leased invoice, or an event alone.
 
     Without *status*, the event is recorded without the invoice's lease, and nothing else
     changes. *due_at* is when the collection continues; None once it has ended.

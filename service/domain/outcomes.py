@@ -5,7 +5,7 @@ from typing import Self
 
 
 class AttemptOutcome(StrEnum):
-    """What came of one HTTP request."""
+    """The classified result of one HTTP request."""
 
     meaning: str
     """The outcome in one sentence, for the developer of the receiver."""

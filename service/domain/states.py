@@ -1,15 +1,15 @@
 """
 The states of an invoice and of a delivery, and every legal move between them.
 
-If it changes a state, it stands in one of these tables. The statements of storage match on the
-states from which a move may start, so that an illegal one changes no row.
+Every change of a state is in one of these tables. The statements of storage match on the states
+from which a move may start, so that an illegal one changes no row.
 """
 
 from enum import StrEnum
 
 
 class Acceptance(StrEnum):
-    """What became of an invoice that was sent in."""
+    """The result of accepting an invoice: stored, known already, or known with other content."""
 
     STORED = "stored"
     REPLAYED = "replayed"
@@ -26,7 +26,7 @@ class InvoiceStatus(StrEnum):
 
 
 class DeliveryStatus(StrEnum):
-    """Whether the duty to bring an event to its URL still stands."""
+    """Whether an event still has to be delivered to its URL, and how the delivery ended."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -62,9 +62,9 @@ INVOICE_MOVES: dict[InvoiceStatus, frozenset[InvoiceStatus]] = {
 """
 From each state, the states that one step of the collection may write.
 
-`received` to `paid` is a step of its own: a collector that sends and is paid at once writes
-once. `sent` to `sent` is a collector that wants to be asked again. A failure before anything was
-sent is an invoice that could not be sent at all.
+From `received` to `paid`, the invoice was sent and paid in one step. From `sent` to `sent`, the
+collector wants to be called again. From `received` to `payment_failed`, the invoice could not be
+sent.
 """
 
 DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {

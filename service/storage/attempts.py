@@ -24,11 +24,11 @@ def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
     Runs inside *tx* and never commits it.
 
     Returns:
-        For each attempt False if its lease had already passed on. That is how a slow attempt
-        ends; nothing was written for it.
+        For each attempt False if its lease was no longer held, because the attempt took too
+        long; nothing was written for it.
 
     Raises:
-        Undecided: if some of several leases had passed on; see `leases`.
+        Undecided: if some of several leases were no longer held; see `leases`.
     """
     if not leases.give_up(tx, _settling, map(_change, made)):
         return [False]

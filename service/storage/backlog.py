@@ -1,9 +1,9 @@
 """
 The backlog: how many deliveries and collections are due or waiting, and since when.
 
-It is measured at every scrape, and there may be millions of rows. Origins are found one step of
-the index away from each other, counts end at a bound, and one origin is measured at a time, so
-that no plan scans all pending deliveries.
+It is measured at every scrape, and there may be millions of rows. Each origin is found by one index
+lookup from the one before, counts end at a bound, and one origin is measured at a time, so that no
+plan scans all pending deliveries.
 """
 
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ from service.storage.deliveries import is_first_of_its_invoice, is_pending, next
 from service.storage.tables import deliveries, invoices, origins
 
 COUNTED_MAX = 100_000
-"""Where counting ends: after 0.1 s on SQLite, 0.2 to 0.5 s on PostgreSQL."""
+"""Counting ends at this number: after 0.1 s on SQLite, 0.2 to 0.5 s on PostgreSQL."""
 
 ORIGINS_MAX = 10_000
-"""Origins that are measured, in the order of the database."""
+"""How many origins are measured at most, in the order of the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ Deliveries: inserted with their events, leased when they are due, released.
 Keeps invariant 5: a delivery is not leased while an earlier one of the same callback of its
 invoice is pending, so that the events of one invoice arrive in order.
 
-Due deliveries are found origin by origin, each one step of the index away from the one before.
-Finding those of the next origin costs the same, however many are pending for one.
+Due deliveries are found for one origin after the other. The next origin is found by one index
+lookup, whose cost does not depend on how many deliveries are pending for an origin.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ from service.storage.tables import (
 from service.values import value
 
 LOOK = 64
-"""Origins that one round looks at: a transaction of the only writer must stay short."""
+"""How many origins one round looks at: SQLite has one writer, so transactions must be short."""
 
 
 @value()
@@ -116,7 +116,7 @@ is_pending = deliveries.c.status == _PENDING
 
 
 def next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
-    """The first origin after *after* with pending deliveries: one step of the index."""
+    """The first origin after *after* with pending deliveries, by one index lookup."""
     pending = deliveries.alias("pending")
     return (
         select(func.min(pending.c.origin))
@@ -216,12 +216,12 @@ def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliverie
 
 def release(tx: Connection, leased: Sequence[DeliveryToRelease]) -> list[bool]:
     """
-    Give up leases without an attempt; False for one that had already passed on.
+    Give up leases without an attempt; False for one that was no longer held.
 
     Runs inside *tx* and never commits it.
 
     Raises:
-        Undecided: if some of several leases had passed on; see `leases`.
+        Undecided: if some of several leases were no longer held; see `leases`.
     """
     rows = [
         {
@@ -246,7 +246,7 @@ def _lease_due(tx: Connection, round_: LeaseRound) -> DueDeliveries:
     return DueDeliveries(
         deliveries=[_leased_delivery(row, round_.until) for row in rows],
         left_origins=frozenset(left),
-        next_due_at=min(_chances(looked, open_, round_.now), default=None),
+        next_due_at=min(_next_instants(looked, open_, round_.now), default=None),
         after=looked[-1].origin if len(looked) == round_.look else None,
         lost_count=sum(1 for row in rows if row["leased_until"]),
     )
@@ -258,7 +258,7 @@ def _is_open(origin: Row[Any], round_: LeaseRound) -> bool:
     return not is_held and origin.origin not in round_.held_origins
 
 
-def _chances(
+def _next_instants(
     looked: Sequence[Row[Any]], open_: Sequence[Row[Any]], now: datetime
 ) -> Iterator[datetime]:
     """When a delivery of the open origins is due next, and when the holds of the others end."""

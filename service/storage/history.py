@@ -99,7 +99,7 @@ def list_deliveries(
     """
     Up to *limit* deliveries of *account_id*, newest first, and the cursor of the next page.
 
-    A page starts behind the delivery whose id is *after*; the cursor is None on the last one.
+    A page starts after the delivery whose id is *after*; the cursor is None on the last page.
 
     Raises:
         UnknownCursor: if the account has no delivery *after*.
@@ -111,7 +111,8 @@ def list_deliveries(
         if key is None:
             return [], None
         query = query.where(deliveries.c.invoice_key == key)
-        # They are few. To use the order of the ids, SQLite would otherwise scan the whole account.
+        # An expression, so that SQLite finds the few deliveries by their invoice. For the order
+        # of the column, it would scan all deliveries of the account.
         id_ = deliveries.c.id.concat("")
     if after is not None:
         is_known = _of_account(account_id).where(deliveries.c.id == after)
@@ -124,7 +125,7 @@ def list_deliveries(
 
 
 def _of_account(account_id: str) -> Select[Any]:
-    # For both tables: the index by which an invoice is found begins with its account.
+    # Conditions on both tables, because the index of invoices begins with the account too.
     return _shown.where(deliveries.c.account_id == account_id, invoices.c.account_id == account_id)
 
 

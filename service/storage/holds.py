@@ -14,7 +14,7 @@ from service.storage.tables import microseconds, origins
 
 _asked = Given(origin=Text())
 _hold = select(origins.c.held_until).where(origins.c.origin == _asked.c.origin)
-# One by one: a join might read all holds, and most of them are over.
+# One lookup for each origin: a join might read all holds, and most of them are over.
 _still_held = select(_asked.c.origin).where(_hold.scalar_subquery() > bindparam("now"))
 
 _new = Given(origin=Text(), held_until=origins.c.held_until.type)

@@ -1,4 +1,4 @@
-"""Invoices as their account sees them: accepted once under each id, found, listed."""
+"""Invoices: accepted once under each id of an account, found, listed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ _content_of = attrgetter(*CONTENT)
 
 
 def differences(invoice: Invoice, stored: Mapping[str, Any]) -> list[str]:
-    """The columns in which *invoice* is another one than what is *stored* under its id."""
+    """The columns in which *invoice* differs from what is *stored* under its id."""
     return [name for name in CONTENT if getattr(invoice, name) != stored[name]]
 
 
@@ -87,8 +87,8 @@ def list_invoices(
     """
     Up to *limit* invoices of *account_id*, newest first, and the cursor of the next page.
 
-    With *invoice_id*, that one alone. A page starts behind the invoice whose id is *after*; the
-    cursor is None on the last one.
+    With *invoice_id*, that one alone. A page starts after the invoice whose id is *after*; the
+    cursor is None on the last page.
 
     Raises:
         UnknownCursor: if the account has no invoice *after*.

@@ -1,10 +1,10 @@
 """
-Leases: the time-bound sole right to work on a row, fenced by a token.
+Leases: the exclusive right to work on a row, limited in time and identified by a token.
 
-A row is leased exactly while its `leased_until` is in the future (invariant 2): nothing has to be
-cleaned up after a process that died. Every lease raises the `lease_token` of the row by one, and a
-write matches on the token of its own lease (invariant 3): a holder that outlived its lease changes
-nothing.
+Keeps invariants 2 and 3. A row is leased exactly while its `leased_until` is in the future: nothing
+has to be cleaned up after a process that was killed. Every lease raises the `lease_token` of the
+row by one, and a write matches on the token of its own lease: a holder whose lease has run out
+and was taken by another one changes nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ from service.storage.tables import deliveries, invoices
 
 class Undecided(Exception):
     """
-    Of several leases, some had passed on, and one statement cannot say which.
+    Some of several leases were no longer held, and one statement cannot say which.
 
     Nothing was written. Group commit halves the items until each is decided.
     """
@@ -96,7 +96,7 @@ def end_all(tx: Connection, now: datetime) -> int:
     Runs inside *tx* and never commits it.
 
     Returns:
-        How many those were.
+        How many leases were ended.
     """
     return sum(
         tx.execute(
@@ -114,10 +114,10 @@ def give_up(tx: Connection, statement: Update, rows: Iterable[Mapping[str, Any]]
     Run *statement*, made by `giving_up`, for all *rows*.
 
     Returns:
-        False if a single lease had passed on: nothing was written for it.
+        False if the only lease was no longer held: nothing was written for it.
 
     Raises:
-        Undecided: if some of several leases had passed on.
+        Undecided: if some of several leases were no longer held.
     """
     # In the same order in every process, so that two of them never wait for each other's rows.
     ordered = sorted(rows, key=_account_and_key)

@@ -16,7 +16,7 @@ from service.storage.history import DeliveryFilter
 from service.storage.tables import deliveries
 
 BATCH = 500
-"""Deliveries of one transaction: it occupies the only writer of SQLite for milliseconds."""
+"""Deliveries in one transaction, which blocks other writers of SQLite for milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """
 Retention: deliveries that were settled long ago are removed, a batch at a time.
 
-Pending deliveries stay, and so do invoices and their events: they are the account's books, and
-show which ids were used. Deliveries are in the order of their creation, and none is settled
-before that, so that the old ones are found by their ids.
+Pending deliveries stay, and so do invoices and their events: they are records of the account, and
+show which ids were used. The ids of deliveries are in the order of their creation, and a delivery
+is settled after its creation, so that old ones are found by their ids.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from service.domain.states import SETTLED
 from service.storage.tables import attempts, deliveries, origins
 
 BATCH = 200
-"""Deliveries of one transaction: other writers wait for it, some milliseconds."""
+"""Deliveries in one transaction, which blocks other writers for some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPosition:
-    """How far a sweep is: after the delivery *after* of an account."""
+    """Where the next batch of a sweep begins: after the delivery *after* of an account."""
 
     account_id: str = ""
     after: str = ""
@@ -41,7 +41,7 @@ def sweep(tx: Connection, position: SweepPosition, settled_before: datetime) -> 
     """
     Remove those of the next `BATCH` deliveries after *position* that were *settled_before*.
 
-    Their attempts are removed with them. The accounts follow each other.
+    Their attempts are removed with them. A sweep goes through one account after the other.
 
     Runs inside *tx* and never commits it.
     """

@@ -17,9 +17,9 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 async def migrate(database: Database) -> tuple[str | None, str | None]:
     """
-    Apply what is missing, in one transaction; on the newest schema it changes nothing.
+    Apply the missing migrations in one transaction; on the newest schema, change nothing.
 
-    Processes that do so at the same time wait for each other.
+    Processes that migrate at the same time wait for each other.
 
     Returns:
         The revision before and the revision now; None stands for an empty database.

@@ -91,11 +91,11 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     Runs inside *tx* and never commits it.
 
     Returns:
-        For each step its deliveries as they were inserted, leased or not; None if its lease had
-        already passed on, and nothing was written.
+        For each step its deliveries as they were inserted, leased or not; None if its lease was
+        no longer held, and nothing was written.
 
     Raises:
-        Undecided: if some of several leases had passed on; see `leases`.
+        Undecided: if some of several leases were no longer held; see `leases`.
     """
     if not leases.give_up(tx, _moving, starmap(_move, items)):
         return [None]
@@ -116,8 +116,8 @@ def record_events(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[
     """
     Write events and their deliveries without holding the leases of the invoices.
 
-    A step of the collection that is under way loses its lease: it would number its event like
-    this one. The invoice is then leased anew.
+    The invoice loses its lease: a step of its collection in progress would otherwise give its event
+    the same sequence number. The invoice is then leased again.
 
     Runs inside *tx* and never commits it.
 

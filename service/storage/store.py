@@ -1,8 +1,9 @@
 """
-The store: which work shares transactions, and what is signalled after a commit.
+The store: it decides which writes share transactions, and which signals follow a commit.
 
-It calls no loop: a loop that has free capacity calls the store with `leased_until`, and starts the
-row that was committed leased. For every other due row it sets a signal.
+It calls no loop. A loop that has free capacity calls the store with `leased_until`, and itself
+starts work on the row that was committed with a lease. For every other due row the store sets a
+signal.
 """
 
 import asyncio
@@ -44,7 +45,7 @@ Page = tuple[list[dict[str, Any]], str | None]
 
 class Store:
     """
-    Everything durable.
+    All operations on the stored data.
 
     Each method that writes returns after its commit. It raises StorageUnavailable if the database
     cannot be written to; nothing was stored then. *observe_size* is called after each shared
@@ -71,7 +72,7 @@ class Store:
         """
         End the leases of processes that were killed, if this is the only one that takes any.
 
-        To be called before a lease is taken. Otherwise they run out.
+        Must be called before this process takes a lease. If there are others, the leases run out.
         """
         if self._database.join() and (count := await self._write(leases.end_all, now)):
             log.info("leases.ended", extra={"fields": {"count": count}})
@@ -97,7 +98,7 @@ class Store:
 
         Returns:
             The deliveries as they were inserted: the caller is to attempt those that are leased.
-            None if the lease of the invoice had passed on, and nothing was written.
+            None if the lease of the invoice was no longer held, and nothing was written.
         """
         inserted = await self._commits.run(steps.take_steps, (step, new))
         if inserted is not None:
@@ -118,7 +119,7 @@ class Store:
         return await self._commits.run(deliveries.lease_due, round_)
 
     async def settle(self, attempt: Attempt) -> bool:
-        """Record *attempt* and what follows from it; False if its lease had passed on."""
+        """Record *attempt* and what follows from it; False if its lease was lost."""
         is_settled = await self._commits.run(attempts.settle, attempt)
         if is_settled and (
             self._have_followers or attempt.decision.status is DeliveryStatus.PENDING
@@ -155,8 +156,8 @@ class Store:
         Make all *wanted* deliveries pending again; yields the count of each batch.
 
         Each batch is committed by itself. If the caller stops, some deliveries are pending and
-        the others unchanged: the same request continues. Of one account, only one filter is
-        worked on at a time, because its commits delay others.
+        the others unchanged; calling it again continues. Redeliveries of one account wait for each
+        other, because their commits delay other writes.
         """
         batch = redelivery.Redelivered(0, after="")
         async with self._redelivering.setdefault(account_id, asyncio.Lock()):
@@ -168,7 +169,7 @@ class Store:
                 yield batch.count
 
     def _signal(self, name: str) -> None:
-        """Wake the loops of every process: a row is due that no process holds."""
+        """Wake the loops of every process, because a row is due that is not leased."""
         self._signals[name].set()
         self._database.notify(name)
 

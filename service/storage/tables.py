@@ -1,5 +1,5 @@
 """
-The tables, as SQLAlchemy Core sees them; `migrations/` creates them and a test compares the two.
+The tables in SQLAlchemy Core; `migrations/` creates them, and a test compares the two.
 
 Instants are whole microseconds since 1970 in UTC and money is whole minor units, so that
 SQLite and PostgreSQL hold, compare and index exactly the same values.

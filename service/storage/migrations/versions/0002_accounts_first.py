@@ -52,7 +52,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away again; what the accounts own stays as it is."""
+    """Remove the account from the keys; no row is lost."""
     _drop_indexes("invoices_due", "deliveries_event", "deliveries_due", "deliveries_dead")
     for table, columns in (
         ("invoices", ["key"]),

@@ -1,4 +1,4 @@
-"""Accounts, with the keys that let them in and the secrets that sign for them."""
+"""Accounts, their API keys and their signing secrets."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make their tables."""
+    """Make the tables."""
     op.create_table(
         "accounts",
         sa.Column("id", sa.Text(), primary_key=True),

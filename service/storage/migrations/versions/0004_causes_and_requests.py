@@ -1,4 +1,4 @@
-"""Attempts tell why they were made, and invoices by which request they came."""
+"""Attempts have a cause, and invoices the id and the trace of the request that created them."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add what earlier versions can be said to have done: an event first, then retries."""
+    """Add the columns; of attempts that exist, the first gets the cause `event`, others `retry`."""
     op.add_column("invoices", sa.Column("request_id", sa.Text()))
     op.add_column("invoices", sa.Column("traceparent", sa.Text()))
     op.add_column("deliveries", sa.Column("cause", sa.Text()))
@@ -27,7 +27,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget it again; what is pending because of a redelivery stays pending."""
+    """Remove the columns; deliveries that are pending because of a redelivery stay pending."""
     _drop("invoices", "request_id", "traceparent")
     _drop("deliveries", "cause")
     _drop("attempts", "cause")

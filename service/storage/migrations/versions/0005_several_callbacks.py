@@ -52,7 +52,7 @@ def _is_sqlite() -> bool:
 
 
 def _quote() -> str:
-    """What makes a text JSON here, without changing a list by blanks between its elements."""
+    """The function of this database that makes a text a JSON string."""
     return "json_quote" if _is_sqlite() else "to_json"
 
 
