@@ -152,10 +152,10 @@ async def running(
             await service.store.end_stale_leases(edges.clock.now())
         drain_seconds = settings.drain_timeout.total_seconds()
         async with (
-            running_loops(service.loops, drain_seconds=drain_seconds) as loops,
+            running_loops(service.loops, drain_seconds=drain_seconds) as failed,
             _serving(service, settings, process, operations) as port,
         ):
-            yield Running(port, database.product, loops.failed)
+            yield Running(port, database.product, failed)
 
 
 def assemble(

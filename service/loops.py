@@ -92,25 +92,18 @@ class Loop(ABC):
         return round_.wait
 
 
-@dataclass(frozen=True, slots=True)
-class RunningLoops:
-    """Loops that run; *failed* is done once one has ended, which before the drain is a failure."""
-
-    failed: asyncio.Future[None]
-
-    def is_ready(self) -> bool:
-        """Whether all of them still run."""
-        return not self.failed.done()
-
-
 @asynccontextmanager
 async def running_loops(
     loops: Sequence[Loop], *, drain_seconds: float
-) -> AsyncIterator[RunningLoops]:
-    """Run *loops* inside the block, and drain them at its end, for *drain_seconds* at most."""
+) -> AsyncIterator[asyncio.Future[None]]:
+    """
+    Run *loops* inside the block, and drain them at its end, for *drain_seconds* at most.
+
+    The future is done once one of them has ended, which before the drain is a failure.
+    """
     tasks = [asyncio.create_task(loop.run()) for loop in loops]
     try:
-        yield RunningLoops(_first_to_end(tasks))
+        yield _first_to_end(tasks)
     finally:
         await _drain(list(zip(loops, tasks, strict=True)), drain_seconds)
 

@@ -74,7 +74,7 @@ class Exposition:
         if self._reading is not None:
             _, unfinished = await asyncio.wait([self._reading], timeout=BACKLOG_TIMEOUT_SECONDS)
             if unfinished:
-                self._metrics.storage_is_away()
+                self._metrics.storage_unavailable()
 
     async def _read_backlog(self) -> None:
         try:
@@ -84,9 +84,9 @@ class Exposition:
             self._metrics.storage_answered(asdict(backlog))
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-            self._metrics.storage_is_away()
+            self._metrics.storage_unavailable()
         except Exception:  # without a backlog, the other metrics are answered all the same
             log.exception("backlog.failed")
-            self._metrics.storage_is_away()
+            self._metrics.storage_unavailable()
         finally:
             self._reading = None

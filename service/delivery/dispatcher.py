@@ -238,7 +238,7 @@ class Dispatcher(Loop):
         now, origin = attempt.ended_at, slot.delivery.origin
         if attempt.held_until:
             self._origins.cool_down(origin, now, attempt.held_until)
-        self._origins.end(slot, now, is_answering=attempt.is_answered)
+        self._origins.end(slot, now, is_answering=attempt.is_receiver_available)
         if self._origins.is_cooling_down(origin, now):
             self._release_all(self._origins.take_back(origin))
         self._signal_capacity(origin)

@@ -20,7 +20,7 @@ from aiohttp import AddrInfoType
 
 from service.delivery.egress import RECEIVE_BUFFER_BYTES, AddressDenied, EgressPolicy
 
-_log = logging.getLogger("invoices.delivery")
+log = logging.getLogger("invoices.delivery")
 
 HEAD_LIMIT = 16 * 1024
 """Bytes that the head of the proxy's answer may have."""
@@ -124,7 +124,7 @@ class Proxy:
         if self._warned_at is None or now - self._warned_at >= WARNING_SECONDS:
             self._warned_at = now
             fields = {"proxy": f"{self.host}:{self.port}", "detail": str(failure)}
-            _log.warning("proxy.failed", extra={"fields": fields})
+            log.warning("proxy.failed", extra={"fields": fields})
 
 
 async def _read_status_line(opened: socket.socket) -> str:

@@ -94,7 +94,7 @@ class Attempt:
     """Until when the receiver asked not to be called, with Retry-After."""
 
     @property
-    def is_answered(self) -> bool:
+    def is_receiver_available(self) -> bool:
         """
         Whether the receiver can take callbacks, even if it did not take this one.
 

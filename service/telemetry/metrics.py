@@ -165,7 +165,7 @@ class Metrics:
         """Expose what waits in the database, by the names of `BACKLOG_GAUGES`."""
         self._looked_up.backlog = backlog
 
-    def storage_is_away(self) -> None:
+    def storage_unavailable(self) -> None:
         """Expose that the database does not answer, and expose no backlog."""
         self._looked_up.backlog = None
 

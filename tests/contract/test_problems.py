@@ -202,10 +202,10 @@ async def test_unknown_cursor_is_a_field_error(api, path):
 @pytest.mark.parametrize("number", range(3))
 async def test_readiness_is_a_problem_once_a_loop_has_ended(api, service, clock, number):
     """A service that accepts but does not deliver says so."""
-    async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS) as loops:
+    async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS) as failed:
         await clock.parked()
         service.loops[number].drain()
-        await loops.failed
+        await failed
 
         assert {"status": "ok"} == await (await api.get("/healthz")).json()
         await problem_of(await api.get("/readyz"), 503)

@@ -230,8 +230,8 @@ class Process:
             await self.service.signing_secrets.check()
             self.service.store.listen()
             drain_seconds = self._world.settings.drain_timeout.total_seconds()
-            async with running_loops(self.service.loops, drain_seconds=drain_seconds) as loops:
-                loops.failed.add_done_callback(self._loop_has_ended)
+            async with running_loops(self.service.loops, drain_seconds=drain_seconds) as failed:
+                failed.add_done_callback(self._loop_has_ended)
                 await self._stop.wait()
                 if self._serving:
                     await asyncio.wait(self._serving)

@@ -30,7 +30,7 @@ def test_what_a_receiver_can_take_is_known_from_its_answer(expected, outcome, st
     """One that fails or is overloaded is probed; one that refuses is not, nor after our failure."""
     attempt = an_attempt(LEASED, outcome, Retry(SECOND), status_code=status_code)
 
-    assert expected is attempt.is_answered
+    assert expected is attempt.is_receiver_available
 
 
 def test_an_attempt_has_the_next_number():

@@ -149,8 +149,8 @@ async def test_loops_are_drained_one_after_the_other():
     first.drain = lambda: (Hanging.drain(first), first.may_end.set())
     second.drain = lambda: (seen.append(first.is_draining_at_its_end), second.may_end.set())
 
-    async with running_loops((first, second), drain_seconds=60) as beside:
-        assert beside.is_ready()
+    async with running_loops((first, second), drain_seconds=60) as failed:
+        assert not failed.done()
 
     assert seen[0]
 
@@ -170,11 +170,11 @@ async def test_a_drain_that_takes_too_long_stops_all_loops(caplog, count):
 
 
 async def test_a_loop_that_ends_by_itself_is_reported():
-    """The process is not ready any more, and the failure is set."""
+    """The future is done, and the process can end."""
     ending, running = Hanging(), Hanging()
     ending.may_end.set()
 
-    async with running_loops((ending, running), drain_seconds=0) as beside:
-        await beside.failed
+    async with running_loops((ending, running), drain_seconds=0) as failed:
+        await failed
 
-        assert not beside.is_ready()
+        assert failed.done()

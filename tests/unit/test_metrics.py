@@ -204,7 +204,7 @@ def test_a_backlog_is_exposed_while_the_database_is_available(metrics):
         for name in ("deliveries_due", "oldest_due_delivery_age_seconds")
     ]
 
-    metrics.storage_is_away()
+    metrics.storage_unavailable()
 
     assert not names & set(samples_of(metrics))
 
