@@ -1,5 +1,5 @@
 """
-Every error that the service raises on purpose, split by who can act on it.
+Errors that cross packages, split by who can act on them.
 
     InvoicesError
     ├── ConfigurationError        the operator: the service does not start
@@ -8,7 +8,7 @@ Every error that the service raises on purpose, split by who can act on it.
     │   └── DeclarationError        the declaration of a callback
     │       └── ExpressionError       a runtime expression that does not parse
     ├── RequestError              the caller: becomes a problem document
-    │   ├── MalformedRequest        not JSON
+    │   ├── MalformedRequest        not HTTP or not JSON
     │   ├── RequestTimedOut         the body did not arrive in time
     │   ├── RequestTooLarge         the body is larger than the limit
     │   ├── UnsupportedMedia        not application/json
@@ -100,7 +100,7 @@ class RequestError(InvoicesError):
 
 
 class MalformedRequest(RequestError):
-    """The body is not valid JSON."""
+    """The request is not valid HTTP, or its body is not valid JSON."""
 
 
 class RequestTimedOut(RequestError):
