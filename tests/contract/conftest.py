@@ -1,4 +1,4 @@
-"""The service on a database of its own, as it is wired: asked in process, or over a socket."""
+"""The wired service on its own database, called in process or over a socket."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PATIENCE_SECONDS = 20
 
 
 class FaultyDatabase(SqliteDatabase):
-    """SQLite; what *fault* returns for the work of a transaction is raised in its place."""
+    """SQLite; an error that *fault* returns for the work of a transaction is raised instead."""
 
     @staticmethod
     def fault(_work):
-        """Nothing fails, unless a test says so."""
+        """No transaction fails unless a test replaces this function."""
 
     async def write(self, work, *args, **options):
         """As it is, unless it fails."""
@@ -49,7 +49,7 @@ class FaultyDatabase(SqliteDatabase):
 
 @pytest.fixture
 def settings():
-    """The settings: receivers are judged as in production."""
+    """The default settings: receivers are checked as in production."""
     return Settings()
 
 
@@ -61,19 +61,19 @@ def process():
 
 @pytest.fixture
 def metrics():
-    """What is counted."""
+    """The metrics of the service."""
     return Metrics("1.2.3")
 
 
 @pytest.fixture
 def clock():
-    """The clock of everything."""
+    """The clock of the whole service."""
     return ManualClock(START)
 
 
 @pytest.fixture
 def receivers():
-    """Every receiver there is."""
+    """The fake of all receivers."""
     return FakeReceivers()
 
 
@@ -94,13 +94,13 @@ def document():
 
 @pytest.fixture
 def served_document():
-    """What the application serves as its document: only its own tests need the real one."""
+    """A short document to serve: only the tests of the document need the real one."""
     return {"openapi": "3.1.0"}
 
 
 @pytest.fixture
 def assembled(settings, process, metrics, clock, receivers, database, served_document):
-    """Wires the service, with other settings, operations or edges if a test gives some."""
+    """Wires the service; a test may pass other settings, operations or edges."""
 
     def make(settings=settings, operations=OPERATIONS, document=served_document, **edges):
         usual = {
@@ -119,7 +119,7 @@ def assembled(settings, process, metrics, clock, receivers, database, served_doc
 
 @pytest.fixture
 def service(assembled):
-    """The service; a test that wants its loops runs them."""
+    """The service; its loops run only if a test starts them."""
     return assembled()
 
 
@@ -131,19 +131,19 @@ def store(service):
 
 @pytest.fixture
 def dependencies(service):
-    """What the application of these tests is made of."""
+    """The dependencies of the application."""
     return service.dependencies
 
 
 @pytest.fixture
 async def api(aiohttp_client, dependencies):
-    """Asks the application in process."""
+    """A client of the application in process."""
     return await aiohttp_client(make_application(dependencies))
 
 
 @pytest.fixture
 async def dev_api(aiohttp_client, assembled):
-    """Asks the application as `--dev` has it: receivers may be anywhere."""
+    """A client of the application in development mode, which permits receivers at any address."""
     dependencies = assembled(for_development(Settings())).dependencies
     return await aiohttp_client(make_application(dependencies))
 
@@ -159,7 +159,7 @@ class Wire:
         return await asyncio.open_connection(HOST, self.port)
 
     async def talk(self, *pieces):
-        """Send *pieces* and return everything that is answered until the service hangs up."""
+        """Send *pieces*; returns all that the service sends until it closes the connection."""
         reader, writer = await self.connect()
         answer = bytearray()
         try:
@@ -170,7 +170,7 @@ class Wire:
                 while some := await reader.read(2**16):
                     answer += some
         except ConnectionError:
-            # It hung up without reading all: what it said before that counts.
+            # It closed the connection without reading all: what it sent before that counts.
             pass
         finally:
             writer.close()
@@ -188,7 +188,7 @@ async def listening(dependencies, **limits):
 
 @pytest.fixture
 def short_linger(monkeypatch):
-    """What is left of refused requests is thrown away for a moment only."""
+    """Shortens the time in which the service discards the rest of refused requests."""
     monkeypatch.setattr(server_module, "LINGER_SECONDS", 0.05)
 
 

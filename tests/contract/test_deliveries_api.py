@@ -1,4 +1,4 @@
-"""`/deliveries`: why a callback did not come, attempt by attempt."""
+"""`/deliveries`: deliveries with their attempts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def ids_of(api, path, **params):
 
 
 async def test_pending_delivery_is_shown(api, store):
-    """A delivery that waits says when its next attempt may be made."""
+    """A pending delivery is shown with the time at which its next attempt is due."""
     await add_delivery(store)
     expected = {
         "id": "msg_1",
@@ -48,8 +48,8 @@ async def test_pending_delivery_is_shown(api, store):
     assert expected == await (await api.get("/deliveries/msg_1")).json()
 
 
-async def test_delivered_delivery_tells_its_attempt(api, store):
-    """What was answered stands with the attempt, and nothing is due any more."""
+async def test_delivered_delivery_shows_its_attempt(api, store):
+    """A delivered delivery shows the response of its attempt, and no due time."""
     await add_delivery(store)
     await store.settle(delivered(await lease_delivery(store), at=START + SECOND))
     expected = {
@@ -69,8 +69,8 @@ async def test_delivered_delivery_tells_its_attempt(api, store):
     assert "2026-01-31T12:00:01.000Z" == shown["settled_at"]
 
 
-async def test_dead_delivery_says_why(api, store):
-    """The reason of a dead delivery is one of a closed set."""
+async def test_dead_delivery_shows_its_reason(api, store):
+    """A dead delivery is shown with its reason."""
     await add_delivery(store)
     leased = await lease_delivery(store)
     await store.settle(failed(leased, status=DeliveryStatus.DEAD, reason=DeadReason.GONE))
@@ -80,7 +80,7 @@ async def test_dead_delivery_says_why(api, store):
 
 
 async def test_attempts_are_shown_in_order(api, store):
-    """The story of a delivery is told from its first attempt."""
+    """The attempts of a delivery are listed in order, the first one first."""
     await add_delivery(store)
     await store.settle(failed(await lease_delivery(store), due_at=START))
     await store.settle(delivered(await lease_delivery(store)))
@@ -92,7 +92,7 @@ async def test_attempts_are_shown_in_order(api, store):
 
 @pytest.mark.parametrize("path", ["/deliveries/msg_1", "/deliveries/msg_1/"])
 async def test_unknown_delivery_is_not_found(api, path):
-    """There is no such delivery."""
+    """An unknown delivery is 404."""
     answer = await api.get(path)
 
     assert 404 == answer.status
@@ -100,7 +100,7 @@ async def test_unknown_delivery_is_not_found(api, path):
 
 
 async def test_delivery_of_another_account_is_not_found(api, store):
-    """What belongs to somebody else looks like what does not exist."""
+    """A delivery of another account is 404, like an unknown one."""
     await add_delivery(store, account_id="other")
 
     assert 404 == (await api.get("/deliveries/msg_1")).status
@@ -108,8 +108,8 @@ async def test_delivery_of_another_account_is_not_found(api, store):
 
 
 @pytest.mark.parametrize("id_", ["%00", "%0d%0a", "a" * 201])
-async def test_id_that_no_delivery_has_is_refused(api, id_):
-    """An id with control characters cannot be one of ours."""
+async def test_invalid_delivery_id_is_refused(api, id_):
+    """An id that is too long or has control characters is refused."""
     answer = await api.get(f"/deliveries/{id_}")
 
     assert 422 == answer.status
@@ -120,7 +120,7 @@ async def test_id_that_no_delivery_has_is_refused(api, id_):
 
 @pytest.mark.parametrize("path", ["/invoices/1/deliveries", "/invoices/1/deliveries/"])
 async def test_deliveries_of_an_invoice_are_listed_newest_first(api, store, path):
-    """All that an invoice's receiver was sent, the last first."""
+    """The deliveries of an invoice are listed, the newest first."""
     await add_two_events(store, "1")
     await add_delivery(store, "2")
 
@@ -128,7 +128,7 @@ async def test_deliveries_of_an_invoice_are_listed_newest_first(api, store, path
 
 
 async def test_invoice_without_callback_has_no_deliveries(api):
-    """Nobody asked to be called: that is an empty list, not an error."""
+    """An invoice without a callback URL has an empty list of deliveries."""
     await api.post("/invoices/", json={"id": "1", "customer": "c", "total": "1"})
 
     assert [] == await ids_of(api, "/invoices/1/deliveries")
@@ -136,7 +136,7 @@ async def test_invoice_without_callback_has_no_deliveries(api):
 
 @pytest.mark.parametrize("path", ["/deliveries", "/deliveries/"])
 async def test_deliveries_are_listed_newest_first(api, store, path):
-    """The newest delivery is on top."""
+    """The list begins with the newest delivery."""
     for number in "123":
         await add_delivery(store, number)
 
@@ -144,7 +144,7 @@ async def test_deliveries_are_listed_newest_first(api, store, path):
 
 
 async def test_pages_follow_each_other(api, store):
-    """Page after page shows every delivery once."""
+    """The pages show every delivery once."""
     for number in "12345":
         await add_delivery(store, number)
     seen, after = [], {}
@@ -175,8 +175,8 @@ async def test_pages_follow_each_other(api, store):
         (["msg_2", "msg_1"], {"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59Z"}),
     ],
 )
-async def test_filters_narrow(api, store, expected, params):
-    """Every filter narrows the list, and all of them together."""
+async def test_filters_select_deliveries(api, store, expected, params):
+    """Each filter selects deliveries, and several filters are combined."""
     await add_delivery(store, "1")
     await store.settle(delivered(await lease_delivery(store)))
     await add_delivery(store, "2", origin=TWO, at=START + timedelta(minutes=1))
@@ -201,8 +201,8 @@ async def test_filters_narrow(api, store, expected, params):
         ("/reason", "reason=gone"),
     ],
 )
-async def test_filter_that_means_nothing_is_refused(api, expected, query):
-    """A filter that is not understood is told, not ignored."""
+async def test_invalid_filter_is_refused(api, expected, query):
+    """An invalid filter is a field error, and is not ignored."""
     answer = await api.get(f"/deliveries?{query}")
 
     assert 422 == answer.status
@@ -211,9 +211,9 @@ async def test_filter_that_means_nothing_is_refused(api, expected, query):
     ]
 
 
-async def test_every_mistake_of_a_filter_is_told(api):
-    """A wrong origin is told beside a wrong status, and not after it was repaired."""
+async def test_every_field_error_of_a_filter_is_reported(api):
+    """A wrong origin and a wrong status are reported in one response."""
     response = await api.get("/deliveries", params={"status": "foo", "origin": "zz"})
 
-    told = (await response.json())["errors"]
-    assert {"/status", "/origin"} == {one["pointer"] for one in told}
+    errors = (await response.json())["errors"]
+    assert {"/status", "/origin"} == {one["pointer"] for one in errors}

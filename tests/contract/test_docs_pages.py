@@ -1,4 +1,4 @@
-"""The pages at /api/docs: the document in two forms, Swagger UI, the kinds of problems."""
+"""The pages at /api/docs: the document as JSON and YAML, Swagger UI, and the problem types."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def served_document(document):
 
 
 async def test_document_is_served_as_json(api):
-    """What the command line prints is what is served."""
+    """The served document equals the one that the command line prints."""
     answer = await api.get("/api/docs/openapi.json")
 
     assert 200 == answer.status
@@ -29,7 +29,7 @@ async def test_document_is_served_as_json(api):
 
 
 async def test_document_is_served_as_yaml(api):
-    """The YAML form says the same, without references inside the file."""
+    """The YAML document equals the JSON document and has no anchors or aliases."""
     answer = await api.get("/api/docs/openapi.yaml")
     text = await answer.text()
 
@@ -40,7 +40,7 @@ async def test_document_is_served_as_yaml(api):
 
 @pytest.mark.parametrize("path", ["/api/docs", "/api/docs/"])
 async def test_page_is_self_contained(api, path):
-    """The page loads nothing from elsewhere and sends the document to nobody."""
+    """The page loads nothing from elsewhere and sends the document to no other server."""
     answer = await api.get(path)
     text = await answer.text()
     loaded = re.findall(r'(?:src|href)="([^"]+)"', text)
@@ -55,7 +55,7 @@ async def test_page_is_self_contained(api, path):
 
 
 async def test_every_kind_of_problem_is_explained(api):
-    """The type of a problem document leads to a place of its own."""
+    """The page has an anchor for each problem type."""
     text = await (await api.get("/api/docs/problems")).text()
 
     assert [] == [name for _, name, _ in PROBLEMS.values() if f'id="{name}"' not in text]
@@ -76,7 +76,7 @@ async def test_pages_work_with_the_trailing_slash(api, path):
     ],
 )
 async def test_files_outside_the_page_are_not_served(api, path):
-    """The page's folder is as far as a path reaches."""
+    """A path cannot leave the folder of the page."""
     answer = await api.get(path)
 
     assert answer.status in {403, 404}

@@ -1,4 +1,4 @@
-"""The document in the forms that generators, viewers and people can use."""
+"""The document works in code generators, in viewers and for readers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def document():
 
 @pytest.fixture
 async def site(aiohttp_client, tmp_path):
-    """Asks the service, wired as it is in development mode; no test here needs its database."""
+    """A client of the service in development mode; no test here needs its database."""
     edges = Edges(
         database=SqliteDatabase(f"sqlite:///{tmp_path}/invoices.db"),
         sender=FakeReceivers(),
@@ -38,18 +38,18 @@ async def site(aiohttp_client, tmp_path):
 
 
 def schema(document, name):
-    """The schema that has *name*."""
+    """The schema named *name*."""
     return document["components"]["schemas"][name]
 
 
 def callback(document):
-    """The operation that a receiver builds."""
+    """The operation that a receiver implements."""
     (item,) = document["paths"]["/invoices/"]["post"]["callbacks"]["invoice_notification"].values()
     return item["post"]
 
 
 def test_total_is_a_string_or_a_double(document):
-    """Generators that know one type for each schema read the amount as one of two schemas."""
+    """The amount is `anyOf` two schemas, because generators expect one type in each schema."""
     total = schema(document, "InvoiceRequest")["properties"]["total"]
     text, number = total["anyOf"]
 
@@ -60,7 +60,7 @@ def test_total_is_a_string_or_a_double(document):
 
 
 def test_ok_is_a_plain_boolean(document):
-    """A boolean with an enum is no boolean in Java; the rule stands in words and in the example."""
+    """`ok` has no enum, which Java generators cannot read; its description has the rule."""
     ok = schema(document, "InvoiceEventReceived")["properties"]["ok"]
 
     assert {"type", "description", "example"} == set(ok)
@@ -70,16 +70,16 @@ def test_ok_is_a_plain_boolean(document):
     assert {"ok": ["Must be true."]} == InvoiceEventReceivedSchema().validate({"ok": False})
 
 
-def test_no_status_of_an_answer_is_a_class(document):
-    """`2XX` is no number in a generated program, and viewers sort it behind 410."""
+def test_no_response_has_a_status_range(document):
+    """The document has no `2XX`: generated code needs a number, and viewers sort it behind 410."""
     assert ["200", "410", "default"] == list(callback(document)["responses"])
     for operations in document["paths"].values():
         for operation in operations.values():
             assert all(status.isdigit() for status in operation["responses"])
 
 
-def test_the_answers_say_what_every_status_leads_to(document):
-    """What counts is still any 2xx, and each class of failures is explained."""
+def test_the_responses_explain_every_class_of_status(document):
+    """Any 2xx acknowledges the event, and each class of failures is explained."""
     answers = callback(document)["responses"]
 
     assert "Every other 2xx counts too." in answers["200"]["description"]
@@ -88,8 +88,8 @@ def test_the_answers_say_what_every_status_leads_to(document):
     assert "Retry-After" in answers["default"]["headers"]
 
 
-def test_schemas_have_the_names_that_clients_want(document):
-    """Generated clients name their classes after the schemas."""
+def test_schemas_have_names_for_generated_classes(document):
+    """Schemas have good names, because generated clients use them for classes."""
     named = set(document["components"]["schemas"])
 
     assert {
@@ -112,12 +112,12 @@ def test_schemas_have_the_names_that_clients_want(document):
     ],
 )
 def test_summaries_are_the_terms_of_the_field(document, expected, method, path):
-    """Summaries are headings in viewers and in generated documentation."""
+    """Summaries use the terms of the field, because viewers show them as headings."""
     assert expected == document["paths"][path][method]["summary"]
 
 
 def test_a_redelivered_delivery_is_shown_pending(document):
-    """The example of the answer to a redelivery is what that answers."""
+    """The example of the response to a redelivery is a pending delivery."""
     answer = document["paths"]["/deliveries/{id}/redeliver"]["post"]["responses"]["202"]
     example = answer["content"]["application/json"]["example"]
 
@@ -125,8 +125,8 @@ def test_a_redelivered_delivery_is_shown_pending(document):
     assert example["due_at"] > example["created_at"]
 
 
-def test_nothing_promises_more_attempts_than_are_returned(document):
-    """At most the newest hundred attempts are answered, and no description says more."""
+def test_no_description_promises_every_attempt(document):
+    """A response has at most the newest hundred attempts, and no description promises more."""
     texts = [document["info"]["description"]]
     for operations in document["paths"].values():
         texts += [one["description"] for one in operations.values()]
@@ -135,15 +135,15 @@ def test_nothing_promises_more_attempts_than_are_returned(document):
 
 
 def test_the_callback_url_has_an_example(document):
-    """A person who tries the page sees what a callback URL looks like."""
+    """The parameter `callback_url` has an example."""
     parameters = document["paths"]["/invoices/"]["post"]["parameters"]
     (parameter,) = [one for one in parameters if "callback_url" == one["name"]]
 
     assert "https://api.example.com" == parameter.get("example", parameter["schema"].get("example"))
 
 
-def test_a_request_without_a_body_is_not_refused_for_its_body(document):
-    """The answer 400 speaks of JSON only where JSON is sent."""
+def test_operations_without_a_body_do_not_mention_json(document):
+    """The description of 400 mentions JSON only for operations with a body."""
     for path, operations in document["paths"].items():
         for operation in operations.values():
             content = operation["responses"]["400"]["content"]["application/problem+json"]
@@ -152,13 +152,13 @@ def test_a_request_without_a_body_is_not_refused_for_its_body(document):
             assert ("JSON" in text) is ("requestBody" in operation), path
 
 
-def test_the_document_links_to_nothing_that_leads_back_to_it(document):
-    """A contact whose URL is the page that shows it helps nobody."""
+def test_the_document_has_no_link_to_its_own_page(document):
+    """The URL of the contact is not the page that shows the document."""
     assert {"name"} == set(document["info"]["contact"])
 
 
 def test_an_id_cannot_hide_another_operation():
-    """A path without parameters goes before one with parameters, as OpenAPI has it."""
+    """A path without parameters has precedence over a path with parameters, as in OpenAPI."""
     reserved = {one.path: reserved_ids(one, OPERATIONS) for one in OPERATIONS}
 
     assert ["redeliver"] == reserved.pop("/deliveries/{id}")
@@ -167,14 +167,14 @@ def test_an_id_cannot_hide_another_operation():
 
 @pytest.mark.parametrize("path", ["/deliveries/redeliver", "/deliveries/redeliver/"])
 async def test_only_methods_that_exist_are_allowed(site, path):
-    """`Allow` names what the path has, and not what a path with an id in its place would have."""
+    """`Allow` has the methods of this path, and not those of `/deliveries/{id}`."""
     answer = await site.get(path)
 
     assert (405, "OPTIONS, POST") == (answer.status, answer.headers["Allow"])
 
 
 async def test_problems_are_explained_to_callers(site):
-    """The page of problems speaks to whoever sent the request, and each kind has its place."""
+    """The page of problems addresses the caller, and each problem has an anchor."""
     text = await (await site.get("/api/docs/problems")).text()
 
     assert [] == [name for _, name, _ in PROBLEMS.values() if f'id="{name}"' not in text]
@@ -184,7 +184,7 @@ async def test_problems_are_explained_to_callers(site):
 
 
 async def test_the_page_fits_a_phone_and_shows_operations_folded(site):
-    """The page takes the width of the screen and begins with a list, and not with everything."""
+    """The page has the width of the screen and shows the operations folded."""
     text = await (await site.get("/api/docs")).text()
 
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
@@ -193,7 +193,7 @@ async def test_the_page_fits_a_phone_and_shows_operations_folded(site):
 
 @pytest.mark.parametrize("accepted", ["gzip", "br, gzip;q=0.5", "GZIP ; q=1.0"])
 async def test_files_are_compressed(site, accepted):
-    """The program of the page is a third as large on the way."""
+    """A compressed file has at most a third of its size."""
     path = "/api/docs/static/swagger-ui-bundle.js"
     plain = await site.get(path, headers={"Accept-Encoding": "identity"})
     packed = await site.get(path, headers={"Accept-Encoding": accepted})
@@ -205,16 +205,16 @@ async def test_files_are_compressed(site, accepted):
 
 
 @pytest.mark.parametrize("accepted", ["", "br", "gzip;q=0", "gzip; q=0.0", "xgzip"])
-async def test_who_does_not_take_gzip_gets_none(site, accepted):
-    """Only a client that says so is sent something compressed."""
+async def test_a_client_that_does_not_accept_gzip_gets_plain_files(site, accepted):
+    """A file is compressed only if the client accepts gzip."""
     answer = await site.get("/api/docs/openapi.json", headers={"Accept-Encoding": accepted})
 
     assert "Content-Encoding" not in answer.headers
     assert document_of(Settings()) == await answer.json()
 
 
-async def test_a_file_is_sent_once(site):
-    """A browser that has the file asks whether it is still the one, and is told so."""
+async def test_a_file_that_has_not_changed_is_not_sent_again(site):
+    """A conditional request for a file that has not changed gets 304."""
     path = "/api/docs/static/page.css"
     first = await site.get(path)
     second = await site.get(path, headers={"If-None-Match": first.headers["ETag"]})

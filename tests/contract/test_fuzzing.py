@@ -1,4 +1,4 @@
-"""The document, tried: a fuzzer asks everything that it declares and judges every answer."""
+"""A fuzzer calls every operation of the document and checks every response."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The URL of a service that asks for no key, with a few rows to be found."""
+    """The URL of a service that needs no key, with a few rows in its database."""
     with in_a_thread(tmp_path_factory.mktemp("open"), DEVELOPMENT) as url:
         yield url
 
@@ -61,7 +61,7 @@ def in_a_thread(folder, process):
 
 
 async def serve(path, process, started):
-    """Serve a new database at *path* until told to stop; tells *started* how."""
+    """Serve a new database at *path* until it is stopped; sets the result of *started*."""
     database, stop = SqliteDatabase(f"sqlite:///{path}"), asyncio.Event()
     await migrate(database)
     collector = Sandbox(timedelta(0))
@@ -82,7 +82,7 @@ schema = schemathesis.openapi.from_dict(document_of(Settings()))
 
 
 def tried(count):
-    """Try so many examples of each operation, the same ones every time."""
+    """Generate *count* examples for each operation, the same ones in every run."""
     return settings(
         max_examples=count,
         derandomize=True,
@@ -94,19 +94,19 @@ def tried(count):
 
 @schema.parametrize()
 @tried(30)
-def test_every_operation_keeps_the_document(case, served):
-    """Whatever is asked, the answer is one that the document declares, and never a 500."""
+def test_every_response_is_declared_in_the_document(case, served):
+    """Every response is declared in the document, and none is a 500."""
     case.call_and_validate(base_url=served, checks=CHECKS)
 
 
 @schema.parametrize()
 @tried(10)
-def test_nothing_that_is_asked_lets_anybody_in_without_a_key(case, guarded):
-    """Whatever is asked of a private operation, it is refused as the document says."""
+def test_no_request_without_a_key_is_accepted(case, guarded):
+    """Every request without a key to a private operation is refused as the document says."""
     answer = case.call(base_url=guarded)
 
     case.validate_response(answer, checks=CHECKS)
     is_open = [] == case.operation.definition.raw.get("security")
-    # Methods that the document does not know are tried as well, and tell nothing of anybody.
+    # Methods that are not in the document are tried too, and reveal nothing about an account.
     is_declared = case.method.upper() == case.operation.method.upper()
     assert is_open or not is_declared or answer.status_code in {400, 401}

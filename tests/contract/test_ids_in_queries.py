@@ -1,4 +1,4 @@
-"""`GET /invoices/?id=`: an invoice is found although a proxy refuses its id in a path."""
+"""`GET /invoices/?id=`: finds an invoice whose id a proxy refuses in a path."""
 
 import pytest
 
@@ -9,7 +9,7 @@ IDS = ["sl/ash", "a b", "a{b}c", "%2F", "100%", "a+b", "a?b#c&id=1", " a", "Ã©ðŸ
 
 
 async def listed(api, **params):
-    """The ids on the page that *params* ask for."""
+    """The ids of the page for *params*, and its cursor."""
     answer = await api.get("/invoices/", params=params)
     assert 200 == answer.status, await answer.text()
     page = await answer.json()
@@ -17,8 +17,8 @@ async def listed(api, **params):
 
 
 @pytest.mark.parametrize("id_", IDS)
-async def test_any_id_finds_its_invoice_alone(api, id_):
-    """Every id that a POST takes is found by a query, and nothing else is."""
+async def test_any_id_finds_only_its_invoice(api, id_):
+    """Every id that POST accepts finds its invoice, and only that one."""
     for one in ("before", id_, "after"):
         assert 202 == (await api.post("/invoices/", json={**SEED, "id": one})).status
 
@@ -26,8 +26,8 @@ async def test_any_id_finds_its_invoice_alone(api, id_):
     assert ([id_], None) == await listed(api, id=id_, limit="1", status="received")
 
 
-async def test_what_is_found_is_the_whole_invoice(api):
-    """The item of the list is what GET /invoices/{id} answers."""
+async def test_the_item_is_the_whole_invoice(api):
+    """The item of the list equals the response of GET /invoices/{id}."""
     await api.post("/invoices/", json={**SEED, "id": "sl/ash"})
 
     page = await (await api.get("/invoices/?id=sl%2Fash")).json()
@@ -36,7 +36,7 @@ async def test_what_is_found_is_the_whole_invoice(api):
 
 
 async def test_unknown_id_finds_nothing(api):
-    """A filter without a match is an empty page; another status is no match."""
+    """An unknown id, or an id with another status, gives an empty page."""
     await api.post("/invoices/", json={**SEED, "id": "1"})
 
     assert ([], None) == await listed(api, id="2")
@@ -45,8 +45,8 @@ async def test_unknown_id_finds_nothing(api):
 
 
 @pytest.mark.parametrize("id_", [".", "..", "a\nb", "\0", "a" * 201])
-async def test_what_is_no_id_is_refused_as_in_a_body(api, id_):
-    """The rules are those of the id of a new invoice, and so are the messages."""
+async def test_an_invalid_id_is_refused_as_in_a_body(api, id_):
+    """The rules and the messages are the same as for the id of a new invoice."""
     query = await api.get("/invoices/", params={"id": id_})
     body = await api.post("/invoices/", json={**SEED, "id": id_})
 
@@ -57,12 +57,12 @@ async def test_what_is_no_id_is_refused_as_in_a_body(api, id_):
 
 
 async def test_empty_id_is_refused(api):
-    """A filter without a value is a mistyped one, and does not list everything."""
+    """An empty id is a field error, and does not list all invoices."""
     assert 422 == (await api.get("/invoices/?id=")).status
 
 
 async def test_ids_of_other_accounts_are_not_found(api, store):
-    """Ids are those of the account that asks."""
+    """The id of another account finds nothing."""
     await api.post("/invoices/", json={**SEED, "id": "1"})
 
     assert ([], None) == await store.list_invoices(
@@ -71,7 +71,7 @@ async def test_ids_of_other_accounts_are_not_found(api, store):
 
 
 async def test_unique_index_finds_it(database):
-    """However many invoices an account has, one is looked at."""
+    """The query uses the unique index, however many invoices an account has."""
     seen = []
 
     def explained(tx):

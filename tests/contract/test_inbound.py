@@ -1,4 +1,4 @@
-"""What a hostile client can do to the socket: it is answered or hung up on, and costs little."""
+"""A hostile client of the socket is answered or disconnected, and costs little."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY_SECONDS = 0.05
 
 
 def a_request(*headers, body=BODY, target="/invoices/", method="POST", length=None):
-    """The bytes of one request; the length is the body's unless another is given."""
+    """The bytes of one request; its length is that of the body, unless another is given."""
     lines = [
         f"{method} {target} HTTP/1.1",
         "Host: api.example",
@@ -46,7 +46,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 
 def statuses_in(answer):
-    """The status of each response in *answer*; what is no HTTP is answered in HTTP/1.0."""
+    """The status of each response in *answer*; input that is not HTTP gets HTTP/1.0."""
     return [int(status) for status in re.findall(rb"HTTP/1\.[01] (\d{3}) ", answer)]
 
 
@@ -63,28 +63,28 @@ def problem_in(answer, *statuses):
 
 @pytest.fixture
 async def hasty_wire(assembled, short_linger):
-    """The service on a socket, where slow clients are given up on at once."""
+    """The service on a socket, with very short timeouts for slow clients."""
     hasty = Settings(body_timeout=timedelta(seconds=TINY_SECONDS))
     async with listening(assembled(hasty).dependencies, idle_seconds=TINY_SECONDS) as wire:
         yield wire
 
 
-async def is_well(wire):
-    """Whether the service still takes invoices."""
+async def accepts_invoices(wire):
+    """Whether the service still accepts invoices."""
     answer = await wire.talk(a_request(CLOSE))
     return statuses_in(answer) in ([202], [200])
 
 
 class TestBodies:
     async def test_slow_body_times_out(self, hasty_wire):
-        """A body that does not come is answered 408, and the connection ends."""
+        """A body that does not arrive is answered 408, and the connection is closed."""
         answer = await hasty_wire.talk(a_request(body=b'{"id"', length=100))
 
         assert b"Connection: close" in answer
         problem_in(answer, 408)
 
     async def test_endless_body_times_out(self, hasty_wire):
-        """A body that comes byte by byte has one deadline for all of it."""
+        """A body that arrives byte by byte has one deadline for the whole body."""
         reader, writer = await hasty_wire.connect()
         writer.write(a_request(CHUNKED, body=b"", length=False))
         answer = asyncio.ensure_future(reader.readuntil(b'"}'))
@@ -96,21 +96,21 @@ class TestBodies:
         problem_in(answer.result(), 408)
 
     async def test_endless_chunks_are_too_large(self, wire):
-        """A chunked body is read up to the bound and no further."""
+        """A chunked body is read up to the limit and no further."""
         chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
         answer = await wire.talk(a_request(CHUNKED, body=chunk * 8, length=False))
 
         problem_in(answer, 413)
 
     async def test_malformed_later_chunk_is_refused(self, hasty_wire):
-        """A chunk that is none ends the request, and does not hang."""
+        """A malformed chunk ends the request at once."""
         first = a_request(CHUNKED, body=b"1\r\n{\r\n", length=False)
 
         problem_in(await hasty_wire.talk(first, b"zz\r\nnonsense"), 400, 408)
 
     @pytest.mark.parametrize("length", [64 * 1024 + 1, 10 * 1024**3, 2**63 - 1])
-    async def test_announced_size_is_refused_at_once(self, wire, length):
-        """Nobody waits for ten gigabytes."""
+    async def test_a_declared_length_above_the_limit_is_refused_at_once(self, wire, length):
+        """A body that is declared as too large is refused before it is read."""
         answer = await wire.talk(a_request(body=b"{", length=length))
 
         assert b"Connection: close" in answer
@@ -127,7 +127,7 @@ class TestBodies:
         ],
     )
     async def test_expectation_is_refused_before_the_body_is_sent(self, wire, method, target):
-        """Who asks before sending too much is told so, and not to continue."""
+        """A client that expects 100 Continue for a body that is too large gets 413 instead."""
         expecting = a_request(
             "Expect: 100-continue", body=b"", length=10 * 1024**3, method=method, target=target
         )
@@ -137,14 +137,14 @@ class TestBodies:
         problem_in(answer, 413)
 
     @pytest.mark.parametrize("target", ["/none", "/deliveries"])
-    async def test_expectation_where_nothing_is_taken_is_refused(self, wire, target):
-        """Where no operation takes a body, none is read, however large."""
+    async def test_expectation_where_no_body_is_accepted_is_refused(self, wire, target):
+        """Where no operation has a body, the request is refused before its body is sent."""
         expecting = a_request("Expect: 100-continue", body=b"", length=10 * 1024**3, target=target)
 
         problem_in(await wire.talk(expecting), 413)
 
     async def test_expectation_is_met(self, wire):
-        """Who asks before sending an invoice is told to continue, and answered."""
+        """A client that expects 100 Continue gets it, sends the invoice and gets the answer."""
         reader, writer = await wire.connect()
         writer.write(a_request("Expect: 100-continue", CLOSE, body=b"", length=len(BODY)))
 
@@ -154,7 +154,7 @@ class TestBodies:
         writer.close()
 
     async def test_unknown_expectation_is_refused(self, wire):
-        """There is one expectation only."""
+        """An expectation other than 100-continue is refused."""
         problem_in(await wire.talk(a_request("Expect: a-miracle", CLOSE)), 417)
 
     @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ class TestBodies:
             ("identity, gzip", gzip.compress(BODY, mtime=0)),
         ],
     )
-    async def test_encoded_body_is_not_unpacked(self, wire, encoding, body):
-        """Nothing small grows large: what is encoded is refused as it is."""
+    async def test_encoded_body_is_not_decoded(self, wire, encoding, body):
+        """A body with a Content-Encoding is refused and not decompressed."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         answer = await wire.talk(a_request(f"Content-Encoding: {encoding}", CLOSE, body=body))
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -180,21 +180,21 @@ class TestBodies:
         problem_in(answer, 415)
         assert grown < 20_000
 
-    async def test_body_may_come_in_pieces(self, wire):
-        """An honest client may be as slow as a network."""
+    async def test_body_may_arrive_in_several_packets(self, wire):
+        """A body that arrives in several packets is read."""
         request = a_request(CLOSE)
         pieces = [request[at : at + 7] for at in range(0, len(request), 7)]
 
         assert (await wire.talk(*pieces)).startswith(b"HTTP/1.1 202")
 
-    async def test_truncated_body_costs_nothing(self, wire, caplog):
-        """A client that leaves in the middle of its body is not our failure."""
+    async def test_truncated_body_is_not_an_error_of_the_service(self, wire, caplog):
+        """A client that disconnects in the middle of its body causes no error in the log."""
         _, writer = await wire.connect()
         writer.write(a_request(body=b'{"id"', length=100))
         await writer.drain()
         writer.close()
 
-        assert await is_well(wire)
+        assert await accepts_invoices(wire)
         assert [] == [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
@@ -203,12 +203,12 @@ class TestHeads:
         "head",
         [b"", b"P", b"POST /invoices/ HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nA: b"],
     )
-    async def test_slow_head_is_hung_up_on(self, hasty_wire, head):
-        """A connection on which no request arrives is closed."""
+    async def test_connection_with_a_slow_head_is_closed(self, hasty_wire, head):
+        """A connection on which no complete request head arrives is closed."""
         assert b"" == await hasty_wire.talk(head)
 
-    async def test_silent_connection_is_hung_up_on_after_an_answer(self, hasty_wire):
-        """A connection is kept for a while after each answer, not for ever."""
+    async def test_idle_connection_is_closed_after_an_answer(self, hasty_wire):
+        """A connection stays open after an answer only until the idle timeout."""
         answer = await hasty_wire.talk(a_request())
 
         assert answer.startswith(b"HTTP/1.1 202")
@@ -232,13 +232,13 @@ class TestHeads:
         ],
     )
     async def test_what_is_not_http_is_a_problem(self, wire, caplog, garbage):
-        """Garbage is answered as a problem and hung up on, without a line in the log."""
+        """Input that is not HTTP gets a problem, the connection closes, and nothing is logged."""
         with caplog.at_level(logging.INFO):
             answer = await wire.talk(garbage)
 
         problem_in(answer, 400)
         assert [] == caplog.records
-        assert await is_well(wire)
+        assert await accepts_invoices(wire)
 
     @pytest.mark.parametrize(
         "head",
@@ -250,7 +250,7 @@ class TestHeads:
         ],
     )
     async def test_huge_head_is_a_problem(self, wire, caplog, head):
-        """A head is a few kilobytes, not whatever a client likes."""
+        """A head above the limit of a few kilobytes gets a problem."""
         with caplog.at_level(logging.INFO):
             problem_in(await wire.talk(head), 400)
 
@@ -275,15 +275,15 @@ class TestHeads:
         ],
     )
     async def test_ambiguous_length_is_refused(self, hasty_wire, head):
-        """Where a request ends is never for two parties to understand differently."""
+        """A request whose end two parsers could see at different places is refused."""
         smuggled = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
         answer = await hasty_wire.talk(a_request(*head, body=b"{}   " + smuggled, length=False))
 
         assert [400] == statuses_in(answer)
         problem_in(answer, 400)
 
-    async def test_garbage_behind_a_request_spoils_only_itself(self, wire):
-        """What was asked before is answered; the garbage that follows ends the connection."""
+    async def test_garbage_behind_a_request_does_not_affect_the_request(self, wire):
+        """The request is answered; the garbage behind it closes the connection."""
         reader, writer = await wire.connect()
         writer.write(a_request())
         first = await reader.readuntil(b'received"}')
@@ -295,11 +295,11 @@ class TestHeads:
         problem_in(second, 400)
 
     async def test_garbage_in_the_packet_of_a_request_is_a_problem(self, wire):
-        """Where both arrive as one, nothing of it is taken."""
+        """If a request and garbage arrive in one packet, neither is processed."""
         problem_in(await wire.talk(a_request() + b"\x00nonsense\r\n\r\n"), 400)
 
     async def test_pipelined_requests_are_answered_in_order(self, wire):
-        """Requests may be sent without waiting for answers."""
+        """A client may send requests without waiting for the answers."""
         asked = [
             a_request(body=BODY.replace(b'"1", "c', b'"%d", "c' % number)) for number in range(50)
         ]
@@ -345,16 +345,16 @@ class TestHeads:
             "/invoices/#x",
         ],
     )
-    async def test_strange_target_is_no_failure_of_ours(self, wire, target):
-        """Whatever stands in the request line, the answer is not 500."""
+    async def test_unusual_target_is_not_a_server_error(self, wire, target):
+        """No target in the request line causes a 500."""
         answer = await wire.talk(a_request(CLOSE, body=b"", target=target, method="GET"))
 
         (status,) = statuses_in(answer)
         assert 200 <= status < 500, answer
 
     @pytest.mark.parametrize("method", ["CONNECT", "TRACE", "FOO", "OPTIONS", "get", "M-SEARCH"])
-    async def test_strange_method_is_no_failure_of_ours(self, wire, method):
-        """Whatever the method, the answer is not 500."""
+    async def test_unusual_method_is_not_a_server_error(self, wire, method):
+        """No method causes a 500."""
         answer = await wire.talk(a_request(CLOSE, body=b"", method=method))
 
         (status,) = statuses_in(answer)
@@ -376,16 +376,16 @@ class TestHeads:
         ],
     )
     @pytest.mark.parametrize("target", ["/healthz", "/api/docs/static/swagger-ui.css"])
-    async def test_strange_header_is_no_failure_of_ours(self, hasty_wire, header, target):
-        """Whatever a header says, the answer is not 500."""
+    async def test_unusual_header_is_not_a_server_error(self, hasty_wire, header, target):
+        """No header causes a 500."""
         answer = await hasty_wire.talk(a_request(header, body=b"", target=target, method="GET"))
 
         (status,) = statuses_in(answer)
         assert 200 <= status < 500, answer[:300]
 
     @pytest.mark.parametrize("host", ["", "[::1", "a:99999", "a b", "\xff", "x" * 300])
-    async def test_host_header_is_never_believed(self, wire, host):
-        """An invoice is received whatever the Host header says."""
+    async def test_host_header_is_never_used(self, wire, host):
+        """An invoice is accepted with any Host header."""
         head = ["POST /invoices/?callback_url=https://a.example HTTP/1.1"]
         head += [
             f"Host: {host}",
@@ -399,26 +399,26 @@ class TestHeads:
 
         assert answer.startswith(b"HTTP/1.1 202"), answer
 
-    async def test_old_http_is_spoken(self, wire):
-        """HTTP/1.0 has no Host and no chunks, and works."""
+    async def test_http_1_0_is_supported(self, wire):
+        """A request in HTTP/1.0 needs no Host header and is answered."""
         answer = await wire.talk(b"GET /healthz HTTP/1.0\r\n\r\n")
 
         assert b"200 OK" in answer
 
 
-async def test_idle_connections_cost_the_others_nothing(wire):
-    """Five hundred connections that say nothing leave the service as it was."""
+async def test_idle_connections_do_not_affect_the_others(wire):
+    """The service answers requests beside five hundred idle connections."""
     connections = await asyncio.gather(*(wire.connect() for _ in range(500)))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            assert await is_well(wire)
+            assert await accepts_invoices(wire)
     finally:
         for _, writer in connections:
             writer.close()
 
 
-async def test_silent_crowd_is_hung_up_on(hasty_wire):
-    """Connections that say nothing are closed, however many there are."""
+async def test_many_idle_connections_are_closed(hasty_wire):
+    """Connections without a request are closed, however many there are."""
     connections = await asyncio.gather(*(hasty_wire.connect() for _ in range(500)))
     async with asyncio.timeout(PATIENCE_SECONDS):
         ends = await asyncio.gather(*(reader.read() for reader, _ in connections))
@@ -428,64 +428,64 @@ async def test_silent_crowd_is_hung_up_on(hasty_wire):
     assert {b""} == set(ends)
 
 
-async def test_taken_port_is_told(wire, dependencies):
-    """Who cannot listen says so, and can be stopped all the same."""
+async def test_port_in_use_raises(wire, dependencies):
+    """A server that cannot listen raises an error, and can still be stopped."""
     second = server.Server(make_application(dependencies))
     with pytest.raises(AddressError, match="in use"):
         await second.start("127.0.0.1", wire.port)
     await second.stop()
 
 
-# How many connections there may be
+# The limit for the number of connections
 
 
 SLOW_BODY = a_request(body=b"{", length=100)
 
 
 async def closed(reader):
-    """Wait until the service hangs up; what it said before."""
+    """Wait until the service closes the connection; returns what it sent before."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         return await reader.read()
 
 
-async def test_those_that_wait_longest_make_room(dependencies, short_linger):
-    """A new connection takes the place of the one that has been silent for longest."""
+async def test_the_longest_idle_connection_is_closed_for_a_new_one(dependencies, short_linger):
+    """At the limit, a new connection replaces the one that has been idle for longest."""
     async with listening(dependencies, count=3) as wire:
-        crowd = [await wire.connect() for _ in range(3)]
-        # Whoever was answered is behind those that never asked.
-        crowd[0][1].write(a_request())
-        await crowd[0][0].readuntil(b'"}')
+        open_connections = [await wire.connect() for _ in range(3)]
+        # A client that was answered comes after those that never sent a request.
+        open_connections[0][1].write(a_request())
+        await open_connections[0][0].readuntil(b'"}')
 
-        assert await is_well(wire)
-        assert b"" == await closed(crowd[1][0])
-        assert await is_well(wire)
-        for reader, writer in (crowd[0], crowd[2]):
+        assert await accepts_invoices(wire)
+        assert b"" == await closed(open_connections[1][0])
+        assert await accepts_invoices(wire)
+        for reader, writer in (open_connections[0], open_connections[2]):
             writer.write(a_request(CLOSE))
             assert statuses_in(await closed(reader)) in ([200], [202])
-        for _, writer in crowd:
+        for _, writer in open_connections:
             writer.close()
 
 
-async def test_slow_heads_make_room(dependencies, short_linger):
-    """A client that has begun a head and does not end it has no claim to its place either."""
+async def test_a_connection_with_a_slow_head_is_closed_for_a_new_one(dependencies, short_linger):
+    """A connection with an incomplete head counts as idle."""
     async with listening(dependencies, count=2) as wire:
-        crowd = [await wire.connect() for _ in range(2)]
-        for _, writer in crowd:
+        open_connections = [await wire.connect() for _ in range(2)]
+        for _, writer in open_connections:
             writer.write(b"POST /invoices/ HTTP/1.1\r\nHost: x")
             await writer.drain()
 
-        assert await is_well(wire)
-        assert b"" == await closed(crowd[0][0])
-        for _, writer in crowd:
+        assert await accepts_invoices(wire)
+        assert b"" == await closed(open_connections[0][0])
+        for _, writer in open_connections:
             writer.close()
 
 
-async def test_where_all_are_in_use_new_ones_are_refused(dependencies, short_linger, caplog):
-    """Requests that are being read keep their connections; who comes new is told to come again."""
+async def test_a_new_connection_is_refused_if_all_are_in_use(dependencies, short_linger, caplog):
+    """Requests in progress keep their connections; a new connection gets 503 and Retry-After."""
     async with listening(dependencies, count=2) as wire:
-        crowd = [await wire.connect() for _ in range(2)]
-        for reader, writer in crowd:
-            # Once it is told to continue, it is in the middle of its request.
+        open_connections = [await wire.connect() for _ in range(2)]
+        for reader, writer in open_connections:
+            # After 100 Continue it is in the middle of its request.
             writer.write(a_request("Expect: 100-continue", CLOSE, body=b"", length=len(BODY)))
             await reader.readuntil(b"\r\n\r\n")
 
@@ -496,15 +496,15 @@ async def test_where_all_are_in_use_new_ones_are_refused(dependencies, short_lin
             assert b"X-Content-Type-Options: nosniff\r\n" in answer
         assert ["connections.exhausted"] == [one.message for one in caplog.records]
 
-        for reader, writer in crowd:
+        for reader, writer in open_connections:
             writer.write(BODY)
             assert statuses_in(await closed(reader)) in ([200], [202])
             writer.close()
-        assert await is_well(wire)
+        assert await accepts_invoices(wire)
 
 
-async def test_those_refused_are_no_crowd_either(dependencies, short_linger, monkeypatch):
-    """Refused connections that stay are hung up on, the longest refused first."""
+async def test_refused_connections_are_limited(dependencies, short_linger, monkeypatch):
+    """Refused connections that stay open are closed, the oldest refused first."""
     monkeypatch.setattr(connections, "REFUSED_MAX", 1)
     monkeypatch.setattr(server, "LINGER_SECONDS", PATIENCE_SECONDS)
     async with listening(dependencies, count=1) as wire:
@@ -513,9 +513,9 @@ async def test_those_refused_are_no_crowd_either(dependencies, short_linger, mon
         await reader.readuntil(b"\r\n\r\n")
         refused = [await wire.connect() for _ in range(3)]
 
-        told = [await closed(reader) for reader, _ in refused]
+        answers = [await closed(reader) for reader, _ in refused]
 
-        assert [[503]] * 3 == [statuses_in(one) for one in told]
+        assert [[503]] * 3 == [statuses_in(one) for one in answers]
         for _, one in [*refused, (reader, writer)]:
             one.close()
 
@@ -527,8 +527,8 @@ LOOPS = pytest.mark.parametrize(
 
 @LOOPS
 @pytest.mark.parametrize("end", ["", "Connection: close\r\n"], ids=["kept", "closed"])
-def test_answers_that_nobody_reads_are_given_up(loop_factory, end, monkeypatch):
-    """A client that asks for much and takes nothing is hung up on, whatever is still to be sent."""
+def test_a_client_that_reads_no_answers_is_disconnected(loop_factory, end, monkeypatch):
+    """A client that does not read its answers is disconnected, even if answers are left to send."""
 
     async def much(_request):
         return web.Response(body=b"x" * 30_000_000)
@@ -546,10 +546,10 @@ def test_answers_that_nobody_reads_are_given_up(loop_factory, end, monkeypatch):
         limits = connections.ConnectionLimits(unread_seconds=TINY_SECONDS)
         listening = server.Server(app, limits)
         port = await listening.start("127.0.0.1", 0)
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            deaf.connect(("127.0.0.1", port))
-            deaf.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{end}\r\n".encode())
+        with socket.socket() as slow_reader:
+            slow_reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            slow_reader.connect(("127.0.0.1", port))
+            slow_reader.sendall(f"GET / HTTP/1.1\r\nHost: x\r\n{end}\r\n".encode())
             async with asyncio.timeout(PATIENCE_SECONDS):
                 await has_left.wait()
         await listening.stop()
@@ -561,7 +561,7 @@ def test_answers_that_nobody_reads_are_given_up(loop_factory, end, monkeypatch):
 @LOOPS
 @pytest.mark.parametrize("piece", [b"\0" * 2**16, b"G" * 2**16], ids=["zeros", "method"])
 def test_garbage_is_not_kept(loop_factory, piece):
-    """What is no HTTP takes no memory, however fast it comes; nobody waits for the collector."""
+    """Input that is not HTTP keeps no memory, even without the garbage collector."""
 
     async def attacked():
         listening = server.Server(web.Application())
@@ -577,7 +577,7 @@ def test_garbage_is_not_kept(loop_factory, piece):
                 writer.write(piece)
                 await writer.drain()
         except ConnectionError:
-            pass  # It was hung up on, as it may be.
+            pass  # The service may close the connection.
         writer.close()
         return reader
 
@@ -595,8 +595,8 @@ def test_garbage_is_not_kept(loop_factory, piece):
     assert kept < 2_000_000
 
 
-async def test_what_a_body_may_take_can_be_set(assembled, short_linger):
-    """The operator's own bounds hold, and are told to whoever goes beyond them."""
+async def test_the_limits_of_a_body_can_be_set(assembled, short_linger):
+    """The limits that the operator sets hold, and the refusal names them."""
     narrow = Settings(body_limit=100, body_timeout=timedelta(seconds=TINY_SECONDS))
     async with listening(assembled(narrow).dependencies) as wire:
         assert statuses_in(await wire.talk(a_request(CLOSE))) == [202]
@@ -608,7 +608,7 @@ async def test_what_a_body_may_take_can_be_set(assembled, short_linger):
 
 
 async def test_a_larger_body_can_be_permitted(assembled, short_linger):
-    """A bound that was raised is the one that holds, with chunks too."""
+    """A higher limit of the operator holds, for chunked bodies too."""
     wide = assembled(Settings(body_limit=200_000)).dependencies
     body = b" " * 150_000 + BODY
     async with listening(wide) as wire:
@@ -655,8 +655,8 @@ HEAD = b"POST /invoices/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0" + b"\0" * 18,
     ],
 )
-async def test_what_another_party_could_read_differently_is_refused(wire, request_):
-    """Nothing is guessed at, and nothing behind it is taken for a request of its own."""
+async def test_a_request_that_parsers_read_differently_is_refused(wire, request_):
+    """An ambiguous request is refused, and the bytes behind it are not read as another request."""
     answer = await wire.talk(request_ + SMUGGLED)
 
     assert [400] == statuses_in(answer), answer
@@ -664,7 +664,7 @@ async def test_what_another_party_could_read_differently_is_refused(wire, reques
 
 
 async def test_a_pipelining_flood_is_served_as_it_is_read(wire):
-    """Requests that come faster than answers are taken wait where they are."""
+    """Requests that arrive faster than the client reads answers are not read ahead."""
     asked = a_request(body=b"", target="/healthz", method="GET")
     reader, writer = await wire.connect()
     writer.write(asked * 3000 + a_request(CLOSE, body=b"", target="/none"))

@@ -1,4 +1,4 @@
-"""`/invoices/`: what is accepted, what is refused and why, what is found again."""
+"""`/invoices/`: which invoices are accepted or refused, and how they are read and listed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ JSON = {"Content-Type": "application/json"}
 
 
 async def send(api, *, path="/invoices/", callback_url=None, **changes):
-    """Send in the seed invoice with *changes*; None takes a field away."""
+    """Send the seed invoice with *changes*; None removes a field."""
     invoice = {name: value for name, value in {**SEED, **changes}.items() if value is not None}
     params = {} if callback_url is None else {"callback_url": callback_url}
     return await api.post(path, params=params, json=invoice)
 
 
 async def field_errors_of(answer):
-    """The places of everything that a 422 complains about."""
+    """Location and pointer of each field error of a 422."""
     document = await answer.json()
     assert 422 == answer.status, document
     return [(one["location"], one["pointer"]) for one in document["errors"]]
@@ -51,7 +51,7 @@ class TestAccepting:
         assert "application/json; charset=utf-8" == answer.headers["Content-Type"]
 
     async def test_accepted_invoice_is_stored(self, api, store):
-        """What was answered 202 is found again, by another connection too."""
+        """An invoice that was answered 202 is stored with its evaluated callback."""
         await send(api, callback_url=RECEIVER)
         (evaluated,) = (await lease_invoice(store)).callbacks
 
@@ -59,14 +59,14 @@ class TestAccepting:
         assert f"{RECEIVER}/invoices/2expen51ve" == evaluated.url
         assert "https://api.example.com:443" == evaluated.origin
 
-    async def test_without_callback_url_nobody_is_called(self, api, store):
-        """callback_url is optional; without it there is nothing to deliver."""
+    async def test_without_callback_url_there_is_no_callback(self, api, store):
+        """Without `callback_url` an invoice has no callbacks."""
         assert 202 == (await send(api)).status
 
         assert () == (await lease_invoice(store)).callbacks
 
     async def test_same_invoice_again_is_a_replay(self, api):
-        """Sending the same again is safe, and answered alike."""
+        """Sending the same invoice again gets 200 with the same body, marked as a replay."""
         await send(api, callback_url=RECEIVER)
         answer = await send(api, callback_url=RECEIVER)
 
@@ -75,8 +75,8 @@ class TestAccepting:
         assert "true" == answer.headers["Idempotent-Replayed"]
 
     @pytest.mark.parametrize("total", [9999, 9999.0, "9999.0", "9999.00"])
-    async def test_same_amount_written_otherwise_is_the_same_invoice(self, api, total):
-        """The content is what counts, not how it is written."""
+    async def test_same_amount_in_another_notation_is_a_replay(self, api, total):
+        """Equal amounts in another notation are the same content."""
         await send(api)
 
         assert 200 == (await send(api, total=total, currency="USD")).status
@@ -93,7 +93,7 @@ class TestAccepting:
         ],
     )
     async def test_other_content_under_the_same_id_is_a_conflict(self, api, changes):
-        """An invoice cannot be changed by sending it again."""
+        """A known id with other content is refused with 409."""
         await send(api, callback_url=RECEIVER)
         answer = await send(api, **{"callback_url": RECEIVER, **changes})
 
@@ -135,7 +135,7 @@ class TestAccepting:
     )
     @pytest.mark.parametrize("slash", ["", "/"])
     async def test_location_leads_to_the_invoice(self, api, id_, slash):
-        """Whatever the id, the Location is ASCII and finds the invoice."""
+        """The Location is ASCII and leads to the invoice for every valid id."""
         location = (await send(api, id=id_)).headers["Location"]
         answer = await api.get(location + slash)
 
@@ -143,8 +143,8 @@ class TestAccepting:
         assert 200 == answer.status
         assert id_ == (await answer.json())["id"]
 
-    async def test_every_printable_ascii_character_may_stand_in_an_id(self, api):
-        """No character of ASCII breaks the road from POST to GET."""
+    async def test_an_id_may_have_every_printable_ascii_character(self, api):
+        """An invoice whose id has all printable ASCII characters is found."""
         id_ = "".join(map(chr, range(0x20, 0x7F)))
         location = (await send(api, id=id_)).headers["Location"]
 
@@ -154,13 +154,13 @@ class TestAccepting:
         "id_", ["", ".", "..", "\x00", "a\nb", "\r\n", "\x7f", "\x85", "i" * 201, 7, None, [], True]
     )
     async def test_id_that_no_url_can_carry_is_refused(self, api, id_):
-        """An id is one segment of a path: not empty, no dots alone, no control characters."""
+        """An id that is empty, only dots, too long or has control characters is refused."""
         answer = await api.post("/invoices/", json={**SEED, "id": id_})
 
         assert [("body", "/id")] == await field_errors_of(answer)
 
-    async def test_unavailable_storage_asks_to_come_again(self, api, database):
-        """While the database is away the answer is 503, and says when to come again."""
+    async def test_unavailable_storage_is_503_with_retry_after(self, api, database):
+        """While the database is unavailable, the response is 503 with Retry-After."""
         database.fault = lambda _: StorageUnavailable("secret: disk I/O error")
 
         answer = await send(api)
@@ -178,7 +178,7 @@ class TestMoney:
             ("9999.00", 9999.0, "USD"),
             ("0.01", "0.01", "USD"),
             ("0.10", 0.1, "USD"),
-            # A JSON number is the double that it is read as, wherever JSON is read.
+            # A JSON number is read as a double, as by other JSON parsers.
             ("1.00", 0.999999999999999999999, "USD"),
             ("0.29", 0.29, "USD"),
             ("1.15", 1.15, "EUR"),
@@ -194,7 +194,7 @@ class TestMoney:
             ("999999999999.9999", "999999999999.9999", "CLF"),
         ],
     )
-    async def test_amount_comes_back_exactly(self, api, expected, total, currency):
+    async def test_amount_is_returned_exactly(self, api, expected, total, currency):
         """An amount is returned as a string with all decimals of its currency."""
         assert 202 == (await send(api, total=total, currency=currency)).status
         assert expected == (await (await api.get("/invoices/2expen51ve")).json())["total"]
@@ -240,21 +240,21 @@ class TestMoney:
             "0x10",
         ],
     )
-    async def test_what_is_no_amount_is_refused(self, api, total):
-        """Neither rounded nor guessed: an amount that is not exactly one is refused."""
+    async def test_invalid_amount_is_refused(self, api, total):
+        """An invalid amount is refused, and is not rounded or converted."""
         answer = await api.post("/invoices/", json={**SEED, "total": total})
 
         assert [("body", "/total")] == await field_errors_of(answer)
 
-    async def test_decimals_that_the_currency_lacks_are_refused(self, api):
-        """The refusal says how many decimals there are."""
+    async def test_more_decimals_than_the_currency_has_are_refused(self, api):
+        """The refusal names the number of decimals of the currency."""
         answer = await send(api, total="5.5", currency="JPY")
 
         assert "JPY has 0 decimals; this amount has 1." in await answer.text()
 
     @pytest.mark.parametrize("currency", ["usd", "XXX", "US", "XAU", 840, [], {}, True])
     async def test_unknown_currency_is_refused(self, api, currency):
-        """A currency is an ISO 4217 code of money in capitals."""
+        """A currency that is not an ISO 4217 code in capitals is refused."""
         answer = await api.post("/invoices/", json={**SEED, "currency": currency})
 
         assert [("body", "/currency")] == await field_errors_of(answer)
@@ -262,16 +262,16 @@ class TestMoney:
     @pytest.mark.parametrize("digits", [310, 400, 4301, 5000])
     @pytest.mark.parametrize("text", ["%s", "-%s", "1e%s"])
     async def test_thousands_of_digits_are_refused(self, api, digits, text):
-        """A number that no computer keeps is the caller's mistake, not a failure of ours."""
+        """An amount with thousands of digits is an error of the caller, never a 500."""
         body = b'{"id": "1", "customer": "c", "total": %s}' % (text % ("9" * digits)).encode()
         answer = await api.post("/invoices/", data=body, headers=JSON)
 
         assert answer.status in {400, 422}
 
 
-class TestMistakes:
-    async def test_all_mistakes_are_told_at_once(self, api):
-        """Body and query, fields and callback: one answer lists everything."""
+class TestFieldErrors:
+    async def test_all_field_errors_are_reported_at_once(self, api):
+        """One response lists all field errors of the body, the query and the callback URL."""
         answer = await api.post(
             "/invoices/?callback_url=ftp://x&limit=1",
             json={"id": "..", "total": "0", "currency": "USD", "customer_email": "x", "extra": 1},
@@ -288,23 +288,23 @@ class TestMistakes:
 
         assert expected == set(await field_errors_of(answer))
 
-    async def test_no_place_is_complained_about_twice(self, api):
-        """A mistake that two rules find is told once."""
+    async def test_no_field_error_is_reported_twice(self, api):
+        """A field error that two rules find is reported once."""
         answer = await api.post("/invoices/?callback_url=%00&callback_url=x", json=[])
         places = await field_errors_of(answer)
 
         assert [("body", "")] == [place for place in places if place[0] == "body"]
 
     @pytest.mark.parametrize("body", ["[]", "1", "null", '"text"', "true", "[[]]"])
-    async def test_json_that_is_no_object_is_refused(self, api, body):
-        """An invoice is an object."""
+    async def test_json_that_is_not_an_object_is_refused(self, api, body):
+        """A body that is JSON but not an object is refused."""
         answer = await api.post("/invoices/", data=body, headers=JSON)
 
         assert [("body", "")] == await field_errors_of(answer)
 
     @pytest.mark.parametrize("name", ["callbackUrl", "callback_url[]", "utm", "a/b~c", "\ud7ff"])
     async def test_unknown_query_parameter_is_refused(self, api, name):
-        """A parameter that is not declared is most likely a typing mistake."""
+        """A query parameter that is not declared is a field error."""
         answer = await api.post("/invoices/", params={name: "x"}, json=SEED)
         pointer = "/" + name.replace("~", "~0").replace("/", "~1")
 
@@ -312,13 +312,13 @@ class TestMistakes:
 
     @pytest.mark.parametrize("path", ["/invoices/", "/deliveries/"])
     async def test_repeated_query_parameter_is_refused(self, api, path):
-        """Which of two values counts is nobody's to guess."""
+        """The service does not guess which of two values counts."""
         answer = await api.get(f"{path}?limit=1&limit=2")
 
         assert [("query", "/limit")] == await field_errors_of(answer)
 
     async def test_repeated_callback_url_is_refused(self, api):
-        """Nobody is called at one of two addresses."""
+        """The service does not choose one of two callback URLs."""
         answer = await api.post(
             f"/invoices/?callback_url={RECEIVER}&callback_url={RECEIVER}", json=SEED
         )
@@ -340,14 +340,14 @@ class TestMistakes:
             ("customer_email", "a" * 250 + "@example.com"),
         ],
     )
-    async def test_field_that_does_not_fit_is_refused_by_name(self, api, field, value):
-        """The pointer leads to the field that has to change."""
+    async def test_invalid_field_is_refused_by_name(self, api, field, value):
+        """The pointer of the field error names the invalid field."""
         answer = await api.post("/invoices/", json={**SEED, field: value})
 
         assert [("body", f"/{field}")] == await field_errors_of(answer)
 
     async def test_optional_fields_may_be_null(self, api):
-        """Null says the same as leaving a field out."""
+        """Null in an optional field means the same as no field."""
         answer = await api.post("/invoices/", json={**SEED, "title": None, "customer_email": None})
 
         assert 202 == answer.status
@@ -390,7 +390,7 @@ class TestCallbackUrl:
             "file:///etc/passwd",
         ],
     )
-    async def test_what_cannot_be_called_is_refused(self, api, url):
+    async def test_url_that_cannot_be_called_is_refused(self, api, url):
         """A callback URL that cannot be called is refused at once, not at delivery."""
         answer = await send(api, callback_url=url)
 
@@ -409,8 +409,8 @@ class TestCallbackUrl:
             "168.63.129.16",
         ],
     )
-    async def test_refusal_tells_nothing_of_our_network(self, api, host):
-        """All addresses that may not be called are refused in the same neutral words."""
+    async def test_refusal_reveals_nothing_about_our_network(self, api, host):
+        """All addresses that must not be called are refused with the same message."""
         document = await (await send(api, callback_url=f"https://{host}:1")).json()
         expected = {
             "location": "query",
@@ -432,8 +432,8 @@ class TestCallbackUrl:
             "https://sub_domain.example.com",
         ],
     )
-    async def test_the_callers_own_url_comes_back_as_it_was_sent(self, dev_api, url):
-        """The URL that was judged is kept byte for byte."""
+    async def test_the_callback_url_is_returned_as_it_was_sent(self, dev_api, url):
+        """The validated URL is kept byte for byte."""
         assert 202 == (await send(dev_api, callback_url=url)).status
 
         invoice = await (await dev_api.get("/invoices/2expen51ve")).json()
@@ -441,8 +441,8 @@ class TestCallbackUrl:
         assert url == invoice["callback_url"]
 
     @pytest.mark.parametrize("host", ["", "[::1", "a:99999", "a b", "é", "x" * 300])
-    async def test_host_header_decides_nothing(self, api, host):
-        """Whatever the Host header says, an invoice is received."""
+    async def test_host_header_has_no_effect(self, api, host):
+        """An invoice is accepted with any Host header."""
         headers = {"Host": host} if host else {}
         answer = await api.post("/invoices/", json=SEED, headers=headers)
 
@@ -451,7 +451,7 @@ class TestCallbackUrl:
 
 class TestFinding:
     async def test_new_invoice_is_shown(self, api):
-        """Everything that was sent in is shown, money as a string, instants in UTC."""
+        """An invoice is shown with all its fields, amounts as strings and times in UTC."""
         await send(api, title="Expensive invoice", callback_url=RECEIVER)
         expected = {
             "id": "2expen51ve",
@@ -469,7 +469,7 @@ class TestFinding:
         assert expected == await (await api.get("/invoices/2expen51ve")).json()
 
     async def test_events_are_shown_in_order(self, api, store):
-        """What happened to an invoice is told in the order in which it happened."""
+        """The events of an invoice are shown in their order."""
         await add_two_events(store, "1")
         invoice = await (await api.get("/invoices/1")).json()
 
@@ -482,14 +482,14 @@ class TestFinding:
         "path", ["/invoices/none", "/invoices/none/", "/invoices/none/deliveries"]
     )
     async def test_unknown_invoice_is_not_found(self, api, path):
-        """There is no such thing, and the answer says which."""
+        """An unknown id is 404."""
         answer = await api.get(path)
 
         assert 404 == answer.status
         assert "/api/docs/problems#not-found" == (await answer.json())["type"]
 
     async def test_invoice_of_another_account_is_not_found(self, api, store):
-        """What belongs to somebody else looks like what does not exist."""
+        """An invoice of another account is 404, like an unknown one."""
         await add_delivery(store, "theirs", account_id="other")
 
         assert 404 == (await api.get("/invoices/theirs")).status
@@ -498,7 +498,7 @@ class TestFinding:
 
     @pytest.mark.parametrize("slash", ["", "/"])
     async def test_invoices_are_listed_newest_first(self, api, slash):
-        """The newest invoice is on top."""
+        """The list begins with the newest invoice."""
         for number in range(3):
             await send(api, id=str(number))
         page = await (await api.get(f"/invoices{slash}")).json()
@@ -507,7 +507,7 @@ class TestFinding:
         assert page["next"] is None
 
     async def test_pages_follow_each_other(self, api):
-        """Page after page shows every invoice once, and the last page says so."""
+        """The pages show every invoice once, and the last page has no cursor."""
         for number in range(5):
             await send(api, id=str(number))
         seen, after, page_count = [], None, 0
@@ -524,7 +524,7 @@ class TestFinding:
         assert 3 == page_count
 
     async def test_invoices_are_filtered_by_status(self, api, store):
-        """A status narrows the list to it."""
+        """The filter `status` lists only invoices in that status."""
         await add_delivery(store, "paid")
         await send(api, id="new")
         page = await (await api.get("/invoices/?status=paid")).json()
@@ -551,12 +551,12 @@ class TestFinding:
             ("/colour", "colour=red"),
         ],
     )
-    async def test_query_that_means_nothing_is_refused(self, api, expected, query):
-        """A filter that is not understood is told, not ignored."""
+    async def test_invalid_query_is_refused(self, api, expected, query):
+        """An invalid filter is a field error, and is not ignored."""
         assert [("query", expected)] == await field_errors_of(await api.get(f"/invoices/?{query}"))
 
     async def test_failed_payment_is_shown(self, api, store):
-        """An invoice that could not be collected says so."""
+        """An invoice whose payment failed is shown with that status."""
         await send(api, callback_url=RECEIVER)
         invoice = await lease_invoice(store, now=START + SECOND)
         event = an_event("Payment failed: declined", paid=False)
@@ -570,7 +570,7 @@ class TestFinding:
 
 
 async def test_refused_invoice_is_not_stored(api, store):
-    """What was answered 422 leaves nothing behind."""
+    """An invoice that was answered 422 is not stored."""
     await send(api, total="0")
     due = await store.lease_invoices(LeaseRound(START, START + SECOND, 10))
 

@@ -25,7 +25,7 @@ COUNTED = ("received", "collected", "attempts_total", "settled", "delivered_seco
 
 
 class CountingMemory(Memory):
-    """Counts how often its backlog was asked for; *error* and *may_answer* say how that goes."""
+    """Counts the queries for its backlog; *error* and *may_answer* control their results."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class CountingMemory(Memory):
         self.may_answer.set()
 
     async def read(self, work, *args, **options):
-        """As it is, but for the backlog."""
+        """Read as usual, except for the backlog."""
         if work is backlog.measure:
             self.asked_count += 1
             await self.may_answer.wait()
@@ -46,13 +46,13 @@ class CountingMemory(Memory):
 
 @pytest.fixture
 def database():
-    """A database in memory: nothing waits for a disk."""
+    """A database in memory, which never waits for a disk."""
     return CountingMemory()
 
 
 @pytest.fixture
 def settings():
-    """Receivers may be anywhere, and there are few slots."""
+    """Settings that permit receivers at any address, with few slots."""
     settings = Settings(
         retry_schedule=(60 * SECOND,),
         callback_concurrency=8,
@@ -64,7 +64,7 @@ def settings():
 
 @pytest.fixture
 def working(service):
-    """Collects and delivers inside a block."""
+    """Runs the collection and the dispatcher inside a `with` block."""
 
     @asynccontextmanager
     async def run():
@@ -77,7 +77,7 @@ def working(service):
 
 @pytest.fixture
 def scrape(api, clock):
-    """The samples of now, those of the database included."""
+    """Gets the current samples, those of the database included."""
 
     async def ask():
         clock.advance(BACKLOG_KEPT)
@@ -89,7 +89,7 @@ def scrape(api, clock):
 
 
 def counted(before, after):
-    """What has changed of the road of an invoice, without the prefix."""
+    """The changes of the metrics about invoices, without the prefix."""
     return {
         name.removeprefix("invoices_"): by
         for name, by in changes(before, after).items()
@@ -103,11 +103,11 @@ async def send(api, **changed):
     return response.status
 
 
-# The road of an invoice
+# From the invoice to the callback
 
 
 async def test_an_invoice_that_is_delivered_is_counted_at_each_step(api, working, scrape):
-    """Accepted, collected, attempted, settled: one of each."""
+    """A delivered invoice is counted once as accepted, collected, attempted and settled."""
     before = await scrape()
     async with working():
         assert 202 == await send(api)
@@ -122,8 +122,8 @@ async def test_an_invoice_that_is_delivered_is_counted_at_each_step(api, working
     } == counted(before, await scrape())
 
 
-async def test_replays_and_conflicts_are_told_apart(api, scrape):
-    """What was sent in again is no new invoice."""
+async def test_replays_and_conflicts_are_counted_apart(api, scrape):
+    """A replay and a conflict are not counted as new invoices."""
     before = await scrape()
 
     assert [202, 200, 409] == [await send(api, total=total) for total in ("1", "1", "2")]
@@ -136,7 +136,7 @@ async def test_replays_and_conflicts_are_told_apart(api, scrape):
 
 
 async def test_a_failed_attempt_settles_nothing(api, working, receivers, scrape):
-    """A delivery that comes again later is an attempt more and no end."""
+    """A failed attempt with a later retry is counted as an attempt, not as settled."""
     receivers.answers[RECEIVER].append(answer(500))
     before = await scrape()
     async with working():
@@ -150,7 +150,7 @@ async def test_a_failed_attempt_settles_nothing(api, working, receivers, scrape)
 
 
 async def test_a_dead_delivery_is_counted_with_its_reason(api, working, receivers, scrape):
-    """Why no more attempts are made can be seen without looking at the delivery."""
+    """A dead delivery is counted under its reason."""
     receivers.answers[RECEIVER].append(answer(410))
     before = await scrape()
     async with working():
@@ -162,8 +162,8 @@ async def test_a_dead_delivery_is_counted_with_its_reason(api, working, receiver
     assert "accepted_to_delivered_seconds_count" not in found
 
 
-async def test_a_payment_that_failed_is_told_apart(api, working, scrape):
-    """Collections that end without money are not among the paid."""
+async def test_a_payment_that_failed_is_counted_apart(api, working, scrape):
+    """A failed payment is not counted as paid."""
     before = await scrape()
     async with working():
         await send(api, customer="Acme+declined")
@@ -174,9 +174,9 @@ async def test_a_payment_that_failed_is_told_apart(api, working, scrape):
 
 async def test_an_attempt_whose_process_ended_is_counted_as_lost(store, working, scrape, clock):
     """
-    What nobody came back from is told by whoever finds its lease run out.
+    An attempt whose lease has run out is counted by the process that leases next.
 
-    How long it took after that is said of nothing: a redelivery looks the same.
+    The time until delivery is not observed, because it could include a redelivery.
     """
     await add_delivery(store)
     await lease_delivery(store, until=clock.now() + SECOND)
@@ -192,7 +192,7 @@ async def test_an_attempt_whose_process_ended_is_counted_as_lost(store, working,
 
 
 async def test_attempts_in_flight_are_seen(api, working, receivers, scrape):
-    """While a receiver keeps us waiting, the attempt is in flight, of so many slots."""
+    """An attempt that waits for its receiver is counted as in flight, next to the slot count."""
     receivers.hang(RECEIVER)
     async with working():
         await send(api)
@@ -206,10 +206,10 @@ async def test_attempts_in_flight_are_seen(api, working, receivers, scrape):
     assert 0 == after["invoices_attempts_in_flight"]
 
 
-async def test_an_attempt_that_outlived_its_lease_is_no_attempt_more(
+async def test_an_attempt_that_outlived_its_lease_is_counted_separately(
     api, working, receivers, scrape, clock
 ):
-    """What comes too late is told as lost by whoever leased next, and counted apart."""
+    """An attempt that settles too late is counted as lost by the next lease, and separately."""
     receivers.hang(RECEIVER)
     before = await scrape()
     async with working():
@@ -232,12 +232,12 @@ async def test_an_attempt_that_outlived_its_lease_is_no_attempt_more(
 
 
 async def test_requests_are_counted_by_operation_and_status(api, scrape):
-    """Everything that is answered is counted; what is none of our operations is `other`."""
+    """Every request is counted; requests outside the operations are counted as `other`."""
     before = await scrape()
     for method, path in (
         ("GET", "/healthz"),
         ("HEAD", "/healthz/"),
-        ("GET", "/invoices/nobody"),
+        ("GET", "/invoices/unknown"),
         ("GET", "/invoices/?limit=0"),
         ("GET", "/no/such/path"),
         ("PUT", "/healthz"),
@@ -260,13 +260,13 @@ async def test_requests_are_counted_by_operation_and_status(api, scrape):
     } == {name.removeprefix(prefix): by for name, by in after.items() if prefix in name}
 
 
-# How it is asked for
+# The request for the metrics
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
 @pytest.mark.parametrize("make", [make_application, make_health_application])
-async def test_every_process_tells_its_figures(aiohttp_client, dependencies, make, path):
-    """Whatever a process does, it is asked at the same place, with and without the slash."""
+async def test_every_process_serves_its_metrics(aiohttp_client, dependencies, make, path):
+    """Every kind of process serves its metrics at /metrics, with and without the slash."""
     client = await aiohttp_client(make(dependencies))
 
     response = await client.get(path)
@@ -276,8 +276,8 @@ async def test_every_process_tells_its_figures(aiohttp_client, dependencies, mak
     assert 1 == samples_in(await response.text())['invoices_build_info{version="1.2.3"}']
 
 
-async def test_head_tells_the_headers_alone(api):
-    """HEAD is answered as GET would be, without the text."""
+async def test_head_has_no_body(api):
+    """HEAD has the status and headers of GET, without the text."""
     response = await api.head("/metrics")
 
     assert (200, b"") == (response.status, await response.read())
@@ -300,7 +300,7 @@ async def test_head_tells_the_headers_alone(api):
     ],
 )
 async def test_the_format_is_the_one_that_is_preferred(api, expected, accept):
-    """The content type says which of the formats it is."""
+    """The content type is the preferred format of the Accept header."""
     response = await api.get("/metrics", headers={hdrs.ACCEPT: accept})
 
     assert expected == response.headers[hdrs.CONTENT_TYPE]
@@ -321,15 +321,15 @@ async def test_the_format_is_the_one_that_is_preferred(api, expected, accept):
         "text/" * 1000,
     ],
 )
-async def test_whatever_is_preferred_is_answered(api, accept):
-    """Nobody can ask in a way that breaks anything: who asks for nonsense gets the plainest."""
+async def test_an_invalid_accept_header_gets_the_default_format(api, accept):
+    """An invalid or unknown Accept header gets the default format."""
     response = await api.get("/metrics", headers={hdrs.ACCEPT: accept})
 
     assert 200 == response.status
     assert "text/plain; version=0.0.4; charset=utf-8" == response.headers[hdrs.CONTENT_TYPE]
 
 
-# The database behind it
+# The figures of the database
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ def exposition(dependencies):
 
 @pytest.fixture
 def made(metrics, monkeypatch):
-    """For which formats a text was made, one after another."""
+    """The Accept header of each text that was rendered, in order."""
     accepts = []
     make = metrics.exposition
     monkeypatch.setattr(
@@ -350,12 +350,12 @@ def made(metrics, monkeypatch):
 
 
 async def up(api):
-    """Whether the figures say that the database answers."""
+    """The metric that says whether the database answers."""
     return samples_in(await (await api.get("/metrics")).text())["invoices_storage_up"]
 
 
-async def test_the_database_is_not_asked_again_and_again(api, database, clock):
-    """However often anybody scrapes, the database is asked once in ten seconds."""
+async def test_the_database_is_queried_once_in_ten_seconds(api, database, clock):
+    """The database is queried once in ten seconds at most, however many scrapes there are."""
     await asyncio.gather(*(up(api) for _ in range(20)))
     clock.advance(BACKLOG_KEPT - SECOND)
     await up(api)
@@ -368,8 +368,8 @@ async def test_the_database_is_not_asked_again_and_again(api, database, clock):
     assert 2 == database.asked_count
 
 
-async def test_a_clock_that_is_set_back_stops_no_figure(api, store, clock):
-    """How old a text is goes by the time that has passed, and not by what the clock shows."""
+async def test_metrics_are_updated_after_the_clock_is_set_back(api, store, clock):
+    """The age of a text is elapsed time, and does not depend on the wall clock."""
     before = samples_in(await (await api.get("/metrics")).text())
     clock.jump(-timedelta(days=1))
     clock.advance(BACKLOG_KEPT)
@@ -383,10 +383,10 @@ async def test_a_clock_that_is_set_back_stops_no_figure(api, store, clock):
 
 
 @pytest.mark.parametrize("is_answering", [True, False], ids=["slow", "hanging"])
-async def test_beside_a_slow_database_too_the_text_is_made_once_a_second_at_most(
+async def test_the_text_is_rendered_once_for_all_scrapes_that_wait_for_the_database(
     exposition, database, made, clock, monkeypatch, is_answering
 ):
-    """However many wait for the same look, one text is made for all of them."""
+    """All scrapes that wait for the same query get one text."""
     if not is_answering:
         monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
     for count in (1, 2, 3):
@@ -401,8 +401,8 @@ async def test_beside_a_slow_database_too_the_text_is_made_once_a_second_at_most
     await exposition.close()
 
 
-async def test_the_text_is_made_once_a_second_at_most(api, clock):
-    """Scrapes at the same time are told the same; a second later, what is new."""
+async def test_the_text_is_rendered_once_a_second_at_most(api, clock):
+    """Scrapes within one second get the same text; a later one gets a new text."""
     texts = [await (await api.get("/metrics")).text() for _ in range(3)]
     clock.advance(TEXT_KEPT)
     later = await (await api.get("/metrics")).text()
@@ -411,8 +411,8 @@ async def test_the_text_is_made_once_a_second_at_most(api, clock):
     assert later not in texts
 
 
-async def test_no_more_than_some_formats_are_made_at_a_time(api, made):
-    """Whoever asks for one format after the other soon gets the plain one."""
+async def test_the_number_of_formats_is_limited(api, made):
+    """Within one second, further formats beyond a limit get the default format."""
     for number in range(50):
         accept = f"application/openmetrics-text;version=1.0.{number}"
         assert 200 == (await api.get("/metrics", headers={hdrs.ACCEPT: accept})).status
@@ -420,8 +420,8 @@ async def test_no_more_than_some_formats_are_made_at_a_time(api, made):
     assert 9 == len(made)
 
 
-async def test_a_database_that_is_away_leaves_the_other_figures(database, scrape):
-    """Nothing but the backlog is missing, and a figure says why."""
+async def test_an_unavailable_database_affects_only_the_backlog(database, scrape):
+    """If the database is unavailable, only the backlog is missing, and a metric says why."""
     assert 1 == (await scrape())["invoices_storage_up"]
     database.is_away = True
     away = await scrape()
@@ -434,8 +434,8 @@ async def test_a_database_that_is_away_leaves_the_other_figures(database, scrape
 
 
 @pytest.mark.parametrize("error", [StorageUnavailable("away"), ZeroDivisionError("a defect")])
-async def test_whatever_goes_wrong_with_the_backlog_is_no_500(api, database, error, caplog):
-    """A defect is logged, and takes nothing else along."""
+async def test_an_error_in_the_backlog_is_not_a_500(api, database, error, caplog):
+    """An error in the query of the backlog is logged, and the other metrics are served."""
     database.error = error
 
     assert 0 == await up(api)
@@ -444,10 +444,8 @@ async def test_whatever_goes_wrong_with_the_backlog_is_no_500(api, database, err
     ]
 
 
-async def test_a_database_that_does_not_answer_holds_up_no_scrape(
-    api, database, clock, monkeypatch
-):
-    """After a moment the scrape is answered without; nobody asks a second time meanwhile."""
+async def test_a_database_that_does_not_answer_delays_no_scrape(api, database, clock, monkeypatch):
+    """After a timeout the scrape is answered without the backlog, and no second query starts."""
     monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
     database.may_answer.clear()
 
@@ -463,8 +461,8 @@ async def test_a_database_that_does_not_answer_holds_up_no_scrape(
     assert 1 == await up(api)
 
 
-async def test_a_stop_while_the_database_is_asked_is_silent(api, database, monkeypatch, caplog):
-    """A look that is being taken is given up before the database is closed."""
+async def test_a_stop_during_a_query_logs_nothing(api, database, monkeypatch, caplog):
+    """A running query is cancelled before the database is closed."""
     monkeypatch.setattr(exposition_module, "BACKLOG_TIMEOUT_SECONDS", 0)
     database.error = RuntimeError("cannot schedule new futures after shutdown")
     database.may_answer.clear()

@@ -1,4 +1,4 @@
-"""The served document: valid, complete, and true to the declaration."""
+"""The served document: valid, complete, and equal to the declaration."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def operations_in(paths):
 
 
 def resolve(document, schema):
-    """*schema*, or what its reference points at."""
+    """*schema*, or the schema to which its reference points."""
     reference = schema.get("$ref")
     return document["components"]["schemas"][reference.rsplit("/", 1)[1]] if reference else schema
 
 
 def examples_in(document):
-    """Every example in *document*: where it stands, its schema, the example."""
+    """Every example in *document*: its place, its schema, the example."""
     for path, method, operation in operations_in(document["paths"]):
         where = f"{method} {path}"
         for parameter in operation.get("parameters", ()):
@@ -80,8 +80,8 @@ def test_document_is_valid(document):
     assert "openapi" == next(iter(document))
 
 
-def test_document_says_who_where_and_under_which_licence(document):
-    """A reader learns who made it, where it is served and what may be done with it."""
+def test_document_names_contact_server_and_licence(document):
+    """The document has a contact, a server and a licence."""
     assert {"name": "MIT", "identifier": "MIT"} == document["info"]["license"]
     assert document["info"]["contact"]["name"]
     assert document["info"]["description"]
@@ -89,7 +89,7 @@ def test_document_says_who_where_and_under_which_licence(document):
 
 
 def test_servers_entry_is_the_public_url():
-    """The document names the URL under which users reach the service."""
+    """The document names the public URL of the service."""
     settings = Settings(public_url="https://invoices.example.net")
 
     assert "https://invoices.example.net" == document_of(settings)["servers"][1]["url"]
@@ -111,7 +111,7 @@ def test_every_operation_is_described(document):
 
 
 def test_every_body_has_an_example(document):
-    """Whoever reads what is sent or answered sees an example of it."""
+    """Every request and every response has an example."""
     missing = [
         f"{method} {path} {name}"
         for path, method, operation in operations_in(document["paths"])
@@ -124,7 +124,7 @@ def test_every_body_has_an_example(document):
 
 
 def test_every_example_fits_its_schema(document):
-    """An example can be copied: it is what its own schema allows."""
+    """Every example is valid under its own schema."""
     broken = {}
     count = 0
     for where, schema, example in examples_in(document):
@@ -139,7 +139,7 @@ def test_every_example_fits_its_schema(document):
 
 
 def test_every_answered_field_is_described(document):
-    """A field that is answered says what it means."""
+    """Every field of a response has a description."""
     silent = [
         f"{name}.{field}"
         for name, schema in document["components"]["schemas"].items()
@@ -160,7 +160,7 @@ def test_the_invoice_of_the_readme_is_the_example(document):
     assert "9999" == example["total"]
 
 
-def test_examples_tell_one_story_in_order(document):
+def test_examples_are_in_order_of_time(document):
     """Invoice, event, delivery and attempt of the examples follow each other in time."""
     paths = document["paths"]
     invoice, page = (
@@ -206,7 +206,7 @@ def test_every_status_is_documented(document, expected, path, method):
 
 
 def test_every_error_is_a_problem_document(document):
-    """Whatever goes wrong is told in one form."""
+    """Every error has the same form."""
     for path, method, operation in operations_in(document["paths"]):
         for code, answer in operation["responses"].items():
             if code.isdigit() and int(code) >= 400 and "callback_url" not in path:
@@ -216,8 +216,8 @@ def test_every_error_is_a_problem_document(document):
                 assert int(code) == content["example"]["status"], (method, path)
 
 
-def test_a_key_is_asked_for_where_one_is_needed(document):
-    """Clients that are generated send the key with everything but the questions of health."""
+def test_security_is_declared_for_every_private_operation(document):
+    """Every operation except those for health requires the key."""
     (name,) = document["components"]["securitySchemes"]
     scheme = document["components"]["securitySchemes"][name]
     open_to_all = {
@@ -231,8 +231,8 @@ def test_a_key_is_asked_for_where_one_is_needed(document):
     assert {"/healthz", "/readyz", "/metrics"} == open_to_all
 
 
-def test_what_is_refused_is_known_before(document):
-    """401 can happen exactly where a key is needed, and 429 tells when to come again."""
+def test_private_operations_declare_401_and_429(document):
+    """Exactly the operations that need a key declare 401; 429 has Retry-After."""
     for path, method, operation in operations_in(document["paths"]):
         if "callback_url" not in path:
             is_open = [] == operation.get("security")
@@ -243,12 +243,12 @@ def test_what_is_refused_is_known_before(document):
 
 
 def test_receivers_need_no_key(document):
-    """Who is called back is shown signatures, and no key."""
+    """A callback carries signatures and no key."""
     assert [] == callback_operation(document)["security"]
 
 
 def test_field_errors_of_an_example_are_possible_there(document):
-    """The example of invalid input names what the operation itself declares."""
+    """The example of a field error names a field of the same operation."""
     for path, method, operation in operations_in(document["paths"]):
         if "422" in operation["responses"] and "callback_url" not in path:
             names = {(one["in"], one["name"]) for one in operation["parameters"]}
@@ -283,7 +283,7 @@ def built(*operations):
 
 
 def declaring(*callbacks):
-    """An operation that takes an invoice and declares *callbacks*."""
+    """An operation that accepts an invoice and declares *callbacks*."""
 
     @docs(tags=["invoices"], callbacks=callbacks)
     @querystring_schema(CallbackQuerySchema)
@@ -296,18 +296,18 @@ def declaring(*callbacks):
 
 
 def test_callback_follows_the_declaration():
-    """Another declaration gives another document."""
+    """The document changes with the declaration."""
     declared = dataclasses.replace(
         INVOICE_NOTIFICATION,
-        name="told",
-        expression="{$request.query.callback_url}/told/{$request.body#/customer}",
+        name="renamed",
+        expression="{$request.query.callback_url}/renamed/{$request.body#/customer}",
         method="put",
     )
 
-    callback = built(declaring(declared))["paths"]["/x"]["post"]["callbacks"]["told"]
+    callback = built(declaring(declared))["paths"]["/x"]["post"]["callbacks"]["renamed"]
     ((expression, item),) = callback.items()
 
-    assert "{$request.query.callback_url}/told/{$request.body#/customer}" == expression
+    assert "{$request.query.callback_url}/renamed/{$request.body#/customer}" == expression
     assert ["put"] == list(item)
 
 
@@ -335,8 +335,8 @@ ANOTHER = Callback(
 )
 
 
-def test_a_second_callback_costs_a_declaration():
-    """Several callbacks of an operation are documented under their names, each as declared."""
+def test_a_second_callback_needs_only_a_declaration():
+    """Several callbacks of one operation are documented under their names, each as declared."""
     callbacks = built(declaring(INVOICE_NOTIFICATION, ANOTHER))["paths"]["/x"]["post"]["callbacks"]
     operation = callbacks["parcel_sent"]["{$request.query.callback_url}/parcels"]["put"]
     answers = operation["responses"]
@@ -363,7 +363,7 @@ def at(path, *callbacks):
 
 
 def test_two_operations_may_declare_one_callback():
-    """The operationId of each is unique, as OpenAPI demands."""
+    """If two operations declare one callback, each of its operationIds is unique."""
     paths = built(at("x", ANOTHER), at("y", ANOTHER))["paths"]
 
     assert ["parcel_sent", "parcel_sent_of_send_y"] == [
@@ -380,19 +380,19 @@ def test_other_callbacks_of_one_name_stop_the_start():
 
 
 def test_two_callbacks_of_one_name_stop_the_start():
-    """One of them would not be in the document."""
+    """Two callbacks with the same name in one operation raise an error."""
     with pytest.raises(DeclarationError, match="parcel_sent"):
         built(declaring(ANOTHER, dataclasses.replace(ANOTHER, summary="Again")))
 
 
 def callback_operation(document):
-    """The operation that a receiver builds."""
+    """The operation that a receiver implements."""
     callbacks = document["paths"]["/invoices/"]["post"]["callbacks"]
     return callbacks[INVOICE_NOTIFICATION.name][INVOICE_NOTIFICATION.expression]["post"]
 
 
 def test_callback_shows_headers_and_expected_answers(document):
-    """A receiver's developer sees what is sent, which answer counts and what the others mean."""
+    """The callback documents its headers, the expected answer and the meaning of other answers."""
     operation = callback_operation(document)
     answer = operation["responses"]["200"]["content"]["application/json"]
     headers = {one.name: one for one in INVOICE_NOTIFICATION.headers}
@@ -422,8 +422,8 @@ def test_callback_shows_headers_and_expected_answers(document):
     "words",
     ["webhook-id", "webhook-timestamp", "webhook-signature", "15 seconds", "410", "once"],
 )
-def test_description_of_the_callback_says_what_receivers_need(document, words):
-    """An external developer learns all of the protocol from the description."""
+def test_description_of_the_callback_explains_the_protocol(document, words):
+    """The description of the callback explains the whole protocol."""
     assert words in callback_operation(document)["description"]
 
 
@@ -431,7 +431,7 @@ def test_description_of_the_callback_says_what_receivers_need(document, words):
     ("expected", "timeout"), [("1 second:", 1000), ("2.5 seconds:", 2500), ("90 seconds:", 90_000)]
 )
 def test_deadline_of_the_callback_is_the_one_that_is_set(expected, timeout):
-    """The document names the operator's deadline."""
+    """The document names the deadline that the operator has set."""
     document = document_of(Settings(callback_timeout=timedelta(milliseconds=timeout)))
 
     assert f"Answer within {expected}" in callback_operation(document)["description"]
@@ -469,7 +469,7 @@ def test_bodies_of_the_callback_are_open(document, name):
 
 
 def test_answers_are_open_and_complete(document):
-    """What is answered always has all of its fields, and may have more one day."""
+    """A response always has all of its fields; later versions may add more."""
     for name, schema in document["components"]["schemas"].items():
         if name in {"InvoiceRequest", "InvoiceEventReceived", "Redelivery"}:
             continue
@@ -480,13 +480,13 @@ def test_answers_are_open_and_complete(document):
 
 
 def test_request_is_closed(document):
-    """A field that is not declared is refused, and the document says so."""
+    """A field that is not declared is refused, and the schema forbids it."""
     for name in ("InvoiceRequest", "Redelivery"):
         assert False is document["components"]["schemas"][name]["additionalProperties"]
 
 
 def test_nullable_fields_have_two_types(document):
-    """Null is a type of its own, as in JSON Schema, not the keyword of OpenAPI 3.0."""
+    """A nullable field has the type null, as in JSON Schema, not the keyword of OpenAPI 3.0."""
     properties = document["components"]["schemas"]["Invoice"]["properties"]
 
     assert ["string", "null"] == properties["callback_url"]["type"]
@@ -494,7 +494,7 @@ def test_nullable_fields_have_two_types(document):
 
 
 def test_document_can_be_built_again():
-    """Building the document changes nothing that it was built from."""
+    """Building the document does not change its input: a second build is equal."""
     assert document_of(Settings()) == document_of(Settings())
 
 
@@ -509,7 +509,7 @@ def test_document_can_be_built_again():
     ],
 )
 def test_undeclared_name_stops_the_start(expected, expression):
-    """An expression that names what the operation does not take is refused by name."""
+    """An expression with an undeclared name raises an error that contains the name."""
     declared = dataclasses.replace(INVOICE_NOTIFICATION, expression=expression)
     with pytest.raises(DeclarationError, match="invoice_notification") as refusal:
         built(declaring(declared))
@@ -518,7 +518,7 @@ def test_undeclared_name_stops_the_start(expected, expression):
 
 
 def test_body_of_an_operation_without_one_stops_the_start():
-    """An expression cannot reach into a body that is never sent."""
+    """An expression for the body raises an error if the operation has no body."""
 
     @docs(tags=["invoices"], callbacks=[INVOICE_NOTIFICATION])
     @querystring_schema(CallbackQuerySchema)
@@ -538,7 +538,7 @@ def test_every_documented_operation_is_served(document):
 
 
 def test_patterns_are_those_of_json_schema(document):
-    """Every pattern is a regular expression in ECMA-262 too, and not in Python alone."""
+    """Every pattern is a valid regular expression in ECMA-262, and not only in Python."""
     patterns = re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(document))
 
     assert patterns

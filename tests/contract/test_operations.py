@@ -1,4 +1,4 @@
-"""Operations are values: whoever composes the service may add some, with callbacks of their own."""
+"""An application can have additional operations, with callbacks of their own."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ ORDER = read_operation(hdrs.METH_POST, "/orders", order)
 
 @pytest.fixture
 def service(assembled):
-    """The service with one operation more."""
+    """The service with one additional operation."""
     operations = (*OPERATIONS, ORDER)
     return assembled(operations=operations, document=document_of(Settings(), operations))
 
 
 @pytest.fixture
 async def extended(aiohttp_client, dependencies):
-    """Asks the application with one operation more."""
+    """A client of the application with one additional operation."""
     return await aiohttp_client(make_application(dependencies, (*OPERATIONS, ORDER)))
 
 
@@ -76,7 +76,7 @@ async def test_an_added_operation_is_served_with_its_callbacks(extended, path):
 
 
 async def test_field_errors_of_an_added_operation_have_their_place(extended):
-    """A URL that may not be called is reported at the header that its expression names."""
+    """The field error of a denied URL points to the header that the expression names."""
     headers = {"X-Receiver": "http://127.0.0.1"}
     answer = await extended.post("/orders", json={"number": "x"}, headers=headers)
     errors = {(one["location"], one["pointer"]) for one in (await answer.json())["errors"]}
@@ -86,7 +86,7 @@ async def test_field_errors_of_an_added_operation_have_their_place(extended):
 
 
 async def test_an_added_operation_is_documented(extended):
-    """The document has the added operation and its callbacks, and all others."""
+    """The document has the added operation with its callbacks, and all other operations."""
     paths = (await (await extended.get("/api/docs/openapi.json")).json())["paths"]
 
     assert [NOTICE.expression] == list(paths["/orders"]["post"]["callbacks"]["notice"])

@@ -1,4 +1,4 @@
-"""Every error is a problem document, whoever raised it."""
+"""Every error is a problem document, wherever it was raised."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ async def problem_of(answer, status):
 
 
 def leaves(error):
-    """The errors that are raised: those that nothing else is derived from."""
+    """The error classes without subclasses."""
     below = error.__subclasses__()
     return {one for child in below for one in leaves(child)} if below else {error}
 
 
-def test_every_error_of_a_caller_has_a_number():
-    """An error that a caller can act on is never an unforeseen one."""
+def test_every_error_of_a_caller_has_a_problem_type():
+    """Every error that a caller can act on has a problem type of its own, and is never a 500."""
     assert leaves(RequestError) | {StorageUnavailable} == set(PROBLEMS)
 
 
 @pytest.mark.parametrize("path", ["/", "/none", "/invoice", "/invoices//", "/invoices/1/x", "/.."])
 async def test_unknown_path_is_a_problem(api, path):
-    """Aiohttp's own 404 is told like every other error."""
+    """The 404 of aiohttp is a problem document like every other error."""
     document = await problem_of(await api.get(path), 404)
 
     assert "/api/docs" in document["detail"]
@@ -57,16 +57,16 @@ async def test_unknown_path_is_a_problem(api, path):
         ("GET, HEAD, OPTIONS", "POST", "/api/docs/openapi.json"),
     ],
 )
-async def test_method_that_is_not_possible_is_a_problem(api, expected, method, path):
-    """Aiohttp's own 405 is told like every other error, with the methods that there are."""
+async def test_method_that_is_not_allowed_is_a_problem(api, expected, method, path):
+    """The 405 of aiohttp is a problem document with the allowed methods."""
     answer = await api.request(method, path)
     await problem_of(answer, 405)
 
     assert expected == answer.headers["Allow"]
 
 
-async def test_options_says_what_is_possible(api):
-    """OPTIONS answers with the methods and nothing else."""
+async def test_options_lists_the_allowed_methods(api):
+    """OPTIONS answers with the allowed methods and an empty body."""
     answer = await api.options("/invoices/")
 
     assert 204 == answer.status
@@ -74,8 +74,8 @@ async def test_options_says_what_is_possible(api):
     assert b"" == await answer.read()
 
 
-async def test_options_of_nothing_is_not_found(api):
-    """What is not there can do nothing."""
+async def test_options_of_an_unknown_path_is_404(api):
+    """OPTIONS of an unknown path is 404."""
     await problem_of(await api.options("/none"), 404)
 
 
@@ -83,7 +83,7 @@ async def test_options_of_nothing_is_not_found(api):
     "path", ["/invoices/", "/deliveries", "/healthz", "/readyz/", "/api/docs", "/api/docs/problems"]
 )
 async def test_head_answers_like_get_without_the_body(api, path):
-    """HEAD tells what GET would answer."""
+    """HEAD has the status and the headers of GET."""
     head, get = await api.head(path), await api.get(path)
 
     assert (get.status, get.content_type) == (head.status, head.content_type)
@@ -92,7 +92,7 @@ async def test_head_answers_like_get_without_the_body(api, path):
 
 
 async def test_head_of_a_missing_invoice_is_404(api):
-    """HEAD tells that there is nothing."""
+    """HEAD of an unknown invoice is 404, like GET."""
     assert 404 == (await api.head("/invoices/none")).status
 
 
@@ -120,8 +120,8 @@ async def test_head_of_a_missing_invoice_is_404(api):
         b'{"total": ' + b"9" * 5000 + b"}",
     ],
 )
-async def test_what_is_not_json_is_a_problem(api, body):
-    """A body that is not JSON as the standard has it is the caller's mistake, never a failure."""
+async def test_body_that_is_not_json_is_a_problem(api, body):
+    """A body that is not valid JSON is an error of the caller, never a 500."""
     await problem_of(await api.post("/invoices/", data=body, headers=JSON), 400)
 
 
@@ -157,15 +157,15 @@ async def test_body_that_is_not_declared_as_json_is_a_problem(api, content_type)
     ["application/json", "application/json; charset=utf-8", 'Application/JSON; Charset="UTF-8"'],
 )
 async def test_json_in_utf_8_is_read(api, content_type):
-    """JSON in UTF-8 may be declared in every way that says so."""
+    """Every correct declaration of JSON in UTF-8 is accepted."""
     body = b'{"id": "1", "customer": "J\xc3\xb6rg", "total": "1"}'
     answer = await api.post("/invoices/", data=body, headers={"Content-Type": content_type})
 
     assert 202 == answer.status
 
 
-async def test_largest_body_is_read_and_the_next_is_not(api):
-    """The bound on bodies is exact, and its refusal says so."""
+async def test_body_at_the_limit_is_read_and_above_it_refused(api):
+    """The limit for bodies is exact, and the refusal names it."""
     body = b'{"id": "1", "customer": "c", "total": "1"}'
     largest = body + b" " * (64 * 1024 - len(body))
 
@@ -176,8 +176,8 @@ async def test_largest_body_is_read_and_the_next_is_not(api):
     assert "65536" in document["detail"]
 
 
-async def test_unforeseen_error_is_told_to_the_log_alone(api, database, caplog):
-    """A defect is a 500 that says nothing, and a traceback in the log."""
+async def test_details_of_an_unexpected_error_are_only_in_the_log(api, database, caplog):
+    """A defect is a 500 without details; the log has the traceback."""
     database.fault = lambda _: ZeroDivisionError("secret")
 
     document = await problem_of(await api.post("/invoices/", json=INVOICE), 500)
@@ -188,7 +188,7 @@ async def test_unforeseen_error_is_told_to_the_log_alone(api, database, caplog):
 
 @pytest.mark.parametrize("path", ["/invoices/", "/deliveries"])
 async def test_unknown_cursor_is_a_field_error(api, path):
-    """Both lists refuse a cursor that names no page, in the same words."""
+    """Both lists refuse an unknown cursor with the same message."""
     document = await problem_of(await api.get(f"{path}?after=x"), 422)
     expected = {
         "location": "query",
@@ -201,7 +201,7 @@ async def test_unknown_cursor_is_a_field_error(api, path):
 
 @pytest.mark.parametrize("number", range(3))
 async def test_readiness_is_a_problem_once_a_loop_has_ended(api, service, clock, number):
-    """A service that accepts but does not deliver says so."""
+    """A service whose collection or delivery loop has ended is not ready."""
     async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS) as failed:
         await clock.parked()
         service.loops[number].drain()
@@ -211,8 +211,8 @@ async def test_readiness_is_a_problem_once_a_loop_has_ended(api, service, clock,
         await problem_of(await api.get("/readyz"), 503)
 
 
-async def test_ready_service_says_so(api, service, clock):
-    """The database answers, and the loops run."""
+async def test_running_service_is_ready(api, service, clock):
+    """The service is ready if the database answers and the loops run."""
     async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS):
         await clock.parked()
 
@@ -220,7 +220,7 @@ async def test_ready_service_says_so(api, service, clock):
 
 
 async def test_redirects_are_not_problems(dependencies, aiohttp_client):
-    """Only errors are told as problems."""
+    """A redirect is not changed into a problem document."""
     app = make_application(dependencies)
 
     async def move(_request):
@@ -242,8 +242,8 @@ async def test_redirects_are_not_problems(dependencies, aiohttp_client):
         ("no-cache", "/api/docs/static/swagger-ui.css"),
     ],
 )
-async def test_every_answer_is_dressed_alike(api, expected, path):
-    """No answer names our software's version, is guessed at by browsers, or outlives its truth."""
+async def test_every_response_has_the_common_headers(api, expected, path):
+    """No response names the version of the software, allows sniffing or is cached unchecked."""
     headers = (await api.get(path)).headers
 
     assert "invoices" == headers["Server"]

@@ -1,4 +1,4 @@
-"""Behind a proxy that removes a prefix: every link leads below the path of the public URL."""
+"""Behind a proxy that removes a prefix: every link is below the path of the public URL."""
 
 from dataclasses import replace
 from urllib.parse import urljoin, urlsplit
@@ -27,7 +27,7 @@ def an_application(public_url):
 
 @pytest.fixture
 async def behind_proxy(aiohttp_client):
-    """Asks through a proxy that serves the service below /billing, and nothing else."""
+    """A client behind a proxy that serves the service below /billing, and nothing else."""
     proxy = web.Application()
     proxy.add_subapp("/billing", an_application(PUBLIC_URL))
     return await aiohttp_client(proxy)
@@ -35,7 +35,7 @@ async def behind_proxy(aiohttp_client):
 
 @pytest.fixture(params=["http://127.0.0.1:8080", "https://example.com/"])
 async def without_prefix(aiohttp_client, request):
-    """Asks a service whose public URL has no path."""
+    """A client of a service whose public URL has no path."""
     return await aiohttp_client(an_application(request.param.rstrip("/")))
 
 
@@ -66,7 +66,7 @@ async def test_the_type_of_a_problem_is_found(behind_proxy, method, path, status
 
 
 async def test_a_request_with_expect_has_the_same_types(behind_proxy):
-    """A refusal before the body is sent has a link that works, too."""
+    """A refusal before the body is sent has a working link too."""
     headers = {"Expect": "100-continue", "Content-Length": "999999999"}
     answer = await behind_proxy.post("/billing/invoices/", headers=headers)
 
@@ -75,7 +75,7 @@ async def test_a_request_with_expect_has_the_same_types(behind_proxy):
 
 
 async def test_an_unknown_path_names_the_documentation(behind_proxy):
-    """A path where nothing is served says where the API is described, as users reach it."""
+    """The 404 of an unknown path has the public URL of the documentation."""
     detail = (await (await behind_proxy.get("/billing/nothing")).json())["detail"]
 
     assert "Nothing is served at this path. /billing/api/docs describes the API." == detail
@@ -83,7 +83,7 @@ async def test_an_unknown_path_names_the_documentation(behind_proxy):
 
 @pytest.mark.parametrize("path", PAGES)
 async def test_the_page_loads_its_files(behind_proxy, path):
-    """Whatever the page loads, the document included, is below the prefix."""
+    """All files that the page loads, the document included, are below the prefix."""
     text = await (await behind_proxy.get(f"/billing{path}")).text()
 
     loaded = [urljoin(f"/billing{path}", one) for one in loaded_by(text)]
@@ -94,7 +94,7 @@ async def test_the_page_loads_its_files(behind_proxy, path):
 
 @pytest.mark.parametrize("path", PAGES)
 async def test_the_page_loads_its_files_without_the_proxy(aiohttp_client, path):
-    """An operator who calls the service itself sees the same page."""
+    """The page works if the service is called directly."""
     direct = await aiohttp_client(an_application(PUBLIC_URL))
     text = await (await direct.get(path)).text()
 
@@ -120,7 +120,7 @@ async def test_the_first_server_is_below_the_prefix(behind_proxy):
 
 
 async def test_the_document_shows_links_below_the_prefix(behind_proxy):
-    """Examples in the document are what is answered: Location and types of problems."""
+    """Location and problem types in the examples equal those in responses."""
     document = await (await behind_proxy.get("/billing/api/docs/openapi.json")).json()
     answers = document["paths"]["/invoices/"]["post"]["responses"]
     example = answers["422"]["content"]["application/problem+json"]["example"]
@@ -140,13 +140,13 @@ async def test_without_a_prefix_links_begin_at_the_root(without_prefix):
     assert "/" == document["servers"][0]["url"]
 
 
-# Who may read the documents
+# Cross-origin access to the documents
 
 
 @pytest.mark.parametrize("path", ["/api/docs/openapi.json", "/api/docs/openapi.yaml"])
 @pytest.mark.parametrize("slash", ["", "/"])
-async def test_documents_are_read_from_other_origins(without_prefix, path, slash):
-    """A viewer or an editor on another site may fetch the documents."""
+async def test_documents_are_readable_from_other_origins(without_prefix, path, slash):
+    """Pages of other origins may fetch the documents."""
     headers = {"Origin": "https://editor.example"}
     answer = await without_prefix.get(path + slash, headers=headers)
 
@@ -158,8 +158,8 @@ async def test_documents_are_read_from_other_origins(without_prefix, path, slash
     "path",
     ["/invoices/", "/invoices/none", "/deliveries", "/api/docs", "/api/docs/problems", "/healthz"],
 )
-async def test_nothing_else_is_read_from_other_origins(without_prefix, path):
-    """A page of another origin reads no answer of the API."""
+async def test_other_responses_are_not_readable_from_other_origins(without_prefix, path):
+    """Pages of other origins cannot read responses of the API."""
     answer = await without_prefix.get(path, headers={"Origin": "https://editor.example"})
 
     assert "Access-Control-Allow-Origin" not in answer.headers
@@ -180,8 +180,8 @@ async def test_nothing_else_is_read_from_other_origins(without_prefix, path):
         "Digest x",
     ],
 )
-async def test_in_development_any_authorization_is_let_in(without_prefix, authorization):
-    """Postman and generated clients send a header of their own, and are let in without a key."""
+async def test_in_development_any_authorization_is_accepted(without_prefix, authorization):
+    """In development mode a request with any Authorization header is accepted without a key."""
     headers = {} if authorization is None else {"Authorization": authorization}
 
     assert 200 == (await without_prefix.get("/invoices/", headers=headers)).status

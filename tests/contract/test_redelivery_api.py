@@ -1,4 +1,4 @@
-"""`POST /deliveries/…/redeliver`: what has ended is delivered once more, because somebody asks."""
+"""`POST /deliveries/…/redeliver`: settled deliveries are delivered again on request."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.samples import samples_of
 
 
 async def die(store):
-    """Let the one delivery that is due die."""
+    """Settle the one due delivery as dead."""
     delivery = await lease_delivery(store)
     await store.settle(failed(delivery, status=DeliveryStatus.DEAD, reason=DeadReason.GONE))
 
 
 @pytest.mark.parametrize("form", ["", "/"])
 async def test_a_dead_delivery_is_delivered_once_more(api, store, form):
-    """202 with the delivery, which is pending again under its old id."""
+    """The response is 202 with the delivery, which is pending again with the same id."""
     await add_delivery(store)
     await die(store)
 
@@ -35,8 +35,8 @@ async def test_a_dead_delivery_is_delivered_once_more(api, store, form):
     assert "redelivery" == (await lease_delivery(store)).cause
 
 
-async def test_asking_twice_changes_nothing_more(api, store):
-    """The second answer is the first one again."""
+async def test_a_second_request_changes_nothing_more(api, store):
+    """The second response equals the first one."""
     await add_delivery(store)
     await store.settle(delivered(await lease_delivery(store), at=START))
 
@@ -47,7 +47,7 @@ async def test_asking_twice_changes_nothing_more(api, store):
 
 
 async def test_attempts_show_their_cause(api, store):
-    """Who reads the attempts sees which of them somebody asked for."""
+    """Each attempt shows its cause: an event or a redelivery."""
     await add_delivery(store)
     await die(store)
     await api.post("/deliveries/msg_1/redeliver")
@@ -60,13 +60,13 @@ async def test_attempts_show_their_cause(api, store):
 
 
 async def test_an_unknown_delivery_is_not_found(api):
-    """404, as for looking at it."""
+    """An unknown delivery is 404, as for GET."""
     assert 404 == (await api.post("/deliveries/msg_1/redeliver")).status
 
 
 @pytest.mark.parametrize("form", ["", "/"])
 async def test_a_filter_is_answered_with_a_count(api, store, form):
-    """202 says how many; the same filter again finds nothing more."""
+    """The response is 202 with the count; the same filter finds nothing the second time."""
     for number in range(3):
         await add_delivery(store, str(number))
         await die(store)
@@ -78,8 +78,8 @@ async def test_a_filter_is_answered_with_a_count(api, store, form):
     assert [{"count": 3}, {"count": 0}] == [await answer.json() for answer in answers]
 
 
-async def test_a_filter_takes_origins_as_lists_do(api, store):
-    """The port may be left out where it is the scheme's own."""
+async def test_a_filter_accepts_the_origins_of_lists(api, store):
+    """The default port of the scheme may be left out of an origin."""
     await add_delivery(store)
     await die(store)
     wanted = {"status": "dead", "since": "2026-01-31T11:00:00Z", "until": "2026-01-31T13:00:00Z"}
@@ -107,8 +107,8 @@ async def test_a_filter_takes_origins_as_lists_do(api, store):
         ({"status": None, "origin": None}, ["/origin", "/status"]),
     ],
 )
-async def test_a_filter_with_mistakes_takes_nothing(api, store, body, pointers):
-    """422 names every mistake, in the body; nothing was redelivered."""
+async def test_a_filter_with_field_errors_matches_nothing(api, store, body, pointers):
+    """422 names every field error of the body; nothing was redelivered."""
     await add_delivery(store)
     await die(store)
 
@@ -122,17 +122,17 @@ async def test_a_filter_with_mistakes_takes_nothing(api, store, body, pointers):
 
 
 @pytest.mark.parametrize(("body", "status"), [("[]", 422), ("{", 400), ("", 400)])
-async def test_what_is_no_filter_takes_nothing(api, body, status):
-    """What is not JSON, or no object, is refused as it is for invoices."""
+async def test_a_body_that_is_not_a_filter_is_refused(api, body, status):
+    """A body that is not a JSON object is refused as for invoices."""
     headers = {"Content-Type": "application/json"}
 
     assert status == (await api.post("/deliveries/redeliver", data=body, headers=headers)).status
 
 
-async def test_what_was_reached_is_told_though_the_rest_failed(
+async def test_redelivered_deliveries_are_counted_although_the_rest_failed(
     monkeypatch, api, database, store, metrics, caplog
 ):
-    """503 in the middle: what is pending by then is counted and logged, and the rest follows."""
+    """If a 503 interrupts a redelivery, the finished part is counted; a new request ends it."""
     caplog.set_level(logging.INFO, logger="invoices.api")
     monkeypatch.setattr(redelivery, "BATCH", 1)
     for number in range(3):

@@ -1,4 +1,4 @@
-"""By what a request and all that follows from it are found: its id and its trace."""
+"""The request id and the trace of a request, and of all steps that follow from it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ async def stored(store):
     return row
 
 
-async def test_every_answer_names_its_request(api):
-    """Refusals, answers and pages alike, each request with a name of its own."""
+async def test_every_response_has_a_request_id(api):
+    """Every response has a unique request id, errors and pages included."""
     paths = ("/healthz", "/invoices/none", "/none", "/api/docs/openapi.json", "/deliveries")
     named = [(await api.get(path)).headers["X-Request-Id"] for path in (*paths, *paths)]
 
@@ -41,8 +41,8 @@ async def test_every_answer_names_its_request(api):
 
 
 @pytest.mark.parametrize("given", ["a", "0d4c-7:1/x+y=z@w._", "x" * 128])
-async def test_a_name_that_was_given_is_kept(api, store, given):
-    """What stands in front of the service may have named the request already."""
+async def test_a_given_request_id_is_kept(api, store, given):
+    """A valid request id of the client or a proxy is kept."""
     answer = await send(api, **{"X-Request-Id": given})
 
     assert given == answer.headers["X-Request-Id"]
@@ -50,32 +50,32 @@ async def test_a_name_that_was_given_is_kept(api, store, given):
 
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a\tb", "a,b", '"a"', "{a}", "ä", "a;b"])
-async def test_a_name_that_cannot_be_used_is_replaced(api, store, given):
-    """It is neither stored, nor logged, nor answered."""
+async def test_an_invalid_request_id_is_replaced(api, store, given):
+    """An invalid request id is neither stored nor returned."""
     answer = await send(api, **{"X-Request-Id": given})
 
     assert given != answer.headers["X-Request-Id"]
     assert 32 == len((await stored(store))["request_id"])
 
 
-async def test_a_replay_does_not_rename_what_is_stored(api, store, caplog):
-    """The log says that the same came again, by which request, and the first one stays."""
+async def test_a_replay_does_not_change_the_stored_request_id(api, store, caplog):
+    """A replay is logged with its own request id; the invoice keeps the first one."""
     caplog.set_level(logging.INFO, logger="invoices")
     await send(api, **{"X-Request-Id": "first"})
     again = await api.post("/invoices/", json=BODY, headers={"X-Request-Id": "second"})
 
     assert 200 == again.status
     assert "first" == (await stored(store))["request_id"]
-    told = [
+    logged = [
         (record.getMessage(), record.fields["request_id"])
         for record in caplog.records
         if record.name == "invoices.api"
     ]
-    assert [("invoice.accepted", "first"), ("invoice.replayed", "second")] == told
+    assert [("invoice.accepted", "first"), ("invoice.replayed", "second")] == logged
 
 
-async def test_the_collection_knows_the_request(api, store):
-    """Whoever goes on with the invoice has its request's id and trace."""
+async def test_the_collection_has_the_request_id(api, store):
+    """A leased invoice has the id and the trace of its request."""
     await send(api, **{"X-Request-Id": "mine", "traceparent": GIVEN})
 
     leased = await lease_invoice(store)
@@ -83,8 +83,8 @@ async def test_the_collection_knows_the_request(api, store):
 
 
 @pytest.mark.parametrize("given", [None, "", "nonsense", "00-0-0-0"])
-async def test_without_a_trace_there_is_none(api, store, given):
-    """Neither is one begun that nobody records, nor is nonsense passed on."""
+async def test_an_invalid_trace_is_not_stored(api, store, given):
+    """Without a valid trace of the client, no trace is stored."""
     await send(api, **({} if given is None else {"traceparent": given}))
 
     assert None is (await stored(store))["traceparent"]
@@ -92,13 +92,13 @@ async def test_without_a_trace_there_is_none(api, store, given):
 
 @pytest.fixture
 def exporter():
-    """Keeps the spans that have ended."""
+    """The exporter that keeps the ended spans."""
     return InMemorySpanExporter()
 
 
 @pytest.fixture
 async def traced_api(aiohttp_client, assembled, exporter):
-    """Asks an application whose traces are recorded."""
+    """A client of an application whose traces are recorded."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     service = assembled(tracing=Tracing(provider))
@@ -106,7 +106,7 @@ async def traced_api(aiohttp_client, assembled, exporter):
 
 
 async def test_a_request_is_a_span(traced_api, store, exporter):
-    """Part of the caller's trace, named by its route, and the parent of what follows."""
+    """A request becomes a span of the caller's trace, and the parent of the later spans."""
     await send(traced_api, **{"traceparent": GIVEN, "X-Request-Id": "mine"})
 
     (span,) = exporter.get_finished_spans()
@@ -122,8 +122,8 @@ async def test_a_request_is_a_span(traced_api, store, exporter):
     assert parent == (await stored(store))["traceparent"]
 
 
-async def test_refusals_are_spans_and_health_is_none(traced_api, exporter):
-    """What an account asked is told with its status; probes would drown everything else."""
+async def test_refused_requests_are_spans_and_health_checks_are_not(traced_api, exporter):
+    """Requests of accounts become spans with their status; health checks do not."""
     for path in ("/healthz", "/readyz", "/api/docs/openapi.json", "/none", "/invoices/none"):
         await traced_api.get(path)
 

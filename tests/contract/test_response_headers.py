@@ -1,4 +1,4 @@
-"""What browsers are told with every answer: believe nothing else of it than what it is."""
+"""The headers that every response has for browsers."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def policy_of(answer):
         ("GET", "/api/docs/static/none"),
     ],
 )
-async def test_every_answer_has_them(api, method, path):
-    """No answer can be framed, sniffed, or read by other origins, whatever came of the request."""
+async def test_every_response_has_the_headers(api, method, path):
+    """No response can be framed, sniffed or read by other origins, whatever its status is."""
     headers = (await api.request(method, path)).headers
 
     assert EVERYWHERE == {name: headers.get(name) for name in EVERYWHERE}
@@ -59,16 +59,16 @@ async def test_every_answer_has_them(api, method, path):
     assert "Strict-Transport-Security" not in headers
 
 
-async def test_what_is_no_http_gets_them_too(wire):
-    """An answer that no application made is dressed like the others."""
+async def test_the_response_to_input_that_is_not_http_has_the_headers(wire):
+    """A response that comes from the server and not from the application has the same headers."""
     answer = (await wire.talk(b"nonsense\r\n\r\n")).decode()
 
     assert [] == [name for name, value in EVERYWHERE.items() if f"{name}: {value}" not in answer]
 
 
 @pytest.mark.parametrize("path", ["/invoices/", "/none", "/api/docs"])
-async def test_browsers_come_back_over_tls_where_it_is_public_so(assembled, aiohttp_client, path):
-    """Where users reach the service over https://, a browser does not try http:// for a year."""
+async def test_hsts_is_sent_if_the_public_url_is_https(assembled, aiohttp_client, path):
+    """With an https:// public URL, the response forbids http:// for one year."""
     service = assembled(Settings(public_url="https://invoices.example"))
     api = await aiohttp_client(make_application(service.dependencies))
 
@@ -78,8 +78,8 @@ async def test_browsers_come_back_over_tls_where_it_is_public_so(assembled, aioh
 
 
 @pytest.mark.parametrize("path", ["/api/docs", "/api/docs/"])
-async def test_the_page_may_do_what_it_needs_and_no_more(api, path):
-    """Swagger UI runs our files and the one script of its page, and speaks to us alone."""
+async def test_the_policy_of_the_page_allows_only_its_own_files(api, path):
+    """Swagger UI may run its own files and one inline script, and connect only to the service."""
     answer = await api.get(path)
     (script,) = re.findall(r"<script>(.*?)</script>", await answer.text(), re.DOTALL)
     digest = b64encode(sha256(script.encode()).digest()).decode()
@@ -94,8 +94,8 @@ async def test_the_page_may_do_what_it_needs_and_no_more(api, path):
     assert "camera=()" in answer.headers["Permissions-Policy"]
 
 
-async def test_the_page_of_problems_runs_nothing(api):
-    """A page without scripts may have none; its own style is named by its hash."""
+async def test_the_page_of_problems_allows_no_scripts(api):
+    """The policy of the page allows no script, and its own style by hash."""
     policy = policy_of(await api.get("/api/docs/problems"))
 
     assert re.fullmatch(r"'sha256-[A-Za-z0-9+/]{43}='", policy.pop("style-src"))

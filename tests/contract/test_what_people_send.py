@@ -1,4 +1,4 @@
-"""What people send who do this every day: a clear answer to each of their small surprises."""
+"""Frequent mistakes of API users, and unusual but valid requests: each gets a clear answer."""
 
 from urllib.parse import quote
 
@@ -16,18 +16,18 @@ TWO_HUNDRED_EMOJI = "🧾" * 200
 
 @pytest.fixture
 def settings():
-    """The settings of development mode: receivers may be anywhere."""
+    """The settings of development mode, which permits receivers at any address."""
     return for_development(Settings())
 
 
 async def post(api, body, query=""):
-    """The status and the problem, or the answer, for a body of text or of bytes."""
+    """Send *body*, a text or bytes; returns the status and the document of the response."""
     answer = await api.post(f"/invoices/{query}", data=body, headers=JSON)
     return answer.status, await answer.json()
 
 
 async def send(api, query="", **changes):
-    """The same for the seed invoice with *changes*."""
+    """Send the seed invoice with *changes*; returns the status and the document."""
     answer = await api.post(f"/invoices/{query}", json={**SEED, **changes})
     return answer.status, await answer.json()
 
@@ -38,7 +38,7 @@ def messages_of(problem):
 
 
 async def refusal_of(api, query="", **changes):
-    """The field errors of what is refused with 422."""
+    """The field errors of an invoice that is refused with 422."""
     status, problem = await send(api, query, **changes)
     assert 422 == status, problem
     return messages_of(problem)
@@ -58,16 +58,16 @@ class TestRepeatedNames:
             ("ä", '{"ä":1,"\\u00e4":2}'),
         ],
     )
-    async def test_a_name_that_stands_twice_is_refused(self, api, expected, body):
-        """Readers of JSON differ in which value counts, so that neither does."""
+    async def test_a_repeated_name_is_refused(self, api, expected, body):
+        """A name that occurs twice is refused, because parsers differ in which value they use."""
         status, problem = await post(api, body)
 
         assert 400 == status
         assert f'the name "{expected}" twice' in problem["detail"]
 
     @pytest.mark.parametrize("path", ["/invoices/", "/deliveries/redeliver"])
-    async def test_every_body_is_read_alike(self, api, path):
-        """What holds for invoices holds for filters."""
+    async def test_filters_are_read_like_invoices(self, api, path):
+        """A repeated name is refused in the body of a filter, too."""
         body = '{"status":"dead","status":"dead"}'
         answer = await api.post(path, data=body, headers=JSON)
 
@@ -80,20 +80,20 @@ class TestRepeatedNames:
             '{"id":"a","customer":"\\"id\\":","title":"{\\"a\\":1,\\"a\\":2}","total":"1"}',
         ],
     )
-    async def test_values_repeat_as_they_like(self, api, body):
-        """Only names count, not what looks like one in a text."""
+    async def test_repeated_values_are_accepted(self, api, body):
+        """Only repeated names are refused, not repeated values or text that looks like a name."""
         assert 202 == (await post(api, body))[0]
 
     @pytest.mark.parametrize("depth", [200, 900, 1000, 1023, 20_000])
     @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
     async def test_deep_nesting_is_refused(self, api, depth, opening, closing):
-        """However deep a body is nested, it is the caller's error."""
+        """A body that is nested too deep is an error of the caller."""
         body = opening * depth + "1" + closing * depth
 
         assert (await post(api, body[: 64 * 1024]))[0] in {400, 422}
 
-    async def test_a_long_name_is_not_repeated_in_full(self, api):
-        """The answer to a large body is small."""
+    async def test_a_long_name_is_shortened_in_the_answer(self, api):
+        """The error message does not contain the whole of a long name."""
         name = "a" * 20_000
         _, problem = await post(api, f'{{"{name}":1,"{name}":2}}')
 
@@ -112,8 +112,8 @@ class TestOtherBodies:
             ("a string", '"{}"'),
         ],
     )
-    async def test_what_is_no_object_is_named(self, api, kind, body):
-        """The refusal says what was sent, and what was expected."""
+    async def test_the_kind_of_a_body_that_is_not_an_object_is_named(self, api, kind, body):
+        """The refusal names the JSON type that was sent and the type that was expected."""
         status, problem = await post(api, body)
 
         assert 422 == status
@@ -129,14 +129,14 @@ class TestOtherBodies:
         ],
     )
     async def test_the_cause_is_named(self, api, expected, body):
-        """What is not JSON in UTF-8 is refused by what makes it so."""
+        """The refusal of a body that is not JSON in UTF-8 names the cause."""
         status, problem = await post(api, body)
 
         assert 400 == status
         assert expected in problem["detail"]
 
     async def test_a_thousand_errors_are_answered_with_twenty(self, api):
-        """The answer lists the first twenty field errors."""
+        """The response lists the first twenty field errors."""
         body = "{" + ",".join(f'"callback_ur{number}":1' for number in range(3000)) + "}"
         status, problem = await post(api, body, "?callback_url=x")
 
@@ -146,7 +146,7 @@ class TestOtherBodies:
 
 class TestLimits:
     async def test_limits_can_be_used_together(self, api, store):
-        """The longest id goes with the longest callback URL."""
+        """The longest id and the longest callback URL are accepted together."""
         url = RECEIVER + "/" + "a" * (2048 - len(RECEIVER) - 1)
         status, _ = await send(api, f"?callback_url={url}", id=TWO_HUNDRED_EMOJI)
 
@@ -155,7 +155,7 @@ class TestLimits:
         assert f"{url}/invoices/{quote(TWO_HUNDRED_EMOJI)}" in stored["callbacks"]
 
     async def test_a_url_above_its_limit_is_named(self, api):
-        """The limit of callback_url is its own, and no other field is blamed."""
+        """A callback URL above its limit gives a field error for callback_url only."""
         errors = await refusal_of(api, f"?callback_url={RECEIVER}/{'a' * 2048}")
 
         assert {
@@ -175,14 +175,14 @@ class TestCallbackUrls:
             ("must begin with http:// or https://", "api.example"),
         ],
     )
-    async def test_a_refusal_shows_the_way_out(self, api, expected, url):
-        """The message has what can be sent instead."""
+    async def test_a_refusal_shows_a_correct_value(self, api, expected, url):
+        """The message has a correct value that can be sent instead."""
         errors = await refusal_of(api, f"?callback_url={quote(url)}")
 
         assert expected in errors["/callback_url"]
 
-    async def test_a_plus_is_a_blank_in_a_query(self, api):
-        """Somebody who wrote a + is told why it is a blank."""
+    async def test_a_plus_in_a_query_is_explained(self, api):
+        """The message explains that + means a blank in a query."""
         errors = await refusal_of(api, "?callback_url=http://h/a+b")
 
         assert "in a query, + stands for a blank: write %2B for a +" in errors["/callback_url"]
@@ -195,7 +195,7 @@ class TestCallbackUrls:
         ],
     )
     async def test_a_url_is_called_as_it_was_sent(self, api, store, origin, url):
-        """A dot at the end and an empty port are kept, and the origin is that of every spelling."""
+        """A trailing dot and an empty port stay in the URL; the origin is normalised."""
         assert 202 == (await send(api, f"?callback_url={url}"))[0]
 
         stored = await store.find_invoice("dev", "1")
@@ -218,7 +218,7 @@ class TestUnknownFields:
         ],
     )
     async def test_the_likely_reason_is_named(self, api, pointer, expected, query):
-        """A parameter that is not declared was meant to be something."""
+        """The message for an undeclared parameter names the parameter that was probably meant."""
         errors = await refusal_of(api, query)
 
         assert [pointer] == list(errors)
@@ -235,8 +235,8 @@ class TestUnknownFields:
             ("Unknown field.", "x" * 60_000),
         ],
     )
-    async def test_fields_of_the_body_too(self, api, expected, name):
-        """A name at the wrong place is sent to the right one."""
+    async def test_the_likely_field_of_the_body_is_named(self, api, expected, name):
+        """The message for an undeclared field names the correct field or place."""
         assert {f"/{name}": expected} == await refusal_of(api, **{name: RECEIVER})
 
 
@@ -265,15 +265,15 @@ class TestMoney:
         ],
     )
     async def test_each_refusal_says_what_is_wrong(self, api, expected, total):
-        """A string and a number of the same value are refused in the same words."""
+        """A string and a number of the same value get the same message."""
         errors = await refusal_of(api, total=total)
 
         assert ["/total"] == list(errors)
         assert expected in errors["/total"]
 
     @pytest.mark.parametrize("total", ["100", "100.0", "100.00000", 100, 100.0, 1e2])
-    async def test_zeros_behind_the_point_are_no_decimals(self, api, total):
-        """What is taken as a number is taken as a string."""
+    async def test_trailing_zeros_do_not_count_as_decimals(self, api, total):
+        """An amount with trailing zeros is accepted as a number and as a string."""
         assert 202 == (await send(api, total=total, currency="JPY"))[0]
         assert "100" == (await (await api.get("/invoices/1")).json())["total"]
 
@@ -288,7 +288,7 @@ class TestMoney:
         ],
     )
     async def test_a_currency_is_written_in_capitals(self, api, expected, currency):
-        """The refusal has the code that was meant, if there is one."""
+        """The refusal names the code in capitals, if such a currency exists."""
         assert {"/currency": expected} == await refusal_of(api, currency=currency)
 
 
@@ -298,12 +298,12 @@ class TestBlanks:
     @pytest.mark.parametrize("name", ["id", "customer", "total"])
     @pytest.mark.parametrize("blank", BLANKS)
     async def test_a_blank_field_is_missing(self, api, name, blank):
-        """Where nothing can be seen, nothing was sent."""
+        """A required field with only invisible characters counts as missing."""
         assert {f"/{name}": "Is missing or blank."} == await refusal_of(api, **{name: blank})
 
     @pytest.mark.parametrize("blank", BLANKS)
     async def test_an_optional_field_may_be_blank(self, api, blank):
-        """Blank says the same as leaving the field out."""
+        """A blank optional field counts as absent."""
         status, _ = await send(api, title=blank, customer_email=blank, currency=blank)
         found = await (await api.get("/invoices/1")).json()
 
@@ -316,8 +316,8 @@ class TestBlanks:
         assert 200 == (await send(api))[0]
 
     @pytest.mark.parametrize("text", ["0", "-", "\u200bx", "👨\u200d👩", "\u3000あ"])
-    async def test_what_can_be_seen_is_kept(self, api, text):
-        """Invisible characters beside others belong to the text."""
+    async def test_a_text_with_visible_characters_is_kept(self, api, text):
+        """Invisible characters beside visible ones stay in the text."""
         assert 202 == (await send(api, customer=text))[0]
         assert text == (await (await api.get("/invoices/1")).json())["customer"]
 
@@ -333,7 +333,7 @@ class TestRepeatedInvoices:
         ],
     )
     async def test_a_conflict_names_what_differs(self, api, expected, query, changes):
-        """Which fields differ is told; their values are not."""
+        """The conflict names the fields that differ, without their values."""
         await send(api)
         status, problem = await send(api, query, **changes)
 
@@ -341,8 +341,8 @@ class TestRepeatedInvoices:
         assert f"with other content: {expected}." in problem["detail"]
         assert "secret" not in str(problem)
 
-    async def test_a_replay_says_where_the_invoice_is(self, api):
-        """Whoever lost the first answer gets all of it."""
+    async def test_a_replay_has_the_location(self, api):
+        """A client that lost the first response gets the same Location with the second."""
         first = await api.post("/invoices/", json=SEED)
         second = await api.post("/invoices/", json=SEED)
 
@@ -361,14 +361,14 @@ class TestInstants:
         ],
     )
     async def test_an_offset_needs_no_encoding(self, api, expected, since):
-        """A + that was read as a blank is still the sign of an offset."""
+        """A + in the offset that was decoded as a blank is accepted."""
         assert expected == (await api.get(f"/deliveries?since={since}")).status
 
 
 class TestWithdrawnCurrencies:
     @pytest.mark.parametrize(("total", "decimals"), [("0.100", 3), ("100", 0), ("1.00", None)])
-    async def test_an_invoice_outlives_its_currency(self, api, store, total, decimals):
-        """What was stored can be read when ISO 4217 has withdrawn the currency."""
+    async def test_an_invoice_in_a_withdrawn_currency_is_shown(self, api, store, total, decimals):
+        """A stored invoice can be read after ISO 4217 has withdrawn its currency."""
         await send(api)
         await store._database.write(
             lambda tx: tx.execute(
@@ -383,7 +383,7 @@ class TestWithdrawnCurrencies:
 
     @pytest.mark.parametrize(("expected", "currency"), [(2, "USD"), (0, "JPY"), (3, "KWD")])
     async def test_decimals_are_stored(self, api, store, expected, currency):
-        """Each invoice keeps the decimals that its currency had."""
+        """Each invoice is stored with the number of decimals of its currency."""
         await send(api, currency=currency)
 
         assert expected == (await store.find_invoice("dev", "1"))["decimals"]

@@ -1,4 +1,4 @@
-"""Two accounts with keys, what each has sent in, and the application that authenticates them."""
+"""Two accounts with keys, the rows of the first, and the application that authenticates both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def process():
 
 @pytest.fixture
 def administration(store, clock):
-    """The accounts as an operator manages them."""
+    """The administration of accounts."""
     return AccountAdministration(store, SecretCipher([new_encryption_key()]), clock)
 
 
@@ -48,31 +48,31 @@ async def ben(administration):
 
 @pytest.fixture
 async def client(aiohttp_client, dependencies):
-    """Asks the application in process, without a key."""
+    """A client of the application in process, without a key."""
     return await aiohttp_client(make_application(dependencies))
 
 
 @pytest.fixture
 def anonymous(client):
-    """Asks without a key."""
+    """A client without a key."""
     return Asker(client)
 
 
 @pytest.fixture
 def as_ann(client, ann):
-    """Asks as Ann."""
+    """A client with the key of Ann."""
     return Asker(client, f"Bearer {ann.key}")
 
 
 @pytest.fixture
 def as_ben(client, ben):
-    """Asks as Ben."""
+    """A client with the key of Ben."""
     return Asker(client, f"Bearer {ben.key}")
 
 
 @pytest.fixture
 async def anns(store, ann):
-    """What Ann has: an invoice that is not collected, and one with a delivery in each state."""
+    """Rows of Ann: an invoice that is not collected, and one delivery in each state."""
     for number, status in enumerate(DeliveryStatus, start=1):
         at = START + number * SECOND
         await add_delivery(store, f"{status}1", account_id=ann.account_id, at=at)
@@ -82,6 +82,6 @@ async def anns(store, ann):
         else:
             await store.settle(failed(leased, status=status, at=at, due_at=at + 1000 * SECOND))
     await store.accept(an_invoice("plain1", account_id=ann.account_id))
-    # Somebody works on it for as long as a test takes.
+    # The lease lasts longer than the test.
     await lease_invoice(store, until=START + 1000 * SECOND)
     return ["plain1", *(f"{status}1" for status in DeliveryStatus)]

@@ -1,4 +1,4 @@
-"""A request without a valid key is refused in one way, before its body and any id are read."""
+"""Every request without a valid key gets the same refusal, before its body and ids are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.storage import accounts
 from tests.askers import PRIVATE, Asker, raw_post
 from tests.clock import PATIENCE_SECONDS, advance_loop
 
-NOBODYS = "inv_aaaaaaaa_" + "A" * 43
+UNKNOWN_KEY = "inv_aaaaaaaa_" + "A" * 43
 JSON = {"Content-Type": "application/json"}
 OPEN_PATHS = [
     "/healthz",
@@ -32,17 +32,17 @@ OPEN_PATHS = [
 
 @pytest.fixture
 def guarded(anonymous, database):
-    """Asks, without a key, a service whose database may only be asked for keys."""
+    """A client without a key; the database of the service permits only queries for keys."""
 
     def fault(work):
-        return None if work is accounts.find_key else AssertionError(f"{work} was asked for")
+        return None if work is accounts.find_key else AssertionError(f"unexpected query: {work}")
 
     database.fault = fault
     return anonymous
 
 
 async def refused(asker, method, path, **options):
-    """The answer to a request without a valid key, which is the same for everything."""
+    """Check that the request is refused with the one response for invalid keys."""
     answer = await asker.ask(method, path, **options)
     assert 401 == answer.status, answer
     assert 'Bearer realm="invoices"' == answer.headers["WWW-Authenticate"]
@@ -54,7 +54,7 @@ async def refused(asker, method, path, **options):
 
 
 async def test_a_valid_key_is_accepted(as_ann):
-    """A key opens every operation."""
+    """A valid key is accepted by every operation."""
     assert 202 == (await as_ann.send("1")).status
     for method, path in PRIVATE:
         if method == "GET":
@@ -86,23 +86,23 @@ async def test_an_expired_key_is_refused(as_ann, client, ann, administration, cl
 
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
-@pytest.mark.parametrize("authorization", [None, "Basic YTpi", f"Bearer {NOBODYS}", "Bearer x"])
-async def test_without_a_valid_key_nothing_is_looked_up(guarded, method, path, authorization):
-    """Every private operation refuses a stranger before any handler asks the store."""
+@pytest.mark.parametrize("authorization", [None, "Basic YTpi", f"Bearer {UNKNOWN_KEY}", "Bearer x"])
+async def test_without_a_valid_key_nothing_is_queried(guarded, method, path, authorization):
+    """Every private operation refuses a request without a valid key before it queries the store."""
     headers = {"Authorization": authorization} if authorization else {}
     for form in (path, path.rstrip("/"), path.rstrip("/") + "/"):
         await refused(guarded, method, form.format(id="1"), headers=headers)
 
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
-async def test_a_stranger_cannot_tell_what_there_is(anonymous, ann, anns, method, path):
-    """Without a valid key, what there is and what there is not are answered alike."""
-    known, unknown = "dead1", "nobod1"
+async def test_without_a_valid_key_no_id_is_revealed(anonymous, ann, anns, method, path):
+    """Without a valid key, existing and unknown ids get the same response."""
+    known, unknown = "dead1", "none1"
     if path.startswith("/deliveries/"):
-        known, unknown = "msg_dead1", "msg_nobod1"
+        known, unknown = "msg_dead1", "msg_none1"
     wrong = ann.key[:-2] + ("BA" if ann.key.endswith("AB") else "AB")
 
-    for key in (NOBODYS, wrong):
+    for key in (UNKNOWN_KEY, wrong):
         headers = {"Authorization": f"Bearer {key}"}
         answers = [
             await refused(anonymous, method, path.format(id=id_), headers=headers)
@@ -122,14 +122,14 @@ async def test_every_wrong_key_is_answered_alike(anonymous, administration, ann)
 
     answers = [
         await refused(anonymous, "GET", "/invoices/", headers={"Authorization": f"Bearer {key}"})
-        for key in (NOBODYS, wrong, disabled.key, expired.key, "garbage")
+        for key in (UNKNOWN_KEY, wrong, disabled.key, expired.key, "garbage")
     ]
 
     assert [answers[0]] * 5 == answers
 
 
-async def test_a_request_without_a_key_is_refused_with_the_form(anonymous):
-    """The refusal says which header is missing, as a problem that programs know."""
+async def test_the_refusal_names_the_missing_header(anonymous):
+    """The refusal is a problem document that names the missing header."""
     answer = await refused(anonymous, "GET", "/invoices/")
 
     assert NO_KEY in answer.body.decode()
@@ -137,7 +137,7 @@ async def test_a_request_without_a_key_is_refused_with_the_form(anonymous):
 
 
 async def test_head_is_refused_like_get(anonymous):
-    """HEAD discloses no more to a stranger than GET does, and has no body."""
+    """Without a key, HEAD gets the refusal of GET, without the body."""
     for path in [path for method, path in PRIVATE if method == "GET"]:
         head = await refused(anonymous, "HEAD", path.format(id="1"))
         get = await refused(anonymous, "GET", path.format(id="1"))
@@ -156,16 +156,16 @@ async def test_head_is_refused_like_get(anonymous):
         ("?callback_url=http://127.0.0.1", b"{}", JSON),
     ],
 )
-async def test_a_stranger_does_not_learn_what_else_is_wrong(guarded, query, body, headers):
-    """The key comes before the body, its type, its size and the query."""
+async def test_the_key_is_checked_before_the_request(guarded, query, body, headers):
+    """The key is checked before the body, its type, its size and the query."""
     await refused(guarded, "POST", f"/invoices/{query}", data=body, headers=headers)
 
 
-# What is open to all
+# Public paths
 
 
 @pytest.mark.parametrize("path", OPEN_PATHS)
-@pytest.mark.parametrize("authorization", [None, f"Bearer {NOBODYS}"])
+@pytest.mark.parametrize("authorization", [None, f"Bearer {UNKNOWN_KEY}"])
 async def test_documentation_and_health_need_no_key(anonymous, service, clock, path, authorization):
     """Documentation and health are public, and a wrong key is ignored there."""
     headers = {"Authorization": authorization} if authorization else {}
@@ -186,8 +186,8 @@ async def test_a_path_without_an_operation_is_404_for_everyone(anonymous, as_ann
 
 
 @pytest.mark.parametrize("path", sorted({path for _, path in PRIVATE}))
-async def test_what_a_path_can_do_is_no_secret(anonymous, as_ann, path):
-    """OPTIONS and wrong methods are answered alike with a key and without one."""
+async def test_the_methods_of_a_path_are_public(anonymous, as_ann, path):
+    """OPTIONS and wrong methods get the same response with a key and without one."""
     for method, status in (("OPTIONS", 204), ("DELETE", 405), ("PATCH", 405)):
         answer = await anonymous.ask(method, path.format(id="1"))
 
@@ -195,32 +195,32 @@ async def test_what_a_path_can_do_is_no_secret(anonymous, as_ann, path):
         assert answer == await as_ann.ask(method, path.format(id="1"))
 
 
-# Bodies of strangers
+# Bodies of requests without a key
 
 
 class TestOnTheWire:
     @pytest.fixture
     def settings(self):
-        """A body may take longer than a test."""
+        """Settings with a body timeout that is longer than a test."""
         return Settings(body_timeout=timedelta(minutes=10))
 
     @pytest.mark.parametrize("length", [1, 60_000, 10 * 1024**3])
-    async def test_the_body_of_a_stranger_is_not_waited_for(self, wire, length):
-        """A stranger is refused by the head of the request, whatever it announces to follow."""
+    async def test_a_request_without_a_key_is_refused_before_its_body(self, wire, length):
+        """A request without a key is refused after its head, whatever length it declares."""
         answer = await wire.talk(raw_post(length=length))
 
         assert answer.startswith(b"HTTP/1.1 401")
 
     @pytest.mark.parametrize("length", [60_000, 10 * 1024**3])
-    async def test_a_stranger_is_not_asked_to_continue(self, wire, length):
-        """A client that expects 100, and has no key, is not asked for its body."""
+    async def test_a_client_without_a_key_does_not_get_100_continue(self, wire, length):
+        """A client without a key that expects 100 Continue gets 401 instead."""
         answer = await wire.talk(raw_post("Expect: 100-continue", length=length))
 
         assert answer.startswith(b"HTTP/1.1 401")
         assert b"100 Continue" not in answer
 
-    async def test_a_valid_key_is_asked_to_continue(self, wire, ann):
-        """A client that expects 100, and has a key, is asked for its body, and is counted once."""
+    async def test_a_client_with_a_key_gets_100_continue(self, wire, ann):
+        """A client with a key that expects 100 Continue gets it, and is counted once."""
         body = b'{"id": "1", "customer": "c", "total": "1"}'
         head = raw_post(
             "Expect: 100-continue", f"Authorization: Bearer {ann.key}", length=len(body)
@@ -239,26 +239,26 @@ class TestOnTheWire:
             "Authorization: Bearer \xff\xfe",
             "Authorization: \xc3\x28",
             "Authorization: Bearer " + "A" * 7000,
-            f"Authorization: Basic x\r\nAuthorization: Bearer {NOBODYS}",
+            f"Authorization: Basic x\r\nAuthorization: Bearer {UNKNOWN_KEY}",
         ],
     )
-    async def test_a_header_of_garbage_is_a_wrong_key(self, wire, header):
-        """Bytes that are no text, and too many of them, are refused and never a failure."""
+    async def test_an_invalid_header_is_a_wrong_key(self, wire, header):
+        """An Authorization header with invalid or too many bytes is refused, never a 500."""
         assert (await wire.talk(raw_post(header))).startswith(b"HTTP/1.1 401")
 
     async def test_of_two_keys_the_first_counts(self, wire, ann):
-        """A second header is not tried in the place of the first."""
-        right, wrong = f"Authorization: Bearer {ann.key}", f"Authorization: Bearer {NOBODYS}"
+        """Of two Authorization headers only the first is used."""
+        right, wrong = f"Authorization: Bearer {ann.key}", f"Authorization: Bearer {UNKNOWN_KEY}"
 
         assert (await wire.talk(raw_post(wrong, right, body=b"{}"))).startswith(b"HTTP/1.1 401")
         assert (await wire.talk(raw_post(right, wrong, body=b"{}"))).startswith(b"HTTP/1.1 422")
 
 
-# A database that is away
+# An unavailable database
 
 
-async def test_a_key_that_cannot_be_looked_up_is_503(as_ann, database):
-    """A key is not called wrong while the database is unavailable."""
+async def test_a_key_that_cannot_be_read_is_503(as_ann, database):
+    """While the database is unavailable, the response is 503 and not 401."""
     database.fault = lambda _: StorageUnavailable("the database is away")
 
     answer = await as_ann.ask("GET", "/invoices/")

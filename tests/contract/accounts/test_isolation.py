@@ -1,8 +1,8 @@
 """
-Two accounts: nothing of the one is there for the other.
+Two accounts: neither can see that a row of the other exists.
 
-What the other has is asked for in every way there is, and beside it something that does not exist:
-the two answers are the same, byte for byte.
+Every operation is called with an id of the other account, and with an id that does not exist:
+the two responses are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REDELIVER_ALL = "/deliveries/redeliver"
 LISTS = ["/invoices/", "/deliveries"]
 FILTERS = {
     "status": [None, "pending", "delivered", "dead"],
-    "invoice_id": [None, "dead1", "nobod1"],
+    "invoice_id": [None, "dead1", "none1"],
     "origin": [None, ONE],
     "since": [None, START.isoformat()],
     "until": [None, START.replace(year=2027).isoformat()],
@@ -31,18 +31,18 @@ FILTERS = {
 
 
 def all_filters():
-    """Every query that the filters of deliveries make together."""
+    """Every combination of the filters of deliveries."""
     for values in product(*FILTERS.values()):
         yield {name: one for name, one in zip(FILTERS, values, strict=True) if one is not None}
 
 
 def ids_of(path, invoice_ids):
-    """The ids that *path* takes, of things that belong to these invoices."""
+    """The ids for *path* that belong to these invoices."""
     return [f"msg_{id_}" if path.startswith("/deliveries") else id_ for id_ in invoice_ids]
 
 
-def test_every_operation_is_looked_at():
-    """A new operation is in the tables here, or this fails."""
+def test_every_operation_is_covered():
+    """The tables of this module contain every operation."""
     known = {("GET", path) for path in (*LISTS, *BY_ID)}
     known |= {("POST", path) for path in ("/invoices/", REDELIVER, REDELIVER_ALL)}
 
@@ -53,9 +53,9 @@ def test_every_operation_is_looked_at():
 @pytest.mark.parametrize("path", BY_ID)
 @pytest.mark.parametrize("form", ["", "/"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_what_belongs_to_another_is_not_there(as_ann, as_ben, anns, path, form, method):
-    """Another's id is answered as an id that does not exist, the id in it aside."""
-    # Of the same length, and so with the same Content-Length.
+async def test_rows_of_another_account_are_not_found(as_ann, as_ben, anns, path, form, method):
+    """An id of another account gets the response of an unknown id, apart from the id itself."""
+    # An id of the same length gives the same Content-Length.
     for id_ in ids_of(path, [id_ for id_ in anns if path != BY_ID[-1] or id_ != "plain1"]):
         unknown = id_[:-1] + "2"
         there = await as_ben.ask(method, path.format(id=id_) + form)
@@ -67,8 +67,8 @@ async def test_what_belongs_to_another_is_not_there(as_ann, as_ben, anns, path, 
 
 
 @pytest.mark.parametrize(("path", "status"), [("/invoices/", "paid"), ("/deliveries", "dead")])
-async def test_lists_of_one_who_has_nothing_are_empty(as_ann, as_ben, anns, path, status):
-    """What another has is in no list, however it is narrowed and however long."""
+async def test_lists_of_an_account_without_rows_are_empty(as_ann, as_ben, anns, path, status):
+    """No list contains rows of another account, whatever its filters and its limit are."""
     nothing = {"items": [], "next": None}
     queries = [{}, {"limit": 1}, {"limit": 200}, {"status": status}]
 
@@ -77,8 +77,8 @@ async def test_lists_of_one_who_has_nothing_are_empty(as_ann, as_ben, anns, path
         assert nothing == await as_ben.get(f"{path}?{urlencode(query)}"), query
 
 
-async def test_no_filter_reaches_what_belongs_to_another(store, as_ann, as_ben, ben, anns):
-    """Every filter, and all of them together, list the account's own deliveries alone."""
+async def test_no_filter_finds_rows_of_another_account(store, as_ann, as_ben, ben, anns):
+    """Every combination of filters lists only the account's own deliveries."""
     await add_delivery(store, "dead1", account_id=ben.account_id, origin=ONE)
     own = {id_: f"msg_{id_}" for id_ in anns}
     seen = set()
@@ -95,36 +95,36 @@ async def test_no_filter_reaches_what_belongs_to_another(store, as_ann, as_ben, 
     assert {"msg_pending1", "msg_delivered1", "msg_dead1"} == seen
 
 
-async def test_a_filter_by_anothers_invoice_finds_nothing(as_ben, anns):
-    """Filtering by another's invoice is answered as by one that does not exist."""
-    not_there = await as_ben.ask("GET", "/deliveries?invoice_id=nobod1")
+async def test_a_filter_by_an_invoice_of_another_account_finds_nothing(as_ben, anns):
+    """A filter by an invoice of another account gets the response of an unknown invoice."""
+    not_there = await as_ben.ask("GET", "/deliveries?invoice_id=none1")
 
     for id_ in anns:
         assert not_there == await as_ben.ask("GET", f"/deliveries?invoice_id={id_}")
 
 
-async def test_another_has_no_pages_of_invoices(store, as_ben, ben, anns):
-    """The id of another's invoice is no cursor: it is refused as one that does not exist."""
+async def test_an_invoice_of_another_account_is_not_a_cursor(store, as_ben, ben, anns):
+    """The id of an invoice of another account is refused as a cursor, like an unknown id."""
     await add_delivery(store, "bens1", account_id=ben.account_id)
-    not_there = await as_ben.ask("GET", "/invoices/?after=nobod1")
+    not_there = await as_ben.ask("GET", "/invoices/?after=none1")
 
     assert 422 == not_there.status
     for id_ in anns:
         assert not_there == await as_ben.ask("GET", f"/invoices/?after={id_}")
 
 
-async def test_another_has_no_pages_of_deliveries(store, as_ben, ben, anns):
-    """The id of another's delivery is no cursor: it is refused as one that does not exist."""
+async def test_a_delivery_of_another_account_is_not_a_cursor(store, as_ben, ben, anns):
+    """The id of a delivery of another account is refused as a cursor, like an unknown id."""
     await add_delivery(store, "bens1", account_id=ben.account_id)
-    not_there = await as_ben.ask("GET", "/deliveries?after=msg_nobod1")
+    not_there = await as_ben.ask("GET", "/deliveries?after=msg_none1")
 
     assert 422 == not_there.status
     for id_ in ids_of("/deliveries", anns):
         assert not_there == await as_ben.ask("GET", f"/deliveries?after={id_}")
 
 
-async def test_a_page_is_followed_through_ones_own_alone(store, as_ann, ann, ben):
-    """Rows of another that lie between one's own are neither listed nor counted."""
+async def test_pages_contain_only_rows_of_the_account(store, as_ann, ann, ben):
+    """Rows of another account between one's own are neither listed nor counted."""
     for number in range(4):
         for account in (ann, ben):
             name = "ann" if account is ann else "ben"
@@ -141,8 +141,8 @@ async def test_a_page_is_followed_through_ones_own_alone(store, as_ann, ann, ben
         assert all("ann" in one["id"] for one in items)
 
 
-async def test_both_may_use_the_same_id(as_ann, as_ben):
-    """An id is the account's own: another's invoice of that id is neither replay nor conflict."""
+async def test_two_accounts_may_use_the_same_id(as_ann, as_ben):
+    """An invoice with the id of another account's invoice is neither a replay nor a conflict."""
     first = await as_ann.send("1", customer="of Ann")
     second = await as_ben.send("1", customer="of Ben")
 
@@ -155,8 +155,8 @@ async def test_both_may_use_the_same_id(as_ann, as_ben):
     ]
 
 
-async def test_what_another_does_changes_nothing_here(as_ann, as_ben, anns):
-    """Invoices, errors and queries of another account change nothing of one's own."""
+async def test_requests_of_another_account_change_nothing(as_ann, as_ben, anns):
+    """Invoices, errors and queries of another account change no response of this account."""
     paths = [*LISTS, *(path.format(id="1") for path in BY_ID), "/invoices/dead1"]
     before = [await as_ann.ask("GET", path) for path in paths]
 
@@ -168,8 +168,8 @@ async def test_what_another_does_changes_nothing_here(as_ann, as_ben, anns):
     assert before == [await as_ann.ask("GET", path) for path in paths]
 
 
-async def test_another_redelivers_nothing(as_ann, as_ben, anns):
-    """Another's delivery is not there to be redelivered, alone or by a filter."""
+async def test_another_account_redelivers_nothing(as_ann, as_ben, anns):
+    """A delivery of another account cannot be redelivered, neither by id nor by a filter."""
     before = [await as_ann.ask("GET", path) for path in LISTS]
 
     for id_ in ids_of("/deliveries", anns):
@@ -186,8 +186,8 @@ async def test_another_redelivers_nothing(as_ann, as_ben, anns):
     assert before == [await as_ann.ask("GET", path) for path in LISTS]
 
 
-async def test_a_new_key_shows_the_same(as_ann, client, administration, anns):
-    """What belongs to an account belongs to each of its keys."""
+async def test_every_key_of_an_account_sees_the_same_rows(as_ann, client, administration, anns):
+    """A new key of an account sees the same rows as its first key."""
     new = await administration.rotate_key("ann", timedelta(hours=1))
     again = Asker(client, f"Bearer {new.key}")
 

@@ -1,4 +1,4 @@
-"""Each account has a rate limit: beyond it the answer says when to retry."""
+"""Each account has a rate limit; a request above it gets 429 with Retry-After."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BURST = 3
 
 @pytest.fixture
 def settings():
-    """One request per second, and three at once."""
+    """A limit of one request per second, with a burst of three."""
     return Settings(rate_limit=1, rate_burst=BURST)
 
 
 async def used_up(asker):
-    """Ask until the bucket is empty."""
+    """Send requests until the bucket is empty."""
     for _ in range(BURST):
         assert 200 == (await asker.ask("GET", "/invoices/")).status
 
@@ -38,15 +38,15 @@ async def test_too_many_requests_are_answered_with_retry_after(as_ann, clock):
 
 @pytest.mark.parametrize(("method", "path"), PRIVATE)
 async def test_every_operation_is_counted(as_ann, method, path):
-    """No operation is a way around the limit, nor is HEAD."""
+    """Every operation counts towards the limit, and so does HEAD."""
     await used_up(as_ann)
 
     for one in {method, "HEAD" if method == "GET" else method}:
         assert 429 == (await as_ann.ask(one, path.format(id="1"))).status
 
 
-async def test_what_was_too_many_is_not_stored(as_ann, clock):
-    """An invoice that was answered 429 is not there, and can be sent again."""
+async def test_a_refused_invoice_is_not_stored(as_ann, clock):
+    """An invoice that was answered 429 is not stored, and can be sent again."""
     await used_up(as_ann)
     assert 429 == (await as_ann.send("1")).status
 
@@ -55,24 +55,24 @@ async def test_what_was_too_many_is_not_stored(as_ann, clock):
     assert 202 == (await as_ann.send("1")).status
 
 
-async def test_requests_for_what_does_not_exist_are_counted(as_ann):
-    """Ids cannot be guessed faster than the rate."""
+async def test_requests_for_unknown_ids_are_counted(as_ann):
+    """Requests for unknown ids count towards the limit, so ids cannot be guessed faster."""
     for _ in range(BURST):
         assert 404 == (await as_ann.ask("GET", "/invoices/none")).status
 
     assert 429 == (await as_ann.ask("GET", "/invoices/none")).status
 
 
-async def test_one_account_does_not_use_up_anothers(as_ann, as_ben):
-    """A flood of one account leaves the others their rate."""
+async def test_the_limit_of_one_account_does_not_affect_another(as_ann, as_ben):
+    """Many requests of one account leave the rate of another unchanged."""
     await used_up(as_ann)
     assert 429 == (await as_ann.ask("GET", "/invoices/")).status
 
     await used_up(as_ben)
 
 
-async def test_an_account_is_not_used_up_without_its_key(anonymous, as_ann, ann):
-    """Wrong keys with a known prefix take nothing from its owner."""
+async def test_requests_with_a_wrong_key_are_not_counted(anonymous, as_ann, ann):
+    """Wrong keys with a known prefix do not use the rate of its account."""
     wrong = {"Authorization": f"Bearer {ann.key[:-2]}--"}
     for _ in range(10 * BURST):
         assert 401 == (await anonymous.ask("GET", "/invoices/", headers=wrong)).status
@@ -80,8 +80,8 @@ async def test_an_account_is_not_used_up_without_its_key(anonymous, as_ann, ann)
     await used_up(as_ann)
 
 
-async def test_what_needs_no_key_is_not_limited(anonymous, as_ann):
-    """Health, documentation and what is not there are answered however often."""
+async def test_public_paths_are_not_limited(anonymous, as_ann):
+    """Health, documentation and unknown paths have no rate limit."""
     await used_up(as_ann)
 
     for path, status in (("/healthz", 200), ("/api/docs", 200), ("/none", 404)):
@@ -94,12 +94,12 @@ async def test_what_needs_no_key_is_not_limited(anonymous, as_ann):
 class TestOnTheWire:
     @pytest.fixture
     def settings(self):
-        """One request at once; a body may take longer than a test."""
+        """A burst of one request, and a body timeout that is longer than a test."""
         return Settings(rate_limit=1, rate_burst=1, body_timeout=600 * SECOND)
 
     @pytest.mark.parametrize("expectation", [[], ["Expect: 100-continue"]])
-    async def test_what_is_too_many_is_not_read(self, wire, ann, expectation):
-        """The body of a request that is one too many is neither waited for nor asked for."""
+    async def test_the_body_of_a_refused_request_is_not_read(self, wire, ann, expectation):
+        """A request above the limit is refused before its body, with Expect and without it."""
         key = f"Authorization: Bearer {ann.key}"
         assert (await wire.talk(raw_post(key, body=b"{}"))).startswith(b"HTTP/1.1 422")
 
@@ -107,8 +107,8 @@ class TestOnTheWire:
         assert answer.startswith(b"HTTP/1.1 429")
         assert b"Retry-After: 1\r\n" in answer
 
-    async def test_a_request_that_asks_first_counts_once(self, wire, ann):
-        """Asking whether a body is wanted, and sending it, are one request."""
+    async def test_a_request_with_expect_counts_once(self, wire, ann):
+        """A request with `Expect: 100-continue` and its body count as one request."""
         body = b'{"id": "1", "customer": "c", "total": "1"}'
         head = ("Expect: 100-continue", f"Authorization: Bearer {ann.key}")
 
