@@ -1,9 +1,9 @@
 """
-Receivers that do everything but what they should, in a process of their own.
+Hostile receivers, in a process of their own.
 
-Each has a port. They are apart from the test so that what it measures, memory and stalls of the
-loop, is the sender's own. Run as a program with a folder: the ports are printed as JSON, and the
-certificate of the authority that signs what is signed rightly is left in the folder.
+Each has a port. They run in another process than the test, so that the memory and the stalls that
+the test measures are those of the sender. The program takes a folder: it prints the ports as JSON,
+and writes the certificate of the trusted authority into the folder.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ ENDLESS = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n"
 BOMB = gzip.compress(b"\0" * 20_000_000)
 
 
-def headed(*lines, status=b"200 OK", body=BODY):
-    """An answer with *lines* in its head; its length is right unless one of them tells another."""
+def raw(*lines, status=b"200 OK", body=BODY):
+    """An answer with *lines* in its head and with *body*; adds no Content-Length."""
     return b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"", body])
 
 
-def lengthy(*lines, status=b"200 OK", body=BODY):
-    """An answer with *lines* and the right length."""
-    return headed(*lines, b"Content-Length: %d" % len(body), status=status, body=body)
+def sized(*lines, status=b"200 OK", body=BODY):
+    """An answer with *lines* in its head and the right Content-Length."""
+    return raw(*lines, b"Content-Length: %d" % len(body), status=status, body=body)
 
 
-# What is said once, after the request was read, and what must come of it: a status where there is
-# an answer, else the kind of failure; several where it depends on how the bytes arrive. Then the
-# receiver waits for the sender to hang up.
+# What is sent once after the request was read, and the expected result: a status, or the outcome
+# of a failure, or several of them if the result depends on the timing of the bytes. Then the
+# receiver waits until the sender closes the connection.
 SAYING = {
-    "nothing at all": ("timeout", b""),
+    "no answer": ("timeout", b""),
     "half a status line": ("timeout", b"HTTP/1.1 20"),
     "half a head": ("timeout", b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n"),
     "half a body": ("timeout", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
@@ -58,117 +58,120 @@ SAYING = {
     "a blank line first": (200, b"\r\n" + OK),
     "early hints": (200, b"HTTP/1.1 103 Hints\r\nLink: </a>\r\n\r\n" + OK),
     "fifty interim answers": ("malformed", b"HTTP/1.1 102 Wait\r\n\r\n" * 50 + OK),
-    "continue, unasked": (200, b"HTTP/1.1 100 Continue\r\n\r\n" + OK),
+    "unexpected 100 Continue": (200, b"HTTP/1.1 100 Continue\r\n\r\n" + OK),
     "switching protocols": (
         "malformed",
         b"HTTP/1.1 101 Go\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     ),
-    "200 with Upgrade": (200, lengthy(b"Upgrade: h2c", b"Connection: Upgrade")),
-    "204 with a body": (204, headed(b"Content-Length: 12", status=b"204 No Content")),
+    "200 with Upgrade": (200, sized(b"Upgrade: h2c", b"Connection: Upgrade")),
+    "204 with a body": (204, raw(b"Content-Length: 12", status=b"204 No Content")),
     "204 with an empty chunk": (204, b"HTTP/1.1 204 No Content\r\n\r\n0\r\n\r\n"),
-    "304 with a body": (304, headed(b"Content-Length: 12", status=b"304 Not Modified")),
-    "205 with a body": (205, lengthy(status=b"205 Reset Content")),
-    "206 unasked": (206, lengthy(b"Content-Range: bytes 0-11/99", status=b"206 Partial")),
-    "a redirect": (302, lengthy(b"Location: http://169.254.169.254/", status=b"302 Found")),
-    "a redirect to a file": (301, lengthy(b"Location: file:///etc/passwd", status=b"301 Moved")),
-    "a redirect to itself": (307, lengthy(b"Location: /", status=b"307 Again")),
-    "a redirect to nowhere": (308, lengthy(b"Location: http://[::1", status=b"308 Moved")),
-    "401 with a challenge": (401, lengthy(b'WWW-Authenticate: Basic realm="x"', status=b"401 No")),
-    "407 of no proxy": (407, lengthy(b"Proxy-Authenticate: Basic", status=b"407 No")),
-    "status 000": ("malformed", lengthy(status=b"000 Nothing")),
-    "status 099": ("malformed", lengthy(status=b"099 Less")),
-    "status 600": ("malformed", lengthy(status=b"600 More")),
-    "status 999": ("malformed", lengthy(status=b"999 Most")),
-    "status of four digits": ("malformed", lengthy(status=b"2000 OK")),
-    "status of two digits": ("malformed", lengthy(status=b"20 OK")),
-    "status of letters": ("malformed", lengthy(status=b"abc OK")),
-    "negative status": ("malformed", lengthy(status=b"-200 OK")),
-    "full-width status": ("malformed", lengthy(status="２００ OK".encode())),
+    "304 with a body": (304, raw(b"Content-Length: 12", status=b"304 Not Modified")),
+    "205 with a body": (205, sized(status=b"205 Reset Content")),
+    "unexpected 206": (206, sized(b"Content-Range: bytes 0-11/99", status=b"206 Partial")),
+    "a redirect": (302, sized(b"Location: http://169.254.169.254/", status=b"302 Found")),
+    "a redirect to a file": (301, sized(b"Location: file:///etc/passwd", status=b"301 Moved")),
+    "a redirect to itself": (307, sized(b"Location: /", status=b"307 Again")),
+    "a redirect to an invalid URL": (308, sized(b"Location: http://[::1", status=b"308 Moved")),
+    "401 with a challenge": (401, sized(b'WWW-Authenticate: Basic realm="x"', status=b"401 No")),
+    "407 without a proxy": (407, sized(b"Proxy-Authenticate: Basic", status=b"407 No")),
+    "status 000": ("malformed", sized(status=b"000 Nothing")),
+    "status 099": ("malformed", sized(status=b"099 Less")),
+    "status 600": ("malformed", sized(status=b"600 More")),
+    "status 999": ("malformed", sized(status=b"999 Most")),
+    "status of four digits": ("malformed", sized(status=b"2000 OK")),
+    "status of two digits": ("malformed", sized(status=b"20 OK")),
+    "status of letters": ("malformed", sized(status=b"abc OK")),
+    "negative status": ("malformed", sized(status=b"-200 OK")),
+    "full-width status": ("malformed", sized(status="２００ OK".encode())),
     "no status": ("malformed", b"HTTP/1.1\r\n\r\n"),
-    "no reason": (200, lengthy(status=b"200")),
-    "NUL in the reason": (200, lengthy(status=b"200 O\0K")),
-    "latin-1 in the reason": (200, lengthy(status=b"200 \xe4\xf6\xfc\xff")),
+    "no reason": (200, sized(status=b"200")),
+    "NUL in the reason": (200, sized(status=b"200 O\0K")),
+    "latin-1 in the reason": (200, sized(status=b"200 \xe4\xf6\xfc\xff")),
     "HTTP/0.9": ("malformed", BODY),
     "HTML without a head": ("malformed", b"<html><body>hello</body></html>\r\n\r\n"),
     "HTTP/1.9": ("malformed", OK.replace(b"1.1", b"1.9")),
     "HTTP/2.0 in text": (200, OK.replace(b"1.1", b"2.0")),
     "HTTP/2 frames": ("malformed", b"\0\0\x12\x04\0\0\0\0\0\0\x03\0\0\0\x80" + b"\0" * 30),
-    "a request in return": ("malformed", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"),
+    "a request instead of an answer": ("malformed", b"POST / HTTP/1.1\r\nHost: x\r\n\r\n"),
     "SSH": ("malformed", b"SSH-2.0-OpenSSH_9.6\r\n"),
     "SMTP": ("malformed", b"220 mail.example ESMTP\r\n"),
     "TLS alert": ("malformed", b"\x15\x03\x01\x00\x02\x02\x46\r\n\r\n"),
     "zeros": ("malformed", b"\0" * 5000),
-    "every byte there is": ("malformed", bytes(range(256)) * 20),
+    "every byte value": ("malformed", bytes(range(256)) * 20),
     "ICY": ("malformed", OK.replace(b"HTTP/1.1", b"ICY")),
     "lower-case http": ("malformed", OK.replace(b"HTTP", b"http")),
     "bare line feeds": (200, OK.replace(b"\r\n", b"\n")),
     "bare carriage returns": ("malformed", OK.replace(b"\r\n", b"\r")),
-    "no colon": ("malformed", lengthy(b"nonsense")),
-    "space before the colon": ("malformed", lengthy(b"X : y")),
-    "empty header name": ("malformed", lengthy(b": y")),
-    "NUL in a header": ("malformed", lengthy(b"X: a\0b")),
-    "NUL in a header's name": ("malformed", lengthy(b"X\0: y")),
-    "carriage return in a header": ("malformed", lengthy(b"X: a\rSet-Cookie: b")),
-    "latin-1 in headers": (200, lengthy(b"X: \xe4\xf6\xfc\xff", b"Server: \x80\x81")),
-    "UTF-8 header name": ("malformed", lengthy("Ü: y".encode())),
-    "folded header": (200, lengthy(b"X: a\r\n b")),
-    "header of 16,000 bytes": (200, lengthy(b"X: " + b"y" * 16_000)),
-    "250 headers": (200, lengthy(*[b"X: y"] * 250)),
-    "header of 100 KB": ("malformed", lengthy(b"X: " + b"y" * 100_000)),
-    "name of 100 KB": ("malformed", lengthy(b"X" * 100_000 + b": y")),
-    "thousand headers": ("malformed", lengthy(*[b"X: y"] * 1000)),
-    "thousand cookies": ("malformed", lengthy(*[b"Set-Cookie: a=b"] * 1000)),
-    "cookies for everybody": (200, lengthy(*[b"Set-Cookie: a=b; Domain=." + b"e" * 999] * 40)),
-    "two lengths": ("malformed", headed(b"Content-Length: 12", b"Content-Length: 13")),
-    "one length twice": ("malformed", headed(b"Content-Length: 12", b"Content-Length: 12")),
-    "negative length": ("malformed", headed(b"Content-Length: -1")),
-    "signed length": ("malformed", headed(b"Content-Length: +12")),
-    "hexadecimal length": ("malformed", headed(b"Content-Length: 0xc")),
-    "length of letters": ("malformed", headed(b"Content-Length: twelve")),
-    "length beyond 64 bits": ("malformed", headed(b"Content-Length: " + b"9" * 40)),
-    "length of 5000 digits": ("malformed", headed(b"Content-Length: " + b"9" * 5000)),
-    "no length given": ("malformed", headed(b"Content-Length:")),
-    "list of lengths": ("malformed", headed(b"Content-Length: 12, 12")),
+    "no colon": ("malformed", sized(b"nonsense")),
+    "space before the colon": ("malformed", sized(b"X : y")),
+    "empty header name": ("malformed", sized(b": y")),
+    "NUL in a header": ("malformed", sized(b"X: a\0b")),
+    "NUL in a header's name": ("malformed", sized(b"X\0: y")),
+    "carriage return in a header": ("malformed", sized(b"X: a\rSet-Cookie: b")),
+    "latin-1 in headers": (200, sized(b"X: \xe4\xf6\xfc\xff", b"Server: \x80\x81")),
+    "UTF-8 header name": ("malformed", sized("Ü: y".encode())),
+    "folded header": (200, sized(b"X: a\r\n b")),
+    "header of 16,000 bytes": (200, sized(b"X: " + b"y" * 16_000)),
+    "250 headers": (200, sized(*[b"X: y"] * 250)),
+    "header of 100 KB": ("malformed", sized(b"X: " + b"y" * 100_000)),
+    "name of 100 KB": ("malformed", sized(b"X" * 100_000 + b": y")),
+    "thousand headers": ("malformed", sized(*[b"X: y"] * 1000)),
+    "thousand cookies": ("malformed", sized(*[b"Set-Cookie: a=b"] * 1000)),
+    "cookies with long domains": (200, sized(*[b"Set-Cookie: a=b; Domain=." + b"e" * 999] * 40)),
+    "two lengths": ("malformed", raw(b"Content-Length: 12", b"Content-Length: 13")),
+    "one length twice": ("malformed", raw(b"Content-Length: 12", b"Content-Length: 12")),
+    "negative length": ("malformed", raw(b"Content-Length: -1")),
+    "signed length": ("malformed", raw(b"Content-Length: +12")),
+    "hexadecimal length": ("malformed", raw(b"Content-Length: 0xc")),
+    "length of letters": ("malformed", raw(b"Content-Length: twelve")),
+    "length beyond 64 bits": ("malformed", raw(b"Content-Length: " + b"9" * 40)),
+    "length of 5000 digits": ("malformed", raw(b"Content-Length: " + b"9" * 5000)),
+    "no length given": ("malformed", raw(b"Content-Length:")),
+    "list of lengths": ("malformed", raw(b"Content-Length: 12, 12")),
     "length and chunks": (
         "malformed",
-        headed(b"Content-Length: 12", b"Transfer-Encoding: chunked"),
+        raw(b"Content-Length: 12", b"Transfer-Encoding: chunked"),
     ),
-    "chunked twice": ("malformed", headed(b"Transfer-Encoding: chunked, chunked")),
-    "length too short": (200, headed(b"Content-Length: 5")),
+    "chunked twice": ("malformed", raw(b"Transfer-Encoding: chunked, chunked")),
+    "length too short": (200, raw(b"Content-Length: 5")),
     "chunk size of letters": ("malformed", CHUNKED + b"xyz\r\n"),
     "negative chunk": ("malformed", CHUNKED + b"-1\r\n"),
     "chunk beyond 64 bits": ("malformed", CHUNKED + b"fffffffffffffffff\r\n"),
     "huge chunk announced": ("timeout", CHUNKED + b"7fffffffffffff\r\n" + BODY),
-    "chunk longer than told": ("malformed", CHUNKED + b"2\r\n" + BODY + b"\r\n0\r\n\r\n"),
+    "chunk longer than its size": ("malformed", CHUNKED + b"2\r\n" + BODY + b"\r\n0\r\n\r\n"),
     "chunks with line feeds": ("malformed", CHUNKED + b"c\n" + BODY + b"\n0\n\n"),
     "trailers": (200, CHUNKED + b"c\r\n" + BODY + b"\r\n0\r\nX: y\r\n\r\n"),
     "trailer that is a length": (
         "malformed",
         CHUNKED + b"c\r\n" + BODY + b"\r\n0\r\nContent-Length: 9\r\n\r\n",
     ),
-    "gzip bomb": (200, lengthy(b"Content-Encoding: gzip", body=BOMB)),
-    "gzip as transfer encoding": ("timeout", headed(b"Transfer-Encoding: gzip", body=BOMB[:999])),
-    "gzip that is none": (200, lengthy(b"Content-Encoding: gzip")),
-    "unknown encoding": (200, lengthy(b"Content-Encoding: zstd, br, x")),
-    "not a charset": (200, lengthy(b"Content-Type: application/json; charset=\xff")),
-    "Retry-After of 400 digits": (503, lengthy(b"Retry-After: " + b"9" * 400, status=b"503 Busy")),
-    "negative Retry-After": (503, lengthy(b"Retry-After: -1", status=b"503 Busy")),
+    "gzip bomb": (200, sized(b"Content-Encoding: gzip", body=BOMB)),
+    "gzip as transfer encoding": ("timeout", raw(b"Transfer-Encoding: gzip", body=BOMB[:999])),
+    "invalid gzip": (200, sized(b"Content-Encoding: gzip")),
+    "unknown encoding": (200, sized(b"Content-Encoding: zstd, br, x")),
+    "not a charset": (200, sized(b"Content-Type: application/json; charset=\xff")),
+    "Retry-After of 400 digits": (503, sized(b"Retry-After: " + b"9" * 400, status=b"503 Busy")),
+    "negative Retry-After": (503, sized(b"Retry-After: -1", status=b"503 Busy")),
     "Retry-After in year 9999": (
         429,
-        lengthy(b"Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", status=b"429 Slow"),
+        sized(b"Retry-After: Fri, 31 Dec 9999 23:59:59 GMT", status=b"429 Slow"),
     ),
-    "Retry-After of letters": (503, lengthy(b"Retry-After: \xff\xfe", status=b"503 Busy")),
-    "two of Retry-After": (503, lengthy(b"Retry-After: 1", b"Retry-After: 9", status=b"503 Busy")),
-    "JSON of a million brackets": (200, lengthy(body=b"[" * 60_000)),
+    "Retry-After of letters": (503, sized(b"Retry-After: \xff\xfe", status=b"503 Busy")),
+    "two Retry-After headers": (
+        503,
+        sized(b"Retry-After: 1", b"Retry-After: 9", status=b"503 Busy"),
+    ),
+    "JSON of a million brackets": (200, sized(body=b"[" * 60_000)),
     "a second answer behind the first": (200, OK + b"HTTP/1.1 410 Gone\r\n\r\n"),
     "garbage behind the answer": (200, OK + b"\0" * 5000),
-    "a body that is none": (200, EMPTY),
+    "an empty body": (200, EMPTY),
     "refusal without an end": (410, b"HTTP/1.1 410 Gone\r\nContent-Length: 100\r\n\r\nx"),
 }
 
-# What is said once before the receiver closes.
+# What is sent once before the receiver closes the connection.
 CLOSING = {
-    "close without a word": ("unreachable", b""),
+    "close without an answer": ("unreachable", b""),
     "close in the status line": ("unreachable", b"HTTP/1.1 20"),
     "close in the head": ("unreachable", b"HTTP/1.1 200 OK\r\nContent-Le"),
     "close before the body": ("malformed", b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n"),
@@ -180,7 +183,7 @@ CLOSING = {
     "close at once after the answer": (200, OK),
 }
 
-# What is said for ever, after something that is said once.
+# What is sent once, and what is then sent without end.
 FLOODING = {
     "body without end": (200, ENDLESS, b"x" * 65536),
     "body without length or end": (200, b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536),
@@ -225,21 +228,21 @@ async def request_read(reader):
     await reader.readexactly(len(b'{"paid": true}'))
 
 
-async def hung_up(reader):
+async def until_closed(reader):
     """Wait until the sender closes the connection."""
     while await reader.read(65536):
         pass
 
 
 async def say(text, reader, writer):
-    """Answer *text* and wait."""
+    """Answer *text*, and wait."""
     await request_read(reader)
     writer.write(text)
-    await hung_up(reader)
+    await until_closed(reader)
 
 
 async def close(text, reader, writer):
-    """Answer *text* and close."""
+    """Answer *text*, and close the connection."""
     await request_read(reader)
     writer.write(text)
     await writer.drain()
@@ -247,7 +250,7 @@ async def close(text, reader, writer):
 
 
 async def flood(head, part, reader, writer):
-    """Answer *head*, and *part* for ever."""
+    """Answer *head*, then *part* without end."""
     await request_read(reader)
     writer.write(head)
     while True:
@@ -267,19 +270,19 @@ async def reset(text, reader, writer):
 
 
 async def reset_unread(reader, writer):
-    """Reset the connection before anything was read."""
+    """Reset the connection before the request was read."""
     no_lingering = struct.pack("ii", 1, 0)
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_lingering)
     writer.transport.abort()
 
 
 async def close_unread(reader, writer):
-    """Close before anything was read."""
+    """Close the connection before the request was read."""
     writer.close()
 
 
 async def never_read(reader, writer):
-    """Take the connection and read nothing."""
+    """Accept the connection and read nothing."""
     writer.transport.pause_reading()
     await asyncio.Event().wait()
 
@@ -287,19 +290,19 @@ async def never_read(reader, writer):
 async def answer_unread(reader, writer):
     """Answer before the request was read."""
     writer.write(OK)
-    await hung_up(reader)
+    await until_closed(reader)
 
 
 async def half_close(reader, writer):
-    """Say that nothing more will come, in the middle of the answer."""
+    """Half-close the connection in the middle of the answer."""
     await request_read(reader)
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{")
     writer.write_eof()
-    await hung_up(reader)
+    await until_closed(reader)
 
 
 async def drip(head, part, reader, writer):
-    """Answer *head*, and *part* again and again, a hundred times in a second."""
+    """Answer *head*, then *part* without end, a hundred times per second."""
     await request_read(reader)
     writer.write(head)
     while True:
@@ -309,16 +312,16 @@ async def drip(head, part, reader, writer):
 
 
 async def spell(reader, writer):
-    """Give a right answer byte by byte."""
+    """Send a valid answer byte by byte."""
     await request_read(reader)
     for byte in OK:
         writer.write(bytes([byte]))
         await writer.drain()
-    await hung_up(reader)
+    await until_closed(reader)
 
 
 SPECIAL = {
-    "reset without a word": ("unreachable", partial(reset, b"")),
+    "reset without an answer": ("unreachable", partial(reset, b"")),
     "reset in the body": (
         "malformed",
         partial(reset, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"),
@@ -349,7 +352,7 @@ TABLE = {
     **{name: (kind, partial(flood, *texts)) for name, (kind, *texts) in FLOODING.items()},
     **SPECIAL,
 }
-"""What each does in plain HTTP, and what must come of it."""
+"""The expected result and the behaviour of each receiver in plain HTTP."""
 
 
 # --- TLS
@@ -359,10 +362,10 @@ async def plain(text, reader, writer):
     """Answer the first bytes of a handshake with *text*."""
     await reader.read(1)
     writer.write(text)
-    await hung_up(reader)
+    await until_closed(reader)
 
 
-# What speaks no TLS behind an https:// URL, and words of the detail.
+# Receivers without TLS at an https:// URL, and expected words of the detail.
 NO_TLS = {
     "plain HTTP": ("does not speak TLS", partial(plain, OK)),
     "garbage": ("does not speak TLS", partial(plain, b"\0" * 999)),
@@ -383,7 +386,7 @@ NO_TLS = {
 
 
 def contexts(authority):
-    """Servers with certificates, good and bad, and words of the detail; None where it is good."""
+    """TLS contexts with valid and invalid certificates; expected words of the detail, or None."""
     unknown = trustme.CA()
     past, future = datetime(2020, 1, 1, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)
 
@@ -411,14 +414,14 @@ def contexts(authority):
         "a wildcard too wide": ("not valid for", context(name="*.example")),
         "an address": ("not valid for", context(name=HOST)),
         "an unknown authority": ("intermediate certificate", context(issuer=unknown)),
-        # These hang up without the alert that others send.
+        # These close the connection without the alert that others send.
         "TLS 1.1": ("no connection", context(newest=ssl.TLSVersion.TLSv1_1)),
         "asks for a certificate": ("connection was lost", asking),
     }
 
 
 async def serve(folder):
-    """Serve all of them until standard input ends."""
+    """Serve all receivers until standard input ends."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(Path(folder, "authority.pem"))
     ports, details = {}, {}

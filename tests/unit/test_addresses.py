@@ -1,4 +1,4 @@
-"""Where the service listens, and what it says where it cannot."""
+"""The addresses that the service listens on, and the error messages when it cannot."""
 
 import errno
 import socket
@@ -27,7 +27,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 @pytest.fixture
 def listen():
-    """Listens, and closes every socket at the end."""
+    """Opens listening sockets, and closes them after the test."""
     opened = []
 
     def listen_(*hosts, port=0, names=SETTINGS, is_shared=False):
@@ -62,14 +62,14 @@ def answers(host, port):
     ],
 )
 def test_every_named_address_is_listened_on(listen, hosts, expected):
-    """Several addresses have one port, `::` takes both families, and none is bound twice."""
+    """All addresses get one port, `::` listens on both families, and no address is bound twice."""
     port = listen(*hosts)[0].getsockname()[1]
 
     assert expected == {host for host in LOOPBACKS if answers(host, port)}
 
 
-def test_both_families_are_one_where_there_is_no_ipv6(listen, monkeypatch):
-    """On a machine without IPv6, `::` is every IPv4 address."""
+def test_without_ipv6_the_wildcard_is_ipv4_only(listen, monkeypatch):
+    """On a machine without IPv6, `::` listens on every IPv4 address."""
 
     class NoIpv6(socket.socket):
         def __init__(self, family, kind):
@@ -87,8 +87,8 @@ def test_both_families_are_one_where_there_is_no_ipv6(listen, monkeypatch):
     [(SETTINGS, "INVOICES_PORT"), (OPTIONS, "--port")],
     ids=["setting", "option"],
 )
-def test_a_port_in_use_is_told_with_what_to_change(listen, names, named):
-    """The sentence names the port, and the setting or option that chooses another."""
+def test_the_error_for_a_port_in_use_names_the_setting(listen, names, named):
+    """The message names the port, and the setting or option that changes it."""
     port = listen("127.0.0.1")[0].getsockname()[1]
 
     with pytest.raises(AddressError) as refusal:
@@ -116,16 +116,16 @@ def test_a_port_in_use_is_told_with_what_to_change(listen, names, named):
         ),
     ],
 )
-def test_a_foreign_address_is_told(listen, host, sentence):
-    """An address of another machine, and a name that leads nowhere, are told by INVOICES_HOST."""
+def test_the_error_for_an_unusable_address_names_the_setting(listen, host, sentence):
+    """The message for an address of another machine or an unknown name names INVOICES_HOST."""
     with pytest.raises(AddressError) as refusal:
         listen("127.0.0.1", host)
 
     assert sentence == str(refusal.value)
 
 
-def test_a_refusal_leaves_no_socket_open(listen):
-    """What was opened before the address that failed is closed, so that the port is free again."""
+def test_an_error_leaves_no_socket_open(listen):
+    """If one address fails, the sockets of the others are closed and the port is free again."""
     with pytest.raises(AddressError):
         listen("127.0.0.1", "192.0.2.1", port=(port := free_port()))
 
@@ -140,14 +140,14 @@ def free_port():
 
 
 def test_workers_share_a_port(listen):
-    """Several processes may listen on one port where it is shared."""
+    """Several processes may listen on one port if it is shared."""
     port = listen("127.0.0.1", is_shared=True)[0].getsockname()[1]
 
     assert port == listen("127.0.0.1", port=port, is_shared=True)[0].getsockname()[1]
 
 
-def test_a_privileged_port_is_told(listen, monkeypatch):
-    """A port that needs more rights is told, with the ports that need none."""
+def test_the_error_for_a_privileged_port_names_unprivileged_ports(listen, monkeypatch):
+    """The message for a port that needs more rights names the ports that need none."""
 
     class Unprivileged(socket.socket):
         def bind(self, address):

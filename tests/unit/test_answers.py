@@ -18,7 +18,7 @@ CREATED = AnswerRule("201", Meaning.DELIVERED, "")
 
 
 def test_standard_answers_give_every_status_a_meaning():
-    """2XX is delivered, 410 dead, and after everything else a Retry-After is respected."""
+    """2XX means delivered, 410 dead; every other status is retried and respects Retry-After."""
     table = rules_by_status(STANDARD_ANSWERS)
     meanings = {code: rule.meaning for code, rule in table.items()}
 
@@ -31,7 +31,7 @@ def test_standard_answers_give_every_status_a_meaning():
 
 
 def test_the_first_rule_that_matches_applies():
-    """An exact status before its class is an exception to it."""
+    """A rule for one status before the rule for its class is an exception."""
     table = rules_by_status((CREATED, *ALL_FAIL))
 
     assert [Meaning.RETRY, Meaning.DELIVERED, Meaning.RETRY] == [
@@ -51,7 +51,7 @@ def test_the_first_rule_that_matches_applies():
     ],
 )
 def test_rules_with_gaps_and_contradictions_are_refused(expected, rules):
-    """A table that OpenAPI and the delivery could read in two ways stops the start."""
+    """A table with gaps or contradictions raises an error."""
     if rules is None:
         most = (AnswerRule(f"{code}", Meaning.HOLD, "") for code in range(400, 500) if code != 404)
         rules = (*STANDARD_ANSWERS[:2], *most, STANDARD_ANSWERS[-1])
@@ -65,6 +65,6 @@ def test_rules_with_gaps_and_contradictions_are_refused(expected, rules):
     "statuses", ["", "2xx", "20X", "100", "1XX", "600", "4XXX", "٤٠٠", "default"]
 )
 def test_statuses_are_written_as_in_openapi(statuses):
-    """A rule is for one final status or for a class of them."""
+    """A rule is for one final status or for a class such as 4XX."""
     with pytest.raises(DeclarationError, match="neither a status"):
         AnswerRule(statuses, Meaning.RETRY, "")

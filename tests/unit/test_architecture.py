@@ -1,7 +1,7 @@
 """
-The rules between packages that import-linter cannot see.
+The rules between packages that import-linter cannot check.
 
-It knows packages of others as a whole only, and no names inside of modules.
+It knows other libraries only as a whole, and no names inside of modules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODULES = sorted(path for top in ("schemas", "service") for path in (ROOT / top)
 CALLBACK_URL = "/invoices/{$request.body#/id}"
 NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "manager", "base"}
 
-# What is used where: a dotted name, and the only places that may use it or anything below it.
+# A dotted name, and the only places that may use it or anything below it.
 HOMES = {
     "aiohttp.web": ("service/api/", "service/receiver/", "service/web/"),
     "aiohttp.ClientSession": ("service/delivery/", "service/receiver/"),
@@ -76,14 +76,14 @@ def is_below(name: str, parent: str) -> bool:
 @pytest.mark.parametrize("guarded", HOMES)
 def test_each_library_stays_in_its_packages(guarded: str) -> None:
     """A library that decides how a package works is used in that package alone."""
-    strangers = {
+    misplaced = {
         str(path.relative_to(ROOT))
         for path in MODULES
         if any(is_below(name, guarded) for name in used(parsed(path)))
-        and not str(path.relative_to(ROOT)).startswith(HOMES[guarded] or ("nowhere",))
+        and not str(path.relative_to(ROOT)).startswith(HOMES[guarded] or ("no module",))
     }
 
-    assert set() == strangers
+    assert set() == misplaced
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_each_library_stays_in_its_packages(guarded: str) -> None:
         "import aiohttp as a\na.web.Application()",
     ],
 )
-def test_every_way_to_reach_a_name_is_seen(source: str) -> None:
-    """The rule cannot be avoided by another spelling of the import."""
+def test_every_form_of_import_is_recognised(source: str) -> None:
+    """Every spelling of an import is found by the rule."""
     assert any(is_below(name, "aiohttp.web") for name in used(ast.parse(source)))
 
 
-def test_no_import_stands_inside_a_function() -> None:
-    """What a module needs is said at its top."""
+def test_no_import_is_inside_a_function() -> None:
+    """All imports of a module are at its top."""
     hidden = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in MODULES
@@ -116,15 +116,15 @@ def test_no_import_stands_inside_a_function() -> None:
     assert [] == hidden
 
 
-def test_no_module_is_named_for_nothing() -> None:
-    """A module's name says what it is for."""
+def test_no_module_has_a_meaningless_name() -> None:
+    """No module is named `utils`, `helpers` or alike."""
     parts = {part for path in MODULES for part in path.relative_to(ROOT).with_suffix("").parts}
 
     assert set() == parts & NAMES_THAT_SAY_NOTHING
 
 
-def test_the_callback_url_is_spelled_once() -> None:
-    """The declaration is the only place that knows where the callback goes."""
+def test_the_callback_url_occurs_once() -> None:
+    """Only the declaration contains the expression of the callback URL."""
     spelled = {
         str(path.relative_to(ROOT)): count
         for path in MODULES
@@ -134,7 +134,7 @@ def test_the_callback_url_is_spelled_once() -> None:
     assert [1] == list(spelled.values()), spelled
 
 
-def test_one_module_alone_reads_what_aiohttp_apispec_stores() -> None:
+def test_only_one_module_reads_the_attributes_of_aiohttp_apispec() -> None:
     """All other modules read the declaration of an operation as an `Operation`."""
     readers = {
         str(path.relative_to(ROOT))

@@ -1,4 +1,4 @@
-"""docs/architecture.md shows the states as they are, and names code and tests that exist."""
+"""docs/architecture.md shows the real states, and names code and tests that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks through an HTTP proxy: what it is asked for, and what happens where it refuses."""
+"""Callbacks through an HTTP proxy: which target it is asked for, and what a refusal means."""
 
 import asyncio
 import logging
@@ -32,9 +32,9 @@ def run(request):
 
 class FakeProxy:
     """
-    A proxy that leads every target to one receiver, and records what it was asked for.
+    A proxy that connects every target to one receiver, and records the targets.
 
-    It refuses a target that is in *refusals* with the answer there, and a silent one never answers.
+    It refuses a target in *refusals* with the answer there; if it *is_silent*, it never answers.
     """
 
     def __init__(self, refusals=None, *, is_silent=False):
@@ -46,7 +46,7 @@ class FakeProxy:
 
     @asynccontextmanager
     async def leading_to(self, receiver_port):
-        """Serve on a port, and lead to *receiver_port*."""
+        """Serve on a port, and connect every target to *receiver_port*."""
         self._receiver_port = receiver_port
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         try:
@@ -75,13 +75,13 @@ class FakeProxy:
             onward = await asyncio.open_connection("127.0.0.1", self._receiver_port)
             await asyncio.gather(copy(reader, onward[1]), copy(onward[0], writer))
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # The other side hung up, or the test is over.
+            pass  # The other side closed the connection, or the test ended.
         finally:
             writer.transport.abort()
 
 
 async def copy(reader, writer):
-    """Pass on what is read until the end, and end too."""
+    """Copy all bytes until the end of the input, then close the output."""
     while some := await reader.read(65536):
         writer.write(some)
         await writer.drain()
@@ -102,7 +102,7 @@ async def receiving(requests, tls=None):
                 writer.write(OK)
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # The other side hung up, or the test is over.
+            pass  # The other side closed the connection, or the test ended.
         finally:
             writer.transport.abort()
 
@@ -122,7 +122,7 @@ def to(url):
 
 
 def sent(run, proxy, *urls, addresses=(PUBLIC,), tls=None, served=None, credentials="", seconds=5):
-    """What callbacks to *urls* came to, one after another, and the requests of the receiver."""
+    """The results of callbacks to *urls* in order, and the requests that the receiver got."""
     requests = []
 
     async def send():
@@ -142,8 +142,8 @@ def sent(run, proxy, *urls, addresses=(PUBLIC,), tls=None, served=None, credenti
     return run(send()), requests
 
 
-def test_the_proxy_is_given_the_address_that_was_approved(run):
-    """A callback to http:// reaches its receiver in a tunnel, and the proxy sees no name."""
+def test_the_proxy_gets_the_approved_address(run):
+    """A callback to http:// uses a tunnel to the approved address; the proxy gets no name."""
     proxy = FakeProxy()
 
     answers, requests = sent(run, proxy, "http://receiver.example/a")
@@ -154,8 +154,8 @@ def test_the_proxy_is_given_the_address_that_was_approved(run):
     assert "Host: receiver.example" in requests[0].splitlines()
 
 
-def test_tls_is_spoken_with_the_receiver(run):
-    """Behind the proxy the certificate is that of the receiver, for the name in the URL."""
+def test_tls_is_end_to_end_with_the_receiver(run):
+    """Through the proxy, the certificate of the receiver is verified for the name in the URL."""
     authority = trustme.CA()
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("receiver.example").configure_cert(served)
@@ -172,7 +172,7 @@ def test_tls_is_spoken_with_the_receiver(run):
 
 
 def test_tunnels_are_kept_alive(run):
-    """Callbacks to one receiver share a tunnel, as they share a connection."""
+    """Callbacks to one receiver reuse its tunnel."""
     proxy = FakeProxy()
 
     answers, _ = sent(run, proxy, "http://receiver.example/", "http://receiver.example/")
@@ -191,8 +191,8 @@ def test_tunnels_are_kept_alive(run):
         ("http://receiver.example/", (PRIVATE, "169.254.169.254")),
     ],
 )
-def test_a_denied_address_is_not_asked_for(run, url, addresses):
-    """The policy judges the address behind the proxy, as if there were none."""
+def test_the_proxy_gets_no_denied_address(run, url, addresses):
+    """The policy checks the address of the receiver, as without a proxy."""
     proxy = FakeProxy()
 
     (answer,), _ = sent(run, proxy, url, addresses=addresses)
@@ -202,8 +202,8 @@ def test_a_denied_address_is_not_asked_for(run, url, addresses):
 
 
 @pytest.mark.parametrize("url", [f"http://{PUBLIC}:8080/", f"http://[{OTHER_PUBLIC}]:8080/"])
-def test_literal_addresses_are_asked_for(run, url):
-    """A URL with an address in the place of a name leaves through the proxy too."""
+def test_literal_addresses_go_through_the_proxy(run, url):
+    """A URL with an address instead of a name is called through the proxy too."""
     proxy = FakeProxy()
 
     (answer,), _ = sent(run, proxy, url)
@@ -212,8 +212,8 @@ def test_literal_addresses_are_asked_for(run, url):
     assert [url.split("/")[2]] == proxy.asked
 
 
-def test_credentials_are_those_of_the_proxy(run):
-    """User and password of the setting reach the proxy, and never the receiver."""
+def test_only_the_proxy_gets_its_credentials(run):
+    """User and password of the setting are sent to the proxy, and never to the receiver."""
     proxy = FakeProxy()
 
     _, requests = sent(run, proxy, "http://receiver.example/", credentials="me:a%40b@")
@@ -233,8 +233,8 @@ def test_credentials_are_those_of_the_proxy(run):
         b"x" * 20_000,
     ],
 )
-def test_a_proxy_that_refuses_is_an_unreachable_receiver(run, caplog, refusal):
-    """The API user learns nothing about our network, and the operator learns it from the log."""
+def test_a_refusal_of_the_proxy_is_an_unreachable_receiver(run, caplog, refusal):
+    """The API user sees an unreachable receiver; the log shows the refusal to the operator."""
     proxy = FakeProxy({PUBLIC: refusal})
 
     with caplog.at_level(logging.WARNING, "invoices"):
@@ -245,8 +245,8 @@ def test_a_proxy_that_refuses_is_an_unreachable_receiver(run, caplog, refusal):
     assert ["proxy.failed"] == [record.message for record in caplog.records]
 
 
-def test_the_next_address_is_asked_for(run):
-    """Where the proxy does not reach one address of a name, it is asked for the next."""
+def test_the_next_address_is_tried(run):
+    """If the proxy cannot reach one address of a name, the next one is tried."""
     proxy = FakeProxy({f"[{OTHER_PUBLIC}]": b"HTTP/1.1 502 Bad Gateway\r\n\r\n"})
 
     (answer,), _ = sent(run, proxy, "http://receiver.example/", addresses=(OTHER_PUBLIC, PUBLIC))
@@ -255,8 +255,8 @@ def test_the_next_address_is_asked_for(run):
     assert [f"[{OTHER_PUBLIC}]:80", f"{PUBLIC}:80"] == proxy.asked
 
 
-def test_each_address_is_asked_for_once(run):
-    """A name with several addresses that the proxy refuses costs one question for each."""
+def test_each_address_is_tried_once(run):
+    """If the proxy refuses all addresses of a name, each was tried once."""
     refusal = b"HTTP/1.1 502 Bad Gateway\r\n\r\n"
     proxy = FakeProxy({f"[{OTHER_PUBLIC}]": refusal, PUBLIC: refusal})
 
@@ -266,15 +266,15 @@ def test_each_address_is_asked_for_once(run):
 
 
 def test_a_silent_proxy_ends_at_the_deadline(run):
-    """A proxy that takes the connection and says nothing costs the deadline and no more."""
+    """With a proxy that never answers, the attempt ends at the deadline."""
     (answer,), _ = sent(run, FakeProxy(is_silent=True), "http://receiver.example/", seconds=0.3)
 
     assert AttemptOutcome.TIMEOUT == answer.outcome
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.proxy.invalid"])
-def test_a_proxy_that_is_away_is_an_unreachable_receiver(run, host):
-    """A proxy that cannot be connected to is told as the receiver that cannot be reached."""
+def test_an_unreachable_proxy_is_an_unreachable_receiver(run, host):
+    """If the proxy cannot be reached, the receiver counts as unreachable."""
 
     async def send():
         async with Sender(

@@ -37,7 +37,7 @@ COMMANDS = {
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Run a command with nothing set but what is given."""
+    """Run a command with only the given variables set."""
     for name in [name for name in os.environ if name.startswith("INVOICES_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -59,8 +59,8 @@ def test_every_command_is_listed(run):
 
 @pytest.mark.parametrize("name", sorted(main.commands))
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_every_command_explains_itself(run, name, option):
-    """Each command says what it does."""
+def test_every_command_has_a_help(run, name, option):
+    """The help of each command describes it."""
     shown = run(name, option)
 
     assert 0 == shown.exit_code
@@ -69,7 +69,7 @@ def test_every_command_explains_itself(run, name, option):
 
 
 def test_version_is_printed(run):
-    """The version is the package's."""
+    """`--version` prints the version of the package."""
     assert f"invoices, version {__version__}\n" == run("--version").stdout
 
 
@@ -77,7 +77,7 @@ def test_version_is_printed(run):
     "arguments", [[], ["none"], ["spec", "--format", "xml"], ["receiver", "--port", "70000"]]
 )
 def test_wrong_usage_is_reported(run, arguments):
-    """A command that does not exist, or not like this, ends with 2."""
+    """An unknown command, or wrong arguments, end with exit status 2."""
     refusal = run(*arguments)
 
     assert 2 == refusal.exit_code
@@ -86,35 +86,35 @@ def test_wrong_usage_is_reported(run, arguments):
 
 class TestSpec:
     def test_json_is_the_default(self, run):
-        """The document is printed as JSON, and as nothing else."""
+        """The output is the document as JSON, and nothing else."""
         assert document_of(Settings()) == json.loads(run("spec").stdout)
 
-    def test_yaml_says_the_same(self, run):
-        """The document is printed as YAML."""
+    def test_yaml_is_the_same_document(self, run):
+        """With the option the document is printed as YAML."""
         assert document_of(Settings()) == yaml.safe_load(run("spec", "--format", "yaml").stdout)
 
-    def test_public_url_is_in_it(self, run):
-        """A servers entry is how users reach the service."""
+    def test_the_document_has_the_public_url(self, run):
+        """The `servers` entry is the public URL."""
         shown = run("spec", INVOICES_PUBLIC_URL="https://invoices.example.net/")
 
         assert "https://invoices.example.net" == json.loads(shown.stdout)["servers"][1]["url"]
 
     def test_nothing_is_started(self, run, tmp_path):
-        """Printing the document makes no database."""
+        """Printing the document creates no database."""
         assert 0 == run("spec").exit_code
         assert [] == list(tmp_path.iterdir())
 
 
 class TestSettings:
     def test_every_variable_is_printed_with_its_meaning_and_default(self, run):
-        """A person reads each variable, its default, and what it means."""
+        """The list has each variable, its default and its meaning."""
         printed = " ".join(run("settings").stdout.split())
 
         for variable, setting in declared_settings().items():
             assert f"{variable} (default: {setting.default or 'none'}) {setting.meaning}" in printed
 
-    def test_list_can_be_had_as_json(self, run):
-        """Programs read the same, in the same order."""
+    def test_list_is_available_as_json(self, run):
+        """The JSON has the same settings in the same order."""
         rows = json.loads(run("settings", "--json").stdout)
 
         assert [
@@ -123,17 +123,17 @@ class TestSettings:
         ] == rows
 
     def test_wrong_settings_do_not_matter(self, run):
-        """The list helps where a variable is wrong, so it does not read any."""
+        """The list reads no variable, so that it works with wrong settings."""
         assert 0 == run("settings", INVOICES_PORT="many").exit_code
 
-    def test_help_of_serve_points_to_it(self, run):
-        """Where the options are explained, the command that lists the settings is named."""
+    def test_help_of_serve_names_the_command(self, run):
+        """The help of `serve` names the command that lists the settings."""
         assert "`invoices settings`" in run("serve", "--help").stdout
 
 
 class TestMigrate:
-    def test_empty_database_is_brought_to_the_newest_schema(self, run, tmp_path):
-        """The first run says that there was nothing, the second that there is nothing to do."""
+    def test_empty_database_gets_the_newest_schema(self, run, tmp_path):
+        """The first run migrates the empty database; the second reports that nothing is to do."""
         first, second = run("migrate"), run("migrate")
 
         assert (0, 0) == (first.exit_code, second.exit_code)
@@ -141,15 +141,15 @@ class TestMigrate:
         assert "already" in second.stdout
         assert (tmp_path / "invoices.db").exists()
 
-    def test_result_can_be_had_as_json(self, run):
-        """Programs read the revisions before and now."""
+    def test_result_is_available_as_json(self, run):
+        """The JSON has the revisions before and after."""
         first, second = (json.loads(run("migrate", "--json").stdout) for _ in range(2))
 
         assert None is first["before"]
         assert first["now"] == second["before"] == second["now"]
 
     def test_database_that_cannot_be_opened_is_reported(self, run, tmp_path):
-        """A database that is not there ends with 1 and a sentence, not with a traceback."""
+        """A missing database ends with exit status 1 and a message, without a traceback."""
         failure = run("migrate", INVOICES_DATABASE_URL=f"sqlite:///{tmp_path}/none/invoices.db")
 
         assert 1 == failure.exit_code
@@ -159,8 +159,8 @@ class TestMigrate:
 
 class TestServe:
     @pytest.mark.parametrize("option", [[], ["--role", "api"], ["--workers", "2"]])
-    def test_without_an_encryption_key_it_says_what_is_missing(self, run, tmp_path, option):
-        """Secrets on a server need a key; nothing is made before there is one."""
+    def test_without_an_encryption_key_the_error_names_the_setting(self, run, tmp_path, option):
+        """A server database needs an encryption key; without one nothing is created."""
         refusal = run("serve", *option, INVOICES_DATABASE_URL=POSTGRES)
 
         assert 2 == refusal.exit_code
@@ -189,30 +189,30 @@ class TestServe:
         ("option", "values"), [("--role", ["api", "dispatcher", "all"]), ("--workers", ["1", "64"])]
     )
     def test_help_names_the_values_of_an_option(self, run, option, values):
-        """How the work is divided among processes is explained, with the default."""
+        """The help explains the values of an option and its default."""
         shown = run("serve", "--help").stdout
         explained = shown[shown.index(f"  {option} ") :].partition("\n  -")[0]
 
         assert [] == [value for value in values if value not in explained]
         assert "default: " in explained
 
-    def test_help_hides_how_workers_are_started(self, run):
-        """The option that only the service gives to itself is not listed."""
+    def test_help_hides_the_internal_option(self, run):
+        """The option with which the service starts its workers is not listed."""
         assert "--as-worker" not in run("serve", "--help").stdout
 
     @pytest.mark.parametrize(
         ("option", "value"),
         [("--role", "worker"), ("--workers", "0"), ("--workers", "65"), ("--workers", "two")],
     )
-    def test_option_that_cannot_be_is_refused(self, run, option, value):
-        """A role that does not exist, and a number of workers out of bounds, end with 2."""
+    def test_invalid_option_is_refused(self, run, option, value):
+        """An unknown role, or a number of workers out of bounds, ends with exit status 2."""
         refusal = run("serve", "--dev", option, value)
 
         assert 2 == refusal.exit_code
         assert f"Invalid value for '{option}': " in refusal.stderr
 
     def test_several_workers_on_sqlite_are_refused(self, run, tmp_path):
-        """More than one process needs PostgreSQL; it is said why, and no database is made."""
+        """Several workers need PostgreSQL; with SQLite there is an error, and no database."""
         refusal = run("serve", "--dev", "--workers", "2")
 
         assert 2 == refusal.exit_code
@@ -221,7 +221,7 @@ class TestServe:
         assert [] == list(tmp_path.iterdir())
 
     def test_wrong_settings_are_reported_once_for_all_workers(self, run):
-        """Settings with which no worker could start are reported before one is started."""
+        """Wrong settings are reported before any worker is started."""
         refusal = run(
             "serve", "--dev", "--workers", "3", INVOICES_DATABASE_URL=POSTGRES, INVOICES_PORT="many"
         )
@@ -238,8 +238,8 @@ class TestServe:
         ],
         ids=["serve", "workers", "receiver"],
     )
-    def test_taken_port_is_reported(self, tmp_path, command):
-        """A port that is taken ends with 1 and a sentence, not with a traceback."""
+    def test_port_in_use_is_reported(self, tmp_path, command):
+        """A port that is in use ends with exit status 1 and a message, without a traceback."""
         with socket.socket() as taken:
             # Workers share a port like this; even so, the port of another program is not shared.
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -277,8 +277,8 @@ def in_a_process(folder, *arguments, **variables):
     )
 
 
-def test_commands_leave_no_loop_behind(run):
-    """A command that ran asynchronous work leaves none of it."""
+def test_commands_close_their_loop(run):
+    """A command that ran asynchronous code leaves no event loop open."""
     run("migrate")
 
     with pytest.raises(RuntimeError):

@@ -1,4 +1,4 @@
-"""What the developer of a receiver learns where the receiver wants a certificate of ours."""
+"""The detail of an attempt says that the receiver demands a client certificate."""
 
 import asyncio
 import contextlib
@@ -28,13 +28,13 @@ def run(request):
 
 @pytest.fixture(scope="module")
 def authority():
-    """The authority of both sides."""
+    """The certificate authority of both sides."""
     return trustme.CA()
 
 
 @pytest.fixture
 def serve(authority):
-    """Serves TLS of a version to clients with a certificate, as most servers do; gives the port."""
+    """Serves TLS of one version to clients with a certificate; returns the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("receiver.example").configure_cert(tls)
@@ -47,7 +47,7 @@ def serve(authority):
                 accepted, _ = listener.accept()
             except OSError:
                 return
-            # asyncio's own server would close without the alert.
+            # The server of asyncio would close without the alert.
             with accepted, contextlib.suppress(OSError), tls.wrap_socket(accepted, True) as served:
                 served.recv(1)
 
@@ -73,8 +73,8 @@ def serve(authority):
     ],
     ids=["1.3", "1.2"],
 )
-def test_a_receiver_that_wants_a_certificate_is_told(run, authority, serve, version, expected):
-    """Where a receiver ends the connection because it was shown no certificate, that is told."""
+def test_the_detail_names_the_missing_client_certificate(run, authority, serve, version, expected):
+    """If a receiver closes the connection for lack of a client certificate, the detail says so."""
     port = serve(version)
     trusting = verified_tls()
     authority.configure_trust(trusting)

@@ -11,19 +11,19 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture(params=[SystemClock, ManualClock])
 def clock(request):
-    """Each clock there is: what loops rely on holds for both."""
+    """Each of the two clocks: both behave the same for the loops."""
     return request.param()
 
 
-async def test_an_instant_that_has_come_ends_the_wait(clock):
-    """A wait for the past or the present returns at once."""
+async def test_an_instant_in_the_past_ends_the_wait(clock):
+    """A wait until the past or the present returns at once."""
     for until in (clock.now() - HOUR, clock.now()):
         async with asyncio.timeout(10):
             await clock.wait(asyncio.Event(), until)
 
 
 async def test_a_signal_that_was_set_before_ends_the_wait(clock):
-    """What was announced between two waits is not missed, and is not told twice."""
+    """A signal that was set between two waits ends the next one, and is cleared."""
     signal = asyncio.Event()
     signal.set()
 
@@ -34,7 +34,7 @@ async def test_a_signal_that_was_set_before_ends_the_wait(clock):
 
 
 async def test_a_signal_ends_a_wait_that_has_begun(clock):
-    """A loop that waits is woken by its signal, which is cleared."""
+    """A running wait is ended by its signal, which is cleared."""
     signal = asyncio.Event()
     waiting = asyncio.create_task(clock.wait(signal, clock.now() + HOUR))
     asyncio.get_running_loop().call_soon(signal.set)
@@ -46,7 +46,7 @@ async def test_a_signal_ends_a_wait_that_has_begun(clock):
 
 
 async def test_a_signal_is_cleared_when_the_instant_comes_first(clock):
-    """Who waits again afterwards waits for a new signal, however the wait ended."""
+    """A wait that ended at its instant clears the signal too."""
     signal = asyncio.Event()
     signal.set()
 
@@ -56,7 +56,7 @@ async def test_a_signal_is_cleared_when_the_instant_comes_first(clock):
 
 
 async def test_a_wait_can_be_cancelled(clock):
-    """A cancelled wait raises, and is not taken for an instant that has come."""
+    """A cancelled wait raises CancelledError, and does not return as if its instant had come."""
     waiting = asyncio.create_task(clock.wait(asyncio.Event(), clock.now() + HOUR))
     asyncio.get_running_loop().call_soon(waiting.cancel)
 
@@ -64,8 +64,8 @@ async def test_a_wait_can_be_cancelled(clock):
         await waiting
 
 
-def test_the_system_clock_tells_aware_instants_in_utc():
-    """Instants can be compared and stored without knowing where the machine stands."""
+def test_the_system_clock_returns_aware_instants_in_utc():
+    """The time zone of the machine does not change the instants."""
     before = datetime.now(UTC)
 
     now = SystemClock().now()
@@ -84,8 +84,8 @@ async def test_the_system_clock_waits_until_the_instant():
     assert until <= clock.now() + timedelta(milliseconds=1)
 
 
-async def test_the_manual_clock_moves_by_hand_alone():
-    """A test decides when an instant has come."""
+async def test_the_manual_clock_moves_only_by_advance():
+    """A wait on the manual clock ends when the test advances the clock to its instant."""
     clock = ManualClock()
     waiting = asyncio.create_task(clock.wait(asyncio.Event(), START + HOUR))
 

@@ -1,4 +1,4 @@
-"""A callback as promise and execution: its URL, headers, body, answers, and what it needs."""
+"""The declaration of a callback: its URL, headers, body and answers, and how they are checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BOTH = "{$request.query.callback_url}/invoices/{$request.body#/id}"
 
 
 def a_callback(expression: str) -> Callback:
-    """The invoice notification, called somewhere else."""
+    """The invoice notification with another URL expression."""
     return dataclasses.replace(INVOICE_NOTIFICATION, expression=expression)
 
 
@@ -69,7 +69,7 @@ class TestUrl:
     def test_leading_value_is_verbatim_and_others_are_encoded(
         self, expected: str, callback_url: str, id_: object
     ) -> None:
-        """The caller's URL is kept as it is; data is percent-encoded into its place."""
+        """The leading URL is kept verbatim; all other values are percent-encoded."""
         url = INVOICE_NOTIFICATION.url_for(an_exchange(callback_url, id=id_))
 
         assert url is not None
@@ -99,15 +99,15 @@ class TestUrl:
     def test_a_url_may_begin_with_literal_text(
         self, expected: str, expression: str, body: dict[str, Any]
     ) -> None:
-        """Behind literal text every value is data; a query takes an empty one too."""
+        """After literal text every value is percent-encoded; in a query it may be empty."""
         url = a_callback(expression).url_for(an_exchange(**body))
 
         assert url is not None
         assert expected == url.text
 
     @pytest.mark.parametrize("expression", [LEADING, "$request.query.callback_url"])
-    def test_a_url_alone_may_have_a_query(self, expression: str) -> None:
-        """Where nothing follows the caller's URL, nothing of it is touched."""
+    def test_an_expression_of_the_url_alone_keeps_its_query(self, expression: str) -> None:
+        """If nothing follows the leading URL, it is kept with its query."""
         text = "https://r.example/a/?token=x&b=%20"
 
         url = a_callback(expression).url_for(an_exchange(text))
@@ -125,7 +125,7 @@ class TestUrl:
             ("{$response.header.location}", an_exchange()),
         ],
     )
-    def test_without_the_leading_value_nobody_is_called(
+    def test_without_the_leading_value_there_is_no_call(
         self, expression: str, exchange: Exchange
     ) -> None:
         """Without a callback URL there is no call, even if other values are missing."""
@@ -152,7 +152,7 @@ class TestUrl:
     def test_an_unusable_leading_value_is_named(
         self, expected: str, expression: str, exchange: Exchange
     ) -> None:
-        """A URL that cannot be called is refused by the name of what it came from."""
+        """The error for an unusable URL names the parameter that it comes from."""
         with pytest.raises(EvaluationError) as failure:
             a_callback(expression).url_for(exchange)
 
@@ -172,7 +172,7 @@ class TestUrl:
         ],
     )
     def test_a_leading_value_is_a_string(self, expected: str, value: object) -> None:
-        """What is no string is no URL, and null is not the same as nothing."""
+        """A leading value that is not a string is refused, null included."""
         with pytest.raises(EvaluationError) as failure:
             a_callback("{$request.body#/url}/x").url_for(an_exchange(url=value))
 
@@ -195,10 +195,10 @@ class TestUrl:
             ("half of a surrogate pair", {"id": "a\ud800"}),
         ],
     )
-    def test_a_value_that_cannot_stand_in_a_path_is_refused(
+    def test_a_value_that_is_not_a_path_segment_is_refused(
         self, expected: str, body: dict[str, Any]
     ) -> None:
-        """A value must be one whole, real path segment, and is named where it is not."""
+        """A value that is not one path segment is refused, and the error names it."""
         with pytest.raises(EvaluationError) as failure:
             INVOICE_NOTIFICATION.url_for(an_exchange("https://r.example", **body))
 
@@ -206,12 +206,12 @@ class TestUrl:
         assert expected in failure.value.reason
 
     def test_a_missing_value_fails_in_a_query_as_well(self) -> None:
-        """Only an empty value may be empty; a missing one cannot be evaluated."""
+        """A missing value is an error in a query too, although an empty one is valid there."""
         with pytest.raises(EvaluationError):
             a_callback("http://n.example/?t={$request.body#/a}").url_for(an_exchange())
 
     def test_a_literal_beginning_is_named_as_a_whole(self) -> None:
-        """Where no expression leads, the whole declaration is what makes no URL."""
+        """If the URL begins with literal text, the error names the whole expression."""
         expression = "ftp://n.example/{$method}"
 
         with pytest.raises(EvaluationError) as failure:
@@ -245,10 +245,10 @@ class TestUrl:
         ],
         ids=["dots", "broken-triplet", "encoded", "encoded-and-dot"],
     )
-    def test_pieces_do_not_make_dots_together(
+    def test_combined_parts_do_not_make_dot_segments(
         self, named: str, expression: str, exchange: Exchange
     ) -> None:
-        """No path segment "." or ".." comes about where two pieces meet."""
+        """Two parts together never make the path segment "." or ".."."""
         with pytest.raises(EvaluationError) as failure:
             a_callback(expression).url_for(exchange)
 
@@ -280,7 +280,7 @@ class TestUrl:
     def test_any_values_make_a_url_or_an_evaluation_error(
         self, callback_url: str, id_: object
     ) -> None:
-        """Any value gives a URL that is called verbatim, or is refused with a reason."""
+        """Any value gives a URL that is valid, or is refused with a reason."""
         try:
             url = INVOICE_NOTIFICATION.url_for(an_exchange(callback_url, id=id_))
         except EvaluationError as failure:
@@ -292,8 +292,8 @@ class TestUrl:
 
 
 class TestDeclaration:
-    def test_a_bad_expression_fails_where_it_is_declared(self) -> None:
-        """The error is found at start-up, not by a callback that is never made."""
+    def test_an_invalid_expression_fails_at_its_declaration(self) -> None:
+        """An invalid expression raises an error when the callback is declared."""
         with pytest.raises(ExpressionError) as refusal:
             a_callback("{$callback_url}/invoices/{$request.body.id}")
 
@@ -322,7 +322,7 @@ class TestDeclaration:
         ],
     )
     def test_declared_names_may_be_used(self, expression: str) -> None:
-        """What the operation declares, and what every exchange has, needs no more."""
+        """An expression may use declared parameters, the URL, the method and common headers."""
         callback = a_callback(expression)
 
         callback.check(self.DECLARED)
@@ -333,14 +333,14 @@ class TestDeclaration:
         "expression",
         ["$statusCode", "$response.body#/id", "$response.header.location", "$response.query.a"],
     )
-    def test_what_is_known_after_the_answer_cannot_be_used(self, expression: str) -> None:
-        """A URL that needs the answer could never be made."""
+    def test_values_of_the_response_cannot_be_used(self, expression: str) -> None:
+        """An expression for the response is refused: the URL is evaluated before it exists."""
         with pytest.raises(DeclarationError, match="is not known yet"):
             a_callback(f"{{$url}}/{{{expression}}}").check(self.DECLARED)
 
     @pytest.mark.parametrize("expression", ["/invoices/{$request.body#/id}", "ftp://h/", ""])
     def test_a_callback_begins_with_a_value_or_a_scheme(self, expression: str) -> None:
-        """A URL that begins with anything else can never be called."""
+        """The expression of a callback must begin with a value or with http:// or https://."""
         with pytest.raises(DeclarationError, match="begins with neither"):
             a_callback(expression).check(self.DECLARED)
 
@@ -367,12 +367,12 @@ class TestDeclaration:
         assert (f"Did you mean {suggestion}?" in sentence) is (suggestion is not None)
 
     def test_an_operation_without_a_body_has_no_properties(self) -> None:
-        """An expression into the body needs an operation that has one."""
+        """An expression for the body is refused if the operation has no body."""
         for expression in ("$request.body", "$request.body#/id"):
             assert 1 == len(a_callback(expression).undeclared(DeclaredOperation()))
 
     def test_everything_undeclared_is_reported_at_once(self) -> None:
-        """The error names the callback and all that is missing, never only the first."""
+        """The error names the callback and all undeclared names."""
         with pytest.raises(DeclarationError) as refusal:
             INVOICE_NOTIFICATION.check(DeclaredOperation(body=frozenset({"ids"})))
 
@@ -397,14 +397,14 @@ class TestHeaders:
     VALUES: ClassVar = {one.name.title(): one.example for one in INVOICE_NOTIFICATION.headers}
 
     def test_a_callback_has_the_headers_of_standard_webhooks(self) -> None:
-        """A declaration that names no headers has those that sign the request."""
+        """A declaration without headers has the headers of the signature."""
         names = {one.name for one in ANOTHER.headers if one.is_required}
 
         assert STANDARD_HEADERS == ANOTHER.headers
         assert {"webhook-id", "webhook-timestamp", "webhook-signature"} <= names
 
     def test_only_declared_headers_are_sent(self) -> None:
-        """Values for other callbacks are left out, and names ignore case."""
+        """Values of undeclared headers are left out, and names are not case-sensitive."""
         assert self.VALUES == INVOICE_NOTIFICATION.select_headers({**self.VALUES, "X-Other": "1"})
         assert {one.name for one in STANDARD_HEADERS} == {
             name.lower() for name in ANOTHER.select_headers(self.VALUES)
@@ -412,30 +412,30 @@ class TestHeaders:
 
     @pytest.mark.parametrize("value", [{}, {"Traceparent": None}], ids=["missing", "none"])
     def test_an_optional_header_may_have_no_value(self, value: dict[str, None]) -> None:
-        """Without a trace there is no traceparent."""
+        """An optional header without a value is left out."""
         values = {name: text for name, text in self.VALUES.items() if name != "Traceparent"}
 
         assert values == INVOICE_NOTIFICATION.select_headers({**values, **value})
 
     @pytest.mark.parametrize("name", ["Webhook-Id", "Invoices-Collector"])
     def test_a_required_header_must_have_a_value(self, name: str) -> None:
-        """What the document promises is sent, or nothing is sent at all."""
+        """A missing value of a required header raises an error."""
         with pytest.raises(DeclarationError, match=name.lower()):
             INVOICE_NOTIFICATION.select_headers({**self.VALUES, name: None})
 
     def test_names_are_declared_in_lower_case(self) -> None:
-        """A name has one spelling in the declaration."""
+        """A header name with capitals is refused in a declaration."""
         with pytest.raises(DeclarationError, match="X-Tag"):
             CallbackHeader("X-Tag", "", "")
 
     @pytest.mark.parametrize("header", INVOICE_NOTIFICATION.headers, ids=lambda one: one.name)
     def test_examples_match_their_patterns(self, header: CallbackHeader) -> None:
-        """The example of a header is a value that may be sent."""
+        """The example of a header matches its pattern."""
         assert re.search(header.pattern or "", header.example)
 
 
 class TestBodyAndAnswer:
-    def test_an_event_has_one_body(self) -> None:
+    def test_an_event_always_has_the_same_body(self) -> None:
         """The body is compact JSON in the order of the schema, whatever else the event holds."""
         expected = b'{"description":"Invoice paid","paid":true}'
         events: list[dict[str, Any]] = [
@@ -446,7 +446,7 @@ class TestBodyAndAnswer:
         assert [expected, expected] == [INVOICE_NOTIFICATION.render(event) for event in events]
 
     def test_an_event_may_be_any_object(self) -> None:
-        """The schema alone knows which attributes of an event are sent."""
+        """The schema selects the attributes of an event that are sent."""
         event = Event(
             description="Invoice paid",
             paid=True,
@@ -467,7 +467,7 @@ class TestBodyAndAnswer:
         ],
     )
     def test_an_acknowledgement_is_read(self, body: bytes) -> None:
-        """Fields that are not declared are ignored."""
+        """A declared body is an acknowledgement; undeclared fields are ignored."""
         assert {"ok": True} == INVOICE_NOTIFICATION.read_answer(body)
 
     @pytest.mark.parametrize(
@@ -500,15 +500,15 @@ class TestBodyAndAnswer:
         ],
         ids=lambda body: repr(body[:20]),
     )
-    def test_anything_else_is_no_acknowledgement(self, body: bytes) -> None:
-        """Only what the callback declares is an acknowledgement; the message shows both."""
+    def test_another_body_is_not_an_acknowledgement(self, body: bytes) -> None:
+        """A body that differs from the declaration is refused; the message shows both."""
         with pytest.raises(InvalidAnswer) as refusal:
             INVOICE_NOTIFICATION.read_answer(body)
 
         assert str(refusal.value).startswith('the body of the answer should be {"ok": true}, but ')
 
-    def test_the_refusal_shows_the_beginning(self) -> None:
-        """A long answer is cut short."""
+    def test_the_message_shows_the_beginning_of_the_body(self) -> None:
+        """The message contains only the beginning of a long body."""
         with pytest.raises(InvalidAnswer) as refusal:
             INVOICE_NOTIFICATION.read_answer(b"<html>" + b"x" * 5000)
 
@@ -516,7 +516,7 @@ class TestBodyAndAnswer:
         assert str(refusal.value).endswith("…")
 
     @given(st.binary(max_size=600) | st.text("\x00\U000e0001é😀").map(str.encode))
-    def test_a_refusal_is_short_and_printable(self, body: bytes) -> None:
+    def test_the_message_is_short_and_printable(self, body: bytes) -> None:
         """For any body, the message is at most 300 printable characters."""
         with pytest.raises(InvalidAnswer) as refusal:
             INVOICE_NOTIFICATION.read_answer(body)
@@ -529,7 +529,7 @@ class TestClassification:
     @pytest.mark.parametrize("is_strict", [True, False])
     @pytest.mark.parametrize("status_code", [200, 204, 299])
     def test_a_declared_answer_delivers(self, status_code: int, is_strict: bool) -> None:
-        """A status that acknowledges with a declared body is an acknowledgement."""
+        """A status that means delivered, with a declared body, is classified as delivered."""
         found = INVOICE_NOTIFICATION.classify(
             status_code, b'{"ok": true}', is_truncated=False, is_strict=is_strict
         )
@@ -544,10 +544,10 @@ class TestClassification:
         ("body", "is_truncated", "detail"),
         [(b"<html>", False, "should be"), (b'{"ok": true}', True, "far larger")],
     )
-    def test_another_body_counts_where_lenient(
+    def test_another_body_is_accepted_only_in_lenient_mode(
         self, body: bytes, is_truncated: bool, detail: str
     ) -> None:
-        """Strict: the event comes again, not before a Retry-After. Lenient: it is noted."""
+        """An undeclared body is a failure in strict mode, and delivered in lenient mode."""
         strict, lenient = (
             INVOICE_NOTIFICATION.classify(200, body, is_truncated=is_truncated, is_strict=is_strict)
             for is_strict in (True, False)
@@ -574,7 +574,7 @@ class TestClassification:
     def test_another_status_is_a_refusal(
         self, meaning: Meaning, status_code: int, is_strict: bool
     ) -> None:
-        """No body turns a refusal into an acknowledgement."""
+        """Any other status is a refusal, whatever its body is."""
         found = INVOICE_NOTIFICATION.classify(
             status_code, b'{"ok": true}', is_truncated=False, is_strict=is_strict
         )
@@ -586,7 +586,7 @@ class TestClassification:
         )
 
     def test_the_declaration_decides(self) -> None:
-        """Another callback gives the same answers other meanings."""
+        """The declaration of the callback decides what a status means."""
         callback = dataclasses.replace(
             ANOTHER,
             answers=(
@@ -618,16 +618,16 @@ class TestClassification:
             (202, (AnswerRule("202", Meaning.DELIVERED, ""), *NOTHING_DELIVERS)),
         ],
     )
-    def test_a_receiver_finds_how_to_acknowledge(
+    def test_the_status_of_an_acknowledgement_is_the_lowest(
         self, expected: int, answers: tuple[AnswerRule, ...]
     ) -> None:
-        """The lowest status that means delivered is an acknowledgement."""
+        """A receiver acknowledges with the lowest status that means delivered."""
         assert expected == dataclasses.replace(ANOTHER, answers=answers).acknowledgement_code
 
 
 class TestInvoiceNotification:
-    def test_its_examples_keep_its_schemas(self) -> None:
-        """What the document shows is what is sent and accepted."""
+    def test_its_examples_fit_its_schemas(self) -> None:
+        """The examples of the event and the acknowledgement are valid under the schemas."""
         callback = INVOICE_NOTIFICATION
 
         assert {} == callback.request().validate(callback.request_example)
@@ -636,7 +636,7 @@ class TestInvoiceNotification:
 
     @pytest.mark.parametrize("schema", [InvoiceEventSchema, InvoiceEventReceivedSchema])
     def test_its_schemas_are_open_and_described(self, schema: type) -> None:
-        """A field may be added later without breaking a receiver, and each is explained."""
+        """The schemas permit additional fields, and every field has a description."""
         spec = APISpec("t", "1", "3.1.0", plugins=[MarshmallowPlugin()])
         spec.components.schema("It", schema=schema)
         published = spec.to_dict()["components"]["schemas"]["It"]

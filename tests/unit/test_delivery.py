@@ -26,13 +26,13 @@ LEASED = a_delivery(a_step(an_invoice(), event=an_event()))
         (True, AttemptOutcome.LOST, None),
     ],
 )
-def test_what_a_receiver_can_take_is_known_from_its_answer(expected, outcome, status_code):
-    """One that fails or is overloaded is probed; one that refuses is not, nor after our failure."""
+def test_an_attempt_counts_as_answered_unless_the_receiver_failed(expected, outcome, status_code):
+    """Failures to connect, timeouts, invalid HTTP, 429 and 5xx do not count as answered."""
     attempt = an_attempt(LEASED, outcome, Retry(SECOND), status_code=status_code)
 
     assert expected is attempt.is_receiver_available
 
 
 def test_an_attempt_has_the_next_number():
-    """Attempts are counted from 1 for each delivery."""
+    """Attempts of a delivery are numbered from 1."""
     assert 1 == an_attempt(LEASED, AttemptOutcome.DELIVERED, Delivered()).number

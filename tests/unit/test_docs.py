@@ -1,4 +1,4 @@
-"""Docs that cannot go stale: what is documented exists, and what exists is documented."""
+"""The documentation is complete and current: it names all that exists, and only that."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def text_of(name):
 
 
 def section(page, heading):
-    """What stands between *heading* and the next one."""
+    """The text between *heading* and the next heading."""
     found = re.search(rf"^### `{heading}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
     assert found, f"{heading} is not documented"
     return found[1]
@@ -65,7 +65,7 @@ def test_every_setting_is_documented_with_its_default(variable, nothing_set, mon
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_names_a_setting_that_does_not_exist(page):
-    """A variable that a page mentions can be set."""
+    """Every variable that a page names is a setting."""
     mentioned = set(
         re.findall(rf"{PREFIX}[A-Z][A-Z0-9_]*[A-Z0-9]", page.read_text(encoding="utf-8"))
     )
@@ -101,7 +101,7 @@ def test_every_command_about_accounts_is_documented_with_its_options(name):
 
 
 def test_the_cache_time_is_documented():
-    """docs/operations.md says how long a rotation takes to have an effect in every process."""
+    """docs/operations.md has the time after which a rotation has an effect in every process."""
     assert 5 == CACHE_SECONDS
     page = " ".join(text_of("docs/operations.md").split())
     assert "caches keys and secrets for five seconds" in page
@@ -183,8 +183,8 @@ def test_every_field_of_an_attempts_log_line_is_explained():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
-    """A link to a file of the project finds it, and its heading where it names one."""
+def test_links_have_a_target(page):
+    """A link to a file of the project has an existing target, and an existing heading."""
     for target in re.findall(r"\]\((?!https?:)([^)]*)\)", page.read_text(encoding="utf-8")):
         path, _, heading = target.partition("#")
         file = page.parent / path if path else page
@@ -211,12 +211,12 @@ def test_readme_shows_the_declaration_as_it_is():
 
 
 def test_picture_stays_small():
-    """The README's picture is quick to load."""
+    """The picture in the README is smaller than 150 kB."""
     assert (ROOT / "docs/callbacks.png").stat().st_size < 150_000
 
 
 def test_decisions_fit_on_a_screen():
-    """A decision says why in 40 lines, with what was refused and what would reopen it."""
+    """A decision has at most 40 lines, with the refused options and a reason to reconsider it."""
     for path in (ROOT / "docs/decisions").glob("*.md"):
         text = path.read_text(encoding="utf-8")
         parts = ("**Context.**", "**Decision.**", "**Refused.**", "**What would reopen it.**")
@@ -234,7 +234,7 @@ async def receiver(aiohttp_client):
     return await aiohttp_client(printed["app"])
 
 
-async def test_printed_receiver_takes_an_event_once(receiver, capsys):
+async def test_printed_receiver_processes_an_event_once(receiver, capsys):
     """The receiver of the page verifies, answers as declared, and recognises a repeated event."""
     body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
     headers = signed(body)

@@ -1,4 +1,4 @@
-"""The egress policy: which addresses are permitted, and that a socket is opened to no other."""
+"""The egress policy: which addresses are permitted; no socket is opened to others."""
 
 import errno
 import socket
@@ -23,7 +23,7 @@ PUBLIC_IPV4, PUBLIC_IPV6 = "93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8
 
 
 @pytest.mark.parametrize("network", DENIED_IPV4 + DENIED_IPV6, ids=str)
-def test_denied_networks_are_denied_from_end_to_end(network):
+def test_denied_networks_are_denied_completely(network):
     """The first and the last address of every network in the tables are denied."""
     assert [False, False] == [STRICT.permits(str(network[end])) for end in (0, -1)]
 
@@ -41,7 +41,7 @@ def test_denied_networks_are_denied_from_end_to_end(network):
     ],
 )
 def test_neighbours_of_denied_networks_are_permitted(address):
-    """The tables deny what they name and nothing beside it."""
+    """The addresses directly before and after a denied network are permitted."""
     assert STRICT.permits(address)
 
 
@@ -55,7 +55,7 @@ def test_neighbours_of_denied_networks_are_permitted(address):
     ],
 )
 def test_ipv6_outside_global_unicast_is_denied(address):
-    """Every IPv6 address that is not plainly global is denied, however it carries IPv4."""
+    """Every IPv6 address outside global unicast is denied, with IPv4 inside or without."""
     assert not STRICT.permits(address)
 
 
@@ -66,13 +66,13 @@ def test_ipv6_outside_global_unicast_is_denied(address):
         *("fe80::1%eth0", f"{PUBLIC_IPV6}%2", f"[{PUBLIC_IPV6}]", "1.2.3.4 ", "１.２.３.４", "\0"),
     ],
 )
-def test_what_is_not_a_plain_numeric_address_is_denied(text):
-    """Only the one canonical spelling of an address can be permitted, and no zones."""
+def test_other_spellings_of_an_address_are_denied(text):
+    """Only the canonical spelling of an address can be permitted, without a zone."""
     assert not EgressPolicy((ip_network("0.0.0.0/0"), ip_network("::/0"))).permits(text)
 
 
-def test_allowed_networks_are_permitted_and_no_others():
-    """An operator's exception opens the network it names and nothing beside it."""
+def test_only_the_allowed_networks_are_permitted():
+    """An exception of the operator permits the named network, and no other."""
     policy = EgressPolicy((ip_network("10.1.0.0/16"), ip_network("fd12::/32")))
 
     assert [True, True] == [policy.permits(address) for address in ("10.1.2.3", "fd12::1")]
@@ -81,13 +81,13 @@ def test_allowed_networks_are_permitted_and_no_others():
 
 @pytest.mark.parametrize("allowed", ["10.0.0.0/8", "::ffff:0:0/96", "::/0"])
 def test_mapped_ipv4_is_denied_whatever_is_allowed(allowed):
-    """IPv4 that is mapped into IPv6 can be allowed as IPv4 only."""
+    """An IPv4-mapped IPv6 address stays denied whatever exception is set."""
     assert not EgressPolicy((ip_network(allowed),)).permits("::ffff:10.0.0.1")
 
 
 @pytest.mark.parametrize("address", METADATA, ids=str)
-def test_metadata_is_permitted_by_its_own_name_alone(address):
-    """No network opens the way to a machine's credentials but one that holds nothing else."""
+def test_metadata_is_permitted_only_by_its_own_address(address):
+    """A metadata address is permitted only by an exception for exactly this address."""
     around = [ip_network((address, length), strict=False) for length in (0, 8, 24, 31)]
     alone = ip_network(address)
 
@@ -105,7 +105,7 @@ def test_metadata_is_permitted_by_its_own_name_alone(address):
     ],
 )
 def test_development_reaches_private_networks_but_not_link_local(address, is_permitted):
-    """The development mode reaches its neighbours, and never the machine's credentials."""
+    """Development mode permits private networks, and never link-local addresses."""
     assert is_permitted == DEV.permits(address)
 
 
@@ -120,17 +120,17 @@ def test_development_reaches_private_networks_but_not_link_local(address, is_per
     ],
 )
 def test_only_literal_hosts_are_decided_without_lookup(host, is_permitted):
-    """A denied literal is refused in every spelling; names are left for the connection."""
+    """A denied literal host is refused at once; names are checked at the connection."""
     assert is_permitted == STRICT.permits_host(host)
 
 
 def addr_info(address):
-    """What a connector passes to its socket factory for *address*."""
+    """The argument of the socket factory for *address*."""
     return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 80))
 
 
 def test_no_socket_is_opened_for_a_denied_address():
-    """The refusal is an OSError with an errno, and its text is the same for all addresses."""
+    """A denied address raises an OSError with an errno and the same text for all addresses."""
     refusals = []
     for address in ("127.0.0.1", "10.0.0.1"):
         with pytest.raises(AddressDenied) as refusal:
@@ -143,7 +143,7 @@ def test_no_socket_is_opened_for_a_denied_address():
 
 
 def test_sockets_do_not_block_and_buffer_little():
-    """A permitted address gets a socket that never blocks the loop and buffers little."""
+    """The socket for a permitted address is non-blocking and has a small buffer."""
     with socket_factory(DEV)(addr_info("127.0.0.1")) as opened:
         # Linux doubles the size that is set.
         assert opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * RECEIVE_BUFFER_BYTES

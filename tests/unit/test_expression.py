@@ -39,7 +39,7 @@ EXPRESSIONS = st.one_of(
 
 
 def refusal_of(parse: Callable[[str], object], text: str) -> ExpressionError | None:
-    """What *parse* raised on *text*, if it did."""
+    """The error that *parse* raises for *text*, or None."""
     try:
         parse(text)
     except ExpressionError as refusal:
@@ -90,8 +90,8 @@ class TestGrammar:
             (Body("request", ('"\\x}\n#{',)), '$request.body#/"\\x}\n#{'),
         ],
     )
-    def test_what_the_grammar_has_is_parsed(self, expected: Expression, text: str) -> None:
-        """Every form of the grammar is read, escapes decoded."""
+    def test_every_form_of_the_grammar_is_parsed(self, expected: Expression, text: str) -> None:
+        """Every form of the grammar is parsed, and escapes are decoded."""
         actual = parse_expression(text)
 
         assert expected == actual
@@ -157,8 +157,8 @@ class TestGrammar:
             (1, "$REQUEST.BODY"),
         ],
     )
-    def test_a_refusal_points_at_what_is_wrong(self, position: int, text: str) -> None:
-        """A refusal names the first character that no valid expression could have there."""
+    def test_an_error_has_the_position_of_the_mistake(self, position: int, text: str) -> None:
+        """The error has the position of the first character that cannot be valid."""
         with pytest.raises(ExpressionError) as refusal:
             parse_expression(text)
 
@@ -193,7 +193,7 @@ class TestGrammar:
         ],
     )
     def test_common_errors_get_the_valid_form_as_a_hint(self, expected: str, text: str) -> None:
-        """A common error is reported together with the valid form."""
+        """The message for a common error has the valid form."""
         with pytest.raises(ExpressionError) as refusal:
             parse_expression(text)
 
@@ -202,15 +202,15 @@ class TestGrammar:
         assert refusal.value.hint in str(refusal.value)
 
     @pytest.mark.parametrize("text", ["$", "", "$request", "$request.query", "$request.body#/~"])
-    def test_no_hint_is_made_up(self, text: str) -> None:
-        """Where the valid form cannot be guessed there is no hint."""
+    def test_without_a_known_valid_form_there_is_no_hint(self, text: str) -> None:
+        """If the valid form is not clear, the message has no hint."""
         with pytest.raises(ExpressionError) as refusal:
             parse_expression(text)
 
         assert refusal.value.hint is None
 
     @given(st.text(ANY_CHARACTER) | st.text("$request.body#/~01\\u{}\"quyhapt'"))
-    def test_nothing_but_expression_errors_is_raised(self, text: str) -> None:
+    def test_only_expression_errors_are_raised(self, text: str) -> None:
         """Any text is parsed, or refused with a position inside it or at its end."""
         for parse in (parse_expression, parse_template):
             refusal = refusal_of(parse, text)
@@ -236,7 +236,7 @@ class TestGrammar:
 
     @given(EXPRESSIONS)
     def test_every_expression_can_be_written(self, expression: Expression) -> None:
-        """No name and no pointer is beyond the grammar."""
+        """Every name and every pointer can be written as an expression."""
         assert expression == parse_expression(str(expression))
 
     @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ class TestGrammar:
         ],
     )
     def test_canonical_text_escapes_only_what_must_be(self, expected: str, text: str) -> None:
-        """Different texts of the same expression have one canonical text."""
+        """Different texts of the same expression have the same canonical text."""
         assert expected == str(parse_expression(text))
 
     @pytest.mark.parametrize(
@@ -270,13 +270,13 @@ class TestGrammar:
         ],
         ids=lambda text: text[:20],
     )
-    def test_a_million_characters_take_a_moment(self, text: str) -> None:
-        """The time of parsing grows with the text and no faster, hints included."""
+    def test_parsing_takes_linear_time(self, text: str) -> None:
+        """A text of a million characters is parsed within seconds, hints included."""
         started = time.process_time()
         with suppress(ExpressionError):
             parse_template(text)
 
-        # Linear is well under a second here; the square of a million would be hours.
+        # Linear time is less than a second here; quadratic time would be hours.
         assert time.process_time() - started < 10
 
 
@@ -308,7 +308,7 @@ class TestTemplate:
     def test_a_string_is_split_into_text_and_expressions(
         self, expected: tuple[str | Expression, ...], text: str
     ) -> None:
-        """Braces embed expressions; a string that is one expression needs none."""
+        """Braces embed expressions; a string that is a single expression needs no braces."""
         assert Template(expected) == parse_template(text)
 
     @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ class TestTemplate:
             (1, "$callback_url"),
         ],
     )
-    def test_a_refusal_points_into_the_whole_text(self, position: int, text: str) -> None:
+    def test_a_position_counts_from_the_whole_text(self, position: int, text: str) -> None:
         """The position counts from the beginning of the string, not of the expression."""
         with pytest.raises(ExpressionError) as refusal:
             parse_template(text)
@@ -344,8 +344,8 @@ class TestTemplate:
         assert position == refusal.value.position
         assert text == refusal.value.text
 
-    def test_the_caret_stands_under_the_mistake(self) -> None:
-        """The message shows where, why and what was meant."""
+    def test_the_message_marks_the_mistake_with_a_caret(self) -> None:
+        """The message shows the position, the reason and the valid form."""
         with pytest.raises(ExpressionError) as refusal:
             parse_template("{$request.query.u}/{$request.body.id}")
 
@@ -365,14 +365,14 @@ class TestTemplate:
     def test_canonical_text_of_a_template_means_the_same(
         self, parts: list[str | Expression]
     ) -> None:
-        """A template survives being written and read."""
-        # The slash keeps literal text that begins with $ from being one bare expression.
+        """The canonical text of a template parses to the same template."""
+        # Because of the slash, literal text that begins with $ is not a bare expression.
         text = str(Template(("/", *parts)))
 
         assert text == str(parse_template(text))
 
     def test_the_leading_expression_is_the_first_part(self) -> None:
-        """Only an expression at the very beginning leads."""
+        """The leading expression is an expression at the beginning, or there is none."""
         assert Url() == parse_template("{$url}/{$method}").leading
         assert parse_template("/{$url}").leading is None
         assert parse_template("").leading is None
@@ -447,7 +447,7 @@ class TestValue:
         ],
     )
     def test_an_expression_has_the_value_that_was_sent(self, expected: object, text: str) -> None:
-        """The value is what the exchange holds, in the type that it has there."""
+        """An expression has the value of the exchange, with its type."""
         actual = parse_expression(text).value(EXCHANGE)
 
         assert expected == actual
@@ -488,8 +488,8 @@ class TestValue:
         ],
         ids=lambda text: text[:40],
     )
-    def test_what_was_not_sent_is_absent(self, text: str) -> None:
-        """The error says whether a value is missing or unusable."""
+    def test_a_value_that_was_not_sent_is_absent(self, text: str) -> None:
+        """The error distinguishes a missing value from an unusable one."""
         expression = parse_expression(text)
 
         with pytest.raises(EvaluationError) as failure:
@@ -510,15 +510,15 @@ class TestValue:
             "$request.body#/a",
         ],
     )
-    def test_without_response_and_body_there_is_nothing(self, text: str) -> None:
-        """Before there is a response, and of a request without a body, nothing has a value."""
+    def test_without_a_response_or_body_values_are_absent(self, text: str) -> None:
+        """Expressions for a response or a body that does not exist have no value."""
         with pytest.raises(EvaluationError) as failure:
             parse_expression(text).value(Exchange("https://a.example/", "POST", Message()))
 
         assert failure.value.is_absent
 
     def test_a_null_body_is_a_body(self) -> None:
-        """JSON's null was sent; it is not absence."""
+        """The body `null` is a value, and is not absent."""
         exchange = Exchange("https://a.example/", "POST", Message(body=None))
 
         assert parse_expression("$request.body").value(exchange) is None

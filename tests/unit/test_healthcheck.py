@@ -1,4 +1,4 @@
-"""The health check of the image finds the service wherever it listens."""
+"""The health check of the image finds the service on every address that it listens on."""
 
 import socket
 import threading
@@ -19,7 +19,7 @@ class Healthz(BaseHTTPRequestHandler):
     status = 200
 
     def do_GET(self):
-        """Answer with the status, for the right path."""
+        """Answer with the status, if the path is right."""
         self.send_response(self.status if self.path == "/healthz" else 404)
         self.end_headers()
 
@@ -29,7 +29,7 @@ class Healthz(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve():
-    """Serves `/healthz` at an address, and gives the port."""
+    """Serves `/healthz` at an address, and returns the port."""
     servers = []
 
     def serve_(host="127.0.0.1", status=200):
@@ -48,30 +48,30 @@ def serve():
 
 
 @pytest.mark.parametrize("hosts", [("127.0.0.1",), ("0.0.0.0",), ("::",), ("::1", "127.0.0.1")])
-def test_a_service_is_found_where_it_listens(serve, hosts):
-    """Addresses that stand for all others are asked at loopback; one that answers is enough."""
+def test_a_service_is_found_on_its_addresses(serve, hosts):
+    """For a wildcard address the check calls loopback; one address that answers is enough."""
     assert is_alive(Settings(host=hosts, port=serve()))
 
 
-def test_a_service_that_answers_badly_is_not_alive(serve):
-    """Anything but 200 is a failure."""
+def test_a_service_that_answers_with_an_error_is_not_alive(serve):
+    """Every status except 200 is a failure."""
     assert not is_alive(Settings(port=serve(status=503)))
 
 
 def test_no_service_is_not_alive():
-    """Where nothing listens, the check fails at once."""
+    """If nothing listens, the check fails at once."""
     assert not is_alive(Settings(host=("127.0.0.1", "::1"), port=1))
 
 
-def test_a_proxy_is_not_asked(serve, monkeypatch):
-    """The service is on this machine, whatever the environment says about proxies."""
+def test_no_proxy_is_used(serve, monkeypatch):
+    """The check calls the service directly, whatever proxy the environment names."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
 
     assert is_alive(Settings(port=serve()))
 
 
-def test_service_links_are_no_port(serve, monkeypatch):
-    """The port is read as the service reads it."""
+def test_service_links_are_not_read_as_a_port(serve, monkeypatch):
+    """The check ignores service links, as the service does."""
     monkeypatch.setenv("INVOICES_HOST", "127.0.0.1")
     monkeypatch.setenv("INVOICES_PORT", str(serve()))
     monkeypatch.setenv("INVOICES_SERVICE_PORT", "1")
@@ -79,14 +79,14 @@ def test_service_links_are_no_port(serve, monkeypatch):
     assert 0 == main()
 
 
-def test_wrong_settings_are_told(monkeypatch, capsys):
-    """A check that cannot read its settings fails, and says why."""
+def test_wrong_settings_are_reported(monkeypatch, capsys):
+    """With wrong settings the check fails and prints the reason."""
     monkeypatch.setenv("INVOICES_PORT", "http")
 
     assert 1 == main()
     assert "INVOICES_PORT" in capsys.readouterr().err
 
 
-def test_the_image_uses_it():
-    """The Dockerfile names the module."""
+def test_the_image_uses_the_health_check():
+    """The Dockerfile calls the module."""
     assert 'CMD ["python", "-m", "service.cli.healthcheck"]' in (ROOT / "Dockerfile").read_text()

@@ -1,4 +1,4 @@
-"""The help of the command line can be read as a whole, and leads only to what exists."""
+"""The help of the command line is complete, and names only things that exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SERVICE = Path(__file__).parents[2] / "service"
 
 
 def commands_in(group, *path):
-    """Every command below *group*, itself included, with the words that call it."""
+    """Every command below *group*, itself included, with the words of its call."""
     yield path, group
     for name, command in getattr(group, "commands", {}).items():
         yield from commands_in(command, *path, name)
@@ -52,21 +52,21 @@ def test_no_line_is_cut_off(path):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_has_a_meaning_and_its_default(option):
-    """Whoever reads an option learns what it does, and what holds without it."""
+    """The help of every option has its meaning and its default."""
     assert option.help
     assert option.is_flag or option.required or option.show_default
 
 
-def test_the_settings_and_the_documentation_are_pointed_to():
-    """Where the list of commands ends, a person reads how to go on."""
+def test_the_help_names_the_settings_and_the_documentation():
+    """The help ends with the command for the settings and the URL of the documentation."""
     text = help_of()
 
     assert "`invoices settings`" in text
     assert "http://127.0.0.1:8080/api/docs" in text
 
 
-def test_nothing_that_is_printed_names_a_file_of_the_repository():
-    """An installed package has no docs/ folder: what is printed leads to commands and URLs."""
+def test_no_output_names_a_file_of_the_repository():
+    """Output names commands and URLs only, because an installed package has no docs/ folder."""
     texts = [(path, path.read_text(encoding="utf-8")) for path in (SERVICE / "cli").rglob("*.py")]
 
     assert [] == [path.name for path, text in texts if re.search(r"\bdocs/\w+\.md", text)]

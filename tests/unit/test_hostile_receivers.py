@@ -1,4 +1,4 @@
-"""A crowd of receivers that misbehave, each in its own way: what one attempt with each costs."""
+"""One attempt with each hostile receiver ends in time and within limits of cost."""
 
 from __future__ import annotations
 
@@ -25,61 +25,61 @@ ROOT = Path(__file__).parents[2]
 DEV = EgressPolicy(DEV_NETWORKS)
 DEADLINE_SECONDS = 0.5
 FLOOD_DEADLINE_SECONDS = 10
-"""A flood is to end by its size, and long before its time: on a slow machine too."""
+"""A flood must end because of its size, long before this deadline, on a slow machine too."""
 
 GRACE_SECONDS = 0.5
 STALL_SECONDS = 0.5
-"""What no single piece of work may take; a stall of ours was seconds before there were bounds."""
+"""The longest time that one piece of work may block the loop."""
 
 MEMORY_BYTES = 2_000_000
 TICK_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
-class Crowd:
-    """The receivers of the other process."""
+class HostileReceivers:
+    """The hostile receivers in the other process."""
 
     ports: dict[str, int]
     details: dict[str, str | None]
     tls: object
 
     def request_to(self, name, port=None):
-        """Make the request for one of them, or for another on *port*."""
+        """Make a request to the receiver *name*, or to another receiver on *port*."""
         scheme, host = ("https", NAME) if name.startswith("TLS: ") else ("http", "127.0.0.1")
         headers = {"Content-Type": "application/json"}
         url = f"{scheme}://{host}:{port or self.ports[name]}/x"
         return OutgoingRequest(url, "POST", headers, b'{"paid": true}')
 
     def sender(self, timeout_seconds=DEADLINE_SECONDS):
-        """Make a sender that finds them all on this machine."""
+        """Make a sender for which every name resolves to this machine."""
         return Sender(
             DEV, timeout_seconds=timeout_seconds, tls=self.tls, lookup=lambda _: ["127.0.0.1"]
         )
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory):
-    """The receivers, in a process that is not measured."""
+def hostile(tmp_path_factory):
+    """The hostile receivers, in a process of their own that is not measured."""
     folder = tmp_path_factory.mktemp("hostile")
     command = [sys.executable, "-m", "tests.hostile_receivers", str(folder)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
-        told = json.loads(process.stdout.readline())
+        announced = json.loads(process.stdout.readline())
         tls = verified_tls()
         tls.load_verify_locations(folder / "authority.pem")
-        yield Crowd(told["ports"], told["details"], tls)
+        yield HostileReceivers(announced["ports"], announced["details"], tls)
         process.terminate()
 
 
 class Stalls:
-    """The longest time that the loop was kept from everything else, in time of the processor."""
+    """Measures the longest time that the loop was blocked, in CPU time."""
 
     def __init__(self):
         self.longest_seconds = 0.0
 
     @asynccontextmanager
     async def watched(self):
-        """Look at the loop as long as the block lasts."""
+        """Watch the loop during the `with` block."""
         watching = asyncio.create_task(self._watch())
         try:
             yield
@@ -88,14 +88,14 @@ class Stalls:
 
     async def _watch(self):
         while True:
-            # A machine that is busy with something else does not count.
+            # CPU time does not count the time in which other programs run.
             before = time.thread_time()
             await asyncio.sleep(TICK_SECONDS)
             self.longest_seconds = max(self.longest_seconds, time.thread_time() - before)
 
 
 def kind_of(answer):
-    """The status of an answer, or the kind of failure."""
+    """The status of an answer, or the outcome of a failure."""
     return answer.status_code if isinstance(answer, Answer) else str(answer.outcome)
 
 
@@ -107,28 +107,28 @@ def run():
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_hostile_receiver_costs_one_attempt_and_little_of_it(run, crowd, name):
-    """Whatever a receiver does, an attempt ends in time with a value, and takes next to nothing."""
+def test_an_attempt_with_a_hostile_receiver_is_bounded(run, hostile, name):
+    """An attempt ends in time with a result, and its memory and CPU time are bounded."""
     expected = TABLE[name][0]
     deadline_seconds = FLOOD_DEADLINE_SECONDS if name in FLOODING else DEADLINE_SECONDS
     stalls = Stalls()
 
     async def sent():
-        async with crowd.sender(deadline_seconds) as sender:
-            # What is made once, such as code and caches, is not what the receiver costs.
-            await sender.send(crowd.request_to("TLS: good"))
+        async with hostile.sender(deadline_seconds) as sender:
+            # Code and caches are loaded before the measurement.
+            await sender.send(hostile.request_to("TLS: good"))
             before = time.monotonic()
             async with stalls.watched():
-                answer = await sender.send(crowd.request_to(name))
+                answer = await sender.send(hostile.request_to(name))
             seconds = time.monotonic() - before
-            # Once more, since tracing makes everything several times slower; what ran into the
-            # deadline had said next to nothing.
+            # A second request, since tracing makes everything several times slower; an attempt that
+            # ended at the deadline received almost nothing.
             is_silent = kind_of(answer) == "timeout"
             return answer, seconds, 0 if is_silent else await peak_of(sender, name)
 
     async def peak_of(sender, name):
         tracemalloc.start()
-        await sender.send(crowd.request_to(name))
+        await sender.send(hostile.request_to(name))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return peak
@@ -155,16 +155,16 @@ TLS = (
 
 
 @pytest.mark.parametrize("name", TLS)
-def test_bad_tls_is_unreachable_and_says_what_to_do(run, crowd, name):
-    """No event goes to whom we cannot verify, and the receiver's developer reads why."""
+def test_a_tls_failure_has_a_helpful_detail(run, hostile, name):
+    """No event is sent to a receiver that cannot be verified, and the detail names the reason."""
 
     async def sent():
-        async with crowd.sender() as sender:
-            return await sender.send(crowd.request_to(name))
+        async with hostile.sender() as sender:
+            return await sender.send(hostile.request_to(name))
 
     answer = run(sent())
 
-    words = crowd.details[name]
+    words = hostile.details[name]
     if words is None:
         assert 200 == kind_of(answer)
     else:
@@ -173,21 +173,21 @@ def test_bad_tls_is_unreachable_and_says_what_to_do(run, crowd, name):
         assert words in answer.detail
 
 
-def test_every_kind_of_tls_is_tried(crowd):
-    """The list of this module is that of the other."""
-    assert set(crowd.details) == set(TLS)
+def test_every_kind_of_tls_is_tested(hostile):
+    """The list in this module is the list of the hostile receivers."""
+    assert set(hostile.details) == set(TLS)
 
 
 HOSTILE = (
     *list(FLOODING)[:10],
-    *("nothing at all", "gzip bomb", "drip of a body", "byte by byte", "reset without a word"),
+    *("no answer", "gzip bomb", "drip of a body", "byte by byte", "reset without an answer"),
     *("nothing is read", "thousand headers", "half a chunk", "TLS: plain HTTP", "TLS: silence"),
 )
 
 
 @asynccontextmanager
-async def receiving_well():
-    """A receiver in this process that answers at once; its port."""
+async def healthy_receiver():
+    """A receiver in this process that answers at once; returns its port."""
     ended = asyncio.Event()
 
     async def answer(reader, writer):
@@ -204,24 +204,24 @@ async def receiving_well():
 
 
 @asynccontextmanager
-async def bothered_by(names, sender, crowd):
-    """Send to each of *names* again and again, as long as the block lasts."""
+async def sending_to(names, sender, hostile):
+    """Send requests to each of *names* without pause during the `with` block."""
 
-    async def bother(name):
+    async def send_repeatedly(name):
         while True:
-            await sender.send(crowd.request_to(name))
+            await sender.send(hostile.request_to(name))
 
-    crowding = [asyncio.create_task(bother(name)) for name in names]
+    sending = [asyncio.create_task(send_repeatedly(name)) for name in names]
     try:
         yield
     finally:
-        for one in crowding:
+        for one in sending:
             one.cancel()
-        await asyncio.wait(crowding)
+        await asyncio.wait(sending)
 
 
-def test_a_hostile_crowd_does_not_delay_a_receiver_that_is_well(run, crowd):
-    """Beside twenty that flood and dawdle, a request to another receiver is answered as ever."""
+def test_hostile_receivers_do_not_delay_another_receiver(run, hostile):
+    """Beside twenty hostile receivers, requests to another receiver take the usual time."""
     stalls = Stalls()
 
     async def timed(sender, request):
@@ -230,14 +230,14 @@ def test_a_hostile_crowd_does_not_delay_a_receiver_that_is_well(run, crowd):
         return time.monotonic() - before
 
     async def measured():
-        async with receiving_well() as port, crowd.sender(5) as sender, stalls.watched():
-            well = crowd.request_to("well", port)
-            async with bothered_by(HOSTILE, sender, crowd):
-                return sorted([await timed(sender, well) for _ in range(100)])
+        async with healthy_receiver() as port, hostile.sender(5) as sender, stalls.watched():
+            healthy = hostile.request_to("healthy", port)
+            async with sending_to(HOSTILE, sender, hostile):
+                return sorted([await timed(sender, healthy) for _ in range(100)])
 
     latencies = run(measured())
 
     assert 20 == len(HOSTILE)
     assert latencies[50] < 0.1
-    # Between two ticks there may be a piece of each flood, and the floods want the cores as well.
+    # One tick may contain a part of each flood, and the floods use the cores too.
     assert stalls.longest_seconds < 5 * STALL_SECONDS

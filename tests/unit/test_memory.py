@@ -12,23 +12,23 @@ from tests.rows import an_invoice, rows_of
 
 @pytest.fixture
 def memory():
-    """What is tested."""
+    """A database in memory."""
     return Memory()
 
 
 @pytest.fixture
 def store(memory):
-    """A store in it."""
+    """A store on the database in memory."""
     return memory_store(memory)
 
 
 async def ids(memory):
-    """What is stored."""
+    """The ids of the stored invoices."""
     return [row["id"] for row in await rows_of(memory, invoices)]
 
 
-async def test_a_memory_that_is_away_stores_and_tells_nothing(store, memory):
-    """Writes and reads fail until it is back, and nothing is written meanwhile."""
+async def test_an_unavailable_memory_raises_and_stores_nothing(store, memory):
+    """While the memory is unavailable, reads and writes raise and nothing is stored."""
     memory.is_away = True
     for asked in (store.accept(an_invoice()), store.find_invoice("dev", "1"), store.ping()):
         with pytest.raises(StorageUnavailable):
@@ -39,8 +39,8 @@ async def test_a_memory_that_is_away_stores_and_tells_nothing(store, memory):
     assert Acceptance.STORED is await store.accept(an_invoice())
 
 
-async def test_a_commit_can_be_lost_before_and_after_it_was_made(store, memory):
-    """Whoever asked cannot tell the two apart; only one of them has left something behind."""
+async def test_a_connection_can_be_lost_before_or_after_a_commit(store, memory):
+    """Both losses raise the same error, but only a loss after the commit leaves a row."""
     memory.losses.extend([Loss.BEFORE, Loss.AFTER, None])
 
     for id_ in ("before", "after"):
@@ -53,7 +53,7 @@ async def test_a_commit_can_be_lost_before_and_after_it_was_made(store, memory):
 
 
 async def test_writes_can_be_held_back(store, memory):
-    """What waits at the gate is written together once it is opened."""
+    """Held writes wait, and are all written once the memory is opened."""
     memory.shut()
     accepting = [asyncio.create_task(store.accept(an_invoice(str(number)))) for number in range(3)]
     await memory.reached()
@@ -65,8 +65,8 @@ async def test_writes_can_be_held_back(store, memory):
     assert [Acceptance.STORED] * 3 == await asyncio.gather(*accepting)
 
 
-async def test_what_was_read_is_no_part_of_the_memory(store, memory):
-    """Nobody changes what is stored by changing what they were told."""
+async def test_returned_rows_are_copies(store, memory):
+    """A change of a returned row does not change the stored row."""
     await store.accept(an_invoice())
 
     (await store.find_invoice("dev", "1"))["status"] = "changed"

@@ -1,4 +1,4 @@
-"""Money: text in, whole minor units inside, text out, and nothing rounded on the way."""
+"""Amounts: text is converted to minor units and back without rounding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from schemas.money import AMOUNT_MAX, CURRENCIES, split_amount, to_minor, to_tex
     ],
 )
 def test_amount_becomes_whole_minor_units(expected, amount, currency):
-    """An amount is what it says, in the smallest unit of its currency."""
+    """An amount is converted to whole minor units of its currency."""
     assert expected == to_minor(amount, currency)
 
 
@@ -43,15 +43,15 @@ def test_amount_becomes_whole_minor_units(expected, amount, currency):
         ("less than 1000000000000", "9" * 13, "USD"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_words(expected, amount, currency):
-    """The refusal says what would fit."""
+def test_an_invalid_amount_is_refused_with_a_reason(expected, amount, currency):
+    """The message says which amounts are valid."""
     with pytest.raises(ValueError, match=expected):
         to_minor(amount, currency)
 
 
 @given(st.integers(1, 10**12 - 1), st.sampled_from(sorted(CURRENCIES)))
-def test_text_and_minor_units_say_the_same(minor, currency):
-    """What is shown is what was stored, with all decimals of the currency."""
+def test_text_and_minor_units_are_equal(minor, currency):
+    """The text of an amount has all decimals of its currency, and is converted back exactly."""
     text = to_text(minor, CURRENCIES[currency])
 
     assert minor == to_minor(text, currency)
@@ -60,8 +60,8 @@ def test_text_and_minor_units_say_the_same(minor, currency):
 
 
 @given(st.integers(1, 10**8))
-def test_no_cent_is_lost_in_a_json_number(cents):
-    """An amount with two decimals survives the double that JSON readers make of it."""
+def test_an_amount_in_a_json_number_is_exact(cents):
+    """An amount with two decimals is exact although JSON parsers read it as a double."""
     number = json.loads(f"{cents // 100}.{cents % 100:02}")
 
     assert cents == to_minor(str(number), "USD")
@@ -69,7 +69,7 @@ def test_no_cent_is_lost_in_a_json_number(cents):
 
 @given(st.text())
 def test_only_ascii_digits_make_an_amount(text):
-    """Whatever looks like a number to somebody is not an amount unless it is written like one."""
+    """Digits of other scripts and other notations of numbers are refused."""
     try:
         split_amount(text)
     except ValueError:
@@ -80,13 +80,13 @@ def test_only_ascii_digits_make_an_amount(text):
 
 
 def test_largest_amount_fits_64_bits():
-    """Whatever the currency, databases can hold the largest amount."""
+    """The largest amount of every currency fits into a 64-bit integer."""
     assert ("9" * 12, "9" * 4) == split_amount(f"{AMOUNT_MAX:.4f}")
     assert all(to_minor("9" * 12, currency) < 2**63 for currency in CURRENCIES)
 
 
-def test_currencies_are_money():
-    """Metals, test codes and units of account without decimals are not currencies here."""
+def test_codes_that_are_not_money_are_refused():
+    """ISO 4217 codes of metals, tests and units of account are not accepted as currencies."""
     assert {"USD": 2, "JPY": 0, "BHD": 3, "CLF": 4}.items() <= CURRENCIES.items()
     assert set() == {"XXX", "XTS", "XAU", "XDR"} & set(CURRENCIES)
     assert sorted(CURRENCIES) == list(CURRENCIES)

@@ -1,4 +1,4 @@
-"""The parts of the document: examples from fields, callbacks from declarations, YAML to read."""
+"""The parts of the document: examples of fields, declared callbacks, readable YAML."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLUGIN = CallbackPlugin(timeout=timedelta(seconds=15), is_strict=True)
 
 
 def test_example_is_made_of_the_examples_of_fields():
-    """Nested objects and lists are filled from the inside."""
+    """The example of a schema is built from the examples of its fields, nested ones included."""
     example = example_of(DeliveryPageSchema)
 
     assert {"items", "next"} == set(example)
@@ -30,7 +30,7 @@ def test_example_is_made_of_the_examples_of_fields():
 
 
 def test_plugin_adds_the_declared_callbacks():
-    """The hook works on any specification that apispec builds."""
+    """The plugin adds the declared callbacks to an operation of any specification."""
     spec = APISpec("t", "1", "3.1.0", plugins=[PLUGIN, MarshmallowPlugin()])
     operation = {
         "parameters": [{"in": "query", "schema": CallbackQuerySchema}],
@@ -45,16 +45,16 @@ def test_plugin_adds_the_declared_callbacks():
     assert reference.startswith("#/components/schemas/InvoiceEvent")
 
 
-def test_operation_without_callbacks_is_left_alone():
-    """Most operations call nobody back."""
+def test_operation_without_callbacks_is_unchanged():
+    """An operation without callbacks gets no `callbacks` in the document."""
     spec = APISpec("t", "1", "3.1.0", plugins=[PLUGIN])
     spec.path("/x", operations={"get": {"responses": {}}})
 
     assert "callbacks" not in spec.to_dict()["paths"]["/x"]["get"]
 
 
-def test_yaml_is_written_to_be_read():
-    """Paragraphs are blocks, repeated values are written out, and the order is kept."""
+def test_yaml_is_readable():
+    """Long texts are block scalars, there are no aliases, and the order is kept."""
     shared = ["a", "b"]
     document = {"z": "one\ntwo\n", "a": shared, "m": shared}
     text = as_yaml(document)
@@ -64,7 +64,7 @@ def test_yaml_is_written_to_be_read():
 
 
 def test_every_path_has_another_form():
-    """A path works with and without the trailing slash, and both forms are each other's."""
+    """Every path has a second form, with or without the trailing slash, and the reverse."""
     for operation in OPERATIONS:
         path = operation.path
 

@@ -1,4 +1,4 @@
-"""Where a callback URL can lead, from its acceptance to the connection: a table."""
+"""Which addresses a callback URL can reach, at its acceptance and at the connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.domain.outcomes import AttemptOutcome
 STRICT = EgressPolicy()
 DEV = EgressPolicy(DEV_NETWORKS)
 
-# Written out, and not asked of the policy: the table must not agree with it by construction.
+# Written out and not computed from the policy, so that the test is independent of it.
 PUBLIC = (
     *("1.1.1.1", "8.8.8.8", "93.184.215.14", "11.0.0.1", "100.128.0.1", "126.255.255.255"),
     *("128.0.0.1", "168.63.129.17", "169.253.255.255", "172.32.0.1", "172.15.255.255"),
@@ -60,7 +60,7 @@ SPECIAL_IPV6 = (
     *("ff0e::1", "4000::1", "1fff::1", "e000::1", "2620:4f:8000::1", "::2"),
 )
 
-# What resolvers and browsers read as 127.0.0.1 or 169.254.169.254, and what looks like it.
+# Spellings that resolvers and browsers read as 127.0.0.1 or 169.254.169.254.
 ODD_SPELLINGS = (
     *("127.1", "127.0.1", "127.0.0.01", "127.0.0.0x1", "0177.0.0.1", "0177.0.0.01", "0177.1"),
     *("017700000001", "00000177.0.0.1", "0x7f.0.0.1", "0x7f.1", "0x7f000001", "0X7F000001"),
@@ -87,7 +87,7 @@ ODD_SPELLINGS = (
     *("bücher.example", "faß.example", "\u0430pple.example", "goo\u0261le.example", "❤.example"),
 )
 
-# Where the host is another than a reader, or a careless parser, believes.
+# URLs whose host a reader or a simple parser misreads.
 CONFUSING_URLS = (
     *("http://8.8.8.8@127.0.0.1/", "http://127.0.0.1@8.8.8.8/", "http://a:b@127.0.0.1/"),
     *("http://@127.0.0.1/", "http://8.8.8.8:80@127.0.0.1:81/", "http://8.8.8.8%40127.0.0.1/"),
@@ -111,7 +111,7 @@ CONFUSING_URLS = (
     *("http://[::1]:80:81/", "http://[::1]80/", "http://::1/", "http://2606:4700::1/"),
 )
 
-# Names, what they resolve to, and which of it may be connected to by each policy.
+# Names, the addresses that they resolve to, and those that each policy permits.
 NAMES = (
     (["127.0.0.1"], [], ["127.0.0.1"]),
     (["10.0.0.1"], [], ["10.0.0.1"]),
@@ -149,14 +149,14 @@ def in_brackets(address):
 
 
 class Network:
-    """A network that notes every connection and refuses it, and where names are what it is told."""
+    """A network that records and refuses every connection, and resolves names as the test says."""
 
     def __init__(self, answers=()):
         self.called = []
         self._answers = iter(answers)
 
     def look_up(self, host):
-        """The next of the answers; a literal address that gets here is itself, as for libc."""
+        """The next of the answers; a literal address resolves to itself, as in libc."""
         for answer in self._answers:
             return answer
         found = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
@@ -165,7 +165,7 @@ class Network:
 
 @pytest.fixture
 def network(monkeypatch):
-    """Makes the network of a test; nothing that the test does leaves this machine."""
+    """The network of a test; no connection leaves this machine."""
     made = Network()
 
     async def connect(_loop, _socket, address):
@@ -173,7 +173,7 @@ def network(monkeypatch):
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 
     def forbidden(*_):
-        raise AssertionError("connected behind the loop's back")
+        raise AssertionError("connected without sock_connect")
 
     monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_connect", connect)
     monkeypatch.setattr(asyncio.SelectorEventLoop, "create_connection", forbidden)
@@ -184,7 +184,7 @@ TLS = verified_tls()
 
 
 def sent(network, policy, url):
-    """What comes of sending to *url*, whether it would have been accepted or not."""
+    """The outcome of sending to *url*, whether it would have been accepted or not."""
 
     async def send():
         async with Sender(policy, timeout_seconds=5, lookup=network.look_up, tls=TLS) as sender:
@@ -205,7 +205,7 @@ def is_accepted(url, policy):
 @pytest.mark.parametrize("policy", [STRICT, DEV], ids=["strict", "dev"])
 @pytest.mark.parametrize("address", PUBLIC + PUBLIC_IPV6)
 def test_public_addresses_are_called(network, policy, address):
-    """No address of the public network is refused, and it is the one that is connected to."""
+    """A public address is accepted, and the connection goes to this address."""
     url = f"http://{in_brackets(address)}/x"
 
     assert is_accepted(url, policy)
@@ -215,8 +215,8 @@ def test_public_addresses_are_called(network, policy, address):
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("address", PRIVATE + PRIVATE_IPV6)
-def test_private_addresses_are_called_in_development_alone(network, address, scheme):
-    """Loopback and private networks are denied to all but the development mode."""
+def test_private_addresses_are_called_only_in_development(network, address, scheme):
+    """Loopback and private networks are permitted only in development mode."""
     url = f"{scheme}://{in_brackets(address)}:8080/"
 
     assert not is_accepted(url, STRICT)
@@ -230,7 +230,7 @@ def test_private_addresses_are_called_in_development_alone(network, address, sch
 @pytest.mark.parametrize("policy", [STRICT, DEV], ids=["strict", "dev"])
 @pytest.mark.parametrize("address", METADATA + METADATA_IPV6 + SPECIAL + SPECIAL_IPV6)
 def test_special_addresses_are_never_called(network, policy, address):
-    """What carries another address, or belongs to the cloud or to nobody, is denied to all."""
+    """Translated, metadata and reserved addresses are denied by both policies."""
     url = f"http://{in_brackets(address)}/latest/meta-data/"
 
     assert not is_accepted(url, policy)
@@ -240,8 +240,8 @@ def test_special_addresses_are_never_called(network, policy, address):
 
 @pytest.mark.parametrize("policy", [STRICT, DEV], ids=["strict", "dev"])
 @pytest.mark.parametrize("host", ODD_SPELLINGS, ids=ascii)
-def test_odd_spellings_are_refused_and_lead_nowhere_denied(network, policy, host):
-    """A host that is not spelled plainly is not accepted, and would not get past the policy."""
+def test_unusual_spellings_are_refused_and_reach_no_denied_address(network, policy, host):
+    """An unusual spelling of a host is refused; if stored, it is denied at the connection."""
     url = f"http://{host}/"
 
     assert not is_accepted(url, policy)
@@ -250,8 +250,8 @@ def test_odd_spellings_are_refused_and_lead_nowhere_denied(network, policy, host
 
 
 @pytest.mark.parametrize("url", CONFUSING_URLS, ids=ascii)
-def test_confusing_urls_are_refused_and_lead_nowhere_denied(network, url):
-    """A URL whose host could be misread is not accepted, and would not get past the policy."""
+def test_confusing_urls_are_refused_and_reach_no_denied_address(network, url):
+    """A URL with a confusing host is refused; if stored, it is denied at the connection."""
     assert not is_accepted(url, STRICT)
     assert sent(network, STRICT, url) in (AttemptOutcome.BLOCKED, AttemptOutcome.UNREACHABLE)
     assert set() == set(network.called) - {*PUBLIC, *PUBLIC_IPV6}
@@ -260,10 +260,10 @@ def test_confusing_urls_are_refused_and_lead_nowhere_denied(network, url):
 @pytest.mark.parametrize("host", ["receiver.example", "xn--pple-43d.example", "xn--bcher-kva.de"])
 @pytest.mark.parametrize(("found", "public", "in_development"), NAMES)
 @pytest.mark.parametrize("policy", [STRICT, DEV], ids=["strict", "dev"])
-def test_names_are_called_at_permitted_addresses_alone(
+def test_names_are_called_only_at_permitted_addresses(
     network, host, found, public, in_development, policy
 ):
-    """Of what a name resolves to, all that is permitted is tried and nothing else, IDN or not."""
+    """Exactly the permitted addresses of a name are tried, for internationalised names too."""
     network._answers = iter([found])
     expected = public if policy is STRICT else in_development
     if expected is None:
@@ -277,8 +277,8 @@ def test_names_are_called_at_permitted_addresses_alone(
 
 
 @pytest.mark.parametrize("turned", [*PRIVATE, *PRIVATE_IPV6, *METADATA, "fd00:ec2::254", "::"])
-def test_a_name_that_turns_is_not_followed(network, turned):
-    """Whatever a name led to when an invoice was accepted, it is judged when it is called."""
+def test_a_changed_dns_answer_is_checked_again(network, turned):
+    """The address of a name is checked at the call, although the name was accepted before."""
     url = "http://rebinding.example/"
     network._answers = iter([["1.1.1.1"], [turned]])
 
@@ -322,8 +322,8 @@ def test_a_name_that_turns_is_not_followed(network, turned):
         ("127.0.0.0/8", "0.0.0.0", False),
     ],
 )
-def test_exceptions_of_the_operator_open_what_they_name(network, allow, address, is_called):
-    """An exception opens its network and nothing beside it; metadata has to be named by itself."""
+def test_exceptions_of_the_operator_permit_only_their_network(network, allow, address, is_called):
+    """An exception permits its network only; a metadata address needs an exception of its own."""
     policy = EgressPolicy((ip_network(allow),))
     url = f"http://{in_brackets(address)}/"
 

@@ -1,4 +1,4 @@
-"""The receivers that we hand out take every id that the API takes, and can fail on purpose."""
+"""The receivers of the documentation accept every id of the API, and can fail on purpose."""
 
 import asyncio
 import re
@@ -50,7 +50,7 @@ IDS = [
 
 
 def url_of(base, id_):
-    """The URL that the service calls for the invoice *id_*; None where the API refuses it."""
+    """The URL that the service calls for the invoice *id_*; None if the API refuses it."""
     message = Message(query={"callback_url": base}, body={"id": id_})
     try:
         return INVOICE_NOTIFICATION.url_for(Exchange("https://a.example/", "POST", message)).text
@@ -60,7 +60,7 @@ def url_of(base, id_):
 
 @asynccontextmanager
 async def serving(app):
-    """*app* on a port of this machine; a function that calls it as the service does."""
+    """Serves *app* on this machine; yields a function that calls it as the service does."""
     server = Server(app)
     port = await server.start("127.0.0.1", 0)
     headers = Signer((DEV_SECRET,)).headers("msg_1", datetime.now(UTC), BODY)
@@ -78,7 +78,7 @@ async def serving(app):
 
 
 def printed_app():
-    """The Python receiver of docs/receiver.md, as it is printed there."""
+    """The Python receiver that docs/receiver.md prints."""
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     printed = {"__name__": "receiver"}
     exec(compile(code, str(PAGE), "exec"), printed)
@@ -89,8 +89,8 @@ def printed_app():
 
 
 @pytest.mark.parametrize("base", ["", "/", "//", "/base", "/a%20b%7Bc%7D/", "/invoices/1"])
-async def test_sample_receiver_takes_every_id_below_every_path(base):
-    """The event is acknowledged, and the path is shown as it was sent."""
+async def test_sample_receiver_accepts_every_id_below_every_path(base):
+    """An event for any id is acknowledged, and its path is shown as it was sent."""
     shown = []
     async with serving(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, shown.append)) as call:
         answers = [await call(id_, base=base) for id_ in IDS]
@@ -100,8 +100,8 @@ async def test_sample_receiver_takes_every_id_below_every_path(base):
     assert expected == [one.path for one in shown]
 
 
-async def test_printed_receiver_takes_every_id(capsys):
-    """The program of the page knows the id that the API user has chosen."""
+async def test_printed_receiver_accepts_every_id(capsys):
+    """The printed receiver reads the id that the API user has chosen."""
     for id_ in IDS:
         async with serving(printed_app()) as call:
             status, body = await call(id_)
@@ -114,8 +114,8 @@ async def test_printed_receiver_takes_every_id(capsys):
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
 )
-async def test_no_accepted_id_is_without_a_route(id_):
-    """Whatever id the API accepts, the sample receiver has a route for it."""
+async def test_every_accepted_id_has_a_route(id_):
+    """The sample receiver has a route for every id that the API accepts."""
     try:
         id_ = InvoiceId().deserialize(id_)
     except ValidationError:
@@ -134,7 +134,7 @@ async def test_no_accepted_id_is_without_a_route(id_):
         {"webhook-id": "msg_2"},
     ],
 )
-async def test_printed_receiver_says_why_it_refuses(changed):
+async def test_printed_receiver_refuses_with_a_reason(changed):
     """A request that does not verify is answered 401 with the reason, and never 500."""
     async with serving(printed_app()) as call:
         status, body = await call(changed=changed)
@@ -144,7 +144,7 @@ async def test_printed_receiver_says_why_it_refuses(changed):
 
 
 def test_printed_receivers_listen_on_loopback():
-    """Who copies a program from the page opens no port to the network."""
+    """The printed receivers listen on loopback only."""
     text = PAGE.read_text(encoding="utf-8")
 
     assert 'web.run_app(app, host="127.0.0.1", port=9000)' in text
@@ -167,8 +167,8 @@ def test_printed_receivers_listen_on_loopback():
         ([200, 200, 200, 200], Failure(first=0, status_code=503)),
     ],
 )
-async def test_receiver_fails_as_it_is_asked_to(expected, failure):
-    """The first requests of an event fail, or all of them; what is shown is what was answered."""
+async def test_receiver_fails_as_requested(expected, failure):
+    """The first requests of an event fail, or all of them, and the output has the sent status."""
     shown = []
     app = make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, shown.append, failure)
     async with serving(app) as call:
@@ -177,8 +177,8 @@ async def test_receiver_fails_as_it_is_asked_to(expected, failure):
     assert expected == statuses == [one.status_code for one in shown]
 
 
-async def test_each_event_fails_by_itself():
-    """Another event begins anew."""
+async def test_failures_are_counted_for_each_event():
+    """The number of failures is counted for each event separately."""
     app = make_receiver(INVOICE_NOTIFICATION, None, lambda _: None, Failure(first=1))
     async with serving(app) as call:
         events = [{"webhook-id": f"msg_{number}"} for number in (1, 2, 1, 2)]
@@ -187,8 +187,8 @@ async def test_each_event_fails_by_itself():
     assert [500, 500, 200, 200] == statuses
 
 
-async def test_wrong_signature_is_no_failure_on_purpose():
-    """What does not verify is answered 401, and does not count."""
+async def test_wrong_signature_does_not_count_as_a_failure():
+    """A request with a wrong signature is answered 401, and does not count as a failure."""
     app = make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, lambda _: None, Failure(first=1))
     async with serving(app) as call:
         wrong = {"webhook-signature": "v1,a"}
@@ -197,8 +197,8 @@ async def test_wrong_signature_is_no_failure_on_purpose():
     assert [401, 401, 500, 200] == statuses
 
 
-async def test_answer_waits_and_the_callback_is_shown_at_once():
-    """A person sees what came while the service still waits."""
+async def test_a_delayed_callback_is_shown_at_once():
+    """A callback is shown before its delayed answer is sent."""
     shown = []
     app = make_receiver(INVOICE_NOTIFICATION, None, shown.append, Failure(delay_seconds=30))
     server = Server(app)
@@ -224,18 +224,18 @@ async def test_answer_waits_and_the_callback_is_shown_at_once():
         ("is not a duration such as 500ms, 15s", ["--delay", "-1s"]),
     ],
 )
-def test_options_that_mean_nothing_are_refused(words, options):
-    """Wrong usage ends with 2 and a sentence, before a port is opened."""
+def test_invalid_options_are_refused(words, options):
+    """Invalid options end with exit status 2 and a message, before a port is opened."""
     refused = CliRunner().invoke(main, ["receiver", *options])
 
     assert (2, True) == (refused.exit_code, words in refused.stderr), refused.stderr
 
 
-# What is shown
+# Output
 
 
 def received(**changes):
-    """A callback that arrived."""
+    """A received callback."""
     usual = {
         "path": "/invoices/a%2Fb",
         "webhook_id": "msg_1",
@@ -248,14 +248,14 @@ def received(**changes):
 
 
 def test_delay_is_shown(capsys):
-    """A person reads when the answer comes."""
+    """The output has the delay of the answer."""
     print_as_text(received(delay_seconds=20))
 
     assert 'answered    200 {"ok":true} after 20 s\n' in capsys.readouterr().out
 
 
-def test_terminal_obeys_nothing_that_was_sent(capsys):
-    """What anybody may send to the port holds no control characters when it is printed."""
+def test_control_characters_are_not_printed(capsys):
+    """The output of a received request has no control characters."""
     print_as_text(received(body="\x1b[2J\x07", webhook_id="\x9b1A\u202e"))
 
     printed = capsys.readouterr().out
@@ -263,8 +263,8 @@ def test_terminal_obeys_nothing_that_was_sent(capsys):
     assert "\N{REPLACEMENT CHARACTER}[2J" in printed
 
 
-async def test_bytes_that_are_no_text_are_shown(capsys):
-    """A header in Latin-1 can be printed, and its request is answered."""
+async def test_bytes_that_are_not_utf_8_are_shown(capsys):
+    """A request with a header in Latin-1 is printed and answered."""
     shown = []
     server = Server(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
     port = await server.start("127.0.0.1", 0)

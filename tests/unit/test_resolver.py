@@ -1,4 +1,4 @@
-"""The resolver: its limits, and which of the addresses that it finds are used."""
+"""The resolver: its limits, and which addresses it returns."""
 
 import asyncio
 import socket
@@ -21,7 +21,7 @@ PUBLIC_IPV4 = "93.184.215.14"
 
 
 def resolve(lookup):
-    """Resolve one name under the strict policy, with *lookup* for the system's."""
+    """Resolve one name under the strict policy, with *lookup* instead of that of the system."""
 
     async def resolved():
         resolver = Resolver(STRICT, concurrency=1, lookup=lookup)
@@ -30,25 +30,25 @@ def resolve(lookup):
     return asyncio.run(resolved())
 
 
-def test_denied_addresses_of_a_name_are_left_out():
-    """A name with one denied address is called at the other one."""
+def test_denied_addresses_of_a_name_are_removed():
+    """A name with a denied and a permitted address resolves to the permitted one."""
     assert [PUBLIC_IPV4] == resolve(lambda host: ["127.0.0.1", PUBLIC_IPV4])
 
 
 def test_a_name_of_denied_addresses_is_denied():
-    """A name with denied addresses only is distinguished from one that is not found."""
+    """A name with only denied addresses raises another error than an unknown name."""
     with pytest.raises(AddressDenied):
         resolve(lambda host: ["127.0.0.1", "::1"])
 
 
 def test_a_name_without_addresses_is_an_error():
-    """An empty answer ends as a failed lookup."""
+    """An empty answer counts as a failed lookup."""
     with pytest.raises(OSError, match="no address"):
         resolve(lambda host: [])
 
 
-def test_of_many_addresses_only_a_few_are_tried():
-    """A name with thousands of addresses does not make thousands of connections."""
+def test_the_number_of_addresses_is_limited():
+    """A name with thousands of addresses resolves to the first few."""
     ipv4 = [f"1.1.{n // 256}.{n % 256}" for n in range(2000)]
     ipv6 = [f"2606::{n:x}" for n in range(2000)]
 
@@ -58,7 +58,7 @@ def test_of_many_addresses_only_a_few_are_tried():
 
 
 def test_the_lookup_of_the_system_is_the_default():
-    """Without another lookup, names are found as the system finds them."""
+    """Without *lookup*, names are resolved by the system."""
 
     async def resolved():
         return await Resolver(DEV, concurrency=1).resolve("localhost", 80)
@@ -67,7 +67,7 @@ def test_the_lookup_of_the_system_is_the_default():
 
 
 class SlowNames:
-    """Answers when `answered` is set; counts how often each name was asked for."""
+    """A lookup whose slow names wait until `answered` is set; records the names."""
 
     def __init__(self):
         self.asked = []
@@ -83,7 +83,7 @@ class SlowNames:
 
 
 def test_concurrent_requests_for_a_name_share_one_lookup():
-    """However many connections need a name, on whatever port, it is looked up once at a time."""
+    """Concurrent requests for one name share one lookup, whatever their ports are."""
     names = SlowNames()
 
     async def resolved():
@@ -98,23 +98,23 @@ def test_concurrent_requests_for_a_name_share_one_lookup():
 
 
 def test_hanging_lookups_delay_neither_others_nor_the_loop():
-    """Dead names delay neither other names nor anything that uses the loop's own threads."""
+    """Hanging lookups delay neither other names nor the threads of the event loop."""
     names = SlowNames()
 
     async def resolved():
         resolver = Resolver(STRICT, concurrency=101, lookup=names)
         waiting = [asyncio.ensure_future(resolver.resolve(f"slow{n}")) for n in range(100)]
         answers = await resolver.resolve("quick")
-        in_the_loops_threads = await asyncio.to_thread(lambda: "free")
+        in_a_thread_of_the_loop = await asyncio.to_thread(lambda: "free")
         names.answered.set()
         await asyncio.gather(*waiting)
-        return answers[0]["host"], in_the_loops_threads
+        return answers[0]["host"], in_a_thread_of_the_loop
 
     assert (PUBLIC_IPV4, "free") == asyncio.run(resolved())
 
 
 def test_hanging_lookups_of_one_domain_delay_no_other_domain():
-    """However many names the owner of one domain lets hang, other domains are looked up."""
+    """Many hanging names of one domain do not delay the lookups of another domain."""
     names = SlowNames()
 
     async def resolved():
@@ -133,7 +133,7 @@ def test_hanging_lookups_of_one_domain_delay_no_other_domain():
 
 
 def test_a_lookup_that_waited_too_long_is_never_made():
-    """Its attempt has timed out: lookups do not pile up behind a dead name server."""
+    """A lookup that waited too long is never made."""
     names = SlowNames()
 
     async def resolved():
@@ -166,12 +166,12 @@ def test_a_lookup_that_waited_too_long_is_never_made():
     ],
 )
 def test_names_belong_to_the_domain_that_was_registered(domain, host):
-    """Names of one owner are counted together, those of two are not, as far as names show it."""
+    """Names below one registered domain share its limit; names of other domains do not."""
     assert domain == domain_of(host)
 
 
 def test_a_lookup_outlives_the_attempt_that_started_it():
-    """The other attempts that wait for the same name get its answer."""
+    """If the attempt that started a lookup is cancelled, the other attempts get the answer."""
     names = SlowNames()
 
     async def resolved():
@@ -188,7 +188,7 @@ def test_a_lookup_outlives_the_attempt_that_started_it():
 
 
 def test_running_lookups_do_not_delay_the_exit():
-    """Closing cancels the lookups that run, and their late answers log no error."""
+    """Closing cancels running lookups, and their late answers log no error."""
     names = SlowNames()
 
     async def closed():
@@ -209,7 +209,7 @@ def test_running_lookups_do_not_delay_the_exit():
 
 @pytest.mark.parametrize("failure", [socket.gaierror(-2, "unknown"), UnicodeError("label")])
 def test_a_failed_lookup_fails_for_its_caller(failure):
-    """What the lookup raises is raised where the name was needed."""
+    """An error of the lookup is raised in the call of `resolve`."""
 
     def lookup(host):
         raise failure

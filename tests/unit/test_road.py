@@ -28,7 +28,7 @@ async def wait(pause):
 
 
 def names_in(source, module):
-    """What *source* defines in a module of that name."""
+    """The names that *source* defines, run as the module *module*."""
     names = {"__name__": module}
     exec(compile(source, f"{module}.py", "exec"), names)
     return names
@@ -36,13 +36,13 @@ def names_in(source, module):
 
 @pytest.fixture
 def storage():
-    """A module of ours with a value."""
+    """A module in the package `storage`, with a value."""
     return names_in(STORAGE, "service.storage.sample")
 
 
 @pytest.fixture
 def api():
-    """A module of ours in another package."""
+    """A module in the package `api`."""
     return names_in(API, "service.api.sample")
 
 
@@ -64,12 +64,12 @@ def recorded(call):
     ],
 )
 def test_package_is_the_first_component_below_service(package, module):
-    """A module at the root is a package by itself, and the schemas are one package."""
+    """A module below `service` counts as a package, and `schemas` is one package."""
     assert package == package_of(module)
 
 
 def test_calls_and_constructed_values_are_entries(api, storage):
-    """Moves follow the order of execution; only calls from another package cross a border."""
+    """Entries are in the order of execution; calls between packages are counted."""
     entries = recorded(lambda: api["answer"](storage["find"]))
 
     assert ["answer", "find", "Row", "find", "Row"] == [
@@ -81,7 +81,7 @@ def test_calls_and_constructed_values_are_entries(api, storage):
 
 
 def test_resumed_coroutine_is_not_called_again(api):
-    """It is one function that is entered several times."""
+    """A coroutine that is resumed several times counts as one call."""
 
     class Pause:
         def __await__(self):
@@ -93,13 +93,13 @@ def test_resumed_coroutine_is_not_called_again(api):
 
 
 def test_libraries_and_tests_are_not_counted():
-    """What counts as ours is the service and its schemas."""
+    """Only functions of `service` and `schemas` are recorded."""
     assert [] == recorded(lambda: package_of("schemas"))
 
 
 @pytest.mark.slow
 def test_one_invoice_is_counted():
-    """The command runs the service, and every figure that has a target is measured."""
+    """The command runs the service, and measures every figure that has a target."""
     command = [sys.executable, "-m", road.__name__, "--list"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 

@@ -1,4 +1,4 @@
-"""The sample receiver: does what the document asks of a receiver, and shows what came."""
+"""The sample receiver: it behaves as the document demands, and shows the callbacks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BODY = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
 
 
 def signed(body=BODY, *, secret=DEV_SECRET, at=None):
-    """The headers of a callback that brings *body*."""
+    """The signed headers of a callback with *body*."""
     at = at or datetime.now(UTC)
     return {
         "Content-Type": "application/json",
@@ -30,7 +30,7 @@ def signed(body=BODY, *, secret=DEV_SECRET, at=None):
 
 @pytest.fixture
 def shown():
-    """What the receiver has shown so far."""
+    """The callbacks that the receiver has shown."""
     return []
 
 
@@ -42,7 +42,7 @@ async def receiver(aiohttp_client, shown):
 
 @pytest.mark.parametrize("path", ["/invoices/2expen51ve", "/a/b/invoices/x%2Fy"])
 async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
-    """A signed event is answered what the declaration says, below any path."""
+    """A signed event is acknowledged as declared, below any path."""
     answer = await receiver.post(path, data=BODY, headers=signed())
 
     assert 200 == answer.status
@@ -54,7 +54,7 @@ async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
 
 
 async def test_acknowledgement_is_the_declared_one(aiohttp_client, shown):
-    """Where the declaration wants another status, the receiver answers that one."""
+    """The status of the acknowledgement is the one of the declaration."""
     answers = (
         AnswerRule("202", Meaning.DELIVERED, ""),
         AnswerRule("2XX", Meaning.RETRY, ""),
@@ -80,7 +80,7 @@ async def test_acknowledgement_is_the_declared_one(aiohttp_client, shown):
     ],
 )
 async def test_wrong_signature_is_refused(receiver, shown, headers):
-    """A sender that does not know the secret is answered 401, and the reason is shown."""
+    """A wrong signature is answered 401, and the reason is shown."""
     answer = await receiver.post("/invoices/1", data=BODY, headers=headers)
 
     assert 401 == answer.status
@@ -92,21 +92,21 @@ async def test_wrong_signature_is_refused(receiver, shown, headers):
     "body", [b"", b"nonsense", b"[]", b'{"paid": true}', b'{"description": 1}']
 )
 async def test_body_that_is_not_declared_is_refused(receiver, body):
-    """A signed body that is no event is answered 400."""
+    """A signed body that is not an event is answered 400."""
     answer = await receiver.post("/invoices/1", data=body, headers=signed(body))
 
     assert 400 == answer.status
 
 
 async def test_field_that_is_not_declared_is_ignored(receiver):
-    """An event may have more fields one day."""
+    """An undeclared field of an event is ignored."""
     body = orjson.dumps({"description": "Invoice paid", "paid": True, "new": 1})
 
     assert 200 == (await receiver.post("/invoices/1", data=body, headers=signed(body))).status
 
 
-async def test_without_a_secret_nothing_is_checked(aiohttp_client, shown):
-    """A receiver without the secret says that it checked nothing."""
+async def test_without_a_secret_no_signature_is_checked(aiohttp_client, shown):
+    """A receiver without a secret accepts events, and shows that it did not check them."""
     receiver = await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
 
     assert 200 == (await receiver.post("/invoices/1", data=BODY)).status
@@ -116,14 +116,14 @@ async def test_without_a_secret_nothing_is_checked(aiohttp_client, shown):
 @pytest.mark.parametrize(
     ("status", "method", "path"), [(404, "POST", "/"), (405, "GET", "/invoices/1")]
 )
-async def test_only_the_declared_operation_is_there(receiver, shown, status, method, path):
-    """A receiver has one route."""
+async def test_only_the_declared_operation_is_served(receiver, shown, status, method, path):
+    """Other paths and methods than the declared ones are refused."""
     assert status == (await receiver.request(method, path)).status
     assert [] == shown
 
 
 async def test_large_body_is_refused(receiver):
-    """A body that no declared event could have is not read."""
+    """A body larger than any event is refused."""
     answer = await receiver.post("/invoices/1", data=b" " * 70_000, headers=signed())
 
     assert 413 == answer.status

@@ -12,7 +12,7 @@ PAID = Progress(InvoiceStatus.PAID, "Invoice paid")
 
 
 def an_invoice(customer, customer_email=None):
-    """A leased invoice to *customer*."""
+    """A leased invoice for *customer*."""
     return rows.an_invoice(customer=customer, customer_email=customer_email)
 
 
@@ -33,14 +33,14 @@ def an_invoice(customer, customer_email=None):
         ("whatever", "Acme+whatever", None),
     ],
 )
-def test_the_tag_stands_behind_a_plus(tag, customer, customer_email):
-    """A tag is the word behind a plus in the name or the address, and the name counts first."""
+def test_the_tag_follows_a_plus(tag, customer, customer_email):
+    """A tag is the word after a plus in the name or the e-mail address; the name has precedence."""
     assert tag == tag_of(an_invoice(customer, customer_email))
 
 
 @pytest.mark.parametrize("customer", ["Acme", "Acme+whatever", "Acme+DECLINED"])
 async def test_an_invoice_without_a_known_tag_is_paid(customer):
-    """Sent at once, paid after the delay."""
+    """An invoice without a known tag is sent at once and paid after the delay."""
     invoice = an_invoice(customer)
 
     assert Progress(InvoiceStatus.SENT, None, DELAY) == await Sandbox(DELAY).send(invoice)
@@ -57,7 +57,7 @@ async def test_an_invoice_without_a_known_tag_is_paid(customer):
     ],
 )
 async def test_a_failing_tag_fails_for_its_reason(words, tag):
-    """The invoice is sent, and the payment fails with the reason that was chosen."""
+    """The invoice is sent, and its payment fails with the reason of the tag."""
     invoice = an_invoice(f"Acme+{tag}")
 
     assert InvoiceStatus.SENT is (await Sandbox(DELAY).send(invoice)).status
@@ -68,7 +68,7 @@ async def test_a_failing_tag_fails_for_its_reason(words, tag):
 
 
 async def test_pending_takes_ten_times_as_long():
-    """A slow payment is paid in the end."""
+    """With the tag `pending`, an invoice is paid after ten times the delay."""
     progress = await Sandbox(DELAY).send(an_invoice("Acme+pending"))
 
     assert Progress(InvoiceStatus.SENT, None, 10 * DELAY) == progress
@@ -76,15 +76,15 @@ async def test_pending_takes_ten_times_as_long():
     assert PAID == await Sandbox(DELAY).collect(an_invoice("Acme+pending"))
 
 
-async def test_never_is_not_looked_at_again():
-    """An invoice that nobody pays stays sent."""
+async def test_never_is_not_due_again():
+    """With the tag `never`, an invoice stays sent."""
     progress = await Sandbox(DELAY).send(an_invoice("Acme+never"))
 
     assert Progress(InvoiceStatus.SENT, None, None) == progress
 
 
 async def test_undeliverable_cannot_be_sent():
-    """An invoice that does not reach the customer fails at once, and says so."""
+    """With the tag `undeliverable`, an invoice fails at once, and its event has the reason."""
     progress = await Sandbox(DELAY).send(an_invoice("Acme+undeliverable"))
 
     assert (InvoiceStatus.PAYMENT_FAILED, None) == (progress.status, progress.look_again_after)

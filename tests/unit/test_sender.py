@@ -58,7 +58,7 @@ async def receiving(behaviour, tls=None):
         try:
             await behaviour(reader, writer)
         except OSError:
-            pass  # The sender hung up, as it may.
+            pass  # The sender may close the connection.
         finally:
             writer.transport.abort()
 
@@ -74,19 +74,19 @@ async def receiving(behaviour, tls=None):
 
 
 async def request_read(reader):
-    """Read one request and give back all of its bytes."""
+    """Read one request; returns all of its bytes."""
     head = await reader.readuntil(b"\r\n\r\n")
     return head + await reader.readexactly(len(b'{"paid": true}'))
 
 
-async def hung_up(reader):
+async def until_closed(reader):
     """Wait until the sender closes the connection."""
     while await reader.read(65536):
         pass
 
 
-def saying(*parts, then=hung_up):
-    """Make a behaviour that reads a request and says *parts*."""
+def saying(*parts, then=until_closed):
+    """Make a behaviour that reads a request and sends *parts*."""
 
     async def behaviour(reader, writer):
         await request_read(reader)
@@ -98,12 +98,12 @@ def saying(*parts, then=hung_up):
     return behaviour
 
 
-async def nothing_more(reader):
+async def at_once(reader):
     """Close at once."""
 
 
 def repeating(head, part):
-    """Make a behaviour that says *head*, and *part* for ever."""
+    """Make a behaviour that sends *head*, and then *part* without end."""
 
     async def behaviour(reader, writer):
         await request_read(reader)
@@ -116,7 +116,7 @@ def repeating(head, part):
 
 
 async def exchange(behaviour, *, timeout_seconds=DEADLINE_SECONDS):
-    """Send one request to *behaviour* and give back what came of it."""
+    """Send one request to *behaviour*; returns the result."""
     async with (
         receiving(behaviour) as port,
         Sender(DEV, timeout_seconds=timeout_seconds) as sender,
@@ -124,17 +124,17 @@ async def exchange(behaviour, *, timeout_seconds=DEADLINE_SECONDS):
         return await sender.send(request_to(port))
 
 
-# What is sent
+# Requests
 
 
 def test_the_request_arrives_as_it_was_made(run):
-    """The path is sent byte for byte, and nothing identifies the library or invites encodings."""
+    """The path is sent byte for byte, and only the headers of the request are sent."""
     arrived = []
 
     async def behaviour(reader, writer):
         arrived.append(await request_read(reader))
         writer.write(OK)
-        await hung_up(reader)
+        await until_closed(reader)
 
     async def sent():
         async with receiving(behaviour) as port, Sender(DEV, timeout_seconds=5) as sender:
@@ -158,7 +158,7 @@ def test_the_request_arrives_as_it_was_made(run):
 
 
 def test_connections_are_kept_and_cookies_are_not(run):
-    """The next request goes over the same connection, and carries nothing of the last answer."""
+    """The next request uses the same connection, and sends no cookie of the last answer."""
     connections, arrived = [], []
 
     async def behaviour(reader, writer):
@@ -177,13 +177,13 @@ def test_connections_are_kept_and_cookies_are_not(run):
 
 
 def test_a_proxy_of_the_environment_is_not_used(run, monkeypatch):
-    """Proxy variables of the operator's shell change nothing: the policy sees every address."""
+    """Proxy variables of the environment are ignored."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
 
     assert OK_ANSWER == run(exchange(saying(OK)))
 
 
-# What is answered
+# Answers
 
 
 @pytest.mark.parametrize(
@@ -203,20 +203,20 @@ def test_a_proxy_of_the_environment_is_not_used(run, monkeypatch):
     ],
     ids=["empty", "retry-after", "chunked", "599", "interim"],
 )
-def test_answers_come_back_as_they_were_given(run, answer, expected):
-    """Status, Retry-After and body are handed on without a judgement."""
+def test_answers_are_returned_unchanged(run, answer, expected):
+    """Status, Retry-After and body of an answer are returned without interpretation."""
     assert expected == run(exchange(saying(answer)))
 
 
 def test_a_body_may_end_with_the_connection(run):
-    """Without a length, the end of the connection is the end of the body."""
+    """Without a length, the body ends with the connection."""
     answer = b'HTTP/1.0 200 OK\r\n\r\n{"ok": true}'
 
-    assert OK_ANSWER == run(exchange(saying(answer, then=nothing_more)))
+    assert OK_ANSWER == run(exchange(saying(answer, then=at_once)))
 
 
 def test_redirects_are_answers_and_not_followed(run):
-    """A redirect comes back as what it is, and nobody is called."""
+    """A redirect is returned as an answer, and its target is not called."""
     visited = []
 
     async def elsewhere(reader, writer):
@@ -236,7 +236,7 @@ def test_redirects_are_answers_and_not_followed(run):
 
 
 def test_compressed_bodies_are_not_decoded(run):
-    """A gzip bomb stays as small as it was sent."""
+    """A compressed body is returned as it was sent."""
     bomb = gzip.compress(b"\0" * 10_000_000)
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
 
@@ -247,7 +247,7 @@ def test_compressed_bodies_are_not_decoded(run):
 
 @pytest.mark.parametrize(("excess", "is_truncated"), [(0, False), (1, True)])
 def test_bodies_are_read_up_to_the_limit(run, excess, is_truncated):
-    """A body of exactly the limit is whole; one byte more is cut and said to be."""
+    """A body of exactly the limit is complete; a longer one is truncated and marked."""
     size = ANSWER_LIMIT + excess
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
 
@@ -256,12 +256,12 @@ def test_bodies_are_read_up_to_the_limit(run, excess, is_truncated):
     assert Answer(200, None, b"x" * ANSWER_LIMIT, is_truncated) == answer
 
 
-# Receivers that misbehave
+# Faulty receivers
 
 
 @pytest.mark.parametrize("status", [b"000", b"099", b"101", b"600", b"999"])
-def test_statuses_that_are_none_are_malformed(run, status):
-    """A final status is one of 200 to 599, whatever the parser lets through."""
+def test_invalid_statuses_are_malformed(run, status):
+    """A final status outside of 200 to 599 is malformed."""
     answer = run(exchange(saying(b"HTTP/1.1 " + status + b" X\r\nContent-Length: 0\r\n\r\n")))
 
     expected = f"the status {status.decode()} is not one of 200 to 599"
@@ -280,15 +280,15 @@ def test_statuses_that_are_none_are_malformed(run, status):
     ],
     ids=["silent", "half a head", "half a body", "endless chunks", "no length", "only interim"],
 )
-def test_answers_that_do_not_end_end_at_the_deadline(run, behaviour, status_code):
-    """An answer that is not complete in time is none, wherever it stops."""
+def test_incomplete_answers_time_out(run, behaviour, status_code):
+    """An answer that is not complete at the deadline is a timeout."""
     assert replace(TIMEOUT, status_code=status_code) == run(exchange(behaviour))
 
 
-@pytest.mark.parametrize("then", [hung_up, nothing_more], ids=["hangs", "closes"])
+@pytest.mark.parametrize("then", [until_closed, at_once], ids=["hangs", "closes"])
 @pytest.mark.parametrize("status_code", [410, 429, 503])
 def test_a_refusal_counts_without_the_end_of_its_body(run, status_code, then):
-    """What a refusal says in its head holds, Retry-After too, although its body never ends."""
+    """The status and the Retry-After of a refusal count although its body is incomplete."""
     head = f"HTTP/1.1 {status_code} X\r\nRetry-After: 8\r\nContent-Length: 100\r\n\r\nxx"
 
     answer = run(exchange(saying(head.encode(), then=then)))
@@ -296,8 +296,8 @@ def test_a_refusal_counts_without_the_end_of_its_body(run, status_code, then):
     assert Answer(status_code, "8", b"xx", False) == answer
 
 
-def test_drips_do_not_move_the_deadline(run):
-    """A receiver that sends a byte now and then gets no more time than a silent one."""
+def test_slow_answers_do_not_move_the_deadline(run):
+    """A receiver that sends single bytes slowly gets no more time than a silent one."""
 
     async def behaviour(reader, writer):
         await request_read(reader)
@@ -310,7 +310,7 @@ def test_drips_do_not_move_the_deadline(run):
                 loop.call_later(0.01, drip)
 
         drip()
-        await hung_up(reader)
+        await until_closed(reader)
 
     started = time.monotonic()
 
@@ -318,8 +318,8 @@ def test_drips_do_not_move_the_deadline(run):
     assert time.monotonic() - started < 3 * DEADLINE_SECONDS
 
 
-def test_a_connection_that_is_not_taken_ends_at_the_deadline(run):
-    """A host that does not even answer the connection attempt costs the deadline and no more."""
+def test_a_connection_that_is_not_accepted_times_out(run):
+    """If the host does not accept the connection, the attempt ends at the deadline."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -353,7 +353,7 @@ def test_a_connection_that_is_not_taken_ends_at_the_deadline(run):
     ],
 )
 def test_garbage_is_malformed(run, answer):
-    """What is not HTTP is named as such, in one printable line."""
+    """An answer that is not HTTP is malformed, with a detail of one printable line."""
     given = run(exchange(saying(answer)))
 
     assert AttemptOutcome.MALFORMED == given.outcome
@@ -369,16 +369,16 @@ def test_garbage_is_malformed(run, answer):
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhal",
     ],
 )
-def test_a_body_that_breaks_off_is_malformed(run, answer):
-    """Half an answer is none, even if the half would do."""
-    given = run(exchange(saying(answer, then=nothing_more)))
+def test_an_interrupted_body_is_malformed(run, answer):
+    """An answer whose connection ends in the body is malformed, even if the part is valid."""
+    given = run(exchange(saying(answer, then=at_once)))
 
     assert AttemptOutcome.MALFORMED == given.outcome
     assert given.detail.startswith("the body of the answer is incomplete")
 
 
 def test_interim_answers_without_end_are_malformed(run):
-    """A burst of interim answers is cut off although it is short, and the receiver is told why."""
+    """Too many interim answers end the attempt, and the detail names the reason."""
     answer = run(exchange(saying(b"HTTP/1.1 102 Wait\r\n\r\n" * 50)))
 
     assert AttemptOutcome.MALFORMED == answer.outcome
@@ -386,14 +386,14 @@ def test_interim_answers_without_end_are_malformed(run):
 
 
 def test_closing_without_an_answer_is_unreachable(run):
-    """A receiver that hangs up instead of answering was not reached."""
-    closing = saying(then=nothing_more)
+    """A receiver that closes the connection without an answer is unreachable."""
+    closing = saying(then=at_once)
 
     assert NoAnswer(AttemptOutcome.UNREACHABLE, LOST) == run(exchange(closing))
 
 
 def test_a_reset_is_unreachable_and_the_request_is_not_repeated(run):
-    """A connection that is reset is lost, and the request was made once."""
+    """A reset of the connection makes the receiver unreachable, and the request is sent once."""
     arrived = []
 
     async def behaviour(reader, writer):
@@ -422,7 +422,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
 def test_floods_are_cut_off_at_once(run, flood):
-    """However a receiver goes on and on, it is cut off long before the deadline."""
+    """An endless answer ends the attempt long before the deadline."""
     answer = run(exchange(repeating(*flood), timeout_seconds=30))
 
     if isinstance(answer, Answer):
@@ -432,8 +432,8 @@ def test_floods_are_cut_off_at_once(run, flood):
 
 
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
-def test_floods_take_little_memory(flood):
-    """However a receiver goes on and on, it is not kept in memory."""
+def test_floods_use_little_memory(flood):
+    """An endless answer is not kept in memory."""
     tracemalloc.start()
     try:
         asyncio.run(exchange(repeating(*flood), timeout_seconds=30))
@@ -444,15 +444,15 @@ def test_floods_take_little_memory(flood):
     finally:
         tracemalloc.stop()
 
-    # The flood's own sender is in this process, and so is one read's worth of interim answers.
+    # The memory of the receiver and one read of interim answers count too.
     assert peak - before < 1_500_000
 
 
-# Connections that are kept
+# Kept connections
 
 
-def test_a_kept_connection_that_speaks_unasked_is_not_used_again(run):
-    """A second answer to one request is not taken for the answer to the next."""
+def test_a_kept_connection_with_an_unexpected_answer_is_not_used_again(run):
+    """A second answer to one request is not used as the answer to the next request."""
     connections = []
     is_answered, has_spoken = asyncio.Event(), asyncio.Event()
 
@@ -463,7 +463,7 @@ def test_a_kept_connection_that_speaks_unasked_is_not_used_again(run):
         await is_answered.wait()
         writer.write(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
         has_spoken.set()
-        await hung_up(reader)
+        await until_closed(reader)
 
     async def sent():
         async with (
@@ -474,7 +474,7 @@ def test_a_kept_connection_that_speaks_unasked_is_not_used_again(run):
             first = await sender.send(request_to(port))
             is_answered.set()
             await has_spoken.wait()
-            # Over the same loop, so that what was spoken before it has come in after it.
+            # A request on the same loop: after it, the earlier bytes have arrived.
             await sender.send(request_to(another))
             is_answered.clear()
             return first, await sender.send(request_to(port))
@@ -484,7 +484,7 @@ def test_a_kept_connection_that_speaks_unasked_is_not_used_again(run):
 
 
 def test_a_flood_on_a_kept_connection_is_cut_off(run):
-    """A connection that waits to be used again takes in a bounded number of bytes."""
+    """An idle connection reads a limited number of bytes, and is closed."""
     is_answered, is_cut_off = asyncio.Event(), asyncio.Event()
 
     async def behaviour(reader, writer):
@@ -509,7 +509,7 @@ def test_a_flood_on_a_kept_connection_is_cut_off(run):
 
 
 def test_many_requests_on_one_connection_are_not_a_flood(run):
-    """What a connection may bring in is counted anew for each request."""
+    """The limit of bytes is counted for each request, not for the connection."""
     body = b"x" * 50_000
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + body
     count = 2 * WIRE_LIMIT // len(body)
@@ -526,11 +526,11 @@ def test_many_requests_on_one_connection_are_not_a_flood(run):
     assert [Answer(200, None, body, False)] * count == run(sent())
 
 
-# Where connections go
+# Targets of connections
 
 
 def called_by_name(addresses, policy, *, port=None):
-    """Call a name that the stub resolver answers with each of *addresses* in turn."""
+    """Call a name that resolves to each of *addresses* in turn."""
     answers = iter(addresses)
 
     async def sent():
@@ -543,18 +543,18 @@ def called_by_name(addresses, policy, *, port=None):
     return sent()
 
 
-def test_names_are_called_at_the_addresses_they_have(run):
-    """A name is looked up and called."""
+def test_names_are_resolved(run):
+    """A name is resolved, and the request goes to its address."""
     assert OK_ANSWER == run(called_by_name([["127.0.0.1"]], DEV))
 
 
-def test_a_name_that_turns_to_a_denied_address_is_blocked(run):
-    """The address is judged when it is connected to, whatever the name said before."""
+def test_a_name_that_changes_to_a_denied_address_is_blocked(run):
+    """The address of a name is checked at each connection."""
     assert BLOCKED == run(called_by_name([["127.0.0.1"], ["93.184.215.14"]], STRICT))
 
 
-def test_the_socket_factory_alone_denies(run, monkeypatch):
-    """Were the resolver to let everything through, no connection would be opened all the same."""
+def test_the_socket_factory_denies_without_the_resolver(run, monkeypatch):
+    """Even if the resolver permits every address, no connection to a denied one is opened."""
     monkeypatch.setattr(Resolver, "_permitted", lambda self, host, found: found)
 
     assert BLOCKED == run(called_by_name([["127.0.0.1", "::1", "10.0.0.1"]], STRICT))
@@ -565,8 +565,8 @@ def test_a_name_is_called_at_its_permitted_address_only(run):
     assert OK_ANSWER == run(called_by_name([["169.254.169.254", "::1", "127.0.0.1"]], DEV))
 
 
-def test_a_name_with_a_denied_address_and_a_dead_one_is_unreachable(run):
-    """Only a name with nothing but denied addresses is blocked for good."""
+def test_a_name_with_a_denied_and_an_unreachable_address_is_unreachable(run):
+    """Only a name whose addresses are all denied is blocked."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -589,7 +589,7 @@ def test_a_name_with_a_denied_address_and_a_dead_one_is_unreachable(run):
     ],
 )
 def test_denied_addresses_are_blocked_in_every_spelling(run, host):
-    """No connection is opened to a denied address, however it is written."""
+    """No connection is opened to a denied address in any spelling."""
     reached = []
 
     async def behaviour(reader, writer):
@@ -603,8 +603,8 @@ def test_denied_addresses_are_blocked_in_every_spelling(run, host):
     assert [] == reached
 
 
-def test_failures_to_connect_read_the_same(run):
-    """Nothing tells a denied address from an unknown name or a closed port."""
+def test_failures_to_connect_have_the_same_detail(run):
+    """A denied address, an unknown name and a closed port have the same detail."""
 
     def unknown(host):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -643,8 +643,8 @@ def test_failures_to_connect_read_the_same(run):
         *("http://a b/", "http://h\0/", "http://h\r\nX: y/", "http://\ud800/", "http://１.2.3.4/"),
     ],
 )
-def test_odd_urls_are_values_and_not_exceptions(run, url):
-    """A URL that should never have been stored ends as a failed attempt, and calls nobody."""
+def test_invalid_urls_do_not_raise(run, url):
+    """An invalid URL gives a failed attempt, and no request is sent."""
 
     async def sent():
         async with Sender(STRICT, timeout_seconds=2, lookup=lambda host: ["127.0.0.1"]) as sender:
@@ -653,7 +653,7 @@ def test_odd_urls_are_values_and_not_exceptions(run, url):
     assert run(sent()).outcome in (AttemptOutcome.UNREACHABLE, AttemptOutcome.BLOCKED)
 
 
-def test_a_header_cannot_break_the_request(run):
+def test_a_line_break_in_a_header_is_refused(run):
     """A line break in a header value is refused before anything is sent."""
 
     async def sent():
@@ -670,12 +670,12 @@ def test_a_header_cannot_break_the_request(run):
 
 @pytest.fixture(scope="module")
 def authority():
-    """A certificate authority that nobody knows."""
+    """A certificate authority that the system does not know."""
     return trustme.CA()
 
 
 def server_tls(authority, *names, expired=False):
-    """Make the context of a server with a certificate for *names*."""
+    """Make the TLS context of a server with a certificate for *names*."""
     options = {"not_after": datetime(2020, 1, 1, tzinfo=UTC)} if expired else {}
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names, **options).configure_cert(context)
@@ -683,7 +683,7 @@ def server_tls(authority, *names, expired=False):
 
 
 async def exchange_over_tls(served, trusted):
-    """Send one request to a receiver that serves TLS, trusting *trusted*."""
+    """Send one request over TLS to a receiver with the context *served*, trusting *trusted*."""
     async with (
         receiving(saying(OK), tls=served) as port,
         Sender(DEV, timeout_seconds=5, tls=trusted, lookup=lambda host: ["127.0.0.1"]) as sender,
@@ -692,21 +692,21 @@ async def exchange_over_tls(served, trusted):
 
 
 def trusting(authority):
-    """Make the sender's own context, with *authority* beside those of the system."""
+    """Make the TLS context of the sender, with *authority* in addition to those of the system."""
     context = verified_tls()
     authority.configure_trust(context)
     return context
 
 
 def test_verified_receivers_are_called_over_tls(run, authority):
-    """A certificate by a known authority for the right name is accepted."""
+    """A certificate of a known authority for the right name is accepted."""
     served = server_tls(authority, "receiver.example")
 
     assert OK_ANSWER == run(exchange_over_tls(served, trusting(authority)))
 
 
 def test_unknown_authorities_are_not_trusted(run, authority):
-    """A self-signed certificate is refused, and the developer is told why."""
+    """A self-signed certificate is refused, and the detail names the reason."""
     answer = run(exchange_over_tls(server_tls(authority, "receiver.example"), verified_tls()))
 
     assert AttemptOutcome.UNREACHABLE == answer.outcome
@@ -715,7 +715,7 @@ def test_unknown_authorities_are_not_trusted(run, authority):
 
 
 def test_certificates_of_other_names_are_not_accepted(run, authority):
-    """A certificate for another name is refused, and the developer is told which was wanted."""
+    """A certificate for another name is refused, and the detail has the expected name."""
     answer = run(exchange_over_tls(server_tls(authority, "other.example"), trusting(authority)))
 
     assert AttemptOutcome.UNREACHABLE == answer.outcome
@@ -723,7 +723,7 @@ def test_certificates_of_other_names_are_not_accepted(run, authority):
 
 
 def test_expired_certificates_are_not_accepted(run, authority):
-    """An expired certificate is refused, and the developer is told so."""
+    """An expired certificate is refused, and the detail says so."""
     served = server_tls(authority, "receiver.example", expired=True)
 
     answer = run(exchange_over_tls(served, trusting(authority)))
@@ -731,19 +731,19 @@ def test_expired_certificates_are_not_accepted(run, authority):
     assert "the TLS certificate was not accepted: certificate has expired" == answer.detail
 
 
-def test_old_tls_is_not_spoken():
-    """TLS before 1.2 is refused."""
+def test_old_tls_is_not_supported():
+    """TLS older than 1.2 is refused."""
     assert ssl.TLSVersion.TLSv1_2 == verified_tls().minimum_version
 
 
 def test_plain_http_on_a_tls_port_is_named(run):
-    """A port that does not speak TLS is told from a wrong certificate."""
+    """The detail distinguishes a port without TLS from a wrong certificate."""
 
     async def plain(reader, writer):
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await writer.drain()
-        await hung_up(reader)
+        await until_closed(reader)
 
     async def sent():
         async with receiving(plain) as port, Sender(DEV, timeout_seconds=5) as sender:
@@ -756,10 +756,10 @@ def test_plain_http_on_a_tls_port_is_named(run):
 
 
 def test_a_silent_handshake_ends_at_the_deadline(run):
-    """A port that takes the connection and says nothing costs the deadline and no more."""
+    """If a port does not answer the TLS handshake, the attempt ends at the deadline."""
 
     async def silent(reader, writer):
-        await hung_up(reader)
+        await until_closed(reader)
 
     async def sent():
         async with (
@@ -771,11 +771,11 @@ def test_a_silent_handshake_ends_at_the_deadline(run):
     assert TIMEOUT == run(sent())
 
 
-# Promises of the sender itself
+# The sender itself
 
 
 def test_cancelling_the_caller_cancels_the_request(run):
-    """The cancellation of an attempt is not taken for a missing answer."""
+    """The cancellation of an attempt cancels its request, and raises CancelledError."""
 
     async def cancelled():
         arrived = asyncio.Event()
@@ -783,7 +783,7 @@ def test_cancelling_the_caller_cancels_the_request(run):
         async def behaviour(reader, writer):
             await request_read(reader)
             arrived.set()
-            await hung_up(reader)
+            await until_closed(reader)
 
         async with receiving(behaviour) as port, Sender(DEV, timeout_seconds=30) as sender:
             sending = asyncio.ensure_future(sender.send(request_to(port)))
@@ -796,7 +796,7 @@ def test_cancelling_the_caller_cancels_the_request(run):
 
 
 def test_a_closed_sender_gives_no_answer(run):
-    """A request after the end is not sent, and raises nothing."""
+    """A closed sender sends no request and raises no error."""
 
     async def sent():
         async with Sender(DEV, timeout_seconds=2) as sender:
@@ -807,8 +807,8 @@ def test_a_closed_sender_gives_no_answer(run):
 
 
 @pytest.mark.parametrize("defect", [ZeroDivisionError, ValueError, AssertionError])
-def test_a_defect_is_raised_and_is_no_answer(run, defect):
-    """An error of our own is not told to the developer of the receiver as a failed request."""
+def test_a_defect_is_raised(run, defect):
+    """A defect of the service is raised, and is not returned as a failed request."""
 
     def defective(host):
         raise defect
@@ -822,7 +822,7 @@ def test_a_defect_is_raised_and_is_no_answer(run, defect):
 
 
 def test_every_error_of_aiohttp_has_an_entry():
-    """A release of aiohttp that brings another error makes somebody decide what it means."""
+    """Every error class of aiohttp has an outcome, new classes of a later release included."""
     errors = {
         thing
         for thing in vars(client_exceptions).values()
@@ -835,8 +835,8 @@ def test_every_error_of_aiohttp_has_an_entry():
     assert set() == errors - FAILURES.keys()
 
 
-def test_details_are_sentences_without_leftovers():
-    """Every entry of the table can be filled in, and reads as words for a developer."""
+def test_details_have_no_unfilled_placeholders():
+    """Every detail of the table can be formatted."""
     details = [words.format(reason="so", seconds=15.0) for _, words in FAILURES.values()]
 
     assert all(detail and "{" not in detail for detail in details)

@@ -1,4 +1,4 @@
-"""Variables that Kubernetes and Docker set for a service named `invoices`, and their neighbours."""
+"""Variables that Kubernetes and Docker set for a service named `invoices`, and similar names."""
 
 import os
 
@@ -36,7 +36,7 @@ LINKS = {**KUBERNETES, **NEIGHBOURS, **DOCKER}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """An environment without settings, and a function that sets some."""
+    """An environment without settings; returns a function that sets some."""
     for name in [name for name in os.environ if name.startswith("INVOICES_")]:
         monkeypatch.delenv(name)
 
@@ -49,7 +49,7 @@ def environment(monkeypatch):
 
 @pytest.mark.parametrize("links", [KUBERNETES, NEIGHBOURS, DOCKER])
 def test_service_links_change_nothing(environment, links):
-    """A container beside a service of our name starts with the settings that it was given."""
+    """Service links of a service with the same name do not change the settings."""
     environment(links)
 
     assert Settings(log_format=(read := read_settings()).log_format) == read
@@ -57,14 +57,14 @@ def test_service_links_change_nothing(environment, links):
 
 @pytest.mark.parametrize("name", sorted(LINKS))
 def test_each_service_link_is_named_for_the_log(environment, name):
-    """What is ignored can be seen by whoever looks for it."""
+    """Every ignored service link is listed for the log."""
     environment({name: LINKS[name]})
 
     assert [name] == service_links()
 
 
-def test_a_port_that_is_set_is_no_link(environment):
-    """INVOICES_PORT is a link by its value alone."""
+def test_a_port_number_is_not_a_link(environment):
+    """INVOICES_PORT counts as a link only if its value has the form of a link."""
     environment({**KUBERNETES, "INVOICES_PORT": "9000"})
 
     assert 9000 == read_settings().port
@@ -83,8 +83,8 @@ def test_a_port_that_is_set_is_no_link(environment):
         ("INVOICES_NAME", "invoices"),
     ],
 )
-def test_what_only_resembles_a_link_is_an_error(environment, name, text):
-    """A misspelt setting is not taken for a service link."""
+def test_a_name_that_resembles_a_link_is_an_error(environment, name, text):
+    """A misspelt setting is not ignored as a service link."""
     environment({name: text})
 
     with pytest.raises(SettingsError) as refusal:

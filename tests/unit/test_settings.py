@@ -59,7 +59,7 @@ DEFAULTS = {
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """An environment without settings, and a function that sets some."""
+    """An environment without settings; returns a function that sets some."""
     for name in [name for name in os.environ if name.startswith("INVOICES_")]:
         monkeypatch.delenv(name)
 
@@ -71,7 +71,7 @@ def environment(monkeypatch):
 
 
 def errors():
-    """What is wrong with the environment, one sentence each."""
+    """The errors of the environment, one message for each."""
     with pytest.raises(SettingsError) as refusal:
         read_settings()
     assert "\n".join(refusal.value.reasons) == str(refusal.value)
@@ -81,24 +81,24 @@ def errors():
 # Defaults
 
 
-def test_nothing_has_to_be_set():
-    """An empty environment is a working one, with the defaults that are documented."""
+def test_no_setting_is_required():
+    """An empty environment is valid, and gives the documented defaults."""
     settings = dataclasses.asdict(read_settings())
 
     settings.pop("log_format")
     assert DEFAULTS == settings
 
 
-def test_a_default_is_the_same_wherever_it_stands():
-    """Settings made in code without an argument are those of an empty environment."""
+def test_defaults_in_code_and_in_the_environment_are_equal():
+    """Settings without arguments equal those of an empty environment."""
     read = read_settings()
 
     assert read == Settings(log_format=read.log_format)
 
 
 @pytest.mark.parametrize(("form", "is_terminal"), [("text", True), ("json", False)])
-def test_logs_are_for_people_on_a_terminal_only(monkeypatch, form, is_terminal):
-    """Programs get JSON and people get text, unless it is set."""
+def test_logs_are_text_only_on_a_terminal(monkeypatch, form, is_terminal):
+    """The default format of logs is text on a terminal, and JSON otherwise."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal, raising=False)
 
     assert form == read_settings().log_format
@@ -115,14 +115,14 @@ def test_logs_are_for_people_on_a_terminal_only(monkeypatch, form, is_terminal):
     ],
 )
 def test_the_public_url_follows_from_the_address(environment, url, host, port):
-    """A public URL that is not set is made from the address that is listened on."""
+    """Without a setting, the public URL is built from host and port."""
     environment(HOST=host, PORT=port)
 
     assert url == read_settings().public_url
 
 
 def test_settings_cannot_be_changed():
-    """What the operator decided holds for as long as the process lives."""
+    """Settings are immutable."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         read_settings().port = 1
 
@@ -187,7 +187,7 @@ def test_settings_cannot_be_changed():
         ("log_format", "text", "text"),
     ],
 )
-def test_what_is_set_is_read(environment, field, expected, text):
+def test_each_setting_is_read(environment, field, expected, text):
     """Each setting is read from its own variable."""
     environment(**{field.upper(): text})
 
@@ -217,8 +217,8 @@ def test_durations_carry_their_unit(environment, expected, text):
     "text",
     ["", "5", "5 s", "-5s", "+5s", "s", "5S", "5sec", "5s5m", "1e3s", ".5s", "5.s", "٥s", "5s,5m"],
 )
-def test_what_is_no_duration_is_refused(environment, text):
-    """A duration without its unit, or with an unknown one, is never guessed at."""
+def test_invalid_duration_is_refused(environment, text):
+    """A duration without a unit, or with an unknown unit, is refused."""
     environment(RETENTION=text)
 
     (error,) = errors()
@@ -228,8 +228,8 @@ def test_what_is_no_duration_is_refused(environment, text):
 
 @pytest.mark.parametrize("field", ["RETRY_SCHEDULE", "SANDBOX_DELAY", "RETENTION"])
 @pytest.mark.parametrize("text", ["999999999d", "999999999.999d", "99999999h"])
-def test_a_duration_that_is_accepted_can_be_waited_for(environment, field, text):
-    """A duration that leads beyond the calendar is refused at the start, not met at work."""
+def test_an_accepted_duration_fits_the_calendar(environment, field, text):
+    """A duration that is too long to be added to the current time is not accepted."""
     environment(**{field: text})
 
     try:
@@ -320,8 +320,8 @@ def test_a_duration_that_is_accepted_can_be_waited_for(environment, field, text)
         ("LOG_FORMAT", "xml"),
     ],
 )
-def test_what_cannot_be_used_is_refused_by_name(environment, name, text):
-    """A value that cannot be used stops the start with one sentence that names the variable."""
+def test_an_invalid_value_is_refused_by_name(environment, name, text):
+    """The message for an invalid value names its variable."""
     environment(**{name: text})
 
     (error,) = errors()
@@ -329,7 +329,7 @@ def test_what_cannot_be_used_is_refused_by_name(environment, name, text):
 
 
 def test_passwords_are_not_repeated(environment):
-    """A database URL that cannot be used is not shown, because it may hold a password."""
+    """The message for an invalid database URL does not contain the URL and its password."""
     environment(DATABASE_URL="mysql://invoices:hunter2@db.example/invoices")
 
     (error,) = errors()
@@ -337,7 +337,7 @@ def test_passwords_are_not_repeated(environment):
 
 
 def test_encryption_keys_are_not_repeated(environment):
-    """The error names a wrong key by its number, because it may be mistyped by a letter."""
+    """The message names an invalid key by its number, and does not contain the key."""
     broken = ENCRYPTION_KEY[:-2] + "="
     environment(ENCRYPTION_KEY=f"{OTHER_ENCRYPTION_KEY},{broken}")
 
@@ -347,7 +347,7 @@ def test_encryption_keys_are_not_repeated(environment):
 
 
 def test_encryption_keys_are_not_shown(environment):
-    """Settings that end up in a log or a traceback show no key."""
+    """The representation of the settings contains no encryption key."""
     environment(ENCRYPTION_KEY=ENCRYPTION_KEY)
 
     assert ENCRYPTION_KEY not in repr(read_settings())
@@ -357,7 +357,7 @@ def test_encryption_keys_are_not_shown(environment):
 
 
 def test_every_error_is_reported_at_once(environment):
-    """One start shows all five errors."""
+    """All five errors are reported at once."""
     environment(PORT="http", CURRENCY="usd", RETENTION="30", HOTS="0.0.0.0", LOG_FORMAT="xml")
 
     assert ["CURRENCY", "HOTS", "LOG_FORMAT", "PORT", "RETENTION"] == sorted(
@@ -365,8 +365,8 @@ def test_every_error_is_reported_at_once(environment):
     )
 
 
-def test_no_error_hides_another(environment):
-    """A timeout of nothing is reported beside what else is wrong."""
+def test_an_error_does_not_hide_another(environment):
+    """An empty timeout is reported together with the other errors."""
     environment(CALLBACK_TIMEOUT="0s", PORT="http")
 
     assert 2 == len(errors())
@@ -388,7 +388,7 @@ def test_no_error_hides_another(environment):
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(environment, unknown, nearest):
-    """A misspelt setting is not ignored, and the right spelling is offered."""
+    """A misspelt setting is an error that suggests the correct name."""
     environment(**{unknown: "1"})
 
     assert (
@@ -396,27 +396,27 @@ def test_an_unknown_name_is_refused_with_the_nearest(environment, unknown, neare
     ) == errors()
 
 
-def test_a_name_that_is_like_none_gets_no_suggestion(environment):
-    """The prefix alone makes no two names alike."""
+def test_a_name_without_a_similar_one_gets_no_suggestion(environment):
+    """The common prefix does not make two names similar."""
     environment(ZZZZ="1")
 
     assert ("INVOICES_ZZZZ: there is no such setting.",) == errors()
 
 
 def test_variables_without_the_prefix_are_ignored(monkeypatch):
-    """Only names with our prefix are looked at."""
+    """Variables without the prefix INVOICES_ are ignored."""
     monkeypatch.setenv("INVOICE_PORT", "http")
     monkeypatch.setenv("PORT", "http")
 
     assert 8080 == read_settings().port
 
 
-# What is said about them
+# Documentation
 
 
 @pytest.mark.parametrize(("variable", "setting"), declared_settings().items())
 def test_every_setting_is_documented_as_it_is_declared(variable, setting):
-    """The page has a section for each setting, with the meaning and the default of the field."""
+    """The page has a section for each setting, with its meaning and its default."""
     page = PAGE.read_text(encoding="utf-8")
     (section,) = re.findall(rf"^### `{variable}`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
     words = " ".join(section.split())
@@ -425,8 +425,8 @@ def test_every_setting_is_documented_as_it_is_declared(variable, setting):
     assert (f"Default: `{setting.default}`" if setting.default else "Default: none") in words
 
 
-def test_no_setting_is_documented_that_does_not_exist():
-    """The page about settings names none that would be refused."""
+def test_every_documented_setting_exists():
+    """The page about settings names only settings that exist."""
     named = set(re.findall(r"`(INVOICES_[A-Z0-9_]+)", PAGE.read_text(encoding="utf-8")))
 
     assert set() == named - set(declared_settings())
@@ -434,7 +434,7 @@ def test_no_setting_is_documented_that_does_not_exist():
 
 @pytest.mark.parametrize("setting", declared_settings().values())
 def test_meanings_name_the_bounds(setting):
-    """The smallest and the largest number, or every choice, is part of the meaning."""
+    """The meaning of a setting has its smallest and largest number, or all its choices."""
     named = set(re.findall(r"\w+", setting.meaning))
     match setting.bounds:
         case Range(min=low, max=high):
@@ -443,7 +443,7 @@ def test_meanings_name_the_bounds(setting):
             assert set(choices) <= named
 
 
-# Forms that several settings have
+# Forms that several settings share
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_meanings_name_the_bounds(setting):
     ],
 )
 def test_several_addresses_may_be_named(environment, expected, text):
-    """Addresses are separated by commas, and IPv6 ones may have the brackets of a URL."""
+    """Addresses are separated by commas; IPv6 addresses may have brackets."""
     environment(HOST=text)
 
     assert expected == read_settings().host
@@ -485,7 +485,7 @@ def test_several_addresses_may_be_named(environment, expected, text):
     ],
 )
 def test_other_forms_are_refused(environment, name, text):
-    """What looks like a value but cannot be used stops the start with a sentence."""
+    """A value in another form is refused with a message."""
     environment(**{name: text})
 
     (error,) = errors()
@@ -493,7 +493,7 @@ def test_other_forms_are_refused(environment, name, text):
 
 
 def test_a_password_of_the_proxy_is_not_shown(environment):
-    """Neither an error nor the settings in a traceback repeat the password of the proxy."""
+    """Neither the message nor the representation contains the password of the proxy."""
     environment(CALLBACK_PROXY="https://me:hunter2@proxy.internal:3128")
     (error,) = errors()
     environment(CALLBACK_PROXY="http://me:hunter2@proxy.internal:3128")
@@ -511,7 +511,7 @@ def test_a_password_of_the_proxy_is_not_shown(environment):
     ],
 )
 def test_the_path_of_the_public_url_is_the_prefix(environment, expected, url):
-    """The prefix that a proxy removes is the path of the public URL, without a slash at its end."""
+    """The path prefix is the path of the public URL, without a trailing slash."""
     environment(PUBLIC_URL=url)
 
     assert expected == read_settings().public_path

@@ -12,15 +12,15 @@ BODY = '{"description":"Invoice paid – thanks","paid":true}'.encode()
 
 
 def secret_of(key: bytes) -> str:
-    """Write *key* as a signing secret."""
+    """The signing secret for the bytes *key*."""
     return "whsec_" + base64.b64encode(key).decode()
 
 
 OLD, NEW = secret_of(b"o" * 32), secret_of(b"n" * 32)
 
 
-def test_the_signature_is_that_of_the_standard():
-    """The headers are those that the Standard Webhooks specification gives as its example."""
+def test_the_signature_is_the_example_of_the_standard():
+    """The signed headers equal the example of the Standard Webhooks specification."""
     signer = Signer(("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",))
 
     headers = signer.headers(
@@ -38,7 +38,7 @@ def test_the_signature_is_that_of_the_standard():
 
 @pytest.mark.parametrize("known", [OLD, NEW])
 def test_every_secret_signs(known):
-    """While a secret is being changed, a receiver that knows either one can verify."""
+    """During a rotation, a receiver with either secret can verify the signature."""
     headers = Signer((NEW, OLD)).headers("msg_1", datetime.now(UTC), BODY)
 
     assert 2 == len(headers["webhook-signature"].split(" "))
@@ -46,15 +46,15 @@ def test_every_secret_signs(known):
 
 
 def test_other_secrets_do_not_verify():
-    """A signature by one secret means nothing to another."""
+    """A signature does not verify with another secret."""
     headers = Signer((OLD,)).headers("msg_1", datetime.now(UTC), BODY)
 
     with pytest.raises(WebhookVerificationError):
         Webhook(NEW).verify(BODY, headers)
 
 
-def test_the_instant_counts_and_not_its_zone():
-    """The same instant is signed the same, in whichever time zone it is expressed."""
+def test_the_time_zone_does_not_change_the_signature():
+    """The same instant in another time zone has the same signature."""
     elsewhere = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
 
     assert Signer((NEW,)).headers("msg_1", AT, BODY) == Signer((NEW,)).headers(
@@ -63,13 +63,13 @@ def test_the_instant_counts_and_not_its_zone():
 
 
 def test_the_timestamp_is_whole_seconds():
-    """The signed timestamp and the one in the header are the second that has begun."""
+    """The timestamp is rounded down to whole seconds."""
     assert "1740830400" == Signer((NEW,)).headers("msg_1", AT, BODY)["webhook-timestamp"]
 
 
 @pytest.mark.parametrize("size", [24, 32, 64])
 def test_secrets_of_24_to_64_bytes_are_accepted(size):
-    """The sizes that the standard allows can be used, with and without base64 padding."""
+    """Secrets of 24 to 64 bytes are accepted, with base64 padding or without."""
     padded = secret_of(b"k" * size)
 
     assert Signer((padded,)).headers("msg_1", AT, BODY) == Signer((padded.rstrip("="),)).headers(
@@ -92,26 +92,26 @@ def test_secrets_of_24_to_64_bytes_are_accepted(size):
     ],
 )
 def test_unusable_secrets_are_refused_without_being_shown(secret):
-    """What is no secret is refused at once, and the message does not give it away."""
+    """An invalid secret is refused, and the message does not contain it."""
     with pytest.raises(ValueError, match="base64 of 24 to 64 bytes") as refusal:
         Signer((NEW, secret))
 
     assert not secret.removeprefix("whsec_") or secret not in str(refusal.value)
 
 
-def test_no_secret_at_all_is_refused():
-    """Nothing is ever sent unsigned."""
+def test_a_signer_without_secrets_is_refused():
+    """A signer without a secret raises an error, so no event is sent unsigned."""
     with pytest.raises(ValueError, match="At least one"):
         Signer(())
 
 
 def test_its_representation_shows_no_secret():
-    """A signer that ends up in a log or a traceback gives nothing away."""
+    """The representation of a signer contains no secret."""
     assert "<Signer with 2 secrets>" == repr(Signer((NEW, OLD)))
 
 
-def test_the_development_secret_says_what_it_is():
-    """The well-known secret can be used, and reads as what it is once decoded."""
+def test_the_development_secret_is_recognisable():
+    """The development secret is valid, and its decoded text says what it is."""
     Webhook(DEV_SECRET).verify(BODY, Signer((DEV_SECRET,)).headers("m", datetime.now(UTC), BODY))
 
     encoded = DEV_SECRET.removeprefix("whsec_")

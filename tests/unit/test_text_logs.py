@@ -1,4 +1,4 @@
-"""The log as people read it: values as in JSON, lines that fit a terminal, levels."""
+"""The text format of the log: values, line breaks on a terminal, colors, levels."""
 
 import fcntl
 import logging
@@ -19,7 +19,7 @@ WIDTH = 80
 
 @pytest.fixture(autouse=True)
 def logging_restored(monkeypatch):
-    """The configuration of logs is undone afterwards."""
+    """Restores the configuration of logs after the test."""
     root = logging.getLogger()
     levels = {name: logging.getLogger(name).level for name in NAMES}
     handlers, level = root.handlers[:], root.level
@@ -37,7 +37,7 @@ def logging_restored(monkeypatch):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Logs an event to a terminal of 80 columns, and gives what was written there."""
+    """Logs an event to a terminal of 80 columns, and returns the written text."""
     ours, theirs = os.openpty()
     attributes = termios.tcgetattr(theirs)
     attributes[1] &= ~termios.OPOST  # Line breaks arrive as they are written.
@@ -101,7 +101,7 @@ SETTLED = {
     ],
 )
 def test_values_are_written_as_in_json(capsys, expected, value):
-    """Instants, booleans and numbers are those of JSON; quotes stand where they are needed."""
+    """Instants, booleans and numbers are written as in JSON; text has quotes only if needed."""
     configure_logs("text")
 
     log("something.happened", value=value)
@@ -110,7 +110,7 @@ def test_values_are_written_as_in_json(capsys, expected, value):
 
 
 def test_lines_fit_a_terminal(terminal):
-    """An event that is wider than the terminal goes on below, and loses nothing."""
+    """An event that is wider than the terminal continues on the next line."""
     text = terminal("attempt.settled", **SETTLED | {"outcome": AttemptOutcome.DELIVERED})
 
     lines = text.removesuffix("\n").split("\n")
@@ -122,8 +122,8 @@ def test_lines_fit_a_terminal(terminal):
     assert text.endswith("due_at=2026-01-31T12:00:00+00:00 paid=false")
 
 
-def test_a_value_without_blanks_stays_whole(terminal):
-    """A URL that is wider than the terminal can still be clicked."""
+def test_a_value_without_blanks_is_not_split(terminal):
+    """A URL that is wider than the terminal is not split."""
     url = f"https://api.example/{'a' * WIDTH}"
 
     assert f"url={url}" in terminal("something.happened", url=url).split()
@@ -144,7 +144,7 @@ def test_without_a_terminal_an_event_is_one_line(capsys):
     ("outcome", "is_marked"),
     [(one, one is not AttemptOutcome.DELIVERED) for one in AttemptOutcome],
 )
-def test_a_failed_attempt_stands_out(terminal, outcome, is_marked):
+def test_a_failed_attempt_is_marked(terminal, outcome, is_marked):
     """An attempt that was not delivered is marked, and red on a terminal."""
     text = terminal("attempt.settled", outcome=outcome)
 
@@ -155,7 +155,7 @@ def test_a_failed_attempt_stands_out(terminal, outcome, is_marked):
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_colors_can_be_switched_off(terminal, monkeypatch, name, value):
-    """Who wants no colors, or has a terminal without them, still sees the mark."""
+    """Without colors a failed attempt still has its mark."""
     monkeypatch.setenv(name, value)
 
     text = terminal("attempt.settled", outcome=AttemptOutcome.TIMEOUT)
@@ -174,7 +174,7 @@ def test_colors_can_be_switched_off(terminal, monkeypatch, name, value):
     ],
 )
 def test_the_level_decides_what_is_logged(capsys, level, expected):
-    """Everything from the level up is logged; of libraries nothing below `info`."""
+    """Events of the level and above are logged; of libraries none below `info`."""
     configure_logs("text", level)
     ours = logging.getLogger("invoices.delivery")
 

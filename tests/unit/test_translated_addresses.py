@@ -1,4 +1,4 @@
-"""IPv4 addresses in IPv6 ones, as networks with DNS64 and NAT64 have them."""
+"""IPv4 addresses inside IPv6 addresses, in networks with DNS64 and NAT64."""
 
 from ipaddress import IPv4Address, IPv6Network, ip_address, ip_network
 
@@ -18,7 +18,7 @@ def translated(address, prefix="64:ff9b::"):
 
 
 def test_a_translated_public_address_is_permitted():
-    """A name whose only address is that of DNS64 can be called."""
+    """A public IPv4 address in the prefix of DNS64 is permitted."""
     assert "64:ff9b::a29f:8ae8" == translated(PUBLIC)
     assert STRICT.permits("64:ff9b::a29f:8ae8")
     assert STRICT.permits_host("[64:ff9b::a29f:8ae8]")
@@ -26,22 +26,22 @@ def test_a_translated_public_address_is_permitted():
 
 @pytest.mark.parametrize("network", DENIED_IPV4, ids=str)
 def test_every_denied_ipv4_address_is_denied_when_translated(network):
-    """Private addresses are not reached through the translator of the network."""
+    """A denied IPv4 address stays denied inside an IPv6 address."""
     assert [False, False] == [STRICT.permits(translated(network[end])) for end in (0, -1)]
 
 
 @pytest.mark.parametrize("address", [one for one in METADATA if one.version == 4], ids=str)
 @pytest.mark.parametrize("allowed", ["64:ff9b::/96", "::/0"])
 def test_metadata_is_denied_when_translated(address, allowed):
-    """An exception for the whole prefix does not open the way to the credentials of a machine."""
+    """An exception for the whole prefix does not permit a metadata address in it."""
     policy = EgressPolicy((ip_network(allowed), ip_network(address), *DEV_NETWORKS))
 
     assert not policy.permits(translated(address))
     assert EgressPolicy((ip_network(translated(address)),)).permits(translated(address))
 
 
-def test_an_exception_for_ipv4_is_none_for_its_translation():
-    """A private network that may be called is called by its own addresses."""
+def test_an_exception_for_ipv4_does_not_permit_its_translation():
+    """An exception for an IPv4 network does not permit its addresses inside IPv6."""
     assert not EgressPolicy(DEV_NETWORKS).permits(translated(IPv4Address("10.0.0.1")))
     assert EgressPolicy((ip_network("64:ff9b::a00:0/104"),)).permits("64:ff9b::a00:1")
 
@@ -54,7 +54,7 @@ def test_an_exception_for_ipv4_is_none_for_its_translation():
     ],
 )
 def test_other_translations_stay_denied(address):
-    """Prefixes that only one network knows are denied where they are not set."""
+    """Other prefixes are denied unless the operator sets them."""
     assert not STRICT.permits(address)
 
 
@@ -70,14 +70,14 @@ def test_other_translations_stay_denied(address):
     ],
 )
 def test_prefixes_of_every_length_are_translated(prefix, public, private):
-    """A prefix that is set is judged by the IPv4 address in it, wherever it holds it."""
+    """An address in a configured prefix is checked by its IPv4 address, for every prefix length."""
     policy = EgressPolicy(nat64_prefixes=(IPv6Network(prefix),))
 
     assert [True, False] == [policy.permits(public), policy.permits(private)]
 
 
-def test_a_prefix_of_public_addresses_leads_to_no_private_one():
-    """A translator with a global prefix is judged by what it leads to, once it is set."""
+def test_a_global_prefix_reaches_no_private_address():
+    """An address in a configured global prefix is checked by its IPv4 address."""
     private = translated(IPv4Address("10.0.0.1"), "2a00:1098:2b::")
     policy = EgressPolicy(nat64_prefixes=(OWN_PREFIX,))
 

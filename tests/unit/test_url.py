@@ -1,4 +1,4 @@
-"""Which URLs may be called, judged on the raw text."""
+"""The grammar of callback URLs, checked on the raw text."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ HOST_253 = ".".join([LABEL_63, LABEL_63, LABEL_63, "a" * 61])
         ("https://h.example:443", "https://h.example/?-._~!$&'()*+,;=:@/?%20"),
     ],
 )
-def test_a_strict_url_is_taken_as_it_is(origin: str, text: str) -> None:
-    """A URL of the grammar is kept byte for byte, and its origin has the port written out."""
+def test_a_valid_url_is_kept_byte_for_byte(origin: str, text: str) -> None:
+    """A valid URL is kept byte for byte, and its origin has an explicit port."""
     url = parse_url(text)
 
     assert origin == url.origin
@@ -158,8 +158,8 @@ def test_a_strict_url_is_taken_as_it_is(origin: str, text: str) -> None:
         ("character 18", "http://h.example/<"),
     ],
 )
-def test_what_needs_interpretation_is_refused(words: str, text: str) -> None:
-    """Text that two programs could read in two ways is refused with a reason."""
+def test_an_ambiguous_url_is_refused(words: str, text: str) -> None:
+    """A text that programs could interpret differently is refused with a reason."""
     with pytest.raises(ValueError, match="URL") as refusal:
         parse_url(text)
 
@@ -167,14 +167,14 @@ def test_what_needs_interpretation_is_refused(words: str, text: str) -> None:
 
 
 def test_the_longest_url_is_accepted() -> None:
-    """8,000 characters are accepted."""
+    """A URL of 8,000 characters is accepted."""
     text = "https://h.example/" + "a" * 7982
 
     assert text == parse_url(text).text
 
 
 def test_parts_are_separated() -> None:
-    """The host is without brackets and in lower case; the text is untouched."""
+    """The host is in lower case and without brackets; the text is unchanged."""
     text = "HTTP://[2001:DB8::1]/A"
 
     assert CallbackUrl(text, "http", "2001:db8::1", 80) == parse_url(text)
@@ -184,8 +184,8 @@ URL_LIKE = st.text("htps:/.@[]#?%0123456789abcdefx-_\\ é\t").map("http://".__ad
 
 
 @given(st.text(st.characters(exclude_categories=())) | URL_LIKE)
-def test_any_text_is_judged(text: str) -> None:
-    """Any text is kept as it is, in plain ASCII, or refused with a ValueError."""
+def test_any_text_is_accepted_or_refused(text: str) -> None:
+    """Any text is kept unchanged, if it is a URL in ASCII, or refused with a ValueError."""
     try:
         url = parse_url(text)
     except ValueError:

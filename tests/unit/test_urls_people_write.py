@@ -1,4 +1,4 @@
-"""URLs as people write them: taken where RFC 3986 has them, else refused with a way out."""
+"""Frequent spellings of URLs: accepted if RFC 3986 allows them, else refused with a suggestion."""
 
 import re
 from ipaddress import ip_network
@@ -33,7 +33,7 @@ HOST_253 = ".".join(["a" * 63] * 3 + ["a" * 61])
     ],
 )
 def test_other_spellings_have_the_same_origin(origin, text):
-    """The text is kept byte for byte; receivers are counted by one origin."""
+    """The text is kept byte for byte, and every spelling has the same origin."""
     assert (origin, text) == (parse_url(text).origin, parse_url(text).text)
 
 
@@ -41,8 +41,8 @@ def test_other_spellings_have_the_same_origin(origin, text):
     "text",
     ["http://h..", "http://.", "http://..", "http://127.0.0.1.", "http://0x7f.1.", "http://2.:80"],
 )
-def test_a_dot_at_the_end_hides_nothing(text):
-    """An address stays an address, and a name without labels is none."""
+def test_a_trailing_dot_does_not_hide_an_invalid_host(text):
+    """An address with a trailing dot, or a name without labels, is refused."""
     with pytest.raises(ValueError, match="host"):
         parse_url(text)
 
@@ -60,8 +60,8 @@ def test_a_dot_at_the_end_hides_nothing(text):
         ("http://h.example/%C3%A9%20", "http://h.example/é%20"),
     ],
 )
-def test_the_refusal_has_the_url_to_write(expected, text):
-    """What is shown can be sent as it is."""
+def test_the_message_suggests_a_valid_url(expected, text):
+    """The suggested URL is accepted."""
     with pytest.raises(ValueError, match="as its character") as refusal:
         parse_url(text)
 
@@ -87,8 +87,8 @@ def test_the_refusal_has_the_url_to_write(expected, text):
         *(f"http://a/{character}" for character in "\x00\x01\t\n\r\x7f\x80\x9f"),
     ],
 )
-def test_what_is_not_surely_meant_is_not_suggested(text):
-    """No suggestion leads to another host than was written, or is refused in its turn."""
+def test_an_uncertain_url_is_not_suggested(text):
+    """If the host is uncertain, or the result is invalid, the message has no suggestion."""
     with pytest.raises(ValueError, match="as its character") as refusal:
         parse_url(text)
 
@@ -97,7 +97,7 @@ def test_what_is_not_surely_meant_is_not_suggested(text):
 
 @given(st.text(st.characters(exclude_categories=())), st.text(st.characters(exclude_categories=())))
 def test_every_suggestion_is_a_url(host, path):
-    """Whatever is written, a suggestion in the refusal is a URL that is accepted."""
+    """Every suggestion in a message is a valid URL."""
     try:
         parse_url(f"http://{host}/{path}")
     except ValueError as refusal:
@@ -106,13 +106,13 @@ def test_every_suggestion_is_a_url(host, path):
 
 
 def url_of(callback, callback_url, id_):
-    """What *callback* makes of a request."""
+    """The URL of *callback* for a request with these values."""
     request = Message(query={"callback_url": callback_url}, body={"id": id_})
     return callback.url_for(Exchange("", "POST", request))
 
 
-def test_every_id_goes_with_every_callback_url():
-    """The longest of both make a URL that can be called."""
+def test_the_longest_id_and_callback_url_are_valid_together():
+    """The longest id and the longest callback URL give a valid URL."""
     url = url_of(INVOICE_NOTIFICATION, "https://h.example/" + "a" * 2030, "🧾" * 200)
 
     assert MAX_CHARACTERS > len(url.text) == 2048 + len("/invoices/") + 200 * len("%F0%9F%A7%BE")
@@ -125,8 +125,8 @@ def test_every_id_goes_with_every_callback_url():
         ("$request.query.callback_url", 5018, "https://h.example/" + "a" * 5000, "b" * 4000),
     ],
 )
-def test_what_makes_a_url_too_long_is_named(expression, length, callback_url, id_):
-    """The longest of the values is refused, with its length as it is in the URL."""
+def test_the_longest_value_of_a_long_url_is_named(expression, length, callback_url, id_):
+    """The message for a URL that is too long names its longest value, and the encoded length."""
     template = "{$request.query.callback_url}/" + "a" * 300 + "/{$request.body#/id}"
     callback = Callback(
         name="long",
@@ -146,8 +146,8 @@ def test_what_makes_a_url_too_long_is_named(expression, length, callback_url, id
 
 
 @pytest.mark.parametrize("spelling", ["receiver.example.:{port}/x", "receiver.example:{port}/x"])
-async def test_a_dot_at_the_end_reaches_the_same_receiver(aiohttp_server, spelling):
-    """The name is looked up as it was sent, and the receiver is asked for itself."""
+async def test_a_trailing_dot_reaches_the_same_receiver(aiohttp_server, spelling):
+    """A name with a trailing dot is resolved as it was sent, and reaches the receiver."""
     asked, hosts = [], []
 
     async def answer(request):

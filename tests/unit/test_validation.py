@@ -1,4 +1,4 @@
-"""Reading a request: each field error with its place, all of them together."""
+"""The validation of a request: all field errors are collected, each with its pointer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class QuerySchema(Schema):
 
 
 def a_request(query="", *, body=b"", **headers):
-    """A request whose body is read already."""
+    """A request whose body has been read."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = make_mocked_request("POST", f"/{query}", headers=named)
     request._read_bytes = body
@@ -32,7 +32,7 @@ async def parse(request, location="querystring", schema=QuerySchema):
     return await RequestParser("USD").parse(schema(), request, location=location, unknown=None)
 
 
-async def test_loaded_data_comes_back():
+async def test_valid_data_is_loaded():
     """Valid data is loaded, and there is no field error."""
     request = a_request("?limit=5")
 
@@ -40,8 +40,8 @@ async def test_loaded_data_comes_back():
     assert FIELD_ERRORS not in request
 
 
-async def test_field_errors_are_collected_and_parsing_goes_on():
-    """A field error does not stop the next location from being read."""
+async def test_field_errors_of_all_locations_are_collected():
+    """After a field error, the next location is still read."""
     request = a_request("?limit=x&new=1")
 
     assert {} == await parse(request)
@@ -61,7 +61,7 @@ async def test_field_errors_are_collected_and_parsing_goes_on():
     ],
 )
 async def test_pointer_names_the_place(expected, query):
-    """Pointers are escaped, and always text that JSON can carry."""
+    """Pointers are escaped, and are always valid text in JSON."""
     request = a_request(query)
     await parse(request)
 
@@ -69,7 +69,7 @@ async def test_pointer_names_the_place(expected, query):
 
 
 async def test_nested_field_errors_have_nested_pointers():
-    """The pointer leads through lists and objects to the very value."""
+    """The pointer of a nested value goes through lists and objects."""
     request = a_request(body=b'{"inner": [{"number": 1}, {"number": "x"}, 3]}', Content_Type=JSON)
     await parse(request, "json")
     expected = [
@@ -91,7 +91,7 @@ async def test_other_media_are_refused(content_type):
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 60_000, b"9" * 5_000, b'"\\ud800"', b"NaN"])
-async def test_what_is_not_json_is_refused(body):
-    """What a JSON parser cannot read is an error of the caller."""
+async def test_body_that_is_not_json_is_refused(body):
+    """A body that is not JSON is an error of the caller."""
     with pytest.raises(MalformedRequest):
         await parse(a_request(body=body, Content_Type=JSON), "json")

@@ -1,4 +1,4 @@
-"""What receivers in the field answer, byte for byte, and what the developer of one reads then."""
+"""Answers of real receivers, byte for byte, with their outcome and their detail."""
 
 import asyncio
 import gzip
@@ -18,7 +18,7 @@ from service.development import DEV_NETWORKS
 from tests.rows import a_delivery, a_step, an_event, an_invoice, failed
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Made once: reading the authorities of the system takes longer than an exchange."""
+"""Built once, because loading the authorities of the system is slow."""
 
 BODY = b'{"ok": true}'
 NOT_EXPECTED = 'the body of the answer should be {"ok": true}, but '
@@ -43,7 +43,7 @@ def run(request):
 
 @asynccontextmanager
 async def receiving(parts, connections, sent):
-    """A receiver that answers every request with *parts*, each in a packet of its own; its port."""
+    """A receiver that sends *parts* as separate packets to every request; yields its port."""
     serving = set()
 
     async def serve(reader, writer):
@@ -58,7 +58,7 @@ async def receiving(parts, connections, sent):
                     await asyncio.sleep(0.01 if len(parts) > 1 else 0)
                 sent.release()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # The sender hung up, as it may.
+            pass  # The sender may close the connection.
         finally:
             writer.transport.abort()
 
@@ -74,7 +74,7 @@ async def receiving(parts, connections, sent):
 
 
 async def answers_of(*parts, count=1):
-    """What the sender gives back for *count* requests, and how many connections it has made."""
+    """The results of *count* requests, and the number of connections that the sender has made."""
     connections, sent = [], asyncio.Semaphore(0)
     async with (
         receiving(parts, connections, sent) as port,
@@ -84,7 +84,7 @@ async def answers_of(*parts, count=1):
         answers = []
         for _ in range(count):
             answers.append(await sender.send(request))
-            # What follows the answer arrives now, at once on this machine.
+            # The bytes that follow the answer arrive now.
             await sent.acquire()
             await asyncio.sleep(0.01)
         return answers, len(connections)
@@ -105,15 +105,15 @@ def read(answer, *, is_strict=True):
     return (found.outcome.value, answer.status_code, found.detail)
 
 
-# What follows a complete answer
+# Bytes after a complete answer
 
 BEHIND_204 = [b"0\r\n\r\n", BODY, b"\r\n", b"x", OK := answering()]
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one packet", "two packets"])
 @pytest.mark.parametrize("rest", BEHIND_204, ids=["chunk", "body", "CRLF", "letter", "answer"])
-def test_204_with_a_body_is_the_answer_that_it_says(run, rest, split):
-    """Strict: invalid, with its status. Lenient: delivered. The connection is not used again."""
+def test_204_with_a_body_counts_as_204(run, rest, split):
+    """A 204 with a body is invalid in strict mode, and delivered in lenient mode."""
     parts = [NO_CONTENT, rest] if split else [NO_CONTENT + rest]
 
     (first, second), connection_count = run(answers_of(*parts, count=2))
@@ -124,8 +124,8 @@ def test_204_with_a_body_is_the_answer_that_it_says(run, rest, split):
 
 
 @pytest.mark.parametrize("header", [b"Content-Length: 12", b"Transfer-Encoding: chunked"])
-def test_204_that_announces_a_body_ends_its_connection(run, header):
-    """A body that may come later is never taken for the next answer."""
+def test_204_with_a_declared_body_closes_its_connection(run, header):
+    """A 204 that declares a body closes its connection: a late body is never an answer."""
     head = b"HTTP/1.1 204 No Content\r\n" + header + b"\r\n\r\n"
 
     (first, second), connection_count = run(answers_of(head, count=2))
@@ -134,7 +134,7 @@ def test_204_that_announces_a_body_ends_its_connection(run, header):
 
 
 def test_204_without_a_body_keeps_its_connection(run):
-    """Receivers that answer as they should are called over one connection."""
+    """After a 204 without a body the connection is reused."""
     assert 1 == run(answers_of(NO_CONTENT, count=3))[1]
 
 
@@ -151,7 +151,7 @@ def test_204_without_a_body_keeps_its_connection(run):
     ids=["length", "line feeds", "close", "interim"],
 )
 def test_complete_answer_counts_whatever_follows(run, complete, rest, split):
-    """A byte too many spoils the connection and not the answer."""
+    """Bytes after a complete answer close the connection, and the answer counts."""
     parts = [complete, rest] if split else [complete + rest]
 
     answers, connection_count = run(answers_of(*parts, count=2))
@@ -162,7 +162,7 @@ def test_complete_answer_counts_whatever_follows(run, complete, rest, split):
 
 @pytest.mark.parametrize("rest", [b"x", b"0\r\n\r\n"])
 def test_chunked_answer_counts_whatever_follows(run, rest):
-    """The last chunk ends the answer."""
+    """Bytes after the last chunk do not change the answer."""
     answers, connection_count = run(answers_of(CHUNKED + rest, count=2))
 
     assert [("delivered", 200, None)] * 2 == [read(one) for one in answers]
@@ -170,15 +170,15 @@ def test_chunked_answer_counts_whatever_follows(run, rest):
 
 
 def test_refusal_counts_whatever_follows(run):
-    """A 410 with a byte too many ends the delivery, as it says."""
+    """A 410 with bytes after it still counts as 410."""
     ((answer,), _) = run(answers_of(answering(status=b"410 Gone", body=b"no") + b"\n\nx"))
 
     assert ("refused", 410, "the receiver answered 410") == read(answer)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_answer_may_come_in_packets_of_any_size(run, size):
-    """The end of the head is found wherever it is cut."""
+def test_answer_may_arrive_in_packets_of_any_size(run, size):
+    """The end of the head is found with every size of packets."""
     text = b"\r\nHTTP/1.1 103 Hints\r\nLink: </a>\r\n\r\n" + OK + b"x"
     parts = [text[at : at + size] for at in range(0, len(text), size)]
 
@@ -188,8 +188,8 @@ def test_answer_may_come_in_packets_of_any_size(run, size):
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one packet", "two packets"])
-def test_broken_chunk_does_not_cost_the_deadline(run, split):
-    """A body that is not HTTP is malformed at once, with the status that came before it."""
+def test_malformed_chunk_ends_the_attempt_at_once(run, split):
+    """A malformed chunk ends the attempt at once, and the status is recorded."""
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     parts = [head, b"x\r\n"] if split else [head + b"x\r\n"]
     detail = "the answer is not valid HTTP: a chunk of its body has a size that is not a number"
@@ -213,8 +213,8 @@ def test_broken_chunk_does_not_cost_the_deadline(run, split):
     ],
     ids=["4,500 bytes", "16,000 bytes", "70 headers", "250 headers", "16 KiB"],
 )
-def test_heads_that_browsers_take_are_taken(run, lines):
-    """Long policies and many cookies are no reason to call again."""
+def test_large_heads_are_accepted(run, lines):
+    """An answer with long headers or many cookies is accepted."""
     ((answer,), _) = run(answers_of(answering(*lines)))
 
     assert ("delivered", 200, None) == read(answer)
@@ -234,14 +234,14 @@ def test_heads_that_browsers_take_are_taken(run, lines):
         ),
     ],
 )
-def test_heads_are_bounded(run, detail, lines):
-    """A head without measure is refused, and the detail names the measure."""
+def test_heads_have_a_limit(run, detail, lines):
+    """A head above a limit is malformed, and the detail names the limit."""
     ((answer,), _) = run(answers_of(answering(*lines)))
 
     assert ("malformed", None, detail) == read(answer)
 
 
-# What the developer reads
+# Details
 
 
 @pytest.mark.parametrize(
@@ -270,15 +270,15 @@ def test_heads_are_bounded(run, detail, lines):
         ),
     ],
 )
-def test_redirect_says_where_it_points_to(run, detail, answer):
-    """A receiver behind a redirect is found by reading one line."""
+def test_the_detail_of_a_redirect_has_its_target(run, detail, answer):
+    """The detail of a redirect names the target."""
     ((given,), _) = run(answers_of(answer))
 
     assert ("refused", detail) == read(given)[::2]
 
 
-def test_target_of_a_redirect_is_bounded_and_printable(run):
-    """Whatever a Location holds, the detail is one line of text that every database stores."""
+def test_target_of_a_redirect_is_short_and_printable(run):
+    """For every Location, the detail is one line of limited, printable text."""
     location = b"Location: https://a.example/\x01\xff\xe2\x80\xa8\xed\xa0\x80" + b"y" * 5_000
 
     ((answer,), _) = run(answers_of(answering(location, status=b"302 Found")))
@@ -291,7 +291,7 @@ def test_target_of_a_redirect_is_bounded_and_printable(run):
 
 
 def test_target_of_a_redirect_is_not_logged():
-    """It is often the callback URL with another scheme, whose path may hold a secret."""
+    """The target is not logged, because its path may contain a secret of the callback URL."""
     detail = "the receiver answered 301; redirects are not followed; it points to https://a/secret"
 
     logged = log_fields(
@@ -314,7 +314,7 @@ def test_target_of_a_redirect_is_not_logged():
     ],
 )
 def test_compressed_answer_is_named(run, encoding, answer):
-    """Nothing is decompressed, and the detail says why the body is not what was expected."""
+    """A compressed body is not decompressed, and the detail names the encoding."""
     ((given,), _) = run(answers_of(answer))
 
     assert ("invalid_answer", 200, f"the answer is compressed ({encoding})") == read(given)
@@ -329,23 +329,23 @@ def test_compressed_answer_is_named(run, encoding, answer):
         (f"{NOT_EXPECTED}is OK", answering(b"Content-Encoding: identity", body=b"OK")),
     ],
 )
-def test_header_alone_compresses_nothing(run, detail, answer):
-    """A wrong Content-Encoding does not hide what the body is."""
+def test_wrong_content_encoding_is_not_reported(run, detail, answer):
+    """If the body is not compressed, the detail describes the body and not the header."""
     ((given,), _) = run(answers_of(answer))
 
     assert ("invalid_answer", 200, detail) == read(given)
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"x"])
-def test_acknowledgement_is_read_whatever_its_headers_say(run, encoding):
-    """A body that is what is expected is not compressed."""
+def test_acknowledgement_is_read_with_any_content_encoding(run, encoding):
+    """An uncompressed acknowledgement counts, whatever its Content-Encoding is."""
     ((answer,), _) = run(answers_of(answering(b"Content-Encoding: " + encoding)))
 
     assert ("delivered", 200, None) == read(answer)
 
 
 def test_byte_order_mark_is_ignored(run):
-    """RFC 8259, section 8.1, lets a reader of JSON ignore it."""
+    """A byte order mark before the JSON is ignored, as RFC 8259, section 8.1, permits."""
     ((answer,), _) = run(answers_of(answering(body=b"\xef\xbb\xbf" + BODY)))
 
     assert ("delivered", 200, None) == read(answer)
@@ -363,7 +363,7 @@ def test_byte_order_mark_is_ignored(run):
     ],
 )
 def test_body_is_shown_as_text(run, detail, body):
-    """The detail shows the beginning of the body on one line, without notation of Python."""
+    """The detail shows the beginning of the body as one line of text, not as Python bytes."""
     ((answer,), _) = run(answers_of(answering(body=body)))
 
     assert ("invalid_answer", 200, NOT_EXPECTED + detail) == read(answer)
@@ -394,8 +394,8 @@ def test_body_is_shown_as_text(run, detail, body):
         ),
     ],
 )
-def test_what_is_not_http_is_described_in_a_sentence(run, clause, answer):
-    """No detail ends at a colon or shows bytes as Python writes them."""
+def test_the_detail_of_invalid_http_is_a_sentence(run, clause, answer):
+    """No detail ends with a colon or contains bytes in the notation of Python."""
     ((given,), _) = run(answers_of(answer))
 
     assert ("malformed", f"the answer is not valid HTTP: {clause}") == read(given)[::2]

@@ -14,7 +14,7 @@ from tests.memory import Memory, memory_store
 
 @dataclass
 class CountingStore:
-    """Passes everything on to *store* and counts reads of keys and secrets."""
+    """Forwards all calls to *store*, and counts reads of keys and secrets."""
 
     store: memory_store
     read_count: int = 0
@@ -35,7 +35,7 @@ class CountingStore:
 
 @pytest.fixture
 def clock():
-    """The time, which stands still."""
+    """A clock that a test moves."""
     return ManualClock()
 
 
@@ -47,11 +47,11 @@ def store():
 
 @pytest.fixture
 def cipher():
-    """Encrypts the secrets of these tests."""
+    """The cipher for the secrets of these tests."""
     return SecretCipher([new_encryption_key()])
 
 
 @pytest.fixture
 def administration(store, cipher, clock):
-    """The accounts as an operator manages them."""
+    """The administration of accounts."""
     return AccountAdministration(store, cipher, clock)

@@ -14,13 +14,13 @@ HOUR = timedelta(hours=1)
 
 
 async def everything(store):
-    """Every row about accounts."""
+    """All rows of accounts, keys and secrets."""
     tables = (accounts, account_keys, account_secrets)
     return [await rows_of(store._database, table) for table in tables]
 
 
 async def test_an_account_is_issued_a_key_and_a_secret(administration, store):
-    """The key that is shown once is the one that is stored as hash, with the account."""
+    """A new account has a key, stored as a hash, and a signing secret."""
     issued = await administration.add("acme")
 
     assert ("acme", True) == (issued.name, issued.account_id.startswith("acct_"))
@@ -30,7 +30,7 @@ async def test_an_account_is_issued_a_key_and_a_secret(administration, store):
 
 
 async def test_neither_key_nor_secret_is_stored(administration, store):
-    """A reader of the database can neither authenticate nor sign."""
+    """The stored rows contain neither the key nor the secret."""
     issued = await administration.add("acme")
     rotated = (
         await administration.rotate_key("acme", HOUR),
@@ -44,7 +44,7 @@ async def test_neither_key_nor_secret_is_stored(administration, store):
 
 
 async def test_credentials_do_not_show_in_a_repr(administration):
-    """A log line or a traceback that includes them holds neither key nor secret."""
+    """The representation of credentials contains neither key nor secret."""
     issued = await administration.add("acme")
 
     assert issued.account_id in repr(issued)
@@ -52,8 +52,8 @@ async def test_credentials_do_not_show_in_a_repr(administration):
     assert issued.secret not in repr(issued)
 
 
-async def test_a_name_is_taken_once(administration, store):
-    """A second account of that name is refused, and nothing is written."""
+async def test_a_name_is_unique(administration, store):
+    """A second account with the same name is refused, and nothing is written."""
     await administration.add("acme")
     before = await everything(store)
 
@@ -62,8 +62,8 @@ async def test_a_name_is_taken_once(administration, store):
     assert before == await everything(store)
 
 
-async def test_the_first_account_is_made_once(administration):
-    """The first start makes one, every other start none."""
+async def test_the_first_account_is_created_once(administration):
+    """The first account is created only if there is no account."""
     issued = await administration.add_first()
 
     assert (FIRST_NAME, True, True) == (issued.name, bool(issued.key), bool(issued.secret))
@@ -71,7 +71,7 @@ async def test_the_first_account_is_made_once(administration):
 
 
 async def test_a_rotation_issues_only_what_is_new(administration):
-    """A new key comes without the secret, and a new secret without the key."""
+    """Rotating the key issues no secret, and rotating the secret issues no key."""
     old = await administration.add("acme")
     key = await administration.rotate_key("acme", HOUR)
     secret = await administration.rotate_secret("acme", HOUR)
@@ -82,8 +82,8 @@ async def test_a_rotation_issues_only_what_is_new(administration):
 
 
 @pytest.mark.parametrize("overlap", [timedelta(0), SECOND, timedelta(days=3650)])
-async def test_the_old_key_lives_as_long_as_the_overlap(administration, store, overlap):
-    """The old key works for exactly as long as the operator says."""
+async def test_the_old_key_is_valid_for_the_overlap(administration, store, overlap):
+    """After a rotation the old key is valid for exactly the overlap."""
     old = await administration.add("acme")
     await administration.rotate_key("acme", overlap)
     end = START + overlap
@@ -95,14 +95,14 @@ async def test_the_old_key_lives_as_long_as_the_overlap(administration, store, o
 
 @pytest.mark.parametrize("act", ["rotate_key", "rotate_secret", "disable"])
 async def test_an_unknown_name_is_refused(administration, store, act):
-    """An account that is not found is not created."""
+    """An unknown account raises an error and is not created."""
     with pytest.raises(UnknownAccount, match="'none'"):
         await getattr(administration, act)("none", *([] if act == "disable" else [HOUR]))
     assert [[], [], []] == await everything(store)
 
 
 async def test_a_disabled_account_gets_no_key(administration, store):
-    """A key that would be refused is not issued; the secret can still be rotated."""
+    """A disabled account gets no new key; its secret can still be rotated."""
     await administration.add("acme")
     await administration.disable("acme")
     before = await everything(store)
@@ -115,7 +115,7 @@ async def test_a_disabled_account_gets_no_key(administration, store):
 
 @pytest.mark.parametrize("act", ["add", "rotate_secret"])
 async def test_another_encryption_key_encrypts_nothing(administration, store, clock, act):
-    """A secret that the service could not decrypt is refused when it is made, and not stored."""
+    """With another encryption key no secret is issued, because the service could not decrypt it."""
     await administration.add("acme")
     before = await everything(store)
     other = AccountAdministration(store, SecretCipher([new_encryption_key()]), clock)
@@ -125,8 +125,8 @@ async def test_another_encryption_key_encrypts_nothing(administration, store, cl
     assert before == await everything(store)
 
 
-async def test_accounts_are_listed_without_what_was_shown_once(administration):
-    """The list has the public prefix of a key, and neither key nor secret nor hash."""
+async def test_accounts_are_listed_without_credentials(administration):
+    """The list contains the public prefix of a key, and neither key nor secret nor hash."""
     issued = await administration.add("acme")
 
     (row,) = await administration.list()

@@ -15,8 +15,8 @@ from service.accounts.api_keys import (
 KEY = "inv_abcdefg7_" + "Az09_-" * 7 + "x"
 
 
-def test_a_new_key_has_the_form_of_one():
-    """A new key is accepted: prefix, and 43 characters behind it."""
+def test_a_new_key_has_the_form_of_a_key():
+    """A new key has a prefix, followed by 43 characters."""
     for _ in range(100):
         scheme, prefix, secret = new_api_key().split("_", 2)
 
@@ -25,13 +25,13 @@ def test_a_new_key_has_the_form_of_one():
 
 
 def test_a_key_cannot_be_guessed():
-    """Behind the prefix stand 256 random bits, and the prefix is not made of them."""
+    """The part after the prefix has 256 random bits, which do not occur in the prefix."""
     assert (32, 5) == (SECRET_BYTES, PREFIX_BYTES)
     keys = [new_api_key() for _ in range(500)]
     secrets = [key.split("_", 2)[2] for key in keys]
 
     assert 500 == len(set(secrets))
-    # Every place takes many values, the last those of four bits: no character is fixed.
+    # Every position has many values, the last one those of four bits: no character is fixed.
     for place in range(43):
         assert len({secret[place] for secret in secrets}) >= 16
 
@@ -57,23 +57,23 @@ def test_a_key_cannot_be_guessed():
     ],
 )
 def test_text_without_the_form_of_a_key_has_no_prefix(text):
-    """Text that cannot be a key is not looked up."""
+    """A text without the form of a key has no prefix."""
     assert None is prefix_of(text)
 
 
-def test_the_prefix_is_what_stands_in_front():
-    """The public part alone finds the key."""
+def test_the_prefix_is_the_public_part():
+    """The prefix of a key is its public first part."""
     assert "abcdefg7" == prefix_of(KEY)
 
 
 def test_the_hash_is_of_the_whole_key():
-    """A SHA-256 of everything is stored, the prefix included."""
+    """The hash is the SHA-256 of the whole key, the prefix included."""
     assert sha256(KEY.encode()).digest() == hash_of(KEY)
     assert KEY.encode() not in hash_of(KEY)
 
 
-def test_a_key_matches_its_own_hash_alone():
-    """A key matches its own hash, and not one that differs in the last character."""
+def test_a_key_matches_only_its_own_hash():
+    """A key matches its own hash, and not the hash of a key with another last character."""
     assert matches(KEY, hash_of(KEY))
     assert not matches(KEY, hash_of(KEY[:-1] + "y"))
     assert not matches(KEY, hash_of(KEY)[:-1])
@@ -81,7 +81,7 @@ def test_a_key_matches_its_own_hash_alone():
 
 
 def test_hashes_are_compared_in_constant_time(monkeypatch):
-    """The time of a refusal does not depend on how much of a guess was right."""
+    """The hashes are compared in constant time, by `compare_digest`."""
     compared = []
 
     def compare(one, other):
@@ -95,7 +95,7 @@ def test_hashes_are_compared_in_constant_time(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["\udcff", "ключ", "\ud800\udc00", "\x00"])
-def test_anything_that_a_header_holds_can_be_compared(text):
-    """Bytes that are no text are a wrong key, and not an error of ours."""
+def test_any_header_value_can_be_compared(text):
+    """A key with invalid characters is a wrong key, and raises no error."""
     assert not matches(text, hash_of(KEY))
     assert 32 == len(hash_of(text))

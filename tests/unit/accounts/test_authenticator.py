@@ -18,18 +18,18 @@ UNKNOWN = "inv_aaaaaaaa_" + "A" * 43
 
 @pytest.fixture
 def authenticator(store, clock):
-    """As it is in production."""
+    """The authenticator of production."""
     return Authenticator(store, clock, default_account_id=None)
 
 
 @pytest.fixture
 def dev_authenticator(store, clock):
-    """As it is in development mode."""
+    """The authenticator of development mode."""
     return Authenticator(store, clock, default_account_id="dev")
 
 
 def bearer(key):
-    """The header with that key."""
+    """The Authorization header with *key*."""
     return f"Bearer {key}"
 
 
@@ -39,12 +39,12 @@ def another(key):
 
 
 def prefix(number):
-    """The prefix of another key for each number."""
+    """A different prefix for each number."""
     return b32encode(number.to_bytes(5)).decode().lower()
 
 
 async def refusal(authenticator, authorization):
-    """The text of the refusal of that header."""
+    """The message of the refusal of *authorization*."""
     with pytest.raises(Unauthorized) as raised:
         await authenticator.authenticate(authorization)
     return str(raised.value)
@@ -55,14 +55,14 @@ async def refusal(authenticator, authorization):
 
 @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer  {} "])
 async def test_a_valid_key_is_accepted(administration, authenticator, form):
-    """The name of the scheme is case-insensitive, as in RFC 9110."""
+    """A valid key is accepted; the name of the scheme is case-insensitive, as in RFC 9110."""
     issued = await administration.add("acme")
 
     assert issued.account_id == await authenticator.authenticate(form.format(issued.key))
 
 
 async def test_each_key_belongs_to_its_account(administration, authenticator):
-    """No account is taken for another one."""
+    """Each key authenticates its own account."""
     one, two = await administration.add("one"), await administration.add("two")
 
     assert one.account_id == await authenticator.authenticate(bearer(one.key))
@@ -70,7 +70,7 @@ async def test_each_key_belongs_to_its_account(administration, authenticator):
 
 
 async def test_a_key_is_read_once_in_five_seconds(administration, authenticator, store):
-    """Not every request reads the database."""
+    """A key is cached for five seconds."""
     issued = await administration.add("acme")
     for _ in range(5):
         await authenticator.authenticate(bearer(issued.key))
@@ -84,7 +84,7 @@ async def test_a_key_is_read_once_in_five_seconds(administration, authenticator,
 
 
 async def test_an_unknown_key_is_read_once_in_five_seconds(authenticator, store):
-    """A wrong key that comes again and again costs one read."""
+    """An unknown key that is sent repeatedly is read once in five seconds."""
     for _ in range(5):
         await refusal(authenticator, bearer(UNKNOWN))
 
@@ -92,7 +92,7 @@ async def test_an_unknown_key_is_read_once_in_five_seconds(authenticator, store)
 
 
 async def test_concurrent_requests_share_one_read(administration, authenticator, store):
-    """All of them are answered, also where one of them is cancelled meanwhile."""
+    """Concurrent requests with one key share one read, even if one of them is cancelled."""
     issued = await administration.add("acme")
     asking = [asyncio.create_task(authenticator.authenticate(bearer(issued.key))) for _ in range(5)]
     await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_concurrent_requests_share_one_read(administration, authenticator,
 
 
 async def test_the_cache_is_bounded(authenticator, store):
-    """Of many keys, those that were used last are cached: a flood of keys evicts none in use."""
+    """The cache holds the most recently used keys, so many wrong keys evict none in use."""
     await advance_loop(0)
     keys = [bearer(UNKNOWN.replace("aaaaaaaa", prefix(number))) for number in range(ENTRIES_MAX)]
     for key in keys:
@@ -139,10 +139,10 @@ async def test_the_cache_is_bounded(authenticator, store):
         "\udcff\udcfe",
     ],
 )
-async def test_a_request_without_a_key_is_refused_with_the_form(
+async def test_the_refusal_without_a_key_has_the_correct_form(
     administration, authenticator, store, authorization
 ):
-    """Without a key in the right place the refusal says what to send, and nothing is read."""
+    """Without a key the message has the correct header, and the database is not read."""
     await administration.add("acme")
     expected = WRONG_KEY if authorization == "Bearer" else NO_KEY
 
@@ -153,14 +153,14 @@ async def test_a_request_without_a_key_is_refused_with_the_form(
 @pytest.mark.parametrize(
     "key", ["", "x", "whsec_AAAA", "inv_", "inv_aaaaaaaa_", UNKNOWN + "A", "\udcff", "A" * 8000]
 )
-async def test_what_cannot_be_a_key_is_not_looked_up(authenticator, store, key):
-    """Garbage costs no read."""
+async def test_an_invalid_form_of_a_key_is_not_read(authenticator, store, key):
+    """A text without the form of a key is refused without a read."""
     assert WRONG_KEY == await refusal(authenticator, bearer(key))
     assert 0 == store.read_count
 
 
-async def test_every_wrong_key_is_refused_in_the_same_words(administration, authenticator, clock):
-    """Whether a prefix exists, a key expired or an account was disabled is not disclosed."""
+async def test_every_wrong_key_has_the_same_message(administration, authenticator, clock):
+    """Unknown, wrong and expired keys and keys of disabled accounts have the same message."""
     disabled, expired = await administration.add("disabled"), await administration.add("expired")
     known = await administration.add("known")
     await administration.disable("disabled")
@@ -171,7 +171,7 @@ async def test_every_wrong_key_is_refused_in_the_same_words(administration, auth
 
 
 async def test_every_wrong_key_is_compared_once(administration, authenticator, monkeypatch):
-    """An unknown prefix takes the same comparison as a known one."""
+    """A key with an unknown prefix is compared too, as one with a known prefix."""
     known = await administration.add("known")
     compare, compared = hmac.compare_digest, []
 
@@ -187,7 +187,7 @@ async def test_every_wrong_key_is_compared_once(administration, authenticator, m
 
 
 async def test_the_prefix_alone_is_not_enough(administration, authenticator):
-    """A wrong key with a known prefix is wrong, before and after the right one was seen."""
+    """A wrong key with a known prefix is refused, even if the right key is cached."""
     issued = await administration.add("acme")
 
     assert WRONG_KEY == await refusal(authenticator, bearer(another(issued.key)))
@@ -195,8 +195,8 @@ async def test_the_prefix_alone_is_not_enough(administration, authenticator):
     assert WRONG_KEY == await refusal(authenticator, bearer(another(issued.key)))
 
 
-async def test_a_wrong_key_does_not_lock_the_right_one_out(administration, authenticator):
-    """A client that knows a prefix cannot lock out its owner."""
+async def test_a_wrong_key_does_not_block_the_right_one(administration, authenticator):
+    """Wrong keys with the prefix of a valid key do not block that key."""
     issued = await administration.add("acme")
     for _ in range(100):
         await refusal(authenticator, bearer(another(issued.key)))
@@ -204,13 +204,13 @@ async def test_a_wrong_key_does_not_lock_the_right_one_out(administration, authe
     assert issued.account_id == await authenticator.authenticate(bearer(issued.key))
 
 
-# Over time
+# Expiry and caching
 
 
 async def test_a_key_expires_at_its_instant_although_it_is_cached(
     administration, authenticator, clock
 ):
-    """An overlap that ends while the key is cached ends there too."""
+    """A cached key is refused from the instant at which it expires."""
     issued = await administration.add("acme")
     await administration.rotate_key("acme", HOUR)
     clock.advance(HOUR - SECOND)
@@ -223,7 +223,7 @@ async def test_a_key_expires_at_its_instant_although_it_is_cached(
 
 
 async def test_old_and_new_key_work_during_a_rotation(administration, authenticator):
-    """A client has time to change keys."""
+    """During the overlap both the old and the new key are accepted."""
     old = await administration.add("acme")
     new = await administration.rotate_key("acme", HOUR)
 
@@ -234,7 +234,7 @@ async def test_old_and_new_key_work_during_a_rotation(administration, authentica
 
 @pytest.mark.parametrize("end", ["disable", "rotate"])
 async def test_the_end_of_a_key_is_noticed_within_five_seconds(administration, authenticator, end):
-    """A disabled account, or a key without overlap, is refused then, however often it is used."""
+    """A disabled account or a rotated key is refused after five seconds, even in constant use."""
     issued = await administration.add("acme")
     await authenticator.authenticate(bearer(issued.key))
     if end == "disable":
@@ -250,8 +250,8 @@ async def test_the_end_of_a_key_is_noticed_within_five_seconds(administration, a
     assert WRONG_KEY == await refusal(authenticator, bearer(issued.key))
 
 
-async def test_a_clock_that_is_set_back_prolongs_nothing(administration, authenticator, clock):
-    """The end of a key is noticed within five seconds, whatever the clock of the machine says."""
+async def test_the_cache_does_not_depend_on_the_wall_clock(administration, authenticator, clock):
+    """The cache lasts five seconds of elapsed time, even if the wall clock is set back."""
     issued = await administration.add("acme")
     await authenticator.authenticate(bearer(issued.key))
     await administration.disable("acme")
@@ -261,8 +261,8 @@ async def test_a_clock_that_is_set_back_prolongs_nothing(administration, authent
     assert WRONG_KEY == await refusal(authenticator, bearer(issued.key))
 
 
-async def test_an_unavailable_database_is_no_wrong_key(administration, authenticator, store):
-    """A valid key is not called wrong because it cannot be looked up, and works again later."""
+async def test_an_unavailable_database_is_not_a_wrong_key(administration, authenticator, store):
+    """If a key cannot be read, the error is not a wrong key, and the key works again later."""
     issued = await administration.add("acme")
     store._database.is_away = True
 
@@ -273,7 +273,7 @@ async def test_an_unavailable_database_is_no_wrong_key(administration, authentic
 
 
 async def test_an_outage_does_not_prolong_the_cache(administration, authenticator, store):
-    """After five seconds a key is not accepted from the cache, even if it cannot be read again."""
+    """While the database is unavailable, a cached key is accepted for five seconds at most."""
     issued = await administration.add("acme")
     await authenticator.authenticate(bearer(issued.key))
     store._database.is_away = True
@@ -284,17 +284,17 @@ async def test_an_outage_does_not_prolong_the_cache(administration, authenticato
         await authenticator.authenticate(bearer(issued.key))
 
 
-# Development
+# Development mode
 
 
 async def test_in_development_no_key_is_needed(dev_authenticator, store):
-    """A request without the header is of the default account, and nothing is read."""
+    """A request without the header belongs to the default account, without a read."""
     assert "dev" == await dev_authenticator.authenticate(None)
     assert 0 == store.read_count
 
 
-async def test_in_development_a_key_that_is_sent_counts(administration, dev_authenticator):
-    """A valid key is its own account's; any other header is that of the development account."""
+async def test_in_development_a_valid_key_is_used(administration, dev_authenticator):
+    """A valid key selects its account; any other header selects the development account."""
     issued = await administration.add("acme")
 
     assert issued.account_id == await dev_authenticator.authenticate(bearer(issued.key))

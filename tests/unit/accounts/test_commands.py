@@ -1,4 +1,4 @@
-"""`invoices accounts …` and `invoices encryption-key`: what they print, and how they end."""
+"""`invoices accounts …` and `invoices encryption-key`: their output and exit status."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run(monkeypatch, tmp_path):
 
 @pytest.fixture
 def accounts(run):
-    """Run a command about accounts to a good end; what it printed as JSON."""
+    """Run a command of `accounts` successfully; returns its JSON output."""
 
     def invoke(*arguments, **variables):
         done = run("accounts", *arguments, "--json", **variables)
@@ -51,7 +51,7 @@ def accounts(run):
 
 
 def expiries(folder, table):
-    """When each row of *table* expires, oldest first."""
+    """The expiry of each row of *table*, oldest first."""
     with sqlite3.connect(folder / "invoices.db") as database:
         rows = database.execute(f"SELECT expires_at FROM {table} ORDER BY created_at").fetchall()
     database.close()
@@ -61,8 +61,8 @@ def expiries(folder, table):
 # Adding
 
 
-def test_an_added_account_is_printed_once(run):
-    """A person reads name, id, key and secret, and that this is the only time."""
+def test_an_added_account_is_printed(run):
+    """The output has name, id, key and secret, and says that they are shown only once."""
     shown = run("accounts", "add", "acme")
 
     assert 0 == shown.exit_code
@@ -77,8 +77,8 @@ def test_an_added_account_is_printed_once(run):
     assert [] == [one for one in (key, key[13:], secret) if one in listed]
 
 
-def test_an_added_account_can_be_had_as_json(accounts):
-    """Programs read the same, and nothing else is printed."""
+def test_an_added_account_is_available_as_json(accounts):
+    """The JSON output has the same values, and nothing else is printed."""
     shown = accounts("add", "acme")
 
     assert {"name", "account_id", "key", "secret"} == set(shown)
@@ -86,15 +86,15 @@ def test_an_added_account_can_be_had_as_json(accounts):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_letters_digits_and_a_few_signs_are_taken(accounts, name):
-    """A name may be what a shell needs no quotes for, 63 characters at most."""
+def test_names_of_letters_digits_and_some_signs_are_accepted(accounts, name):
+    """A name has at most 63 characters, none of which needs quotes in a shell."""
     assert name == accounts("add", name)["name"]
 
 
 @pytest.mark.parametrize("name", NO_NAMES)
 @pytest.mark.parametrize("action", ["add", *ACTIONS])
-def test_what_cannot_be_a_name_is_wrong_usage(run, tmp_path, action, name):
-    """Any other name ends with 2, and no database is made."""
+def test_an_invalid_name_is_wrong_usage(run, tmp_path, action, name):
+    """An invalid name ends with exit status 2, and no database is created."""
     refusal = run("accounts", action, "--", name)
 
     assert 2 == refusal.exit_code
@@ -102,8 +102,8 @@ def test_what_cannot_be_a_name_is_wrong_usage(run, tmp_path, action, name):
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_name_that_is_taken_is_reported(run):
-    """A second account of the name ends with 1, and shows no key."""
+def test_a_name_in_use_is_reported(run):
+    """A second account with the same name ends with exit status 1, and prints no key."""
     run("accounts", "add", "acme")
     refusal = run("accounts", "add", "acme")
 
@@ -114,14 +114,14 @@ def test_a_name_that_is_taken_is_reported(run):
 # Listing
 
 
-def test_an_empty_list_says_how_to_begin(run, accounts):
-    """Where there is no account, a person reads the command, and a program an empty list."""
+def test_an_empty_list_names_the_command(run, accounts):
+    """Without accounts the text has the command to add one, and the JSON is an empty list."""
     assert "invoices accounts add NAME" in run("accounts", "list").stdout
     assert [] == accounts("list")
 
 
 def test_accounts_are_listed(run, accounts):
-    """Name, id, date and public prefixes, or that it is disabled; the same as JSON."""
+    """The list has name, id, date, and public prefixes or `disabled`; the JSON has the same."""
     acme, other = accounts("add", "acme"), accounts("add", "other")
     accounts("disable", "other")
 
@@ -150,8 +150,8 @@ def test_accounts_are_listed(run, accounts):
         (0, ["--overlap", "0s"], None),
     ],
 )
-def test_the_old_one_lives_for_the_overlap(accounts, tmp_path, new, hours, option, setting):
-    """Only what is new is printed; option, setting or default say how long the old one is valid."""
+def test_the_overlap_limits_the_old_credential(accounts, tmp_path, new, hours, option, setting):
+    """Only the new credential is printed; the overlap is the option, the setting or the default."""
     old = accounts("add", "acme")
     shown = accounts(f"rotate-{new}", "acme", *option, INVOICES_ROTATION_OVERLAP=setting)
 
@@ -164,8 +164,8 @@ def test_the_old_one_lives_for_the_overlap(accounts, tmp_path, new, hours, optio
 
 @pytest.mark.parametrize("overlap", ["", "1", "soon", "-1s", "99999d"])
 @pytest.mark.parametrize("action", ["rotate-key", "rotate-secret"])
-def test_what_is_no_overlap_is_wrong_usage(run, accounts, tmp_path, action, overlap):
-    """A duration without its unit ends with 2, and nothing is rotated."""
+def test_an_invalid_overlap_is_wrong_usage(run, accounts, tmp_path, action, overlap):
+    """An invalid duration ends with exit status 2, and nothing is rotated."""
     accounts("add", "acme")
     refusal = run("accounts", action, "acme", f"--overlap={overlap}")
 
@@ -178,7 +178,7 @@ def test_what_is_no_overlap_is_wrong_usage(run, accounts, tmp_path, action, over
 
 
 def test_a_disabled_account_is_reported(run, accounts):
-    """Disabling says so, again if it is repeated, and shows nothing else."""
+    """Disabling prints that the account is disabled, and the same if it is repeated."""
     accounts("add", "acme")
 
     assert "acme is disabled.\n" == run("accounts", "disable", "acme").stdout
@@ -186,7 +186,7 @@ def test_a_disabled_account_is_reported(run, accounts):
 
 
 def test_a_disabled_account_gets_no_key(run, accounts):
-    """A new key for a disabled account is refused: it ends with 1 and prints none."""
+    """A new key for a disabled account ends with exit status 1, and prints no key."""
     accounts("add", "acme")
     accounts("disable", "acme")
     refusal = run("accounts", "rotate-key", "acme")
@@ -195,12 +195,12 @@ def test_a_disabled_account_gets_no_key(run, accounts):
     assert "is disabled" in refusal.stderr
 
 
-# What is wrong
+# Errors
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_an_unknown_name_is_reported(run, action):
-    """A name that no account has ends with 1 and a sentence."""
+    """An unknown name ends with exit status 1 and a message."""
     refusal = run("accounts", action, "none")
 
     assert (1, "") == (refusal.exit_code, refusal.stdout)
@@ -208,8 +208,8 @@ def test_an_unknown_name_is_reported(run, action):
 
 
 @pytest.mark.parametrize("arguments", [["add", "acme"], ["list"], ["rotate-key", "acme"]])
-def test_without_an_encryption_key_nothing_is_administered(run, tmp_path, arguments):
-    """It ends with 2, says how to make a key, and makes no database."""
+def test_without_an_encryption_key_no_command_runs(run, tmp_path, arguments):
+    """Without an encryption key a command ends with exit status 2, and creates no database."""
     server = {"INVOICES_DATABASE_URL": "postgresql://none@127.0.0.1:1/none"}
     refusal = run("accounts", *arguments, INVOICES_ENCRYPTION_KEY=None, **server)
 
@@ -220,7 +220,7 @@ def test_without_an_encryption_key_nothing_is_administered(run, tmp_path, argume
 
 @pytest.mark.parametrize("arguments", [["add", "other"], ["rotate-secret", "acme"]])
 def test_another_encryption_key_encrypts_nothing(run, accounts, arguments):
-    """A secret that the service could not read is not made: it ends with 2 and clear words."""
+    """With another encryption key no secret is issued: the command ends with exit status 2."""
     accounts("add", "acme")
     before = accounts("list")
     other = new_encryption_key()
@@ -232,19 +232,19 @@ def test_another_encryption_key_encrypts_nothing(run, accounts, arguments):
     assert before == accounts("list")
 
 
-def test_a_key_that_replaces_another_is_named_beside_it(accounts):
-    """With both keys everything works; the first is the one that encrypts from now on."""
+def test_a_replaced_encryption_key_is_set_beside_the_new_one(accounts):
+    """With both keys set all commands work, and the first key encrypts new secrets."""
     new = new_encryption_key()
     accounts("add", "acme")
 
     assert accounts("rotate-secret", "acme", INVOICES_ENCRYPTION_KEY=f"{new},{KEY}")["secret"]
     assert accounts("rotate-secret", "acme", "--overlap=0s", INVOICES_ENCRYPTION_KEY=f"{new},{KEY}")
-    # What was encrypted with the old one alone has expired by now.
+    # The secrets that the old key encrypted have expired now.
     assert accounts("rotate-secret", "acme", INVOICES_ENCRYPTION_KEY=new)["secret"]
 
 
-def test_a_lost_encryption_key_is_survived_as_the_docs_say(accounts, tmp_path):
-    """Without the old secrets, new ones are made with a new key, and keys go on working."""
+def test_the_documented_steps_after_a_lost_encryption_key_work(accounts, tmp_path):
+    """After a lost encryption key, new secrets can be issued, and API keys stay valid."""
     before = accounts("add", "acme")
     with sqlite3.connect(tmp_path / "invoices.db") as database:
         database.execute("DELETE FROM account_secrets")
@@ -257,7 +257,7 @@ def test_a_lost_encryption_key_is_survived_as_the_docs_say(accounts, tmp_path):
 
 
 def test_a_wrong_encryption_key_is_reported_without_it(run):
-    """A mistyped key ends with 2, and is not repeated on the screen."""
+    """An invalid encryption key ends with exit status 2, and is not printed."""
     broken = KEY[:-3] + "="
     refusal = run("accounts", "list", INVOICES_ENCRYPTION_KEY=f"{KEY},{broken}")
 
@@ -267,8 +267,8 @@ def test_a_wrong_encryption_key_is_reported_without_it(run):
 
 
 @pytest.mark.parametrize("action", ["add", "list", "rotate-key", "rotate-secret", "disable"])
-def test_every_action_explains_itself(run, action):
-    """Each has a help, without anything being set."""
+def test_every_action_has_a_help(run, action):
+    """Each command has a help, which needs no setting."""
     shown = run("accounts", action, "--help", INVOICES_ENCRYPTION_KEY=None)
 
     assert (0, True) == (shown.exit_code, "--json" in shown.stdout)
@@ -278,7 +278,7 @@ def test_every_action_explains_itself(run, action):
 
 
 def test_a_new_encryption_key_is_printed(run, tmp_path):
-    """One line that can be set as it is, another one each time, and no database is touched."""
+    """The command prints a new key in one line, and creates no database."""
     first, second = (run("encryption-key", INVOICES_ENCRYPTION_KEY=None) for _ in range(2))
 
     assert (0, 0) == (first.exit_code, second.exit_code)

@@ -11,15 +11,15 @@ from service.settings import parse_encryption_keys
 SECRET = "whsec_c2VjcmV0IG9mIHRoaXMgdGVzdCwgMzIgYnl0ZXM="
 
 
-def test_what_is_encrypted_can_be_decrypted():
-    """A stored secret comes back as it was."""
+def test_an_encrypted_secret_can_be_decrypted():
+    """Decryption returns the encrypted secret."""
     cipher = SecretCipher([new_encryption_key()])
 
     assert SECRET == cipher.decrypt(cipher.encrypt(SECRET))
 
 
-def test_what_is_stored_shows_nothing():
-    """The secret does not stand in its ciphertext, nor do two of the same look alike."""
+def test_the_ciphertext_reveals_nothing():
+    """A ciphertext does not contain its secret, and equal secrets have different ciphertexts."""
     cipher = SecretCipher([new_encryption_key()])
     first, second = cipher.encrypt(SECRET), cipher.encrypt(SECRET)
 
@@ -29,7 +29,7 @@ def test_what_is_stored_shows_nothing():
 
 
 def test_the_first_key_encrypts():
-    """What a cipher of several keys encrypts, its first key alone decrypts."""
+    """A cipher with several keys encrypts with its first key."""
     old, new = new_encryption_key(), new_encryption_key()
     ciphertext = SecretCipher([new, old]).encrypt(SECRET)
 
@@ -39,15 +39,15 @@ def test_the_first_key_encrypts():
 
 
 def test_every_key_decrypts():
-    """A secret under a key that has been replaced is read as long as that key is named."""
+    """A secret that a replaced key has encrypted is decrypted while that key is set."""
     keys = [new_encryption_key() for _ in range(3)]
 
     for key in keys:
         assert SECRET == SecretCipher(keys).decrypt(SecretCipher([key]).encrypt(SECRET))
 
 
-def test_another_key_is_refused_with_the_name_of_the_setting():
-    """An operator who starts with the wrong key reads which variable it is."""
+def test_the_error_for_a_wrong_key_names_the_setting():
+    """Decryption with a wrong key raises an error that names the variable."""
     ciphertext = SecretCipher([new_encryption_key()]).encrypt(SECRET)
 
     with pytest.raises(ConfigurationError, match="INVOICES_ENCRYPTION_KEY"):
@@ -56,7 +56,7 @@ def test_another_key_is_refused_with_the_name_of_the_setting():
 
 @pytest.mark.parametrize("change", [lambda text: text[:-1], lambda text: b"x" + text[1:]])
 def test_a_changed_ciphertext_is_refused(change):
-    """A writer of the database cannot choose a secret."""
+    """A ciphertext that was changed in the database is refused."""
     cipher = SecretCipher([new_encryption_key()])
 
     with pytest.raises(ConfigurationError):
@@ -65,13 +65,13 @@ def test_a_changed_ciphertext_is_refused(change):
 
 @pytest.mark.parametrize("keys", [[], ["short"], [new_encryption_key(), "short"]])
 def test_a_cipher_needs_keys_of_32_bytes(keys):
-    """An unusable key is refused at once."""
+    """A key of another length is refused."""
     with pytest.raises(ValueError, match=r"[Kk]ey"):
         SecretCipher(keys)
 
 
 def test_neither_keys_nor_secrets_are_shown():
-    """No key and no secret stands in a repr, in a message or in a traceback."""
+    """No representation, message or traceback contains a key or a secret."""
     key = new_encryption_key()
     cipher, other = SecretCipher([key]), SecretCipher([new_encryption_key()])
     ciphertext = other.encrypt(SECRET)
@@ -86,16 +86,16 @@ def test_neither_keys_nor_secrets_are_shown():
     assert [] == [one for one in (key, SECRET, ciphertext.decode()) if one in shown]
 
 
-def test_a_new_encryption_key_is_one_that_settings_take():
-    """What the command prints can be set, and is another each time."""
+def test_a_new_encryption_key_is_a_valid_setting():
+    """A new encryption key is valid in the settings, and is different each time."""
     key, other = new_encryption_key(), new_encryption_key()
 
     assert (key, other) == parse_encryption_keys(f"{key},{other}")
     assert key != other
 
 
-def test_a_new_signing_secret_is_one_that_signs():
-    """What an account is given is 32 random bytes, in the form that verifiers take."""
+def test_a_new_signing_secret_is_valid():
+    """A new signing secret has 32 random bytes in the form of Standard Webhooks."""
     secret, other = new_signing_secret(), new_signing_secret()
 
     assert 32 == len(b64decode(secret.removeprefix("whsec_"), validate=True))

@@ -1,4 +1,4 @@
-"""The encryption key that is made beside an SQLite database, where none is set."""
+"""The file with the encryption key beside an SQLite database, if no key is set."""
 
 import os
 import sqlite3
@@ -15,7 +15,7 @@ from service.settings import Settings, parse_encryption_keys
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Run a command on a database of this test, with nothing set but what is given."""
+    """Run a command on a database of this test, with only the given variables set."""
     for name in [name for name in os.environ if name.startswith("INVOICES_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -34,13 +34,13 @@ def run(monkeypatch, tmp_path):
         ("sqlite:///a/b", "a/b.key"),
     ],
 )
-def test_the_key_lies_beside_the_database(url, expected):
-    """Each database has a key file of its own, in its folder."""
+def test_the_key_file_is_beside_the_database(url, expected):
+    """Each database has its own key file, in the same folder."""
     assert expected == str(Settings(database_url=url).key_file)
 
 
-def test_a_key_is_made_and_named_once(run, tmp_path):
-    """The first command that needs a key makes it, for its owner alone, and says where it is."""
+def test_a_key_is_created_once(run, tmp_path):
+    """The first command creates the key, readable by its owner only, and prints the path."""
     first, second = run("accounts", "add", "acme"), run("accounts", "add", "other")
     file = tmp_path / "invoices.db.key"
 
@@ -54,7 +54,7 @@ def test_a_key_is_made_and_named_once(run, tmp_path):
 
 
 def test_the_key_of_the_file_is_used(run, tmp_path):
-    """Secrets are encrypted with the key in the file: without it they cannot be changed."""
+    """Secrets are encrypted with the key in the file; without the file they cannot be rotated."""
     run("accounts", "add", "acme")
     (tmp_path / "invoices.db.key").write_text(new_encryption_key())
 
@@ -64,8 +64,8 @@ def test_the_key_of_the_file_is_used(run, tmp_path):
     assert "encrypted with another key" in refusal.stderr
 
 
-def test_a_key_that_is_set_overrules_the_file(run, tmp_path):
-    """INVOICES_ENCRYPTION_KEY takes the place of the file, which may hold anything then."""
+def test_a_configured_key_has_precedence_over_the_file(run, tmp_path):
+    """If INVOICES_ENCRYPTION_KEY is set, the file is not read."""
     key = new_encryption_key()
     run("accounts", "add", "acme", INVOICES_ENCRYPTION_KEY=key)
     assert not (tmp_path / "invoices.db.key").exists()
@@ -74,8 +74,8 @@ def test_a_key_that_is_set_overrules_the_file(run, tmp_path):
     assert 0 == run("accounts", "rotate-secret", "acme", INVOICES_ENCRYPTION_KEY=key).exit_code
 
 
-def test_no_key_is_made_for_secrets_of_another(run, tmp_path):
-    """Where the key that encrypted the secrets is missing, none takes its place."""
+def test_a_missing_key_is_not_replaced(run, tmp_path):
+    """If the key file is missing and secrets exist, no new key is created."""
     run("accounts", "add", "acme", INVOICES_ENCRYPTION_KEY=new_encryption_key())
 
     refusal = run("accounts", "add", "other")
@@ -86,8 +86,8 @@ def test_no_key_is_made_for_secrets_of_another(run, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "\n", "secret", "é"])
-def test_a_file_without_a_key_is_named(run, tmp_path, text):
-    """What is no key ends with 2 and the name of the file."""
+def test_an_invalid_key_file_is_reported(run, tmp_path, text):
+    """A file without a valid key ends the command with exit status 2 and the name of the file."""
     (tmp_path / "invoices.db.key").write_text(text)
 
     refusal = run("accounts", "add", "acme")
@@ -97,8 +97,8 @@ def test_a_file_without_a_key_is_named(run, tmp_path, text):
     assert "Traceback" not in refusal.stderr
 
 
-def test_a_key_that_exists_stays(tmp_path):
-    """Of two processes that make a key at the same time, the second uses that of the first."""
+def test_an_existing_key_is_kept(tmp_path):
+    """If two processes create a key at the same time, the second uses the key of the first."""
     make_key_file(tmp_path / "key")
     first = (tmp_path / "key").read_text()
     make_key_file(tmp_path / "key")
@@ -107,8 +107,8 @@ def test_a_key_that_exists_stays(tmp_path):
     assert ["key"] == [one.name for one in tmp_path.iterdir()]
 
 
-def test_a_key_is_made_where_there_are_no_hard_links(monkeypatch, tmp_path):
-    """Some file systems that a container mounts have none."""
+def test_a_key_is_created_without_hard_links(monkeypatch, tmp_path):
+    """The key file is created on a file system without hard links too."""
 
     def link(_source, _target):
         raise PermissionError
@@ -127,7 +127,7 @@ def test_a_key_is_made_where_there_are_no_hard_links(monkeypatch, tmp_path):
     "arguments", [["add", "acme"], ["list"], ["rotate-key", "acme"], ["disable", "acme"]]
 )
 def test_commands_about_accounts_migrate_nothing(run, tmp_path, arguments):
-    """A command beside an older service does not change its database, and says what it needs."""
+    """A command on an older schema does not migrate it, and names the command that does."""
     key = {"INVOICES_ENCRYPTION_KEY": new_encryption_key()}
     assert 0 == run("accounts", "list", **key).exit_code
     newest = revision_of(tmp_path, "0001")
@@ -143,7 +143,7 @@ def test_commands_about_accounts_migrate_nothing(run, tmp_path, arguments):
 
 
 def revision_of(folder, next_revision):
-    """The revision of the database in *folder*, which then is said to be *next_revision*."""
+    """Set the revision of the database in *folder* to *next_revision*; returns the old one."""
     with sqlite3.connect(folder / "invoices.db") as connection:
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = ?", [next_revision])

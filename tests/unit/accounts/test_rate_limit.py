@@ -9,12 +9,12 @@ from tests.rows import SECOND
 
 
 def limit(clock, per_second=10, burst=3):
-    """A limit that is easy to count."""
+    """A rate limit with simple numbers."""
     return RateLimit(per_second, burst, clock)
 
 
 def taken(limit, account_id="a", *, tries=100):
-    """How many of that many requests at once are accepted."""
+    """The number of accepted requests of *tries* requests at once."""
     count = 0
     for _ in range(tries):
         try:
@@ -26,19 +26,19 @@ def taken(limit, account_id="a", *, tries=100):
 
 
 def refusal(limit, account_id="a"):
-    """The error of a request that is too many."""
+    """The error of a request above the limit."""
     with pytest.raises(TooManyRequests) as raised:
         limit.take(account_id)
     return raised.value
 
 
-def test_a_burst_passes_and_no_more(clock):
-    """As many requests as the bucket holds are let through at once."""
+def test_a_burst_is_accepted(clock):
+    """As many requests as the burst are accepted at once, and no more."""
     assert 3 == taken(limit(clock))
 
 
-def test_a_bucket_fills_at_its_rate(clock):
-    """Ten a second are one in a tenth of a second."""
+def test_a_bucket_is_filled_at_its_rate(clock):
+    """At a rate of ten per second, one request is accepted after each tenth of a second."""
     buckets = limit(clock)
     taken(buckets)
 
@@ -49,7 +49,7 @@ def test_a_bucket_fills_at_its_rate(clock):
 
 
 def test_parts_of_a_token_are_kept(clock):
-    """An account that asks too often does not lose what was filled in meanwhile."""
+    """Refused requests do not discard a part of a token that has been filled."""
     buckets = limit(clock)
     taken(buckets)
     for _ in range(9):
@@ -61,7 +61,7 @@ def test_parts_of_a_token_are_kept(clock):
 
 
 def test_a_bucket_holds_no_more_than_the_burst(clock):
-    """After a silent day an account has one burst, and not a day's worth."""
+    """After a day without requests an account has one burst."""
     buckets = limit(clock)
     taken(buckets)
     clock.advance(timedelta(days=1))
@@ -70,11 +70,11 @@ def test_a_bucket_holds_no_more_than_the_burst(clock):
 
 
 def test_a_steady_rate_is_never_refused(clock):
-    """An account that keeps to the rate is always accepted."""
+    """Requests at exactly the rate are always accepted."""
     buckets = limit(clock, burst=1)
     for _ in range(200):
         buckets.take("a")
-        # A little more than a tenth: instants are whole microseconds, and parts of a token add up.
+        # A little more than a tenth, because instants are rounded to microseconds.
         clock.advance(SECOND / 10 + timedelta(microseconds=1))
 
 
@@ -82,8 +82,8 @@ def test_a_steady_rate_is_never_refused(clock):
     ("expected", "per_second", "passed_seconds"),
     [(0.1, 10, 0), (0.05, 10, 0.05), (1, 1, 0), (0.25, 1, 0.75), (0.001, 1000, 0)],
 )
-def test_a_refusal_says_when_the_next_may_come(clock, expected, per_second, passed_seconds):
-    """A client that waits so long is accepted."""
+def test_a_refusal_has_the_time_until_the_next_request(clock, expected, per_second, passed_seconds):
+    """A client that waits for the time in the refusal is accepted."""
     buckets = limit(clock, per_second, burst=1)
     buckets.take("a")
     clock.advance(passed_seconds * SECOND)
@@ -99,8 +99,8 @@ def test_a_refusal_says_when_the_next_may_come(clock, expected, per_second, pass
     ("expected", "per_second", "passed_seconds"),
     [("1", 1000, 0), ("1", 10, 0), ("1", 1, 0), ("1", 1, 0.999)],
 )
-def test_retry_after_is_whole_seconds_and_never_none(clock, expected, per_second, passed_seconds):
-    """The header is rounded up: no client is sent back at once, or too early."""
+def test_retry_after_is_at_least_one_whole_second(clock, expected, per_second, passed_seconds):
+    """Retry-After is rounded up to whole seconds, so that no client returns too early."""
     buckets = limit(clock, per_second, burst=1)
     buckets.take("a")
     clock.advance(passed_seconds * SECOND)
@@ -109,7 +109,7 @@ def test_retry_after_is_whole_seconds_and_never_none(clock, expected, per_second
 
 
 def test_accounts_do_not_affect_each_other(clock):
-    """An account that floods takes no token of another."""
+    """Requests of one account take no token of another."""
     buckets = limit(clock)
     assert 3 == taken(buckets, "a", tries=1000)
 
@@ -124,8 +124,8 @@ def test_zero_is_no_limit(clock):
     assert 0 == len(buckets._buckets)
 
 
-def test_a_clock_that_is_set_back_takes_and_gives_nothing(clock):
-    """A correction of the clock neither empties a bucket nor locks its account out."""
+def test_a_clock_that_is_set_back_does_not_change_a_bucket(clock):
+    """A correction of the clock neither fills nor empties a bucket."""
     buckets = limit(clock)
     taken(buckets, tries=2)
     clock.advance(timedelta(hours=-1))
@@ -136,7 +136,7 @@ def test_a_clock_that_is_set_back_takes_and_gives_nothing(clock):
 
 
 def test_memory_is_bounded(clock):
-    """However many accounts there are, the buckets that were used last are kept."""
+    """The number of buckets is limited; the most recently used ones are kept."""
     buckets = limit(clock)
     for number in range(BUCKETS_MAX + 10):
         buckets.take(str(number))

@@ -15,12 +15,12 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def signing_secrets(store, cipher, clock):
-    """As in production."""
+    """The signing secrets of production."""
     return SigningSecrets(store, cipher, clock)
 
 
 async def test_an_account_signs_with_its_secret(administration, signing_secrets):
-    """The secret that was issued is the one that signs, and not that of another."""
+    """An account signs with its own secret."""
     one, two = await administration.add("one"), await administration.add("two")
 
     assert (one.secret,) == await signing_secrets.secrets_of(one.account_id)
@@ -30,7 +30,7 @@ async def test_an_account_signs_with_its_secret(administration, signing_secrets)
 async def test_during_a_rotation_both_sign_and_the_new_one_first(
     administration, signing_secrets, clock
 ):
-    """Receivers have the overlap to change from one secret to the other."""
+    """During the overlap both secrets sign, the new one first."""
     old = await administration.add("acme")
     clock.advance(SECOND)
     new = await administration.rotate_secret("acme", HOUR)
@@ -43,7 +43,7 @@ async def test_during_a_rotation_both_sign_and_the_new_one_first(
 async def test_an_overlap_ends_at_its_instant_although_it_is_cached(
     administration, signing_secrets, clock
 ):
-    """A secret that expires while it is cached signs nothing from then on."""
+    """A cached secret does not sign after its expiry."""
     old = await administration.add("acme")
     new = await administration.rotate_secret("acme", HOUR)
     clock.advance(HOUR - SECOND)
@@ -54,7 +54,7 @@ async def test_an_overlap_ends_at_its_instant_although_it_is_cached(
 
 
 async def test_a_rotation_is_noticed_within_five_seconds(administration, signing_secrets, clock):
-    """Without an overlap the old secret signs for five seconds more at most."""
+    """After a rotation without an overlap the old secret signs for five seconds at most."""
     old = await administration.add("acme")
     await signing_secrets.secrets_of(old.account_id)
     new = await administration.rotate_secret("acme", timedelta(0))
@@ -65,7 +65,7 @@ async def test_a_rotation_is_noticed_within_five_seconds(administration, signing
 
 
 async def test_secrets_are_read_once_in_five_seconds(administration, signing_secrets, store):
-    """Not every attempt reads the database and decrypts."""
+    """Secrets are cached for five seconds."""
     issued = await administration.add("acme")
     for _ in range(5):
         await signing_secrets.secrets_of(issued.account_id)
@@ -74,23 +74,23 @@ async def test_secrets_are_read_once_in_five_seconds(administration, signing_sec
 
 
 async def test_a_disabled_account_still_signs(administration, signing_secrets):
-    """What it sent in before is delivered, signed as ever."""
+    """Deliveries of a disabled account are still signed with its secret."""
     issued = await administration.add("acme")
     await administration.disable("acme")
 
     assert (issued.secret,) == await signing_secrets.secrets_of(issued.account_id)
 
 
-async def test_an_account_that_is_missing_signs_nothing(administration, signing_secrets):
-    """Nothing is signed with the secret of another account, or with none."""
+async def test_an_unknown_account_signs_nothing(administration, signing_secrets):
+    """An unknown account raises an error, and nothing is signed."""
     await administration.add("acme")
 
     with pytest.raises(LookupError, match="acct_none"):
         await signing_secrets.secrets_of("acct_none")
 
 
-async def test_another_encryption_key_reads_nothing(administration, store, clock):
-    """What was encrypted with a key that we have not got stops us with words, without a secret."""
+async def test_another_encryption_key_raises(administration, store, clock):
+    """With another encryption key reading a secret raises an error without the secret."""
     issued = await administration.add("acme")
     signing_secrets = SigningSecrets(store, SecretCipher([new_encryption_key()]), clock)
 
@@ -99,32 +99,32 @@ async def test_another_encryption_key_reads_nothing(administration, store, clock
     assert issued.secret not in str(refusal.value)
 
 
-async def test_no_encryption_key_reads_nothing(administration, store, clock):
-    """Secrets in the database need a key, and it is said which variable holds it."""
+async def test_a_missing_encryption_key_raises(administration, store, clock):
+    """Without an encryption key reading a secret raises an error that names the variable."""
     issued = await administration.add("acme")
 
     with pytest.raises(ConfigurationError, match="INVOICES_ENCRYPTION_KEY is not set"):
         await SigningSecrets(store, None, clock).secrets_of(issued.account_id)
 
 
-# The check of the start
+# The check at the start
 
 
 async def test_an_empty_database_needs_no_key(store, clock):
-    """Where there is nothing to read, any key will do, and none too."""
+    """Without secrets in the database, the check passes with any key and without one."""
     await SigningSecrets(store, None, clock).check()
     await SigningSecrets(store, SecretCipher([new_encryption_key()]), clock).check()
 
 
-async def test_the_right_keys_pass(administration, store, cipher, clock):
-    """A start with the key that encrypted is a good one."""
+async def test_the_right_key_passes(administration, store, cipher, clock):
+    """The check passes with the key that encrypted the secrets."""
     await administration.add("acme")
 
     await SigningSecrets(store, cipher, clock).check()
 
 
-async def test_every_secret_is_checked_and_not_the_newest_alone(store, clock):
-    """A key that is dropped too early is reported at the start, not when a callback is due."""
+async def test_every_secret_is_checked(store, clock):
+    """A key that was removed too early is reported at the start, not at the first delivery."""
     old, new = new_encryption_key(), new_encryption_key()
     await AccountAdministration(store, SecretCipher([old]), clock).add("old")
     clock.advance(SECOND)
@@ -134,8 +134,8 @@ async def test_every_secret_is_checked_and_not_the_newest_alone(store, clock):
         await SigningSecrets(store, SecretCipher([new]), clock).check()
 
 
-async def test_what_has_expired_need_not_be_read(store, clock):
-    """Once every secret was rotated and the overlap is over, the old key can go."""
+async def test_expired_secrets_are_not_checked(store, clock):
+    """After every secret was rotated and has expired, the old key can be removed."""
     old, new = new_encryption_key(), new_encryption_key()
     await AccountAdministration(store, SecretCipher([old]), clock).add("acme")
     await AccountAdministration(store, SecretCipher([new, old]), clock).rotate_secret("acme", HOUR)
