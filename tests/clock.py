@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that moves only when a test moves it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 5
-"""How long a test waits for what should have happened by now before it fails."""
+"""The time that a test waits for an expected event before it fails."""
 
 
 class ManualClock:
     """
     Implements `service.clock.Clock`; waits end by their signal or by `advance`.
 
-    `parked` tells a test that a loop has nothing more to do until one of the two happens.
+    With `parked` a test waits until a loop has nothing to do before one of the two happens.
     """
 
     def __init__(self, now: datetime = START) -> None:
@@ -42,18 +42,18 @@ class ManualClock:
         signal.clear()
 
     def elapsed(self) -> timedelta:
-        """How far the test has moved the clock, but for its jumps."""
+        """The time by which the test has advanced the clock; jumps do not count."""
         return self._elapsed
 
     def jump(self, by: timedelta) -> None:
-        """Set the clock to another instant: no time passes, and who waits goes on waiting."""
+        """Set the clock to another instant: no time passes, and running waits continue."""
         self._now += by
         self._waits = {
             passed: (signal, until + by) for passed, (signal, until) in self._waits.items()
         }
 
     def advance(self, by: timedelta) -> None:
-        """Move the clock, and wake who waited for that."""
+        """Move the clock, and end the waits whose instant has come."""
         self._now += by
         self._elapsed += by
         for passed, (_, until) in self._waits.items():
@@ -61,7 +61,7 @@ class ManualClock:
                 passed.set_result(None)
 
     async def parked(self) -> datetime:
-        """Wait until somebody waits, unsignalled; the instant until which they do."""
+        """Wait until a wait without a signal exists; returns the earliest end of such waits."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not (waiting := self._unsignalled()):
                 self._has_changed.clear()
@@ -78,9 +78,9 @@ class ManualClock:
 
 async def advance_loop(seconds: float) -> None:
     """
-    Move the time of the running event loop, and let its timers run that are due by then.
+    Move the time of the running event loop, and run the timers that are due.
 
-    From then on it stands still, so that a slow machine changes nothing.
+    After that the time of the loop does not move, so that a slow machine changes nothing.
     """
     loop = asyncio.get_running_loop()
     now = loop.time() + seconds
@@ -92,9 +92,9 @@ async def advance_loop(seconds: float) -> None:
 
 async def idle() -> None:
     """
-    Let every task go on that can, until all of them wait for something.
+    Run all tasks until each of them waits for something.
 
-    Where nothing happens outside this loop, whatever is going to happen has happened then.
+    If nothing runs outside this loop, no task can continue after that.
     """
     ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
     async with asyncio.timeout(PATIENCE_SECONDS):

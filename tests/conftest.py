@@ -1,4 +1,4 @@
-"""What holds for every test: in CI none is left out."""
+"""Fixtures for all tests; in CI a skipped test is a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytest_plugins = ["tests.postgres"]
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory):
-    """The file of a database on the newest schema, to be copied: migrating takes a while."""
+    """The file of a migrated database; tests copy it, because migrating is slow."""
     folder = tmp_path_factory.mktemp("database")
 
     async def make():
@@ -31,11 +31,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") != "true" or reporter is None:
         return
     expected = reporter.stats.get("xfailed", [])
-    left_out = [*reporter.stats.get("skipped", []), *filter(_is_unexplained, expected)]
-    if not left_out:
+    skipped = [*reporter.stats.get("skipped", []), *filter(_is_unexplained, expected)]
+    if not skipped:
         return
-    reporter.section("left out, which CI does not accept", red=True)
-    for report in left_out:
+    reporter.section("skipped, which CI does not accept", red=True)
+    for report in skipped:
         reporter.line(report.nodeid)
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

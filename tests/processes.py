@@ -21,7 +21,7 @@ from tests.samples import samples_in
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_SECONDS = 60
-"""How long a test waits for another process before it fails."""
+"""The time that a test waits for another process before it fails."""
 
 POLL_SECONDS = 0.02
 
@@ -30,18 +30,18 @@ UNFINISHED = (
     "/invoices/?status=sent&limit=1",
     "/deliveries/?status=pending&limit=1",
 )
-"""Where there is nothing once everything has been collected and delivered."""
+"""The lists that are empty when everything has been collected and delivered."""
 
 
 def free_port():
-    """A port that nobody listens on at the moment."""
+    """A port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 async def until(ask, deadline_seconds=DEADLINE_SECONDS):
-    """Ask another process again and again until it answers something true."""
+    """Poll another process until its answer is true; returns the answer."""
     async with asyncio.timeout(deadline_seconds):
         while not (found := await ask()):  # noqa: ASYNC110 -- another process sets no event here
             await asyncio.sleep(POLL_SECONDS)
@@ -49,7 +49,7 @@ async def until(ask, deadline_seconds=DEADLINE_SECONDS):
 
 
 class Service:
-    """A process of the service with those that it started, their log and their API."""
+    """A process of the service with its child processes, their log and their API."""
 
     def __init__(self, process, url, session):
         self.process = process
@@ -61,11 +61,11 @@ class Service:
         self._reading = asyncio.create_task(self._read_log())
 
     def lines(self, event):
-        """What the log has of *event* so far."""
+        """The lines of *event* in the log so far."""
         return [line for line in self.log.entries if event == line["event"]]
 
     async def logged(self, event, count=1):
-        """Wait until *event* stands in the log so often; its last line of those."""
+        """Wait until *event* is in the log *count* times; returns the last of these lines."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             while len(self.lines(event)) < count:
                 assert not self._reading.done(), self.output.decode()
@@ -74,12 +74,12 @@ class Service:
         return self.lines(event)[count - 1]
 
     async def ask(self, path):
-        """Status, headers and document of what is answered at *path*."""
+        """Status, headers and document of the response for *path*."""
         async with self._session.get(self.url + path) as response:
             return response.status, response.headers, await response.json(content_type=None)
 
     async def figures(self):
-        """What `/metrics` tells, by what it is called there."""
+        """The samples of `/metrics`, by their names."""
         async with self._session.get(self.url + "/metrics") as response:
             assert 200 == response.status
             return samples_in(await response.text())
@@ -101,7 +101,7 @@ class Service:
             return response.status, response.headers
 
     async def delivery_of(self, id_, *, is_settled=False):
-        """The delivery of an invoice, once there is one, or once it is settled."""
+        """Wait for the delivery of an invoice, or until it is settled; returns the delivery."""
 
         async def ask():
             found = (await self.get(f"/invoices/{id_}/deliveries"))["items"]
@@ -120,7 +120,7 @@ class Service:
         await until(ask)
 
     async def deliveries(self):
-        """All deliveries there are, by the id of their invoice."""
+        """All deliveries, by the id of their invoice."""
         found, page = {}, await self.get("/deliveries/?limit=200")
         while True:
             found |= {delivery["invoice_id"]: delivery for delivery in page["items"]}
@@ -129,7 +129,7 @@ class Service:
             page = await self.get(f"/deliveries/?limit=200&after={page['next']}")
 
     def workers(self):
-        """The processes that it has started and that still run."""
+        """The running child processes."""
         return psutil.Process(self.process.pid).children()
 
     def signal(self, number):
@@ -137,10 +137,10 @@ class Service:
         self.process.send_signal(number)
 
     async def ended(self):
-        """Wait until the process and all that it started have ended; its exit status."""
+        """Wait until the process and its children have ended; returns the exit status."""
         async with asyncio.timeout(DEADLINE_SECONDS):
             status = await self.process.wait()
-            # The log ends with the last of those that write it.
+            # The log ends when the last process that writes to it ends.
             await self._reading
         return status
 
@@ -162,7 +162,7 @@ async def start_process(module, *arguments, env):
         cwd=ROOT,
         env=env,
         stderr=asyncio.subprocess.PIPE,
-        # What it starts is its own group, which can be ended as one.
+        # The process and its children are one group, which can be killed together.
         start_new_session=True,
     )
 
@@ -172,7 +172,7 @@ async def starting(
     folder, *arguments, database_url=None, port=None, program=("service",), start=None, **settings
 ):
     """
-    A service for development that begins to start; it is ended at the end of the block.
+    A service in development mode that is starting; it is killed at the end of the block.
 
     Without *database_url* its database is a file in *folder*. *program* is a module that runs the
     command line, with its own first arguments; *start* starts it if `start_process` should not.
@@ -188,7 +188,7 @@ async def starting(
             **settings,
         ),
     )
-    # Each request on a connection of its own: whichever process takes it, and whoever died.
+    # Each request has its own connection, because a process may have been killed.
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:
         service = Service(process, f"http://127.0.0.1:{port}", session)
@@ -202,14 +202,14 @@ async def starting(
 
 @asynccontextmanager
 async def serving(folder, *arguments, **settings):
-    """A service for development that serves; it is ended at the end of the block."""
+    """A running service in development mode; it is killed at the end of the block."""
     async with starting(folder, *arguments, **settings) as service:
         await service.logged("service.started")
         yield service
 
 
 async def command(*arguments, **settings):
-    """Run a command to its end: exit status, what it printed, and what it said of errors."""
+    """Run a command until it ends; returns exit status, standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "service", *arguments),
         cwd=ROOT,
@@ -218,18 +218,18 @@ async def command(*arguments, **settings):
         stderr=asyncio.subprocess.PIPE,
     )
     async with asyncio.timeout(DEADLINE_SECONDS):
-        printed, told = await process.communicate()
-    return process.returncode, printed.decode(), told.decode()
+        output, errors = await process.communicate()
+    return process.returncode, output.decode(), errors.decode()
 
 
 def environment(**settings):
-    """Our environment, with *settings* and no others of the service."""
+    """The environment of the tests, with *settings* as the only settings of the service."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("INVOICES_")}
     return kept | {f"INVOICES_{name}": value for name, value in settings.items()}
 
 
 class Receiver:
-    """A receiver that answers as told and keeps what arrived."""
+    """A receiver that gives the set answers, and keeps the requests."""
 
     def __init__(self):
         self.url = ""
@@ -239,13 +239,13 @@ class Receiver:
         self.may_answer.set()
 
     def answer(self, *, status=200, text='{"ok": true}', **headers):
-        """Put one more answer into the row; after the last, everything is acknowledged."""
+        """Add an answer to the queue; after the last one, every request is acknowledged."""
         self.answers.append(
             {"status": status, "text": text, "headers": headers.pop("headers", None)}
         )
 
     async def receive(self, request):
-        """Keep the request and answer the next in the row."""
+        """Keep the request, and give the next answer of the queue."""
         body = await request.read()
         given = self.answers.pop(0) if self.answers else {"text": '{"ok": true}'}
         self.arrived.add((request.method, request.path, dict(request.headers), body))
@@ -253,7 +253,7 @@ class Receiver:
         return web.Response(**given)
 
     def calls(self):
-        """What arrived for each invoice: the id and the bytes of every attempt."""
+        """The requests for each invoice: the id and the bytes of every attempt."""
         found = defaultdict(list)
         for _, path, headers, body in self.arrived.entries:
             found[path.removeprefix("/invoices/")].append((headers["webhook-id"], body))
@@ -262,7 +262,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(port=0, receiver=None):
-    """A receiver on a port of its own, or on *port*; *receiver* says what it does."""
+    """Serve *receiver*, or a new one, on *port* or on a free port."""
     receiver = receiver or Receiver()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.receive)

@@ -1,4 +1,4 @@
-"""Databases in a folder, and the rows that tests start from."""
+"""Databases in a folder, and rows for tests."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def a_callback(origin, id_="1", name=CALLBACK):
 
 
 def an_event(description="Invoice paid", *, paid=True, at=START, delivery_id="msg_1"):
-    """An event that fires the callback, for a delivery of that id; without an id, it fires none."""
+    """An event with a callback for a delivery of that id; without an id, it has no callback."""
     return Event(
         description=description,
         paid=paid,
@@ -74,7 +74,7 @@ def an_event(description="Invoice paid", *, paid=True, at=START, delivery_id="ms
 
 @dataclass(frozen=True)
 class Content:
-    """What a callback renders of an event, and the id that a test wants for its delivery."""
+    """The content of an event for its callback, and the id of its delivery."""
 
     description: str
     paid: bool
@@ -82,7 +82,7 @@ class Content:
 
 
 def a_step(invoice, status=InvoiceStatus.PAID, *, due_at=None, event=None):
-    """What the collection of a leased *invoice* came to."""
+    """The result of collecting a leased *invoice*."""
     return Step(invoice=invoice, status=status, due_at=due_at, event=event)
 
 
@@ -115,9 +115,9 @@ def a_delivery(step, *, delivery_id=None, callback=0, leased_until=None):
 
 async def take_step(store, step, *, leased_until=None):
     """
-    Write *step* with the delivery of its event; False if its lease had passed on.
+    Write *step* with the delivery of its event; returns False if the lease is stale.
 
-    A store whose process has a dispatcher writes it by that, as the collection does.
+    If the store has a dispatcher, the dispatcher writes it, as for the collection.
     """
     has_delivery = step.event and step.event.callbacks and step.invoice.callbacks
     if dispatcher := getattr(store, "dispatcher", None):
@@ -136,7 +136,7 @@ async def lease_invoice(store, *, now=START, until=None, limit=100):
 
 
 async def add_delivery(store, id_="1", *, account_id="dev", origin=ONE, at=START, delivery_id=None):
-    """An invoice that is paid, and its delivery, `msg_{id}` unless told, due at *at*."""
+    """Add a paid invoice with a delivery, by default `msg_{id}`, that is due at *at*."""
     await store.accept(an_invoice(id_, account_id=account_id, origin=origin, at=at))
     invoice = await lease_invoice(store, now=at)
     event = an_event(at=at, delivery_id=delivery_id or f"msg_{id_}")
@@ -144,7 +144,7 @@ async def add_delivery(store, id_="1", *, account_id="dev", origin=ONE, at=START
 
 
 async def add_two_events(store, id_="1", *, origin=ONE, at=START):
-    """An invoice that was sent and paid, with a delivery for each: `msg_{id}a` and `msg_{id}b`."""
+    """Add an invoice that was sent and paid, with the deliveries `msg_{id}a` and `msg_{id}b`."""
     await store.accept(an_invoice(id_, origin=origin, at=at))
     sent = an_event("Invoice sent", paid=False, at=at, delivery_id=f"msg_{id_}a")
     invoice = await lease_invoice(store, now=at)
@@ -187,7 +187,7 @@ def an_attempt(delivery, outcome, decision, *, status_code=200, at=START, **chan
 
 
 def delivered(delivery, *, at=START):
-    """An attempt that was answered as declared."""
+    """An attempt with the declared answer."""
     return an_attempt(delivery, AttemptOutcome.DELIVERED, Delivered(), at=at)
 
 

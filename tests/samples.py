@@ -1,4 +1,4 @@
-"""The samples of an exposition, by their names and labels."""
+"""The samples of the metrics, by their names and labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def samples_in(text):
 
 
 def samples_of(metrics):
-    """Every sample that *metrics* expose."""
+    """Every sample of *metrics*."""
     return samples_in(metrics.exposition("")[0].decode())
 
 
@@ -25,7 +25,7 @@ def _named(sample):
 
 
 def changes(before, after):
-    """By how much each sample that changed is larger now; buckets are left out."""
+    """The difference of each sample that changed; buckets are left out."""
     return {
         name: value - before.get(name, 0)
         for name, value in after.items()

@@ -1,4 +1,4 @@
-"""The document as a file, and what openapi-generator makes of it: once for all tests."""
+"""The document as a file, and the output of openapi-generator, made once for all tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.documents import tools
 
 LANGUAGES = ("python", "typescript-fetch", "go", "java")
 RECEIVER = "python-fastapi"
-"""A generator of servers, tried on what a receiver of callbacks serves."""
+"""A generator of servers, used for a receiver of callbacks."""
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def document_file(document, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def receiver_file(document, document_file):
-    """The callback as an operation of its own, in the version that generators of servers read."""
+    """The file of a document whose only operation is the callback, in OpenAPI 3.0."""
     callbacks = document["paths"]["/invoices/"]["post"]["callbacks"]
     (item,) = callbacks["invoice_notification"].values()
     id_ = {"in": "path", "name": "id", "required": True, "schema": {"type": "string"}}
@@ -54,13 +54,13 @@ def receiver_file(document, document_file):
 
 @pytest.fixture(scope="session")
 def generated(document_file, receiver_file, tmp_path_factory):
-    """The folder with what openapi-generator makes, one folder for each generator."""
+    """The folder with the output of openapi-generator, one subfolder for each generator."""
     if reason := tools.missing("java"):
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("generated")
     sources = {**dict.fromkeys(LANGUAGES, document_file), RECEIVER: receiver_file}
     for name, source in sources.items():
-        # A file of JSON is one of YAML, too.
+        # JSON is valid YAML.
         wanted = {"generatorName": name, "inputSpec": str(source), "outputDir": str(folder / name)}
         (folder / f"{name}.yaml").write_text(json.dumps(wanted), encoding="utf-8")
     (jar,) = tools.JARS.glob("openapi-generator-cli-*.jar")

@@ -1,4 +1,4 @@
-"""The document, tried by generators: what they make of it compiles, without a change by hand."""
+"""Code generators accept the document, and their output compiles without changes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STRICT = ("--strict", "--noEmit", "--target", "es2022", "--module", "esnext")
 
 @pytest.fixture(scope="module")
 def go():
-    """Skip where Go is missing."""
+    """Skip the test if Go is missing."""
     if reason := tools.missing("go"):
         pytest.skip(reason)
 
 
 def compiled(folder):
-    """Check that everything in *folder* is Python."""
+    """Check that every module in *folder* compiles as Python."""
     # In a process of its own: warnings are errors in this one.
     tools.run([sys.executable, "-m", "compileall", "-q", folder], folder)
 
@@ -38,26 +38,26 @@ def imported(folder, module, names):
 
 
 def test_openapi_generator_writes_python(generated):
-    """The client can be imported, and its classes have the names of the document."""
+    """The generated client can be imported, and its classes have the names of the document."""
     names = ["InvoicesApi", "DeliveriesApi", "Invoice", "InvoiceRequest", "FieldError"]
 
     imported(generated / "python", "openapi_client", names)
 
 
 def test_openapi_generator_writes_typescript(generated):
-    """The client is TypeScript without errors, under every strict rule."""
+    """The generated client has no errors under the strict rules of TypeScript."""
     compiler = [*tools.TSC, *STRICT, "--moduleResolution", "bundler"]
 
     tools.run([*compiler, "index.ts"], generated / "typescript-fetch")
 
 
 def test_openapi_generator_writes_go(generated, go):
-    """The client compiles: no name of a schema is the name of a constructor."""
+    """The generated client compiles, because no schema has the name of a constructor."""
     tools.run(["go", "build", "./..."], generated / "go")
 
 
 def test_openapi_generator_writes_java(generated, tmp_path):
-    """The client compiles with the libraries that its own build file names."""
+    """The generated client compiles with the libraries of its build file."""
     sources = sorted((generated / "java/src/main").rglob("*.java"))
     compiler = ["javac", "-nowarn", "-proc:none", "-d", tmp_path, "-cp", f"{tools.JARS}/*"]
 
@@ -67,12 +67,12 @@ def test_openapi_generator_writes_java(generated, tmp_path):
 
 
 def test_openapi_generator_writes_a_receiver(generated):
-    """The stub of a server is Python: a class of statuses would not be."""
+    """The generated server compiles, because the document has no status ranges."""
     compiled(generated / "python-fastapi/src")
 
 
 def test_oapi_codegen_writes_a_client_and_a_receiver(document_file, go, tmp_path):
-    """Types, client and servers of Go compile, and there is one that receives callbacks."""
+    """The generated types, client and servers in Go compile, the receiver of callbacks included."""
     for name in ("go.mod", "go.sum"):
         shutil.copy(tools.FOLDER / "go" / name, tmp_path)
     wanted = "types,client,std-http"
@@ -87,7 +87,7 @@ def test_oapi_codegen_writes_a_client_and_a_receiver(document_file, go, tmp_path
 
 
 def test_openapi_python_client_writes_a_client(document_file, tmp_path):
-    """Nothing is left out, and the client can be imported."""
+    """The generator omits nothing, and the client can be imported."""
     command = [*tools.OPENAPI_PYTHON_CLIENT, "generate", "--path", document_file, "--meta", "none"]
 
     printed = tools.run([*command, "--output-path", tmp_path / "invoices_client"], tmp_path)
@@ -97,7 +97,7 @@ def test_openapi_python_client_writes_a_client(document_file, tmp_path):
 
 
 def test_openapi_typescript_writes_types(document_file, tmp_path):
-    """The types of the document are TypeScript, under every strict rule."""
+    """The generated types have no errors under the strict rules of TypeScript."""
     tools.run([*tools.OPENAPI_TYPESCRIPT, document_file, "-o", "invoices.ts"], tmp_path)
     tools.run([*tools.TSC, *STRICT, "invoices.ts"], tmp_path)
 

@@ -1,4 +1,4 @@
-"""The document, judged by linters: their one remark is a decision of ours."""
+"""Linters report only the trailing slash of `/invoices/`, which is intended."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.documents import tools
 pytestmark = [pytest.mark.documents, pytest.mark.slow]
 
 
-def test_redocly_remarks_the_trailing_slash_alone(document_file):
-    """Of the recommended rules, `/invoices/` breaks one: it is the path that users were given."""
+def test_redocly_reports_only_the_trailing_slash(document_file):
+    """Of the recommended rules, the document breaks only the one about trailing slashes."""
     lint = [*tools.REDOCLY, "lint", document_file, "--format", "json"]
 
     remarks = json.loads(tools.run(lint, document_file.parent, status=1))["problems"]
@@ -22,8 +22,8 @@ def test_redocly_remarks_the_trailing_slash_alone(document_file):
     ]
 
 
-def test_spectral_remarks_the_trailing_slash_alone(document_file, tmp_path):
-    """Of the recommended rules, the same path breaks one."""
+def test_spectral_reports_only_the_trailing_slash(document_file, tmp_path):
+    """Of the recommended rules, the document breaks only the one about trailing slashes."""
     rules = tmp_path / "rules.yaml"
     rules.write_text("extends: [spectral:oas]\n", encoding="utf-8")
     lint = [*tools.SPECTRAL, "lint", document_file, "--ruleset", rules, "--format", "json"]

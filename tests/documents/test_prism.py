@@ -1,4 +1,4 @@
-"""The document, played by Prism: it answers as we do, and calls back as we do."""
+"""The mock server Prism answers and sends callbacks as the document says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STARTING_SECONDS = 60
 
 @pytest.fixture
 def prism(document_file, monkeypatch):
-    """The URL of a Prism that plays the document and refuses what does not fit."""
+    """The URL of a Prism that serves the document and refuses invalid requests."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     port = free_port()
     command = [*tools.PRISM, "mock", "--errors", "--port", str(port), document_file]
@@ -45,7 +45,7 @@ def prism(document_file, monkeypatch):
 
 @pytest.fixture
 def receiver():
-    """A receiver of callbacks: its URL, and what arrived."""
+    """A receiver of callbacks: its URL, and the requests that it got."""
     arrived = Queue()
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,7 +70,7 @@ def receiver():
 
 
 def ask(url, body=None):
-    """Status and body of what is answered to a request; None where nobody listens."""
+    """Status and body of the response to a request; None if nothing listens."""
     headers = {"Authorization": "Bearer key", "Content-Type": "application/json"}
     request = Request(url, json.dumps(body).encode() if body else None, headers)
     try:
@@ -83,8 +83,8 @@ def ask(url, body=None):
         return None
 
 
-def test_prism_calls_back_where_the_document_says(prism, receiver):
-    """An invoice is taken, and its callback arrives at the path and with the body of ours."""
+def test_prism_sends_the_callback_of_the_document(prism, receiver):
+    """Prism accepts an invoice, and sends its callback with the documented path and body."""
     url, arrived = receiver
 
     status, body = ask(f"{prism}/invoices/?callback_url={url}", EXAMPLE)
@@ -95,12 +95,12 @@ def test_prism_calls_back_where_the_document_says(prism, receiver):
 
 
 @pytest.mark.parametrize("total", ["9999", "9999.00", 9999, 9999.5])
-def test_prism_takes_an_amount_as_text_and_as_number(prism, total):
-    """Both forms of an amount are what the document says."""
+def test_prism_accepts_an_amount_as_text_and_as_number(prism, total):
+    """Both forms of an amount are valid under the document."""
     assert {"msg": "Invoice received"} == ask(f"{prism}/invoices/", {**EXAMPLE, "total": total})[1]
 
 
 @pytest.mark.parametrize("total", [True, "1e5", None, -1])
-def test_prism_refuses_what_is_no_amount(prism, total):
-    """What the service refuses, the document refuses."""
+def test_prism_refuses_an_invalid_amount(prism, total):
+    """An amount that the service refuses is invalid under the document too."""
     assert 422 == ask(f"{prism}/invoices/", {**EXAMPLE, "total": total})[0]

@@ -1,4 +1,4 @@
-"""The document and the running service, compared by schemathesis with every check it has."""
+"""Schemathesis compares the running service with its document, with all of its checks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ pytestmark = [pytest.mark.documents, pytest.mark.slow]
 
 ACCEPTED = ["2xx", "401", "404", "409", "422", "429"]
 """
-What a request that fits the document may be answered.
+The statuses of responses to a request that is valid under the document.
 
-422 is among them, because no schema says which decimals a currency has, which cursors were handed
-out, or which hosts may be called.
+422 is one of them, because no schema says which decimals a currency has, which cursors exist,
+or which hosts may be called.
 """
 
 CONFIG = schemathesis.Config.from_dict(
@@ -51,10 +51,10 @@ def service(tmp_path_factory):
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-def test_the_service_is_what_the_document_says(case, service):
+def test_the_service_conforms_to_the_document(case, service):
     """No check of schemathesis finds a difference between the document and the service."""
     url, key = service
-    # A request that is wrong because of its headers is sent with those, and without our key.
+    # A request whose headers are invalid is sent with these headers, without the key.
     headers = case.meta.components.get(ParameterLocation.HEADER) if case.meta else None
     is_wrong = headers is not None and headers.mode is GenerationMode.NEGATIVE
 

@@ -1,5 +1,5 @@
 """
-The tools that read OpenAPI documents, in the versions that files of this folder name.
+The tools that read OpenAPI documents, in the versions that the files of this folder name.
 
 `make test` installs them: those for Node and Python always, those for Go and Java where the machine
 has Go, and Java with Maven.
@@ -23,7 +23,7 @@ OAPI_CODEGEN = FOLDER / "go/bin/oapi-codegen"
 JARS = FOLDER / "java/lib"
 
 DEADLINE_SECONDS = 150
-"""How long a tool may take: compiling is slow where other tests run beside it."""
+"""The time limit of a tool: compiling is slow if other tests run at the same time."""
 
 
 def node(script):
@@ -40,7 +40,7 @@ OPENAPI_PYTHON_CLIENT = [sys.executable, "-m", "openapi_python_client"]
 
 
 def missing(language):
-    """What a machine lacks to try *language*, `go` or `java`; None where it has everything."""
+    """The program that is missing for *language*, `go` or `java`; None if all are installed."""
     programs = {"go": ["go"], "java": ["java", "javac"]}[language]
     installed = {"go": OAPI_CODEGEN, "java": JARS}[language]
     absent = [name for name in programs if not shutil.which(name)]
@@ -53,13 +53,13 @@ def missing(language):
 
 
 def run(command, cwd, status=0):
-    """Run a tool to its end, in *cwd*; what it printed."""
+    """Run a tool in *cwd* until it ends; returns its output."""
     environment = {name: value for name, value in os.environ.items() if "NODE_" not in name}
     environment |= {
         "PYTHONPATH": str(PACKAGES),
         # ruff, which openapi-python-client formats with.
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        # No tool tells anybody that it was used, or looks for a newer version of itself.
+        # Telemetry and checks for updates are disabled for all tools.
         "REDOCLY_TELEMETRY": "off",
         "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true",
         "GOTOOLCHAIN": "local",
