@@ -434,18 +434,23 @@ def test_floods_are_cut_off_at_once(run, flood):
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
 def test_floods_use_little_memory(flood):
     """An endless answer is not kept in memory."""
-    tracemalloc.start()
-    try:
-        asyncio.run(exchange(repeating(*flood), timeout_seconds=30))
+
+    def used_bytes():
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         asyncio.run(exchange(repeating(*flood), timeout_seconds=30))
-        _, peak = tracemalloc.get_traced_memory()
+        return tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    try:
+        used_bytes()
+        # Threads of the test runner are traced too: what is ours is used every time.
+        used = min(used_bytes() for _ in range(3))
     finally:
         tracemalloc.stop()
 
     # The memory of the receiver and one read of interim answers count too.
-    assert peak - before < 1_500_000
+    assert used < 1_500_000
 
 
 # Kept connections
