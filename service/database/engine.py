@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
@@ -65,15 +66,15 @@ class Database(ABC):
         """
         return await self._run(work, args, options, is_write=False)
 
-    def join(self) -> bool:
+    @asynccontextmanager
+    async def joining(self) -> AsyncIterator[bool]:
         """
         Count this process among those that take leases, until `close` or its end.
 
-        Returns:
-            Whether it is known to be the only one: every lease that is stored is then of a
-            process that has ended.
+        Gives whether it is known to be the only one: every lease that is stored is then of a
+        process that has ended. No other process joins inside the block.
         """
-        return False
+        yield False
 
     async def check(self) -> None:
         """

@@ -9,8 +9,9 @@ import asyncio
 import fcntl
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -49,20 +50,20 @@ class SqliteDatabase(Database):
         self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
         self._joined: IO[bytes] | None = None
 
-    def join(self) -> bool:
-        """See `Database.join`; processes hold a lock on a file, which ends with the process."""
+    @asynccontextmanager
+    async def joining(self) -> AsyncIterator[bool]:
+        """See `Database.joining`; processes lock a file, and a lock ends with its process."""
         path = Path(f"{self._write_engine.url.database}-serving")
-        self._joined = path.open("ab")
+        lock = self._joined = await asyncio.to_thread(path.open, "ab")
         try:
-            fcntl.flock(self._joined, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            is_alone = False
+            # Waits while another process is alone inside the block.
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_SH)
+            yield False
         else:
-            is_alone = True
-        # All processes that have joined hold the shared lock. This waits while another process has
-        # the exclusive one, which takes no lease before it has changed that to a shared one.
-        fcntl.flock(self._joined, fcntl.LOCK_SH)
-        return is_alone
+            yield True
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_SH)
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`: there is one writer, and no time limit."""

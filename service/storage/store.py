@@ -74,8 +74,9 @@ class Store:
 
         Must be called before this process takes a lease. If there are others, the leases run out.
         """
-        if self._database.join() and (count := await self._write(leases.end_all, now)):
-            log.info("leases.ended", extra={"fields": {"count": count}})
+        async with self._database.joining() as is_alone:
+            if is_alone and (count := await self._write(leases.end_all, now)):
+                log.info("leases.ended", extra={"fields": {"count": count}})
 
     async def accept(self, invoice: Invoice, leased_until: datetime | None = None) -> Acceptance:
         """

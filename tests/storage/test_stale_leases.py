@@ -1,6 +1,9 @@
 """Leases of killed processes: ended at the start of a process that is known to be the only one."""
 
+import asyncio
+import fcntl
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +12,7 @@ from service.domain.invoice import Invoice
 from service.storage.schema import migrate
 from service.storage.steps import LeaseRound
 from service.storage.store import Store
-from tests.clock import START
+from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import LEASE, SECOND, add_delivery, an_invoice, lease_deliveries, lease_delivery
 
 LATER = START + SECOND
@@ -25,6 +28,16 @@ async def a_process(url):
         yield store
     finally:
         await database.close()
+
+
+def is_locked(path):
+    """Whether another one that wants to share the lock of *path* has to wait."""
+    with path.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @pytest.fixture
@@ -58,12 +71,35 @@ async def test_leases_are_not_ended_beside_another_process(url, database, store)
             assert [] == await lease_deliveries(second, now=LATER)
 
 
+@pytest.mark.parametrize("kind", ["sqlite"], indirect=True)
+async def test_no_process_joins_while_leases_are_ended(url, database):
+    """A process that starts meanwhile waits: its leases would be ended with the others."""
+    another, joined = open_database(url), asyncio.Event()
+
+    async def join():
+        async with another.joining() as is_alone:
+            joined.set()
+            return is_alone
+
+    async with database.joining() as is_alone:
+        assert is_alone
+        joining = asyncio.create_task(join())
+        assert is_locked(Path(f"{url.removeprefix('sqlite:///')}-serving"))
+        assert not joined.is_set()
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert not await joining
+    await another.close()
+
+
 async def test_a_process_is_known_to_be_alone_on_sqlite_only(url, database, kind):
     """Processes that share PostgreSQL may be on other machines: their leases run out."""
     another = open_database(url)
 
-    assert (kind == "sqlite") == another.join()
-    assert not database.join()
+    async with another.joining() as is_alone:
+        assert (kind == "sqlite") == is_alone
+    async with database.joining() as is_alone:
+        assert not is_alone
     await another.close()
 
 
