@@ -127,11 +127,8 @@ class Attempts:
                 self.metrics.attempt_outlived_lease()
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"
             log.info(name, extra={"fields": log_fields(attempt)})
-        except StorageUnavailable as error:
-            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-        except Exception:  # one attempt that cannot be recorded must not stop the others
-            fields = {"delivery_id": attempt.delivery.id}
-            log.exception("attempt.failed", extra={"fields": fields})
+        except Exception as error:  # noqa: BLE001 -- one failed write must not stop the others
+            log_failure("attempt.failed", attempt.delivery, error)
 
     async def persist(
         self, write: Callable[[], Awaitable[bool]], leased_until: datetime | None
@@ -210,6 +207,14 @@ class Attempts:
                 if has_only_failures and delivery.cause is not Cause.REDELIVERY:
                     age = attempt.ended_at - delivery.accepted_at
                     self.metrics.delivered_after(age.total_seconds())
+
+
+def log_failure(event: str, delivery: Delivery, error: Exception) -> None:
+    """Log a failure on our side: a defect with its traceback, as *event*."""
+    if isinstance(error, StorageUnavailable):
+        log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+    else:
+        log.error(event, exc_info=error, extra={"fields": {"delivery_id": delivery.id}})
 
 
 def log_fields(attempt: Attempt) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from service.callbacks.declaration import Callback
-from service.delivery.attempt import Attempts
+from service.delivery.attempt import Attempts, log_failure
 from service.delivery.fairness import Origins, Slot
 from service.delivery.fanout import deliveries_of
 from service.domain.delivery import Attempt, Delivery
 from service.domain.invoice import Step
-from service.errors import StorageUnavailable
 from service.loops import AT_ONCE, POLL, Loop, Round
 from service.storage.deliveries import DueDeliveries, LeaseRound
 
@@ -226,7 +225,7 @@ class Dispatcher(Loop):
         try:
             attempt = await self._attempts.make(slot.delivery)
         except Exception as error:  # noqa: BLE001 -- one bad attempt must not stop the others
-            _log_failure("attempt.failed", slot.delivery, error)
+            log_failure("attempt.failed", slot.delivery, error)
             self._origins.skip(slot)
             await self._release(slot.delivery, self.clock.now() + POSTPONEMENT)
             return
@@ -255,19 +254,11 @@ class Dispatcher(Loop):
                 partial(self._store.release, delivery, due_at), delivery.leased_until
             )
         except Exception as error:  # noqa: BLE001 -- one failed release must not stop the others
-            _log_failure("release.failed", delivery, error)
+            log_failure("release.failed", delivery, error)
         finally:
             self._cancel(delivery.origin)
             # While no other origin has a lease, an origin may have more slots.
             self._begin_attempts()
-
-
-def _log_failure(event: str, delivery: Delivery, error: Exception) -> None:
-    """Log a failure on our side: a defect with its traceback, as *event*."""
-    if isinstance(error, StorageUnavailable):
-        log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-    else:
-        log.error(event, exc_info=error, extra={"fields": {"delivery_id": delivery.id}})
 
 
 def _reserve_nothing(_origin: str) -> None:
