@@ -47,9 +47,15 @@ def serve(authority):
                 accepted, _ = listener.accept()
             except OSError:
                 return
-            # The server of asyncio would close without the alert.
-            with accepted, contextlib.suppress(OSError), tls.wrap_socket(accepted, True) as served:
-                served.recv(1)
+            with accepted.dup() as kept:
+                # The server of asyncio would close without the alert.
+                with contextlib.suppress(OSError), tls.wrap_socket(accepted, True) as served:
+                    served.recv(1)
+                # To close with an unread request is a reset, which may overtake the alert.
+                with contextlib.suppress(OSError):
+                    kept.shutdown(socket.SHUT_WR)
+                    while kept.recv(4096):
+                        pass
 
     def serve_(version):
         tls.maximum_version = version
