@@ -11,11 +11,13 @@ from schemas.fields import Instant, InvoiceId, Text
 from schemas.page import PageQuerySchema
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Cause, DeadReason, DeliveryStatus
+from service.domain.waiting import WaitingFor
 
 # Plain strings, because YAML cannot represent members of an enum.
 STATUSES = tuple(status.value for status in DeliveryStatus)
 REASONS = tuple(reason.value for reason in DeadReason)
 CAUSES = tuple(cause.value for cause in Cause)
+REASONS_TO_WAIT = tuple(reason.value for reason in WaitingFor)
 OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
 
 
@@ -111,6 +113,23 @@ class DeliverySchema(AnswerSchema):
             "When the next attempt is due; null if the delivery is not pending.", example=None
         ),
     )
+    waiting_for = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(REASONS_TO_WAIT),
+        metadata=documented(
+            "What a pending delivery waits for; null while an attempt is made, and after the end. "
+            "`due`: the time of the next attempt in the retry schedule. `earlier_event`: an "
+            "earlier event of the invoice, which is not delivered yet. `hold`: your receiver asked "
+            "for a pause with `Retry-After`. `cooldown`: attempts for this `callback_url` failed, "
+            "or no connection to its host was possible; a single attempt follows. `slot`: its "
+            "turn.",
+            example=None,
+        ),
+    )
+    waiting_until = Instant(
+        allow_none=True,
+        metadata=documented("Until when it waits; null where that is not known.", example=None),
+    )
     created_at = Instant(
         metadata=documented("When the event happened.", example="2026-01-31T12:00:00.500Z")
     )
@@ -131,6 +150,7 @@ PENDING_EXAMPLE = {
     **example_of(DeliverySchema),
     "status": "pending",
     "due_at": "2026-02-01T09:00:00.000Z",
+    "waiting_for": "slot",
     "settled_at": None,
 }
 """A delivery that was delivered once and is delivered again."""

@@ -77,7 +77,9 @@ class _Evaluation:
                 url = callback.url_for(exchange)
                 if url is not None:
                     self._check(callback, url)
-                    evaluated.append(EvaluatedCallback(callback.name, url.text, url.origin))
+                    evaluated.append(
+                        EvaluatedCallback(callback.name, url.text, url.origin, url.base)
+                    )
             except EvaluationError as error:
                 field_errors.append(_field_error(callback, error))
         request[EVALUATED_CALLBACKS] = tuple(evaluated)

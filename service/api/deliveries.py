@@ -1,6 +1,7 @@
 """The operations that get, list and redeliver deliveries."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -47,7 +48,7 @@ async def get_delivery(request: web.Request) -> web.Response:
     """One delivery with its attempts."""
     delivery_id = request["match_info"]["id"]
     row = await request.app[DEPENDENCIES].store.find_delivery(request[ACCOUNT_ID], delivery_id)
-    return json_response(_delivery.dump(row))
+    return json_response(_delivery.dump(shown(request, row)))
 
 
 @docs(
@@ -69,17 +70,19 @@ async def list_deliveries(request: web.Request) -> web.Response:
         )
     except UnknownCursor:
         raise InvalidInput([UNKNOWN_CURSOR]) from None
-    return json_response(_page.dump({"items": rows, "next": next_after}))
+    items = [shown(request, row) for row in rows]
+    return json_response(_page.dump({"items": items, "next": next_after}))
 
 
 @docs(
     tags=["deliveries"],
     operationId="redeliver_delivery",
     summary="Redeliver a delivery",
-    description="Makes a delivery that is `delivered` or `dead` pending again: it is attempted "
-    "immediately, then by the retry schedule from its start. The `webhook-id` and the body stay "
+    description="Attempts a delivery now, in any status, even if your receiver is on hold or in a "
+    "cooldown; then the retry schedule begins again. Only an earlier event of the same invoice "
+    "that is still `pending` is attempted before. The `webhook-id` and the body stay "
     "the same, so that your receiver can recognise a repeated event; the `cause` of the attempt "
-    "is `redelivery`. A delivery that is `pending` does not change.",
+    "is `redelivery`. A delivery whose attempt is in progress does not change.",
 )
 @match_info_schema(DeliveryPathSchema)
 @answers(DeliverySchema, "The delivery, now pending.", 202, example=PENDING_EXAMPLE)
@@ -91,7 +94,7 @@ async def redeliver_delivery(request: web.Request) -> web.Response:
     now = dependencies.clock.now()
     row, is_redelivered = await dependencies.store.redeliver(account_id, delivery_id, now)
     _record(request, 1 if is_redelivered else 0, delivery_id=delivery_id)
-    return json_response(_delivery.dump(row), status=202)
+    return json_response(_delivery.dump(shown(request, row)), status=202)
 
 
 @docs(
@@ -118,6 +121,14 @@ async def redeliver_deliveries(request: web.Request) -> web.Response:
         # These are pending, even if an error or the client has ended the request.
         _record(request, count, origin=wanted.origin)
     return json_response(_redelivered.dump({"count": count}), status=202)
+
+
+def shown(request: web.Request, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A delivery as it is stored, with what it waits for."""
+    reason = until = None
+    if row["waits"]:
+        reason, until = row["waits"].reason_at(request.app[DEPENDENCIES].clock.now())
+    return {**row, "waiting_for": reason, "waiting_until": until}
 
 
 def _filter(values: dict[str, Any], location: str) -> DeliveryFilter:

@@ -21,6 +21,7 @@ from schemas.invoice import (
 )
 from schemas.money import CURRENCIES, to_text
 from service.api.callbacks import EVALUATED_CALLBACKS
+from service.api.deliveries import shown
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
 from service.api.validation import UNKNOWN_CURSOR
@@ -156,7 +157,8 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
     invoice_id = request["match_info"]["id"]
     store = request.app[DEPENDENCIES].store
     rows = await store.deliveries_of(request[ACCOUNT_ID], invoice_id)
-    return json_response(_deliveries.dump({"items": rows, "next": None}))
+    items = [shown(request, row) for row in rows]
+    return json_response(_deliveries.dump({"items": items, "next": None}))
 
 
 def new_invoice(request: web.Request, **content: Any) -> Invoice:

@@ -5,13 +5,12 @@ Work on it is an ordinary function of a connection and its arguments. The databa
 which thread or loop it runs.
 """
 
-import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
@@ -21,6 +20,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger("invoices.storage")
+
+
+class Wakes(Protocol):
+    """Wakes whoever waits for it; see `service.loops.Signal`."""
+
+    def set(self) -> None:
+        """Wake for all that may be due."""
+        ...
+
+    def set_for(self, names: Collection[str], /) -> None:
+        """Wake for *names*; without any, for all."""
+        ...
 
 
 class Database(ABC):
@@ -100,13 +111,13 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+    def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Set the signal of a name whenever another process notifies that name."""
 
     @abstractmethod
-    def notify(self, name: str) -> None:
+    def notify(self, name: str, details: Collection[str] = ()) -> None:
         """
-        Wake the other processes soon.
+        Wake the other processes soon; *details* say for what.
 
         A notification may be lost: the loops also poll.
         """

@@ -6,7 +6,7 @@ the event loop. Every transaction has a deadline.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.database.connecting import TRANSACTION_SECONDS, Connector, translated
-from service.database.engine import Database
+from service.database.engine import Database, Wakes
 from service.database.notifications import Notifications
 
 T = TypeVar("T")
@@ -57,13 +57,13 @@ class PostgresDatabase(Database):
         """As `write`, without a time limit, and in one process at a time."""
         return await self.write(_alone, work)
 
-    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+    def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Set the signal of a name whenever another process notifies that name."""
         self._notifications.listen(signals)
 
-    def notify(self, name: str) -> None:
-        """Wake the other processes soon."""
-        self._notifications.notify(name)
+    def notify(self, name: str, details: Collection[str] = ()) -> None:
+        """Wake the other processes soon; *details* say for what."""
+        self._notifications.notify(name, details)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import IO, Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from service.database.engine import Database
+from service.database.engine import Database, Wakes
 from service.errors import StorageUnavailable
 
 T = TypeVar("T")
@@ -69,10 +69,10 @@ class SqliteDatabase(Database):
         """As `write`: there is one writer, and no time limit."""
         return await self.write(work)
 
-    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+    def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Do nothing: no process notifies another here."""
 
-    def notify(self, name: str) -> None:
+    def notify(self, name: str, details: Collection[str] = ()) -> None:
         """Do nothing: no other process listens."""
 
     async def close(self) -> None:

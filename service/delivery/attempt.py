@@ -107,6 +107,7 @@ class Attempts:
                     detail=classified.detail,
                     decision=self._decide(delivery, classified, hold),
                     held_until=ended_at + hold if hold else None,
+                    is_connected=not isinstance(answer, NoAnswer) or answer.is_connected,
                 )
                 if span.is_recorded:
                     _trace(span, attempt, request.method)

@@ -16,11 +16,17 @@ CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "ca
 
 @value()
 class EvaluatedCallback:
-    """A callback that the API user asked for: its name, and the URL evaluated from the request."""
+    """
+    A callback that the API user asked for: its name, and the URL evaluated from the request.
+
+    *base* is the API user's own part of the URL, by which their receivers are told apart; empty
+    where the whole URL is ours.
+    """
 
     callback: str
     url: str
     origin: str
+    base: str = ""
 
 
 @value(kw_only=True)

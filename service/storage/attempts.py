@@ -12,8 +12,7 @@ from sqlalchemy import Connection, Integer, Text, func
 from service.database.bulk import insert_rows
 from service.domain.delivery import Attempt, Dead, Delivered, Retry
 from service.domain.states import DELIVERY_MOVES, Cause, DeliveryStatus
-from service.storage import leases
-from service.storage.holds import hold_origins
+from service.storage import leases, receivers
 from service.storage.tables import attempts, deliveries, microseconds
 
 
@@ -33,7 +32,7 @@ def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
     if not leases.give_up(tx, _settling, map(_change, made)):
         return [False]
     insert_rows(tx, attempts, list(map(_row, made)))
-    hold_origins(tx, made)
+    receivers.remember(tx, made)
     return [True] * len(made)
 
 
@@ -56,6 +55,7 @@ _settling = (
         attempt_count=deliveries.c.attempt_count + 1,
         failure_count=deliveries.c.failure_count + _settled.c.failure_count,
         cause=Cause.RETRY.value,
+        is_asked=False,
     )
 )
 

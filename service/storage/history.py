@@ -9,7 +9,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, literal_column, select
 
 from service.domain.states import DeliveryStatus
+from service.domain.waiting import Waits
 from service.errors import NotFound, UnknownCursor
+from service.storage.deliveries import is_first_of_its_invoice
 from service.storage.invoices import find_key
 from service.storage.tables import (
     attempts,
@@ -20,6 +22,7 @@ from service.storage.tables import (
     is_event_of_delivery,
     is_invoice_of_delivery,
     origins,
+    receivers,
 )
 
 ATTEMPTS_MAX = 100
@@ -58,10 +61,14 @@ _shown = (
         invoices.c.id.label("invoice_id"),
         events.c.description,
         events.c.paid,
-        origins.c.held_until,
+        receivers.c.held_until,
+        receivers.c.cooldown_until,
+        origins.c.held_until.label("origin_until"),
+        is_first_of_its_invoice.label("is_first"),
     )
     .join_from(deliveries, invoices, is_invoice_of_delivery)
     .join(events, is_event_of_delivery)
+    .outerjoin(receivers, receivers.c.receiver == deliveries.c.receiver)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
 )
 
@@ -136,6 +143,7 @@ def _load(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str,
         {
             **row,
             "due_at": _due_at(row),
+            "waits": _waits(row),
             "event": {"description": row["description"], "paid": row["paid"]},
             "attempts": made.get(row["id"], []),
         }
@@ -144,11 +152,26 @@ def _load(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str,
 
 
 def _due_at(row: Any) -> datetime | None:
-    """When the next attempt may be made: after the hold of the origin; None once settled."""
+    """When the next attempt may be made: after the hold of the receiver; None once settled."""
     if row["status"] != DeliveryStatus.PENDING:
         return None
     due_at: datetime = row["due_at"]
-    return max(due_at, row["held_until"] or due_at)
+    # What was asked for by hand is attempted although the receiver is held.
+    return due_at if row["is_asked"] else max(due_at, row["held_until"] or due_at)
+
+
+def _waits(row: Any) -> Waits | None:
+    if row["status"] != DeliveryStatus.PENDING:
+        return None
+    cooldowns = [at for at in (row["cooldown_until"], row["origin_until"]) if at]
+    return Waits(
+        is_first=bool(row["is_first"]),
+        is_asked=bool(row["is_asked"]),
+        due_at=row["due_at"],
+        leased_until=row["leased_until"],
+        held_until=row["held_until"],
+        cooldown_until=max(cooldowns, default=None),
+    )
 
 
 def _attempts_of(

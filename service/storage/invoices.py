@@ -10,7 +10,7 @@ import orjson
 from sqlalchemy import Connection, Row, RowMapping, Text, select
 
 from service.database.bulk import Given, given, insert_rows
-from service.domain.invoice import CONTENT, FIRST_LEASE_TOKEN, Invoice
+from service.domain.invoice import CONTENT, FIRST_LEASE_TOKEN, EvaluatedCallback, Invoice
 from service.domain.states import Acceptance
 from service.errors import NotFound, UnknownCursor
 from service.storage.tables import events, invoices, microseconds
@@ -121,9 +121,37 @@ def _acceptance(invoice: Invoice, stored: Row[Any]) -> Acceptance:
     return Acceptance.REPLAYED if is_same else Acceptance.CONFLICT
 
 
+def stored_callbacks(invoice: Invoice) -> str | None:
+    """The evaluated callbacks of *invoice* as they are stored; see `evaluated_callback`."""
+    default = _default_base(invoice.callback_url)
+    evaluated = [
+        (one.callback, one.url, one.origin)
+        if one.base == default
+        else (one.callback, one.url, one.origin, one.base)
+        for one in invoice.callbacks
+    ]
+    return orjson.dumps(evaluated).decode() if evaluated else None
+
+
+def evaluated_callback(stored: Sequence[str], callback_url: str | None) -> EvaluatedCallback:
+    """
+    The evaluated callback that was *stored* as [name, URL, origin] or [name, URL, origin, base].
+
+    The base is stored only where it is not the *callback_url* of the invoice: that is shorter, and
+    a version before 0007 can read it.
+    """
+    name, url, origin, *bases = stored
+    default = _default_base(callback_url)
+    base = bases[0] if bases else default if url.startswith(default) else ""
+    return EvaluatedCallback(name, url, origin, base)
+
+
+def _default_base(callback_url: str | None) -> str:
+    return (callback_url or "").removesuffix("/")
+
+
 def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
     created_at = microseconds(invoice.created_at)
-    evaluated = [(one.callback, one.url, one.origin) for one in invoice.callbacks]
     # In the order of the table's columns.
     return (
         invoice.account_id,  # account_id
@@ -133,7 +161,7 @@ def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
         invoice.decimals,  # decimals
         invoice.status.value,  # status
         created_at,  # created_at
-        orjson.dumps(evaluated).decode() if evaluated else None,  # callbacks
+        stored_callbacks(invoice),  # callbacks
         invoice.event_count,  # event_count
         created_at,  # due_at
         microseconds(leased_until),  # leased_until

@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Integer, RowMapping, Text, bindparam, func, s
 
 from service.database.bulk import Given, given, insert_rows
 from service.domain.delivery import Delivery
-from service.domain.invoice import EvaluatedCallback, Event, Invoice, Step
+from service.domain.invoice import Event, Invoice, Step
 from service.domain.states import INVOICE_MOVES, InvoiceStatus
 from service.storage import leases
 from service.storage.deliveries import insert
+from service.storage.invoices import evaluated_callback
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
 
@@ -77,7 +78,7 @@ def _lease_due(tx: Connection, round_: LeaseRound) -> DueInvoices:
 def _leased_invoice(row: RowMapping) -> Invoice:
     evaluated = orjson.loads(row["callbacks"] or "[]")
     changes = {
-        "callbacks": tuple(EvaluatedCallback(*one) for one in evaluated),
+        "callbacks": tuple(evaluated_callback(one, row["callback_url"]) for one in evaluated),
         "status": InvoiceStatus(row["status"]),
         "lease_token": row["lease_token"] + 1,
     }

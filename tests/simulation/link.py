@@ -117,10 +117,10 @@ class Link(WatchedDatabase):
         for signal in signals.values():
             signal.set()
 
-    def notify(self, name):
+    def notify(self, name, details=()):
         """Notify the other processes; each notification may be lost."""
         if not self._process.is_killed:
-            self._world.notify(name, self._process)
+            self._world.notify(name, details, self._process)
 
     def _is_away(self):
         return self._world.memory.is_away or self._process.machine.is_cut_off

@@ -9,16 +9,25 @@ from sqlalchemy.util import await_only
 from service.database import connecting, postgres
 from service.database.connecting import SETTINGS
 from service.database.group_commit import GroupCommit
+from service.database.notifications import TEXT_LENGTH_MAX, TEXTS_MAX
 from service.database.postgres import PostgresDatabase
 from service.domain.states import Acceptance
 from service.errors import StorageUnavailable
+from service.loops import Signal
 from service.storage import deliveries, invoices, steps, tables
 from service.storage.schema import migrate
 from service.storage.store import Store
 from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.postgres import PostgresServer, new_database
-from tests.rows import LEASE, a_round, add_delivery, an_invoice, delivered, lease_deliveries
+from tests.rows import (
+    LEASE,
+    a_receiver,
+    add_delivery,
+    an_invoice,
+    delivered,
+    lease_deliveries,
+)
 
 STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT
 
@@ -113,11 +122,14 @@ async def test_deliveries_that_another_round_leases_are_skipped(store, database,
     """A lease round takes the free deliveries and does not wait for the transactions of others."""
     for id_ in ("1", "2", "3"):
         await add_delivery(store, id_)
-    lease = held.behind(lambda tx: deliveries.lease_due(tx, [a_round(limit=2)]))
+    some, all_ = (
+        deliveries.LeaseRound(START, START + LEASE, {a_receiver(): limit}) for limit in (2, 9)
+    )
+    lease = held.behind(lambda tx: deliveries.lease_due(tx, [some]))
     leasing = asyncio.create_task(database.write(lease))
     await held.reached()
 
-    (there,) = await at_once(another.write(lambda tx: deliveries.lease_due(tx, [a_round()])))
+    (there,) = await at_once(another.write(lambda tx: deliveries.lease_due(tx, [all_])))
 
     held.may_end.set()
     (here,) = await leasing
@@ -319,13 +331,13 @@ async def test_connections_have_their_settings(database, name):
 async def test_a_notification_reaches_every_other_process(open_here, postgres_url):
     """A notification wakes every process that listens, except the process that sent it."""
     processes = [open_here(postgres_url) for _ in range(3)]
-    signals = [{"invoices": asyncio.Event(), "deliveries": asyncio.Event()} for _ in processes]
+    signals = [{"invoices": Signal(), "deliveries": Signal()} for _ in processes]
     for process, heard in zip(processes, signals, strict=True):
         process.listen(heard)
         await cleared(heard["deliveries"])
         await cleared(heard["invoices"])
 
-    processes[0].notify("invoices")
+    processes[0].notify("invoices", ["one", "two"])
     for heard in signals[1:]:
         await cleared(heard["invoices"])
 
@@ -333,6 +345,26 @@ async def test_a_notification_reaches_every_other_process(open_here, postgres_ur
     processes[1].notify("deliveries")
     await cleared(signals[0]["deliveries"])
     assert not signals[0]["invoices"].is_set()
+
+
+async def test_a_notification_says_for_what(open_here, postgres_url):
+    """The details arrive with the name; too many or too long ones are left out."""
+    here, there = open_here(postgres_url), open_here(postgres_url)
+    signal = Signal()
+    there.listen({"deliveries": signal})
+    here.listen({})
+    await cleared(signal)
+    signal.take()
+
+    for details, heard in (
+        (["a receiver"], (["a receiver"], False)),
+        ([], ([], True)),
+        ([str(number) for number in range(TEXTS_MAX + 1)], ([], True)),
+        (["x" * TEXT_LENGTH_MAX], ([], True)),
+    ):
+        here.notify("deliveries", details)
+        await cleared(signal)
+        assert heard == signal.take()
 
 
 async def cleared(signal):

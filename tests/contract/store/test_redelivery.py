@@ -112,13 +112,13 @@ async def test_the_attempt_after_a_lost_attempt_keeps_its_cause(store):
     assert "redelivery" == again.cause
 
 
-async def test_a_pending_delivery_is_not_changed(store):
-    """A redelivery of a pending delivery changes neither its instant nor its lease."""
+async def test_a_delivery_in_progress_is_not_changed(store):
+    """A redelivery of a leased delivery changes neither its instant nor its lease."""
     await add_delivery(store)
     leased = await lease_delivery(store)
     before = await store.find_delivery("dev", "msg_1")
 
-    assert (before, False) == await store.redeliver("dev", "msg_1", LATER)
+    assert (before, False) == await store.redeliver("dev", "msg_1", START)
     assert await store.settle(delivered(leased))
 
 
