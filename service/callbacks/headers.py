@@ -41,6 +41,7 @@ STANDARD_HEADERS = (
         "webhook-id",
         "Identifies the event; the same in every attempt, so that you recognise a repeated one.",
         "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
+        pattern="^msg_[0-9A-Za-z_-]+$",
     ),
     CallbackHeader(
         "webhook-timestamp",

@@ -17,7 +17,7 @@ from marshmallow import ValidationError
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.callbacks.declaration import Callback
-from service.receiver.path import receiver_path
+from service.receiver.address import address_of
 
 BODY_BYTES_MAX = 64 * 1024
 
@@ -107,7 +107,7 @@ def make_receiver(
 
     app = web.Application(client_max_size=BODY_BYTES_MAX)
     # Without a pattern, a path parameter of aiohttp does not match braces.
-    path = receiver_path(callback).replace("}", ":[^/]+}")
+    path = address_of(callback).path.replace("}", ":[^/]+}")
     for route in (path, "/{prefix:(?s:.*)}" + path):
         app.router.add_route(callback.method.upper(), route, receive)
     return app

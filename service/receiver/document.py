@@ -1,0 +1,330 @@
+"""
+The document of the receiver: every callback as an operation of the API that its developer builds.
+
+OpenAPI 3.0.3 is the default, because generators of servers need it. The document of OpenAPI 3.1
+has the callbacks under `webhooks` as well.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from marshmallow import Schema
+
+from service.callbacks.answers import AnswerRule, Meaning, rules_by_status
+from service.callbacks.declaration import Callback
+from service.callbacks.documentation import (
+    EXAMPLE_SECRET,
+    acknowledgement,
+    consequence,
+    expected_answer,
+    header_parameters,
+    refusal,
+    request_body,
+    shown_statuses,
+)
+from service.callbacks.exchange import Exchange
+from service.callbacks.expression import Expression
+from service.errors import DeclarationError, EvaluationError
+from service.receiver.address import Parts, QueryParameter, ReceiverAddress, Variable, address_of
+
+Version = Literal["3.0.3", "3.1.0"]
+VERSIONS: tuple[Version, ...] = ("3.0.3", "3.1.0")
+
+SERVER = "http://127.0.0.1:9000"
+"""Where a receiver runs until it has a place of its own; generators take the port from it."""
+
+TAG = "callbacks"
+
+DESCRIPTION = """\
+The API that you build, so that the service can call it. Every operation is a callback of the
+service: it sends the request, and you answer it. Generate a server from this document, or write the
+routes by hand.
+
+**The signature.** Callbacks are signed by [Standard Webhooks](https://www.standardwebhooks.com/),
+which has libraries for most languages. Verify each request before you parse it:
+
+1. Take the bytes of the body as they arrived. Parsed and written again, they differ.
+2. Join `webhook-id`, `webhook-timestamp` and the body with a `.` between them.
+3. The key is the base64 behind `whsec_` in your signing secret. Compute the HMAC-SHA256 of the
+   joined bytes with it, and write it in base64.
+4. `webhook-signature` holds signatures with blanks between them, each beginning with `v1,`. The
+   request is authentic if one of them is equal to yours, compared in constant time. After the
+   secret was replaced there are two for some time.
+5. Refuse a `webhook-timestamp` that differs from your clock by more than 300 seconds.
+
+Answer a request that does not verify with 401. The headers of each example below sign its body,
+which is written without blanks between names and values, with the public secret of the development
+mode, `$secret`; the current time of the example is its timestamp.
+
+**At least once.** Store the `webhook-id` of what you have processed, in the transaction that does
+the work, and give a repeated one the same answer.
+
+**More may come.** Ignore headers and fields that you do not know. A generated server may refuse
+them unless it is told not to.
+"""
+
+TYPICAL_STATUSES = {"4XX": 401, "5XX": 503}
+"""The status that stands for a class of refusals; no receiver has to redirect."""
+
+TYPICAL_TEXTS = {401: "The signature does not verify, or the body is not as described."}
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A callback, and an example of the request that makes the service send it."""
+
+    callback: Callback
+    example: Exchange
+
+
+def build_receiver_document(
+    promises: Iterable[Promise],
+    *,
+    version: str,
+    timeout: timedelta,
+    is_strict: bool,
+    openapi: Version = "3.0.3",
+) -> dict[str, Any]:
+    """
+    The document of a receiver of all *promises*; a callback that several operations make is once.
+
+    *timeout* and *is_strict* apply to the answers, as in the document of the API.
+
+    Raises:
+        DeclarationError: an expression cannot be turned round, or two callbacks have one name.
+    """
+    listed = _by_name(promises)
+    addresses = _addresses([one.callback for one in listed])
+    first, *_ = [_server(address) for address in addresses] or [{"url": SERVER}]
+    spec = APISpec(
+        title="Receiver of callbacks",
+        version=version,
+        openapi_version=openapi,
+        info={
+            "description": DESCRIPTION.replace("$secret", EXAMPLE_SECRET),
+            "contact": {"name": "The invoices authors"},
+            "license": {"name": "MIT", "url": "https://opensource.org/license/mit"},
+        },
+        servers=[first],
+        tags=[{"name": TAG, "description": "What the service sends to you."}],
+        plugins=[MarshmallowPlugin(schema_name_resolver=_schema_name)],
+    )
+    for promise, address in zip(listed, addresses, strict=True):
+        callback, method = promise.callback, promise.callback.method.lower()
+        operation = _operation(callback, timeout.total_seconds(), is_strict=is_strict)
+        placed = {
+            **operation,
+            "description": f"{operation['description']}\n\n{_where(callback, address)}",
+            "parameters": [*_url_parameters(promise, address), *operation["parameters"]],
+        }
+        if (server := _server(address)) != first:
+            placed["servers"] = [server]
+        spec.path(path=address.path, operations={method: placed})
+    document = spec.to_dict()
+    if openapi != "3.0.3":
+        document["webhooks"] = _webhooks(document)
+    return {"openapi": document.pop("openapi"), **document}
+
+
+def _by_name(promises: Iterable[Promise]) -> list[Promise]:
+    known: dict[str, Promise] = {}
+    for promise in promises:
+        name = promise.callback.name
+        if known.setdefault(name, promise).callback is not promise.callback:
+            raise DeclarationError(f"Callback {name}: the name is used twice.")
+    return list(known.values())
+
+
+def _addresses(callbacks: Sequence[Callback]) -> list[ReceiverAddress]:
+    """
+    The address of each of *callbacks*; where two would be the same, each is below its own name.
+
+    Raises:
+        DeclarationError: two callbacks that name their server have the same address.
+    """
+    addresses = [address_of(one) for one in callbacks]
+    routes = [_route(*pair) for pair in zip(callbacks, addresses, strict=True)]
+    shared = {route for route, count in Counter(routes).items() if count > 1}
+    result = []
+    for callback, address, route in zip(callbacks, addresses, routes, strict=True):
+        if route not in shared:
+            result.append(address)
+        elif address.base is None:
+            raise DeclarationError(f"Callback {callback.name}: another one has the same URL.")
+        else:
+            result.append(address_of(callback, below=f"/{callback.name}"))
+    return result
+
+
+def _route(callback: Callback, address: ReceiverAddress) -> tuple[str, str]:
+    """What a router tells apart: method and path, whatever the names of the parameters are."""
+    path = address.path
+    for variable in address.path_variables:
+        path = path.replace(f"{{{variable.name}}}", "{}")
+    return callback.method.lower(), path
+
+
+# --- One operation.
+
+
+def _operation(callback: Callback, timeout_seconds: float, *, is_strict: bool) -> dict[str, Any]:
+    """The operation without what depends on its path."""
+    name = _schema_name(callback.request)
+    answer = expected_answer(callback, timeout_seconds, is_strict=is_strict)
+    return {
+        "tags": [TAG],
+        "operationId": callback.name,
+        "summary": callback.summary,
+        "description": f"{callback.description}\n\n{answer}",
+        # The signature is a header like the others: no scheme of OpenAPI describes it.
+        "security": [],
+        "parameters": header_parameters(callback),
+        "requestBody": request_body(callback),
+        "responses": _answers(callback, is_strict=is_strict),
+        "x-codegen-request-body-name": name[:1].lower() + name[1:],
+    }
+
+
+def _answers(callback: Callback, *, is_strict: bool) -> dict[str, Any]:
+    """
+    The responses of single statuses, the acknowledgement first.
+
+    Generated servers take classes such as `4XX` for a number, and `default` for a success.
+    """
+    acknowledgements, refusals = {}, {}
+    table = rules_by_status(callback.answers)
+    for rule in callback.answers:
+        if rule.meaning is Meaning.DELIVERED:
+            acknowledgements[shown_statuses(callback, rule)] = acknowledgement(
+                callback, rule, is_strict=is_strict
+            )
+        elif not rule.is_class:
+            refusals[rule.statuses] = refusal([rule], consequence(rule))
+        elif (typical := TYPICAL_STATUSES.get(rule.statuses)) and table[typical] is rule:
+            refusals[str(typical)] = refusal([rule], _typical(rule, typical))
+    return acknowledgements | dict(sorted(refusals.items()))
+
+
+def _typical(rule: AnswerRule, status: int) -> str:
+    others = f"Every other {rule.statuses.lower()} that is not listed has the same effect."
+    texts = (TYPICAL_TEXTS.get(status), consequence(rule), others)
+    return " ".join(text for text in texts if text)
+
+
+def _where(callback: Callback, address: ReceiverAddress) -> str:
+    """Where the callback is sent to, in one paragraph."""
+    sentence = f"**The URL.** The service calls `{callback.expression}`."
+    if address.base is None:
+        return sentence
+    return (
+        f"{sentence} The value of `{address.base}` is the URL of your server"
+        + (f", followed by `{address.base_end}`" if address.base_end else "")
+        + "; without it, nothing is sent."
+    )
+
+
+# --- Server and parameters.
+
+
+def _server(address: ReceiverAddress) -> dict[str, Any]:
+    server: dict[str, Any] = {"url": address.server, "description": "Your server."}
+    if address.server_variables:
+        server["variables"] = {
+            variable.name: {
+                "default": SERVER if address.base else "example",
+                "description": f"The value of {_sources(variable.parts)} in the request that asks"
+                " for the callback.",
+            }
+            for variable in address.server_variables
+        }
+    return server
+
+
+def _url_parameters(promise: Promise, address: ReceiverAddress) -> Iterator[dict[str, Any]]:
+    for variable in address.path_variables:
+        yield _path_parameter(variable, promise.example)
+    for parameter in address.query:
+        yield _query_parameter(parameter, promise.example)
+
+
+def _path_parameter(variable: Variable, example: Exchange) -> dict[str, Any]:
+    return {
+        "in": "path",
+        "name": variable.name,
+        "required": True,
+        "description": f"{_sources(variable.parts)} of the request that asked for the callback;"
+        " percent-encoded, so a slash arrives as `%2F`.",
+        "schema": {"type": "string"},
+        "example": _text(variable.parts, example),
+    }
+
+
+def _query_parameter(parameter: QueryParameter, example: Exchange) -> dict[str, Any]:
+    texts = [_text(parts, example) for parts in parameter.values]
+    sources = [_sources(parts) for parts in parameter.values if not _is_literal(parts)]
+    schema: dict[str, Any] = {"type": "string"}
+    if len(texts) > 1:
+        count = len(texts)
+        schema = {"type": "array", "items": schema, "minItems": count, "maxItems": count}
+    elif not sources:
+        schema["enum"] = texts
+    origin = f"{' and '.join(sources)} of the request that asked for the callback."
+    return {
+        "in": "query",
+        "name": parameter.name,
+        "required": True,
+        "description": origin if sources else "Always the same.",
+        "schema": schema,
+        "example": texts if len(texts) > 1 else texts[0],
+    }
+
+
+def _is_literal(parts: Parts) -> bool:
+    return all(isinstance(part, str) for part in parts)
+
+
+def _sources(parts: Parts) -> str:
+    """The expressions in *parts*, as text."""
+    return " and ".join(f"`{part}`" for part in parts if not isinstance(part, str))
+
+
+def _text(parts: Parts, example: Exchange) -> str:
+    """What *parts* make of *example*, decoded."""
+    return "".join(part if isinstance(part, str) else _value(part, example) for part in parts)
+
+
+def _value(expression: Expression, example: Exchange) -> str:
+    """An example of what *expression* refers to."""
+    try:
+        value = expression.value(example)
+    except EvaluationError:
+        return "example"
+    return value if isinstance(value, str) and value else str(value or "example")
+
+
+# --- Schemas, and the twin of OpenAPI 3.1.
+
+
+def _webhooks(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The operations of *document* as OpenAPI 3.1 lists them where no path is given."""
+    return {
+        operation["operationId"]: {
+            method: {
+                **{key: value for key, value in operation.items() if key != "servers"},
+                "operationId": f"{operation['operationId']}_webhook",
+                "parameters": [one for one in operation["parameters"] if one["in"] == "header"],
+            }
+        }
+        for item in document["paths"].values()
+        for method, operation in item.items()
+    }
+
+
+def _schema_name(schema: type[Schema] | Schema) -> str:
+    cls = schema if isinstance(schema, type) else type(schema)
+    return cls.__name__.removesuffix("Schema")
