@@ -47,6 +47,7 @@ from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
 from service.receiver.document import VERSIONS, Promise, Version, build_receiver_document
+from service.receiver.vectors import vectors_document
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
@@ -214,6 +215,7 @@ def assemble(
         clock=clock,
         document=dict(document or {}),
         receiver_documents=receiver_documents or {one: {} for one in VERSIONS},
+        vectors=vectors_document(INVOICE_NOTIFICATION),
         authenticate=Authenticator(
             store, clock, default_account_id=default_account_id
         ).authenticate,

@@ -32,6 +32,8 @@ class Dependencies:
     """The OpenAPI document that is served."""
     receiver_documents: Mapping[str, dict[str, Any]]
     """The document of the receiver, by version of OpenAPI; the first is the default."""
+    vectors: Mapping[str, Any]
+    """What receivers test their verification with."""
     authenticate: Callable[[str | None], Awaitable[str]]
     """Returns the account id for an `Authorization` header, or raises Unauthorized."""
     limit: Callable[[str], None]

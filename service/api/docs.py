@@ -60,12 +60,15 @@ def add_docs(
     app: web.Application,
     document: Mapping[str, Any],
     receiver_documents: Mapping[str, Mapping[str, Any]],
+    vectors: Mapping[str, Any],
 ) -> None:
     """
-    Serve *document* as JSON and YAML, and Swagger UI on top of it.
+    Serve *document* as JSON and YAML, and Swagger UI on top of it; *vectors* as JSON.
 
     *receiver_documents* are those of the receiver, by version of OpenAPI; the first is the default.
     """
+    served = _Served(orjson.dumps(vectors), "application/json", PUBLIC)
+    _add(app, _both_forms("/vectors.json"), served)
     for ending, (content_type, write) in FORMATS.items():
         served = _Served(write(document), content_type, PUBLIC)
         _add(app, _both_forms(f"/openapi.{ending}"), served)

@@ -57,9 +57,10 @@ which has libraries for most languages. Verify each request before you parse it:
    secret was replaced there are two for some time.
 5. Refuse a `webhook-timestamp` that differs from your clock by more than 300 seconds.
 
-Answer a request that does not verify with 401. The headers of each example below sign its body,
-which is written without blanks between names and values, with the public secret of the development
-mode, `$secret`; the current time of the example is its timestamp.
+Answer a request that does not verify with 401. `/api/docs/vectors.json` of the service has requests
+to test a verification with. The headers of each example below sign its body, which is written
+without blanks between names and values, with the public secret of the development mode,
+`$secret`; the current time of the example is its timestamp.
 
 **At least once.** Store the `webhook-id` of what you have processed, in the transaction that does
 the work, and give a repeated one the same answer.

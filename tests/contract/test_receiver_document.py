@@ -23,6 +23,7 @@ from service.cli.commands import main
 from service.development import DEV_SECRET
 from service.errors import DeclarationError
 from service.receiver.document import VERSIONS, Promise, build_receiver_document
+from service.receiver.vectors import vectors_document
 from service.settings import Settings
 
 VALIDATORS = {"3.0.3": OpenAPIV30SpecValidator, "3.1.0": OpenAPIV31SpecValidator}
@@ -307,3 +308,13 @@ def test_operations_of_others_have_a_document_too():
     others = [one for one in OPERATIONS if not one.callbacks]
 
     assert {} == receiver_document_of(Settings(), others)["paths"]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_vectors_are_served(api, slash):
+    """The vectors are readable by everybody, as every other document is."""
+    answer = await api.get(f"/api/docs/vectors.json{slash}")
+
+    assert vectors_document(INVOICE_NOTIFICATION) == await answer.json()
+    assert "application/json" == answer.content_type
+    assert "*" == answer.headers["Access-Control-Allow-Origin"]
