@@ -143,22 +143,25 @@ def _by_name(promises: Iterable[Promise]) -> list[Promise]:
 
 def _addresses(callbacks: Sequence[Callback]) -> list[ReceiverAddress]:
     """
-    The address of each of *callbacks*; where two would be the same, each is below its own name.
+    The address of each of *callbacks*, all of them different.
+
+    Of two with the same route, one whose receiver chooses its own URL is put below its name.
 
     Raises:
         DeclarationError: two callbacks that name their server have the same address.
     """
     addresses = [address_of(one) for one in callbacks]
     routes = [_route(*pair) for pair in zip(callbacks, addresses, strict=True)]
-    shared = {route for route, count in Counter(routes).items() if count > 1}
+    counts = Counter(routes)
+    fixed = Counter(
+        route for route, address in zip(routes, addresses, strict=True) if address.base is None
+    )
     result = []
     for callback, address, route in zip(callbacks, addresses, routes, strict=True):
-        if route not in shared:
-            result.append(address)
-        elif address.base is None:
+        if address.base is None and fixed[route] > 1:
             raise DeclarationError(f"Callback {callback.name}: another one has the same URL.")
-        else:
-            result.append(address_of(callback, below=f"/{callback.name}"))
+        is_moved = address.base is not None and counts[route] > 1
+        result.append(address_of(callback, f"/{callback.name}") if is_moved else address)
     return result
 
 
@@ -237,13 +240,19 @@ def _server(address: ReceiverAddress) -> dict[str, Any]:
     if address.server_variables:
         server["variables"] = {
             variable.name: {
-                "default": SERVER if address.base else "example",
+                "default": SERVER if address.base else _default(variable, address.server),
                 "description": f"The value of {_sources(variable.parts)} in the request that asks"
                 " for the callback.",
             }
             for variable in address.server_variables
         }
     return server
+
+
+def _default(variable: Variable, server: str) -> str:
+    """A value of *variable* that makes a URL of *server*: a number where a port is."""
+    before = server.partition(f"{{{variable.name}}}")[0].partition("://")[2]
+    return "9000" if ":" in before else "example"
 
 
 def _url_parameters(promise: Promise, address: ReceiverAddress) -> Iterator[dict[str, Any]]:

@@ -218,6 +218,16 @@ def test_callbacks_with_one_path_are_below_their_names():
     assert "{failed_url}" == document["paths"]["/failed/{number}"]["post"]["servers"][0]["url"]
 
 
+def test_a_callback_with_a_server_of_its_own_keeps_its_path():
+    """Where the declaration names the server, the path is the declared one."""
+    document = built(
+        declared("{$request.query.url}/hook", name="chosen"),
+        declared("https://a.example/hook", name="fixed"),
+    )
+
+    assert {"/chosen/hook", "/hook"} == set(document["paths"])
+
+
 def test_a_callback_of_several_operations_is_once():
     """A callback that two operations make is one operation of the receiver."""
     assert 1 == len(built(INVOICE_NOTIFICATION, INVOICE_NOTIFICATION)["paths"])
