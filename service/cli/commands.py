@@ -14,7 +14,7 @@ from service.cli.accounts import accounts_group
 from service.cli.database import migrate_command
 from service.cli.demo import demo_command
 from service.cli.group import WholeHelpGroup
-from service.cli.receiver import receiver_command
+from service.cli.receiver import receiver_group
 from service.cli.serve import serve_command
 from service.cli.supervisor import WRONG_USAGE
 from service.errors import ConfigurationError, InvoicesError
@@ -59,7 +59,7 @@ def main() -> None:
     """Accept invoices, collect them, and call the API user back."""
 
 
-for command in (serve_command, accounts_group, migrate_command, receiver_command, demo_command):
+for command in (serve_command, accounts_group, migrate_command, receiver_group, demo_command):
     main.add_command(command)
 
 

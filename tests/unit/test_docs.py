@@ -20,6 +20,7 @@ from service.api.application import make_application
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
 from service.development import DEV_SECRET
+from service.receiver.projects.languages import LANGUAGES
 from service.settings import PREFIX, Settings, read_settings
 from service.web.problems import PROBLEMS
 from tests.clock import ManualClock
@@ -98,6 +99,15 @@ def test_every_command_about_accounts_is_documented_with_its_options(name):
 
     assert f"`{form}`" in row
     assert [] == [one.opts[0] for one in options if one.name != "name" and one.opts[0] not in row]
+
+
+def test_the_command_that_writes_a_project_is_documented():
+    """The row of `invoices receiver` has the command, and the receiver's page every language."""
+    (row,) = re.findall(r"^\| `invoices receiver`.*$", text_of("docs/operations.md"), re.MULTILINE)
+    page = text_of("docs/receiver.md")
+
+    assert "`new --lang L DIR`" in row
+    assert [] == [language for language in LANGUAGES if f"| `{language}` |" not in page]
 
 
 def test_the_cache_time_is_documented():

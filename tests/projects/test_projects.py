@@ -1,0 +1,165 @@
+"""Every project that `invoices receiver new` writes can be started, and passes its own tests."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sqlite3
+import subprocess
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from urllib.parse import quote, urlsplit
+
+import pytest
+from click.testing import CliRunner
+from marshmallow import Schema, fields
+from standardwebhooks import Webhook
+
+from service.__main__ import main
+from service.callbacks.declaration import Callback
+from service.callbacks.exchange import Exchange, Message
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.development import DEV_SECRET
+from service.receiver.document import Promise, build_receiver_document
+from service.receiver.projects.languages import LANGUAGES
+from service.receiver.projects.writing import write_project
+from service.receiver.vectors import vectors_document
+from service.settings import Settings
+from tests.projects import tools
+
+pytestmark = [pytest.mark.projects, pytest.mark.slow]
+
+OTHER_SECRET = "whsec_b3RoZXIgb3RoZXIgb3RoZXIgb3RoZXIg"
+EXAMPLE = Exchange(
+    "/x",
+    "POST",
+    Message(body={"id": "2expen51ve", "class": "a/b", "type-of": "c"}, query={"url": "http://h"}),
+)
+
+
+class PickedUpSchema(Schema):
+    place = fields.String(required=True, metadata={"example": "Zürich 🧾"})
+
+
+class SeenSchema(Schema):
+    seen = fields.Boolean(required=True, metadata={"example": True})
+
+
+class OddSchema(Schema):
+    """Fields of every type, with names that are words of some language."""
+
+    type_of = fields.String(
+        required=True, data_key="type-of", metadata={"x-path-parameter": "type-of"}
+    )
+    class_ = fields.String(
+        required=True,
+        allow_none=True,
+        data_key="class",
+        metadata={"description": 'Ends a comment: */ """ \\u000a\nand a line.'},
+    )
+    func = fields.Boolean()
+    count = fields.Integer(required=True, metadata={"example": 3})
+    weight = fields.Float(allow_none=True)
+    tags = fields.List(fields.String(metadata={"example": "a"}))
+    sender = fields.Dict()
+    anything = fields.Raw()
+
+
+PARCEL_PICKED_UP = Callback(
+    name="parcel_picked_up",
+    expression="{$request.query.url}/invoices/{$request.body#/id}/parcels/{$request.body#/id}",
+    method="put",
+    request=PickedUpSchema,
+    response=SeenSchema,
+    summary="A parcel was picked up",
+    description="The second callback of an API.",
+)
+ODD = Callback(
+    name="odd-one",
+    expression="{$request.query.url}/odd(1)/{$request.body#/class}/{$request.body#/type-of}",
+    method="post",
+    request=OddSchema,
+    response=SeenSchema,
+    summary="An event whose names are hard",
+    description="What no API should do.",
+)
+
+
+@pytest.fixture(scope="module")
+def three_callbacks():
+    """The receiver's document of an API with two callbacks more."""
+    return build_receiver_document(
+        [Promise(one, EXAMPLE) for one in (INVOICE_NOTIFICATION, PARCEL_PICKED_UP, ODD)],
+        version="1",
+        timeout=Settings().callback_timeout,
+        is_strict=True,
+    )
+
+
+@pytest.fixture(params=LANGUAGES)
+def language(request):
+    """Each language; skipped by name where the machine lacks it."""
+    if reason := tools.missing(request.param):
+        pytest.skip(reason)
+    return request.param
+
+
+def test_a_project_of_several_callbacks_passes_its_own_tests(language, three_callbacks, tmp_path):
+    """Each callback of the document is in the project: route, body, work and tests."""
+    project = tmp_path / "project"
+    vectors = vectors_document(INVOICE_NOTIFICATION)
+    write_project(language, project, three_callbacks, vectors, DEV_SECRET)
+    tools.link_packages(language, project)
+
+    tools.run(["./test"], project)
+
+
+@contextmanager
+def started(project, database):
+    """The receiver of *project*, as ./run starts it: its process and its URL."""
+    settings = {"PORT": "0", "DATABASE": str(database)}
+    with subprocess.Popen(
+        ["./run"],
+        cwd=project,
+        env=tools.environment() | settings,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        try:
+            yield process, next(line for line in process.stdout if "http" in line).split()[-1]
+        finally:
+            process.kill()
+
+
+def send(url, invoice_id, *, webhook_id="msg_1", secret=DEV_SECRET):
+    """Send an event as the service does; returns status and answer."""
+    event = {**INVOICE_NOTIFICATION.request_example, "invoice_id": invoice_id}
+    body, now = INVOICE_NOTIFICATION.render(event), datetime.now(UTC)
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(secret).sign(webhook_id, now, body.decode()),
+    }
+    address = urlsplit(url)
+    with closing(http.client.HTTPConnection(address.hostname, address.port, timeout=60)) as sent:
+        sent.request("POST", f"/invoices/{quote(invoice_id, safe='')}", body, headers)
+        answer = sent.getresponse()
+        return answer.status, json.load(answer)
+
+
+def test_a_new_project_receives_events(language, tmp_path):
+    """A project is started as it was written, and does the work once, also if it is killed."""
+    project, database = tmp_path / "project", tmp_path / "receiver.db"
+    new = CliRunner().invoke(main, ["receiver", "new", "--lang", language, str(project)])
+    assert 0 == new.exit_code, new.output
+    tools.link_packages(language, project)
+    acknowledged = 200, dict(INVOICE_NOTIFICATION.response_example)
+
+    for _ in range(2):
+        with started(project, database) as (_, url):
+            assert acknowledged == send(url, "a/b c")
+            assert 401 == send(url, "a/b c", webhook_id="msg_2", secret=OTHER_SECRET)[0]
+
+    with closing(sqlite3.connect(database)) as db:
+        assert [(1,)] == db.execute("SELECT count(*) FROM invoice_notification").fetchall()
