@@ -12,7 +12,8 @@ from standardwebhooks import Webhook
 from service.callbacks.answers import AnswerRule, Meaning
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.development import DEV_SECRET
-from service.receiver.sample import make_receiver
+from service.receiver import sample
+from service.receiver.sample import Failure, make_receiver
 
 BODY = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
 
@@ -51,6 +52,37 @@ async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
     assert [("verified", 200, "msg_1", BODY.decode())] == [
         (one.signature, one.status_code, one.webhook_id, one.body) for one in shown
     ]
+
+
+async def test_repeated_event_is_recognised(receiver, shown):
+    """An event that was processed is answered in the same way again, and shown as repeated."""
+    for headers in (signed(), signed(), {}):
+        await receiver.post("/invoices/1", data=BODY, headers={**headers, "webhook-id": "msg_1"})
+
+    expected = [(200, False), (200, True), (401, False)]
+    assert expected == [(one.status_code, one.is_repeated) for one in shown]
+
+
+async def test_event_that_was_not_accepted_is_not_repeated(aiohttp_client, shown):
+    """An event that failed on purpose is processed when it comes again."""
+    app = make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, shown.append, Failure(first=1))
+    receiver = await aiohttp_client(app)
+    for _ in range(3):
+        await receiver.post("/invoices/1", data=BODY, headers=signed())
+
+    expected = [(500, False), (200, False), (200, True)]
+    assert expected == [(one.status_code, one.is_repeated) for one in shown]
+
+
+async def test_the_memory_of_the_sample_is_bounded(aiohttp_client, shown, monkeypatch):
+    """The sample forgets the oldest events that it has processed."""
+    monkeypatch.setattr(sample, "REMEMBERED_COUNT", 2)
+    receiver = await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
+    for number in (1, 2, 3, 3, 1):
+        headers = {"webhook-id": f"msg_{number}"}
+        await receiver.post("/invoices/1", data=BODY, headers=headers)
+
+    assert [False, False, False, True, False] == [one.is_repeated for one in shown]
 
 
 async def test_acknowledgement_is_the_declared_one(aiohttp_client, shown):
