@@ -2,12 +2,12 @@
 A sample receiver: takes callbacks as an external developer's API would, and shows them.
 
 It serves the path of the declaration, verifies the signature, loads the body through the declared
-schema, and answers as declared, or fails on purpose.
+schema, compares it with the path, and answers as declared, or fails on purpose.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -77,7 +77,10 @@ def make_receiver(
         signature = _verify(webhook, request, body)
         is_accepted = not signature.startswith("not verified")
         webhook_id = _text(request.headers.get("webhook-id", ""))
-        status, answer = _answer(webhook_id, body) if is_accepted else (401, {"error": signature})
+        path = request.match_info
+        status, answer = (
+            _answer(webhook_id, body, path) if is_accepted else (401, {"error": signature})
+        )
         text = orjson.dumps(answer).decode()
         show(
             Received(
@@ -93,9 +96,11 @@ def make_receiver(
         await asyncio.sleep(failure.delay_seconds)
         return web.Response(text=text, status=status, content_type="application/json")
 
-    def _answer(webhook_id: str, body: bytes) -> tuple[int, dict[str, object]]:
+    def _answer(
+        webhook_id: str, body: bytes, path: Mapping[str, str]
+    ) -> tuple[int, dict[str, object]]:
         try:
-            schema.load(orjson.loads(body))
+            _compare(callback, schema.load(orjson.loads(body)), path)
         except (orjson.JSONDecodeError, ValidationError) as error:
             return 400, {"error": f"not what is declared: {error}"}
         if failure.first:
@@ -111,6 +116,18 @@ def make_receiver(
     for route in (path, "/{prefix:(?s:.*)}" + path):
         app.router.add_route(callback.method.upper(), route, receive)
     return app
+
+
+def _compare(callback: Callback, event: Mapping[str, object], path: Mapping[str, str]) -> None:
+    """
+    Compare *event* with the *path*: it is not signed, and may be that of another event.
+
+    Raises:
+        ValidationError: if they differ.
+    """
+    for parameter, name in callback.path_fields.items():
+        if event[name] != path[parameter]:
+            raise ValidationError({name: ["Differs from the path."]})
 
 
 def _text(value: str) -> str:

@@ -43,7 +43,7 @@ def receiver_file(document, document_file):
         "components": {
             "schemas": {
                 name: document["components"]["schemas"][name]
-                for name in ("InvoiceEvent", "InvoiceEventReceived")
+                for name in ("InvoiceNotification", "InvoiceEventReceived")
             }
         },
     }

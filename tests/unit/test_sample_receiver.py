@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import orjson
 import pytest
 from standardwebhooks import Webhook
+from yarl import URL
 
 from service.callbacks.answers import AnswerRule, Meaning
 from service.callbacks.invoices import INVOICE_NOTIFICATION
@@ -40,7 +42,10 @@ async def receiver(aiohttp_client, shown):
     return await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, shown.append))
 
 
-@pytest.mark.parametrize("path", ["/invoices/2expen51ve", "/a/b/invoices/x%2Fy"])
+PATH = f"/invoices/{INVOICE_NOTIFICATION.request_example['invoice_id']}"
+
+
+@pytest.mark.parametrize("path", [PATH, f"/a/b{PATH}"])
 async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
     """A signed event is acknowledged as declared, below any path."""
     answer = await receiver.post(path, data=BODY, headers=signed())
@@ -53,6 +58,28 @@ async def test_callback_is_acknowledged_as_declared(receiver, shown, path):
     ]
 
 
+@pytest.mark.parametrize("path", ["/invoices/2", "/invoices/2expen51ve%20", "/invoices/%2F"])
+async def test_an_event_of_another_invoice_is_refused(receiver, shown, path):
+    """A signed event that arrives at the path of another invoice is answered 400."""
+    answer = await receiver.post(path, data=BODY, headers=signed())
+
+    assert 400 == answer.status
+    assert "invoice_id" in (await answer.json())["error"]
+    assert [("verified", 400)] == [(one.signature, one.status_code) for one in shown]
+
+
+async def test_an_id_that_is_escaped_in_the_path_is_the_same(receiver):
+    """The id of the path is compared without its percent-encoding."""
+    event = {**INVOICE_NOTIFICATION.request_example, "invoice_id": "x/y %2F"}
+    body = INVOICE_NOTIFICATION.render(event)
+    path = "/invoices/" + quote("x/y %2F", safe="")
+
+    assert (
+        200
+        == (await receiver.post(URL(path, encoded=True), data=body, headers=signed(body))).status
+    )
+
+
 async def test_acknowledgement_is_the_declared_one(aiohttp_client, shown):
     """The status of the acknowledgement is the one of the declaration."""
     answers = (
@@ -63,7 +90,7 @@ async def test_acknowledgement_is_the_declared_one(aiohttp_client, shown):
     callback = replace(INVOICE_NOTIFICATION, answers=answers)
     receiver = await aiohttp_client(make_receiver(callback, DEV_SECRET, shown.append))
 
-    assert 202 == (await receiver.post("/invoices/1", data=BODY, headers=signed())).status
+    assert 202 == (await receiver.post(PATH, data=BODY, headers=signed())).status
 
 
 @pytest.mark.parametrize(
@@ -100,16 +127,16 @@ async def test_body_that_is_not_declared_is_refused(receiver, body):
 
 async def test_field_that_is_not_declared_is_ignored(receiver):
     """An undeclared field of an event is ignored."""
-    body = orjson.dumps({"description": "Invoice paid", "paid": True, "new": 1})
+    body = orjson.dumps({**INVOICE_NOTIFICATION.request_example, "new": 1})
 
-    assert 200 == (await receiver.post("/invoices/1", data=body, headers=signed(body))).status
+    assert 200 == (await receiver.post(PATH, data=body, headers=signed(body))).status
 
 
 async def test_without_a_secret_no_signature_is_checked(aiohttp_client, shown):
     """A receiver without a secret accepts events, and shows that it did not check them."""
     receiver = await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
 
-    assert 200 == (await receiver.post("/invoices/1", data=BODY)).status
+    assert 200 == (await receiver.post(PATH, data=BODY)).status
     assert "not checked" == shown[0].signature
 
 
