@@ -50,7 +50,9 @@ class Sound:
             return self.malformed()
         if refusal := self.judge(event, request):
             return refusal
-        return await self.process(request, unquote(found[1]), event)
+        if event["invoice_id"] != self.decoded(found[1]):
+            return web.json_response({"error": "the path has another invoice"}, status=400)
+        return await self.process(request, event)
 
     def route(self):
         """The pattern of the paths that are served."""
@@ -59,6 +61,10 @@ class Sound:
     def path(self, request):
         """The path as it arrived."""
         return request.raw_path
+
+    def decoded(self, segment):
+        """The id of the invoice in the path."""
+        return unquote(segment)
 
     async def read(self, request):
         """The body."""
@@ -83,9 +89,9 @@ class Sound:
     def judge(self, event, request):
         """A refusal of an event, if there is a reason."""
 
-    async def process(self, request, invoice_id, event):
+    async def process(self, request, event):
         """Process an event once, and answer."""
-        self.processed.setdefault(request.headers["webhook-id"], (invoice_id, event))
+        self.processed.setdefault(request.headers["webhook-id"], event)
         return await self.answer()
 
     async def answer(self):
@@ -270,6 +276,9 @@ class DecodesFirst(Sound):
     def path(self, request):
         return unquote(request.raw_path)
 
+    def decoded(self, segment):
+        return segment
+
 
 class NoBraces(Sound):
     def route(self):
@@ -295,22 +304,22 @@ class NoBlanks(Sound):
 
 
 class RefusesRepeated(Sound):
-    async def process(self, request, invoice_id, event):
+    async def process(self, request, event):
         if request.headers["webhook-id"] in self.processed:
             return web.Response(status=409)
-        return await super().process(request, invoice_id, event)
+        return await super().process(request, event)
 
 
 class Races(Sound):
     """Looks for the id first and inserts it later, under a unique index."""
 
-    async def process(self, request, invoice_id, event):
+    async def process(self, request, event):
         webhook_id = request.headers["webhook-id"]
         if webhook_id not in self.processed:
             await asyncio.sleep(0.01)
             if webhook_id in self.processed:
                 return web.Response(status=500)
-        return await super().process(request, invoice_id, event)
+        return await super().process(request, event)
 
 
 class LeavesHalf(Sound):
@@ -320,7 +329,7 @@ class LeavesHalf(Sound):
         super().__init__()
         self.begun = set()
 
-    async def process(self, request, invoice_id, event):
+    async def process(self, request, event):
         webhook_id = request.headers["webhook-id"]
         for _ in range(60):
             if webhook_id not in self.begun:
@@ -332,7 +341,7 @@ class LeavesHalf(Sound):
         # Cancelled where the connection is lost.
         await asyncio.sleep(0.05)
         self.begun.discard(webhook_id)
-        return await super().process(request, invoice_id, event)
+        return await super().process(request, event)
 
 
 class WantsOrder(Sound):
@@ -343,8 +352,8 @@ class WantsOrder(Sound):
 
 
 class ClosesSilently(Sound):
-    async def process(self, request, invoice_id, event):
-        answer = await super().process(request, invoice_id, event)
+    async def process(self, request, event):
+        answer = await super().process(request, event)
         await answer.prepare(request)
         await answer.write_eof()
         request.transport.close()
@@ -411,7 +420,7 @@ DEFECTS = {
     OtherSecret: {"event_paid"},
     TakesPaidOnly: {"event_not_paid", "turned_order"},
     RefusesUnknownFields: {"unknown_field"},
-    VerifiesParsedBody: {"body_bytes"},
+    VerifiesParsedBody: {"body_bytes", "id_not_ascii"},
     WantsLength: {"chunked_body"},
     WantsLowerCase: {"header_case"},
     FirstSignatureOnly: {"two_signatures"},

@@ -76,9 +76,9 @@ class Requests:
         )
 
     def fields(self, invoice_id: str) -> dict[str, Any]:
-        """The fields of the example event, about *invoice_id* if events name their invoice."""
-        fields = dict(self._callback.request_example)
-        return fields | ({"invoice_id": invoice_id} if "invoice_id" in fields else {})
+        """The fields of the example event, of which some may repeat *invoice_id*."""
+        repeated = dict.fromkeys(self._callback.path_fields.values(), invoice_id)
+        return {**self._callback.request_example, **repeated}
 
     def _called_for(self, invoice_id: str) -> CallbackUrl:
         template = self._callback.template

@@ -2,12 +2,13 @@
 A sample receiver: takes callbacks as an external developer's API would, and shows them.
 
 It serves the path of the declaration, verifies the signature, loads the body through the declared
-schema, recognises an event that it has processed, and answers as declared, or fails on purpose.
+schema, compares it with the path, recognises an event that it has processed, and answers as
+declared, or fails on purpose.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -101,7 +102,7 @@ class _Receiver:
         signature = self._verify(request, body)
         if signature.startswith("not verified"):
             status, answer = 401, {"error": signature}
-        elif error := self._error_in(body):
+        elif error := self._error_in(body, request.match_info):
             status, answer = 400, {"error": error}
         else:
             status, answer = self._answer(webhook_id)
@@ -132,9 +133,9 @@ class _Receiver:
             return f"not verified: {error}"
         return "verified"
 
-    def _error_in(self, body: bytes) -> str | None:
+    def _error_in(self, body: bytes, path: Mapping[str, str]) -> str | None:
         try:
-            self._schema.load(orjson.loads(body))
+            _compare(self._callback, self._schema.load(orjson.loads(body)), path)
         except (orjson.JSONDecodeError, ValidationError) as error:
             return f"not what is declared: {error}"
         return None
@@ -156,6 +157,18 @@ class _Receiver:
         if len(self._processed) > REMEMBERED_COUNT:
             del self._processed[next(iter(self._processed))]
         return True
+
+
+def _compare(callback: Callback, event: Mapping[str, object], path: Mapping[str, str]) -> None:
+    """
+    Compare *event* with the *path*: it is not signed, and may be that of another event.
+
+    Raises:
+        ValidationError: if they differ.
+    """
+    for parameter, name in callback.path_fields.items():
+        if event[name] != path[parameter]:
+            raise ValidationError({name: ["Differs from the path."]})
 
 
 def _text(value: str) -> str:

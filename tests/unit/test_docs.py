@@ -269,6 +269,16 @@ async def test_printed_receiver_refuses_a_forged_event(receiver, capsys):
     assert "" == capsys.readouterr().out
 
 
+async def test_printed_receiver_refuses_an_event_of_another_invoice(receiver, capsys):
+    """A signed event that arrives at the path of another invoice is refused."""
+    body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
+
+    answer = await receiver.post("/invoices/2", data=body, headers=signed(body))
+
+    assert (400, {"error": "the path has another invoice"}) == (answer.status, await answer.json())
+    assert "" == capsys.readouterr().out
+
+
 def signed(body):
     """The headers that the service sends with *body*, signed now."""
     now = datetime.now(UTC)
