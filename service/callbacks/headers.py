@@ -53,7 +53,7 @@ STANDARD_HEADERS = (
         "webhook-signature",
         "Standard Webhooks signatures of id, timestamp and body, separated by spaces. One that"
         " verifies is enough.",
-        "v1,WOUoLfZH/WW0hk/uDspAuBCcfVmh95r85zRXc6AHCWE=",
+        "v1,Wdjedzn6I8Rh4J2w4qUjShchNS581tbOigLwpXY0SAc=",
         pattern="^v1,[A-Za-z0-9+/]{43}=( v1,[A-Za-z0-9+/]{43}=)*$",
     ),
     CallbackHeader("content-type", "The body is JSON in UTF-8.", "application/json"),

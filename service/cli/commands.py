@@ -11,6 +11,7 @@ from service.accounts.encryption import new_encryption_key
 from service.api.docs import as_yaml
 from service.app import document_of, receiver_document_of
 from service.cli.accounts import accounts_group
+from service.cli.check_receiver import check_receiver_command
 from service.cli.database import migrate_command
 from service.cli.demo import demo_command
 from service.cli.group import WholeHelpGroup
@@ -59,7 +60,14 @@ def main() -> None:
     """Accept invoices, collect them, and call the API user back."""
 
 
-for command in (serve_command, accounts_group, migrate_command, receiver_group, demo_command):
+for command in (
+    serve_command,
+    accounts_group,
+    migrate_command,
+    receiver_group,
+    check_receiver_command,
+    demo_command,
+):
     main.add_command(command)
 
 

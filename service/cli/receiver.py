@@ -130,10 +130,11 @@ async def _receive(host: str, port: int, secret: str, failure: Failure, *, as_js
 def print_as_text(received: Received) -> None:
     """Print a callback for a person, without characters that a terminal would obey."""
     wait = f" after {received.delay_seconds:g} s" if received.delay_seconds else ""
+    again = ", processed before" if received.is_repeated else ""
     for line in (
         "",
         f"POST {received.path}",
-        f"  webhook-id  {received.webhook_id}",
+        f"  webhook-id  {received.webhook_id}{again}",
         f"  signature   {received.signature}",
         f"  body        {received.body}",
         f"  answered    {received.status_code} {received.answer}{wait}",

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from click import Option
 from standardwebhooks import Webhook
 
 from schemas.delivery import OUTCOMES, REASONS
@@ -20,6 +21,7 @@ from service.api.application import make_application
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
 from service.development import DEV_SECRET
+from service.receiver.checks import CHECKS
 from service.receiver.projects.languages import LANGUAGES
 from service.settings import PREFIX, Settings, read_settings
 from service.web.problems import PROBLEMS
@@ -87,7 +89,8 @@ def test_every_command_is_documented_with_its_options(name):
     rows = [line for line in text_of("docs/operations.md").splitlines() if line.startswith("|")]
     (row,) = [line for line in rows if re.match(rf"\| `invoices {name}\b", line)]
 
-    assert [] == [option.opts[0] for option in options if option.opts[0] not in row]
+    shown = [one.opts[0] if isinstance(one, Option) else one.name.upper() for one in options]
+    assert [] == [text for text in shown if text not in row]
 
 
 @pytest.mark.parametrize("name", sorted(main.commands["accounts"].commands))
@@ -152,6 +155,13 @@ def test_every_outcome_and_reason_is_explained():
 
     assert [] == [outcome for outcome in OUTCOMES if f"| `{outcome}` |" not in receiver]
     assert [] == [reason for reason in REASONS if f"`{reason}` (" not in guide]
+
+
+def test_every_check_of_a_receiver_is_explained():
+    """The receiver's page explains each check by its name."""
+    page = text_of("docs/receiver.md")
+
+    assert [] == [one.name for one in CHECKS if f"`{one.name}`" not in page]
 
 
 def test_every_header_and_answer_of_the_callback_is_explained():
@@ -266,6 +276,16 @@ async def test_printed_receiver_refuses_a_forged_event(receiver, capsys):
     answer = await receiver.post("/invoices/2expen51ve", data=b"{}", headers=headers)
 
     assert 401 == answer.status
+    assert "" == capsys.readouterr().out
+
+
+async def test_printed_receiver_refuses_an_event_of_another_invoice(receiver, capsys):
+    """A signed event that arrives at the path of another invoice is refused."""
+    body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
+
+    answer = await receiver.post("/invoices/2", data=body, headers=signed(body))
+
+    assert (400, {"error": "the path has another invoice"}) == (answer.status, await answer.json())
     assert "" == capsys.readouterr().out
 
 

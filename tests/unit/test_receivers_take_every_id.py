@@ -63,14 +63,16 @@ async def serving(app):
     """Serves *app* on this machine; yields a function that calls it as the service does."""
     server = Server(app)
     port = await server.start("127.0.0.1", 0)
-    headers = Signer((DEV_SECRET,)).headers("msg_1", datetime.now(UTC), BODY)
     async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=5) as sender:
 
         async def call(id_="1", *, base="", changed=None):
             url = url_of(f"http://127.0.0.1:{port}{base}", id_)
             assert url is not None, id_
+            event = {**INVOICE_NOTIFICATION.request_example, "invoice_id": id_}
+            body = INVOICE_NOTIFICATION.render(event)
+            headers = Signer((DEV_SECRET,)).headers("msg_1", datetime.now(UTC), body)
             given = {"Content-Type": "application/json", **headers, **(changed or {})}
-            answer = await sender.send(OutgoingRequest(url, "POST", given, BODY))
+            answer = await sender.send(OutgoingRequest(url, "POST", given, body))
             return answer.status_code, answer.body
 
         yield call
@@ -204,7 +206,7 @@ async def test_a_delayed_callback_is_shown_at_once():
     server = Server(app)
     port = await server.start("127.0.0.1", 0)
     async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=0.5) as sender:
-        url = f"http://127.0.0.1:{port}/invoices/1"
+        url = f"http://127.0.0.1:{port}/invoices/2expen51ve"
         answer = await sender.send(OutgoingRequest(url, "POST", {"webhook-id": "msg_1"}, BODY))
     await server.stop()
 
@@ -269,7 +271,8 @@ async def test_bytes_that_are_not_utf_8_are_shown(capsys):
     server = Server(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
     port = await server.start("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = b"POST /invoices/1 HTTP/1.1\r\nHost: h\r\nwebhook-id: \xe4\r\nConnection: close\r\n"
+    writer.write(b"POST /invoices/2expen51ve HTTP/1.1\r\nHost: h\r\n")
+    head = b"webhook-id: \xe4\r\nConnection: close\r\n"
     writer.write(head + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
     answer = await reader.read()
     writer.close()
