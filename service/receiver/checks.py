@@ -26,7 +26,7 @@ from service.receiver.repetition_checks import (
     repeated_at_once,
     repeated_event,
 )
-from service.receiver.requests import SIGNED
+from service.receiver.requests import SIGNED, new_invoice_id
 
 TOO_FAR = timedelta(minutes=6)
 """One minute more than the tolerance of Standard Webhooks."""
@@ -59,7 +59,7 @@ def _cut_json(run: Run) -> Call:
 
 def _in_other_bytes(run: Run) -> Sequence[Call]:
     """Events in bytes that no other writer of JSON would make of them."""
-    invoice_id = "test_bytes"
+    invoice_id = new_invoice_id()
     fields = {**run.requests.fields(invoice_id), "description": "Счёт оплачен, danke schön"}
     bodies = (orjson.dumps(fields), orjson.dumps(fields, option=orjson.OPT_INDENT_2))
     return [run.requests.event(invoice_id=invoice_id, body=body) for body in bodies]
@@ -68,7 +68,7 @@ def _in_other_bytes(run: Run) -> Sequence[Call]:
 def _in_turned_order(run: Run) -> Sequence[Call]:
     """The later event of an invoice before the earlier one, as after a redelivery."""
     refunded = {"paid": False, "description": "Payment refunded"}
-    invoice_id = "test_order"
+    invoice_id = new_invoice_id()
     later = run.requests.event(invoice_id=invoice_id, fields=refunded)
     earlier = run.requests.event(invoice_id=invoice_id, ahead=-timedelta(minutes=1))
     return [later, earlier]

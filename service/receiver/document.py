@@ -6,7 +6,7 @@ has the callbacks under `webhooks` as well.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -28,15 +28,12 @@ from service.callbacks.documentation import (
     shown_statuses,
 )
 from service.callbacks.exchange import Exchange
-from service.callbacks.expression import Expression
-from service.errors import DeclarationError, EvaluationError
-from service.receiver.address import Parts, QueryParameter, ReceiverAddress, Variable, address_of
+from service.errors import DeclarationError
+from service.receiver.address import ReceiverAddress, address_of
+from service.receiver.address_objects import SERVER, server_object, url_parameters
 
 Version = Literal["3.0.3", "3.1.0"]
 VERSIONS: tuple[Version, ...] = ("3.0.3", "3.1.0")
-
-SERVER = "http://127.0.0.1:9000"
-"""Where a receiver runs until it has a place of its own; generators take the port from it."""
 
 TAG = "callbacks"
 
@@ -101,7 +98,7 @@ def build_receiver_document(
     """
     listed = _by_name(promises)
     addresses = _addresses([one.callback for one in listed])
-    first, *_ = [_server(address) for address in addresses] or [{"url": SERVER}]
+    first, *_ = [server_object(address) for address in addresses] or [{"url": SERVER}]
     spec = APISpec(
         title="Receiver of callbacks",
         version=version,
@@ -121,9 +118,9 @@ def build_receiver_document(
         placed = {
             **operation,
             "description": f"{operation['description']}\n\n{_where(callback, address)}",
-            "parameters": [*_url_parameters(promise, address), *operation["parameters"]],
+            "parameters": [*url_parameters(address, promise.example), *operation["parameters"]],
         }
-        if (server := _server(address)) != first:
+        if (server := server_object(address)) != first:
             placed["servers"] = [server]
         spec.path(path=address.path, operations={method: placed})
     document = spec.to_dict()
@@ -230,91 +227,6 @@ def _where(callback: Callback, address: ReceiverAddress) -> str:
         + (f", followed by `{address.base_end}`" if address.base_end else "")
         + "; without it, nothing is sent."
     )
-
-
-# --- Server and parameters.
-
-
-def _server(address: ReceiverAddress) -> dict[str, Any]:
-    server: dict[str, Any] = {"url": address.server, "description": "Your server."}
-    if address.server_variables:
-        server["variables"] = {
-            variable.name: {
-                "default": SERVER if address.base else _default(variable, address.server),
-                "description": f"The value of {_sources(variable.parts)} in the request that asks"
-                " for the callback.",
-            }
-            for variable in address.server_variables
-        }
-    return server
-
-
-def _default(variable: Variable, server: str) -> str:
-    """A value of *variable* that makes a URL of *server*: a number where a port is."""
-    before = server.partition(f"{{{variable.name}}}")[0].partition("://")[2]
-    return "9000" if ":" in before else "example"
-
-
-def _url_parameters(promise: Promise, address: ReceiverAddress) -> Iterator[dict[str, Any]]:
-    for variable in address.path_variables:
-        yield _path_parameter(variable, promise.example)
-    for parameter in address.query:
-        yield _query_parameter(parameter, promise.example)
-
-
-def _path_parameter(variable: Variable, example: Exchange) -> dict[str, Any]:
-    return {
-        "in": "path",
-        "name": variable.name,
-        "required": True,
-        "description": f"{_sources(variable.parts)} of the request that asked for the callback;"
-        " percent-encoded, so a slash arrives as `%2F`.",
-        "schema": {"type": "string"},
-        "example": _text(variable.parts, example),
-    }
-
-
-def _query_parameter(parameter: QueryParameter, example: Exchange) -> dict[str, Any]:
-    texts = [_text(parts, example) for parts in parameter.values]
-    sources = [_sources(parts) for parts in parameter.values if not _is_literal(parts)]
-    schema: dict[str, Any] = {"type": "string"}
-    if len(texts) > 1:
-        count = len(texts)
-        schema = {"type": "array", "items": schema, "minItems": count, "maxItems": count}
-    elif not sources:
-        schema["enum"] = texts
-    origin = f"{' and '.join(sources)} of the request that asked for the callback."
-    return {
-        "in": "query",
-        "name": parameter.name,
-        "required": True,
-        "description": origin if sources else "Always the same.",
-        "schema": schema,
-        "example": texts if len(texts) > 1 else texts[0],
-    }
-
-
-def _is_literal(parts: Parts) -> bool:
-    return all(isinstance(part, str) for part in parts)
-
-
-def _sources(parts: Parts) -> str:
-    """The expressions in *parts*, as text."""
-    return " and ".join(f"`{part}`" for part in parts if not isinstance(part, str))
-
-
-def _text(parts: Parts, example: Exchange) -> str:
-    """What *parts* make of *example*, decoded."""
-    return "".join(part if isinstance(part, str) else _value(part, example) for part in parts)
-
-
-def _value(expression: Expression, example: Exchange) -> str:
-    """An example of what *expression* refers to."""
-    try:
-        value = expression.value(example)
-    except EvaluationError:
-        return "example"
-    return value if isinstance(value, str) and value else str(value or "example")
 
 
 # --- Schemas, and the twin of OpenAPI 3.1.

@@ -52,7 +52,7 @@ class Requests:
         *fields* are added to those of the event; *body* replaces them. Without an *invoice_id* or
         a *webhook_id*, there is a new one. Several *secrets* sign in their order.
         """
-        invoice_id = invoice_id or f"test_{new_id()}"
+        invoice_id = invoice_id or new_invoice_id()
         content = self.fields(invoice_id) | dict(fields or {})
         body = orjson.dumps(content) if body is None else body
         at = self._now() + ahead
@@ -86,6 +86,11 @@ class Requests:
         if url is None:
             raise EvaluationError(self._callback.expression, "names the server of the receiver")
         return url
+
+
+def new_invoice_id() -> str:
+    """An id that no invoice has."""
+    return f"test_{new_id()}"
 
 
 def _exchange(template: Template, url: str, other: str) -> Exchange:

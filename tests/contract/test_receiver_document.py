@@ -118,6 +118,15 @@ def test_headers_are_those_that_are_sent(receiver_document):
         assert re.search(headers[name]["schema"].get("pattern", ""), headers[name]["example"])
 
 
+def test_generators_do_not_change_the_patterns(receiver_document):
+    """Some generators escape these characters as HTML does, and no value would match then."""
+    patterns = [
+        one["schema"].get("pattern", "") for one in operation_of(receiver_document)["parameters"]
+    ]
+
+    assert [] == [one for one in patterns if set(one) & set("=<>&\"'`\\")]
+
+
 def test_examples_verify(receiver_document):
     """The example headers are a signature of the example body, written without blanks."""
     operation = operation_of(receiver_document)

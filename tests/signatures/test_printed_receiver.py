@@ -10,8 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from click.testing import CliRunner
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.cli.commands import main
 from service.delivery.egress import EgressPolicy
 from service.delivery.sender import OutgoingRequest, Sender
 from service.delivery.signing import Signer
@@ -84,6 +86,14 @@ async def test_the_printed_receiver_processes_an_event_once(receiver, sender):
             answer.body
         )
     assert f"a/b c {EVENT['description']} true\n" == await receiver.ended()
+
+
+async def test_the_printed_receiver_conforms(receiver):
+    """It passes every check of `invoices check-receiver`."""
+    command = ["check-receiver", f"http://127.0.0.1:{receiver.port}"]
+    ended = await asyncio.to_thread(CliRunner().invoke, main, command)
+
+    assert 0 == ended.exit_code, ended.output
 
 
 async def test_the_printed_receiver_refuses_a_forged_event(receiver, sender):

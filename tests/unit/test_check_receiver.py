@@ -23,7 +23,7 @@ from service.receiver.checks import CHECKS
 from service.receiver.sample import make_receiver
 from service.web.server import Server
 from tests.processes import free_port
-from tests.receivers import DEFECTS, SLOW_SECONDS, SOUND, HangsOnForgery, Slow
+from tests.receivers import DEFECTS, SLOW_SECONDS, SOUND, HangsOnForgery, Slow, Sound
 
 OTHER_SECRET = "whsec_c29tZSBvdGhlciBzZWNyZXQgb2Ygc29tZSBvbmU="
 
@@ -122,28 +122,55 @@ async def test_nothing_listens():
     assert {"failed", "skipped"} == {one["status"] for one in result["checks"]}
 
 
-async def test_untrusted_certificate_is_named(tls_receiver):
-    """A certificate that no public authority has signed fails the check of TLS."""
-    status, result = await check_as_json(tls_receiver)
-
-    assert (1, {"tls"}) == (status, failed_in(result))
-    (cause,) = [one["cause"] for one in result["checks"] if one["name"] == "tls"]
-    assert "certificate" in cause
-
-
 @pytest.fixture
-async def tls_receiver():
-    """The URL of a receiver whose certificate is its own."""
-    authority = trustme.CA()
+def authority(tmp_path, monkeypatch):
+    """An authority that the system trusts, and one below it."""
+    root = trustme.CA()
+    root.cert_pem.write_to_path(tmp_path / "root.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "root.pem"))
+    return root.create_child_ca()
+
+
+@asynccontextmanager
+async def serving_tls(certificate, chain):
+    """Serves a sound receiver with *certificate* and its *chain*, in PEM; yields its URL."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    runner = web.AppRunner(
-        SOUND["Sound"]().application(), shutdown_timeout=0, handler_cancellation=True
-    )
+    with certificate.private_key_pem.tempfile() as key, chain.tempfile() as pem:
+        context.load_cert_chain(pem, key)
+    runner = web.AppRunner(Sound().application(), shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     yield f"https://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
+
+
+def whole_chain(certificate):
+    """Everything that a server has to send."""
+    return trustme.Blob(b"".join(one.bytes() for one in certificate.cert_chain_pems))
+
+
+async def test_trusted_certificate_passes(authority):
+    """A certificate with its whole chain, from a trusted authority, passes the check of TLS."""
+    certificate = authority.issue_cert("127.0.0.1")
+    async with serving_tls(certificate, whole_chain(certificate)) as url:
+        status, result = await check_as_json(url)
+
+    assert (0, set()) == (status, failed_in(result))
+    assert {"passed"} == {one["status"] for one in result["checks"]}
+
+
+@pytest.mark.parametrize("defect", ["own authority", "no chain", "another host"])
+async def test_certificate_that_is_not_trusted_is_named(authority, defect):
+    """An unknown authority, a missing chain and another host fail the check of TLS alone."""
+    issuer = trustme.CA() if defect == "own authority" else authority
+    certificate = issuer.issue_cert("10.0.0.1" if defect == "another host" else "127.0.0.1")
+    chain = certificate.cert_chain_pems[0] if defect == "no chain" else whole_chain(certificate)
+    async with serving_tls(certificate, chain) as url:
+        status, result = await check_as_json(url)
+
+    assert (1, {"tls"}) == (status, failed_in(result))
+    (cause,) = [one["cause"] for one in result["checks"] if one["name"] == "tls"]
+    assert "certificate" in cause
 
 
 async def test_a_run_is_bounded(monkeypatch):

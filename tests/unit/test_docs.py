@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import os
 import re
+from contextlib import closing
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click import Option
+from click.testing import CliRunner
 from standardwebhooks import Webhook
 
 from schemas.delivery import OUTCOMES, REASONS
@@ -20,13 +23,22 @@ from service.accounts.cache import CACHE_SECONDS
 from service.api.application import make_application
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
+from service.delivery.connection import (
+    ANSWER_LIMIT,
+    HEAD_COUNT_LIMIT,
+    HEAD_LIMIT,
+    HEAD_LINE_LIMIT,
+)
 from service.development import DEV_SECRET
 from service.receiver.checks import CHECKS
+from service.receiver.conformance import RUN_SECONDS
 from service.receiver.projects.languages import LANGUAGES
 from service.settings import PREFIX, Settings, read_settings
 from service.web.problems import PROBLEMS
+from service.web.server import Server
 from tests.clock import ManualClock
 from tests.fakes import WatchedMemory, WatchedStore, assembled
+from tests.printed import PrintedReceiver, printed_code
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -245,13 +257,55 @@ def test_decisions_fit_on_a_screen():
         assert [] == [part for part in parts if part not in text], path.name
 
 
+def test_printed_request_is_a_real_one():
+    """The printed request has the headers that are sent, and its signature verifies."""
+    (lines,) = re.findall(
+        r"^    POST /invoices/2expen51ve HTTP/1.1\n(.*?)\n\n    (\{[^\n]*\})$",
+        text_of("docs/receiver.md"),
+        re.MULTILINE | re.DOTALL,
+    )
+    headers = dict(line.strip().split(": ", 1) for line in lines[0].splitlines())
+    body = lines[1].encode()
+    at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    names = {name.lower() for name in headers}
+
+    assert str(len(body)) == headers["Content-Length"]
+    signature = Webhook(DEV_SECRET).sign(headers["webhook-id"], at, body.decode())
+    assert signature == headers["webhook-signature"]
+    assert INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example) == body
+    assert {one.name for one in INVOICE_NOTIFICATION.headers if one.is_required} <= names
+
+
+def test_delays_and_limits_of_the_receivers_page_are_the_real_ones():
+    """The page names the default schedule, the deadline, and the limits of an answer."""
+    page = " ".join(text_of("docs/receiver.md").split())
+    units = {"s": 1, "min": 60, "h": 3600}
+    (listed,) = re.findall(r"The delays between attempts are (.*?), each", page)
+    delays = [
+        timedelta(seconds=int(number) * units[unit])
+        for number, unit in re.findall(r"(\d+) (s|min|h)", listed)
+    ]
+
+    assert tuple(delays) == Settings().retry_schedule
+    assert f"within {Settings().callback_timeout.total_seconds():g} seconds" in page
+    assert f"longer than {ANSWER_LIMIT // 1024} KiB, compressed" in page
+    limits = (HEAD_LIMIT // 1024, HEAD_LINE_LIMIT // 1024, HEAD_COUNT_LIMIT)
+    sentence = "Its headers may take {} KiB, one of them {} KiB, and there may be {} of them."
+    assert sentence.format(*limits) in page
+
+
+def test_duration_of_a_run_is_documented():
+    """The page says how long a run of checks lasts at most."""
+    page = " ".join(text_of("docs/receiver.md").split())
+
+    assert f"{RUN_SECONDS} seconds and one deadline" in page
+
+
 @pytest.fixture
 async def receiver(aiohttp_client):
     """The Python receiver of docs/receiver.md, as it is printed there."""
-    (code,) = re.findall(r"```python\n(.*?)```", text_of("docs/receiver.md"), re.DOTALL)
-    printed = {"__name__": "receiver"}
-    exec(compile(code, "docs/receiver.md", "exec"), printed)
-    return await aiohttp_client(printed["app"])
+    with closing(PrintedReceiver()) as printed:
+        yield await aiohttp_client(printed.app)
 
 
 async def test_printed_receiver_processes_an_event_once(receiver, capsys):
@@ -267,6 +321,23 @@ async def test_printed_receiver_processes_an_event_once(receiver, capsys):
             await answer.read()
         )
     assert "2expen51ve Invoice paid True\n" == capsys.readouterr().out
+
+
+async def test_printed_receiver_conforms():
+    """The receiver of the page passes every check of `invoices check-receiver`."""
+    with closing(PrintedReceiver()) as printed:
+        server = Server(printed.app)
+        port = await server.start("127.0.0.1", 0)
+        command = ["check-receiver", f"http://127.0.0.1:{port}"]
+        ended = await asyncio.to_thread(CliRunner().invoke, main, command)
+        await server.stop()
+
+    assert 0 == ended.exit_code, ended.output
+
+
+def test_first_receiver_is_short():
+    """The receiver of the page has less than 40 lines."""
+    assert len(printed_code().splitlines()) < 40
 
 
 async def test_printed_receiver_refuses_a_forged_event(receiver, capsys):

@@ -1,10 +1,8 @@
 """The receivers of the documentation accept every id of the API, and can fail on purpose."""
 
 import asyncio
-import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
-from pathlib import Path
 
 import orjson
 import pytest
@@ -25,8 +23,8 @@ from service.development import DEV_NETWORKS, DEV_SECRET
 from service.errors import EvaluationError
 from service.receiver.sample import Failure, Received, make_receiver
 from service.web.server import Server
+from tests.printed import PAGE, PrintedReceiver
 
-PAGE = Path(__file__).parents[2] / "docs/receiver.md"
 BODY = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
 OK = b'{"ok":true}'
 IDS = [
@@ -79,14 +77,6 @@ async def serving(app):
     await server.stop()
 
 
-def printed_app():
-    """The Python receiver that docs/receiver.md prints."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    printed = {"__name__": "receiver"}
-    exec(compile(code, str(PAGE), "exec"), printed)
-    return printed["app"]
-
-
 # Ids
 
 
@@ -105,8 +95,9 @@ async def test_sample_receiver_accepts_every_id_below_every_path(base):
 async def test_printed_receiver_accepts_every_id(capsys):
     """The printed receiver reads the id that the API user has chosen."""
     for id_ in IDS:
-        async with serving(printed_app()) as call:
-            status, body = await call(id_)
+        with closing(PrintedReceiver()) as printed:
+            async with serving(printed.app) as call:
+                status, body = await call(id_)
 
         assert (200, {"ok": True}) == (status, orjson.loads(body)), id_
         assert f"{id_} Invoice paid True\n" == capsys.readouterr().out
@@ -138,8 +129,9 @@ async def test_every_accepted_id_has_a_route(id_):
 )
 async def test_printed_receiver_refuses_with_a_reason(changed):
     """A request that does not verify is answered 401 with the reason, and never 500."""
-    async with serving(printed_app()) as call:
-        status, body = await call(changed=changed)
+    with closing(PrintedReceiver()) as printed:
+        async with serving(printed.app) as call:
+            status, body = await call(changed=changed)
 
     assert 401 == status
     assert orjson.loads(body)["error"]
@@ -149,7 +141,7 @@ def test_printed_receivers_listen_on_loopback():
     """The printed receivers listen on loopback only."""
     text = PAGE.read_text(encoding="utf-8")
 
-    assert 'web.run_app(app, host="127.0.0.1", port=9000)' in text
+    assert 'web.run_app(app, host="127.0.0.1", port=9000, print=None)' in text
     assert 'app.listen(9000, "127.0.0.1");' in text
 
 
