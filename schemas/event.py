@@ -37,6 +37,8 @@ class InvoiceNotificationSchema(InvoiceEventSchema):
             "The `id` of the invoice, as in the path. The signature covers the body and not the "
             "path: refuse an event whose path has another id.",
             example="2expen51ve",
+            # The field repeats this parameter of the path.
+            **{"x-path-parameter": "id"},
         ),
     )
 

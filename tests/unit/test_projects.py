@@ -177,6 +177,14 @@ def test_a_callback_is_read_from_the_document(document):
     assert ["id"] == callback.parameters
 
 
+def test_the_ids_of_an_event_are_compared_with_the_path(document):
+    """The signature covers the body alone, so an id in it has to name its parameter of the path."""
+    (callback,) = inbound_callbacks(document)
+
+    ids = [one.name for one in callback.fields if one.name.endswith("_id")]
+    assert ids == [one.name for one in callback.repeated]
+
+
 def test_a_field_that_repeats_a_parameter_is_compared():
     """Only a required text can be; its example is that of the path, which is stored once."""
     text = {"type": "string", "x-path-parameter": "id"}
