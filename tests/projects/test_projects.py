@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import quote, urlsplit
 
@@ -82,13 +83,19 @@ ODD = Callback(
     summary="An event whose names are hard",
     description="What no API should do.",
 )
+ANOTHER = replace(
+    INVOICE_NOTIFICATION,
+    name="another",
+    expression="{$request.query.url}/another",
+    summary="The event of the first callback, sent to a path without a parameter",
+)
 
 
 @pytest.fixture(scope="module")
-def three_callbacks():
-    """The receiver's document of an API with two callbacks more."""
+def four_callbacks():
+    """The receiver's document of an API with three callbacks more."""
     return build_receiver_document(
-        [Promise(one, EXAMPLE) for one in (INVOICE_NOTIFICATION, PARCEL_PICKED_UP, ODD)],
+        [Promise(one, EXAMPLE) for one in (INVOICE_NOTIFICATION, PARCEL_PICKED_UP, ODD, ANOTHER)],
         version="1",
         timeout=Settings().callback_timeout,
         is_strict=True,
@@ -103,11 +110,11 @@ def language(request):
     return request.param
 
 
-def test_a_project_of_several_callbacks_passes_its_own_tests(language, three_callbacks, tmp_path):
+def test_a_project_of_several_callbacks_passes_its_own_tests(language, four_callbacks, tmp_path):
     """Each callback of the document is in the project: route, body, work and tests."""
     project = tmp_path / "project"
     vectors = vectors_document(INVOICE_NOTIFICATION)
-    write_project(language, project, three_callbacks, vectors, DEV_SECRET)
+    write_project(language, project, four_callbacks, vectors, DEV_SECRET)
     tools.link_packages(language, project)
 
     tools.run(["./test"], project)

@@ -71,6 +71,8 @@ def rendered_project(
     callbacks = inbound_callbacks(document)
     values = {
         "callbacks": callbacks,
+        # Several callbacks may send the same event.
+        "events": [*{one.event: one for one in reversed(callbacks)}.values()][::-1],
         "fields": [field for one in callbacks for field in one.fields],
         "port": PORT,
         "development_secret": development_secret,
