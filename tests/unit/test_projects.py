@@ -159,6 +159,14 @@ def test_names_of_express_stand_without_quotation_marks_in_whole_segments():
     assert "/invoices/:id" == LANGUAGES["node-express"].filters["route"](callback)
 
 
+@pytest.mark.parametrize(("path", "route"), [("/a/{id}", "/a/{id}"), ("/a/", "/a/{$}")])
+def test_routes_of_go_match_one_path(path, route):
+    """A route that ends with a slash would match every path below it."""
+    (callback,) = inbound_callbacks(document_with(path))
+
+    assert route == LANGUAGES["go"].filters["route"](callback)
+
+
 def test_example_path_is_encoded():
     """Tests of a project call the path with its example values, or with values of their own."""
     (callback,) = inbound_callbacks(document_with("/a/{id}/b{x}"))

@@ -45,7 +45,9 @@ def go_route(callback: Inbound) -> str:
         raise DeclarationError(
             f"{callback.path} has a segment with text beside a parameter: Go's router takes none."
         )
-    return _route(callback, _in_braces)
+    # A route that ends with a slash matches everything below it without {$}.
+    end = "{$}" if callback.path.endswith("/") else ""
+    return _route(callback, _in_braces) + end
 
 
 def spring_route(callback: Inbound) -> str:
