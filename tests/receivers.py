@@ -344,6 +344,36 @@ class LeavesHalf(Sound):
         return await super().process(request, event)
 
 
+class OncePerInvoice(Sound):
+    """Takes any second event of an invoice for a repetition, and refuses it."""
+
+    async def process(self, request, event):
+        if request.raw_path in self.processed:
+            known = self.processed[request.raw_path] == request.headers["webhook-id"]
+            return await self.answer() if known else web.Response(status=409)
+        self.processed[request.raw_path] = request.headers["webhook-id"]
+        return await self.answer()
+
+
+class SaysNoToRepeated(Sound):
+    async def process(self, request, event):
+        if request.headers["webhook-id"] in self.processed:
+            return web.json_response({"ok": False})
+        return await super().process(request, event)
+
+
+class NoBodyForUnpaid(Sound):
+    def judge(self, event, request):
+        return None if event["paid"] else web.Response(status=204)
+
+
+class HangsOnRepeated(Sound):
+    async def process(self, request, event):
+        if request.headers["webhook-id"] in self.processed:
+            await asyncio.sleep(60)
+        return await super().process(request, event)
+
+
 class WantsOrder(Sound):
     def judge(self, event, request):
         timestamp = int(request.headers["webhook-timestamp"])
@@ -418,7 +448,8 @@ DEFECTS = {
     Redirects: {"event_paid"},
     WrongPath: {"event_paid"},
     OtherSecret: {"event_paid"},
-    TakesPaidOnly: {"event_not_paid", "turned_order"},
+    TakesPaidOnly: {"event_not_paid", "second_event", "turned_order"},
+    NoBodyForUnpaid: {"event_not_paid", "second_event", "turned_order"},
     RefusesUnknownFields: {"unknown_field"},
     VerifiesParsedBody: {"body_bytes", "id_not_ascii"},
     WantsLength: {"chunked_body"},
@@ -446,6 +477,9 @@ DEFECTS = {
     DecodesTwice: {"id_with_percent"},
     NoBlanks: {"id_with_blank"},
     RefusesRepeated: {"repeated_event", "repeated_at_once", "repeated_after_cut"},
+    SaysNoToRepeated: {"repeated_event", "repeated_at_once", "repeated_after_cut"},
+    HangsOnRepeated: {"repeated_event", "repeated_at_once", "repeated_after_cut"},
+    OncePerInvoice: {"second_event", "turned_order"},
     Races: {"repeated_at_once"},
     LeavesHalf: {"repeated_after_cut"},
     WantsOrder: {"turned_order"},

@@ -17,6 +17,7 @@ from service.clock import SystemClock
 from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
 from service.delivery.egress import EgressPolicy
 from service.delivery.failures import no_answer
+from service.delivery.proxy import Proxy
 from service.delivery.resolver import Resolver
 from service.delivery.signing import Signer
 from service.development import DEV_NETWORKS, DEV_SECRET
@@ -34,6 +35,52 @@ LOOPBACK: tuple[Network, ...] = (
     ipaddress.IPv6Network("::1/128"),
 )
 MARKS = {Status.PASSED: "passed ", Status.FAILED: "FAILED ", Status.SKIPPED: "skipped"}
+
+
+class Progress:
+    """Prints the results as they come; on a terminal, the name of the running check before."""
+
+    def __init__(self, is_printed: bool) -> None:
+        self._is_printed = is_printed
+        self._stream = sys.stdout if is_printed else sys.stderr
+        self._is_terminal = self._stream.isatty()
+
+    def begin(self, name: str) -> None:
+        """Show that the check *name* runs."""
+        if self._is_terminal:
+            click.echo(f"\r\x1b[Kchecking {name} …", nl=False, file=self._stream)
+
+    def show(self, result: Result) -> None:
+        """Show how a check ended."""
+        if self._is_terminal:
+            click.echo("\r\x1b[K", nl=False, file=self._stream)
+        if not self._is_printed:
+            return
+        line = f"{MARKS[result.status]} {result.name}"
+        click.echo(f"{line:<32} {result.duration_ms:>6} ms")
+        for text in _explained(result):
+            click.echo("          " + _printable(text))
+
+    def end(self, results: list[Result]) -> None:
+        """Show what all of it came to."""
+        if self._is_printed:
+            counts = {status: sum(one.status is status for one in results) for status in Status}
+            verdict = "conforms" if conforms(results) else "does not conform"
+            numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
+            click.echo(f"\nThe receiver {verdict}: {numbers}.")
+
+
+def _explained(result: Result) -> list[str]:
+    if result.finding is None:
+        return [result.cause] if result.cause else []
+    return [result.finding.cause, result.finding.mending, curl_of(result.finding)]
+
+
+def _printable(text: str) -> str:
+    """*text* without characters that a terminal would obey, but line breaks."""
+    return "".join(
+        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
+    )
 
 
 @click.command("check-receiver")
@@ -81,7 +128,7 @@ def check_receiver_command(
         raise click.BadParameter(sentence, param_hint="URL")
     is_printed = not as_json and junit != "-"
     results: list[Result] = []
-    status = run(_check(requests, policy, settings, results, _Progress(is_printed)))
+    status = run(_check(requests, policy, settings, results, Progress(is_printed)))
     if as_json:
         click.echo(orjson.dumps(as_object(url, results), option=orjson.OPT_INDENT_2))
     if junit == "-":
@@ -110,14 +157,16 @@ async def _check(
     policy: EgressPolicy,
     settings: Settings,
     results: list[Result],
-    progress: "_Progress",
+    progress: Progress,
 ) -> int:
     timeout_seconds = settings.callback_timeout.total_seconds()
     resolver = Resolver(policy, concurrency=LOOKUPS, queue_seconds=timeout_seconds)
     context = verified_tls()
+    is_behind_proxy = settings.callback_proxy and not _is_loopback(requests.target.host)
+    proxy = Proxy.of(settings.callback_proxy) if is_behind_proxy else None
 
     def connect() -> BaseConnector:
-        return BoundedConnector(policy, resolver, context)
+        return BoundedConnector(policy, resolver, context, proxy)
 
     def explain(failure: Exception) -> str:
         return no_answer(failure, timeout_seconds).detail
@@ -131,47 +180,3 @@ async def _check(
         await resolver.close()
     progress.end(results)
     return 0 if conforms(results) else 1
-
-
-class _Progress:
-    """Prints the results as they come; on a terminal, the name of the running check before."""
-
-    def __init__(self, is_printed: bool) -> None:
-        self._is_printed = is_printed
-        self._stream = sys.stdout if is_printed else sys.stderr
-        self._is_terminal = self._stream.isatty()
-
-    def begin(self, name: str) -> None:
-        """Show that the check *name* runs."""
-        if self._is_terminal:
-            click.echo(f"\r\x1b[Kchecking {name} …", nl=False, file=self._stream)
-
-    def show(self, result: Result) -> None:
-        """Show how a check ended."""
-        if self._is_terminal:
-            click.echo("\r\x1b[K", nl=False, file=self._stream)
-        if not self._is_printed:
-            return
-        line = f"{MARKS[result.status]} {result.name}"
-        click.echo(f"{line:<32} {result.duration_ms:>6} ms")
-        for text in _explained(result):
-            click.echo("          " + _printable(text))
-
-    def end(self, results: list[Result]) -> None:
-        """Show what all of it came to."""
-        if self._is_printed:
-            counts = {status: sum(one.status is status for one in results) for status in Status}
-            verdict = "conforms" if conforms(results) else "does not conform"
-            numbers = ", ".join(f"{count} {status}" for status, count in counts.items())
-            click.echo(f"\nThe receiver {verdict}: {numbers}.")
-
-
-def _explained(result: Result) -> list[str]:
-    if result.finding is None:
-        return [result.cause] if result.cause else []
-    return [result.finding.cause, result.finding.mending, curl_of(result.finding)]
-
-
-def _printable(text: str) -> str:
-    """*text* without characters that a terminal would obey."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)

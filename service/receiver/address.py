@@ -82,7 +82,9 @@ def address_of(callback: Callback, below: str = "") -> ReceiverAddress:
     target_path, query_text = _cut(target, "?")
     names = _Names(one.name for one in callback.headers)
     server_variables, server_text = _named(server, names)
-    starts_with_slash = _starts_with_slash(target_path)
+    # What follows the receiver's own URL has to begin a segment of the path.
+    needs_slash = not _starts_with_slash(target_path) and bool(target_path or not below)
+    slash = "/" if needs_slash else ""
     path_variables, path = _named(target_path, names)
     try:
         query = tuple(_query_parameters(query_text or ()))
@@ -92,11 +94,11 @@ def address_of(callback: Callback, below: str = "") -> ReceiverAddress:
     return ReceiverAddress(
         server=server_text,
         server_variables=server_variables,
-        path=below + (path if starts_with_slash else f"/{path}"),
+        path=f"{below}{slash}{path}",
         path_variables=path_variables,
         query=query,
         base=base,
-        base_end=below + ("" if starts_with_slash or base is None else "/"),
+        base_end=f"{below}{slash}" if base else "",
     )
 
 

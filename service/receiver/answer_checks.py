@@ -25,18 +25,9 @@ async def answer_content_type(run: Run) -> Finding | Skipped | None:
 async def answer_body(run: Run) -> Finding | Skipped | None:
     """The answers are what the callback declares."""
     for call, reply in run.accepted:
-        if reply.is_truncated:
-            continue
-        classified = run.callback.classify(
-            reply.status_code,
-            reply.body,
-            is_truncated=False,
-            is_strict=True,
-            content_encoding=reply.content_encoding,
-        )
-        if classified.detail:
+        if not reply.is_truncated and (mismatch := run.mismatch(reply)):
             return Finding(
-                cause=f"A good event, answered {reply.status_code}: {classified.detail}.",
+                cause=f"A good event, answered {reply.status_code}: {mismatch}.",
                 mending="Answer with the declared body, in UTF-8 and not compressed.",
                 call=call,
             )

@@ -32,6 +32,10 @@ TOO_FAR = timedelta(minutes=6)
 """One minute more than the tolerance of Standard Webhooks."""
 
 
+REFUNDED = {"paid": False, "description": "Payment refunded"}
+"""A later event of an invoice that was paid."""
+
+
 # --- Calls.
 
 
@@ -59,17 +63,25 @@ def _cut_json(run: Run) -> Call:
 
 def _in_other_bytes(run: Run) -> Sequence[Call]:
     """Events in bytes that no other writer of JSON would make of them."""
+    calls = []
+    for option in (0, orjson.OPT_INDENT_2):
+        invoice_id = new_invoice_id()
+        fields = {**run.requests.fields(invoice_id), "description": "Счёт оплачен, danke schön"}
+        body = orjson.dumps(fields, option=option)
+        calls.append(run.requests.event(invoice_id=invoice_id, body=body))
+    return calls
+
+
+def _two_events(run: Run) -> Sequence[Call]:
+    """Two events of one invoice, in their order."""
     invoice_id = new_invoice_id()
-    fields = {**run.requests.fields(invoice_id), "description": "Счёт оплачен, danke schön"}
-    bodies = (orjson.dumps(fields), orjson.dumps(fields, option=orjson.OPT_INDENT_2))
-    return [run.requests.event(invoice_id=invoice_id, body=body) for body in bodies]
+    return [run.requests.event(invoice_id=invoice_id, fields=of) for of in ({}, REFUNDED)]
 
 
 def _in_turned_order(run: Run) -> Sequence[Call]:
     """The later event of an invoice before the earlier one, as after a redelivery."""
-    refunded = {"paid": False, "description": "Payment refunded"}
     invoice_id = new_invoice_id()
-    later = run.requests.event(invoice_id=invoice_id, fields=refunded)
+    later = run.requests.event(invoice_id=invoice_id, fields=REFUNDED)
     earlier = run.requests.event(invoice_id=invoice_id, ahead=-timedelta(minutes=1))
     return [later, earlier]
 
@@ -194,6 +206,12 @@ CHECKS = (
     Check("repeated_event", repeated_event),
     Check("repeated_at_once", repeated_at_once),
     Check("repeated_after_cut", repeated_after_cut),
+    accepting(
+        "second_event",
+        "A second event of the same invoice",
+        "Recognise a repeated event by its webhook-id, and not by its invoice.",
+        _two_events,
+    ),
     accepting(
         "turned_order",
         "An event that comes after a later one of the same invoice",

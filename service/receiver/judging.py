@@ -40,6 +40,7 @@ class Run:
     caller: Caller
     accepted: list[tuple[Call, Reply]] = field(default_factory=list)
     late: list[Call] = field(default_factory=list)
+    """Good events that were not answered in time, before any was."""
     _first: tuple[Call, Reply | NoReply] | None = None
 
     async def first(self) -> tuple[Call, Reply | NoReply]:
@@ -65,15 +66,27 @@ class Run:
         """
         Return a finding if *reply* does not accept *call*.
 
-        A good answer is kept for the checks that judge all of them, if it *is_timed*.
+        A good answer is kept for the checks that judge all of them, if it *is_timed*. So is one
+        whose body is wrong, if that of the first answer was wrong too: those checks will say so.
         """
-        if isinstance(reply, Reply) and self.is_accepted(reply):
+        wrong = self._wrong(reply)
+        if isinstance(reply, Reply) and wrong is None:
             if is_timed:
                 self.accepted.append((call, reply))
             return None
-        if isinstance(reply, NoReply) and reply.missing is Missing.TIME:
+        if isinstance(reply, NoReply) and reply.missing is Missing.TIME and not self.accepted:
             self.late.append(call)
-        return Finding(cause=f"{subject}: {answered(reply)}.", mending=mending, call=call)
+        return Finding(cause=f"{subject}: {wrong}.", mending=mending, call=call)
+
+    def _wrong(self, reply: Reply | NoReply) -> str | None:
+        """What is wrong with *reply* to a good event, as the end of a sentence."""
+        if isinstance(reply, NoReply) or not self.is_accepted(reply):
+            return answered(reply)
+        mismatch = self.mismatch(reply)
+        first = self._first and self._first[1]
+        if mismatch is None or (isinstance(first, Reply) and self.mismatch(first)):
+            return None
+        return f"{answered(reply)}, and {mismatch}"
 
     async def refuses(self, call: Call, subject: str, mending: str) -> Finding | None:
         """Send *call*, which has to be refused with 4xx; *mending* is for one that is accepted."""
@@ -88,11 +101,21 @@ class Run:
         )
 
     def is_accepted(self, reply: Reply) -> bool:
-        """Whether the status of *reply* acknowledges; its body is judged by checks of its own."""
+        """Whether the status of *reply* acknowledges."""
         return (
             200 <= reply.status_code <= 599
             and self.callback.rule_for(reply.status_code).meaning is Meaning.DELIVERED
         )
+
+    def mismatch(self, reply: Reply) -> str | None:
+        """How the body of *reply*, whose status acknowledges, differs from what is declared."""
+        return self.callback.classify(
+            reply.status_code,
+            reply.body,
+            is_truncated=reply.is_truncated,
+            is_strict=True,
+            content_encoding=reply.content_encoding,
+        ).detail
 
 
 def answered(reply: Reply | NoReply) -> str:

@@ -10,6 +10,8 @@ import orjson
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from marshmallow import EXCLUDE, Schema, fields
 from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
 from standardwebhooks import Webhook
@@ -28,6 +30,21 @@ from service.settings import Settings
 
 VALIDATORS = {"3.0.3": OpenAPIV30SpecValidator, "3.1.0": OpenAPIV31SpecValidator}
 EXAMPLE = Exchange("/x", "POST", Message(body={"id": "a/b"}, query={"url": "http://h"}))
+
+
+STARTS = (
+    "{$request.query.url}",
+    "{$url}",
+    "{$request.body#/a~1b/0}",
+    "https://h",
+    "http://x.y:80/",
+)
+PIECES = (
+    *("{$request.body#/id}", "{$request.query.a b}", "{$request.path.é}", "{$request.body}"),
+    *("{$request.header.X-A}", "{$method}", "{$statusCode}", "{$response.body}"),
+    *("/", "?", "&", "=", "#", "/a", "a=b", "-", ".", ":", "@", "%7B", "..", "//", "[", "~", ","),
+)
+"""Beginnings of expressions, and what may follow them, sensible or not."""
 
 
 class PickedUpSchema(Schema):
@@ -226,6 +243,28 @@ def test_callbacks_with_one_path_are_below_their_names():
     described = document["paths"]["/failed/{number}"]["post"]["description"]
     assert "the URL of your server, followed by `/failed`" in described
     assert "{failed_url}" == document["paths"]["/failed/{number}"]["post"]["servers"][0]["url"]
+
+
+def test_callbacks_to_a_url_of_their_own_are_told_apart():
+    """Two callbacks to a URL that the receiver gives as a whole are at their names."""
+    document = built(
+        declared("{$request.query.paid_url}", name="paid"),
+        declared("{$request.query.failed_url}", name="failed"),
+    )
+
+    assert {"/paid", "/failed"} == set(document["paths"])
+
+
+@given(parts=st.lists(st.sampled_from([*PIECES]), max_size=6), start=st.sampled_from(STARTS))
+@settings(max_examples=150, deadline=None)
+def test_every_template_has_a_valid_document_or_a_reason(start, parts):
+    """Whatever an expression is, its document is valid, or the error says why there is none."""
+    try:
+        callback = declared(start + "".join(parts))
+        for openapi in VERSIONS:
+            built(callback, openapi=openapi)
+    except DeclarationError as error:
+        assert str(error)
 
 
 def test_a_callback_with_a_server_of_its_own_keeps_its_path():

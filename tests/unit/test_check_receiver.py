@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import socket
 import ssl
 import subprocess
+import sys
 from contextlib import asynccontextmanager
 from xml.etree import ElementTree
 
@@ -16,10 +18,14 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.cli.check_receiver import Progress
 from service.cli.commands import main
 from service.development import DEV_SECRET
 from service.receiver import answer_checks, caller, conformance
+from service.receiver.caller import Call
 from service.receiver.checks import CHECKS
+from service.receiver.conformance import Result, Status
+from service.receiver.judging import Finding
 from service.receiver.sample import make_receiver
 from service.web.server import Server
 from tests.processes import free_port
@@ -212,6 +218,39 @@ async def test_output_for_people_explains_a_failure():
     assert "A correct event: the receiver answered 500 Internal Server Error.\n" in output
     assert "curl -i -X POST" in output
     assert "The receiver does not conform: 1 passed, 1 failed" in output
+
+
+class Terminal(io.StringIO):
+    """An output that is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_running_check_is_shown_on_a_terminal(monkeypatch):
+    """A terminal shows the name of the running check, and then its result in the same line."""
+    monkeypatch.setattr("sys.stdout", Terminal())
+    progress = Progress(is_printed=True)
+    progress.begin("tls")
+    running = sys.stdout.getvalue()
+    progress.show(Result(name="tls", status=Status.PASSED, duration_ms=3))
+
+    assert running.endswith("checking tls …")
+    ended = sys.stdout.getvalue().removeprefix(running)
+    assert ended.startswith("\r\x1b[Kpassed  tls ")
+
+
+def test_nothing_of_a_receiver_reaches_the_terminal(capsys):
+    """What a receiver answers is shown without control characters."""
+    finding = Finding(
+        cause="\x1b[2J.", mending="\x07.", call=Call(url="", method="", headers={}, body=b"\x9b")
+    )
+    failed = Result(
+        name="a", status=Status.FAILED, duration_ms=3, cause="\x1b[2J.", finding=finding
+    )
+    Progress(is_printed=True).show(failed)
+
+    assert [] == [one for one in capsys.readouterr().out if not one.isprintable() and one != "\n"]
 
 
 async def test_curl_shows_the_failure(tmp_path):

@@ -229,6 +229,27 @@ def test_links_have_a_target(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_are_named_exist(page):
+    """Every `invoices …` in the code of a page is a command, with options that it has."""
+    wrong = []
+    for line in re.findall(
+        r"(?:`|^    (?:\$ )?(?:\S+/|\S+=\S+ )*)invoices ([a-z][^`\n#|]*)",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    ):
+        # An image of this name runs the program of this name.
+        command, words = main, line.removeprefix("invoices ").split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        known = {name for one in command.params for name in one.opts}
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if command is main or options - known - {"--help"}:
+            wrong.append(line)
+
+    assert [] == wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_make_targets_that_are_named_exist(page):
     """`make NAME` in a page is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
