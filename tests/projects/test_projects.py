@@ -67,7 +67,8 @@ class OddSchema(Schema):
 
 PARCEL_PICKED_UP = Callback(
     name="parcel_picked_up",
-    expression="{$request.query.url}/invoices/{$request.body#/id}/parcels/{$request.body#/id}",
+    expression="{$request.query.url}/invoices/{$request.body#/id}/parcels/{$request.body#/id}"
+    "?type={$request.body#/class}&plain=1",
     method="put",
     request=PickedUpSchema,
     response=SeenSchema,

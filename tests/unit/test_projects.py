@@ -6,6 +6,7 @@ import glob
 import json
 import re
 from configparser import ConfigParser
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,7 @@ def test_names_of_express_stand_without_quotation_marks_in_whole_segments():
 @pytest.mark.parametrize(("path", "route"), [("/a/{id}", "/a/{id}"), ("/a/", "/a/{$}")])
 def test_routes_of_go_match_one_path(path, route):
     """A route that ends with a slash would match every path below it."""
-    (callback,) = inbound_callbacks(document_with(path))
+    (callback,) = inbound_callbacks(document_with(path, told={"type": "string"}))
 
     assert route == LANGUAGES["go"].filters["route"](callback)
 
@@ -171,7 +172,10 @@ def test_example_path_is_encoded():
     """Tests of a project call the path with its example values, or with values of their own."""
     (callback,) = inbound_callbacks(document_with("/a/{id}/b{x}"))
 
+    with_query = replace(callback, query=("x-y",), values={**callback.values, "x-y": "a b"})
+
     assert "/a/a%2Fb/ba%2Fb" == example_path(callback)
+    assert "/a/a%2Fb/ba%2Fb?x-y=a+b" == example_path(with_query)
     assert ["/a/", "/b", ""] == path_literals(callback)
 
 
@@ -209,12 +213,33 @@ def test_a_field_that_repeats_a_parameter_is_compared():
     assert ["other"] == callback.stored_parameters
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_parameters_of_a_query_are_given_to_the_work(language):
+    """A parameter of the query is read by its name, and stored like one of the path."""
+    document = document_with("/a/{id}")
+    parameter = {"in": "query", "name": "x-y", "required": True, "example": ["a", "b"]}
+    document["paths"]["/a/{id}"]["put"]["parameters"].append(parameter)
+
+    files = files_of(language, document)
+
+    (callback,) = inbound_callbacks(document)
+    assert (["id", "x-y"], "a") == (callback.stored_parameters, callback.values["x-y"])
+    routes = {"app.py", "app.js", "main.go", "src/main/java/receiver/Routes.java"} & set(files)
+    assert [True] == ['"x-y"' in files[name] for name in routes]
+
+
 def test_two_callbacks_with_one_name_in_a_program_are_refused():
     """Names that differ only in what no identifier has would be one function."""
-    first, second = document_with("/a", "a-b"), document_with("/b", "a.b")
+    first, second = document_with("/a/{id}", "a-b"), document_with("/b/{id}", "a.b")
 
     with pytest.raises(DeclarationError, match="a_b"):
         inbound_callbacks({"paths": first["paths"] | second["paths"]})
+
+
+def test_a_callback_without_anything_to_store_is_refused():
+    """Its table would have no column."""
+    with pytest.raises(DeclarationError, match="neither a parameter nor a field"):
+        inbound_callbacks(document_with("/ping"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Nothing here depends on a language: `languages.py` has the identifiers and types
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,10 @@ class Inbound:
     parts: tuple[PathPart, ...]
     summary: str
     fields: tuple[BodyField, ...]
+    query: tuple[str, ...]
+    """The names of the parameters of the query."""
     values: Mapping[str, str]
-    """An example of each path parameter."""
+    """An example of each parameter."""
     example: Mapping[str, Any]
     """A body that belongs to *values*."""
     status: int
@@ -64,9 +66,14 @@ class Inbound:
     """The status and the body that acknowledge an event."""
 
     @property
-    def parameters(self) -> list[str]:
+    def path_parameters(self) -> list[str]:
         """The names of the path parameters, in order."""
         return [part.text for part in self.parts if part.is_parameter]
+
+    @property
+    def parameters(self) -> list[str]:
+        """The names of all parameters: those of the path, then those of the query."""
+        return [*self.path_parameters, *self.query]
 
     @property
     def repeated(self) -> list[BodyField]:
@@ -74,12 +81,12 @@ class Inbound:
         return [
             one
             for one in self.fields
-            if one.repeats in self.parameters and one.type == "string" and not one.may_be_null
+            if one.repeats in self.path_parameters and one.type == "string" and not one.may_be_null
         ]
 
     @property
     def stored_parameters(self) -> list[str]:
-        """The path parameters that no field of the body tells as well."""
+        """The parameters that no field of the body tells as well."""
         told = {one.repeats for one in self.repeated} | {one.name for one in self.fields}
         return [name for name in self.parameters if name not in told]
 
@@ -89,7 +96,8 @@ def inbound_callbacks(document: Mapping[str, Any]) -> list[Inbound]:
     The callbacks of *document*, an OpenAPI document of a receiver.
 
     Raises:
-        DeclarationError: two callbacks have names that are the same in a program.
+        DeclarationError: two callbacks have names that are the same in a program, or one has
+            neither a parameter nor a field, which would be a table without a column.
     """
     found = [
         _inbound(document, path, method, operation)
@@ -99,6 +107,8 @@ def inbound_callbacks(document: Mapping[str, Any]) -> list[Inbound]:
     names = [one.name for one in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DeclarationError(f"Two callbacks would be named {twice[0]} in a program.")
+    if empty := [one.name for one in found if not one.parameters and not one.fields]:
+        raise DeclarationError(f"Callback {empty[0]} has neither a parameter nor a field to store.")
     return found
 
 
@@ -111,7 +121,8 @@ def _inbound(
     texts = re.split(r"\{([^}]*)\}", path)
     parts = (PathPart(text, bool(index % 2)) for index, text in enumerate(texts) if text)
     fields = tuple(_fields(document, content["schema"]))
-    values = {one["name"]: one["example"] for one in operation["parameters"] if one["in"] == "path"}
+    values = _values(operation["parameters"], "path")
+    query = _values(operation["parameters"], "query")
     return Inbound(
         name=name,
         event=_schema_name(content["schema"]) or f"{name}_event",
@@ -120,11 +131,18 @@ def _inbound(
         parts=tuple(parts),
         summary=operation["summary"].rstrip("."),
         fields=fields,
-        values=values,
+        query=tuple(name for name in query if name not in values),
+        values=query | values,
         example={one.name: _example(one, content["example"], values) for one in fields},
         status=status,
         answer=answer,
     )
+
+
+def _values(parameters: Iterable[Mapping[str, Any]], place: str) -> dict[str, str]:
+    """An example of each of *parameters* in *place*; the first of several values."""
+    examples = {one["name"]: one["example"] for one in parameters if one["in"] == place}
+    return {name: one[0] if isinstance(one, list) else one for name, one in examples.items()}
 
 
 EXAMPLES = {"string": "example", "boolean": True, "integer": 1, "number": 1.5, "array": []}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlencode
 
 from service.errors import DeclarationError
 from service.receiver.projects.identifiers import camel, snake
@@ -69,14 +69,20 @@ def _route(
 
 
 def example_path(callback: Inbound) -> str:
-    """The path of the example of *callback*, percent-encoded."""
+    """The path and the query of the example of *callback*, percent-encoded."""
 
     def text(part: PathPart) -> str:
         return quote(callback.values[part.text], safe="") if part.is_parameter else part.text
 
-    return "".join(map(text, callback.parts))
+    return "".join(map(text, callback.parts)) + _query(callback)
 
 
 def path_literals(callback: Inbound) -> list[str]:
-    """The text before, between and after the parameters of *callback*, percent-encoded."""
-    return re.sub(r"\{[^}]*\}", "\0", callback.path).split("\0")
+    """The text before, between and after the path parameters of *callback*, with the query."""
+    return (re.sub(r"\{[^}]*\}", "\0", callback.path) + _query(callback)).split("\0")
+
+
+def _query(callback: Inbound) -> str:
+    """The query of the example of *callback*, with its question mark; empty without parameters."""
+    values = {name: callback.values[name] for name in callback.query}
+    return f"?{urlencode(values)}" if values else ""
