@@ -22,6 +22,7 @@ from service.accounts.encryption import SecretCipher, make_key_file
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
+from service.api.callbacks import example_exchange
 from service.api.dependencies import Dependencies
 from service.api.openapi import build_document
 from service.api.operations import Operation
@@ -45,6 +46,8 @@ from service.development import DEV_ACCOUNT, DEV_SECRET
 from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
+from service.receiver.document import VERSIONS, Promise, Version, build_receiver_document
+from service.receiver.vectors import vectors_document
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
@@ -137,6 +140,9 @@ async def running(
         AddressError: if an address cannot be listened on.
     """
     document = document_of(settings, operations, is_development=process.is_development)
+    receiver_documents: dict[str, dict[str, Any]] = {
+        openapi: receiver_document_of(settings, operations, openapi=openapi) for openapi in VERSIONS
+    }
     async with (
         exported_traces() as tracing,
         migrated_database(settings) as database,
@@ -144,7 +150,9 @@ async def running(
     ):
         collector = Sandbox(settings.sandbox_delay)
         edges = Edges(database=database, sender=sender, collector=collector, tracing=tracing)
-        service = assemble(settings, process, edges, operations, document)
+        service = assemble(
+            settings, process, edges, operations, document, receiver_documents=receiver_documents
+        )
         if not process.is_development:
             await service.signing_secrets.check()
         service.store.listen()
@@ -165,11 +173,13 @@ def assemble(
     operations: Sequence[Operation] = OPERATIONS,
     document: Mapping[str, Any] | None = None,
     metrics: Metrics | None = None,
+    receiver_documents: Mapping[str, dict[str, Any]] | None = None,
 ) -> Service:
     """
     Wire the service of one process, with the callbacks that *operations* declare.
 
-    It serves *document*, and counts with *metrics*, or with new ones.
+    It serves *document* and, by version of OpenAPI, *receiver_documents*. It counts with *metrics*,
+    or with new ones.
     """
     clock, tracing = edges.clock, edges.tracing
     metrics = metrics or Metrics(__version__, worker_number=process.worker_number)
@@ -204,6 +214,8 @@ def assemble(
         tracing=tracing,
         clock=clock,
         document=dict(document or {}),
+        receiver_documents=receiver_documents or {one: {} for one in VERSIONS},
+        vectors=vectors_document(INVOICE_NOTIFICATION),
         authenticate=Authenticator(
             store, clock, default_account_id=default_account_id
         ).authenticate,
@@ -244,6 +256,31 @@ def document_of(
         callback_timeout=settings.callback_timeout,
         is_strict=settings.receiver_contract == "strict",
         is_development=is_development,
+    )
+
+
+def receiver_document_of(
+    settings: Settings,
+    operations: Sequence[Operation] = OPERATIONS,
+    *,
+    openapi: Version = "3.0.3",
+) -> dict[str, Any]:
+    """
+    The document of the API that receives the callbacks of *operations*, without starting anything.
+
+    Raises:
+        DeclarationError: if the expression of a callback cannot be turned round.
+    """
+    return build_receiver_document(
+        (
+            Promise(callback, example_exchange(operation))
+            for operation in operations
+            for callback in operation.callbacks
+        ),
+        version=__version__,
+        timeout=settings.callback_timeout,
+        is_strict=settings.receiver_contract == "strict",
+        openapi=openapi,
     )
 
 

@@ -3,17 +3,17 @@
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 
+from service.callbacks.documentation import EXAMPLE_SECRET
 from service.settings import Network, Settings
 
 DEV_ACCOUNT = "dev"
 """The account of every request without a key."""
 
-DEV_SECRET = "whsec_aW52b2ljZXMtZGV2ZWxvcG1lbnQtc2VjcmV0LW9ubHk="  # noqa: S105 -- public
+DEV_SECRET = EXAMPLE_SECRET
 """
 The signing secret of the development account.
 
-It is public, the same on every machine, and reads "invoices-development-secret-only": a receiver
-under development can verify without setup.
+It is public: a receiver under development can verify without setup.
 """
 
 DEV_NETWORKS: tuple[Network, ...] = (

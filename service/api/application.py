@@ -44,7 +44,7 @@ def make_application(
     *operations* must be those from which the document of *dependencies* was built.
     """
     app = _application(dependencies, operations)
-    add_docs(app, dependencies.document)
+    add_docs(app, dependencies.document, dependencies.receiver_documents, dependencies.vectors)
     return app
 
 

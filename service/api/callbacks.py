@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from schemas.documented import example_of
 from service.api.operations import Operation
 from service.api.validation import BODY, FIELD_ERRORS
 from service.callbacks.declaration import Callback
@@ -47,6 +48,21 @@ def make_callback_evaluation(operations: Iterable[Operation], judge: Judge) -> M
         return await handler(request)
 
     return evaluate
+
+
+def example_exchange(operation: Operation) -> Exchange:
+    """What the callbacks of *operation* see of a request that is made of its examples."""
+    examples = {
+        location: {name: value for name, value in example_of(schema).items() if value is not None}
+        for location, schema in operation.schemas.items()
+    }
+    message = Message(
+        headers=examples.get("header", {}),
+        query=examples.get("query", {}),
+        path=examples.get("path", {}),
+        body=operation.body_example or examples.get("body") or ABSENT,
+    )
+    return Exchange(operation.path, operation.method, message)
 
 
 class _Evaluation:

@@ -1,6 +1,6 @@
 """What handlers depend on: one value, under one key of the application."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,10 @@ class Dependencies:
     clock: Clock
     document: dict[str, Any]
     """The OpenAPI document that is served."""
+    receiver_documents: Mapping[str, dict[str, Any]]
+    """The document of the receiver, by version of OpenAPI; the first is the default."""
+    vectors: Mapping[str, Any]
+    """What receivers test their verification with."""
     authenticate: Callable[[str | None], Awaitable[str]]
     """Returns the account id for an `Authorization` header, or raises Unauthorized."""
     limit: Callable[[str], None]

@@ -22,7 +22,13 @@ def deliveries_of(
     invoice, event = step.invoice, step.event
     if event is None:
         return
-    content = event if event.content is None else event.content
+    content = event.content
+    if content is None:
+        content = {
+            "description": event.description,
+            "paid": event.paid,
+            "invoice_id": invoice.id,
+        }
     bodies = [
         (evaluated, callbacks[evaluated.callback].render(content))
         for evaluated in invoice.callbacks

@@ -63,8 +63,9 @@ class Event:
     """
     Something that happened to an invoice.
 
-    *callbacks* names the callbacks that it fires. Their schemas dump *content*, or the event
-    itself where there is none. *collector* is the name of the collector that reported it.
+    *callbacks* names the callbacks that it fires. Their schemas dump *content*; where there is
+    none, `description`, `paid` and `invoice_id`. *collector* is the name of the collector that
+    reported it.
     """
 
     description: str

@@ -15,6 +15,7 @@ from tests.processes import free_port, receiving, serving, until
 QUICK = {"RETRY_SCHEDULE": "50ms,50ms", "CALLBACK_TIMEOUT": "1s"}
 INVOICE_COUNT = 200
 PAID = {"description": "Invoice paid", "paid": True}
+"""What a delivery tells of its event."""
 
 
 # From the invoice to the callback
@@ -30,7 +31,7 @@ async def test_an_accepted_invoice_causes_a_callback(tmp_path):
 
     assert (202, "/invoices/2expen51ve") == (status, headers["Location"])
     assert ("POST", "/invoices/2expen51ve") == (method, path)
-    assert PAID == json.loads(body)
+    assert {**PAID, "invoice_id": "2expen51ve"} == json.loads(body)
     Webhook(DEV_SECRET).verify(body, sent)
     assert ("application/json", f"invoices/{__version__}") == (
         sent["Content-Type"],

@@ -238,7 +238,7 @@ async def test_an_event_becomes_a_delivery(collecting, store, memory):
         await store.taken.reaches(1)
 
     (row,) = await rows_of(memory, deliveries)
-    assert b'{"description":"Invoice paid","paid":true}' == row["body"]
+    assert b'{"description":"Invoice paid","paid":true,"invoice_id":"1"}' == row["body"]
     assert "invoice_notification" == row["callback"]
     (delivery,) = await store.deliveries_of("dev", "1")
     assert ("msg_1", f"{ONE}/invoices/1") == (delivery["id"], delivery["url"])

@@ -13,7 +13,7 @@ from tests.rows import ONE, SECOND, TWO, a_callback, a_receiver, a_step, an_invo
 OTHER = dataclasses.replace(INVOICE_NOTIFICATION, name="other")
 CALLBACKS = {one.name: one for one in (INVOICE_NOTIFICATION, OTHER)}
 BOTH = (a_callback(ONE), a_callback(TWO, name=OTHER.name))
-BODY = b'{"description":"Invoice paid","paid":true}'
+BODY = b'{"description":"Invoice paid","paid":true,"invoice_id":"1"}'
 
 
 def fired(*names, content=None):
@@ -103,7 +103,7 @@ def test_a_lease_is_reserved_for_each_receiver():
 
 
 def test_a_callback_renders_the_content_of_an_event():
-    """A callback with its own schema renders the content; by default it renders the event."""
+    """A callback with its own schema renders the content of the event alone."""
     content = {"description": "Another", "paid": False}
 
     (delivery,) = made(fired("other", content=content))
