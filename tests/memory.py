@@ -97,6 +97,8 @@ class Memory:
             raise StorageUnavailable("the memory is away")
         return run(work, self.tables, *args, **options)
 
+    browse = read
+
     async def check(self):
         """Return if the memory is available."""
         if self.is_away:
@@ -752,11 +754,13 @@ def _find_delivery(tx, account_id, delivery_id):
 def _shown_delivery(tx, row):
     invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
     event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
-    made = (
-        tx.attempts.get(row["account_id"], row["id"], number + 1)
+    made = [
+        dict(tx.attempts.get(row["account_id"], row["id"], number + 1))
         for number in range(row["attempt_count"])
         if number >= row["attempt_count"] - history.ATTEMPTS_MAX
-    )
+    ]
+    for attempt in made[: -history.BODIES_MAX]:
+        attempt["response_body"] = None
     shown = {name: value for name, value in row.items() if name != "body"}
     hold = tx.origins.get(row["origin"])
     due_at = max(row["due_at"], hold["held_until"]) if hold else row["due_at"]
@@ -765,21 +769,26 @@ def _shown_delivery(tx, row):
         "invoice_id": invoice["id"],
         "due_at": due_at if row["status"] == PENDING else None,
         "event": {"description": event["description"], "paid": event["paid"]},
-        "attempts": [dict(attempt) for attempt in made],
+        "attempts": made,
     }
 
 
-def _deliveries_of_invoice(tx, account_id, invoice_id):
-    invoice = _find_invoice(tx, account_id, invoice_id)
-    rows = [
-        row
-        for row in tx.deliveries
-        if (row["account_id"], row["invoice_key"]) == (account_id, invoice["key"])
-    ]
-    return [_shown_delivery(tx, row) for row in _newest(rows, "sequence")]
+def _deliveries_of_invoice(tx, account_id, invoice_id, *, after, limit):
+    _find_invoice(tx, account_id, invoice_id)
+    wanted = history.DeliveryFilter(invoice_id=invoice_id)
+    return _page_of_deliveries(tx, account_id, wanted, after=after, limit=limit)
 
 
 def _list_deliveries(tx, account_id, wanted, *, after, limit):
+    shown, cursor = _page_of_deliveries(tx, account_id, wanted, after=after, limit=limit)
+    for one in shown:
+        one["attempts"] = one["attempts"][-1:]
+        for attempt in one["attempts"]:
+            del attempt["response_body"]
+    return shown, cursor
+
+
+def _page_of_deliveries(tx, account_id, wanted, *, after, limit):
     if after is not None and tx.deliveries.get(account_id, after) is None:
         raise UnknownCursor
     rows = [

@@ -78,8 +78,13 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
         is_public_over_tls=dependencies.is_public_over_tls,
     )
     app.on_response_prepare.append(hook)
-    app.on_cleanup.append(lambda _: dependencies.exposition.close())
+    app.on_cleanup.append(lambda _: _close(dependencies))
     return app
+
+
+async def _close(dependencies: Dependencies) -> None:
+    await dependencies.exposition.close()
+    dependencies.reads.close()
 
 
 def reserved_ids(operation: Operation, operations: Sequence[Operation]) -> list[str]:
