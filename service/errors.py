@@ -121,10 +121,16 @@ FIELD_ERRORS_MAX = 20
 
 
 class InvalidInput(RequestError):
-    """The request has one or more field errors; *field_errors* are the first 20 of them."""
+    """
+    The request has one or more field errors; *field_errors* are the first 20 of them.
+
+    If more are given, the text says that there are more.
+    """
 
     def __init__(self, field_errors: Sequence[FieldError]) -> None:
-        super().__init__("The request has fields that are not valid.")
+        has_more = len(field_errors) > FIELD_ERRORS_MAX
+        more = f" It has more than the {FIELD_ERRORS_MAX} that are listed." if has_more else ""
+        super().__init__(f"The request has fields that are not valid.{more}")
         self.field_errors = tuple(field_errors[:FIELD_ERRORS_MAX])
 
 

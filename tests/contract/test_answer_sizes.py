@@ -180,4 +180,4 @@ async def test_the_largest_problem_is_bounded(api, method, path, body):
     answer = await api.request(method, path, json=body)
 
     assert answer.status in {400, 404, 422}
-    assert len(await answer.read()) <= 64 * 1024
+    assert len(await answer.read()) <= LARGEST
