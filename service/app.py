@@ -41,7 +41,7 @@ from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
-from service.development import DEV_ACCOUNT, DEV_SECRET
+from service.development import DEV_ACCOUNT, DEV_SECRET, served_hosts
 from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
@@ -54,6 +54,7 @@ from service.telemetry.tracing import Tracing
 from service.web.addresses import SETTINGS
 from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
+from service.web.hosts import make_host_check
 from service.web.server import Server
 
 
@@ -318,10 +319,11 @@ async def _serving(
     service: Service, settings: Settings, process: Process, operations: Sequence[Operation]
 ) -> AsyncIterator[int]:
     """Serve the API, or health and metrics alone; gives the port that is listened on."""
+    checks = [make_host_check(served_hosts(settings))] if process.is_development else []
     if process.role is Role.DISPATCHER:
-        app = make_health_application(service.dependencies)
+        app = make_health_application(service.dependencies, checks)
     else:
-        app = make_application(service.dependencies, operations)
+        app = make_application(service.dependencies, operations, checks)
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
     try:

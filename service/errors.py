@@ -16,6 +16,7 @@ Errors that cross packages, split by who can act on them.
     │   ├── NotFound                no such invoice or delivery
     │   ├── Conflict                the id is used by an invoice with other content
     │   ├── Unauthorized            no key, or no valid key
+    │   ├── MisdirectedRequest      for a host that is not served
     │   └── TooManyRequests         above a limit of the account
     ├── AddressError              the operator: an address cannot be listened on
     ├── UnknownCursor             the caller: the API turns it into InvalidInput
@@ -144,6 +145,10 @@ class Conflict(RequestError):
 
 class Unauthorized(RequestError):
     """The request has no key, or its key is not valid."""
+
+
+class MisdirectedRequest(RequestError):
+    """The request is for a host for which the service does not answer."""
 
 
 ABOVE_RATE_LIMIT = "Your account is above its rate limit. Send the request again later."
