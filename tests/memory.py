@@ -533,6 +533,13 @@ def _settle_one(tx, attempt):
             "cause": delivery.cause.value,
         }
     )
+    for number in range(1, attempt.number - history.BODIES_MAX + 1):
+        if (older := tx.attempts.get(delivery.account_id, delivery.id, number)) is None:
+            continue
+        if number <= attempt.number - history.ATTEMPTS_MAX:
+            tx.attempts.remove(older)
+        else:
+            tx.attempts.change(older, response_body=None)
     if attempt.held_until:
         _hold(tx, delivery.origin, attempt.held_until)
     return True

@@ -37,10 +37,10 @@ from service.storage.tables import (
 )
 
 ATTEMPTS_MAX = 100
-"""Attempts of one delivery that are shown, the newest: there is no bound on redeliveries."""
+"""Attempts of one delivery that are kept, the newest: there is no bound on redeliveries."""
 
 BODIES_MAX = 10
-"""How many of them are shown with the body of their answer, the newest."""
+"""How many of them are kept with the body of their answer, the newest."""
 
 PAGE_CHARACTERS = 500_000
 """Deliveries with all their attempts are added to a page until they have so much text."""

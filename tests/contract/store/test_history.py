@@ -7,6 +7,7 @@ from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import NotFound, UnknownCursor
 from service.storage import history
 from service.storage.history import DeliveryFilter
+from service.storage.tables import attempts
 from tests.clock import START
 from tests.rows import (
     ONE,
@@ -18,6 +19,7 @@ from tests.rows import (
     delivered,
     failed,
     lease_deliveries,
+    rows_of,
 )
 
 
@@ -215,6 +217,15 @@ async def test_only_the_newest_attempts_are_shown(often_attempted):
             shown["attempt_count"],
             [(made["number"], made["response_body"]) for made in shown["attempts"]],
         )
+
+
+async def test_only_the_newest_attempts_are_kept(often_attempted, database):
+    """Of many attempts of a delivery, the newest are stored, and fewer bodies."""
+    kept = sorted(await rows_of(database, attempts), key=lambda row: row["number"])
+
+    assert [(3, None), (4, "4"), (5, "5")] == [
+        (row["number"], row["response_body"]) for row in kept
+    ]
 
 
 async def test_a_list_shows_the_newest_of_many_attempts(often_attempted):
