@@ -19,6 +19,7 @@ from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, make_key_file
+from service.accounts.open_deliveries import OpenDeliveries
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
@@ -109,6 +110,7 @@ class Service:
 
     store: Store
     signing_secrets: SigningSecrets
+    open_deliveries: OpenDeliveries
     collection: Collection
     dispatcher: Dispatcher
     loops: tuple[Loop, ...]
@@ -196,6 +198,7 @@ def assemble(
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
     loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
+    open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
     default_account_id = DEV_ACCOUNT if process.is_development else None
     dependencies = Dependencies(
         store=store,
@@ -208,6 +211,7 @@ def assemble(
         authenticate=Authenticator(
             store, clock, default_account_id=default_account_id
         ).authenticate,
+        admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
         judge=judge_of(settings),
@@ -219,6 +223,7 @@ def assemble(
     return Service(
         store=store,
         signing_secrets=signing_secrets,
+        open_deliveries=open_deliveries,
         collection=collection,
         dispatcher=dispatcher,
         loops=loops,
@@ -332,6 +337,7 @@ async def _serving(
         )
     finally:
         await server.stop()
+        await service.open_deliveries.close()
 
 
 # Databases and accounts, for commands as well

@@ -840,6 +840,13 @@ def _measure_backlog(tx, now):
     )
 
 
+def _count_open(tx, account_id, most):
+    pending = [
+        row for row in tx.deliveries if (row["account_id"], row["status"]) == (account_id, PENDING)
+    ]
+    return min(len(pending), most)
+
+
 def _oldest_age_seconds(rows, now):
     return (now - min(map(_due_at, rows), default=now)).total_seconds()
 
@@ -871,5 +878,6 @@ WORK = {
     accounts.secrets_of: _secrets_of,
     accounts.all_secrets: _all_secrets,
     backlog.measure: _measure_backlog,
+    backlog.count_open: _count_open,
 }
 """The function of this module that replaces each function of storage."""

@@ -35,6 +35,8 @@ class Dependencies:
     """Returns the account id for an `Authorization` header, or raises Unauthorized."""
     limit: Callable[[str], None]
     """Counts one request of an account, or raises TooManyRequests."""
+    admit_delivery: Callable[[str], Awaitable[None]]
+    """Counts an invoice with a callback of an account, or raises TooManyRequests."""
     currency: str
     """The currency of invoices that name none."""
     judge: Callable[[CallbackUrl], str | None]

@@ -76,6 +76,8 @@ async def create_invoice(request: web.Request) -> web.Response:
     dependencies = request.app[DEPENDENCIES]
     callback_url = request["querystring"].get("callback_url")
     invoice = new_invoice(request, callback_url=callback_url, **request["json"])
+    if invoice.callbacks:
+        await dependencies.admit_delivery(invoice.account_id)
     acceptance = await dependencies.accept(invoice)
     dependencies.metrics.received(acceptance)
     if acceptance is Acceptance.CONFLICT:

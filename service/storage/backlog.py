@@ -72,6 +72,12 @@ def measure(
     )
 
 
+def count_open(tx: Connection, account_id: str, most: int) -> int:
+    """How many deliveries of *account_id* are pending, up to *most*."""
+    pending = select(deliveries.c.id).where(deliveries.c.account_id == account_id, is_pending)
+    return tx.scalar(select(func.count()).select_from(pending.limit(most).subquery())) or 0
+
+
 def _age_seconds(due_at: datetime | None, now: datetime) -> float:
     return 0.0 if due_at is None else (now - due_at).total_seconds()
 

@@ -228,6 +228,10 @@ class Store:
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
 
+    async def count_open(self, account_id: str, most: int) -> int:
+        """How many deliveries of an account are pending, up to *most*."""
+        return await self._browse(backlog.count_open, account_id, most)
+
     async def sweep(
         self, position: retention.SweepPosition, settled_before: datetime
     ) -> retention.Swept:
