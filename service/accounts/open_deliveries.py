@@ -2,8 +2,8 @@
 Bounds how many deliveries of an account may be pending, by refusing further invoices.
 
 The pending ones are not counted for each request. What was counted is remembered, and what was
-accepted since is added; below the bound, the number is renewed in the background. At the bound, a
-request waits for a new count, unless one was made a moment ago.
+accepted since is added; some requests later the number is renewed in the background. At the bound,
+a request waits for a new count, unless one was made a moment ago.
 """
 
 import asyncio
@@ -20,6 +20,9 @@ log = logging.getLogger("invoices.accounts")
 
 RECOUNT = timedelta(seconds=10)
 """How often the number is renewed below the bound: other processes accept invoices too."""
+
+UNSEEN_MAX = 1000
+"""Invoices that are admitted before the time is looked at again, far from the bound."""
 
 REST = 20
 """At the bound, counting takes a twentieth of the time at most."""
@@ -39,6 +42,8 @@ class _Number:
     """The pending deliveries when they were counted."""
     admitted_since: int = 0
     """The invoices that were admitted since that count began."""
+    unseen: int = 0
+    """How many more are admitted without a look at the bound and the time."""
     recount_at: timedelta | None = None
     """When the number is not exact enough any more to refuse; None before the first count."""
     renew_at: timedelta = timedelta(0)
@@ -54,7 +59,8 @@ class OpenDeliveries:
     Lets each account have *bound* pending deliveries, as *count* counts them; 0 is no bound.
 
     The bound may be exceeded by what one process accepts before its first count of an account, and
-    by what the other processes accept and what is redelivered within `RECOUNT`.
+    by what the other processes accept and what is redelivered within `RECOUNT` or, if that
+    takes longer, within the next `UNSEEN_MAX` invoices of this process.
     """
 
     def __init__(self, bound: int, count: Count, clock: Clock) -> None:
@@ -70,9 +76,21 @@ class OpenDeliveries:
         Raises:
             TooManyRequests: if it has as many pending deliveries as it may have.
         """
-        if not self._bound:
-            return
-        number = self._number_of(account_id)
+        number = self._numbers.get(account_id)
+        if number is not None and number.unseen:
+            number.unseen -= 1
+            number.admitted_since += 1
+        elif self._bound:
+            await self._admit(account_id, self._number_of(account_id))
+
+    async def close(self) -> None:
+        """End the counts in progress."""
+        counting = [one.counting for one in self._numbers.values() if one.counting]
+        for task in counting:
+            task.cancel()
+        await asyncio.gather(*counting, return_exceptions=True)
+
+    async def _admit(self, account_id: str, number: _Number) -> None:
         now = self._clock.elapsed()
         if now >= number.renew_at:
             self._begin_count(account_id, number, now)
@@ -82,13 +100,7 @@ class OpenDeliveries:
             if number.count >= self._bound:
                 raise TooManyRequests(RETRY_SECONDS, self._words)
         number.admitted_since += 1
-
-    async def close(self) -> None:
-        """End the counts in progress."""
-        counting = [one.counting for one in self._numbers.values() if one.counting]
-        for task in counting:
-            task.cancel()
-        await asyncio.gather(*counting, return_exceptions=True)
+        number.unseen = min(UNSEEN_MAX, (self._bound - number.count) // 10)
 
     @property
     def _words(self) -> str:

@@ -122,6 +122,16 @@ async def test_a_failed_count_refuses_nobody(bounded, pending, caplog, error):
     assert (["count.failed"] if isinstance(error, ZeroDivisionError) else []) == logged[:1]
 
 
+async def test_far_from_the_bound_most_invoices_cost_nothing(pending, clock):
+    """Only some invoices look at the time; all are counted."""
+    bounded = OpenDeliveries(10_000, pending.count, clock)
+
+    assert 9_000 == await admitted(bounded, pending, 9_000)
+    assert pending.counted["a"] < 50
+    assert 1_000 == await admitted(bounded, pending, 1_100)
+    await bounded.close()
+
+
 async def test_without_a_bound_nothing_is_counted(pending, clock):
     """With 0, every invoice is accepted."""
     unbounded = OpenDeliveries(0, pending.count, clock)
