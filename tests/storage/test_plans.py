@@ -254,6 +254,7 @@ async def do_one_of_each(store, do):
     await do("sweep on", store.sweep(SweepPosition("dev", "n"), START + SECOND))
     await do("forget holds", store.remove_holds("", START))
     await do("measure the backlog", store.backlog(NOW))
+    await do("count open deliveries", store.count_open("dev", 9))
     await do("find a key", store.find_key("p1000", NOW))
     await do("find secrets", store.secrets_of("acct_1000", NOW))
     assert a_round().look >= ORIGIN_COUNT
@@ -454,6 +455,7 @@ INDEXES = {
         {"deliveries_due", "deliveries_order", "origins_pkey"},
         {"invoices_due"},
     ],
+    "count open deliveries": [{"deliveries_due"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
