@@ -9,7 +9,7 @@ from schemas.documented import documented
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Text
 from schemas.money import AMOUNT_MAX, AMOUNT_PATTERN
-from schemas.page import PageQuerySchema
+from schemas.page import PageQuerySchema, next_cursor
 from service.domain.states import InvoiceStatus
 
 # Plain strings, because YAML cannot represent members of an enum.
@@ -189,7 +189,7 @@ class InvoiceSchema(AnswerSchema):
     )
     events = fields.List(
         fields.Nested(InvoiceEventRecordSchema),
-        metadata=documented("The events of the invoice, in order."),
+        metadata=documented("The newest 100 events of the invoice, in order."),
     )
 
 
@@ -197,12 +197,7 @@ class InvoicePageSchema(AnswerSchema):
     """A page of invoices, newest first."""
 
     items = fields.List(fields.Nested(InvoiceSchema))
-    next = fields.String(
-        allow_none=True,
-        metadata=documented(
-            "Cursor: pass it as `after` to get the next page; null on the last.", example=None
-        ),
-    )
+    next = next_cursor()
 
 
 class InvoiceListQuerySchema(PageQuerySchema):

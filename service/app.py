@@ -19,6 +19,7 @@ from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, make_key_file
+from service.accounts.open_deliveries import OpenDeliveries
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
@@ -42,7 +43,7 @@ from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
-from service.development import DEV_ACCOUNT, DEV_SECRET
+from service.development import DEV_ACCOUNT, DEV_SECRET, served_hosts
 from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
@@ -57,6 +58,7 @@ from service.telemetry.tracing import Tracing
 from service.web.addresses import SETTINGS
 from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
+from service.web.hosts import make_host_check
 from service.web.server import Server
 
 
@@ -111,6 +113,7 @@ class Service:
 
     store: Store
     signing_secrets: SigningSecrets
+    open_deliveries: OpenDeliveries
     collection: Collection
     dispatcher: Dispatcher
     loops: tuple[Loop, ...]
@@ -205,6 +208,7 @@ def assemble(
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
     loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
+    open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
     default_account_id = DEV_ACCOUNT if process.is_development else None
     dependencies = Dependencies(
         store=store,
@@ -219,6 +223,7 @@ def assemble(
         authenticate=Authenticator(
             store, clock, default_account_id=default_account_id
         ).authenticate,
+        admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
         judge=judge_of(settings),
@@ -230,6 +235,7 @@ def assemble(
     return Service(
         store=store,
         signing_secrets=signing_secrets,
+        open_deliveries=open_deliveries,
         collection=collection,
         dispatcher=dispatcher,
         loops=loops,
@@ -355,10 +361,11 @@ async def _serving(
     service: Service, settings: Settings, process: Process, operations: Sequence[Operation]
 ) -> AsyncIterator[int]:
     """Serve the API, or health and metrics alone; gives the port that is listened on."""
+    checks = [make_host_check(served_hosts(settings))] if process.is_development else []
     if process.role is Role.DISPATCHER:
-        app = make_health_application(service.dependencies)
+        app = make_health_application(service.dependencies, checks)
     else:
-        app = make_application(service.dependencies, operations)
+        app = make_application(service.dependencies, operations, checks)
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
     try:
@@ -367,6 +374,7 @@ async def _serving(
         )
     finally:
         await server.stop()
+        await service.open_deliveries.close()
 
 
 # Databases and accounts, for commands as well

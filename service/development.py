@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
+from urllib.parse import urlsplit
 
 from service.callbacks.documentation import EXAMPLE_SECRET
 from service.settings import Network, Settings
@@ -29,6 +30,12 @@ The networks that may be called: loopback and private ones.
 
 Link-local addresses stay denied, and so do the metadata addresses of clouds in private networks.
 """
+
+
+def served_hosts(settings: Settings) -> tuple[str, ...]:
+    """The hosts for which the service answers in development, besides those of loopback."""
+    public_host = urlsplit(settings.public_url).hostname
+    return (*settings.host, *([public_host] if public_host else []))
 
 
 def for_development(settings: Settings) -> Settings:

@@ -101,6 +101,8 @@ class Memory:
             raise StorageUnavailable("the memory is away")
         return run(work, self.tables, *args, **options)
 
+    browse = read
+
     async def check(self):
         """Return if the memory is available."""
         if self.is_away:
@@ -571,6 +573,13 @@ def _settle_one(tx, attempt):
         }
     )
     _remember(tx, attempt)
+    for number in range(1, attempt.number - history.BODIES_MAX + 1):
+        if (older := tx.attempts.get(delivery.account_id, delivery.id, number)) is None:
+            continue
+        if number <= attempt.number - history.ATTEMPTS_MAX:
+            tx.attempts.remove(older)
+        else:
+            tx.attempts.change(older, response_body=None)
     return True
 
 
@@ -811,11 +820,13 @@ def _find_delivery(tx, account_id, delivery_id):
 def _shown_delivery(tx, row):
     invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
     event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
-    made = (
-        tx.attempts.get(row["account_id"], row["id"], number + 1)
+    made = [
+        dict(tx.attempts.get(row["account_id"], row["id"], number + 1))
         for number in range(row["attempt_count"])
         if number >= row["attempt_count"] - history.ATTEMPTS_MAX
-    )
+    ]
+    for attempt in made[: -history.BODIES_MAX]:
+        attempt["response_body"] = None
     shown = {name: value for name, value in row.items() if name != "body"}
     state = tx.receivers.get(row["receiver"]) or {"held_until": None, "cooldown_until": None}
     origin = tx.origins.get(row["origin"]) or {"held_until": None}
@@ -837,21 +848,26 @@ def _shown_delivery(tx, row):
         "due_at": due_at if row["status"] == PENDING else None,
         "waits": waits if row["status"] == PENDING else None,
         "event": {"description": event["description"], "paid": event["paid"]},
-        "attempts": [dict(attempt) for attempt in made],
+        "attempts": made,
     }
 
 
-def _deliveries_of_invoice(tx, account_id, invoice_id):
-    invoice = _find_invoice(tx, account_id, invoice_id)
-    rows = [
-        row
-        for row in tx.deliveries
-        if (row["account_id"], row["invoice_key"]) == (account_id, invoice["key"])
-    ]
-    return [_shown_delivery(tx, row) for row in _newest(rows, "sequence")]
+def _deliveries_of_invoice(tx, account_id, invoice_id, *, after, limit):
+    _find_invoice(tx, account_id, invoice_id)
+    wanted = history.DeliveryFilter(invoice_id=invoice_id)
+    return _page_of_deliveries(tx, account_id, wanted, after=after, limit=limit)
 
 
 def _list_deliveries(tx, account_id, wanted, *, after, limit):
+    shown, cursor = _page_of_deliveries(tx, account_id, wanted, after=after, limit=limit)
+    for one in shown:
+        one["attempts"] = one["attempts"][-1:]
+        for attempt in one["attempts"]:
+            del attempt["response_body"]
+    return shown, cursor
+
+
+def _page_of_deliveries(tx, account_id, wanted, *, after, limit):
     if after is not None and tx.deliveries.get(account_id, after) is None:
         raise UnknownCursor
     rows = [
@@ -896,6 +912,13 @@ def _measure_backlog(tx, now):
     )
 
 
+def _count_open(tx, account_id, most):
+    pending = [
+        row for row in tx.deliveries if (row["account_id"], row["status"]) == (account_id, PENDING)
+    ]
+    return min(len(pending), most)
+
+
 def _oldest_age_seconds(rows, now):
     return (now - min(map(_due_at, rows), default=now)).total_seconds()
 
@@ -931,5 +954,6 @@ WORK = {
     accounts.secrets_of: _secrets_of,
     accounts.all_secrets: _all_secrets,
     backlog.measure: _measure_backlog,
+    backlog.count_open: _count_open,
 }
 """The function of this module that replaces each function of storage."""

@@ -11,9 +11,10 @@ from schemas.delivery import (
     PENDING_EXAMPLE,
     REDELIVERY_EXAMPLE,
     DeliveryListQuerySchema,
-    DeliveryPageSchema,
     DeliveryPathSchema,
     DeliverySchema,
+    ListedDeliveryPageSchema,
+    ListedDeliverySchema,
     RedeliveredSchema,
     RedeliverySchema,
 )
@@ -30,7 +31,7 @@ from service.web.responses import json_response
 log = logging.getLogger("invoices.api")
 
 _delivery = DeliverySchema()
-_page = DeliveryPageSchema()
+_listed = ListedDeliverySchema()
 _redelivered = RedeliveredSchema()
 
 
@@ -38,7 +39,8 @@ _redelivered = RedeliveredSchema()
     tags=["deliveries"],
     operationId="get_delivery",
     summary="Get a delivery",
-    description="The delivery and its newest 100 attempts. Its id is the `webhook-id` that was "
+    description="The delivery and its newest 100 attempts, ten of them with the body of your "
+    "answer. Its id is the `webhook-id` that was "
     "sent to you.",
 )
 @match_info_schema(DeliveryPathSchema)
@@ -46,32 +48,41 @@ _redelivered = RedeliveredSchema()
 @refuses(400, 401, 404, 422, 429, 503)
 async def get_delivery(request: web.Request) -> web.Response:
     """One delivery with its attempts."""
-    delivery_id = request["match_info"]["id"]
-    row = await request.app[DEPENDENCIES].store.find_delivery(request[ACCOUNT_ID], delivery_id)
-    return json_response(_delivery.dump(shown(request, row)))
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    async with dependencies.reads.turn(account_id):
+        row = await dependencies.store.find_delivery(account_id, request["match_info"]["id"])
+        return await dependencies.reads.answer(
+            _delivery, shown(request, row), weight=len(row["attempts"])
+        )
 
 
 @docs(
     tags=["deliveries"],
     operationId="list_deliveries",
     summary="List deliveries",
-    description="Newest first, one page at a time. With several filters, all of them must match.",
+    description="Newest first, one page at a time, each with its newest attempt. With several "
+    "filters, all of them must match. A filter looks at 20,000 deliveries for one page: follow "
+    "`next` until it is null, also after a page without items.",
 )
 @querystring_schema(DeliveryListQuerySchema)
-@answers(DeliveryPageSchema, "A page of deliveries.")
+@answers(ListedDeliveryPageSchema, "A page of deliveries.")
 @refuses(400, 401, 422, 429, 503)
 async def list_deliveries(request: web.Request) -> web.Response:
     """A page of deliveries."""
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = dict(request["querystring"])
     after, limit = query.pop("after", None), query.pop("limit")
-    try:
-        rows, next_after = await request.app[DEPENDENCIES].store.list_deliveries(
-            request[ACCOUNT_ID], _filter(query, "query"), after=after, limit=limit
+    wanted = _filter(query, "query")
+    async with dependencies.reads.turn(account_id):
+        try:
+            rows, next_after = await dependencies.store.list_deliveries(
+                account_id, wanted, after=after, limit=limit
+            )
+        except UnknownCursor:
+            raise InvalidInput([UNKNOWN_CURSOR]) from None
+        return await dependencies.reads.answer_page(
+            _listed.dump, [shown(request, row) for row in rows], next_after
         )
-    except UnknownCursor:
-        raise InvalidInput([UNKNOWN_CURSOR]) from None
-    items = [shown(request, row) for row in rows]
-    return json_response(_page.dump({"items": items, "next": next_after}))
 
 
 @docs(
@@ -92,9 +103,12 @@ async def redeliver_delivery(request: web.Request) -> web.Response:
     delivery_id = request["match_info"]["id"]
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     now = dependencies.clock.now()
-    row, is_redelivered = await dependencies.store.redeliver(account_id, delivery_id, now)
-    _record(request, 1 if is_redelivered else 0, delivery_id=delivery_id)
-    return json_response(_delivery.dump(shown(request, row)), status=202)
+    async with dependencies.reads.turn(account_id):
+        row, is_redelivered = await dependencies.store.redeliver(account_id, delivery_id, now)
+        _record(request, 1 if is_redelivered else 0, delivery_id=delivery_id)
+        return await dependencies.reads.answer(
+            _delivery, shown(request, row), status=202, weight=len(row["attempts"])
+        )
 
 
 @docs(

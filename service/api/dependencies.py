@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from service.api.exposition import Exposition
+from service.api.reads import Reads
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
 from service.domain.invoice import Invoice, Step
@@ -38,6 +39,8 @@ class Dependencies:
     """Returns the account id for an `Authorization` header, or raises Unauthorized."""
     limit: Callable[[str], None]
     """Counts one request of an account, or raises TooManyRequests."""
+    admit_delivery: Callable[[str], Awaitable[None]]
+    """Counts an invoice with a callback of an account, or raises TooManyRequests."""
     currency: str
     """The currency of invoices that name none."""
     judge: Callable[[CallbackUrl], str | None]
@@ -49,6 +52,7 @@ class Dependencies:
     public_path: str = ""
     """What links begin with: the path that a proxy in front removes."""
     tracing: Tracing = field(default_factory=Tracing)
+    reads: Reads = field(default_factory=Reads)
     exposition: Exposition = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """`invoices receiver`: a receiver of callbacks that prints what arrives; `new` writes another."""
 
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -145,5 +146,6 @@ def print_as_text(received: Received) -> None:
 
 
 def print_as_json(received: Received) -> None:
-    """Print a callback for a program: one line of JSON, flushed."""
-    click.echo(orjson.dumps(asdict(received)))
+    """Print a callback for a program: one line of JSON, flushed, safe on a terminal as well."""
+    text = orjson.dumps(asdict(received)).decode()
+    click.echo("".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text))

@@ -45,9 +45,6 @@ T = TypeVar("T")
 FOLLOWED_MAX = 10_000
 """Invoices with a later event that are remembered; for the others, the loops poll."""
 
-Page = tuple[list[dict[str, Any]], str | None]
-"""The items of a page, and the cursor of the next one; None on the last."""
-
 
 class Followed:
     """
@@ -269,7 +266,7 @@ class Store:
 
     async def find_invoice(self, account_id: str, invoice_id: str) -> dict[str, Any]:
         """One invoice with its events, or NotFound."""
-        return await self._read(invoices.find, account_id, invoice_id)
+        return await self._browse(invoices.find, account_id, invoice_id)
 
     async def list_invoices(
         self,
@@ -279,9 +276,9 @@ class Store:
         after: str | None,
         limit: int,
         invoice_id: str | None = None,
-    ) -> Page:
+    ) -> history.Page:
         """A page of invoices, newest first, and the cursor of the next one."""
-        return await self._read(
+        return await self._browse(
             invoices.list_invoices,
             account_id,
             status=status,
@@ -292,19 +289,27 @@ class Store:
 
     async def find_delivery(self, account_id: str, delivery_id: str) -> dict[str, Any]:
         """One delivery with its attempts, or NotFound."""
-        return await self._read(history.find, account_id, delivery_id)
+        return await self._browse(history.find, account_id, delivery_id)
 
-    async def deliveries_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
-        """The deliveries of one invoice, newest first, or NotFound."""
-        return await self._read(history.of_invoice, account_id, invoice_id)
+    async def deliveries_of(
+        self, account_id: str, invoice_id: str, *, after: str | None = None, limit: int = 50
+    ) -> history.Page:
+        """A page of the deliveries of one invoice, newest first, and the cursor, or NotFound."""
+        return await self._browse(
+            history.of_invoice, account_id, invoice_id, after=after, limit=limit
+        )
 
     async def list_deliveries(
         self, account_id: str, wanted: history.DeliveryFilter, *, after: str | None, limit: int
-    ) -> Page:
+    ) -> history.Page:
         """A page of deliveries, newest first, and the cursor of the next one."""
-        return await self._read(
+        return await self._browse(
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
+
+    async def count_open(self, account_id: str, most: int) -> int:
+        """How many deliveries of an account are pending, up to *most*."""
+        return await self._browse(backlog.count_open, account_id, most)
 
     async def sweep(
         self, position: retention.SweepPosition, settled_before: datetime
@@ -368,6 +373,12 @@ class Store:
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
     ) -> T:
         return await self._database.read(query, *args, **options)
+
+    async def _browse(
+        self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """As `_read`, for what accounts read: it never delays the reads of the service itself."""
+        return await self._database.browse(query, *args, **options)
 
     async def _write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs

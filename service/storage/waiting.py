@@ -96,6 +96,11 @@ def next_receiver(
     )
 
 
+def bounds_of(account_id: str) -> tuple[str, str]:
+    """Two texts between which all receivers of an account are, and no others."""
+    return f"{account_id} ", account_id + _BEHIND_ACCOUNT
+
+
 def find_accounts(tx: Connection, after: str) -> Sequence[str]:
     """Up to `ACCOUNTS_MAX` accounts with pending deliveries, in their order, behind *after*."""
     behind = after and after + _BEHIND_ACCOUNT

@@ -21,6 +21,15 @@ PAID = {"description": "Invoice paid", "paid": True}
 # From the invoice to the callback
 
 
+async def test_development_mode_answers_for_its_own_hosts(tmp_path):
+    """In development mode, a name that was made to lead to this machine is refused."""
+    async with serving(tmp_path) as service, aiohttp.ClientSession() as session:
+        for status, host in ((200, "localhost"), (421, "evil.example")):
+            headers = {"Host": host}
+            async with session.get(service.url + "/healthz", headers=headers) as answer:
+                assert status == answer.status
+
+
 async def test_an_accepted_invoice_causes_a_callback(tmp_path):
     """An invoice is accepted, collected and delivered, and its delivery can be read."""
     async with serving(tmp_path) as service, receiving() as receiver:

@@ -47,6 +47,12 @@ class FaultyDatabase(SqliteDatabase):
             raise error
         return await super().read(work, *args, **options)
 
+    async def browse(self, work, *args, **options):
+        """As it is, unless it fails."""
+        if error := self.fault(work):
+            raise error
+        return await super().browse(work, *args, **options)
+
 
 @pytest.fixture
 def settings():

@@ -43,6 +43,8 @@ class WatchedDatabase:
         """Run *work* on the memory and on its twin; their results must be equal."""
         return await self._world.memory.read(self._result, work, args, options)
 
+    browse = read
+
     def _transaction(self, tx, work, args, options):
         twin = self._world.twin
         try:
@@ -110,6 +112,8 @@ class Link(WatchedDatabase):
             self._process.unavailable_count += 1
             raise StorageUnavailable("the memory is unavailable")
         return await super().read(work, *args, **options)
+
+    browse = read
 
     def listen(self, signals):
         """Receive notifications from now on."""

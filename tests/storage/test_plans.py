@@ -268,6 +268,7 @@ async def do_one_of_each(store, do):
     await list_one_of_each(store, do)
     await clear_one_of_each(store, do)
     await do("measure the backlog", store.backlog(NOW))
+    await do("count open deliveries", store.count_open("dev", 9))
     await do("find a key", store.find_key("p1000", NOW))
     await do("find secrets", store.secrets_of("acct_1000", NOW))
 
@@ -289,6 +290,7 @@ async def list_one_of_each(store, do):
     for name, narrowed in {
         "list invoices": {},
         "list invoices by status": {"status": "received"},
+        "list invoices by status to the end of a scan": {"status": "sent"},
         "list invoices after a cursor": {"after": "i20001"},
         "list one invoice by its id": {"invoice_id": "i1"},
     }.items():
@@ -300,6 +302,12 @@ async def list_one_of_each(store, do):
         ("list deliveries", DeliveryFilter(), None),
         ("list deliveries after a cursor", DeliveryFilter(), f"msg_{20001:032x}"),
         ("list dead deliveries", DeliveryFilter(status="dead"), None),
+        ("list pending deliveries", DeliveryFilter(status="pending"), None),
+        ("list delivered deliveries", DeliveryFilter(status="delivered"), None),
+        ("list deliveries of an origin", DeliveryFilter(origin=ORIGIN), None),
+        ("list deliveries of an unknown origin", DeliveryFilter(origin="https://no:443"), None),
+        ("list deliveries since an instant", DeliveryFilter(since=NOW), None),
+        ("list deliveries until an instant", DeliveryFilter(until=START), None),
         ("list deliveries by invoice", DeliveryFilter(invoice_id="i1"), None),
         (
             "list deliveries by invoice after a cursor",
@@ -422,6 +430,10 @@ _ROWS = {
 }
 _LOOK = {"deliveries_waiting", "deliveries_asked", "receivers_pkey", "origins_pkey"}
 _LEASED = {"deliveries_order", "events_primary", "invoices_primary"}
+_EVENTS = {"invoices_primary", "events_primary"}
+_DELIVERIES = {"deliveries_primary", *_ROWS}
+_ATTEMPTS = {"deliveries_primary", "attempts_primary"}
+_FILTERED = [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS]
 INDEXES = {
     "accept again": [_ID],
     "lease invoices": [{"invoices_due"}, _KEY],
@@ -438,36 +450,30 @@ INDEXES = {
     "find who answered": [{"receivers_answered"}],
     "settle and hold": [{"deliveries_primary"}],
     "release": [{"deliveries_primary"}],
-    "find an invoice": [_ID, {"events_primary"}],
-    "list invoices": [_KEY, {"events_primary"}],
-    "list invoices by status": [_KEY, {"events_primary"}],
-    "list invoices after a cursor": [_ID, _KEY, {"events_primary"}],
-    "list one invoice by its id": [_ID, {"events_primary"}],
+    "find an invoice": [_ID, _EVENTS],
+    "list invoices": [_KEY, _EVENTS],
+    "list invoices by status": [_KEY],
+    "list invoices by status to the end of a scan": [_KEY],
+    "list invoices after a cursor": [_ID, _KEY, _EVENTS],
+    "list one invoice by its id": [_ID, _EVENTS],
     "find a delivery": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
-    "deliveries of an invoice": [
-        _ID,
-        {"deliveries_order", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
-    "list deliveries": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
-    "list deliveries after a cursor": [
-        {"deliveries_primary", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
-    "list dead deliveries": [
-        {"deliveries_dead", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
-    "list deliveries by invoice": [
-        _ID,
-        {"deliveries_order", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
+    "deliveries of an invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
+    "list deliveries": _FILTERED,
+    "list deliveries after a cursor": _FILTERED,
+    "list dead deliveries": [{"deliveries_dead"}, _DELIVERIES, _ATTEMPTS],
+    "list pending deliveries": _FILTERED,
+    "list delivered deliveries": _FILTERED,
+    "list deliveries of an origin": _FILTERED[:2],
+    "list deliveries of an unknown origin": _FILTERED[:1],
+    "list deliveries since an instant": _FILTERED,
+    "list deliveries until an instant": _FILTERED[:1],
+    "list deliveries by invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
     "list deliveries by invoice after a cursor": [
+        {"deliveries_primary"},
         _ID,
-        {"deliveries_primary", *_ROWS},
-        {"deliveries_order", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
+        {"deliveries_order"},
+        _DELIVERIES,
+        _ATTEMPTS,
     ],
     "redeliver": [
         {"deliveries_primary"},
@@ -483,6 +489,7 @@ INDEXES = {
         {"deliveries_waiting", "deliveries_order", "receivers_pkey"},
         {"invoices_due"},
     ],
+    "count open deliveries": [{"deliveries_waiting"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
@@ -490,8 +497,11 @@ INDEXES = {
 
 WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
 SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
+SORTED |= {name for name, indexes in INDEXES.items() if _EVENTS in indexes}
+SORTED |= {name for name in INDEXES if name.startswith(("list deliveries", "list invoices by"))}
 """These operations sort a bounded number of rows: the few deliveries of an invoice, the one or two
-secrets of an account, or at most a hundred attempts of a delivery."""
+secrets of an account, at most a hundred attempts of a delivery, the rows and the events of a page,
+or those that match among the rows that a page looks at."""
 
 
 def all_of(plans):

@@ -2,17 +2,18 @@ import asyncio
 from collections import Counter
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
 from service.database import connecting, postgres
 from service.database.connecting import SETTINGS
+from service.database.engine import Lane
 from service.database.group_commit import GroupCommit
 from service.database.notifications import TEXT_LENGTH_MAX, TEXTS_MAX
-from service.database.postgres import PostgresDatabase
+from service.database.postgres import BROWSER_COUNT, PostgresDatabase
 from service.domain.states import Acceptance
-from service.errors import StorageUnavailable
+from service.errors import StorageBusy, StorageUnavailable
 from service.loops import Signal
 from service.storage import deliveries, invoices, steps, tables
 from service.storage.schema import migrate
@@ -311,6 +312,49 @@ async def test_a_row_that_cannot_be_written_is_not_an_outage(database):
 
     with pytest.raises(IntegrityError):
         await database.write(write_name)
+
+
+async def test_a_statement_that_takes_too_long_is_no_outage(database, caplog):
+    """A statement timeout is a defect: it is logged as one, and the connections are kept."""
+
+    def connection_of(tx):
+        return tx.scalar(select(func.pg_backend_pid()))
+
+    def take_too_long(tx):
+        tx.execute(text("SET LOCAL statement_timeout = 1"))
+        tx.execute(select(func.pg_sleep(60)))
+
+    before = await database.browse(connection_of)
+
+    with pytest.raises(StorageBusy):
+        await database.browse(take_too_long)
+
+    assert ["storage.busy"] == [record.msg for record in caplog.records]
+    assert before == await database.browse(connection_of)
+
+
+async def test_reads_of_accounts_delay_no_others(database, monkeypatch, caplog):
+    """While reads of accounts have all their connections, the service reads; one waits in vain."""
+    monkeypatch.setattr(database._engines[Lane.BROWSE].pool, "_timeout", 0.01)
+    all_held = asyncio.Barrier(BROWSER_COUNT + 1)
+    may_end = asyncio.Event()
+
+    def wait(_tx):
+        await_only(all_held.wait())
+        await_only(may_end.wait())
+
+    browsing = [asyncio.create_task(database.browse(wait)) for _ in range(BROWSER_COUNT)]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await all_held.wait()
+
+    assert [] == await at_once(database.read(names))
+    await database.check()
+    with pytest.raises(StorageBusy):
+        await database.browse(names)
+
+    assert ["storage.busy"] == [record.msg for record in caplog.records]
+    may_end.set()
+    await asyncio.gather(*browsing)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

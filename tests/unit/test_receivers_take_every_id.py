@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager, closing
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import orjson
@@ -255,6 +256,16 @@ def test_control_characters_are_not_printed(capsys):
     printed = capsys.readouterr().out
     assert all(line.isprintable() for line in printed.splitlines())
     assert "\N{REPLACEMENT CHARACTER}[2J" in printed
+
+
+def test_control_characters_are_escaped_in_json(capsys):
+    """A line of JSON has the same text, without a character that a terminal would obey."""
+    sent = received(body="\x1b[2J\x07", webhook_id="\x9b1A\u202e", path="/\x7f\U000e0001é")
+    print_as_json(sent)
+
+    printed = capsys.readouterr().out.removesuffix("\n")
+    assert printed.isprintable()
+    assert asdict(sent) == orjson.loads(printed)
 
 
 async def test_bytes_that_are_not_utf_8_are_shown(capsys):

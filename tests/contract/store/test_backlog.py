@@ -177,3 +177,15 @@ async def test_counting_stops_at_a_limit(store, database):
     assert (1, 0, 1, 58) == delivery_figures(
         await database.read(partial(backlog.measure, now=LATER, receivers_max=1))
     )
+
+
+async def test_pending_deliveries_of_an_account_are_counted(store):
+    """The pending deliveries of one account are counted, up to a number."""
+    for number in range(4):
+        await add_delivery(store, str(number))
+    await add_delivery(store, "9", account_id="other")
+    (leased, *_) = await lease_deliveries(store)
+    await store.settle(delivered(leased))
+
+    assert (3, 2) == (await store.count_open("dev", 9), await store.count_open("dev", 2))
+    assert 0 == await store.count_open("unknown", 9)
