@@ -8,7 +8,7 @@ database, the sender, the collector, the clock and the source of random numbers.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -43,7 +43,8 @@ from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
 from service.development import DEV_ACCOUNT, DEV_SECRET
 from service.domain.ids import new_id
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, StorageUnavailable
+from service.heartbeat import Heartbeat
 from service.loops import Loop, running_loops
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
@@ -55,6 +56,9 @@ from service.web.addresses import SETTINGS
 from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
 from service.web.server import Server
+
+LEAVE_SECONDS = 2
+"""How long a stop waits until the database has recorded it."""
 
 
 class Role(StrEnum):
@@ -148,10 +152,9 @@ async def running(
         if not process.is_development:
             await service.signing_secrets.check()
         service.store.listen()
-        if service.loops:
-            await service.store.end_stale_leases(edges.clock.now())
         drain_seconds = settings.drain_timeout.total_seconds()
         async with (
+            _joined(service, edges.clock),
             running_loops(service.loops, drain_seconds=drain_seconds) as failed,
             _serving(service, settings, process, operations) as port,
         ):
@@ -194,7 +197,12 @@ def assemble(
         tracing,
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
-    loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
+    loops: tuple[Loop, ...] = (sweeper, collection, dispatcher)
+    if edges.database.is_shared:
+        # Drained last: until then the process holds leases.
+        loops = (*loops, Heartbeat(store, clock, metrics))
+    if process.role is Role.API:
+        loops = ()
     default_account_id = DEV_ACCOUNT if process.is_development else None
     dependencies = Dependencies(
         store=store,
@@ -311,6 +319,22 @@ def _sender(settings: Settings) -> Sender:
         concurrency=settings.callback_concurrency,
         proxy=Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
     )
+
+
+@asynccontextmanager
+async def _joined(service: Service, clock: Clock) -> AsyncIterator[None]:
+    """Inside the block, a process with loops is one of those that take leases."""
+    if not service.loops:
+        yield
+        return
+    await service.store.join(clock.now())
+    try:
+        yield
+    finally:
+        # If this fails, other processes find it silent.
+        with suppress(StorageUnavailable, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await service.store.leave(clock.now())
 
 
 @asynccontextmanager

@@ -349,7 +349,8 @@ class Settings:
         "15s",
         parse_deadline,
         "Deadline of one attempt, from the lookup of the name to the end of the answer, a duration "
-        "above zero. After a crash, deliveries in flight wait for this and ten seconds more.",
+        "above zero. A lease is ten seconds longer: as long as a delivery waits at most if its "
+        "process ended without a trace.",
     )
     callback_concurrency: int = _setting(
         256,

@@ -41,6 +41,7 @@ class SqliteDatabase(Database):
 
     product = f"SQLite {sqlite3.sqlite_version}"
     has_one_writer = True
+    is_shared = False
 
     def __init__(self, url: str) -> None:
         super().__init__()

@@ -61,7 +61,8 @@ class LeaseRound:
 
     Origins are looked at in the order of the database, starting after *after*, and share the limit
     evenly. *capacities* says how many leases some origins may get, *origin_capacity* how many
-    each other one may get. The *held_origins* get none, and do not affect `next_due_at`.
+    each other one may get. The *held_origins* get none, and do not affect `next_due_at`. The leases
+    are those of *process_id*.
     """
 
     now: datetime
@@ -72,6 +73,7 @@ class LeaseRound:
     held_origins: frozenset[str] = frozenset()
     after: str = ""
     look: int = LOOK
+    process_id: int | None = None
 
 
 DeliveryToRelease = tuple[Delivery, datetime | None]
@@ -183,9 +185,11 @@ _releasing = leases.giving_up(deliveries, _released).values(
 )
 
 
-def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
+def insert(
+    tx: Connection, new: Sequence[Delivery], process_id: int | None = None
+) -> Sequence[Delivery]:
     """
-    Insert *new* deliveries, pending and due at once.
+    Insert *new* deliveries, pending and due at once, with the leases of *process_id*.
 
     Runs inside *tx* and never commits it.
 
@@ -198,7 +202,7 @@ def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
     held = held_origins(tx, map(_origin, new), new[0].created_at)
     if held:
         new = [replace(one, leased_until=None) if one.origin in held else one for one in new]
-    insert_rows(tx, deliveries, list(map(_row, new)))
+    insert_rows(tx, deliveries, [_row(one, process_id) for one in new])
     return new
 
 
@@ -296,7 +300,8 @@ def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> Non
         }
         for row in rows
     ]
-    tx.execute(_taking, {**given(leased), "until": round_.until})
+    at = {"until": round_.until, "process_id": round_.process_id}
+    tx.execute(_taking, {**given(leased), **at})
     lost = [_lost_attempt_row(row, round_.now) for row in rows if row["leased_until"]]
     insert_rows(tx, attempts, lost)
 
@@ -314,7 +319,7 @@ def _leased_delivery(row: RowMapping, until: datetime) -> Delivery:
 _origin = attrgetter("origin")
 
 
-def _row(delivery: Delivery) -> tuple[Any, ...]:
+def _row(delivery: Delivery, process_id: int | None) -> tuple[Any, ...]:
     created_at = microseconds(delivery.created_at)
     return (
         delivery.account_id,  # account_id
@@ -335,6 +340,7 @@ def _row(delivery: Delivery) -> tuple[Any, ...]:
         microseconds(delivery.leased_until),  # leased_until
         delivery.lease_token if delivery.leased_until else 0,  # lease_token
         delivery.cause.value,  # cause
+        process_id if delivery.leased_until else None,  # leased_by
     )
 
 

@@ -113,6 +113,9 @@ class Metrics:
         self.redelivered = counter(
             "deliveries_redelivered", "Deliveries that were made pending again by hand."
         ).inc
+        self.process_lost = counter(
+            "processes_lost", "Processes that were found dead, and whose leases were taken over."
+        ).inc
         self.swept = counter("deliveries_swept", "Deliveries that retention has removed.").inc
 
         in_flight = gauge("attempts_in_flight", "Attempts that are in flight.")

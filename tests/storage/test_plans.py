@@ -321,6 +321,8 @@ async def explain_in_sqlite(database, statement, parameters):
             plan.is_sorted |= "TEMP B-TREE" in line
             if search := re.match(r"SEARCH \w+ USING (?:COVERING )?INDEX (\w+)", line):
                 plan.searched[names.get(search[1], search[1])] += 1
+            elif search := re.match(r"SEARCH (\w+) USING INTEGER PRIMARY KEY", line):
+                plan.searched[f"{search[1]}_pkey"] += 1
             elif re.match(rf"(SEARCH|SCAN) (?!{NO_TABLES})", line):
                 plan.walked.append(line)
         return [plan]
@@ -395,12 +397,15 @@ _ID, _KEY = {"invoices_account_id_id"}, {"invoices_primary"}
 _ROWS = {"events_primary", "invoices_primary", "origins_pkey"}
 INDEXES = {
     "accept again": [_ID],
-    "lease invoices": [{"invoices_due"}, _KEY],
+    "lease invoices": [{"invoices_due", "processes_pkey"}, _KEY],
     "take a step": [_KEY, {"origins_pkey"}],
     "record an event": [_KEY, {"origins_pkey"}],
     "lease deliveries": [
         {"deliveries_due", "origins_pkey"},
-        {"deliveries_due", "deliveries_order", "events_primary", "invoices_primary"},
+        {
+            *{"deliveries_due", "deliveries_order", "events_primary", "invoices_primary"},
+            "processes_pkey",
+        },
         {"deliveries_primary"},
     ],
     "settle and hold": [{"deliveries_primary"}],
@@ -446,8 +451,8 @@ INDEXES = {
     "sweep on": [{"deliveries_primary"}],
     "forget holds": [{"origins_pkey"}],
     "measure the backlog": [
-        {"deliveries_due", "deliveries_order", "origins_pkey"},
-        {"invoices_due"},
+        {"deliveries_due", "deliveries_order", "origins_pkey", "processes_pkey"},
+        {"invoices_due", "processes_pkey"},
     ],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],

@@ -220,12 +220,13 @@ async def test_rows_of_an_older_schema_survive_upgrade_and_downgrade(empty, revi
     for row in before["attempts"]:
         added = {"account_id": accounts[row["delivery_id"]], "cause": causes[row["number"]]}
         assert {**row, **added} in after["attempts"]
-    # The older schemas had no tables of accounts.
-    accounts_of_now = dict.fromkeys(("accounts", "account_keys", "account_secrets"), 0)
+    # The older schemas had no tables of accounts, and none of processes.
+    accounts_of_now = dict.fromkeys(("accounts", "account_keys", "account_secrets", "processes"), 0)
     sizes = {name: len(rows) for name, rows in before.items()}
     assert sizes | accounts_of_now == {name: len(rows) for name, rows in after.items()}
     assert [as_of_now(row) for row in before["invoices"]] == after["invoices"]
-    assert [{**row, "cause": "retry"} for row in before["deliveries"]] == after["deliveries"]
+    added = {"cause": "retry", "leased_by": None}
+    assert [{**row, **added} for row in before["deliveries"]] == after["deliveries"]
     assert before["origins"] == after["origins"]
 
 
@@ -235,7 +236,7 @@ def as_of_now(row):
     evaluated = [[row["callback"], row["url"], row["origin"]]]
     callbacks = orjson.dumps(evaluated).decode() if row["callback"] else None
     added = {"request_id": row["key"], "traceparent": None, "callbacks": callbacks}
-    return {**kept, **added, "decimals": CURRENCIES[row["currency"]]}
+    return {**kept, **added, "decimals": CURRENCIES[row["currency"]], "leased_by": None}
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
