@@ -2,24 +2,24 @@
 SQLite: one file on this machine, with one writer and several readers.
 
 Work runs in threads of the database, so that neither a statement nor the wait for the disk blocks
-the event loop.
+the event loop. The file, and those that SQLite makes beside it, can be read by their owner alone.
 """
 
 import asyncio
 import fcntl
-import sqlite3
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from service.database.engine import Database
-from service.errors import StorageUnavailable
+from service.database.sqlite_library import LIBRARY, PRODUCT, VERSION, is_busy, may_corrupt
+from service.errors import StorageRefused, StorageUnavailable
 
 T = TypeVar("T")
 
@@ -29,6 +29,23 @@ READER_COUNT = 4
 BUSY_SECONDS = 5
 """How long a statement waits for another process, such as a command, to finish writing."""
 
+HAS_ONE_WRITING_PROCESS = may_corrupt(VERSION)
+"""Whether a second process that writes is refused, because it could corrupt the file."""
+
+PRAGMAS = (
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    # Every statement has an index; SQLite must not build one by scanning a table.
+    "automatic_index=OFF",
+    # With a limit, ANALYZE counts rows and samples no values: plans do not depend on parameters.
+    "analysis_limit=1000",
+    # What is deleted is overwritten: a copy of the file has no removed bodies and no old secrets.
+    "secure_delete=ON",
+)
+
+PRIVATE = 0o600
+"""The mode of every file of a database."""
+
 
 class SqliteDatabase(Database):
     """
@@ -37,14 +54,17 @@ class SqliteDatabase(Database):
     Writes are serialised in one thread over one connection, because SQLite has one writer. Reads
     run at the same time on connections of their own and see only committed rows. Other processes
     that use the file are not notified: they find by polling what is due.
+
+    With a library that can corrupt the file in that case, only one process at a time may write.
     """
 
-    product = f"SQLite {sqlite3.sqlite_version}"
+    product = PRODUCT
     has_one_writer = True
     is_shared = False
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        _create_private(url.removeprefix("sqlite:///").partition("?")[0])
         self._write_engine = _open(url)
         self._read_engine = _open(url)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
@@ -54,8 +74,11 @@ class SqliteDatabase(Database):
     @asynccontextmanager
     async def joining(self) -> AsyncIterator[bool]:
         """See `Database.joining`; processes lock a file, and a lock ends with its process."""
-        path = Path(f"{self._write_engine.url.database}-serving")
-        lock = self._joined = await asyncio.to_thread(path.open, "ab")
+        if HAS_ONE_WRITING_PROCESS:
+            await self._as_writer(self._exclude_writers)
+            yield True
+            return
+        lock = self._joined = await asyncio.to_thread(self._open_lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,6 +116,8 @@ class SqliteDatabase(Database):
         *,
         is_write: bool,
     ) -> tuple[T, bool]:
+        if is_write and HAS_ONE_WRITING_PROCESS and not self._joined:
+            await self._as_writer(self._exclude_writers)
         engine = self._write_engine if is_write else self._read_engine
         executor = self._writer if is_write else self._readers
         begin = "BEGIN IMMEDIATE" if is_write else "BEGIN"
@@ -105,6 +130,32 @@ class SqliteDatabase(Database):
                 raise
             raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
 
+    async def _as_writer(self, do: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, do)
+
+    def _open_lock(self) -> IO[bytes]:
+        path = f"{self._write_engine.url.database}-serving"
+        try:
+            return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE), "rb+", buffering=0)
+        except OSError as error:
+            raise StorageUnavailable(f"{path}: {error.strerror}") from error
+
+    def _exclude_writers(self) -> None:
+        """Let no other process write to the file until `close`; StorageRefused if one does."""
+        if self._joined:
+            return
+        lock = self._open_lock()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StorageRefused(
+                f"Another process writes to {self._write_engine.url.database}, and SQLite "
+                f"{VERSION} can corrupt the file if two do. Stop the service first, or install "
+                "SQLite 3.51.3 or newer: with pip install pysqlite3, for example."
+            ) from None
+        self._joined = lock
+
     @staticmethod
     def _probe_read(tx: Connection) -> None:
         tx.exec_driver_sql("SELECT count(*) FROM alembic_version").close()
@@ -113,6 +164,13 @@ class SqliteDatabase(Database):
     def _probe_write(tx: Connection) -> None:
         # This number of the file is not used.
         tx.exec_driver_sql("PRAGMA user_version = 0").close()
+
+
+def _create_private(path: str) -> None:
+    """Create the file of *path*, unless it exists: SQLite gives its other files the same mode."""
+    # An existing file is not opened: closing it would release the locks of SQLite in this process.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
 
 
 def _is_of_the_database(error: DatabaseError) -> bool:
@@ -144,9 +202,8 @@ def _use_write_ahead_log(connection: Any) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError as error:
-            is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() >= give_up_at:
+        except LIBRARY.OperationalError as error:
+            if not is_busy(error) or time.monotonic() >= give_up_at:
                 raise
             time.sleep(0.01)
 
@@ -155,6 +212,7 @@ def _open(url: str) -> Engine:
     """An engine whose connections are durable and begin no transaction by themselves."""
     engine = create_engine(
         url.replace("sqlite:", "sqlite+pysqlite:", 1),
+        module=LIBRARY,
         # Otherwise the driver would begin transactions by its own rules.
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
         pool_size=READER_COUNT,
@@ -163,8 +221,7 @@ def _open(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def make_durable(connection: Any, _record: Any) -> None:
         _use_write_ahead_log(connection)
-        # Every statement has an index; SQLite must not build one by scanning a table.
-        for pragma in ("synchronous=FULL", "foreign_keys=ON", "automatic_index=OFF"):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine

@@ -306,7 +306,7 @@ class Plan:
         return f"{self.statement}\n{dict(self.searched)} walks {self.walked} sorts {self.is_sorted}"
 
 
-NO_TABLES = r"given|json_each|waiting|counted|CONSTANT|\d+ CONSTANT"
+NO_TABLES = r"given|\d+-ROW VALUES CLAUSE|json_each|waiting|counted|CONSTANT|\d+ CONSTANT"
 """The names that SQLite gives to given or intermediate rows."""
 
 
