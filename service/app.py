@@ -35,6 +35,7 @@ from service.collection.sandbox import Sandbox
 from service.database.engine import Database
 from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
+from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy
 from service.delivery.proxy import Proxy
@@ -49,6 +50,8 @@ from service.loops import Loop, running_loops
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
+from service.telemetry.descriptors import Descriptors
+from service.telemetry.descriptors import allowed as descriptors_allowed
 from service.telemetry.exporter import exported_traces
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -56,6 +59,12 @@ from service.web.addresses import SETTINGS
 from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
 from service.web.server import Server
+
+KEPT_MIN = 16
+"""Idle connections that are kept even if there are too few file descriptors for the settings."""
+
+OTHER_DESCRIPTORS = 128
+"""Descriptors for the database, the log, lookups of names and connections that are refused."""
 
 LEAVE_SECONDS = 2
 """How long a stop waits until the database has recorded it."""
@@ -141,6 +150,7 @@ async def running(
         AddressError: if an address cannot be listened on.
     """
     document = document_of(settings, operations, is_development=process.is_development)
+    metrics = Metrics(__version__, worker_number=process.worker_number)
     async with (
         exported_traces() as tracing,
         migrated_database(settings) as database,
@@ -148,7 +158,7 @@ async def running(
     ):
         collector = Sandbox(settings.sandbox_delay)
         edges = Edges(database=database, sender=sender, collector=collector, tracing=tracing)
-        service = assemble(settings, process, edges, operations, document)
+        service = assemble(settings, process, edges, operations, document, metrics)
         if not process.is_development:
             await service.signing_secrets.check()
         service.store.listen()
@@ -157,6 +167,7 @@ async def running(
             _joined(service, edges.clock),
             running_loops(service.loops, drain_seconds=drain_seconds) as failed,
             _serving(service, settings, process, operations) as port,
+            _watched_descriptors(sender, metrics),
         ):
             yield Running(port, database.product, failed)
 
@@ -313,12 +324,37 @@ def _attempts(
 
 
 def _sender(settings: Settings) -> Sender:
+    spare = descriptors_allowed() - descriptors_needed(settings)
     return Sender(
         egress_policy_of(settings),
         timeout_seconds=settings.callback_timeout.total_seconds(),
         concurrency=settings.callback_concurrency,
         proxy=Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
+        kept_max=max(KEPT_MIN, min(KEPT_MAX, KEPT_MAX + spare)),
     )
+
+
+def descriptors_needed(settings: Settings) -> int:
+    """How many file descriptors a process can need: one for each connection, and some others."""
+    connections = settings.connection_limit + settings.callback_concurrency + KEPT_MAX
+    return connections + OTHER_DESCRIPTORS
+
+
+@asynccontextmanager
+async def _watched_descriptors(sender: Sender, metrics: Metrics) -> AsyncIterator[None]:
+    """Inside the block, descriptors are counted; if none is left, idle connections are closed."""
+
+    def report(used: int, allowed: int) -> None:
+        metrics.descriptors(used, allowed)
+        metrics.connections_kept(sender.kept_count)
+
+    descriptors = Descriptors(metrics.descriptors_exhausted, report, sender.close_kept)
+    sender.on_exhausted = descriptors.exhausted
+    watching = asyncio.create_task(descriptors.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from service.app import (
     NO_ENCRYPTION_KEY,
     Process,
     Role,
+    descriptors_needed,
     migrated_database,
     running,
     with_encryption_key,
@@ -25,6 +26,7 @@ from service.cli.supervisor import supervise
 from service.development import DEV_ACCOUNT, for_development
 from service.errors import ConfigurationError
 from service.settings import Settings, read_settings, service_links
+from service.telemetry.descriptors import raise_limit
 from service.telemetry.logs import configure_logs
 
 log = logging.getLogger("invoices")
@@ -69,6 +71,7 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> 
     if workers > 1 and settings.is_embedded:
         raise ConfigurationError(ONE_WRITER)
     configure_logs(settings.log_format, settings.log_level)
+    _raise_limit(settings)
     _log_what_is_ignored(settings)
     if workers > 1:
         arguments = ["serve", *(["--dev"] if dev else []), "--role", role]
@@ -125,6 +128,18 @@ def _log_what_is_ignored(settings: Settings) -> None:
     if proxies and not settings.callback_proxy:
         meaning = "callbacks do not use it: set INVOICES_CALLBACK_PROXY"
         log.info("proxy.ignored", extra={"fields": {"names": proxies, "meaning": meaning}})
+
+
+def _raise_limit(settings: Settings) -> None:
+    """Allow as many open files as the system permits; warn if they do not suffice."""
+    allowed, needed = raise_limit(), descriptors_needed(settings)
+    if allowed < needed:
+        meaning = (
+            "the limit of open files (ulimit -n) is below what INVOICES_CONNECTION_LIMIT and "
+            "INVOICES_CALLBACK_CONCURRENCY can need"
+        )
+        fields = {"allowed": allowed, "needed": needed, "meaning": meaning}
+        log.warning("descriptors.few", extra={"fields": fields})
 
 
 def _print_urls(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from service.delivery.signing import Signer
 from service.domain.delivery import Attempt, Dead, Decision, Delivered, Delivery, Retry
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Cause, DeadReason
-from service.errors import StorageUnavailable
+from service.errors import SendingPrevented, StorageUnavailable
 from service.loops import POLL
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
@@ -112,6 +112,9 @@ class Attempts:
                     _trace(span, attempt, request.method)
             self.metrics.attempt_took(duration.total_seconds())
             return attempt
+        except SendingPrevented as error:
+            self.metrics.attempt_prevented(error.cause)
+            raise
         finally:
             self.metrics.attempt_ended()
 
@@ -213,6 +216,10 @@ def log_failure(event: str, delivery: Delivery, error: Exception) -> None:
     """Log a failure on our side: a defect with its traceback, as *event*."""
     if isinstance(error, StorageUnavailable):
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+    elif isinstance(error, SendingPrevented):
+        # Where it was raised, a warning is logged once a minute.
+        fields = {"delivery_id": delivery.id, "cause": error.cause, "detail": str(error)}
+        log.debug("attempt.prevented", extra={"fields": fields})
     else:
         log.error(event, exc_info=error, extra={"fields": {"delivery_id": delivery.id}})
 

@@ -45,7 +45,12 @@ def domain_of(host: str) -> str:
 
 def look_up(host: str) -> Sequence[str]:
     """The numeric addresses that the system finds for *host*; blocks."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    except socket.gaierror:
+        # Without descriptors a lookup fails as that of an unknown name. Then this fails as well.
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+        raise
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 

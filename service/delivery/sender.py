@@ -8,7 +8,7 @@ the deadline, uses little memory, follows no redirect, decodes nothing, and retu
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
@@ -22,6 +22,7 @@ from service.delivery.connection import (
     ANSWER_LIMIT,
     HEAD_COUNT_LIMIT,
     HEAD_LINE_LIMIT,
+    KEPT_MAX,
     BoundedConnector,
     verified_tls,
 )
@@ -30,6 +31,7 @@ from service.delivery.failures import NoAnswer, no_answer
 from service.delivery.proxy import Proxy
 from service.delivery.resolver import Lookup, Resolver, look_up
 from service.domain.outcomes import AttemptOutcome
+from service.errors import DescriptorsExhausted
 from service.values import value
 
 READ_BUFFER_BYTES = 16 * 1024
@@ -76,6 +78,8 @@ class Sender:
     should be as high as the caller's own bound, so that names whose lookups hang do not delay
     other names.
 
+    At most *kept_max* idle connections are kept.
+
     Requests are sent through *proxy* if there is one. *lookup* turns a name into numeric addresses
     and may block; *tls* replaces the context that trusts the authorities of the system.
     """
@@ -87,6 +91,7 @@ class Sender:
         timeout_seconds: float,
         concurrency: int = 256,
         proxy: Proxy | None = None,
+        kept_max: int = KEPT_MAX,
         lookup: Lookup = look_up,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -94,6 +99,9 @@ class Sender:
         self._timeout_seconds = timeout_seconds
         self._concurrency = concurrency
         self._proxy = proxy
+        self._kept_max = kept_max
+        self.on_exhausted: Callable[[], object] = lambda: None
+        """Called when a request was not sent because there was no file descriptor."""
         self._lookup = lookup
         self._tls = tls or verified_tls()
 
@@ -117,8 +125,11 @@ class Sender:
             queue_seconds=self._timeout_seconds,
             lookup=self._lookup,
         )
+        self._connector = BoundedConnector(
+            self._policy, self._resolver, self._tls, self._proxy, self._kept_max
+        )
         self._session = aiohttp.ClientSession(
-            connector=BoundedConnector(self._policy, self._resolver, self._tls, self._proxy),
+            connector=self._connector,
             # A cookie jar would send cookies of one account's receiver to another account's.
             cookie_jar=aiohttp.DummyCookieJar(),
             # send() has one deadline for everything: the timeouts of aiohttp start again with
@@ -139,12 +150,25 @@ class Sender:
         await self._session.close()
         await self._resolver.close()
 
+    @property
+    def kept_count(self) -> int:
+        """How many idle connections are kept."""
+        return len(self._connector.kept)
+
+    def close_kept(self) -> None:
+        """Close half of the idle connections, and one at least."""
+        self._connector.close_kept(-(-self.kept_count // 2))
+
     async def send(self, request: OutgoingRequest) -> Answer | NoAnswer:
         """
         Send *request* once and read what comes back.
 
-        Ends within the *timeout_seconds* of the constructor. It raises only on a defect of the
-        service: whatever a receiver does, the result is a value.
+        Ends within the *timeout_seconds* of the constructor. Whatever a receiver does, the result
+        is a value.
+
+        Raises:
+            SendingPrevented: if it could not be sent, for a reason on our side.
+            Exception: on a defect of the service.
         """
         response, body = None, bytearray()
         url = _url(request.url)
@@ -161,7 +185,11 @@ class Sender:
                 )
                 return await _read(response, body)
         except Exception as failure:  # noqa: BLE001 -- no answer may stop an attempt
-            missing = no_answer(failure, self._timeout_seconds)
+            try:
+                missing = no_answer(failure, self._timeout_seconds)
+            except DescriptorsExhausted:
+                self.on_exhausted()
+                raise
             # The connection refers to the failure, and its frames to the connection: this cycle
             # would keep what was read until the garbage collector runs.
             failure.__traceback__ = None
