@@ -37,7 +37,7 @@ from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
-from service.delivery.egress import EgressPolicy
+from service.delivery.egress import EgressPolicy, is_single_label
 from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
@@ -228,7 +228,7 @@ def assemble(
         ).authenticate,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
-        judge=judge_of(settings),
+        judge=judge_of(settings, is_development=process.is_development),
         is_ready=lambda: all(loop.is_running for loop in loops),
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
@@ -266,7 +266,9 @@ def document_of(
     )
 
 
-def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
+def judge_of(
+    settings: Settings, *, is_development: bool = False
+) -> Callable[[CallbackUrl], str | None]:
     """The function that returns why a URL may not be called; it reveals nothing of our network."""
     # Many invoices have the same receiver.
     permits_host = lru_cache(maxsize=4096)(egress_policy_of(settings).permits_host)
@@ -276,6 +278,8 @@ def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
             return "must be an https:// URL"
         if not permits_host(url.host):
             return "is an address that cannot be called"
+        if not is_development and is_single_label(url.host):
+            return "must have a complete host name, such as api.example.com"
         return None
 
     return judge

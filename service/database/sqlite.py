@@ -18,7 +18,14 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from service.database.engine import Database
-from service.database.sqlite_library import LIBRARY, PRODUCT, VERSION, is_busy, may_corrupt
+from service.database.sqlite_library import (
+    LIBRARY,
+    PRODUCT,
+    STATEMENTS_MAX,
+    VERSION,
+    is_busy,
+    may_corrupt,
+)
 from service.errors import StorageRefused, StorageUnavailable
 
 T = TypeVar("T")
@@ -214,7 +221,12 @@ def _open(url: str) -> Engine:
         url.replace("sqlite:", "sqlite+pysqlite:", 1),
         module=LIBRARY,
         # Otherwise the driver would begin transactions by its own rules.
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+        connect_args={
+            "timeout": BUSY_SECONDS,
+            "isolation_level": None,
+            "check_same_thread": False,
+            "cached_statements": STATEMENTS_MAX,
+        },
         pool_size=READER_COUNT,
     )
 

@@ -107,6 +107,7 @@ class Attempts:
                     detail=classified.detail,
                     decision=self._decide(delivery, classified, hold),
                     held_until=ended_at + hold if hold else None,
+                    is_denied=answer.is_denied,
                 )
                 if span.is_recorded:
                     _trace(span, attempt, request.method)
@@ -194,7 +195,7 @@ class Attempts:
 
     def _count(self, attempt: Attempt) -> None:
         """Count a recorded attempt, and its delivery if the attempt has ended that."""
-        self.metrics.attempt_recorded(attempt.outcome)
+        self.metrics.attempt_recorded(attempt.outcome_for_operator)
         delivery, decision = attempt.delivery, attempt.decision
         match decision:
             case Retry():
@@ -241,7 +242,7 @@ def log_fields(attempt: Attempt) -> dict[str, Any]:
         "origin": delivery.origin,
         "number": attempt.number,
         "cause": delivery.cause,
-        "outcome": attempt.outcome,
+        "outcome": attempt.outcome_for_operator,
         "detail": attempt.detail and attempt.detail.partition(POINTS_TO)[0],
         "status_code": attempt.status_code,
         "duration_ms": attempt.duration_ms,
@@ -268,11 +269,11 @@ def _trace(span: Span, attempt: Attempt, method: str) -> None:
             "invoices.delivery_id": delivery.id,
             "invoices.attempt.number": attempt.number,
             "invoices.attempt.cause": delivery.cause.value,
-            "invoices.attempt.outcome": attempt.outcome.value,
+            "invoices.attempt.outcome": attempt.outcome_for_operator.value,
         }
     )
     if attempt.outcome is not AttemptOutcome.DELIVERED:
-        span.fail(attempt.outcome.value)
+        span.fail(attempt.outcome_for_operator.value)
 
 
 def _stored_text(body: bytes) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import aiohttp
 from aiohttp.client_exceptions import InvalidURL
@@ -26,7 +26,7 @@ from service.delivery.connection import (
     BoundedConnector,
     verified_tls,
 )
-from service.delivery.egress import EgressPolicy
+from service.delivery.egress import EgressPolicy, literal_address
 from service.delivery.failures import NoAnswer, no_answer
 from service.delivery.proxy import Proxy
 from service.delivery.resolver import Lookup, Resolver, look_up
@@ -68,6 +68,7 @@ class Answer:
     is_truncated: bool
     location: str | None = None
     content_encoding: str | None = None
+    is_denied: ClassVar = False
 
 
 class Sender:
@@ -190,6 +191,9 @@ class Sender:
             except DescriptorsExhausted:
                 self.on_exhausted()
                 raise
+            if missing.outcome is AttemptOutcome.BLOCKED and not _is_address(url):
+                # Otherwise API users could find out which names our network knows.
+                missing = replace(missing, outcome=AttemptOutcome.UNREACHABLE, is_denied=True)
             # The connection refers to the failure, and its frames to the connection: this cycle
             # would keep what was read until the garbage collector runs.
             failure.__traceback__ = None
@@ -208,6 +212,10 @@ def _url(text: str) -> URL | None:
         return url if url.port is not None else None
     except ValueError:
         return None
+
+
+def _is_address(url: URL) -> bool:
+    return literal_address(url.raw_host or "") is not None
 
 
 async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | NoAnswer:

@@ -92,6 +92,13 @@ class Attempt:
     decision: Decision
     held_until: datetime | None = None
     """Until when the receiver asked not to be called, with Retry-After."""
+    is_denied: bool = False
+    """Whether the policy denied the addresses of the name; accounts are told `unreachable`."""
+
+    @property
+    def outcome_for_operator(self) -> AttemptOutcome:
+        """The outcome as log, metrics and traces have it."""
+        return AttemptOutcome.BLOCKED if self.is_denied else self.outcome
 
     @property
     def is_receiver_available(self) -> bool:

@@ -200,7 +200,8 @@ def test_the_proxy_gets_no_denied_address(run, url, addresses):
 
     (answer,), _ = sent(run, proxy, url, addresses=addresses)
 
-    assert NoAnswer(AttemptOutcome.BLOCKED, NOT_CONNECTED) == answer
+    told = AttemptOutcome.UNREACHABLE if addresses else AttemptOutcome.BLOCKED
+    assert NoAnswer(told, NOT_CONNECTED, is_denied=bool(addresses)) == answer
     assert [] == proxy.asked
 
 
