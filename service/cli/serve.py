@@ -23,6 +23,7 @@ from service.cli.accounts import create_first_account, log_key
 from service.cli.database import wait_for_database
 from service.cli.event_loop import run, stop_signal
 from service.cli.supervisor import supervise
+from service.database.transport import may_be_in_clear
 from service.development import DEV_ACCOUNT, for_development
 from service.errors import ConfigurationError
 from service.settings import Settings, read_settings, service_links
@@ -72,6 +73,7 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> 
         raise ConfigurationError(ONE_WRITER)
     configure_logs(settings.log_format, settings.log_level)
     _raise_limit(settings)
+    _warn_of_clear_text(settings)
     _log_what_is_ignored(settings)
     if workers > 1:
         arguments = ["serve", *(["--dev"] if dev else []), "--role", role]
@@ -140,6 +142,13 @@ def _raise_limit(settings: Settings) -> None:
         )
         fields = {"allowed": allowed, "needed": needed, "meaning": meaning}
         log.warning("descriptors.few", extra={"fields": fields})
+
+
+def _warn_of_clear_text(settings: Settings) -> None:
+    """Warn if what is stored may travel over the network without encryption."""
+    if not settings.is_embedded and may_be_in_clear(settings.database_url):
+        meaning = "the connection to PostgreSQL may be read on the network: use sslmode=verify-full"
+        log.warning("storage.unencrypted", extra={"fields": {"meaning": meaning}})
 
 
 def _print_urls(settings: Settings) -> None:

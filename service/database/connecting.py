@@ -13,6 +13,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.database.transport import with_tls
 from service.errors import StorageRefused, StorageUnavailable
 
 CONNECT_SECONDS = 5
@@ -43,6 +44,9 @@ _REFUSALS = (
 )
 """Raised for a wrong address, user, password or database name."""
 
+_NO_TLS = "rejected SSL upgrade"
+"""What the driver says if the server answers that it speaks no TLS."""
+
 _UNAVAILABLE = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
 """Prefixes of the SQLSTATEs that are about the state of the server, not about the statement."""
 
@@ -51,7 +55,7 @@ class Connector:
     """Connects to the server of *url*."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url = with_tls(url)
         self._failure_count = 0
         self._retry_at = 0.0
 
@@ -95,6 +99,13 @@ def translated() -> Iterator[None]:
         yield
     except _REFUSALS as error:
         raise StorageRefused(f"PostgreSQL: {error}") from error
+    except ConnectionError as error:
+        if _NO_TLS not in str(error):
+            raise StorageUnavailable(f"PostgreSQL: {error}") from error
+        raise StorageRefused(
+            "PostgreSQL: the server does not speak TLS. Switch it on there, or add sslmode=disable "
+            "to INVOICES_DATABASE_URL if nobody can listen between the two."
+        ) from error
     except (OSError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
         raise StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}") from error
     except DBAPIError as error:

@@ -104,12 +104,7 @@ def test_descriptors_are_counted():
 
 def test_exhausted_descriptors_are_logged_once_a_minute(monkeypatch, caplog):
     """Each time is counted, idle connections are closed, and one line names the cause."""
-
-    class NoFolder:
-        def iterdir(self):
-            without_descriptors()
-
-    monkeypatch.setattr(module, "_FOLDER", NoFolder())
+    monkeypatch.setattr(module, "_list_open", without_descriptors)
     happened, seen = [], []
     watch = Descriptors(
         lambda: happened.append("counted"),
