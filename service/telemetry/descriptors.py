@@ -17,8 +17,11 @@ from functools import partial
 
 log = logging.getLogger("invoices")
 
-WATCH_SECONDS = 5
-"""How often a process counts its descriptors, and notices if none is left to do so."""
+PROBE_SECONDS = 1
+"""How often a process tries whether a descriptor is left."""
+
+PROBES = 5
+"""How many probes there are for each count, which takes longer."""
 
 WARNING_SECONDS = 60
 """Minimum time between two log lines that there is none left."""
@@ -72,7 +75,17 @@ class Descriptors:
         """Count them, and notice when none is left, until cancelled."""
         while True:
             self.look()
-            await asyncio.sleep(WATCH_SECONDS)
+            for _ in range(PROBES):
+                await asyncio.sleep(PROBE_SECONDS)
+                self.probe()
+
+    def probe(self) -> None:
+        """Say so if no descriptor is left: connections that cannot be accepted say nothing."""
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if error.errno in RUN_OUT:
+                self.exhausted()
 
     def look(self) -> None:
         """Report how many are in use; if none is left, say so."""

@@ -102,6 +102,18 @@ def test_descriptors_are_counted():
     assert {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} == {one for _, one in seen} | {allowed()}
 
 
+def test_a_process_notices_that_no_descriptor_is_left(monkeypatch):
+    """The kernel closes what cannot be accepted; a probe every second shows why."""
+    said = []
+    watch = Descriptors(lambda: said.append("counted"))
+    watch.probe()
+    assert [] == said
+
+    monkeypatch.setattr(module.os, "open", without_descriptors)
+    watch.probe()
+    assert ["counted"] == said
+
+
 def test_exhausted_descriptors_are_logged_once_a_minute(monkeypatch, caplog):
     """Each time is counted, idle connections are closed, and one line names the cause."""
     monkeypatch.setattr(module, "_list_open", without_descriptors)
