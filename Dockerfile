@@ -2,8 +2,11 @@
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY . .
+# Every package has the version and a hash of requirements.lock (make lock). setuptools only builds.
 RUN python -m venv --without-pip /opt/invoices \
-    && pip --python /opt/invoices/bin/python install --no-cache-dir '.[otel]'
+    && pip --python /opt/invoices/bin/python install --no-cache-dir --require-hashes --requirement requirements.lock \
+    && pip --python /opt/invoices/bin/python install --no-cache-dir --no-deps --no-build-isolation --no-index . \
+    && pip --python /opt/invoices/bin/python uninstall --yes setuptools
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="invoices" \
@@ -31,7 +34,7 @@ EXPOSE 8080
 # SIGTERM drains: what is in flight is finished first.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-m", "service.cli.healthcheck"]
+    CMD ["python", "-P", "-m", "service.cli.healthcheck"]
 
 ENTRYPOINT ["invoices"]
 CMD ["serve"]

@@ -74,6 +74,16 @@ types: $(TOOLS) ## mypy, strict
 imports: $(TOOLS) ## who may import whom
 	$(BIN)/lint-imports
 
+# What the image is built from: every package with its hashes, for all machines. Made by uv, in an
+# environment of its own, from setup.cfg.
+UV := build/uv/bin/uv
+.PHONY: lock
+lock: | $(BIN)/python ## renew the versions and hashes of the packages in the image
+	$(BIN)/python -m venv build/uv && build/uv/bin/pip install --quiet uv
+	echo 'setuptools>=77' | $(UV) pip compile --quiet --universal --python-version 3.13 --upgrade \
+	    --generate-hashes --extra otel --custom-compile-command 'make lock' \
+	    --output-file requirements.lock setup.cfg -
+
 .PHONY: clean
 clean: ## remove what make made
 	rm -rf .venv build dist *.egg-info .coverage htmlcov tests/signatures/node_modules

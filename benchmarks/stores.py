@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Protocol
 from benchmarks.errors import BenchmarkError
 from benchmarks.postgres import Server, serving
 from benchmarks.rows import Rows, fill
+from service.database.sqlite_library import LIBRARY
 
 SQLITE = "SQLite"
 POSTGRES = "PostgreSQL"
@@ -91,7 +91,7 @@ class SqliteStore:
     """A file in the folder of the measurement; what is copied lies in *folder*."""
 
     def __init__(self, folder: Path) -> None:
-        self.description = f"SQLite {sqlite3.sqlite_version}, a file in WAL mode"
+        self.description = f"SQLite {LIBRARY.sqlite_version}, a file in WAL mode"
         self._folder = folder
         self._made: dict[Rows, Path] = {}
 
@@ -116,7 +116,7 @@ class SqliteStore:
         file = self._folder / f"made-{len(self._made)}.db"
         fill(_url(file), rows)
         # A copy is one file: nothing may be left beside it.
-        with closing(sqlite3.connect(file)) as connection:
+        with closing(LIBRARY.connect(file)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._made[rows] = file
         return file

@@ -107,8 +107,8 @@ class ListedDeliverySchema(AnswerSchema):
         validate=validate.OneOf(REASONS),
         metadata=documented(
             "Why the delivery is dead. `exhausted`: the last attempt of the retry "
-            "schedule failed. `gone`: the receiver answered 410. `blocked`: the address is denied "
-            "by policy.",
+            "schedule failed. `gone`: the receiver answered 410. `blocked`: the address in the "
+            "URL is denied by policy.",
             example=None,
         ),
     )

@@ -8,7 +8,7 @@ database, the sender, the collector, the clock and the source of random numbers.
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
@@ -37,21 +37,25 @@ from service.collection.sandbox import Sandbox
 from service.database.engine import Database
 from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
+from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
-from service.delivery.egress import EgressPolicy
+from service.delivery.egress import EgressPolicy, is_single_label
 from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
 from service.development import DEV_ACCOUNT, DEV_SECRET, served_hosts
 from service.domain.ids import new_id
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, StorageUnavailable
+from service.heartbeat import Heartbeat
 from service.loops import Loop, running_loops
 from service.receiver.document import VERSIONS, Promise, Version, build_receiver_document
 from service.receiver.vectors import vectors_document
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
+from service.telemetry.descriptors import Descriptors
+from service.telemetry.descriptors import allowed as descriptors_allowed
 from service.telemetry.exporter import exported_traces
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -60,6 +64,15 @@ from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
 from service.web.hosts import make_host_check
 from service.web.server import Server
+
+KEPT_MIN = 16
+"""Idle connections that are kept even if there are too few file descriptors for the settings."""
+
+OTHER_DESCRIPTORS = 128
+"""Descriptors for the database, the log, lookups of names and connections that are refused."""
+
+LEAVE_SECONDS = 2
+"""How long a stop waits until the database has recorded it."""
 
 
 class Role(StrEnum):
@@ -146,6 +159,7 @@ async def running(
     receiver_documents: dict[str, dict[str, Any]] = {
         openapi: receiver_document_of(settings, operations, openapi=openapi) for openapi in VERSIONS
     }
+    metrics = Metrics(__version__, worker_number=process.worker_number)
     async with (
         exported_traces() as tracing,
         migrated_database(settings) as database,
@@ -154,17 +168,23 @@ async def running(
         collector = Sandbox(settings.sandbox_delay)
         edges = Edges(database=database, sender=sender, collector=collector, tracing=tracing)
         service = assemble(
-            settings, process, edges, operations, document, receiver_documents=receiver_documents
+            settings,
+            process,
+            edges,
+            operations,
+            document,
+            metrics,
+            receiver_documents=receiver_documents,
         )
         if not process.is_development:
             await service.signing_secrets.check()
         service.store.listen()
-        if service.loops:
-            await service.store.end_stale_leases(edges.clock.now())
         drain_seconds = settings.drain_timeout.total_seconds()
         async with (
+            _joined(service, edges.clock),
             running_loops(service.loops, drain_seconds=drain_seconds) as failed,
             _serving(service, settings, process, operations) as port,
+            _watched_descriptors(sender, metrics),
         ):
             yield Running(port, database.product, failed)
 
@@ -207,8 +227,13 @@ def assemble(
         tracing,
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
-    loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
     open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
+    loops: tuple[Loop, ...] = (sweeper, collection, dispatcher)
+    if edges.database.is_shared:
+        # Drained last: until then the process holds leases.
+        loops = (*loops, Heartbeat(store, clock, metrics))
+    if process.role is Role.API:
+        loops = ()
     default_account_id = DEV_ACCOUNT if process.is_development else None
     dependencies = Dependencies(
         store=store,
@@ -226,7 +251,7 @@ def assemble(
         admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
-        judge=judge_of(settings),
+        judge=judge_of(settings, is_development=process.is_development),
         is_ready=lambda: all(loop.is_running for loop in loops),
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
@@ -290,7 +315,9 @@ def receiver_document_of(
     )
 
 
-def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
+def judge_of(
+    settings: Settings, *, is_development: bool = False
+) -> Callable[[CallbackUrl], str | None]:
     """The function that returns why a URL may not be called; it reveals nothing of our network."""
     # Many invoices have the same receiver.
     permits_host = lru_cache(maxsize=4096)(egress_policy_of(settings).permits_host)
@@ -300,6 +327,8 @@ def judge_of(settings: Settings) -> Callable[[CallbackUrl], str | None]:
             return "must be an https:// URL"
         if not permits_host(url.host):
             return "is an address that cannot be called"
+        if not is_development and is_single_label(url.host):
+            return "must have a complete host name, such as api.example.com"
         return None
 
     return judge
@@ -348,12 +377,53 @@ def _attempts(
 
 
 def _sender(settings: Settings) -> Sender:
+    spare = descriptors_allowed() - descriptors_needed(settings)
     return Sender(
         egress_policy_of(settings),
         timeout_seconds=settings.callback_timeout.total_seconds(),
         concurrency=settings.callback_concurrency,
         proxy=Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
+        kept_max=max(KEPT_MIN, min(KEPT_MAX, KEPT_MAX + spare)),
     )
+
+
+def descriptors_needed(settings: Settings) -> int:
+    """How many file descriptors a process can need: one for each connection, and some others."""
+    connections = settings.connection_limit + settings.callback_concurrency + KEPT_MAX
+    return connections + OTHER_DESCRIPTORS
+
+
+@asynccontextmanager
+async def _watched_descriptors(sender: Sender, metrics: Metrics) -> AsyncIterator[None]:
+    """Inside the block, descriptors are counted; if none is left, idle connections are closed."""
+
+    def report(used: int, allowed: int) -> None:
+        metrics.descriptors(used, allowed)
+        metrics.connections_kept(sender.kept_count)
+
+    descriptors = Descriptors(metrics.descriptors_exhausted, report, sender.close_kept)
+    sender.on_exhausted = descriptors.exhausted
+    watching = asyncio.create_task(descriptors.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+@asynccontextmanager
+async def _joined(service: Service, clock: Clock) -> AsyncIterator[None]:
+    """Inside the block, a process with loops is one of those that take leases."""
+    if not service.loops:
+        yield
+        return
+    await service.store.join(clock.now())
+    try:
+        yield
+    finally:
+        # If this fails, other processes find it silent.
+        with suppress(StorageUnavailable, TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await service.store.leave(clock.now())
 
 
 @asynccontextmanager

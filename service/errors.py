@@ -25,6 +25,9 @@ Errors that cross packages, split by who can act on them.
     │   ├── AccountDisabled         the account is disabled
     │   └── NameTaken               an account has that name already
     ├── EvaluationError           the caller: this request does not make a callback URL
+    ├── SendingPrevented          the operator: a request could not be sent; this is no attempt
+    │   ├── ProxyFailed             the proxy for callbacks refuses, or cannot be reached
+    │   └── DescriptorsExhausted    this process can open no more files and connections
     └── StorageUnavailable        the operator; the caller may retry
         ├── StorageRefused          the database answers and refuses our credentials
         └── StorageBusy             the database answers, and not in time: a defect of ours
@@ -199,6 +202,28 @@ class EvaluationError(InvoicesError):
         self.expression = expression
         self.reason = reason
         self.is_absent = is_absent
+
+
+class SendingPrevented(InvoicesError):
+    """A request could not be sent for a reason on our side, of which *cause* is the short name."""
+
+    cause: str
+
+
+class ProxyFailed(SendingPrevented):
+    """The proxy could not be reached, or refused to work; the text is for the operator."""
+
+    cause = "proxy"
+
+
+class DescriptorsExhausted(SendingPrevented):
+    """The process, or the machine, has no file descriptor left for a connection."""
+
+    cause = "descriptors"
+
+
+PREVENTED_BY = ("proxy", "descriptors")
+"""The causes of `SendingPrevented`."""
 
 
 class StorageUnavailable(InvoicesError):

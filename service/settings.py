@@ -59,6 +59,9 @@ def parse_hosts(text: str) -> tuple[str, ...]:
 
 def parse_public_url(text: str) -> str:
     """How users reach the service: an absolute http(s) URL, kept without a trailing slash."""
+    if "@" in text:
+        # Do not show the URL itself: it may hold a password.
+        raise ValueError("must hold no @: everyone can read it, so no user and no password.")
     # Paths of the service are appended to it, and become headers: nothing may need an escape.
     if re.fullmatch(r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?", text):
         try:
@@ -91,19 +94,38 @@ def parse_proxy(text: str) -> str:
 
 def parse_database_url(text: str) -> str:
     """`sqlite:///file`, `sqlite:////absolute/file` or `postgresql://…`: without a driver's name."""
-    if text.endswith(":memory:"):
-        raise ValueError(f"{text!r} would lose everything at the end; name a file.")
     if text.startswith("sqlite:///") and text != "sqlite:///":
+        if text.endswith(":memory:"):
+            raise ValueError("would lose everything at the end; name a file.")
         return text
     if text.startswith(("postgresql://", "postgres://")):
+        _check_postgres_url(text)
         return text
-    # Show the scheme alone: what follows it may hold a password.
-    scheme = text.partition(":")[0]
+    # Show none of it: it may hold a password.
     raise ValueError(
-        f"{scheme}: is not a database this version can use; it looks like "
+        "is not a database this version can use; it looks like "
         "sqlite:///invoices.db, sqlite:////data/invoices.db or "
         "postgresql://user:password@host:5432/invoices."
     )
+
+
+def _check_postgres_url(text: str) -> None:
+    """Raise ValueError where the driver would take a part of the password for something else."""
+    authority, rest = re.fullmatch(r"\w+://([^/?#]*)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    if authority.count("@") > 1 or re.search("[@#]", rest):
+        raise ValueError(
+            "has a character in it that must be percent-encoded: in user and password write %40 "
+            "for @, %2F for /, %3F for ? and %23 for #."
+        )
+    for host in authority.rpartition("@")[2].split(","):
+        if not re.fullmatch(r"([\w.%-]*|\[[\w:.%]+\])(:[0-9]{1,5})?", host):
+            raise ValueError(
+                "has a host or a port that cannot be read; a / in the password, for example, must "
+                "be percent-encoded (%2F)."
+            )
+    fields_ = rest.partition("?")[2].split("&")
+    if "?" in rest and not all(re.fullmatch(r"\w+=.*", one) for one in fields_):
+        raise ValueError("has parameters after the ? that are not of the form name=value.")
 
 
 def parse_duration(text: str) -> timedelta:
@@ -281,7 +303,10 @@ class Settings:
         parse_database_url,
         "Database: sqlite:///relative/file, sqlite:////absolute/file or "
         "postgresql://user:password@host:5432/name. A relative file is another database in "
-        "another working directory, and SQLite does not work on network file systems.",
+        "another working directory, and SQLite does not work on network file systems. The "
+        "connection to a PostgreSQL host that is not this machine uses TLS (sslmode=require), "
+        "unless the URL names another sslmode.",
+        is_secret=True,
     )
     database_prepared_statements: bool = _setting(
         True,
@@ -357,7 +382,8 @@ class Settings:
         "15s",
         parse_deadline,
         "Deadline of one attempt, from the lookup of the name to the end of the answer, a duration "
-        "above zero. After a crash, deliveries in flight wait for this and ten seconds more.",
+        "above zero. A lease is ten seconds longer: as long as a delivery waits at most if its "
+        "process ended without a trace.",
     )
     callback_concurrency: int = _setting(
         256,

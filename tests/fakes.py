@@ -178,7 +178,7 @@ ENTRIES = {
     steps.take_steps: (
         "taken",
         lambda items, answers: [
-            (step, inserted is not None) for (step, _), inserted in _pairs(items, answers)
+            (step, inserted is not None) for (step, *_), inserted in _pairs(items, answers)
         ],
     ),
     attempts.settle: ("settled", _pairs),

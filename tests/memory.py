@@ -74,6 +74,7 @@ class Memory:
 
     def __init__(self, *, has_one_writer=True):
         self.has_one_writer = has_one_writer
+        self.is_shared = False
         self.tables = Tables()
         self.losses: deque[Loss | None] = deque()
         self.is_away = False
@@ -269,10 +270,10 @@ def _holds(row, token):
 
 
 def _accept(tx, items):
-    return [_accept_one(tx, invoice, leased_until) for invoice, leased_until in items]
+    return [_accept_one(tx, *item) for item in items]
 
 
-def _accept_one(tx, invoice, leased_until):
+def _accept_one(tx, invoice, leased_until, process_id):
     known = tx.invoices.by("account_id", "id").get((invoice.account_id, invoice.id))
     if known:
         is_same = all(known[name] == getattr(invoice, name) for name in _CONTENT)
@@ -285,6 +286,7 @@ def _accept_one(tx, invoice, leased_until):
             "due_at": invoice.created_at,
             "leased_until": leased_until,
             "lease_token": FIRST_LEASE_TOKEN if leased_until else 0,
+            "leased_by": process_id if leased_until else None,
         }
     )
     return Acceptance.STORED
@@ -328,7 +330,7 @@ def _leased_invoice(row):
 
 
 def _take_steps(tx, items):
-    return [_take_step(tx, step, new) for step, new in items]
+    return [_take_step(tx, step, new) for step, new, _ in items]
 
 
 def _take_step(tx, step, new):
@@ -348,7 +350,7 @@ def _take_step(tx, step, new):
 
 
 def _record_events(tx, items):
-    return [_record_event(tx, step, new) for step, new in items]
+    return [_record_event(tx, step, new) for step, new, _ in items]
 
 
 def _record_event(tx, step, new):
@@ -401,6 +403,7 @@ def _insert_delivery(tx, delivery):
             "settled_at": None,
             "leased_until": delivery.leased_until,
             "lease_token": FIRST_LEASE_TOKEN if delivery.leased_until else 0,
+            "leased_by": None,
             "cause": Cause.EVENT.value,
             "receiver": delivery.receiver,
             "is_asked": False,

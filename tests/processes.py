@@ -229,6 +229,8 @@ async def command(*arguments, **settings):
 def environment(**settings):
     """The environment of the tests, with *settings* as the only settings of the service."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("INVOICES_")}
+    # Workers do not look for modules in their working directory.
+    kept["PYTHONPATH"] = str(ROOT)
     return kept | {f"INVOICES_{name}": value for name, value in settings.items()}
 
 

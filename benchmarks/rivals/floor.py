@@ -116,7 +116,7 @@ def _dependencies(settings: Settings, nowhere: Nowhere, metrics: Metrics) -> Dep
         authenticate=_everybody,
         limit=lambda _account_id: None,
         currency=settings.currency,
-        judge=judge_of(settings),
+        judge=judge_of(settings, is_development=True),
         is_ready=lambda: True,
     )
 

@@ -14,6 +14,7 @@ from service.app import (
     NO_ENCRYPTION_KEY,
     Process,
     Role,
+    descriptors_needed,
     migrated_database,
     running,
     with_encryption_key,
@@ -22,9 +23,11 @@ from service.cli.accounts import create_first_account, log_key
 from service.cli.database import wait_for_database
 from service.cli.event_loop import run, stop_signal
 from service.cli.supervisor import supervise
+from service.database.transport import may_be_in_clear
 from service.development import DEV_ACCOUNT, for_development
 from service.errors import ConfigurationError
 from service.settings import Settings, read_settings, service_links
+from service.telemetry.descriptors import raise_limit
 from service.telemetry.logs import configure_logs
 
 log = logging.getLogger("invoices")
@@ -69,6 +72,8 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> 
     if workers > 1 and settings.is_embedded:
         raise ConfigurationError(ONE_WRITER)
     configure_logs(settings.log_format, settings.log_level)
+    _raise_limit(settings)
+    _warn_of_clear_text(settings)
     _log_what_is_ignored(settings)
     if workers > 1:
         arguments = ["serve", *(["--dev"] if dev else []), "--role", role]
@@ -125,6 +130,25 @@ def _log_what_is_ignored(settings: Settings) -> None:
     if proxies and not settings.callback_proxy:
         meaning = "callbacks do not use it: set INVOICES_CALLBACK_PROXY"
         log.info("proxy.ignored", extra={"fields": {"names": proxies, "meaning": meaning}})
+
+
+def _raise_limit(settings: Settings) -> None:
+    """Allow as many open files as the system permits; warn if they do not suffice."""
+    allowed, needed = raise_limit(), descriptors_needed(settings)
+    if allowed < needed:
+        meaning = (
+            "the limit of open files (ulimit -n) is below what INVOICES_CONNECTION_LIMIT and "
+            "INVOICES_CALLBACK_CONCURRENCY can need"
+        )
+        fields = {"allowed": allowed, "needed": needed, "meaning": meaning}
+        log.warning("descriptors.few", extra={"fields": fields})
+
+
+def _warn_of_clear_text(settings: Settings) -> None:
+    """Warn if what is stored may travel over the network without encryption."""
+    if not settings.is_embedded and may_be_in_clear(settings.database_url):
+        meaning = "the connection to PostgreSQL may be read on the network: use sslmode=verify-full"
+        log.warning("storage.unencrypted", extra={"fields": {"meaning": meaning}})
 
 
 def _print_urls(settings: Settings) -> None:

@@ -66,7 +66,8 @@ async def _keep_running(
     """Run a worker, and start it again when it ends; the exit status of the last one."""
     while True:
         worker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service", *arguments, "--as-worker", str(number)),
+            # -P: a file of the working directory must not replace a module of ours.
+            *(sys.executable, "-P", "-m", "service", *arguments, "--as-worker", str(number)),
             # The worker stops when this pipe is closed, even if this process is killed.
             stdin=PIPE,
             stdout=DEVNULL,

@@ -13,6 +13,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.database.transport import with_tls
 from service.errors import StorageBusy, StorageRefused, StorageUnavailable
 
 CONNECT_SECONDS = 5
@@ -46,6 +47,9 @@ _REFUSALS = (
 _TIMED_OUT = "57014"
 """The SQLSTATE of a statement that was ended because it took longer than `STATEMENT_SECONDS`."""
 
+_NO_TLS = "rejected SSL upgrade"
+"""What the driver says if the server answers that it speaks no TLS."""
+
 _UNAVAILABLE = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
 """Prefixes of the SQLSTATEs that are about the state of the server, not about the statement."""
 
@@ -54,7 +58,7 @@ class Connector:
     """Connects to the server of *url*."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url = with_tls(url)
         self._failure_count = 0
         self._retry_at = 0.0
 
@@ -102,13 +106,22 @@ def translated() -> Iterator[None]:
         # A server that is away refuses connections, or does not answer in `CONNECT_SECONDS`.
         raise StorageBusy("PostgreSQL: all connections were in use for too long") from error
     except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
-        raise StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}") from error
+        raise _unavailable(error) from error
     except DBAPIError as error:
         if _sqlstate(error) == _TIMED_OUT:
             raise StorageBusy(f"PostgreSQL: {error.orig}") from error
         if not _is_of_the_server(error):
             raise
         raise StorageUnavailable(f"PostgreSQL: {error.orig}") from error
+
+
+def _unavailable(error: Exception) -> StorageUnavailable:
+    if isinstance(error, ConnectionError) and _NO_TLS in str(error):
+        return StorageRefused(
+            "PostgreSQL: the server does not speak TLS. Switch it on there, or add sslmode=disable "
+            "to INVOICES_DATABASE_URL if nobody can listen between the two."
+        )
+    return StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}")
 
 
 def _is_of_the_server(error: DBAPIError) -> bool:

@@ -64,6 +64,9 @@ class Database(ABC):
     has_one_writer: bool
     """Whether all transactions that write wait for each other."""
 
+    is_shared: bool
+    """Whether processes on other machines may use it, whose end is seen by their silence alone."""
+
     def __init__(self) -> None:
         self._unavailable_since: float | None = None
         self._has_failed_to_write = False

@@ -21,8 +21,11 @@ T = TypeVar("T")
 
 READER_COUNT = 2
 BROWSER_COUNT = 4
-WRITER_COUNT = 6
-"""Connections of one process, besides the one that listens: each kind of work has its own."""
+WRITER_COUNT = 8
+"""
+Connections of one process, besides the one that listens: each kind of work has its own, so that a
+beat of the process does not wait for other work.
+"""
 
 _UNPREPARED: dict[str, Any] = {
     "prepared_statement_cache_size": 0,
@@ -43,6 +46,7 @@ class PostgresDatabase(Database):
 
     product = "PostgreSQL"
     has_one_writer = False
+    is_shared = True
 
     def __init__(self, url: str, *, has_prepared_statements: bool = True) -> None:
         super().__init__()

@@ -2,24 +2,32 @@
 SQLite: one file on this machine, with one writer and several readers.
 
 Work runs in threads of the database, so that neither a statement nor the wait for the disk blocks
-the event loop.
+the event loop. The file, and those that SQLite makes beside it, can be read by their owner alone.
 """
 
 import asyncio
 import fcntl
-import sqlite3
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from service.database.engine import Database, Lane, Wakes
-from service.errors import StorageBusy, StorageUnavailable
+from service.database.sqlite_library import (
+    LIBRARY,
+    PRODUCT,
+    STATEMENTS_MAX,
+    VERSION,
+    is_busy,
+    is_interrupted,
+    may_corrupt,
+)
+from service.errors import StorageBusy, StorageRefused, StorageUnavailable
 
 T = TypeVar("T")
 
@@ -36,6 +44,23 @@ INSTRUCTIONS_BETWEEN_CHECKS = 100_000
 BUSY_SECONDS = 5
 """How long a statement waits for another process, such as a command, to finish writing."""
 
+HAS_ONE_WRITING_PROCESS = may_corrupt(VERSION)
+"""Whether a second process that writes is refused, because it could corrupt the file."""
+
+PRAGMAS = (
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    # Every statement has an index; SQLite must not build one by scanning a table.
+    "automatic_index=OFF",
+    # With a limit, ANALYZE counts rows and samples no values: plans do not depend on parameters.
+    "analysis_limit=1000",
+    # What is deleted is overwritten: a copy of the file has no removed bodies and no old secrets.
+    "secure_delete=ON",
+)
+
+PRIVATE = 0o600
+"""The mode of every file of a database."""
+
 
 class SqliteDatabase(Database):
     """
@@ -44,13 +69,17 @@ class SqliteDatabase(Database):
     Writes are serialised in one thread over one connection, because SQLite has one writer. Reads
     run at the same time on connections of their own and see only committed rows. Other processes
     that use the file are not notified: they find by polling what is due.
+
+    With a library that can corrupt the file in that case, only one process at a time may write.
     """
 
-    product = f"SQLite {sqlite3.sqlite_version}"
+    product = PRODUCT
     has_one_writer = True
+    is_shared = False
 
     def __init__(self, url: str) -> None:
         super().__init__()
+        _create_private(url.removeprefix("sqlite:///").partition("?")[0])
         counts = {Lane.WRITE: 1, Lane.READ: READER_COUNT, Lane.BROWSE: BROWSER_COUNT}
         self._engines = {lane: _open(url, count) for lane, count in counts.items()}
         self._threads = {
@@ -62,8 +91,11 @@ class SqliteDatabase(Database):
     @asynccontextmanager
     async def joining(self) -> AsyncIterator[bool]:
         """See `Database.joining`; processes lock a file, and a lock ends with its process."""
-        path = Path(f"{self._engines[Lane.WRITE].url.database}-serving")
-        lock = self._joined = await asyncio.to_thread(path.open, "ab")
+        if HAS_ONE_WRITING_PROCESS:
+            await self._as_writer(self._exclude_writers)
+            yield True
+            return
+        lock = self._joined = await asyncio.to_thread(self._open_lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -100,6 +132,8 @@ class SqliteDatabase(Database):
         options: Mapping[str, Any],
         lane: Lane,
     ) -> tuple[T, bool]:
+        if lane is Lane.WRITE and HAS_ONE_WRITING_PROCESS and not self._joined:
+            await self._as_writer(self._exclude_writers)
         engine, threads = self._engines[lane], self._threads[lane]
         transact = _write if lane is Lane.WRITE else _read
         try:
@@ -107,12 +141,38 @@ class SqliteDatabase(Database):
                 threads, transact, engine, work, args, options
             )
         except DatabaseError as error:
-            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            if is_interrupted(error.orig):
                 text = f"{engine.url.database}: a read took longer than {READ_SECONDS} s"
                 raise StorageBusy(text) from error
             if not _is_of_the_database(error):
                 raise
             raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
+
+    async def _as_writer(self, do: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads[Lane.WRITE], do)
+
+    def _open_lock(self) -> IO[bytes]:
+        path = f"{self._engines[Lane.WRITE].url.database}-serving"
+        try:
+            return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE), "rb+", buffering=0)
+        except OSError as error:
+            raise StorageUnavailable(f"{path}: {error.strerror}") from error
+
+    def _exclude_writers(self) -> None:
+        """Let no other process write to the file until `close`; StorageRefused if one does."""
+        if self._joined:
+            return
+        lock = self._open_lock()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StorageRefused(
+                f"Another process writes to {self._engines[Lane.WRITE].url.database}, and SQLite "
+                f"{VERSION} can corrupt the file if two do. Stop the service first, or install "
+                "SQLite 3.51.3 or newer: with pip install pysqlite3, for example."
+            ) from None
+        self._joined = lock
 
     @staticmethod
     def _probe_read(tx: Connection) -> None:
@@ -122,6 +182,13 @@ class SqliteDatabase(Database):
     def _probe_write(tx: Connection) -> None:
         # This number of the file is not used.
         tx.exec_driver_sql("PRAGMA user_version = 0").close()
+
+
+def _create_private(path: str) -> None:
+    """Create the file of *path*, unless it exists: SQLite gives its other files the same mode."""
+    # An existing file is not opened: closing it would release the locks of SQLite in this process.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
 
 
 def _is_of_the_database(error: DatabaseError) -> bool:
@@ -163,9 +230,8 @@ def _use_write_ahead_log(connection: Any) -> None:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
-        except sqlite3.OperationalError as error:
-            is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() >= give_up_at:
+        except LIBRARY.OperationalError as error:
+            if not is_busy(error) or time.monotonic() >= give_up_at:
                 raise
             time.sleep(0.01)
 
@@ -174,16 +240,21 @@ def _open(url: str, count: int) -> Engine:
     """An engine of *count* connections, which are durable and begin no transaction themselves."""
     engine = create_engine(
         url.replace("sqlite:", "sqlite+pysqlite:", 1),
+        module=LIBRARY,
         # Otherwise the driver would begin transactions by its own rules.
-        connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+        connect_args={
+            "timeout": BUSY_SECONDS,
+            "isolation_level": None,
+            "check_same_thread": False,
+            "cached_statements": STATEMENTS_MAX,
+        },
         pool_size=count,
     )
 
     @event.listens_for(engine, "connect")
     def make_durable(connection: Any, _record: Any) -> None:
         _use_write_ahead_log(connection)
-        # Every statement has an index; SQLite must not build one by scanning a table.
-        for pragma in ("synchronous=FULL", "foreign_keys=ON", "automatic_index=OFF"):
+        for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
 
     return engine

@@ -25,7 +25,7 @@ from service.delivery.signing import Signer
 from service.domain.delivery import Attempt, Dead, Decision, Delivered, Delivery, Retry
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Cause, DeadReason
-from service.errors import StorageUnavailable
+from service.errors import SendingPrevented, StorageUnavailable
 from service.loops import POLL
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
@@ -109,11 +109,15 @@ class Attempts:
                     decision=self._decide(delivery, classified, hold),
                     held_until=ended_at + hold if hold else None,
                     is_connected=not isinstance(answer, NoAnswer) or answer.is_connected,
+                    is_denied=answer.is_denied,
                 )
                 if span.is_recorded:
                     _trace(span, attempt, request.method)
             self.metrics.attempt_took(duration.total_seconds())
             return attempt
+        except SendingPrevented as error:
+            self.metrics.attempt_prevented(error.cause)
+            raise
         finally:
             self.metrics.attempt_ended()
 
@@ -193,7 +197,7 @@ class Attempts:
 
     def _count(self, attempt: Attempt) -> None:
         """Count a recorded attempt, and its delivery if the attempt has ended that."""
-        self.metrics.attempt_recorded(attempt.outcome)
+        self.metrics.attempt_recorded(attempt.outcome_for_operator)
         delivery, decision = attempt.delivery, attempt.decision
         match decision:
             case Retry():
@@ -215,6 +219,10 @@ def log_failure(event: str, delivery: Delivery, error: Exception) -> None:
     """Log a failure on our side: a defect with its traceback, as *event*."""
     if isinstance(error, StorageUnavailable):
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+    elif isinstance(error, SendingPrevented):
+        # Where it was raised, a warning is logged once a minute.
+        fields = {"delivery_id": delivery.id, "cause": error.cause, "detail": str(error)}
+        log.debug("attempt.prevented", extra={"fields": fields})
     else:
         log.error(event, exc_info=error, extra={"fields": {"delivery_id": delivery.id}})
 
@@ -236,7 +244,7 @@ def log_fields(attempt: Attempt) -> dict[str, Any]:
         "origin": delivery.origin,
         "number": attempt.number,
         "cause": delivery.cause,
-        "outcome": attempt.outcome,
+        "outcome": attempt.outcome_for_operator,
         "detail": attempt.detail and attempt.detail.partition(POINTS_TO)[0],
         "status_code": attempt.status_code,
         "duration_ms": attempt.duration_ms,
@@ -263,11 +271,11 @@ def _trace(span: Span, attempt: Attempt, method: str) -> None:
             "invoices.delivery_id": delivery.id,
             "invoices.attempt.number": attempt.number,
             "invoices.attempt.cause": delivery.cause.value,
-            "invoices.attempt.outcome": attempt.outcome.value,
+            "invoices.attempt.outcome": attempt.outcome_for_operator.value,
         }
     )
     if attempt.outcome is not AttemptOutcome.DELIVERED:
-        span.fail(attempt.outcome.value)
+        span.fail(attempt.outcome_for_operator.value)
 
 
 def _stored_text(body: bytes) -> str:

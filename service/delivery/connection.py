@@ -8,6 +8,7 @@ parts of aiohttp that are not public (docs/architecture.md, "Private parts of li
 import asyncio
 import re
 import ssl
+from collections import OrderedDict
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
@@ -46,6 +47,9 @@ UNREAD_LIMIT = 16
 KEEP_ALIVE_SECONDS = 30
 DNS_CACHE_SECONDS = 30
 
+# Idle connections of one process: each costs a descriptor here and at its receiver.
+KEPT_MAX = 256
+
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 
@@ -83,7 +87,17 @@ class _BoundedConnection(ResponseHandler):
     _body: StreamReader = EMPTY_PAYLOAD
     _body_bytes = 0
 
+    def __init__(self, kept: "Kept", loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._kept = kept
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._kept.pop(self, None)
+        super().connection_lost(exc)
+
     def set_response_params(self, **params: Any) -> None:
+        # The connection has just been taken for a request.
+        self._kept.pop(self, None)
         self._left_bytes, self._left_head_bytes = WIRE_LIMIT, HEAD_LIMIT
         self._head_tail = b""
         self._has_head, self._body, self._body_bytes = False, EMPTY_PAYLOAD, 0
@@ -172,10 +186,15 @@ def _announces_body(message: RawResponseMessage) -> bool:
 IS_CONNECTED = ContextVar("IS_CONNECTED", default=False)
 """Whether the request of this task has got a connection."""
 
+Kept = OrderedDict[ResponseHandler, Any]
+"""The idle connections, each with its key in the pool, in the order in which they became idle."""
+
 
 class BoundedConnector(aiohttp.TCPConnector):
     """
     Opens bounded HTTP connections to addresses that *policy* permits, and keeps them alive.
+
+    At most *kept_max* are kept: the one that has been idle longest is closed for another one.
 
     With a *proxy*, every connection is a tunnel through it.
 
@@ -190,8 +209,11 @@ class BoundedConnector(aiohttp.TCPConnector):
         resolver: Resolver,
         tls: ssl.SSLContext,
         proxy: Proxy | None = None,
+        kept_max: int = KEPT_MAX,
     ) -> None:
         self._egress_policy, self._egress_proxy = policy, proxy
+        self.kept: Kept = OrderedDict()
+        self._kept_max = kept_max
         super().__init__(
             limit=0,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
@@ -201,7 +223,7 @@ class BoundedConnector(aiohttp.TCPConnector):
             ssl=tls,
         )
         # Not public, but there is no other way. Tests fail if a release changes this attribute.
-        factory = partial(_BoundedConnection, loop=self._loop)
+        factory = partial(_BoundedConnection, self.kept, loop=self._loop)
         self._factory = cast("partial[ResponseHandler]", factory)
 
     async def connect(self, *args: Any, **options: Any) -> Connection:
@@ -209,6 +231,25 @@ class BoundedConnector(aiohttp.TCPConnector):
         connection = await super().connect(*args, **options)
         IS_CONNECTED.set(True)
         return connection
+
+    def close_kept(self, count: int) -> None:
+        """Close the *count* connections that have been idle longest."""
+        for _ in range(min(count, len(self.kept))):
+            protocol, key = self.kept.popitem(last=False)
+            # Of one key, the longest idle is the first. Others are dropped when they are found.
+            pooled = self._conns.get(key)
+            if pooled and pooled[0][0] is protocol:
+                pooled.popleft()
+                if not pooled:
+                    del self._conns[key]
+            protocol.close()
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        is_kept = not (should_close or protocol.should_close or self._closed)
+        super()._release(key, protocol, should_close=should_close)
+        if is_kept:
+            self.kept[protocol] = key
+            self.close_kept(len(self.kept) - self._kept_max)
 
     async def _wrap_create_connection(
         self, *args: Any, addr_infos: list[AddrInfoType], req: Any, **options: Any

@@ -141,7 +141,7 @@ class EgressPolicy:
             False only for a literal address that is denied, with or without brackets and in
             the old spellings too (`0x7f.1`). Names are checked when a connection is opened.
         """
-        literal = _literal(host)
+        literal = literal_address(host)
         return literal is None or self.permits(literal)
 
 
@@ -160,6 +160,11 @@ def socket_factory(policy: EgressPolicy) -> Callable[[AddrInfoType], socket.sock
     return open_socket
 
 
+def is_single_label(host: str) -> bool:
+    """Whether *host* is a name without a dot, which is none of the internet."""
+    return "." not in host and ":" not in host and literal_address(host) is None
+
+
 def _is_in(address: Address, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
 
@@ -172,7 +177,8 @@ def _ipv4_in(address: IPv6Address, prefix_length: int) -> IPv4Address:
     return IPv4Address(used[start : start + 4])
 
 
-def _literal(host: str) -> str | None:
+def literal_address(host: str) -> str | None:
+    """The address that *host* is, in brackets or in an old spelling (`0x7f.1`); None for a name."""
     if ":" in host:
         return host.removeprefix("[").removesuffix("]")
     try:

@@ -23,6 +23,8 @@ from service.delivery.connection import (
 )
 from service.delivery.egress import AddressDenied
 from service.domain.outcomes import AttemptOutcome
+from service.errors import DescriptorsExhausted, SendingPrevented
+from service.telemetry.descriptors import RUN_OUT
 
 REASON_LENGTH = 200
 
@@ -40,7 +42,8 @@ class NoAnswer:
     There was no usable answer; *detail* says why, to the developer of the receiver.
 
     *status_code* is set if the head of a 2xx answer arrived and its body did not. *is_connected*
-    says whether there was a connection to the origin.
+    says whether there was a connection to the origin. *is_denied* says to the operator alone that
+    the policy denied the addresses of a name.
 
     The detail is the same for a denied address, a name without address and a connection that
     failed: anything else would let API users scan ports and networks through the service.
@@ -52,6 +55,7 @@ class NoAnswer:
     body: None = None
     retry_after: None = None
     is_connected: bool = True
+    is_denied: bool = False
 
 
 def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:
@@ -59,8 +63,13 @@ def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:
     Translate *failure*, which ended a request with a deadline of *timeout_seconds*.
 
     Raises:
+        SendingPrevented: if *failure* is on our side: it says nothing about the receiver.
         Exception: *failure* itself, if it is unknown: it is a defect of the service.
     """
+    if isinstance(failure, SendingPrevented):
+        raise failure
+    if _has_run_out(failure):
+        raise DescriptorsExhausted("There is no file descriptor left.") from failure
     cause = _cause(failure)
     known = next((kind for kind in type(cause).__mro__ if kind in FAILURES), None)
     if known is None:
@@ -132,6 +141,20 @@ FAILURES: Mapping[type[Exception], tuple[AttemptOutcome, str]] = {
     HeadTooLong: _HEAD_TOO_LONG,
     HttpProcessingError: _NOT_HTTP,  # In the body.
 }
+
+
+def _has_run_out(failure: BaseException | None) -> bool:
+    """Whether one of the errors behind *failure* is that there are no descriptors."""
+    while failure is not None:
+        if isinstance(failure, OSError) and (failure.errno in RUN_OUT or _RUN_OUT_IN(str(failure))):
+            return True
+        wrapped = failure.os_error if isinstance(failure, lower.ClientConnectorError) else None
+        failure = wrapped or failure.__cause__
+    return False
+
+
+# Of several addresses that were tried at once, the errors are one text.
+_RUN_OUT_IN = re.compile("|".join(rf"\[Errno {number}\]" for number in sorted(RUN_OUT))).search
 
 
 def _cause(failure: Exception) -> Exception:

@@ -19,6 +19,8 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import AddrInfoType
 
 from service.delivery.egress import RECEIVE_BUFFER_BYTES, AddressDenied, EgressPolicy
+from service.errors import ProxyFailed
+from service.telemetry.descriptors import RUN_OUT
 
 log = logging.getLogger("invoices.delivery")
 
@@ -28,12 +30,18 @@ HEAD_LIMIT = 16 * 1024
 ADDRESS_SECONDS = 4
 """How long a connection to one of several addresses may take, so that the next gets time."""
 
+REACH_SECONDS = 2
+"""How long a connection to the proxy itself may take: it is near."""
+
 WARNING_SECONDS = 60
-"""Minimum time between two warnings that the proxy opens no tunnel."""
+"""Minimum time between two warnings that the proxy fails."""
+
+NOT_REACHED = ("502", "503", "504")
+"""What a proxy answers that works and does not reach the receiver (RFC 9110, section 15.6)."""
 
 
-class ProxyFailed(OSError):
-    """The proxy could not be reached, or did not open a tunnel; the text is for the operator."""
+class TunnelRefused(OSError):
+    """The proxy works, and could not connect to the receiver."""
 
 
 @dataclass(slots=True)
@@ -63,9 +71,10 @@ class Proxy:
 
         Raises:
             AddressDenied: if *policy* denies an address; the proxy is not asked for it.
-            ProxyFailed: if the proxy reaches none of them. The failure has been logged.
+            TunnelRefused: if the proxy reaches none of them.
+            ProxyFailed: if the proxy itself fails. The failure has been logged.
         """
-        failure: ProxyFailed | None = None
+        failure: TunnelRefused | None = None
         for number, (*_, address) in enumerate(addresses, start=1):
             if not policy.permits(str(address[0])):
                 raise AddressDenied(str(address[0]))
@@ -74,11 +83,13 @@ class Proxy:
                 async with asyncio.timeout(seconds):
                     return await self._connect(str(address[0]), int(address[1]))
             except TimeoutError:
-                failure = ProxyFailed(f"no tunnel to {address[0]} within {ADDRESS_SECONDS} s")
-            except OSError as error:
-                failure = error if isinstance(error, ProxyFailed) else ProxyFailed(str(error))
+                failure = TunnelRefused(f"no tunnel to {address[0]} within {ADDRESS_SECONDS} s")
+            except TunnelRefused as error:
+                failure = error
+            except ProxyFailed as error:
+                self._warn(error)
+                raise
         assert failure is not None  # noqa: S101 -- the resolver refuses a name without address
-        self._warn(failure)
         raise failure
 
     async def _connect(self, address: str, port: int) -> socket.socket:
@@ -86,23 +97,42 @@ class Proxy:
         head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n"
         if self.authorization:
             head += f"Proxy-Authorization: {self.authorization}\r\n"
-        opened = await self._reach()
+        opened = await self._reach_in_time()
         try:
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(opened, f"{head}\r\n".encode())
             status_line = await _read_status_line(opened)
             if not status_line.startswith(("HTTP/1.1 2", "HTTP/1.0 2")):
-                raise ProxyFailed(f"CONNECT {target} was answered {status_line!r}")
+                is_not_reached = status_line[9:12] in NOT_REACHED
+                kind = TunnelRefused if is_not_reached else ProxyFailed
+                raise kind(f"CONNECT {target} was answered {status_line!r}")
+        except TunnelRefused:
+            opened.close()
+            raise
+        except OSError as error:
+            opened.close()
+            raise ProxyFailed(f"CONNECT {target}: {error}") from error
         except BaseException:
             opened.close()
             raise
         return opened
 
+    async def _reach_in_time(self) -> socket.socket:
+        try:
+            async with asyncio.timeout(REACH_SECONDS):
+                return await self._reach()
+        except TimeoutError:
+            raise ProxyFailed(f"the proxy did not answer within {REACH_SECONDS} s") from None
+        except OSError as error:
+            if error.errno in RUN_OUT:
+                raise
+            raise ProxyFailed(str(error)) from error
+
     async def _reach(self) -> socket.socket:
         """A connection to the proxy itself, to whose address the policy does not apply."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        failure: OSError = ProxyFailed("the proxy has no address")
+        failure = OSError("the proxy has no address")
         for family, kind, protocol, _, address in found:
             opened = socket.socket(family, kind, protocol)
             try:

@@ -9,14 +9,17 @@ import asyncio
 import errno
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
+from pathlib import Path
 from weakref import WeakValueDictionary
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from service.delivery.egress import AddressDenied, EgressPolicy
+from service.delivery.egress import AddressDenied, EgressPolicy, literal_address
+from service.telemetry.descriptors import RUN_OUT
 
 Lookup = Callable[[str], Sequence[str]]
 """Finds the numeric addresses of a name; blocks."""
@@ -43,10 +46,54 @@ def domain_of(host: str) -> str:
     return ".".join(labels[-3 if is_shared else -2 :])
 
 
+HOSTS_FILE = Path("/etc/hosts")
+"""Names of this machine; here, because the system would also search for them below its domains."""
+
+
 def look_up(host: str) -> Sequence[str]:
-    """The numeric addresses that the system finds for *host*; blocks."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    """
+    The numeric addresses of *host*; blocks.
+
+    The name is looked up as it is written, in the hosts file and then in the DNS. The domains that
+    the system appends to names (`search` in resolv.conf) are not used: `db` would be a name of
+    our network, and so would be `db.example` where it is not one of the internet.
+    """
+    literal = literal_address(host)
+    if literal is not None:
+        return [literal]
+    name = host.rstrip(".")
+    if listed := _listed_names(HOSTS_FILE).get(name.lower()):
+        return listed
+    try:
+        # With the dot, a name is complete.
+        found = socket.getaddrinfo(
+            f"{name}.", None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+    except socket.gaierror:
+        # Without descriptors a lookup fails as that of an unknown name. Then this fails as well.
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+        raise
     return [str(sockaddr[0]) for *_, sockaddr in found]
+
+
+def _listed_names(file: Path) -> Mapping[str, Sequence[str]]:
+    try:
+        return _read_names(file, file.stat().st_mtime_ns)
+    except OSError as error:
+        if error.errno in RUN_OUT:
+            raise
+        return {}
+
+
+@lru_cache(maxsize=1)
+def _read_names(file: Path, _changed_at: int) -> Mapping[str, Sequence[str]]:
+    """The addresses of each name in a hosts *file*, in its order."""
+    found: dict[str, list[str]] = {}
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        address, *names = line.partition("#")[0].split() or [""]
+        for name in names:
+            found.setdefault(name.lower().rstrip("."), []).append(address)
+    return found
 
 
 class Resolver(AbstractResolver):

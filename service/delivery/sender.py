@@ -8,11 +8,11 @@ the deadline, uses little memory, follows no redirect, decodes nothing, and retu
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 import aiohttp
 from aiohttp.client_exceptions import InvalidURL
@@ -23,14 +23,16 @@ from service.delivery.connection import (
     HEAD_COUNT_LIMIT,
     HEAD_LINE_LIMIT,
     IS_CONNECTED,
+    KEPT_MAX,
     BoundedConnector,
     verified_tls,
 )
-from service.delivery.egress import EgressPolicy
+from service.delivery.egress import EgressPolicy, literal_address
 from service.delivery.failures import NoAnswer, no_answer
 from service.delivery.proxy import Proxy
 from service.delivery.resolver import Lookup, Resolver, look_up
 from service.domain.outcomes import AttemptOutcome
+from service.errors import DescriptorsExhausted
 from service.values import value
 
 READ_BUFFER_BYTES = 16 * 1024
@@ -67,6 +69,7 @@ class Answer:
     is_truncated: bool
     location: str | None = None
     content_encoding: str | None = None
+    is_denied: ClassVar = False
 
 
 class Sender:
@@ -76,6 +79,8 @@ class Sender:
     The caller bounds how many requests run at once. *concurrency* bounds the DNS lookups only, and
     should be as high as the caller's own bound, so that names whose lookups hang do not delay
     other names.
+
+    At most *kept_max* idle connections are kept.
 
     Requests are sent through *proxy* if there is one. *lookup* turns a name into numeric addresses
     and may block; *tls* replaces the context that trusts the authorities of the system.
@@ -88,6 +93,7 @@ class Sender:
         timeout_seconds: float,
         concurrency: int = 256,
         proxy: Proxy | None = None,
+        kept_max: int = KEPT_MAX,
         lookup: Lookup = look_up,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -95,6 +101,9 @@ class Sender:
         self._timeout_seconds = timeout_seconds
         self._concurrency = concurrency
         self._proxy = proxy
+        self._kept_max = kept_max
+        self.on_exhausted: Callable[[], object] = lambda: None
+        """Called when a request was not sent because there was no file descriptor."""
         self._lookup = lookup
         self._tls = tls or verified_tls()
 
@@ -118,8 +127,11 @@ class Sender:
             queue_seconds=self._timeout_seconds,
             lookup=self._lookup,
         )
+        self._connector = BoundedConnector(
+            self._policy, self._resolver, self._tls, self._proxy, self._kept_max
+        )
         self._session = aiohttp.ClientSession(
-            connector=BoundedConnector(self._policy, self._resolver, self._tls, self._proxy),
+            connector=self._connector,
             # A cookie jar would send cookies of one account's receiver to another account's.
             cookie_jar=aiohttp.DummyCookieJar(),
             # send() has one deadline for everything: the timeouts of aiohttp start again with
@@ -140,12 +152,25 @@ class Sender:
         await self._session.close()
         await self._resolver.close()
 
+    @property
+    def kept_count(self) -> int:
+        """How many idle connections are kept."""
+        return len(self._connector.kept)
+
+    def close_kept(self) -> None:
+        """Close half of the idle connections, and one at least."""
+        self._connector.close_kept(-(-self.kept_count // 2))
+
     async def send(self, request: OutgoingRequest) -> Answer | NoAnswer:
         """
         Send *request* once and read what comes back.
 
-        Ends within the *timeout_seconds* of the constructor. It raises only on a defect of the
-        service: whatever a receiver does, the result is a value.
+        Ends within the *timeout_seconds* of the constructor. Whatever a receiver does, the result
+        is a value.
+
+        Raises:
+            SendingPrevented: if it could not be sent, for a reason on our side.
+            Exception: on a defect of the service.
         """
         response, body = None, bytearray()
         IS_CONNECTED.set(False)
@@ -163,7 +188,14 @@ class Sender:
                 )
                 return await _read(response, body)
         except Exception as failure:  # noqa: BLE001 -- no answer may stop an attempt
-            missing = no_answer(failure, self._timeout_seconds)
+            try:
+                missing = no_answer(failure, self._timeout_seconds)
+            except DescriptorsExhausted:
+                self.on_exhausted()
+                raise
+            if missing.outcome is AttemptOutcome.BLOCKED and not _is_address(url):
+                # Otherwise API users could find out which names our network knows.
+                missing = replace(missing, outcome=AttemptOutcome.UNREACHABLE, is_denied=True)
             missing = replace(missing, is_connected=IS_CONNECTED.get())
             # The connection refers to the failure, and its frames to the connection: this cycle
             # would keep what was read until the garbage collector runs.
@@ -183,6 +215,10 @@ def _url(text: str) -> URL | None:
         return url if url.port is not None else None
     except ValueError:
         return None
+
+
+def _is_address(url: URL) -> bool:
+    return literal_address(url.raw_host or "") is not None
 
 
 async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | NoAnswer:

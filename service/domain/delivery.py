@@ -144,6 +144,13 @@ class Attempt:
     is_connected: bool = True
     receiver_state: ReceiverState | None = None
     origin_state: OriginState | None = None
+    is_denied: bool = False
+    """Whether the policy denied the addresses of the name; accounts are told `unreachable`."""
+
+    @property
+    def outcome_for_operator(self) -> AttemptOutcome:
+        """The outcome as log, metrics and traces have it."""
+        return AttemptOutcome.BLOCKED if self.is_denied else self.outcome
 
     @property
     def is_receiver_available(self) -> bool:

@@ -56,12 +56,14 @@ class LeaseRound:
 
     *limits* says how many each receiver gets at most, the longest due first. Of the receivers
     *asked*, those deliveries are leased before that were asked for by hand; no limit counts them.
+    The leases are those of *process_id*.
     """
 
     now: datetime
     until: datetime
     limits: Mapping[str, int]
     asked: Sequence[str] = ()
+    process_id: int | None = None
 
 
 DeliveryToRelease = tuple[Delivery, datetime | None]
@@ -129,9 +131,11 @@ _releasing = leases.giving_up(deliveries, _released).values(
 )
 
 
-def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
+def insert(
+    tx: Connection, new: Sequence[Delivery], process_id: int | None = None
+) -> Sequence[Delivery]:
     """
-    Insert *new* deliveries, pending and due at once.
+    Insert *new* deliveries, pending and due at once, with the leases of *process_id*.
 
     Runs inside *tx* and never commits it.
 
@@ -144,7 +148,7 @@ def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
     names = resting(tx, new, new[0].created_at)
     if names:
         new = [replace(one, leased_until=None) if one.receiver in names else one for one in new]
-    insert_rows(tx, deliveries, list(map(_row, new)))
+    insert_rows(tx, deliveries, [_row(one, process_id) for one in new])
     return new
 
 
@@ -215,7 +219,8 @@ def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> Non
         }
         for row in rows
     ]
-    tx.execute(_taking, {**given(leased), "until": round_.until})
+    at = {"until": round_.until, "process_id": round_.process_id}
+    tx.execute(_taking, {**given(leased), **at})
     lost = [_lost_attempt_row(row, round_.now) for row in rows if row["leased_until"]]
     insert_rows(tx, attempts, lost)
 
@@ -231,7 +236,7 @@ def _leased_delivery(row: RowMapping, until: datetime) -> Delivery:
     return Delivery(**{**row, **changes})
 
 
-def _row(delivery: Delivery) -> tuple[Any, ...]:
+def _row(delivery: Delivery, process_id: int | None) -> tuple[Any, ...]:
     created_at = microseconds(delivery.created_at)
     return (
         delivery.account_id,  # account_id
@@ -254,6 +259,7 @@ def _row(delivery: Delivery) -> tuple[Any, ...]:
         delivery.cause.value,  # cause
         delivery.receiver,  # receiver
         delivery.is_asked,  # is_asked
+        process_id if delivery.leased_until else None,  # leased_by
     )
 
 

@@ -15,8 +15,8 @@ from service.domain.states import Acceptance
 from service.errors import NotFound, UnknownCursor
 from service.storage.tables import events, invoices, microseconds
 
-InvoiceToAccept = tuple[Invoice, datetime | None]
-"""An invoice, and until when it is leased to the process that accepts it, if at all."""
+InvoiceToAccept = tuple[Invoice, datetime | None, int | None]
+"""An invoice, until when it is leased if at all, and the id of the process that accepts it."""
 
 _content_of = attrgetter(*CONTENT)
 
@@ -59,9 +59,9 @@ def accept(tx: Connection, items: Sequence[InvoiceToAccept]) -> list[Acceptance]
     rows = sorted(starmap(_row, items), key=_account_and_id)
     if insert_rows(tx, invoices, rows, unless_known=True) == len(rows):
         return [Acceptance.STORED] * len(items)
-    asked = [{"account_id": invoice.account_id, "id": invoice.id} for invoice, _ in items]
+    asked = [{"account_id": invoice.account_id, "id": invoice.id} for invoice, *_ in items]
     known = {(row.account_id, row.id): row for row in tx.execute(_content_of_known, given(asked))}
-    return [_acceptance(one, known[one.account_id, one.id]) for one, _ in items]
+    return [_acceptance(one, known[one.account_id, one.id]) for one, *_ in items]
 
 
 def find_key(tx: Connection, account_id: str, invoice_id: str) -> str | None:
@@ -186,7 +186,9 @@ def _default_base(callback_url: str | None) -> str:
     return (callback_url or "").removesuffix("/")
 
 
-def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
+def _row(
+    invoice: Invoice, leased_until: datetime | None, process_id: int | None
+) -> tuple[Any, ...]:
     created_at = microseconds(invoice.created_at)
     # In the order of the table's columns.
     return (
@@ -204,6 +206,7 @@ def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
         FIRST_LEASE_TOKEN if leased_until else 0,  # lease_token
         invoice.request_id,  # request_id
         invoice.traceparent,  # traceparent
+        process_id if leased_until else None,  # leased_by
     )
 
 

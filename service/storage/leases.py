@@ -1,10 +1,10 @@
 """
 Leases: the exclusive right to work on a row, limited in time and identified by a token.
 
-Keeps invariants 2 and 3. A row is leased exactly while its `leased_until` is in the future: nothing
-has to be cleaned up after a process that was killed. Every lease raises the `lease_token` of the
-row by one, and a write matches on the token of its own lease: a holder whose lease has run out
-and was taken by another one changes nothing.
+Keeps invariants 2 and 3. A row is leased exactly while its `leased_until` is in the future and the
+process that leased it is not recorded as ended: nothing has to be cleaned up after a process that
+was killed. Every lease raises the `lease_token` of the row by one, and a write matches on the token
+of its own lease: a holder whose lease has run out, or was taken over from it, changes nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,12 +24,13 @@ from sqlalchemy import (
     case,
     literal_column,
     or_,
+    select,
     update,
 )
 from sqlalchemy.types import TypeEngine
 
 from service.database.bulk import Given, given
-from service.storage.tables import deliveries, invoices
+from service.storage.tables import deliveries, invoices, processes
 
 
 class Undecided(Exception):
@@ -42,17 +43,25 @@ class Undecided(Exception):
 
 def is_free(table: Table) -> ColumnElement[bool]:
     """The condition that a row of *table* is not leased at `:now`."""
-    return or_(table.c.leased_until.is_(None), table.c.leased_until <= bindparam("now"))
+    # Not EXISTS: PostgreSQL might read the whole table of processes for that.
+    of_holder = select(processes.c.ended_at).where(processes.c.id == table.c.leased_by)
+    holder_ended_at = of_holder.correlate(table).scalar_subquery()
+    return or_(
+        table.c.leased_until.is_(None),
+        table.c.leased_until <= bindparam("now"),
+        holder_ended_at.is_not(None),
+    )
 
 
 def taking(table: Table, rows: Given) -> Update:
-    """The statement that leases the given rows of *table* until `:until`."""
+    """The statement that leases the given rows of *table* until `:until`, to `:process_id`."""
     return (
         update(table)
         .where(_is_given(table, rows))
         .values(
             leased_until=bindparam("until", type_=table.c.leased_until.type),
             lease_token=table.c.lease_token + 1,
+            leased_by=bindparam("process_id", type_=table.c.leased_by.type),
         )
     )
 
@@ -72,7 +81,7 @@ def giving_up(table: Table, rows: Given) -> Update:
             # A lease allows one write, which gives it up.
             table.c.leased_until.is_not(None),
         )
-        .values(leased_until=None)
+        .values(leased_until=None, leased_by=None)
     )
 
 

@@ -24,8 +24,8 @@ from service.storage.invoices import evaluated_callback
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
 
-StepToTake = tuple[Step, Sequence[Delivery]]
-"""A step, and the deliveries of its event."""
+StepToTake = tuple[Step, Sequence[Delivery], int | None]
+"""A step, the deliveries of its event, and the id of the process that has their leases."""
 
 
 @value()
@@ -38,11 +38,12 @@ class DueInvoices:
 
 @value()
 class LeaseRound:
-    """Lease up to *limit* invoices that are due at *now*, until *until*."""
+    """Lease up to *limit* invoices that are due at *now*, until *until*, to *process_id*."""
 
     now: datetime
     until: datetime
     limit: int
+    process_id: int | None = None
 
 
 _due = (
@@ -69,7 +70,8 @@ def _lease_due(tx: Connection, round_: LeaseRound) -> DueInvoices:
     rows = tx.execute(_due, {"now": round_.now, "limit": round_.limit}).mappings().all()
     if rows:
         leased = [{"account_id": row["account_id"], "key": row["key"]} for row in rows]
-        tx.execute(_taking, {**given(leased), "until": round_.until})
+        at = {"until": round_.until, "process_id": round_.process_id}
+        tx.execute(_taking, {**given(leased), **at})
     is_last = len(rows) < round_.limit
     next_due_at = tx.scalar(_next_due, {"now": round_.now}) if is_last else round_.now
     return DueInvoices([_leased_invoice(row) for row in rows], next_due_at)
@@ -101,16 +103,17 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     if not leases.give_up(tx, _moving, starmap(_move, items)):
         return [None]
     rows, new = list[tuple[Any, ...]](), list[Delivery]()
-    for step, new_of_step in items:
+    for step, new_of_step, _ in items:
         if step.event:
             rows.append(_event_row(step.invoice, step.event, step.invoice.event_count + 1))
             new += new_of_step
     insert_rows(tx, events, rows)
-    inserted = insert(tx, new)
+    process_id = items[0][2]
+    inserted = insert(tx, new, process_id)
     if len(items) == 1:
         return [inserted]
     ordered = iter(inserted)
-    return [list(islice(ordered, len(new_of_step))) for _, new_of_step in items]
+    return [list(islice(ordered, len(new_of_step))) for _, new_of_step, _ in items]
 
 
 def record_events(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery]]:
@@ -125,10 +128,12 @@ def record_events(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[
     Returns:
         For each event its deliveries as they were inserted, leased or not.
     """
-    return [_record_event(tx, step, new) for step, new in items]
+    return [_record_event(tx, *item) for item in items]
 
 
-def _record_event(tx: Connection, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery]:
+def _record_event(
+    tx: Connection, step: Step, new: Sequence[Delivery], process_id: int | None
+) -> Sequence[Delivery]:
     counting = (
         update(invoices)
         .where(invoices.c.account_id == step.invoice.account_id, invoices.c.key == step.invoice.key)
@@ -136,6 +141,7 @@ def _record_event(tx: Connection, step: Step, new: Sequence[Delivery]) -> Sequen
             event_count=invoices.c.event_count + 1,
             lease_token=invoices.c.lease_token + 1,
             leased_until=None,
+            leased_by=None,
         )
         .returning(invoices.c.event_count)
     )
@@ -145,7 +151,7 @@ def _record_event(tx: Connection, step: Step, new: Sequence[Delivery]) -> Sequen
     if sequence > 1:
         # It has to wait for the deliveries of the earlier events.
         new = [replace(one, leased_until=None) for one in new]
-    return insert(tx, [replace(one, sequence=sequence) for one in new])
+    return insert(tx, [replace(one, sequence=sequence) for one in new], process_id)
 
 
 _moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, new_event_count=Integer())
@@ -160,7 +166,7 @@ _moving = (
 )
 
 
-def _move(step: Step, _new: Sequence[Delivery]) -> dict[str, Any]:
+def _move(step: Step, *_: object) -> dict[str, Any]:
     return {
         "account_id": step.invoice.account_id,
         "key": step.invoice.key,

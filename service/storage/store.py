@@ -8,7 +8,8 @@ signal.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
@@ -29,6 +30,7 @@ from service.storage import (
     history,
     invoices,
     leases,
+    processes,
     receivers,
     redelivery,
     retention,
@@ -122,20 +124,56 @@ class Store:
             "followed": self._followed,
         }
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
+        self._process_id: int | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether processes on other machines may work on the same data."""
+        return self._database.is_shared
 
     def listen(self) -> None:
         """Exchange notifications with the other processes from now on."""
         self._database.listen(self._signals)
 
-    async def end_stale_leases(self, now: datetime) -> None:
+    async def join(self, now: datetime) -> None:
         """
-        End the leases of processes that were killed, if this is the only one that takes any.
+        Count this process among those that take leases; must be called before it takes one.
 
-        Must be called before this process takes a lease. If there are others, the leases run out.
+        If it is the only one, the leases of processes that were killed end now.
         """
         async with self._database.joining() as is_alone:
             if is_alone and (count := await self._write(leases.end_all, now)):
                 log.info("leases.ended", extra={"fields": {"count": count}})
+        if self.is_shared:
+            self._process_id = await self._write(processes.register, now)
+
+    async def leave(self, now: datetime) -> None:
+        """End the leases that this process still has; it takes no more."""
+        if self._process_id is not None:
+            await self._write(processes.end, self._process_id, now)
+            self._process_id = None
+
+    async def beat(self, now: datetime) -> Mapping[int, int]:
+        """
+        Show the other processes that this one is alive; returns their beat counts, by their ids.
+
+        If this process was taken for dead, others may have its leases: it goes on under a new id.
+        """
+        if self._process_id is not None:
+            others = await self._write(processes.beat, self._process_id)
+            if others is not None:
+                return others
+            log.warning("process.outlived", extra={"fields": {"process": self._process_id}})
+        self._process_id = await self._write(processes.register, now)
+        return {}
+
+    async def end_process(self, process_id: int, beat_count: int, now: datetime) -> bool:
+        """End the leases of another process; False if it has had a beat after *beat_count*."""
+        has_ended = await self._write(processes.end, process_id, now, beat_count=beat_count)
+        if has_ended:
+            self._signal("invoices")
+            self._signal("deliveries")
+        return has_ended
 
     async def accept(self, invoice: Invoice, leased_until: datetime | None = None) -> Acceptance:
         """
@@ -143,13 +181,15 @@ class Store:
 
         With *leased_until* the row is committed leased, and the caller is to collect it.
         """
-        acceptance = await self._commits.run(invoices.accept, (invoice, leased_until))
+        item = invoice, leased_until, self._process_id
+        acceptance = await self._commits.run(invoices.accept, item)
         if acceptance is Acceptance.STORED and leased_until is None:
             self._signal("invoices")
         return acceptance
 
     async def lease_invoices(self, round_: steps.LeaseRound) -> steps.DueInvoices:
         """Lease invoices that are due for collection."""
+        round_ = replace(round_, process_id=self._process_id)
         return await self._commits.run(steps.lease_due, round_)
 
     async def take_step(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery] | None:
@@ -160,7 +200,7 @@ class Store:
             The deliveries as they were inserted: the caller is to attempt those that are leased.
             None if the lease of the invoice was no longer held, and nothing was written.
         """
-        inserted = await self._commits.run(steps.take_steps, (step, new))
+        inserted = await self._commits.run(steps.take_steps, (step, new, self._process_id))
         if inserted is not None:
             if step.due_at:
                 self.invoices_due.set()
@@ -169,7 +209,7 @@ class Store:
 
     async def record_event(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery]:
         """Write an event alone, as `take_step` does, without holding the lease of the invoice."""
-        inserted = await self._commits.run(steps.record_events, (step, new))
+        inserted = await self._commits.run(steps.record_events, (step, new, self._process_id))
         self._signal("invoices")
         self._signal_unleased(inserted)
         return inserted
@@ -194,6 +234,7 @@ class Store:
 
     async def lease_deliveries(self, round_: deliveries.LeaseRound) -> deliveries.DueDeliveries:
         """Lease deliveries that are due."""
+        round_ = replace(round_, process_id=self._process_id)
         return await self._commits.run(deliveries.lease_due, round_)
 
     async def settle(self, attempt: Attempt) -> bool:

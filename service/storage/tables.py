@@ -92,6 +92,8 @@ invoices = Table(
     # The request that created it, by which logs and traces are found.
     Column("request_id", Text, nullable=False),
     Column("traceparent", Text),
+    # The process that holds the lease, where processes are recorded.
+    Column("leased_by", Integer),
     PrimaryKeyConstraint("account_id", "key", name="invoices_primary"),
     UniqueConstraint("account_id", "id", name="invoices_account_id_id"),
 )
@@ -143,6 +145,8 @@ deliveries = Table(
     Column("receiver", binary_text(), nullable=False, server_default=" "),
     # The API user asked for the next attempt by hand: no hold, cooldown or schedule applies.
     Column("is_asked", Boolean, nullable=False, server_default=false()),
+    # The process that holds the lease, where processes are recorded.
+    Column("leased_by", Integer),
     PrimaryKeyConstraint("account_id", "id", name="deliveries_primary"),
 )
 # In this order the deliveries of one callback of an invoice follow each other.
@@ -220,6 +224,18 @@ origins = Table(
     Column("origin", Text, primary_key=True),
     # No attempt before then. Versions before 0007 stored here what Retry-After asked for.
     Column("held_until", Instant, nullable=False),
+)
+
+# The processes that take leases, where they share a server.
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # Raised by the process itself: others see that it is alive.
+    Column("beat_count", BigInteger, nullable=False),
+    Column("started_at", Instant, nullable=False),
+    # Set once, when it has stopped or was found to be dead: its leases have ended with it.
+    Column("ended_at", Instant),
 )
 
 accounts = Table(

@@ -30,6 +30,7 @@ from service.domain.states import (
     DeliveryStatus,
     InvoiceStatus,
 )
+from service.errors import PREVENTED_BY
 from service.telemetry.workers import WorkersCollector
 
 NAMESPACE = "invoices"
@@ -107,11 +108,20 @@ class Metrics:
             counter("http_requests", "Requests that were answered.", ["operation", "code"])
         )
 
+        self._prevented = _by_labels(
+            counter(
+                "attempts_prevented", "Attempts that a failure on our side prevented.", ["cause"]
+            ),
+            ((cause,) for cause in PREVENTED_BY),
+        )
         self.attempt_outlived_lease = counter(
             "attempts_outlived_lease", "Attempts that took longer than their lease."
         ).inc
         self.redelivered = counter(
             "deliveries_redelivered", "Deliveries that were made pending again by hand."
+        ).inc
+        self.process_lost = counter(
+            "processes_lost", "Processes that were found dead, and whose leases were taken over."
         ).inc
         self.swept = counter("deliveries_swept", "Deliveries that retention has removed.").inc
 
@@ -122,6 +132,16 @@ class Metrics:
             "receivers_cooling_down", "Receivers and origins that get no attempts for a while."
         ).set
         self.connections_open = gauge("connections_open", "Connections that clients have open.").set
+        self.connections_kept = gauge(
+            "connections_kept", "Idle connections to receivers that are kept."
+        ).set
+        self._descriptors_open = gauge("descriptors_open", "File descriptors that are in use.").set
+        self._descriptors_allowed = gauge(
+            "descriptors_allowed", "File descriptors that may be in use."
+        ).set
+        self.descriptors_exhausted = counter(
+            "descriptors_exhausted", "How often no file descriptor was left."
+        ).inc
 
         self.committed = histogram(
             "commit_items", "How many items shared one transaction.", buckets=COMMIT_ITEMS
@@ -148,6 +168,15 @@ class Metrics:
     def attempt_recorded(self, outcome: AttemptOutcome) -> None:
         """Count an attempt that was recorded."""
         self._attempts(outcome).inc()
+
+    def attempt_prevented(self, cause: str) -> None:
+        """Count an attempt that was not made, for a reason on our side."""
+        self._prevented(cause).inc()
+
+    def descriptors(self, open_count: int, allowed_count: int) -> None:
+        """Expose how many file descriptors are in use, and how many may be."""
+        self._descriptors_open(open_count)
+        self._descriptors_allowed(allowed_count)
 
     def attempts_lost(self, count: int) -> None:
         """Count attempts whose process ended before they did."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 
+from service.database.sqlite_library import LIBRARY
 from tests.postgres import execute
 
 _STATEMENTS = tuple(
@@ -16,7 +16,7 @@ _STATEMENTS = tuple(
 def let_leases_run_out(url):
     """Make all leases expire now: a delivery in flight at a kill can be leased again."""
     if url.startswith("sqlite:///"):
-        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        with closing(LIBRARY.connect(url.removeprefix("sqlite:///"))) as connection, connection:
             for statement in _STATEMENTS:
                 connection.execute(statement)
     else:

@@ -1,9 +1,9 @@
-import sqlite3
 from contextlib import closing, contextmanager
 
 import psutil
 import pytest
 
+from service.database.sqlite_library import LIBRARY
 from tests.acceptance.traffic import traffic
 from tests.processes import receiving, serving
 
@@ -29,7 +29,7 @@ def locked_file(_service, file):
 
     The service waits five seconds for the lock before it fails.
     """
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+    with closing(LIBRARY.connect(file, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")

@@ -1,5 +1,6 @@
 import asyncio
 import signal
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +25,10 @@ async def two_replicas(folder, url):
     ):
         await asyncio.gather(*(replica.logged("service.started") for replica in (one, other)))
         yield one, other
+
+
+TAKEN_OVER_SECONDS = 8
+"""The longest time from the death of a process until another one has its deliveries."""
 
 
 class Replica:
@@ -100,6 +105,68 @@ async def test_a_replica_continues_the_work_of_another(tmp_path, postgres_url):
 
     assert {1} == {len(calls) for calls in receiver.calls().values()}
     assert 2 + 2 * ORIGIN_CONCURRENCY == len(receiver.calls())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["replica", "worker"])
+async def test_the_leases_of_a_killed_process_are_taken_over(tmp_path, postgres_url, role):
+    """All that a process had in flight when it was killed arrives within eight seconds."""
+    async with receiving() as receiver, AsyncExitStack() as stack:
+        if role == "worker":
+            service = await stack.enter_async_context(
+                starting(tmp_path, "--workers", "2", database_url=postgres_url)
+            )
+            await service.logged("service.started", count=2)
+            senders, kill = [service], service.workers()[0].kill
+        else:
+            one, other = await stack.enter_async_context(two_replicas(tmp_path, postgres_url))
+            senders, kill = [one, other], one.process.kill
+        for number in range(4):
+            await senders[number % len(senders)].send(f"opening {number}", receiver.url)
+        await senders[-1].at_rest()
+        receiver.may_answer.clear()
+        for number in range(4 * ORIGIN_CONCURRENCY):
+            await senders[number % len(senders)].send(f"i{number}", receiver.url)
+        await receiver.arrived.reaches(4 + ORIGIN_CONCURRENCY + 1)
+        kill()
+        killed_at = time.monotonic()
+        receiver.may_answer.set()
+        await senders[-1].at_rest()
+        seconds = time.monotonic() - killed_at
+        deliveries = await senders[-1].deliveries()
+
+    assert {"delivered"} == {delivery["status"] for delivery in deliveries.values()}
+    assert 4 + 4 * ORIGIN_CONCURRENCY == len(deliveries)
+    assert seconds < TAKEN_OVER_SECONDS
+
+
+@pytest.mark.slow
+async def test_a_process_that_was_paused_changes_nothing(tmp_path, postgres_url):
+    """The leases of a paused process are taken over; when it goes on, it settles none of them."""
+    async with receiving() as receiver, two_replicas(tmp_path, postgres_url) as (one, other):
+        await one.send("opening", receiver.url)
+        await one.at_rest()
+        receiver.may_answer.clear()
+        for number in range(4):
+            await one.send(f"i{number}", receiver.url)
+        await receiver.arrived.reaches(5)
+        one.signal(signal.SIGSTOP)
+        receiver.may_answer.set()
+        await other.logged("process.lost")
+        await other.at_rest()
+        before = await other.deliveries()
+
+        one.signal(signal.SIGCONT)
+        await one.logged("process.outlived")
+        await one.logged("attempt.outlived_lease", count=4)
+        await one.send("later", receiver.url)
+        await other.at_rest()
+        after = await other.deliveries()
+
+    repeated = [d["status"] for d in before.values() if 2 == d["attempt_count"]]
+    assert 4 * ["delivered"] == repeated
+    assert {**before, "later": after["later"]} == after
+    assert ("delivered", 1) == (after["later"]["status"], after["later"]["attempt_count"])
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,24 @@ async def test_workers_that_cannot_start_end_the_service(tmp_path, older_postgre
 
     assert b"invoices migrate" in service.output
     assert [] == service.lines("worker.ended")
+
+
+async def test_workers_take_no_module_from_the_working_directory(tmp_path, postgres_url):
+    """A file named as one of our modules does not run in a worker, which has all secrets."""
+    (tmp_path / "click.py").write_text("open('taken', 'w').close()\nraise SystemExit(1)\n")
+
+    async def start(module, *arguments, env):
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", module, *arguments),
+            cwd=tmp_path,
+            env=env,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    async with starting(
+        tmp_path, "--workers", "2", database_url=postgres_url, start=start
+    ) as service:
+        await service.logged("service.started", 2)
+
+    assert not (tmp_path / "taken").exists()

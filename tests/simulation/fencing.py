@@ -75,7 +75,7 @@ class Fencing:
     # Invoices
 
     def _accept(self, process, run, tx, item):
-        invoice, leased_until = item
+        invoice, leased_until, _ = item
         acceptance = run(item)
         self._log.add(process, "accepts {}: {}", invoice.id, acceptance.value)
         if acceptance is Acceptance.STORED and leased_until:
@@ -93,7 +93,7 @@ class Fencing:
         return due
 
     def _take_step(self, process, run, tx, item):
-        step, _ = item
+        step, *_ = item
         invoice = step.invoice
         row = tx.invoices.get(invoice.account_id, invoice.key)
         before = dict(row)
@@ -109,7 +109,7 @@ class Fencing:
         return inserted
 
     def _record_event(self, process, run, tx, item):
-        step, _ = item
+        step, *_ = item
         row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
         before = dict(row)
         inserted = run(item)

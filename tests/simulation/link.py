@@ -32,6 +32,7 @@ class WatchedDatabase:
 
     def __init__(self, world, process):
         self.has_one_writer = world.memory.has_one_writer
+        self.is_shared = False
         self._world = world
         self._process = process
 

@@ -131,10 +131,10 @@ def events_leave_the_lease(patch):
     """A step in progress gets the same number as an event that was recorded beside it."""
     record = memory._record_event
 
-    def record_beside(tx, step, new):
+    def record_beside(tx, step, new, *process_id):
         row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
         lease = {name: row[name] for name in ("lease_token", "leased_until")}
-        inserted = record(tx, step, new)
+        inserted = record(tx, step, new, *process_id)
         tx.invoices.change(row, **lease)
         return inserted
 

@@ -107,7 +107,7 @@ def names(tx):
 
 def accepting(id_, **changes):
     """Work that accepts one invoice."""
-    return lambda tx: invoices.accept(tx, [(an_invoice(id_, **changes), None)])
+    return lambda tx: invoices.accept(tx, [(an_invoice(id_, **changes), None, None)])
 
 
 async def at_once(awaitable):

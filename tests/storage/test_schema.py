@@ -220,8 +220,10 @@ async def test_rows_of_an_older_schema_survive_upgrade_and_downgrade(empty, revi
     for row in before["attempts"]:
         added = {"account_id": accounts[row["delivery_id"]], "cause": causes[row["number"]]}
         assert {**row, **added} in after["attempts"]
-    # The older schemas had no tables of accounts and receivers.
-    tables_of_now = dict.fromkeys(("accounts", "account_keys", "account_secrets", "receivers"), 0)
+    # The older schemas had no tables of accounts, receivers and processes.
+    tables_of_now = dict.fromkeys(
+        ("accounts", "account_keys", "account_secrets", "receivers", "processes"), 0
+    )
     sizes = {name: len(rows) for name, rows in before.items()}
     assert sizes | tables_of_now == {name: len(rows) for name, rows in after.items()}
     assert [as_of_now(row) for row in before["invoices"]] == after["invoices"]
@@ -234,7 +236,7 @@ def delivery_of_now(row):
     # The receiver of a settled delivery is set when it is redelivered.
     is_pending = row["status"] == "pending"
     receiver = f"{row['account_id']} {row['origin']}" if is_pending else " "
-    return {**row, "cause": "retry", "receiver": receiver, "is_asked": False}
+    return {**row, "cause": "retry", "receiver": receiver, "is_asked": False, "leased_by": None}
 
 
 def as_of_now(row):
@@ -243,7 +245,7 @@ def as_of_now(row):
     evaluated = [[row["callback"], row["url"], row["origin"]]]
     callbacks = orjson.dumps(evaluated).decode() if row["callback"] else None
     added = {"request_id": row["key"], "traceparent": None, "callbacks": callbacks}
-    return {**kept, **added, "decimals": CURRENCIES[row["currency"]]}
+    return {**kept, **added, "decimals": CURRENCIES[row["currency"]], "leased_by": None}
 
 
 @pytest.mark.parametrize("revision", REVISIONS)

@@ -1,5 +1,4 @@
 import asyncio
-import sqlite3
 import threading
 
 import pytest
@@ -8,6 +7,7 @@ from sqlalchemy import insert, select, text
 from service.database import sqlite
 from service.database.engine import Lane
 from service.database.sqlite import SqliteDatabase
+from service.database.sqlite_library import LIBRARY
 from service.errors import StorageBusy, StorageUnavailable
 from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
@@ -42,7 +42,7 @@ async def impatient(tmp_path, monkeypatch):
 @pytest.fixture
 def another(tmp_path):
     """A connection of another program to the same file."""
-    connection = sqlite3.connect(tmp_path / "invoices.db", isolation_level=None)
+    connection = LIBRARY.connect(tmp_path / "invoices.db", isolation_level=None)
     yield connection
     connection.close()
 
@@ -137,7 +137,7 @@ async def test_a_read_sees_one_snapshot(database, another):
 
     # The thread that reads uses the other connection.
     another.close()
-    another = sqlite3.connect(
+    another = LIBRARY.connect(
         database._engines[Lane.READ].url.database, isolation_level=None, check_same_thread=False
     )
     try:

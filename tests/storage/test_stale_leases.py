@@ -24,7 +24,7 @@ async def a_process(url):
     database = open_database(url)
     try:
         store = Store(database)
-        await store.end_stale_leases(LATER)
+        await store.join(LATER)
         yield store
     finally:
         await database.close()

@@ -249,6 +249,20 @@ async def test_every_dead_delivery_has_a_reason(reason, given, failure_count):
     assert (None, None) == (log_fields(attempt)["due_at"], attempt.held_until)
 
 
+async def test_a_denied_name_is_attempted_again_and_the_operator_sees_why():
+    """The schedule is that of an unreachable receiver; log and metrics say `blocked`."""
+    denied, unreachable = [
+        await attempted(NoAnswer(AttemptOutcome.UNREACHABLE, "no", is_denied=is_denied))
+        for is_denied in (True, False)
+    ]
+
+    assert isinstance(denied.decision, Retry)
+    assert (unreachable.decision, unreachable.outcome) == (denied.decision, denied.outcome)
+    assert unreachable.is_receiver_available == denied.is_receiver_available
+    assert AttemptOutcome.BLOCKED == log_fields(denied)["outcome"]
+    assert AttemptOutcome.UNREACHABLE == log_fields(unreachable)["outcome"]
+
+
 async def test_the_last_failure_still_holds_the_origin():
     """Other deliveries of the origin wait for the hold, although this delivery is dead."""
     attempt = await attempted(answer(503, retry_after="60"), failure_count=2)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import socket
 import ssl
 from contextlib import asynccontextmanager
 
@@ -10,12 +11,14 @@ import pytest
 import trustme
 import uvloop
 
+from service.delivery import proxy as proxy_module
 from service.delivery.connection import verified_tls
 from service.delivery.egress import EgressPolicy
 from service.delivery.failures import NoAnswer
 from service.delivery.proxy import Proxy
 from service.delivery.sender import Answer, OutgoingRequest, Sender
 from service.domain.outcomes import AttemptOutcome
+from service.errors import ProxyFailed
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"ok": true}'
 OK_ANSWER = Answer(200, None, b'{"ok": true}', False)
@@ -197,7 +200,8 @@ def test_the_proxy_gets_no_denied_address(run, url, addresses):
 
     (answer,), _ = sent(run, proxy, url, addresses=addresses)
 
-    assert NoAnswer(AttemptOutcome.BLOCKED, NOT_CONNECTED) == answer
+    told = AttemptOutcome.UNREACHABLE if addresses else AttemptOutcome.BLOCKED
+    assert NoAnswer(told, NOT_CONNECTED, is_denied=bool(addresses)) == answer
     assert [] == proxy.asked
 
 
@@ -228,21 +232,35 @@ def test_only_the_proxy_gets_its_credentials(run):
     [
         b"HTTP/1.1 403 Forbidden\r\n\r\n",
         b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
-        b"HTTP/1.1 503 Service Unavailable\r\n\r\n",
+        b"HTTP/1.1 500 Internal Server Error\r\n\r\n",
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
         b"x" * 20_000,
     ],
 )
-def test_a_refusal_of_the_proxy_is_an_unreachable_receiver(run, caplog, refusal):
-    """The API user sees an unreachable receiver; the log shows the refusal to the operator."""
+def test_a_refusal_of_the_proxy_is_a_failure_on_our_side(run, caplog, refusal):
+    """It is no attempt: it says nothing about the receiver; the log shows it once a minute."""
     proxy = FakeProxy({PUBLIC: refusal})
+    several = Proxy.of("http://proxy.example:1")
 
     with caplog.at_level(logging.WARNING, "invoices"):
-        answers, requests = sent(run, proxy, *["http://receiver.example/"] * 3)
+        with pytest.raises(ProxyFailed):
+            sent(run, proxy, "http://receiver.example/")
+        several._warn(ProxyFailed("again"))
+        several._warn(ProxyFailed("again"))
 
-    assert [NoAnswer(AttemptOutcome.UNREACHABLE, NOT_CONNECTED)] * 3 == answers
+    assert ["proxy.failed"] * 2 == [record.message for record in caplog.records]
+
+
+@pytest.mark.parametrize("status", ["502 Bad Gateway", "503 Unavailable", "504 Gateway Timeout"])
+def test_a_proxy_that_does_not_reach_the_receiver_says_something_about_it(run, caplog, status):
+    """A proxy that works and cannot connect means an unreachable receiver, without a warning."""
+    proxy = FakeProxy({PUBLIC: f"HTTP/1.1 {status}\r\n\r\n".encode()})
+
+    (answer,), requests = sent(run, proxy, "http://receiver.example/")
+
+    assert NoAnswer(AttemptOutcome.UNREACHABLE, NOT_CONNECTED) == answer
     assert [] == requests
-    assert ["proxy.failed"] == [record.message for record in caplog.records]
+    assert [] == caplog.records
 
 
 def test_the_next_address_is_tried(run):
@@ -273,8 +291,8 @@ def test_a_silent_proxy_ends_at_the_deadline(run):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.proxy.invalid"])
-def test_an_unreachable_proxy_is_an_unreachable_receiver(run, host):
-    """If the proxy cannot be reached, the receiver counts as unreachable."""
+def test_an_unreachable_proxy_is_a_failure_on_our_side(run, host):
+    """If the proxy cannot be reached, that is no attempt."""
 
     async def send():
         async with Sender(
@@ -282,4 +300,34 @@ def test_an_unreachable_proxy_is_an_unreachable_receiver(run, host):
         ) as sender:
             return await sender.send(to("http://receiver.example/"))
 
-    assert NoAnswer(AttemptOutcome.UNREACHABLE, NOT_CONNECTED) == run(send())
+    with pytest.raises(ProxyFailed):
+        run(send())
+
+
+def test_a_proxy_that_accepts_nothing_is_a_failure_on_our_side(run, monkeypatch):
+    """A proxy that cannot be connected to in time counts as away, whatever the deadline."""
+    monkeypatch.setattr(proxy_module, "REACH_SECONDS", 0.05)
+
+    async def send():
+        with socket.socket() as full:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            address = full.getsockname()
+            waiting = [socket.socket() for _ in range(3)]
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(address)
+            try:
+                async with Sender(
+                    EgressPolicy(),
+                    timeout_seconds=5,
+                    proxy=Proxy(*address),
+                    lookup=lambda _host: [PUBLIC],
+                ) as sender:
+                    return await sender.send(to("http://receiver.example/"))
+            finally:
+                for one in waiting:
+                    one.close()
+
+    with pytest.raises(ProxyFailed):
+        run(send())

@@ -14,6 +14,7 @@ from service.domain.states import (
     DeliveryStatus,
     InvoiceStatus,
 )
+from service.errors import PREVENTED_BY
 from service.storage.backlog import Backlog
 from service.telemetry.metrics import BACKLOG_GAUGES, Metrics
 from service.telemetry.workers import SHARED_FOLDER, forget_worker
@@ -34,6 +35,7 @@ COUNTS = {
     *("invoices_attempts_in_flight", "invoices_attempts_slots", "invoices_commit_items"),
     *("invoices_connections_open", "invoices_receivers_cooling_down", "invoices_deliveries_due"),
     *("invoices_deliveries_waiting", "invoices_due_receivers", "invoices_collections_due"),
+    *("invoices_connections_kept", "invoices_descriptors_open", "invoices_descriptors_allowed"),
 }
 """Gauges, and histograms of counts: their names say what they count."""
 
@@ -80,6 +82,7 @@ def test_known_labels_are_exposed_from_the_start(metrics):
         *(f'received_total{{acceptance="{one}"}}' for one in Acceptance),
         *(f'collected_total{{status="{one}"}}' for one in ends),
         *(f'attempts_total{{outcome="{one}"}}' for one in AttemptOutcome),
+        *(f'attempts_prevented_total{{cause="{one}"}}' for one in PREVENTED_BY),
         *(f'deliveries_settled_total{{reason="{one}",status="{end}"}}' for one, end in settled),
     }
     exposed = {
@@ -102,7 +105,8 @@ def test_labels_have_few_values(metrics):
     }
 
     assert labels == {
-        *("acceptance", "status", "reason", "outcome", "operation", "code", "le", "version")
+        *("acceptance", "status", "reason", "outcome", "operation", "code", "le", "version"),
+        "cause",
     }
 
 
@@ -126,6 +130,11 @@ def test_labels_have_few_values(metrics):
             lambda m: m.attempt_recorded(AttemptOutcome.TIMEOUT),
         ),
         ({'attempts_total{outcome="lost"}': 3}, lambda m: m.attempts_lost(3)),
+        ({'attempts_prevented_total{cause="proxy"}': 1}, lambda m: m.attempt_prevented("proxy")),
+        ({"processes_lost_total": 1}, lambda m: m.process_lost()),
+        ({"connections_kept": 7}, lambda m: m.connections_kept(7)),
+        ({"descriptors_open": 7, "descriptors_allowed": 9}, lambda m: m.descriptors(7, 9)),
+        ({"descriptors_exhausted_total": 1}, lambda m: m.descriptors_exhausted()),
         ({"attempts_outlived_lease_total": 1}, lambda m: m.attempt_outlived_lease()),
         (
             {'deliveries_settled_total{reason="",status="delivered"}': 1},

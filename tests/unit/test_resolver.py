@@ -1,17 +1,20 @@
 """The resolver: its limits, and which addresses it returns."""
 
 import asyncio
+import os
 import socket
 import threading
 
 import pytest
 
+from service.delivery import resolver
 from service.delivery.egress import AddressDenied, EgressPolicy
 from service.delivery.resolver import (
     ADDRESSES_PER_FAMILY,
     LOOKUPS_PER_DOMAIN,
     Resolver,
     domain_of,
+    look_up,
 )
 from service.development import DEV_NETWORKS
 
@@ -24,8 +27,8 @@ def resolve(lookup):
     """Resolve one name under the strict policy, with *lookup* instead of that of the system."""
 
     async def resolved():
-        resolver = Resolver(STRICT, concurrency=1, lookup=lookup)
-        return [answer["host"] for answer in await resolver.resolve("example.com", 443)]
+        names = Resolver(STRICT, concurrency=1, lookup=lookup)
+        return [answer["host"] for answer in await names.resolve("example.com", 443)]
 
     return asyncio.run(resolved())
 
@@ -64,6 +67,57 @@ def test_the_lookup_of_the_system_is_the_default():
         return await Resolver(DEV, concurrency=1).resolve("localhost", 80)
 
     assert {"127.0.0.1", "::1"} >= {answer["host"] for answer in asyncio.run(resolved())}
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """The names that the system was asked for; the hosts file has two names."""
+    asked = []
+
+    def getaddrinfo(host, *_arguments, **_options):
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (PUBLIC_IPV4, 0))]
+
+    file = tmp_path / "hosts"
+    file.write_text(
+        "# names\n127.0.0.1 localhost\n::1\tLocalHost ip6 # again\n10.0.0.7 db.example x\n\n"
+    )
+    monkeypatch.setattr(resolver, "HOSTS_FILE", file)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return asked
+
+
+@pytest.mark.parametrize("host", ["receiver.example", "receiver.example.", "db"])
+def test_names_are_complete(asked, host):
+    """No domain of the system is appended to a name: it is looked up with a dot at its end."""
+    assert [PUBLIC_IPV4] == look_up(host)
+    assert [f"{host.rstrip('.')}."] == asked
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", ["127.0.0.1", "::1"]),
+        ("LOCALHOST.", ["127.0.0.1", "::1"]),
+        ("ip6", ["::1"]),
+        ("db.example", ["10.0.0.7"]),
+        ("0x7f.1", ["127.0.0.1"]),
+    ],
+)
+def test_the_hosts_file_comes_first(asked, host, expected):
+    """The DNS is not asked for names in the hosts file, nor for addresses in old spellings."""
+    assert expected == look_up(host)
+    assert [] == asked
+
+
+def test_a_changed_hosts_file_is_read_again(asked, tmp_path):
+    """A new name is found without a restart, and without the file there are no names."""
+    assert ["10.0.0.7"] == look_up("x")
+    (tmp_path / "hosts").write_text("10.0.0.8 x\n")
+    os.utime(tmp_path / "hosts", ns=(1, 1))
+    assert ["10.0.0.8"] == look_up("x")
+    (tmp_path / "hosts").unlink()
+    assert [PUBLIC_IPV4] == look_up("x")
 
 
 class SlowNames:

@@ -31,6 +31,7 @@ OK_ANSWER = Answer(200, None, b'{"ok": true}', False)
 NEUTRAL = "no connection to the receiver could be made"
 NOT_CONNECTED = NoAnswer(AttemptOutcome.UNREACHABLE, NEUTRAL, is_connected=False)
 BLOCKED = NoAnswer(AttemptOutcome.BLOCKED, NEUTRAL, is_connected=False)
+NAME_DENIED = replace(NOT_CONNECTED, is_denied=True)
 TIMEOUT = NoAnswer(AttemptOutcome.TIMEOUT, "there was no complete answer within 0.3 s")
 LOST = "the connection was lost before the answer was complete"
 
@@ -553,16 +554,16 @@ def test_names_are_resolved(run):
     assert OK_ANSWER == run(called_by_name([["127.0.0.1"]], DEV))
 
 
-def test_a_name_that_changes_to_a_denied_address_is_blocked(run):
+def test_a_name_that_changes_to_a_denied_address_is_not_called(run):
     """The address of a name is checked at each connection."""
-    assert BLOCKED == run(called_by_name([["127.0.0.1"], ["93.184.215.14"]], STRICT))
+    assert NAME_DENIED == run(called_by_name([["127.0.0.1"], ["93.184.215.14"]], STRICT))
 
 
 def test_the_socket_factory_denies_without_the_resolver(run, monkeypatch):
     """Even if the resolver permits every address, no connection to a denied one is opened."""
     monkeypatch.setattr(Resolver, "_permitted", lambda self, host, found: found)
 
-    assert BLOCKED == run(called_by_name([["127.0.0.1", "::1", "10.0.0.1"]], STRICT))
+    assert NAME_DENIED == run(called_by_name([["127.0.0.1", "::1", "10.0.0.1"]], STRICT))
 
 
 def test_a_name_is_called_at_its_permitted_address_only(run):
@@ -589,7 +590,6 @@ def test_a_name_with_a_denied_and_an_unreachable_address_is_unreachable(run):
         "[::ffff:127.0.0.1]",
         "[fe80::1%25lo]",
         "0x7f.1",
-        "localhost",
         "10.0.0.1",
     ],
 )
@@ -606,6 +606,22 @@ def test_denied_addresses_are_blocked_in_every_spelling(run, host):
 
     assert BLOCKED == run(sent())
     assert [] == reached
+
+
+def test_a_denied_name_is_told_as_a_name_that_leads_nowhere(run):
+    """An account sees no difference between the two; a mark is for the operator alone."""
+
+    def unknown(_host):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def sent(lookup):
+        async with Sender(STRICT, timeout_seconds=2, lookup=lookup) as sender:
+            return await sender.send(request_to(443, scheme="https", host="db01.example"))
+
+    denied, nowhere = run(sent(lambda _host: ["10.0.0.1"])), run(sent(unknown))
+
+    assert (True, False) == (denied.is_denied, nowhere.is_denied)
+    assert NOT_CONNECTED == nowhere == replace(denied, is_denied=False)
 
 
 def test_failures_to_connect_have_the_same_detail(run):
@@ -625,7 +641,7 @@ def test_failures_to_connect_have_the_same_detail(run):
         run(sent(DEV, unknown)),
     ]
 
-    assert ["blocked", "unreachable", "unreachable", "unreachable"] == [a.outcome for a in answers]
+    assert {"unreachable"} == {answer.outcome for answer in answers}
     assert {NEUTRAL} == {answer.detail for answer in answers}
 
 

@@ -262,6 +262,10 @@ def test_an_accepted_duration_fits_the_calendar(environment, field, text):
         ("DATABASE_URL", "postgresql:invoices"),
         ("DATABASE_PREPARED_STATEMENTS", "perhaps"),
         ("DATABASE_URL", "mysql://localhost/invoices"),
+        ("DATABASE_URL", "postgresql://u:p/w@host/invoices"),
+        ("DATABASE_URL", "postgresql://host:port/invoices"),
+        ("DATABASE_URL", "postgresql://host/invoices?sslmode"),
+        ("PUBLIC_URL", "https://user:password@a.example"),
         ("PUBLIC_URL", ""),
         ("PUBLIC_URL", "a.example"),
         ("PUBLIC_URL", "//a.example"),
@@ -519,3 +523,58 @@ def test_the_path_of_the_public_url_is_the_prefix(environment, expected, url):
     environment(PUBLIC_URL=url)
 
     assert expected == read_settings().public_path
+
+
+PASSWORDS = (
+    "hunter2/x",
+    "hunter2?x",
+    "hunter2#x",
+    "hunter2@x",
+    "1/hunter2",
+    "1?hunter2",
+    "1#hunter2",
+)
+WITH_PASSWORDS = [
+    *(("DATABASE_URL", f"postgresql://me:{one}@db/invoices") for one in PASSWORDS),
+    ("DATABASE_URL", "hunter2"),
+    ("DATABASE_URL", "hunter2:x"),
+    ("DATABASE_URL", "mysql://me:hunter2@db/invoices"),
+    ("DATABASE_URL", "postgresql+asyncpg://me:hunter2@db/:memory:"),
+    ("DATABASE_URL", "postgresql://me:hunter2@db:543210/invoices"),
+    ("CALLBACK_PROXY", "https://me:hunter2@proxy:1"),
+    ("CALLBACK_PROXY", "hunter2"),
+    ("PUBLIC_URL", "https://me:hunter2@a.example/"),
+    ("PUBLIC_URL", "https://me:1/hunter2@a.example/"),
+    ("ENCRYPTION_KEY", "hunter2"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), WITH_PASSWORDS)
+def test_no_message_shows_a_password(monkeypatch, name, text):
+    """A wrong value of a setting that can hold a secret is described, and not repeated."""
+    monkeypatch.setenv(f"INVOICES_{name}", text)
+
+    with pytest.raises(SettingsError) as refusal:
+        read_settings()
+
+    assert "hunter2" not in str(refusal.value)
+    assert f"INVOICES_{name}: " in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://postgres@/invoices?host=/tmp/x&port=5432",
+        "postgresql://me:hunter2%2F%3F%23%40@db.internal:5432/invoices?sslmode=disable",
+        "postgres://[fd00::1]:5432/invoices",
+        "postgresql://a:1,b:2/invoices",
+        "postgresql:///invoices",
+    ],
+)
+def test_usual_database_urls_are_taken(monkeypatch, url):
+    """Sockets, several hosts, IPv6 and encoded passwords are permitted, and never shown."""
+    monkeypatch.setenv("INVOICES_DATABASE_URL", url)
+
+    settings = read_settings()
+    assert url == settings.database_url
+    assert "hunter2" not in repr(settings)

@@ -8,6 +8,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.app import judge_of
 from service.callbacks.declaration import Callback
 from service.callbacks.exchange import Exchange, Message
 from service.callbacks.invoices import INVOICE_NOTIFICATION
@@ -15,6 +16,7 @@ from service.callbacks.url import MAX_CHARACTERS, parse_url
 from service.delivery.egress import EgressPolicy
 from service.delivery.sender import OutgoingRequest, Sender
 from service.errors import EvaluationError
+from service.settings import Settings
 
 HOST_253 = ".".join(["a" * 63] * 3 + ["a" * 61])
 
@@ -143,6 +145,16 @@ def test_the_longest_value_of_a_long_url_is_named(expression, length, callback_u
     assert expression == refusal.value.expression
     assert f"takes {length} characters" in refusal.value.reason
     assert f"longer than {MAX_CHARACTERS}" in refusal.value.reason
+
+
+@pytest.mark.parametrize("host", ["db01", "vault", "localhost", "VAULT."])
+def test_a_name_without_a_dot_is_refused(host):
+    """No such name is one of the internet; in development mode it may be a container."""
+    url = parse_url(f"https://{host}/x")
+
+    assert "must have a complete host name" in judge_of(Settings())(url)
+    assert judge_of(Settings(), is_development=True)(url) is None
+    assert judge_of(Settings())(parse_url("https://[2606:4700::1111]/x")) is None
 
 
 @pytest.mark.parametrize("spelling", ["receiver.example.:{port}/x", "receiver.example:{port}/x"])

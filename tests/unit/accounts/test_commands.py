@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +13,7 @@ from click.testing import CliRunner
 from service.__main__ import main
 from service.accounts.api_keys import prefix_of
 from service.accounts.encryption import new_encryption_key
+from service.database.sqlite_library import LIBRARY
 from service.settings import parse_encryption_keys
 
 KEY = new_encryption_key()
@@ -52,7 +52,7 @@ def accounts(run):
 
 def expiries(folder, table):
     """The expiry of each row of *table*, oldest first."""
-    with sqlite3.connect(folder / "invoices.db") as database:
+    with LIBRARY.connect(folder / "invoices.db") as database:
         rows = database.execute(f"SELECT expires_at FROM {table} ORDER BY created_at").fetchall()
     database.close()
     return [row[0] and datetime.fromtimestamp(row[0] / 1e6, UTC) for row in rows]
@@ -246,7 +246,7 @@ def test_a_replaced_encryption_key_is_set_beside_the_new_one(accounts):
 def test_the_documented_steps_after_a_lost_encryption_key_work(accounts, tmp_path):
     """After a lost encryption key, new secrets can be issued, and API keys stay valid."""
     before = accounts("add", "acme")
-    with sqlite3.connect(tmp_path / "invoices.db") as database:
+    with LIBRARY.connect(tmp_path / "invoices.db") as database:
         database.execute("DELETE FROM account_secrets")
     database.close()
     new = new_encryption_key()

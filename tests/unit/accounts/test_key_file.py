@@ -1,7 +1,6 @@
 """The file with the encryption key beside an SQLite database, if no key is set."""
 
 import os
-import sqlite3
 import stat
 
 import pytest
@@ -10,6 +9,7 @@ from click.testing import CliRunner
 from service.__main__ import main
 from service.accounts import encryption
 from service.accounts.encryption import make_key_file, new_encryption_key
+from service.database.sqlite_library import LIBRARY
 from service.settings import Settings, parse_encryption_keys
 
 
@@ -144,7 +144,7 @@ def test_commands_about_accounts_migrate_nothing(run, tmp_path, arguments):
 
 def revision_of(folder, next_revision):
     """Set the revision of the database in *folder* to *next_revision*; returns the old one."""
-    with sqlite3.connect(folder / "invoices.db") as connection:
+    with LIBRARY.connect(folder / "invoices.db") as connection:
         (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("UPDATE alembic_version SET version_num = ?", [next_revision])
     connection.close()
