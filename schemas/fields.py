@@ -9,6 +9,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
+from schemas.locales import DEFAULT_LOCALE, known_locale
 from schemas.money import CURRENCIES, NOT_AN_AMOUNT, split_amount, to_minor
 
 
@@ -181,6 +182,30 @@ class Amount(fields.Field[int]):
             raise self.make_error("invalid")
         # Without an exponent, however large or small it is.
         return f"{Decimal(str(value)):f}"
+
+
+class Locale(fields.String):
+    """
+    A language and perhaps a region, as a BCP 47 tag; the default becomes None, like a missing one.
+
+    Loads into the form in which CLDR writes the tag, such as `de-CH`.
+    """
+
+    default_error_messages = {  # noqa: RUF012 -- read only
+        "unknown": "Must be a BCP 47 tag of a known language and region, such as en or de-CH."
+    }
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> Any:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        tag = known_locale(text)
+        if tag is None:
+            raise self.make_error("unknown")
+        return None if tag == DEFAULT_LOCALE else tag
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str:
+        return value or DEFAULT_LOCALE
 
 
 class Instant(fields.AwareDateTime):

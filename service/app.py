@@ -19,6 +19,7 @@ from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, make_key_file
+from service.accounts.pay_links import PayLinks
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
@@ -196,6 +197,9 @@ def assemble(
     sweeper = Sweeper(store, settings.retention, clock, metrics)
     loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
     default_account_id = DEV_ACCOUNT if process.is_development else None
+    pay_links = PayLinks(
+        store, cipher, clock, settings.public_url, dev_account_id=default_account_id
+    )
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
@@ -209,6 +213,7 @@ def assemble(
         ).authenticate,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
+        pay_links=pay_links,
         judge=judge_of(settings),
         is_ready=lambda: all(loop.is_running for loop in loops),
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -15,6 +15,14 @@ from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 from service.web.bodies import BodyLimits
+
+
+class PayLinkMaker(Protocol):
+    """Makes the URLs of the pages on which customers pay."""
+
+    async def url_of(self, account_id: str, invoice_key: str) -> str | None:
+        """The URL of the page of an invoice; None if its account can have none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +44,8 @@ class Dependencies:
     """Counts one request of an account, or raises TooManyRequests."""
     currency: str
     """The currency of invoices that name none."""
+    pay_links: PayLinkMaker
+    """Makes the URLs of the pages of invoices."""
     judge: Callable[[CallbackUrl], str | None]
     """Returns why a URL may not be called, in words for the API user; None where it may."""
     is_ready: Callable[[], bool]

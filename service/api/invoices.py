@@ -112,7 +112,7 @@ async def get_invoice(request: web.Request) -> web.Response:
     """One invoice with its events."""
     invoice_id = request["match_info"]["id"]
     row = await request.app[DEPENDENCIES].store.find_invoice(request[ACCOUNT_ID], invoice_id)
-    return json_response(_invoice.dump(_with_total(row)))
+    return json_response(_invoice.dump(await shown(request, row)))
 
 
 @docs(
@@ -138,7 +138,8 @@ async def list_invoices(request: web.Request) -> web.Response:
         )
     except UnknownCursor:
         raise InvalidInput([UNKNOWN_CURSOR]) from None
-    return json_response(_page.dump({"items": [_with_total(row) for row in rows], "next": after}))
+    items = [await shown(request, row) for row in rows]
+    return json_response(_page.dump({"items": items, "next": after}))
 
 
 @docs(
@@ -172,9 +173,19 @@ def new_invoice(request: web.Request, **content: Any) -> Invoice:
     )
 
 
-def _with_total(row: dict[str, Any]) -> dict[str, Any]:
+async def shown(request: web.Request, row: dict[str, Any]) -> dict[str, Any]:
+    """The *row* of an invoice with what is not stored in it: amounts as text, and its pay link."""
     decimals = row["decimals"]
     if decimals is None:
         # While processes are being upgraded, an older version stores invoices without it.
         decimals = CURRENCIES.get(row["currency"], 2)
-    return {**row, "total": to_text(row["total_minor"], decimals)}
+    overpaid_minor = row["overpaid_minor"]
+    pay_links = request.app[DEPENDENCIES].pay_links
+    return {
+        **row,
+        "total": to_text(row["total_minor"], decimals),
+        "payment_url": await pay_links.url_of(row["account_id"], row["key"]),
+        "amount_refunded": to_text(row["amount_refunded_minor"] or 0, decimals),
+        "mismatch": bool(row["mismatch"]),
+        "overpaid": to_text(overpaid_minor, decimals) if overpaid_minor else None,
+    }

@@ -13,7 +13,7 @@ from typing import Any
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
 from service.domain.invoice import Event, Invoice, Step
-from service.domain.states import INVOICE_MOVES, Acceptance, InvoiceStatus
+from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
 from service.errors import StorageUnavailable
 from service.loops import POLL, Loop, Round
 from service.storage.steps import LeaseRound
@@ -34,11 +34,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CONCURRENCY = 512
 """Invoices in collection at a time; all others wait in the database."""
 
-SENT_AND_COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0))
-"""The invoice was sent without an event, and can be collected at once."""
+COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0))
+"""The invoice has no event yet, and can be collected at once."""
 
 Record = Callable[[Step], Awaitable[bool]]
-"""Commits a step with the deliveries of its event; False if the invoice's lease was lost."""
+"""Commits a step with the deliveries of its event; False if the invoice is as it was."""
 
 
 class Collection(Loop):
@@ -110,6 +110,15 @@ class Collection(Loop):
             len(due.invoices), min(POLL, due.next_due_at - now) if due.next_due_at else POLL
         )
 
+    async def report(self, invoice: Invoice, progress: Progress) -> bool:
+        """Record what the collector has learned outside the collection; see `Report`."""
+        event = self._event_of(progress)
+        step = Step(invoice=invoice, status=progress.status, event=event, is_report=True)
+        is_recorded = await self._record(step)
+        if is_recorded:
+            self._count(step)
+        return is_recorded
+
     async def _collect(self, invoice: Invoice, now: datetime) -> None:
         """Take one step of *invoice*; after a failure, its lease runs out and it is due again."""
         try:
@@ -121,8 +130,8 @@ class Collection(Loop):
                     span.set_attributes({f"invoices.{name}": text for name, text in fields.items()})
             if not is_taken:
                 log.warning("step.outlived_lease", extra={"fields": _log_fields(invoice)})
-            elif step.status and not INVOICE_MOVES[step.status]:
-                self._metrics.collected(step.status)
+            else:
+                self._count(step)
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one bad invoice must not stop the others
@@ -131,26 +140,34 @@ class Collection(Loop):
             self._release_capacity()
 
     async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
-        """Call the collector; after `send`, call `collect` at once if it needs no wait."""
+        """Call the collector; after `begin`, call `collect` at once if it needs no wait."""
         if invoice.status is InvoiceStatus.RECEIVED:
-            progress = await self._collector.send(invoice)
-            if progress == SENT_AND_COLLECTABLE:
+            progress = await self._collector.begin(invoice)
+            if progress == COLLECTABLE:
                 progress = await self._collector.collect(invoice)
         else:
             progress = await self._collector.collect(invoice)
-        due_at = event = None
+        due_at = None
         if progress.look_again_after is not None:
             due_at = now + progress.look_again_after
             due_at += (EPOCH - due_at) % GRAIN
-        if progress.description is not None:
-            event = Event(
-                description=progress.description,
-                paid=progress.status is InvoiceStatus.PAID,
-                at=self.clock.now(),
-                collector=self._collector.name,
-                callbacks=self._callbacks,
-            )
+        event = self._event_of(progress)
         return Step(invoice=invoice, status=progress.status, due_at=due_at, event=event)
+
+    def _event_of(self, progress: Progress) -> Event | None:
+        if progress.description is None:
+            return None
+        return Event(
+            description=progress.description,
+            paid=progress.status in IS_PAID,
+            at=self.clock.now(),
+            collector=self._collector.name,
+            callbacks=self._callbacks,
+        )
+
+    def _count(self, step: Step) -> None:
+        if step.status in COLLECTED:
+            self._metrics.collected(step.status)
 
     def _release_capacity(self) -> None:
         self._held_count -= 1

@@ -19,6 +19,7 @@ from service.database.engine import Database
 from service.database.group_commit import GroupCommit, ObserveSize
 from service.domain.delivery import Attempt, Delivery
 from service.domain.invoice import Invoice, Step
+from service.domain.mail import Mail, MailAttempt
 from service.domain.states import Acceptance, DeliveryStatus
 from service.storage import (
     accounts,
@@ -28,6 +29,7 @@ from service.storage import (
     history,
     invoices,
     leases,
+    mails,
     redelivery,
     retention,
     steps,
@@ -59,7 +61,13 @@ class Store:
         """Set when an invoice may have become due for collection."""
         self.deliveries_due = asyncio.Event()
         """Set when a delivery may have become due."""
-        self._signals = {"invoices": self.invoices_due, "deliveries": self.deliveries_due}
+        self.mails_due = asyncio.Event()
+        """Set when a mail may have become due."""
+        self._signals = {
+            "invoices": self.invoices_due,
+            "deliveries": self.deliveries_due,
+            "mails": self.mails_due,
+        }
         # Once an invoice has had a second event, settling one delivery may make another due.
         self._have_followers = False
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
@@ -105,15 +113,40 @@ class Store:
         if inserted is not None:
             if step.due_at:
                 self.invoices_due.set()
+            if step.mail:
+                self._signal("mails")
             self._signal_unleased(inserted)
         return inserted
 
-    async def record_event(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Write an event alone, as `take_step` does, without holding the lease of the invoice."""
-        inserted = await self._commits.run(steps.record_events, (step, new))
-        self._signal("invoices")
-        self._signal_unleased(inserted)
+    async def report(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery] | None:
+        """
+        Write a report with the *new* deliveries of its event; see `steps.report`.
+
+        Returns:
+            The deliveries as they were inserted, as `take_step` does. None if the move was not
+            legal, or the lease of the mail no longer held, and the invoice is as it was.
+        """
+        inserted = await self._commits.run(steps.report, (step, new))
+        if inserted is not None:
+            self._signal("invoices")
+            self._signal_unleased(inserted)
         return inserted
+
+    async def has_mail(self, invoice: Invoice) -> bool:
+        """Whether the mail of *invoice* is committed."""
+        return await self._read(mails.has_mail, invoice.account_id, invoice.key)
+
+    async def lease_mails(self, round_: mails.LeaseRound) -> mails.DueMails:
+        """Lease mails that are due."""
+        return await self._commits.run(mails.lease_due, round_)
+
+    async def settle_mail(self, attempt: MailAttempt) -> bool:
+        """Record *attempt*, which changes nothing of the invoice; False if its lease was lost."""
+        return await self._commits.run(mails.settle, attempt)
+
+    async def release_mail(self, mail: Mail) -> bool:
+        """Give up the lease of *mail* without an attempt; it stays due."""
+        return await self._commits.run(mails.release, mail)
 
     async def lease_deliveries(self, round_: deliveries.LeaseRound) -> deliveries.DueDeliveries:
         """Lease deliveries that are due."""
@@ -192,6 +225,14 @@ class Store:
         """One invoice with its events, or NotFound."""
         return await self._read(invoices.find, account_id, invoice_id)
 
+    async def invoice_by_key(self, account_id: str, key: str) -> dict[str, Any] | None:
+        """One invoice by its key; `invoices.as_invoice` makes a value of it."""
+        return await self._read(invoices.by_key, account_id, key)
+
+    async def mails_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
+        """The mails of one invoice, newest first, or NotFound."""
+        return await self._read(mails.of_invoice, account_id, invoice_id)
+
     async def list_invoices(
         self,
         account_id: str,
@@ -266,6 +307,18 @@ class Store:
     async def find_key(self, prefix: str, now: datetime) -> accounts.StoredKey | None:
         """The key with that prefix, if it is valid."""
         return await self._read(accounts.find_key, prefix, now)
+
+    async def find_pay_key(self, account_id: str) -> accounts.PayKey | None:
+        """The pay key of an account, if it has one."""
+        return await self._read(accounts.find_pay_key, account_id)
+
+    async def find_pay_key_by_prefix(self, prefix: str) -> accounts.PayKey | None:
+        """The pay key with that prefix."""
+        return await self._read(accounts.find_pay_key_by_prefix, prefix)
+
+    async def add_pay_key(self, new: accounts.PayKey, now: datetime) -> accounts.PayKey:
+        """Give an account a pay key, unless it has one; returns the one that it has then."""
+        return await self._write(accounts.add_pay_key, new, now)
 
     async def secrets_of(
         self, account_id: str, now: datetime

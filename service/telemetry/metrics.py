@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import (
-    INVOICE_MOVES,
+    COLLECTED,
     Acceptance,
     DeadReason,
     DeliveryStatus,
@@ -89,7 +89,7 @@ class Metrics:
         )
         self._collected = _by_labels(
             counter("collected", "Invoices whose collection has ended, by how.", ["status"]),
-            ((status,) for status, moves in INVOICE_MOVES.items() if not moves),
+            ((status,) for status in COLLECTED),
         )
         self._attempts = _by_labels(
             counter("attempts", "Attempts that were recorded, by their outcome.", ["outcome"]),

@@ -46,7 +46,7 @@ class Fencing:
             invoices.accept: self._accept,
             steps.lease_due: self._lease_invoices,
             steps.take_steps: self._take_step,
-            steps.record_events: self._record_event,
+            steps.report: self._report,
             deliveries.lease_due: self._lease_deliveries,
             deliveries.release: self._release,
             attempts.settle: self._settle,
@@ -105,7 +105,7 @@ class Fencing:
             self._check_event(process, tx, step, before, row, inserted)
         return inserted
 
-    def _record_event(self, process, run, tx, item):
+    def _report(self, process, run, tx, item):
         step, _ = item
         row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
         before = dict(row)

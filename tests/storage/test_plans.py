@@ -239,7 +239,7 @@ async def do_one_of_each(store, do):
     invoice = replace(invoice, callbacks=an_invoice().callbacks)
     await do("take a step", take_step(store, a_step(invoice, event=an_event(at=NOW))))
     refunded = a_step(invoice, None, event=an_event("Refunded", at=NOW, delivery_id="msg_2"))
-    await do("record an event", store.record_event(refunded, [a_delivery(refunded)]))
+    await do("record an event", store.report(refunded, [a_delivery(refunded)]))
     found = await do("lease deliveries", lease_deliveries(store, now=NOW, limit=50))
     await do("lease lost deliveries", lease_deliveries(store, now=NOW + LEASE, limit=50))
     found = await lease_deliveries(store, now=NOW + 2 * LEASE, limit=50)

@@ -37,6 +37,7 @@ class TestInvoice:
             "customer_email": None,
             "total_minor": 999900,
             "currency": "USD",
+            "locale": None,
         }
 
         assert expected == InvoiceRequestSchema().load({**EXAMPLE, "currency": "USD"})
@@ -184,3 +185,43 @@ def test_a_number_with_more_digits_than_a_double_is_refused():
         InvoiceRequestSchema().load(
             {"id": "1", "customer": "Jo", "total": 999999999999.9998, "currency": "CLF"}
         )
+
+
+class TestLocale:
+    """The locale of an invoice."""
+
+    @pytest.mark.parametrize(
+        ("given", "loaded"),
+        [
+            ("de-CH", "de-CH"),
+            ("de-ch", "de-CH"),
+            ("ar", "ar"),
+            ("zh-TW", "zh-TW"),
+            ("zh-hant-tw", "zh-Hant-TW"),
+            ("es-419", "es-419"),
+            ("en-US", "en-US"),
+        ],
+    )
+    def test_known_tag_is_loaded_as_it_is_usually_written(self, given, loaded):
+        """A BCP 47 tag may be written in any case, and need not name a script."""
+        assert loaded == InvoiceRequestSchema().load(self.invoice(given))["locale"]
+
+    @pytest.mark.parametrize("given", ["en", "EN", None])
+    def test_default_is_the_same_as_none(self, given):
+        """An invoice that names the default has the same content as one that names none."""
+        assert None is InvoiceRequestSchema().load(self.invoice(given))["locale"]
+
+    @pytest.mark.parametrize(
+        "given",
+        ["", "xx", "en_US", "en-ZZ", "english", "de-CH\n", "d\u00e9", "../en", "a" * 600, 1],
+    )
+    def test_unknown_tag_is_refused(self, given):
+        """What is no tag, or no tag of a known language and region, is a field error."""
+        with pytest.raises(ValidationError) as refusal:
+            InvoiceRequestSchema().load(self.invoice(given))
+
+        assert ["locale"] == list(refusal.value.messages)
+
+    def invoice(self, locale):
+        """The body of a request with *locale*."""
+        return {**EXAMPLE, "currency": "USD", "locale": locale}
