@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from email.utils import parseaddr
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +32,13 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
-from service.collection.loop import Collection
+from service.collection.invoice_mail import InvoiceMails
+from service.collection.loop import Collection, Ports
+from service.collection.mailing import Mailing, MailRules
+from service.collection.outbox import Outbox
 from service.collection.sandbox import Sandbox
+from service.collection.sending import Transport
+from service.collection.smtp import Smtp, SmtpServer
 from service.database.engine import Database
 from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
@@ -96,6 +102,7 @@ class Edges:
     database: Database
     sender: Sends
     collector: Collector
+    mail_transport: Transport
     clock: Clock = field(default_factory=SystemClock)
     chance: Callable[[], float] = random.random
     """Random numbers from 0 to 1."""
@@ -110,6 +117,7 @@ class Service:
     store: Store
     signing_secrets: SigningSecrets
     collection: Collection
+    mailing: Mailing
     dispatcher: Dispatcher
     loops: tuple[Loop, ...]
     """The loops that the process runs, in the order in which they are drained."""
@@ -144,7 +152,13 @@ async def running(
         _sender(settings) as sender,
     ):
         collector = Sandbox(settings.sandbox_delay)
-        edges = Edges(database=database, sender=sender, collector=collector, tracing=tracing)
+        edges = Edges(
+            database=database,
+            sender=sender,
+            collector=collector,
+            mail_transport=_mail_transport(settings),
+            tracing=tracing,
+        )
         service = assemble(settings, process, edges, operations, document)
         if not process.is_development:
             await service.signing_secrets.check()
@@ -185,21 +199,29 @@ def assemble(
         timeout=settings.callback_timeout,
     )
     dispatcher = Dispatcher(attempts, limits, edges.new_id)
+    default_account_id = DEV_ACCOUNT if process.is_development else None
+    pay_links = PayLinks(
+        store, cipher, clock, settings.public_url, dev_account_id=default_account_id
+    )
+    mails = InvoiceMails(settings.mail_from, pay_links.url_of, clock)
     collection = Collection(
         store,
-        edges.collector,
-        dispatcher.record,
+        Ports(edges.collector, mails.compose, dispatcher.record),
         INVOICE_NOTIFICATION.name,
         clock,
         metrics,
         tracing,
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
-    loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
-    default_account_id = DEV_ACCOUNT if process.is_development else None
-    pay_links = PayLinks(
-        store, cipher, clock, settings.public_url, dev_account_id=default_account_id
+    mailing = Mailing(
+        store,
+        edges.mail_transport,
+        dispatcher.record,
+        MailRules(INVOICE_NOTIFICATION.name, settings.mail_retry_schedule, edges.chance),
+        clock,
+        metrics,
     )
+    loops = () if process.role is Role.API else (sweeper, collection, mailing, dispatcher)
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
@@ -216,6 +238,7 @@ def assemble(
         pay_links=pay_links,
         judge=judge_of(settings),
         is_ready=lambda: all(loop.is_running for loop in loops),
+        is_mail_paused=lambda: mailing.is_paused,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,
@@ -224,6 +247,7 @@ def assemble(
         store=store,
         signing_secrets=signing_secrets,
         collection=collection,
+        mailing=mailing,
         dispatcher=dispatcher,
         loops=loops,
         dependencies=dependencies,
@@ -316,6 +340,12 @@ def _sender(settings: Settings) -> Sender:
         concurrency=settings.callback_concurrency,
         proxy=Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
     )
+
+
+def _mail_transport(settings: Settings) -> Transport:
+    if not settings.smtp_url:
+        return Outbox(settings.mail_outbox)
+    return Smtp(SmtpServer.of(settings.smtp_url), parseaddr(settings.mail_from)[1])
 
 
 @asynccontextmanager

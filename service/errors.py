@@ -24,6 +24,7 @@ Errors that cross packages, split by who can act on them.
     │   ├── AccountDisabled         the account is disabled
     │   └── NameTaken               an account has that name already
     ├── EvaluationError           the caller: this request does not make a callback URL
+    ├── SendingRefused            the operator: no mail can leave until something is changed
     └── StorageUnavailable        the operator; the caller may retry
         └── StorageRefused          the database answers and refuses our credentials
 
@@ -184,6 +185,10 @@ class EvaluationError(InvoicesError):
         self.expression = expression
         self.reason = reason
         self.is_absent = is_absent
+
+
+class SendingRefused(InvoicesError):
+    """No mail can leave until the operator changes something; the text is for the log."""
 
 
 class StorageUnavailable(InvoicesError):

@@ -6,7 +6,7 @@ from prometheus_client import values
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.domain.outcomes import AttemptOutcome
+from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import (
     COLLECTED,
     Acceptance,
@@ -27,6 +27,8 @@ BACKLOG = asdict(
         oldest_due_delivery_age_seconds=1.5,
         collections_due=4,
         oldest_due_collection_age_seconds=0.25,
+        mails_due=5,
+        oldest_due_mail_age_seconds=0.5,
     )
 )
 UNITS = ("_total", "_seconds", "_info", "_bytes", "_up")
@@ -34,6 +36,7 @@ COUNTS = {
     *("invoices_attempts_in_flight", "invoices_attempts_slots", "invoices_commit_items"),
     *("invoices_connections_open", "invoices_origins_cooling_down", "invoices_deliveries_due"),
     *("invoices_deliveries_waiting", "invoices_due_origins", "invoices_collections_due"),
+    *("invoices_mails_due", "invoices_mail_paused"),
 }
 """Gauges, and histograms of counts: their names say what they count."""
 
@@ -79,6 +82,7 @@ def test_known_labels_are_exposed_from_the_start(metrics):
         *(f'received_total{{acceptance="{one}"}}' for one in Acceptance),
         *(f'collected_total{{status="{one}"}}' for one in COLLECTED),
         *(f'attempts_total{{outcome="{one}"}}' for one in AttemptOutcome),
+        *(f'mail_attempts_total{{outcome="{one}"}}' for one in MailOutcome),
         *(f'deliveries_settled_total{{reason="{one}",status="{end}"}}' for one, end in settled),
     }
     exposed = {
