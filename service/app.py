@@ -36,7 +36,7 @@ from service.collection.invoice_mail import InvoiceMails
 from service.collection.loop import Collection, Ports
 from service.collection.mailing import Mailing, MailRules
 from service.collection.outbox import Outbox
-from service.collection.sandbox import Sandbox
+from service.collection.sandbox import ENDING_LABELS, ENDINGS, Sandbox
 from service.collection.sending import Transport
 from service.collection.smtp import Smtp, SmtpServer
 from service.database.engine import Database
@@ -52,6 +52,7 @@ from service.development import DEV_ACCOUNT, DEV_SECRET
 from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
+from service.pages.pay import Payments, add_pages
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
@@ -122,6 +123,7 @@ class Service:
     loops: tuple[Loop, ...]
     """The loops that the process runs, in the order in which they are drained."""
     dependencies: Dependencies
+    payments: Payments
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,14 @@ def assemble(
         dispatcher=dispatcher,
         loops=loops,
         dependencies=dependencies,
+        payments=Payments(
+            store=store,
+            find=pay_links.find,
+            collector=edges.collector,
+            choose=lambda invoice, ending: collection.report(invoice, ENDINGS[ending]),
+            endings=ENDING_LABELS if isinstance(edges.collector, Sandbox) else {},
+            public_path=settings.public_path,
+        ),
     )
 
 
@@ -357,6 +367,7 @@ async def _serving(
         app = make_health_application(service.dependencies)
     else:
         app = make_application(service.dependencies, operations)
+        add_pages(app, service.payments)
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
     try:
