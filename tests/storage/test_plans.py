@@ -448,6 +448,7 @@ INDEXES = {
     "measure the backlog": [
         {"deliveries_due", "deliveries_order", "origins_pkey"},
         {"invoices_due"},
+        {"mails_due"},
     ],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
