@@ -16,6 +16,9 @@ PYTHON_TOOLS := .venv/.python-tools-installed
 NODE_PACKAGES := tests/signatures/node_modules/.package-lock.json
 DOCUMENTS := tests/documents
 DOCUMENT_TOOLS := $(DOCUMENTS)/node_modules/.tools-installed
+PROJECTS := tests/projects/.installed
+PROJECT_TOOLS := $(PROJECTS)/.tools-installed
+TEMPLATES := service/receiver/projects
 RIVALS := .venv/.bench-installed
 DECLARED := setup.cfg pyproject.toml
 
@@ -75,6 +78,7 @@ imports: $(TOOLS) ## who may import whom
 clean: ## remove what make made
 	rm -rf .venv build dist *.egg-info .coverage htmlcov tests/signatures/node_modules
 	rm -rf $(DOCUMENTS)/node_modules $(DOCUMENTS)/.packages $(DOCUMENTS)/go/bin $(DOCUMENTS)/java/lib
+	rm -rf $(PROJECTS)
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
 
 # Debian keeps ensurepip in a package of its own. Without it another pip can fill the environment.
@@ -95,7 +99,7 @@ $(RUNTIME): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES) $(DOCUMENT_TOOLS)
+$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES) $(DOCUMENT_TOOLS) $(PROJECT_TOOLS)
 	@touch $@
 
 $(PYTHON_TOOLS): $(DECLARED) | $(BIN)/python
@@ -122,6 +126,13 @@ $(DOCUMENT_TOOLS): $(addprefix $(DOCUMENTS)/,package.json package-lock.json requ
 	    go build -o bin/ github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen; fi
 	if command -v mvn >/dev/null; then cd $(DOCUMENTS)/java && \
 	    mvn --quiet --batch-mode dependency:copy-dependencies -DoutputDirectory=lib; fi
+	@touch $@
+
+# What the projects of `invoices receiver new` import. Those in Go, and in Java, are built once, which
+# fills the caches of these languages.
+$(PROJECT_TOOLS): $(wildcard $(TEMPLATES)/python-*/requirements.txt.jinja) \
+    $(TEMPLATES)/go/go.mod.jinja $(TEMPLATES)/java-spring/pom.xml.jinja | $(PYTHON_TOOLS)
+	$(BIN)/python -m tests.projects.tools
 	@touch $@
 
 $(RIVALS): $(DECLARED) | $(BIN)/python

@@ -37,7 +37,7 @@ def _measure(at: Setting, *, is_beside_hanging: bool) -> float:
         temporary_folder() as folder,
         at.store.empty(folder) as url,
         running(at.service, folder, url) as target,
-        _hanging_urls() as urls,
+        hanging_urls() as urls,
     ):
         deliver_at(target, at.receiver, HEALTHY_PER_SECOND, WARM_UP_COUNT)
         if is_beside_hanging:
@@ -51,7 +51,7 @@ def _measure(at: Setting, *, is_beside_hanging: bool) -> float:
 
 
 @contextmanager
-def _hanging_urls() -> Iterator[tuple[str, ...]]:
+def hanging_urls() -> Iterator[tuple[str, ...]]:
     """Receivers of as many origins: the kernel takes their connections, and nobody answers."""
     listening = [socket.create_server((HOST, 0), backlog=1024) for _ in range(HANGING_COUNT)]
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from benchmarks.dispatchers import dispatchers
+from benchmarks.greedy import greedy
 from benchmarks.hanging import hanging
 from benchmarks.history import history
 from benchmarks.memory import memory
@@ -26,7 +27,13 @@ from benchmarks.stores import POSTGRES
 SPEED = "speed"
 
 FURTHER: Mapping[str, Part] = MappingProxyType(
-    {"memory": memory, "history": history, "hanging": hanging, "dispatchers": dispatchers}
+    {
+        "memory": memory,
+        "history": history,
+        "hanging": hanging,
+        "greedy": greedy,
+        "dispatchers": dispatchers,
+    }
 )
 """The parts that measure the service alone, by their names."""
 

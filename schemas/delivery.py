@@ -8,19 +8,21 @@ from schemas.answer import AnswerSchema
 from schemas.documented import documented, example_of
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Instant, InvoiceId, Text
-from schemas.page import PageQuerySchema
+from schemas.page import PageQuerySchema, next_cursor
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Cause, DeadReason, DeliveryStatus
+from service.domain.waiting import WaitingFor
 
 # Plain strings, because YAML cannot represent members of an enum.
 STATUSES = tuple(status.value for status in DeliveryStatus)
 REASONS = tuple(reason.value for reason in DeadReason)
 CAUSES = tuple(cause.value for cause in Cause)
+REASONS_TO_WAIT = tuple(reason.value for reason in WaitingFor)
 OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
 
 
-class AttemptSchema(AnswerSchema):
-    """One HTTP request made for a delivery."""
+class ListedAttemptSchema(AnswerSchema):
+    """One HTTP request made for a delivery, without the answer's body."""
 
     number = fields.Integer(metadata=documented("The number of the attempt, from 1.", example=1))
     cause = fields.String(
@@ -55,16 +57,23 @@ class AttemptSchema(AnswerSchema):
         allow_none=True,
         metadata=documented("Description of the failure, for developers.", example=None),
     )
+
+
+class AttemptSchema(ListedAttemptSchema):
+    """One HTTP request made for a delivery."""
+
     response_body = fields.String(
         allow_none=True,
         metadata=documented(
-            "The first 4 KiB of the body of the answer, as text.", example='{"ok": true}'
+            "The first 4 KiB of the body of the answer, as text; control characters are replaced. "
+            "Only of the newest ten attempts; null for older ones.",
+            example='{"ok": true}',
         ),
     )
 
 
-class DeliverySchema(AnswerSchema):
-    """The durable duty to deliver one event to one URL, and its attempts so far."""
+class ListedDeliverySchema(AnswerSchema):
+    """The durable duty to deliver one event to one URL, and its newest attempt."""
 
     id = fields.String(
         metadata=documented(
@@ -111,6 +120,23 @@ class DeliverySchema(AnswerSchema):
             "When the next attempt is due; null if the delivery is not pending.", example=None
         ),
     )
+    waiting_for = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(REASONS_TO_WAIT),
+        metadata=documented(
+            "What a pending delivery waits for; null while an attempt is made, and after the end. "
+            "`due`: the time of the next attempt in the retry schedule. `earlier_event`: an "
+            "earlier event of the invoice, which is not delivered yet. `hold`: your receiver asked "
+            "for a pause with `Retry-After`. `cooldown`: attempts for this `callback_url` failed, "
+            "or no connection to its host was possible; a single attempt follows. `slot`: its "
+            "turn.",
+            example=None,
+        ),
+    )
+    waiting_until = Instant(
+        allow_none=True,
+        metadata=documented("Until when it waits; null where that is not known.", example=None),
+    )
     created_at = Instant(
         metadata=documented("When the event happened.", example="2026-01-31T12:00:00.500Z")
     )
@@ -122,6 +148,15 @@ class DeliverySchema(AnswerSchema):
         ),
     )
     attempts = fields.List(
+        fields.Nested(ListedAttemptSchema),
+        metadata=documented("The newest attempt alone, if any; the delivery by itself has more."),
+    )
+
+
+class DeliverySchema(ListedDeliverySchema):
+    """The durable duty to deliver one event to one URL, and its attempts so far."""
+
+    attempts = fields.List(
         fields.Nested(AttemptSchema),
         metadata=documented("The newest 100 attempts, in ascending order."),
     )
@@ -131,21 +166,26 @@ PENDING_EXAMPLE = {
     **example_of(DeliverySchema),
     "status": "pending",
     "due_at": "2026-02-01T09:00:00.000Z",
+    "waiting_for": "slot",
     "settled_at": None,
 }
 """A delivery that was delivered once and is delivered again."""
 
 
+class ListedDeliveryPageSchema(AnswerSchema):
+    """A page of deliveries with their newest attempts, newest first."""
+
+    items = fields.List(
+        fields.Nested(ListedDeliverySchema), metadata=documented("The deliveries of the page.")
+    )
+    next = next_cursor()
+
+
 class DeliveryPageSchema(AnswerSchema):
-    """A page of deliveries, newest first."""
+    """A page of deliveries with their attempts, newest first."""
 
     items = fields.List(fields.Nested(DeliverySchema))
-    next = fields.String(
-        allow_none=True,
-        metadata=documented(
-            "Cursor: pass it as `after` to get the next page; null on the last.", example=None
-        ),
-    )
+    next = next_cursor()
 
 
 class DeliveryPathSchema(Schema):

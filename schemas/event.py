@@ -28,6 +28,21 @@ class InvoiceEventSchema(Schema):
     )
 
 
+class InvoiceNotificationSchema(InvoiceEventSchema):
+    """An event, and the invoice that it is about."""
+
+    invoice_id = fields.String(
+        required=True,
+        metadata=documented(
+            "The `id` of the invoice, as in the path. The signature covers the body and not the "
+            "path: refuse an event whose path has another id.",
+            example="2expen51ve",
+            # The field repeats this parameter of the path.
+            **{"x-path-parameter": "id"},
+        ),
+    )
+
+
 def _check_true(ok: bool) -> None:
     """Not `validate.Equal(True)`: the document would show an enum, which is no boolean in Java."""
     if not ok:

@@ -10,7 +10,7 @@ from schemas.event import InvoiceEventSchema
 from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Locale, Text
 from schemas.locales import LOCALE_PATTERN
 from schemas.money import AMOUNT_MAX, AMOUNT_PATTERN
-from schemas.page import PageQuerySchema
+from schemas.page import PageQuerySchema, next_cursor
 from service.domain.states import InvoiceStatus
 
 # Plain strings, because YAML cannot represent members of an enum.
@@ -232,7 +232,7 @@ class InvoiceSchema(AnswerSchema):
     )
     events = fields.List(
         fields.Nested(InvoiceEventRecordSchema),
-        metadata=documented("The events of the invoice, in order."),
+        metadata=documented("The newest 100 events of the invoice, in order."),
     )
 
 
@@ -240,12 +240,7 @@ class InvoicePageSchema(AnswerSchema):
     """A page of invoices, newest first."""
 
     items = fields.List(fields.Nested(InvoiceSchema))
-    next = fields.String(
-        allow_none=True,
-        metadata=documented(
-            "Cursor: pass it as `after` to get the next page; null on the last.", example=None
-        ),
-    )
+    next = next_cursor()
 
 
 class InvoiceListQuerySchema(PageQuerySchema):

@@ -20,10 +20,12 @@ from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, make_key_file
+from service.accounts.open_deliveries import OpenDeliveries
 from service.accounts.pay_links import PayLinks
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
+from service.api.callbacks import example_exchange
 from service.api.dependencies import Dependencies
 from service.api.openapi import build_document
 from service.api.operations import Operation
@@ -48,11 +50,13 @@ from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
-from service.development import DEV_ACCOUNT, DEV_SECRET
+from service.development import DEV_ACCOUNT, DEV_SECRET, served_hosts
 from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
 from service.pages.pay import Payments, add_pages
+from service.receiver.document import VERSIONS, Promise, Version, build_receiver_document
+from service.receiver.vectors import vectors_document
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
@@ -62,6 +66,7 @@ from service.telemetry.tracing import Tracing
 from service.web.addresses import SETTINGS
 from service.web.bodies import BodyLimits
 from service.web.connections import ConnectionLimits
+from service.web.hosts import make_host_check
 from service.web.server import Server
 
 
@@ -117,6 +122,7 @@ class Service:
 
     store: Store
     signing_secrets: SigningSecrets
+    open_deliveries: OpenDeliveries
     collection: Collection
     mailing: Mailing
     dispatcher: Dispatcher
@@ -148,6 +154,9 @@ async def running(
         AddressError: if an address cannot be listened on.
     """
     document = document_of(settings, operations, is_development=process.is_development)
+    receiver_documents: dict[str, dict[str, Any]] = {
+        openapi: receiver_document_of(settings, operations, openapi=openapi) for openapi in VERSIONS
+    }
     async with (
         exported_traces() as tracing,
         migrated_database(settings) as database,
@@ -161,7 +170,9 @@ async def running(
             mail_transport=_mail_transport(settings),
             tracing=tracing,
         )
-        service = assemble(settings, process, edges, operations, document)
+        service = assemble(
+            settings, process, edges, operations, document, receiver_documents=receiver_documents
+        )
         if not process.is_development:
             await service.signing_secrets.check()
         service.store.listen()
@@ -182,11 +193,13 @@ def assemble(
     operations: Sequence[Operation] = OPERATIONS,
     document: Mapping[str, Any] | None = None,
     metrics: Metrics | None = None,
+    receiver_documents: Mapping[str, dict[str, Any]] | None = None,
 ) -> Service:
     """
     Wire the service of one process, with the callbacks that *operations* declare.
 
-    It serves *document*, and counts with *metrics*, or with new ones.
+    It serves *document* and, by version of OpenAPI, *receiver_documents*. It counts with *metrics*,
+    or with new ones.
     """
     clock, tracing = edges.clock, edges.tracing
     metrics = metrics or Metrics(__version__, worker_number=process.worker_number)
@@ -224,6 +237,7 @@ def assemble(
         metrics,
     )
     loops = () if process.role is Role.API else (sweeper, collection, mailing, dispatcher)
+    open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
@@ -232,9 +246,12 @@ def assemble(
         tracing=tracing,
         clock=clock,
         document=dict(document or {}),
+        receiver_documents=receiver_documents or {one: {} for one in VERSIONS},
+        vectors=vectors_document(INVOICE_NOTIFICATION),
         authenticate=Authenticator(
             store, clock, default_account_id=default_account_id
         ).authenticate,
+        admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
         pay_links=pay_links,
@@ -248,6 +265,7 @@ def assemble(
     return Service(
         store=store,
         signing_secrets=signing_secrets,
+        open_deliveries=open_deliveries,
         collection=collection,
         mailing=mailing,
         dispatcher=dispatcher,
@@ -283,6 +301,31 @@ def document_of(
         callback_timeout=settings.callback_timeout,
         is_strict=settings.receiver_contract == "strict",
         is_development=is_development,
+    )
+
+
+def receiver_document_of(
+    settings: Settings,
+    operations: Sequence[Operation] = OPERATIONS,
+    *,
+    openapi: Version = "3.0.3",
+) -> dict[str, Any]:
+    """
+    The document of the API that receives the callbacks of *operations*, without starting anything.
+
+    Raises:
+        DeclarationError: if the expression of a callback cannot be turned round.
+    """
+    return build_receiver_document(
+        (
+            Promise(callback, example_exchange(operation))
+            for operation in operations
+            for callback in operation.callbacks
+        ),
+        version=__version__,
+        timeout=settings.callback_timeout,
+        is_strict=settings.receiver_contract == "strict",
+        openapi=openapi,
     )
 
 
@@ -363,10 +406,11 @@ async def _serving(
     service: Service, settings: Settings, process: Process, operations: Sequence[Operation]
 ) -> AsyncIterator[int]:
     """Serve the API, or health and metrics alone; gives the port that is listened on."""
+    checks = [make_host_check(served_hosts(settings))] if process.is_development else []
     if process.role is Role.DISPATCHER:
-        app = make_health_application(service.dependencies)
+        app = make_health_application(service.dependencies, checks)
     else:
-        app = make_application(service.dependencies, operations)
+        app = make_application(service.dependencies, operations, checks)
         add_pages(app, service.payments)
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
@@ -376,6 +420,7 @@ async def _serving(
         )
     finally:
         await server.stop()
+        await service.open_deliveries.close()
 
 
 # Databases and accounts, for commands as well

@@ -2,18 +2,19 @@
 
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
+from urllib.parse import urlsplit
 
+from service.callbacks.documentation import EXAMPLE_SECRET
 from service.settings import Network, Settings
 
 DEV_ACCOUNT = "dev"
 """The account of every request without a key."""
 
-DEV_SECRET = "whsec_aW52b2ljZXMtZGV2ZWxvcG1lbnQtc2VjcmV0LW9ubHk="  # noqa: S105 -- public
+DEV_SECRET = EXAMPLE_SECRET
 """
 The signing secret of the development account.
 
-It is public, the same on every machine, and reads "invoices-development-secret-only": a receiver
-under development can verify without setup.
+It is public: a receiver under development can verify without setup.
 """
 
 DEV_NETWORKS: tuple[Network, ...] = (
@@ -29,6 +30,12 @@ The networks that may be called: loopback and private ones.
 
 Link-local addresses stay denied, and so do the metadata addresses of clouds in private networks.
 """
+
+
+def served_hosts(settings: Settings) -> tuple[str, ...]:
+    """The hosts for which the service answers in development, besides those of loopback."""
+    public_host = urlsplit(settings.public_url).hostname
+    return (*settings.host, *([public_host] if public_host else []))
 
 
 def for_development(settings: Settings) -> Settings:

@@ -16,7 +16,8 @@ Errors that cross packages, split by who can act on them.
     │   ├── NotFound                no such invoice or delivery
     │   ├── Conflict                the id is used by an invoice with other content
     │   ├── Unauthorized            no key, or no valid key
-    │   └── TooManyRequests         above the rate limit of the account
+    │   ├── MisdirectedRequest      for a host that is not served
+    │   └── TooManyRequests         above a limit of the account
     ├── AddressError              the operator: an address cannot be listened on
     ├── UnknownCursor             the caller: the API turns it into InvalidInput
     ├── AccountError              the operator: an account cannot be administered like this
@@ -26,7 +27,8 @@ Errors that cross packages, split by who can act on them.
     ├── EvaluationError           the caller: this request does not make a callback URL
     ├── SendingRefused            the operator: no mail can leave until something is changed
     └── StorageUnavailable        the operator; the caller may retry
-        └── StorageRefused          the database answers and refuses our credentials
+        ├── StorageRefused          the database answers and refuses our credentials
+        └── StorageBusy             the database answers, and not in time: a defect of ours
 
 The HTTP status of each is in one table in `service.web.problems`. The answer of a receiver
 is never an error: it becomes the outcome of an attempt.
@@ -121,10 +123,16 @@ FIELD_ERRORS_MAX = 20
 
 
 class InvalidInput(RequestError):
-    """The request has one or more field errors; *field_errors* are the first 20 of them."""
+    """
+    The request has one or more field errors; *field_errors* are the first 20 of them.
+
+    If more are given, the text says that there are more.
+    """
 
     def __init__(self, field_errors: Sequence[FieldError]) -> None:
-        super().__init__("The request has fields that are not valid.")
+        has_more = len(field_errors) > FIELD_ERRORS_MAX
+        more = f" It has more than the {FIELD_ERRORS_MAX} that are listed." if has_more else ""
+        super().__init__(f"The request has fields that are not valid.{more}")
         self.field_errors = tuple(field_errors[:FIELD_ERRORS_MAX])
 
 
@@ -140,11 +148,18 @@ class Unauthorized(RequestError):
     """The request has no key, or its key is not valid."""
 
 
-class TooManyRequests(RequestError):
-    """The account is above its rate limit; the next request may be sent after *after_seconds*."""
+class MisdirectedRequest(RequestError):
+    """The request is for a host for which the service does not answer."""
 
-    def __init__(self, after_seconds: float) -> None:
-        super().__init__("Your account is above its rate limit. Send the request again later.")
+
+ABOVE_RATE_LIMIT = "Your account is above its rate limit. Send the request again later."
+
+
+class TooManyRequests(RequestError):
+    """The account is above a limit; the next request may be sent after *after_seconds*."""
+
+    def __init__(self, after_seconds: float, detail: str = ABOVE_RATE_LIMIT) -> None:
+        super().__init__(detail)
         self.after_seconds = after_seconds
 
 
@@ -193,6 +208,10 @@ class SendingRefused(InvoicesError):
 
 class StorageUnavailable(InvoicesError):
     """The database does not answer. Nothing was stored; the same request may be sent again."""
+
+
+class StorageBusy(StorageUnavailable):
+    """A statement took longer than it may, or no connection was free: no outage, but a defect."""
 
 
 class StorageRefused(StorageUnavailable):

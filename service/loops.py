@@ -9,7 +9,7 @@ ends a round, not the loop.
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +21,9 @@ log = logging.getLogger("invoices.loops")
 
 POLL = timedelta(seconds=2)
 """The longest wait between two rounds. Leases of other processes that ran out are found then."""
+
+NAMES_MAX = 1_000
+"""Names that a signal keeps; above this, it is for all."""
 
 AT_ONCE = timedelta(0)
 """The wait before the next round if more rows are known to be due."""
@@ -34,6 +37,38 @@ class Round:
     wait: timedelta
 
 
+class Signal(asyncio.Event):
+    """Begins the next round of a loop early: for some names, or for all that may be due."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names = dict[str, None]()
+        self._is_for_all = False
+
+    def set(self) -> None:
+        """Anything may be due."""
+        self._is_for_all = True
+        super().set()
+
+    def set_for(self, names: Collection[str]) -> None:
+        """Something may be due for *names*; without any, anything may."""
+        self._names.update(dict.fromkeys(names))
+        if not names or len(self._names) > NAMES_MAX:
+            self._is_for_all = True
+            self._names.clear()
+        super().set()
+
+    def wake(self) -> None:
+        """Begin the next round; nothing was written."""
+        super().set()
+
+    def take(self) -> tuple[Sequence[str], bool]:
+        """The names since the last call, and whether anything may be due."""
+        taken = list(self._names), self._is_for_all
+        self._names, self._is_for_all = {}, False
+        return taken
+
+
 class Loop(ABC):
     """
     Rounds until `drain`; the work that they start runs in one TaskGroup.
@@ -41,7 +76,7 @@ class Loop(ABC):
     *signal* begins the next round early.
     """
 
-    def __init__(self, clock: Clock, signal: asyncio.Event) -> None:
+    def __init__(self, clock: Clock, signal: Signal) -> None:
         self.clock = clock
         self.signal = signal
         self.is_running = False

@@ -417,6 +417,14 @@ class Settings:
         "the account keeps to its rate.",
         bounds=_between(1, 1_000_000),
     )
+    account_open_deliveries: int = _setting(
+        1_000_000,
+        int,
+        "Pending deliveries that an account may have, 0 to 1000000000; 0 is no bound. At the bound "
+        "its invoices with a callback_url are refused. Invoices of other processes are noticed "
+        "after ten seconds, so it may be exceeded by what they accept in that time.",
+        bounds=_between(0, 1_000_000_000),
+    )
     retry_schedule: tuple[timedelta, ...] = _setting(
         "5s,5m,30m,2h,5h,10h,14h,20h,24h",
         parse_durations,

@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import fields, replace
+from datetime import datetime
 from enum import Enum
 
 import orjson
 from sqlalchemy import Index, UniqueConstraint
 
 from service.database import group_commit
-from service.domain.delivery import Delivery
+from service.domain.delivery import Delivery, ReceiverState, account_of
 from service.domain.ids import lower_bound, new_id
-from service.domain.invoice import FIRST_LEASE_TOKEN, EvaluatedCallback, Invoice
+from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
 from service.domain.mail import Mail
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import (
@@ -31,6 +32,7 @@ from service.domain.states import (
     DeliveryStatus,
     InvoiceStatus,
 )
+from service.domain.waiting import Waits
 from service.errors import NotFound, StorageUnavailable, UnknownCursor
 from service.storage import (
     accounts,
@@ -40,10 +42,12 @@ from service.storage import (
     history,
     invoices,
     mails,
+    receivers,
     redelivery,
     retention,
     steps,
     tables,
+    waiting,
 )
 from service.storage.accounts import PayKey
 from service.storage.backlog import Backlog
@@ -110,6 +114,8 @@ class Memory:
             raise StorageUnavailable("the memory is away")
         return run(work, self.tables, *args, **options)
 
+    browse = read
+
     async def check(self):
         """Return if the memory is available."""
         if self.is_away:
@@ -121,10 +127,10 @@ class Memory:
         for signal in signals.values():
             signal.set()
 
-    def notify(self, name):
+    def notify(self, name, details=()):
         """Set the signal of *name* of every listener."""
         for signals in self._listening:
-            signals[name].set()
+            signals[name].set_for(details)
 
     async def close(self):
         """Do nothing."""
@@ -167,6 +173,7 @@ class Tables:
         self.events = self._named[tables.events]
         self.deliveries = self._named[tables.deliveries]
         self.attempts = self._named[tables.attempts]
+        self.receivers = self._named[tables.receivers]
         self.origins = self._named[tables.origins]
         self.accounts = self._named[tables.accounts]
         self.account_keys = self._named[tables.account_keys]
@@ -196,10 +203,17 @@ class Tables:
             if earlier := ordered.get((*key, sequence)):
                 yield earlier
 
-    def is_held(self, origin, now):
-        """Whether *origin* has a hold that ends after *now*."""
-        hold = self.origins.get(origin)
-        return hold is not None and hold["held_until"] > now
+    def is_held(self, receiver, now):
+        """Whether *receiver* has asked for a hold that ends after *now*."""
+        state = self.receivers.get(receiver)
+        return bool(state and state["held_until"] and state["held_until"] > now)
+
+    def rests_until(self, row, now):
+        """Until when the receiver of a delivery gets no attempts, if *now* is before that."""
+        state, origin = self.receivers.get(row["receiver"]), self.origins.get(row["origin"])
+        ends = [origin and origin["held_until"]]
+        ends += [state[name] for name in ("cooldown_until", "held_until")] if state else []
+        return max((at for at in ends if at and at > now), default=None)
 
 
 class Rows:
@@ -279,12 +293,11 @@ def _accept_one(tx, invoice, leased_until):
     if known:
         is_same = all(known[name] == getattr(invoice, name) for name in _CONTENT)
         return Acceptance.REPLAYED if is_same else Acceptance.CONFLICT
-    evaluated = [(one.callback, one.url, one.origin) for one in invoice.callbacks]
     tx.invoices.insert(
         {
             **{one.name: getattr(invoice, one.name) for one in fields(invoice)},
             "status": invoice.status.value,
-            "callbacks": orjson.dumps(evaluated).decode() if evaluated else None,
+            "callbacks": invoices.stored_callbacks(invoice),
             "due_at": invoice.created_at,
             "leased_until": leased_until,
             "lease_token": FIRST_LEASE_TOKEN if leased_until else 0,
@@ -324,7 +337,8 @@ def _leased_invoice(row):
     values = {one.name: row[one.name] for one in fields(Invoice)}
     values["status"] = InvoiceStatus(row["status"])
     values["callbacks"] = tuple(
-        EvaluatedCallback(*one) for one in orjson.loads(row["callbacks"] or "[]")
+        invoices.evaluated_callback(one, row["callback_url"])
+        for one in orjson.loads(row["callbacks"] or "[]")
     )
     return Invoice(**values)
 
@@ -390,8 +404,9 @@ def _insert_event(tx, step, sequence):
 
 
 def _insert_delivery(tx, delivery):
-    """Insert a delivery, without its lease if the origin is held; returns it as inserted."""
-    if tx.is_held(delivery.origin, delivery.created_at):
+    """Insert a delivery, without its lease if the receiver rests; returns it as inserted."""
+    names = {"receiver": delivery.receiver, "origin": delivery.origin}
+    if tx.rests_until(names, delivery.created_at):
         delivery = replace(delivery, leased_until=None)
     tx.deliveries.insert(
         {
@@ -413,6 +428,8 @@ def _insert_delivery(tx, delivery):
             "leased_until": delivery.leased_until,
             "lease_token": FIRST_LEASE_TOKEN if delivery.leased_until else 0,
             "cause": Cause.EVENT.value,
+            "receiver": delivery.receiver,
+            "is_asked": False,
         }
     )
     return delivery
@@ -530,47 +547,70 @@ def _lease_deliveries(tx, rounds):
 
 
 def _lease_deliveries_of(tx, round_):
-    waiting = _waiting_by_origin(tx, round_.after)
-    looked = sorted(waiting)[: round_.look]
-    held = {one for one in looked if tx.is_held(one, round_.now)}
-    open_ = [one for one in looked if one not in held | round_.held_origins]
-    due = [one for one in open_ if min(map(_due_at, waiting[one])) <= round_.now]
-    found, left = [], set()
-    for number, origin in enumerate(due):
-        share = -(-(round_.limit - len(found)) // (len(due) - number))
-        capacity = round_.capacities.get(origin, round_.origin_capacity)
-        limit = max(0, min(share, capacity))
-        rows = sorted(_due(tx, waiting[origin], round_.now), key=_due_at)[:limit]
-        found += rows
-        if len(rows) == limit:
-            left.add(origin)
-    later = [row["due_at"] for one in open_ for row in waiting[one] if row["due_at"] > round_.now]
-    ends = [tx.origins.get(one)["held_until"] for one in held]
+    pending = _pending_by_receiver(tx)
+    found = []
+    for receiver in round_.asked:
+        asked = [row for row in pending.get(receiver, ()) if row["is_asked"]]
+        found += _free(tx, asked, round_.now)[: deliveries.ASKED_MAX]
+    for receiver, limit in round_.limits.items():
+        if tx.is_held(receiver, round_.now):
+            continue
+        due = [row for row in _due(tx, pending.get(receiver, ()), round_.now) if row not in found]
+        found += sorted(due, key=_due_at)[:limit]
     lost_count = sum(1 for row in found if row["leased_until"])
-    return DueDeliveries(
-        deliveries=[_lease_delivery(tx, row, round_) for row in found],
-        left_origins=frozenset(left),
-        next_due_at=min([*later, *ends], default=None),
-        after=looked[-1] if len(looked) == round_.look else None,
-        lost_count=lost_count,
-    )
+    return DueDeliveries([_lease_delivery(tx, row, round_) for row in found], lost_count)
 
 
-def _waiting_by_origin(tx, after):
-    waiting = {}
+def _pending_by_receiver(tx):
+    pending = {}
     for row in tx.deliveries:
-        if row["status"] == PENDING and row["origin"] > after:
-            waiting.setdefault(row["origin"], []).append(row)
-    return waiting
+        if row["status"] == PENDING:
+            pending.setdefault(row["receiver"], []).append(row)
+    return pending
+
+
+def _find_accounts(tx, after):
+    found = sorted({account_of(one) for one in _pending_by_receiver(tx)})
+    return [one for one in found if one > after][: waiting.ACCOUNTS_MAX]
+
+
+def _look_along(tx, chains, now):
+    pending, looked = _pending_by_receiver(tx), []
+    for chain in chains:
+        names = sorted(
+            one
+            for one in pending
+            if account_of(one) == chain.account_id
+            and one >= chain.start
+            and (not chain.end or one < chain.end)
+        )
+        looked += names[: chain.look]
+    return [_waiting(tx, pending[one], now) for one in sorted(looked)]
+
+
+def _look_at(tx, names, now):
+    pending = _pending_by_receiver(tx)
+    return [_waiting(tx, pending[one], now) for one in sorted(names) if one in pending]
+
+
+def _waiting(tx, rows, now):
+    return waiting.Waiting(
+        rows[0]["receiver"],
+        rows[0]["origin"],
+        min(map(_due_at, rows)),
+        min((row["due_at"] for row in rows if row["due_at"] > now), default=None),
+        tx.rests_until(rows[0], now),
+        any(row["is_asked"] for row in rows),
+    )
 
 
 def _due(tx, rows, now):
     """The *rows* that may be leased: due, not leased, and the first of their invoice."""
-    return [
-        row
-        for row in rows
-        if row["due_at"] <= now and _is_free(row, now) and _is_first_of_its_invoice(tx, row)
-    ]
+    return [row for row in _free(tx, rows, now) if row["due_at"] <= now]
+
+
+def _free(tx, rows, now):
+    return [row for row in rows if _is_free(row, now) and _is_first_of_its_invoice(tx, row)]
 
 
 def _is_first_of_its_invoice(tx, row):
@@ -646,6 +686,7 @@ def _settle_one(tx, attempt):
         attempt_count=row["attempt_count"] + 1,
         failure_count=row["failure_count"] + (decision.status is not DeliveryStatus.DELIVERED),
         cause=Cause.RETRY.value,
+        is_asked=False,
     )
     tx.attempts.insert(
         {
@@ -661,17 +702,41 @@ def _settle_one(tx, attempt):
             "cause": delivery.cause.value,
         }
     )
-    if attempt.held_until:
-        _hold(tx, delivery.origin, attempt.held_until)
+    _remember(tx, attempt)
+    for number in range(1, attempt.number - history.BODIES_MAX + 1):
+        if (older := tx.attempts.get(delivery.account_id, delivery.id, number)) is None:
+            continue
+        if number <= attempt.number - history.ATTEMPTS_MAX:
+            tx.attempts.remove(older)
+        else:
+            tx.attempts.change(older, response_body=None)
     return True
 
 
-def _hold(tx, origin, until):
-    known = tx.origins.get(origin)
-    if known is None:
-        tx.origins.insert({"origin": origin, "held_until": until})
-    elif known["held_until"] < until:
-        tx.origins.change(known, held_until=until)
+def _remember(tx, attempt):
+    if state := attempt.receiver_state:
+        new = {one.name: getattr(state, one.name) for one in fields(state)}
+        known = tx.receivers.get(state.receiver)
+        if known is None:
+            tx.receivers.insert(new)
+        else:
+            holds = [at for at in (known["held_until"], new["held_until"]) if at]
+            since = new["failing_since"] and (known["failing_since"] or new["failing_since"])
+            changes = {**new, "held_until": max(holds, default=None), "failing_since": since}
+            tx.receivers.change(known, **changes)
+    if state := attempt.origin_state:
+        known = tx.origins.get(state.origin)
+        if known is None:
+            tx.origins.insert({"origin": state.origin, "held_until": state.cooldown_until})
+        else:
+            tx.origins.change(known, held_until=state.cooldown_until)
+
+
+def _answered(tx, since):
+    states = [row for row in tx.receivers if row["answered_at"] and row["answered_at"] > since]
+    states.sort(key=lambda row: row["answered_at"], reverse=True)
+    names = ("receiver", "origin", "answered_at")
+    return [ReceiverState(**{name: row[name] for name in names}) for row in states]
 
 
 # Redelivery and retention
@@ -679,7 +744,10 @@ def _hold(tx, origin, until):
 
 def _redeliver(tx, account_id, delivery_id, now):
     row = tx.deliveries.get(account_id, delivery_id)
-    return row is not None and _redeliver_row(tx, row, now)
+    if row is None or (row["status"] == PENDING and not _is_free(row, now)):
+        return None
+    _redeliver_row(tx, row, now, is_asked=True)
+    return row["receiver"]
 
 
 def _redeliver_batch(tx, account_id, wanted, now, *, after):
@@ -689,19 +757,19 @@ def _redeliver_batch(tx, account_id, wanted, now, *, after):
         if row["account_id"] == account_id and row["id"] > after and row["status"] == wanted.status
     ]
     looked = behind[: redelivery.BATCH]
-    count = sum(
-        _redeliver_row(tx, row, now)
+    chosen = [
+        row
         for row in looked
-        if _is_wanted(_shown_delivery(tx, row), wanted)
-    )
+        if row["status"] in SETTLED and _is_wanted(_shown_delivery(tx, row), wanted)
+    ]
+    for row in chosen:
+        _redeliver_row(tx, row, now)
     return redelivery.Redelivered(
-        count, looked[-1]["id"] if len(looked) == redelivery.BATCH else None
+        len(chosen), looked[-1]["id"] if len(looked) == redelivery.BATCH else None
     )
 
 
-def _redeliver_row(tx, row, now):
-    if row["status"] not in SETTLED:
-        return False
+def _redeliver_row(tx, row, now, *, is_asked=False):
     tx.deliveries.change(
         row,
         status=PENDING,
@@ -710,8 +778,8 @@ def _redeliver_row(tx, row, now):
         due_at=now,
         settled_at=None,
         cause=Cause.REDELIVERY.value,
+        is_asked=is_asked,
     )
-    return True
 
 
 def _sweep(tx, position, settled_before):
@@ -746,17 +814,17 @@ def _remove_delivery(tx, account_id, id_):
     tx.deliveries.remove(tx.deliveries.get(account_id, id_))
 
 
-def _remove_holds(tx, after, over_before):
-    behind = sorted((row for row in tx.origins if row["origin"] > after), key=_origin)
+def _remove_states(tx, kind, after, over_before):
+    rows = getattr(tx, kind)
+    behind = sorted(name for (name,) in rows.by_key if name > after)
     looked = behind[: retention.BATCH]
-    for row in looked:
-        if row["held_until"] < over_before:
-            tx.origins.remove(row)
-    return looked[-1]["origin"] if len(looked) == retention.BATCH else None
-
-
-def _origin(row):
-    return row["origin"]
+    waited_for = _pending_by_receiver(tx)
+    for name in looked:
+        row = rows.get(name)
+        ends = [value for value in row.values() if isinstance(value, datetime)]
+        if name not in waited_for and all(end < over_before for end in ends):
+            rows.remove(row)
+    return looked[-1] if len(looked) == retention.BATCH else None
 
 
 # Accounts
@@ -883,34 +951,54 @@ def _find_delivery(tx, account_id, delivery_id):
 def _shown_delivery(tx, row):
     invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
     event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
-    made = (
-        tx.attempts.get(row["account_id"], row["id"], number + 1)
+    made = [
+        dict(tx.attempts.get(row["account_id"], row["id"], number + 1))
         for number in range(row["attempt_count"])
         if number >= row["attempt_count"] - history.ATTEMPTS_MAX
-    )
+    ]
+    for attempt in made[: -history.BODIES_MAX]:
+        attempt["response_body"] = None
     shown = {name: value for name, value in row.items() if name != "body"}
-    hold = tx.origins.get(row["origin"])
-    due_at = max(row["due_at"], hold["held_until"]) if hold else row["due_at"]
+    state = tx.receivers.get(row["receiver"]) or {"held_until": None, "cooldown_until": None}
+    origin = tx.origins.get(row["origin"]) or {"held_until": None}
+    hold = state["held_until"]
+    is_held = hold is not None and not row["is_asked"]
+    cooldowns = [at for at in (state["cooldown_until"], origin["held_until"]) if at]
+    waits = Waits(
+        is_first=_is_first_of_its_invoice(tx, row),
+        is_asked=row["is_asked"],
+        due_at=row["due_at"],
+        leased_until=row["leased_until"],
+        held_until=hold,
+        cooldown_until=max(cooldowns, default=None),
+    )
+    due_at = max(row["due_at"], hold) if is_held else row["due_at"]
     return {
         **shown,
         "invoice_id": invoice["id"],
         "due_at": due_at if row["status"] == PENDING else None,
+        "waits": waits if row["status"] == PENDING else None,
         "event": {"description": event["description"], "paid": event["paid"]},
-        "attempts": [dict(attempt) for attempt in made],
+        "attempts": made,
     }
 
 
-def _deliveries_of_invoice(tx, account_id, invoice_id):
-    invoice = _find_invoice(tx, account_id, invoice_id)
-    rows = [
-        row
-        for row in tx.deliveries
-        if (row["account_id"], row["invoice_key"]) == (account_id, invoice["key"])
-    ]
-    return [_shown_delivery(tx, row) for row in _newest(rows, "sequence")]
+def _deliveries_of_invoice(tx, account_id, invoice_id, *, after, limit):
+    _find_invoice(tx, account_id, invoice_id)
+    wanted = history.DeliveryFilter(invoice_id=invoice_id)
+    return _page_of_deliveries(tx, account_id, wanted, after=after, limit=limit)
 
 
 def _list_deliveries(tx, account_id, wanted, *, after, limit):
+    shown, cursor = _page_of_deliveries(tx, account_id, wanted, after=after, limit=limit)
+    for one in shown:
+        one["attempts"] = one["attempts"][-1:]
+        for attempt in one["attempts"]:
+            del attempt["response_body"]
+    return shown, cursor
+
+
+def _page_of_deliveries(tx, account_id, wanted, *, after, limit):
     if after is not None and tx.deliveries.get(account_id, after) is None:
         raise UnknownCursor
     rows = [
@@ -963,7 +1051,7 @@ def _measure_backlog(tx, now):
         for row in tx.deliveries
         if row["status"] == PENDING and _is_free(row, now) and _is_first_of_its_invoice(tx, row)
     ]
-    due = [row for row in free if row["due_at"] <= now and not tx.is_held(row["origin"], now)]
+    due = [row for row in free if row["due_at"] <= now and not tx.is_held(row["receiver"], now)]
     collections = [
         row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
     ]
@@ -975,13 +1063,20 @@ def _measure_backlog(tx, now):
     return Backlog(
         deliveries_due=len(due),
         deliveries_waiting=len(free) - len(due),
-        due_origins=len({row["origin"] for row in due}),
+        due_receivers=len({row["receiver"] for row in due}),
         oldest_due_delivery_age_seconds=_oldest_age_seconds(due, now),
         collections_due=len(collections),
         oldest_due_collection_age_seconds=_oldest_age_seconds(collections, now),
         mails_due=len(mails_due),
         oldest_due_mail_age_seconds=_oldest_age_seconds(mails_due, now),
     )
+
+
+def _count_open(tx, account_id, most):
+    pending = [
+        row for row in tx.deliveries if (row["account_id"], row["status"]) == (account_id, PENDING)
+    ]
+    return min(len(pending), most)
 
 
 def _oldest_age_seconds(rows, now):
@@ -1001,6 +1096,10 @@ WORK = {
     mails.settle: _settle_mails,
     mails.release: _release_mails,
     mails.of_invoice: _mails_of_invoice,
+    waiting.find_accounts: _find_accounts,
+    waiting.look_along: _look_along,
+    waiting.look_at: _look_at,
+    receivers.answered: _answered,
     deliveries.lease_due: _lease_deliveries,
     deliveries.release: _release,
     attempts.settle: _settle,
@@ -1010,7 +1109,7 @@ WORK = {
     redelivery.redeliver: _redeliver,
     redelivery.redeliver_batch: _redeliver_batch,
     retention.sweep: _sweep,
-    retention.remove_holds: _remove_holds,
+    retention.remove_states: _remove_states,
     accounts.add: _add_account,
     accounts.add_first: _add_first_account,
     accounts.rotate: _rotate,
@@ -1024,5 +1123,6 @@ WORK = {
     accounts.find_pay_key_by_prefix: _find_pay_key_by_prefix,
     accounts.add_pay_key: _add_pay_key,
     backlog.measure: _measure_backlog,
+    backlog.count_open: _count_open,
 }
 """The function of this module that replaces each function of storage."""

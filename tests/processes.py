@@ -123,7 +123,11 @@ class Service:
         """All deliveries, by the id of their invoice."""
         found, page = {}, await self.get("/deliveries/?limit=200")
         while True:
-            found |= {delivery["invoice_id"]: delivery for delivery in page["items"]}
+            for listed in page["items"]:
+                # A list has the newest attempt alone.
+                has_all = listed["attempt_count"] == len(listed["attempts"])
+                one = listed if has_all else await self.get(f"/deliveries/{listed['id']}")
+                found[listed["invoice_id"]] = one
             if not page["next"]:
                 return found
             page = await self.get(f"/deliveries/?limit=200&after={page['next']}")

@@ -9,13 +9,22 @@ from datetime import timedelta
 from sqlalchemy import select
 
 from service.database.sqlite import SqliteDatabase
-from service.domain.delivery import Attempt, Dead, Delivered, Delivery, Retry
+from service.domain.delivery import (
+    Attempt,
+    Dead,
+    Delivered,
+    Delivery,
+    ReceiverState,
+    Retry,
+    receiver_of,
+)
 from service.domain.invoice import EvaluatedCallback, Event, Invoice, Step
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus, InvoiceStatus
 from service.storage.deliveries import LeaseRound
 from service.storage.schema import migrate
 from service.storage.steps import LeaseRound as InvoiceRound
+from service.storage.waiting import Chain
 from tests.clock import START
 from tests.memory import Tables
 
@@ -36,8 +45,8 @@ async def a_database(folder, kind=SqliteDatabase):
         await database.close()
 
 
-def an_invoice(id_="1", *, account_id="dev", origin=ONE, at=START, **changes):
-    """A new invoice; without a callback if *origin* is None."""
+def an_invoice(id_="1", *, account_id="dev", origin=ONE, path="", at=START, **changes):
+    """A new invoice for a receiver at *path* of *origin*; without a callback if that is None."""
     values = {
         "account_id": account_id,
         "id": id_,
@@ -48,16 +57,22 @@ def an_invoice(id_="1", *, account_id="dev", origin=ONE, at=START, **changes):
         "currency": "USD",
         "decimals": 2,
         "created_at": at,
-        "callback_url": origin,
-        "callbacks": (a_callback(origin, id_),) if origin else (),
+        "callback_url": origin and origin + path,
+        "callbacks": (a_callback(origin, id_, path=path),) if origin else (),
         "request_id": f"request of {id_}",
     }
     return Invoice(**{**values, **changes})
 
 
-def a_callback(origin, id_="1", name=CALLBACK):
+def a_callback(origin, id_="1", name=CALLBACK, path=""):
     """An evaluated callback for the invoice *id_*."""
-    return EvaluatedCallback(name, f"{origin}/invoices/{id_}", origin)
+    base = f"{origin}{path}"
+    return EvaluatedCallback(name, f"{base}/invoices/{id_}", origin, base)
+
+
+def a_receiver(origin=ONE, path="", *, account_id="dev"):
+    """The receiver of an account at *path* of *origin*."""
+    return receiver_of(account_id, origin + path)
 
 
 def an_event(description="Invoice paid", *, paid=True, at=START, delivery_id="msg_1"):
@@ -103,6 +118,7 @@ def a_delivery(step, *, delivery_id=None, callback=0, leased_until=None):
         callback=evaluated.callback,
         url=evaluated.url,
         origin=evaluated.origin,
+        receiver=receiver_of(invoice.account_id, evaluated.base),
         body=body,
         accepted_at=invoice.created_at,
         created_at=event.at,
@@ -135,9 +151,9 @@ async def lease_invoice(store, *, now=START, until=None, limit=100):
     return invoice
 
 
-async def add_delivery(store, id_="1", *, account_id="dev", origin=ONE, at=START, delivery_id=None):
+async def add_delivery(store, id_="1", *, at=START, delivery_id=None, **receiver):
     """Add a paid invoice with a delivery, by default `msg_{id}`, that is due at *at*."""
-    await store.accept(an_invoice(id_, account_id=account_id, origin=origin, at=at))
+    await store.accept(an_invoice(id_, at=at, **receiver))
     invoice = await lease_invoice(store, now=at)
     event = an_event(at=at, delivery_id=delivery_id or f"msg_{id_}")
     assert await take_step(store, a_step(invoice, event=event))
@@ -153,15 +169,24 @@ async def add_two_events(store, id_="1", *, origin=ONE, at=START):
     assert await take_step(store, a_step(await lease_invoice(store, now=at), event=paid))
 
 
-def a_round(*, now=START, until=None, limit=100, origin_limit=100, leased_counts=None):
-    """One round of leasing deliveries."""
-    capacities = {name: origin_limit - count for name, count in (leased_counts or {}).items()}
-    return LeaseRound(now, until or now + LEASE, limit, origin_limit, capacities)
+async def waiting_receivers(store, *, now=START):
+    """What every receiver with pending deliveries waits for, in the order of the database."""
+    chains = [Chain(one, "", "", 10_000) for one in await store.find_accounts("")]
+    found = await store.look_along(chains, now) if chains else []
+    return sorted(found, key=lambda one: one.receiver)
+
+
+async def lease_due(store, *, now=START, until=None, limit=100):
+    """Lease up to *limit* due deliveries of each receiver that does not rest."""
+    looked = await waiting_receivers(store, now=now)
+    limits = {one.receiver: limit for one in looked if not one.resting_until}
+    asked = [one.receiver for one in looked if one.has_asked]
+    return await store.lease_deliveries(LeaseRound(now, until or now + LEASE, limits, asked))
 
 
 async def lease_deliveries(store, **changes):
     """The deliveries that one round leases, in order."""
-    return list((await store.lease_deliveries(a_round(**changes))).deliveries)
+    return list((await lease_due(store, **changes)).deliveries)
 
 
 async def lease_delivery(store, **changes):
@@ -203,8 +228,15 @@ def failed(
     """An attempt that was refused; the next one is due at *due_at*, unless *status* is dead."""
     is_pending = status is DeliveryStatus.PENDING
     decision = Retry((due_at or at) - at) if is_pending else Dead(reason)
-    outcome, held = AttemptOutcome.REFUSED, {"held_until": held_until}
-    return an_attempt(delivery, outcome, decision, status_code=500, at=at, **held)
+    state = a_failing_state(delivery, at=at, held_until=held_until) if held_until else None
+    held = {"held_until": held_until, "receiver_state": state}
+    return an_attempt(delivery, AttemptOutcome.REFUSED, decision, status_code=500, at=at, **held)
+
+
+def a_failing_state(delivery, *, at=START, **until):
+    """The state of a receiver that has failed."""
+    known = {"receiver": delivery.receiver, "origin": delivery.origin}
+    return ReceiverState(**known, answered_at=None, failing_since=at, **until)
 
 
 async def rows_of(database, table):

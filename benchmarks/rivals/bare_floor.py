@@ -34,6 +34,7 @@ class EventSchema(Schema):
 
     description = fields.String(required=True)
     paid = fields.Boolean(required=True)
+    invoice_id = fields.String(required=True)
 
 
 INVOICE, EVENT = InvoiceSchema(), EventSchema()
@@ -48,16 +49,17 @@ async def create_invoice(request: web.Request) -> web.Response:
     if callback_url := request.query.get("callback_url"):
         url = f"{callback_url}/invoices/{quote(invoice['id'], safe='')}"
         calls = request.app[CALLS]
-        call = asyncio.create_task(call_back(request.app, url))
+        call = asyncio.create_task(call_back(request.app, url, invoice["id"]))
         calls.add(call)
         call.add_done_callback(calls.discard)
     body = orjson.dumps({"msg": "Invoice received"})
     return web.Response(body=body, status=202, content_type="application/json")
 
 
-async def call_back(app: web.Application, url: str) -> None:
+async def call_back(app: web.Application, url: str, id_: str) -> None:
     """Send the event and read the answer."""
-    body = orjson.dumps(EVENT.dump({"description": "Invoice paid", "paid": True}))
+    event = {"description": "Invoice paid", "paid": True, "invoice_id": id_}
+    body = orjson.dumps(EVENT.dump(event))
     headers = {"Content-Type": "application/json"}
     async with app[SLOTS], app[SESSION].post(url, data=body, headers=headers) as response:
         await response.read()

@@ -47,14 +47,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-async def send_shared(url: str) -> None:
+async def send_shared(url: str, event: dict[str, Any]) -> None:
     """Call back over the shared client."""
-    (await app.state.client.post(url, json=EVENT)).raise_for_status()
+    (await app.state.client.post(url, json=event)).raise_for_status()
 
 
-def send_post(url: str) -> None:
+def send_post(url: str, event: dict[str, Any]) -> None:
     """Call back over a connection of its own, in a thread."""
-    httpx.post(url, json=EVENT, timeout=15).raise_for_status()
+    httpx.post(url, json=event, timeout=15).raise_for_status()
 
 
 SENDERS: dict[str, Callable[[str], Any]] = {"shared": send_shared, "post": send_post}
@@ -66,7 +66,8 @@ async def create_invoice(
 ) -> Received:
     """Accept, and call back afterwards."""
     if callback_url:
-        tasks.add_task(app.state.send, f"{callback_url}/invoices/{invoice.id}")
+        event = {**EVENT, "invoice_id": invoice.id}
+        tasks.add_task(app.state.send, f"{callback_url}/invoices/{invoice.id}", event)
     return Received(msg="Invoice received")
 
 

@@ -4,6 +4,7 @@ What an operator does with accounts: add, list, rotate, disable.
 Keys and secrets are made here, shown to the operator once, and kept as hash and ciphertext.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -34,7 +35,14 @@ class IssuedCredentials:
 class AccountAdministration:
     """The accounts of one database, as an operator manages them."""
 
-    def __init__(self, store: Store, cipher: SecretCipher, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cipher: SecretCipher,
+        clock: Clock,
+        new_id: Callable[[], str] = new_id,
+    ) -> None:
+        self._new_id = new_id
         self._store = store
         self._cipher = cipher
         self._clock = clock
@@ -110,7 +118,7 @@ class AccountAdministration:
 
     def _new(self, name: str) -> tuple[Account, IssuedCredentials, Credentials]:
         key, secret = new_api_key(), new_signing_secret()
-        account = Account(f"acct_{new_id()}", name, self._clock.now())
+        account = Account(f"acct_{self._new_id()}", name, self._clock.now())
         credentials = Credentials(_hashed(key), self._cipher.encrypt(secret))
         return account, IssuedCredentials(name, account.id, key, secret), credentials
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from aiohttp_apispec import validation_middleware
 
 from service.api import deliveries, invoices, monitoring
@@ -37,24 +38,31 @@ OPERATIONS: tuple[Operation, ...] = (
 
 
 def make_application(
-    dependencies: Dependencies, operations: Sequence[Operation] = OPERATIONS
+    dependencies: Dependencies,
+    operations: Sequence[Operation] = OPERATIONS,
+    checks: Sequence[Middleware] = (),
 ) -> web.Application:
     """
     The API with its documentation, ready to be served.
 
-    *operations* must be those from which the document of *dependencies* was built.
+    *operations* must be those from which the document of *dependencies* was built. A request passes
+    *checks* before anything else.
     """
-    app = _application(dependencies, operations)
-    add_docs(app, dependencies.document)
+    app = _application(dependencies, operations, checks)
+    add_docs(app, dependencies.document, dependencies.receiver_documents, dependencies.vectors)
     return app
 
 
-def make_health_application(dependencies: Dependencies) -> web.Application:
+def make_health_application(
+    dependencies: Dependencies, checks: Sequence[Middleware] = ()
+) -> web.Application:
     """What a process serves that accepts no invoices: health and metrics."""
-    return _application(dependencies, MONITORING_OPERATIONS)
+    return _application(dependencies, MONITORING_OPERATIONS, checks)
 
 
-def _application(dependencies: Dependencies, operations: Sequence[Operation]) -> web.Application:
+def _application(
+    dependencies: Dependencies, operations: Sequence[Operation], checks: Sequence[Middleware]
+) -> web.Application:
     private = frozenset(one.handler for one in operations if one.is_private)
     admission = Admission(
         private, dependencies.authenticate, dependencies.limit, dependencies.body_limits
@@ -62,6 +70,7 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
     app = web.Application(
         middlewares=[
             make_border(dependencies.tracing, private),
+            *checks,
             admission.admit,
             validation_middleware,
             make_callback_evaluation(operations, dependencies.judge),
@@ -79,8 +88,13 @@ def _application(dependencies: Dependencies, operations: Sequence[Operation]) ->
         is_public_over_tls=dependencies.is_public_over_tls,
     )
     app.on_response_prepare.append(hook)
-    app.on_cleanup.append(lambda _: dependencies.exposition.close())
+    app.on_cleanup.append(lambda _: _close(dependencies))
     return app
+
+
+async def _close(dependencies: Dependencies) -> None:
+    await dependencies.exposition.close()
+    dependencies.reads.close()
 
 
 def reserved_ids(operation: Operation, operations: Sequence[Operation]) -> list[str]:

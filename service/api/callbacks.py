@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from schemas.documented import example_of
 from service.api.operations import Operation
 from service.api.validation import BODY, FIELD_ERRORS
 from service.callbacks.declaration import Callback
@@ -49,6 +50,21 @@ def make_callback_evaluation(operations: Iterable[Operation], judge: Judge) -> M
     return evaluate
 
 
+def example_exchange(operation: Operation) -> Exchange:
+    """What the callbacks of *operation* see of a request that is made of its examples."""
+    examples = {
+        location: {name: value for name, value in example_of(schema).items() if value is not None}
+        for location, schema in operation.schemas.items()
+    }
+    message = Message(
+        headers=examples.get("header", {}),
+        query=examples.get("query", {}),
+        path=examples.get("path", {}),
+        body=operation.body_example or examples.get("body") or ABSENT,
+    )
+    return Exchange(operation.path, operation.method, message)
+
+
 class _Evaluation:
     """Evaluates the *callbacks* of one operation."""
 
@@ -77,7 +93,9 @@ class _Evaluation:
                 url = callback.url_for(exchange)
                 if url is not None:
                     self._check(callback, url)
-                    evaluated.append(EvaluatedCallback(callback.name, url.text, url.origin))
+                    evaluated.append(
+                        EvaluatedCallback(callback.name, url.text, url.origin, url.base)
+                    )
             except EvaluationError as error:
                 field_errors.append(_field_error(callback, error))
         request[EVALUATED_CALLBACKS] = tuple(evaluated)

@@ -1,6 +1,7 @@
 """The operations that get, list and redeliver deliveries."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -10,9 +11,10 @@ from schemas.delivery import (
     PENDING_EXAMPLE,
     REDELIVERY_EXAMPLE,
     DeliveryListQuerySchema,
-    DeliveryPageSchema,
     DeliveryPathSchema,
     DeliverySchema,
+    ListedDeliveryPageSchema,
+    ListedDeliverySchema,
     RedeliveredSchema,
     RedeliverySchema,
 )
@@ -29,7 +31,7 @@ from service.web.responses import json_response
 log = logging.getLogger("invoices.api")
 
 _delivery = DeliverySchema()
-_page = DeliveryPageSchema()
+_listed = ListedDeliverySchema()
 _redelivered = RedeliveredSchema()
 
 
@@ -37,7 +39,8 @@ _redelivered = RedeliveredSchema()
     tags=["deliveries"],
     operationId="get_delivery",
     summary="Get a delivery",
-    description="The delivery and its newest 100 attempts. Its id is the `webhook-id` that was "
+    description="The delivery and its newest 100 attempts, ten of them with the body of your "
+    "answer. Its id is the `webhook-id` that was "
     "sent to you.",
 )
 @match_info_schema(DeliveryPathSchema)
@@ -45,41 +48,52 @@ _redelivered = RedeliveredSchema()
 @refuses(400, 401, 404, 422, 429, 503)
 async def get_delivery(request: web.Request) -> web.Response:
     """One delivery with its attempts."""
-    delivery_id = request["match_info"]["id"]
-    row = await request.app[DEPENDENCIES].store.find_delivery(request[ACCOUNT_ID], delivery_id)
-    return json_response(_delivery.dump(row))
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    async with dependencies.reads.turn(account_id):
+        row = await dependencies.store.find_delivery(account_id, request["match_info"]["id"])
+        return await dependencies.reads.answer(
+            _delivery, shown(request, row), weight=len(row["attempts"])
+        )
 
 
 @docs(
     tags=["deliveries"],
     operationId="list_deliveries",
     summary="List deliveries",
-    description="Newest first, one page at a time. With several filters, all of them must match.",
+    description="Newest first, one page at a time, each with its newest attempt. With several "
+    "filters, all of them must match. A filter looks at 20,000 deliveries for one page: follow "
+    "`next` until it is null, also after a page without items.",
 )
 @querystring_schema(DeliveryListQuerySchema)
-@answers(DeliveryPageSchema, "A page of deliveries.")
+@answers(ListedDeliveryPageSchema, "A page of deliveries.")
 @refuses(400, 401, 422, 429, 503)
 async def list_deliveries(request: web.Request) -> web.Response:
     """A page of deliveries."""
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = dict(request["querystring"])
     after, limit = query.pop("after", None), query.pop("limit")
-    try:
-        rows, next_after = await request.app[DEPENDENCIES].store.list_deliveries(
-            request[ACCOUNT_ID], _filter(query, "query"), after=after, limit=limit
+    wanted = _filter(query, "query")
+    async with dependencies.reads.turn(account_id):
+        try:
+            rows, next_after = await dependencies.store.list_deliveries(
+                account_id, wanted, after=after, limit=limit
+            )
+        except UnknownCursor:
+            raise InvalidInput([UNKNOWN_CURSOR]) from None
+        return await dependencies.reads.answer_page(
+            _listed.dump, [shown(request, row) for row in rows], next_after
         )
-    except UnknownCursor:
-        raise InvalidInput([UNKNOWN_CURSOR]) from None
-    return json_response(_page.dump({"items": rows, "next": next_after}))
 
 
 @docs(
     tags=["deliveries"],
     operationId="redeliver_delivery",
     summary="Redeliver a delivery",
-    description="Makes a delivery that is `delivered` or `dead` pending again: it is attempted "
-    "immediately, then by the retry schedule from its start. The `webhook-id` and the body stay "
+    description="Attempts a delivery now, in any status, even if your receiver is on hold or in a "
+    "cooldown; then the retry schedule begins again. Only an earlier event of the same invoice "
+    "that is still `pending` is attempted before. The `webhook-id` and the body stay "
     "the same, so that your receiver can recognise a repeated event; the `cause` of the attempt "
-    "is `redelivery`. A delivery that is `pending` does not change.",
+    "is `redelivery`. A delivery whose attempt is in progress does not change.",
 )
 @match_info_schema(DeliveryPathSchema)
 @answers(DeliverySchema, "The delivery, now pending.", 202, example=PENDING_EXAMPLE)
@@ -89,9 +103,12 @@ async def redeliver_delivery(request: web.Request) -> web.Response:
     delivery_id = request["match_info"]["id"]
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     now = dependencies.clock.now()
-    row, is_redelivered = await dependencies.store.redeliver(account_id, delivery_id, now)
-    _record(request, 1 if is_redelivered else 0, delivery_id=delivery_id)
-    return json_response(_delivery.dump(row), status=202)
+    async with dependencies.reads.turn(account_id):
+        row, is_redelivered = await dependencies.store.redeliver(account_id, delivery_id, now)
+        _record(request, 1 if is_redelivered else 0, delivery_id=delivery_id)
+        return await dependencies.reads.answer(
+            _delivery, shown(request, row), status=202, weight=len(row["attempts"])
+        )
 
 
 @docs(
@@ -118,6 +135,14 @@ async def redeliver_deliveries(request: web.Request) -> web.Response:
         # These are pending, even if an error or the client has ended the request.
         _record(request, count, origin=wanted.origin)
     return json_response(_redelivered.dump({"count": count}), status=202)
+
+
+def shown(request: web.Request, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A delivery as it is stored, with what it waits for."""
+    reason = until = None
+    if row["waits"]:
+        reason, until = row["waits"].reason_at(request.app[DEPENDENCIES].clock.now())
+    return {**row, "waiting_for": reason, "waiting_until": until}
 
 
 def _filter(values: dict[str, Any], location: str) -> DeliveryFilter:

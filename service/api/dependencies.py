@@ -1,12 +1,13 @@
 """What handlers depend on: one value, under one key of the application."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from service.api.exposition import Exposition
+from service.api.reads import Reads
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
 from service.domain.invoice import Invoice, Step
@@ -38,10 +39,16 @@ class Dependencies:
     clock: Clock
     document: dict[str, Any]
     """The OpenAPI document that is served."""
+    receiver_documents: Mapping[str, dict[str, Any]]
+    """The document of the receiver, by version of OpenAPI; the first is the default."""
+    vectors: Mapping[str, Any]
+    """What receivers test their verification with."""
     authenticate: Callable[[str | None], Awaitable[str]]
     """Returns the account id for an `Authorization` header, or raises Unauthorized."""
     limit: Callable[[str], None]
     """Counts one request of an account, or raises TooManyRequests."""
+    admit_delivery: Callable[[str], Awaitable[None]]
+    """Counts an invoice with a callback of an account, or raises TooManyRequests."""
     currency: str
     """The currency of invoices that name none."""
     pay_links: PayLinkMaker
@@ -57,6 +64,7 @@ class Dependencies:
     public_path: str = ""
     """What links begin with: the path that a proxy in front removes."""
     tracing: Tracing = field(default_factory=Tracing)
+    reads: Reads = field(default_factory=Reads)
     exposition: Exposition = field(init=False)
 
     def __post_init__(self) -> None:

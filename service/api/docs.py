@@ -12,7 +12,7 @@ import asyncio
 import gzip
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
 from html import escape
@@ -25,6 +25,7 @@ import yaml
 from aiohttp import ETag, hdrs, web
 
 from service.api.operations import PROBLEM_DESCRIPTIONS, other_form
+from service.errors import FieldError, InvalidInput
 from service.web.problems import DOCS_PATH as PREFIX
 from service.web.problems import PROBLEMS
 
@@ -45,14 +46,37 @@ FILES = {
 """The files that the page loads: their folder and their type."""
 
 
-def add_docs(app: web.Application, document: dict[str, Any]) -> None:
-    """Serve *document* as JSON and YAML, and Swagger UI on top of it."""
-    for path, body, content_type in (
-        ("/openapi.json", orjson.dumps(document), "application/json"),
-        ("/openapi.yaml", as_yaml(document).encode(), "application/yaml"),
-    ):
-        # Viewers and editors on other sites may read them: they are public.
-        _add(app, _both_forms(path), body, content_type, {"Access-Control-Allow-Origin": "*"})
+FORMATS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bytes]]] = {
+    "json": ("application/json", orjson.dumps),
+    "yaml": ("application/yaml", lambda document: as_yaml(document).encode()),
+}
+"""The formats of a document, by the ending of its path: content type and writer."""
+
+# Viewers and editors on other sites may read the documents: they are public.
+PUBLIC = {"Access-Control-Allow-Origin": "*"}
+
+
+def add_docs(
+    app: web.Application,
+    document: Mapping[str, Any],
+    receiver_documents: Mapping[str, Mapping[str, Any]],
+    vectors: Mapping[str, Any],
+) -> None:
+    """
+    Serve *document* as JSON and YAML, and Swagger UI on top of it; *vectors* as JSON.
+
+    *receiver_documents* are those of the receiver, by version of OpenAPI; the first is the default.
+    """
+    served = _Served(orjson.dumps(vectors), "application/json", PUBLIC)
+    _add(app, _both_forms("/vectors.json"), served)
+    for ending, (content_type, write) in FORMATS.items():
+        served = _Served(write(document), content_type, PUBLIC)
+        _add(app, _both_forms(f"/openapi.{ending}"), served)
+        versions = {
+            openapi: _Served(write(one), content_type, PUBLIC)
+            for openapi, one in receiver_documents.items()
+        }
+        _add_versions(app, _both_forms(f"/receiver.{ending}"), versions)
     _add_page(app, _both_forms("/problems"), _problems_page(), "style-src {styles}")
     page = Template((PAGE / "page.html").read_text(encoding="utf-8"))
     # What the page loads is relative to the page, so that it works below any prefix of a proxy.
@@ -70,7 +94,7 @@ def add_docs(app: web.Application, document: dict[str, Any]) -> None:
     for name, (_, content_type) in FILES.items():
         # The browser caches it, and asks each time whether the ETag is still the same.
         kept: dict[str, str] = {hdrs.CACHE_CONTROL: "no-cache"}
-        _add(app, (f"{PREFIX}/static/{name}",), _content(name), content_type, kept)
+        _add(app, (f"{PREFIX}/static/{name}",), _Served(_content(name), content_type, kept))
 
 
 @lru_cache(maxsize=len(FILES))
@@ -79,9 +103,9 @@ def _content(name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
-def as_yaml(document: dict[str, Any]) -> str:
+def as_yaml(document: Mapping[str, Any]) -> str:
     """*document* in YAML, in its own order, with paragraphs as blocks."""
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -110,7 +134,7 @@ def _add_page(app: web.Application, paths: Iterable[str], page: str, *allowed: s
     hashes = {"scripts": _hashes("script", page), "styles": _hashes("style", page)}
     policy = "; ".join([CLOSED, *(rule.format(**hashes) for rule in allowed)])
     headers = {"Content-Security-Policy": policy, "Permissions-Policy": PERMISSIONS_POLICY}
-    _add(app, paths, page.encode(), "text/html", headers)
+    _add(app, paths, _Served(page.encode(), "text/html", headers))
 
 
 def _hashes(element: str, page: str) -> str:
@@ -120,29 +144,50 @@ def _hashes(element: str, page: str) -> str:
     return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
-def _add(
-    app: web.Application,
-    paths: Iterable[str],
-    body: bytes,
-    content_type: str,
-    headers: Mapping[str, str],
+class _Served:
+    """One body that is served as it is, compressed if the client accepts gzip."""
+
+    def __init__(self, body: bytes, content_type: str, headers: Mapping[str, str]) -> None:
+        self._body = body
+        self._content_type = content_type
+        self._charset = None if content_type.startswith("image/") else "utf-8"
+        self._headers = {hdrs.VARY: hdrs.ACCEPT_ENCODING, **headers}
+        self._etag = ETag(sha256(body).hexdigest()[:32], is_weak=True)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """The response to *request*; 304 if the client has the body."""
+        response = web.Response(
+            content_type=self._content_type, charset=self._charset, headers=self._headers
+        )
+        response.etag = self._etag
+        if self._etag in (request.if_none_match or ()):
+            response.set_status(304)
+        elif self._charset and _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+            response.headers[hdrs.CONTENT_ENCODING] = "gzip"
+            response.body = await asyncio.to_thread(_compressed, self._body)
+        else:
+            response.body = self._body
+        return response
+
+
+def _add(app: web.Application, paths: Iterable[str], served: _Served) -> None:
+    for path in paths:
+        app.router.add_get(path, served.answer)
+
+
+def _add_versions(
+    app: web.Application, paths: Iterable[str], versions: Mapping[str, _Served]
 ) -> None:
-    """Serve *body*, compressed if the client accepts gzip."""
-    charset = None if content_type.startswith("image/") else "utf-8"
-    etag = ETag(sha256(body).hexdigest()[:32], is_weak=True)
-    common = {hdrs.VARY: hdrs.ACCEPT_ENCODING, **headers}
+    """Serve the one of *versions* that `?openapi=` names, in full or as in `3.1`."""
+    default = next(iter(versions))
 
     async def serve(request: web.Request) -> web.Response:
-        response = web.Response(content_type=content_type, charset=charset, headers=common)
-        response.etag = etag
-        if etag in (request.if_none_match or ()):
-            response.set_status(304)
-        elif charset and _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
-            response.headers[hdrs.CONTENT_ENCODING] = "gzip"
-            response.body = await asyncio.to_thread(_compressed, body)
-        else:
-            response.body = body
-        return response
+        wanted = request.query.get("openapi", default)
+        for openapi, served in versions.items():
+            if wanted in (openapi, openapi.rpartition(".")[0]):
+                return await served.answer(request)
+        known = ", ".join(openapi.rpartition(".")[0] for openapi in versions)
+        raise InvalidInput([FieldError("query", "/openapi", f"Must be one of: {known}.")])
 
     for path in paths:
         app.router.add_get(path, serve)

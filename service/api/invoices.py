@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
-from schemas.delivery import DeliveryPageSchema
+from schemas.delivery import DeliveryPageSchema, DeliverySchema
 from schemas.invoice import (
     EXAMPLE,
     CallbackQuerySchema,
@@ -21,7 +21,9 @@ from schemas.invoice import (
 )
 from schemas.mail import MailListSchema
 from schemas.money import CURRENCIES, to_text
+from schemas.page import PageQuerySchema
 from service.api.callbacks import EVALUATED_CALLBACKS
+from service.api.deliveries import shown
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
 from service.api.validation import UNKNOWN_CURSOR
@@ -32,15 +34,14 @@ from service.errors import Conflict, InvalidInput, UnknownCursor
 from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
-from service.web.responses import json_response, raw_json_response
+from service.web.responses import raw_json_response
 
 log = logging.getLogger("invoices.api")
 
 RECEIVED = orjson.dumps({"msg": "Invoice received"})
 
 _invoice = InvoiceSchema()
-_page = InvoicePageSchema()
-_deliveries = DeliveryPageSchema()
+_delivery = DeliverySchema()
 _mails = MailListSchema()
 
 
@@ -78,10 +79,13 @@ async def create_invoice(request: web.Request) -> web.Response:
     dependencies = request.app[DEPENDENCIES]
     callback_url = request["querystring"].get("callback_url")
     invoice = new_invoice(request, callback_url=callback_url, **request["json"])
+    if invoice.callbacks:
+        await dependencies.admit_delivery(invoice.account_id)
     acceptance = await dependencies.accept(invoice)
     dependencies.metrics.received(acceptance)
     if acceptance is Acceptance.CONFLICT:
-        stored = await dependencies.store.find_invoice(invoice.account_id, invoice.id)
+        async with dependencies.reads.turn(invoice.account_id):
+            stored = await dependencies.store.find_invoice(invoice.account_id, invoice.id)
         names = ", ".join(differences(invoice, stored)).replace("total_minor", "total")
         raise Conflict(
             f"The invoice {invoice.id!r} was received before with other content: {names}. "
@@ -105,16 +109,20 @@ async def create_invoice(request: web.Request) -> web.Response:
     tags=["invoices"],
     operationId="get_invoice",
     summary="Get an invoice",
-    description="The invoice with its status and all of its events so far.",
+    description="The invoice with its status and its newest 100 events.",
 )
 @match_info_schema(InvoicePathSchema)
 @answers(InvoiceSchema, "The invoice.")
 @refuses(400, 401, 404, 422, 429, 503)
 async def get_invoice(request: web.Request) -> web.Response:
     """One invoice with its events."""
-    invoice_id = request["match_info"]["id"]
-    row = await request.app[DEPENDENCIES].store.find_invoice(request[ACCOUNT_ID], invoice_id)
-    return json_response(_invoice.dump(await shown(request, row)))
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    async with dependencies.reads.turn(account_id):
+        row = await dependencies.store.find_invoice(account_id, request["match_info"]["id"])
+        weight = len(row["events"])
+        return await dependencies.reads.answer(
+            _invoice, await shown_invoice(request, row), weight=weight
+        )
 
 
 @docs(
@@ -129,19 +137,21 @@ async def get_invoice(request: web.Request) -> web.Response:
 @refuses(400, 401, 422, 429, 503)
 async def list_invoices(request: web.Request) -> web.Response:
     """A page of invoices."""
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = request["querystring"]
-    try:
-        rows, after = await request.app[DEPENDENCIES].store.list_invoices(
-            request[ACCOUNT_ID],
-            status=query.get("status"),
-            after=query.get("after"),
-            limit=query["limit"],
-            invoice_id=query.get("id"),
-        )
-    except UnknownCursor:
-        raise InvalidInput([UNKNOWN_CURSOR]) from None
-    items = [await shown(request, row) for row in rows]
-    return json_response(_page.dump({"items": items, "next": after}))
+    async with dependencies.reads.turn(account_id):
+        try:
+            rows, after = await dependencies.store.list_invoices(
+                account_id,
+                status=query.get("status"),
+                after=query.get("after"),
+                limit=query["limit"],
+                invoice_id=query.get("id"),
+            )
+        except UnknownCursor:
+            raise InvalidInput([UNKNOWN_CURSOR]) from None
+        items = [await shown_invoice(request, row) for row in rows]
+        return await dependencies.reads.answer_page(_invoice.dump, items, after)
 
 
 @docs(
@@ -149,17 +159,29 @@ async def list_invoices(request: web.Request) -> web.Response:
     operationId="list_deliveries_of_invoice",
     summary="List the deliveries of an invoice",
     description="Shows why a callback did not arrive: the deliveries of one invoice, newest first, "
-    "each with its newest 100 attempts.",
+    "one page at a time, each with its newest 100 attempts.",
 )
 @match_info_schema(InvoicePathSchema)
-@answers(DeliveryPageSchema, "All deliveries of the invoice. `next` is always null.")
+@querystring_schema(PageQuerySchema)
+@answers(DeliveryPageSchema, "A page of the deliveries of the invoice.")
 @refuses(400, 401, 404, 422, 429, 503)
 async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
-    """All deliveries of one invoice."""
-    invoice_id = request["match_info"]["id"]
-    store = request.app[DEPENDENCIES].store
-    rows = await store.deliveries_of(request[ACCOUNT_ID], invoice_id)
-    return json_response(_deliveries.dump({"items": rows, "next": None}))
+    """A page of the deliveries of one invoice."""
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    query = request["querystring"]
+    async with dependencies.reads.turn(account_id):
+        try:
+            rows, after = await dependencies.store.deliveries_of(
+                account_id,
+                request["match_info"]["id"],
+                after=query.get("after"),
+                limit=query["limit"],
+            )
+        except UnknownCursor:
+            raise InvalidInput([UNKNOWN_CURSOR]) from None
+        return await dependencies.reads.answer_page(
+            _delivery.dump, [shown(request, row) for row in rows], after
+        )
 
 
 @docs(
@@ -175,12 +197,15 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
 async def list_mails_of_invoice(request: web.Request) -> web.Response:
     """All mails of one invoice."""
     invoice_id = request["match_info"]["id"]
-    rows = await request.app[DEPENDENCIES].store.mails_of(request[ACCOUNT_ID], invoice_id)
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     is_pending = MailStatus.PENDING.value
-    items = [
-        {**row, "due_at": row["due_at"] if row["status"] == is_pending else None} for row in rows
-    ]
-    return json_response(_mails.dump({"items": items}))
+    async with dependencies.reads.turn(account_id):
+        rows = await dependencies.store.mails_of(account_id, invoice_id)
+        items = [
+            {**row, "due_at": row["due_at"] if row["status"] == is_pending else None}
+            for row in rows
+        ]
+        return await dependencies.reads.answer(_mails, {"items": items})
 
 
 def new_invoice(request: web.Request, **content: Any) -> Invoice:
@@ -196,7 +221,7 @@ def new_invoice(request: web.Request, **content: Any) -> Invoice:
     )
 
 
-async def shown(request: web.Request, row: dict[str, Any]) -> dict[str, Any]:
+async def shown_invoice(request: web.Request, row: dict[str, Any]) -> dict[str, Any]:
     """The *row* of an invoice with what is not stored in it: amounts as text, and its pay link."""
     decimals = row["decimals"]
     if decimals is None:

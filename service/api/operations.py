@@ -34,9 +34,12 @@ PROBLEM_DESCRIPTIONS = {
     HTTPStatus.CONFLICT: "The id is already used by an invoice with other content.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is too large.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is not declared as JSON in UTF-8.",
+    HTTPStatus.MISDIRECTED_REQUEST: "The service answers for other hosts; in development mode "
+    "alone.",
     HTTPStatus.UNPROCESSABLE_ENTITY: "The request has fields that are not valid; the first 20 are "
     "listed.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Your account is above its rate limit.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Your account is above a limit: its rate, its "
+    "reads at a time, or its open deliveries.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer. Nothing was stored.",
 }
 """What a problem of each status means, for API users."""

@@ -25,7 +25,17 @@ BODY = web.RequestKey("body", object)
 """The body of the request as parsed JSON, once it is parsed."""
 
 FIELD_ERRORS = web.RequestKey("field_errors", list[FieldError])
-"""The field errors of the request so far, `FIELD_ERRORS_MAX` at most."""
+"""The field errors of the request so far: `FIELD_ERRORS_MAX` at most, and one more if there is."""
+
+UNDECLARED_MAX = FIELD_ERRORS_MAX
+"""An object with more undeclared fields than this is refused before it is loaded."""
+
+POINTERS_MAX = 200_000
+"""
+Characters of all pointers in one answer; what is beyond them is cut off.
+
+A name is repeated in its pointer, and a body may be as large as the operator allows.
+"""
 
 UNKNOWN_CURSOR = FieldError("query", "/after", "This cursor names no page.")
 
@@ -79,7 +89,7 @@ class RequestParser:
         else:
             data = request.match_info
         try:
-            return schema.load(data)
+            return _load(schema, data)
         except ValidationError as invalid:
             here = LOCATIONS[location]
             schemas = {**self._schemas.get(request.match_info.handler, {}), here: schema}
@@ -90,6 +100,21 @@ class RequestParser:
             )
             _add_errors(request, here, chain.from_iterable(starmap(_pointed, messages)))
             return {}
+
+
+def _load(schema: Schema, data: Mapping[str, Any]) -> Any:
+    """
+    *data*, loaded through *schema*.
+
+    Raises:
+        ValidationError: if it is not valid. If it has far more fields than *schema* declares, it
+            is not loaded, and the error names as many of the others as an answer can.
+    """
+    if len(data) > len(schema.fields) + UNDECLARED_MAX:
+        undeclared = (name for name in data if name not in schema.fields)
+        first = islice(undeclared, FIELD_ERRORS_MAX + 1)
+        raise ValidationError({name: ["Unknown field."] for name in first})
+    return schema.load(data)
 
 
 def _refuse_repeated(request: web.Request) -> None:
@@ -103,8 +128,12 @@ def _refuse_repeated(request: web.Request) -> None:
 
 def _add_errors(request: web.Request, location: str, messages: Iterable[tuple[str, str]]) -> None:
     known = request.get(FIELD_ERRORS, [])
-    new = islice(messages, FIELD_ERRORS_MAX - len(known))
-    request[FIELD_ERRORS] = known + [FieldError(location, *one) for one in new]
+    left = POINTERS_MAX - sum(len(one.pointer) for one in known)
+    new = list[FieldError]()
+    for pointer, message in islice(messages, FIELD_ERRORS_MAX + 1 - len(known)):
+        new.append(FieldError(location, pointer[:left], message))
+        left = max(0, left - len(pointer))
+    request[FIELD_ERRORS] = known + new
 
 
 def _unknown(name: str, here: str, schemas: Mapping[str, Schema], data: Mapping[str, Any]) -> str:

@@ -80,10 +80,13 @@ class Callback:
     *expression* is the key of the callback in the OpenAPI document, a string with runtime
     expressions. *request* and *response* are the schemas of what is sent and answered; the
     examples are those of their fields. The first of *answers* that matches a status applies.
+    *path_fields* says which field of the body repeats a parameter of the receiver's path: the
+    signature covers the body and not the path, so a receiver has to compare the two.
 
     Raises:
         ExpressionError: *expression* does not parse.
-        DeclarationError: *answers* do not give every status one meaning.
+        DeclarationError: *answers* do not give every status one meaning, or *path_fields* names
+            a field that *request* does not have.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Callback:
     # Not hashed: a callback is a dictionary key in every request, and its name differs anyway.
     headers: tuple[CallbackHeader, ...] = field(default=STANDARD_HEADERS, hash=False)
     answers: tuple[AnswerRule, ...] = field(default=STANDARD_ANSWERS, hash=False)
+    path_fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     request_example: Mapping[str, Any] = field(init=False, repr=False, compare=False)
     response_example: Mapping[str, Any] = field(init=False, repr=False, compare=False)
     template: Template = field(init=False, repr=False, compare=False)
@@ -124,6 +128,8 @@ class Callback:
             "_required_names": frozenset(one.name for one in self.headers if one.is_required),
         }.items():
             object.__setattr__(self, name, derived)
+        if missing := set(self.path_fields.values()).difference(self._request.fields):
+            raise DeclarationError(f"Callback {self.name}: no field of the body {sorted(missing)}.")
 
     def url_for(self, exchange: Exchange) -> CallbackUrl | None:
         """

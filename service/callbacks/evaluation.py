@@ -11,6 +11,7 @@ once, when it is declared.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from urllib.parse import quote
 
@@ -57,7 +58,7 @@ class Evaluator:
         Raises:
             EvaluationError: where the values do not make a URL that may be called.
         """
-        base, pieces = None, list[str]()
+        base, beginning, pieces = None, "", list[str]()
         if self._leading:
             try:
                 value = self._leading.value(exchange)
@@ -75,9 +76,9 @@ class Evaluator:
         text = self._joined(pieces)
         if base and self._is_valid_after_any_base:
             # What follows the base begins with a slash: scheme, host and port do not change.
-            url = CallbackUrl(text, base.scheme, base.host, base.port)
+            url = CallbackUrl(text, base.scheme, base.host, base.port, beginning)
         else:
-            url = self._parsed(text)
+            url = replace(self._parsed(text), base=beginning)
         if self._inner_parts:
             self._refuse_composed_dots(pieces)
         return url

@@ -1,6 +1,6 @@
 """The callback about an invoice; no other module contains its URL."""
 
-from schemas.event import InvoiceEventReceivedSchema, InvoiceEventSchema
+from schemas.event import InvoiceEventReceivedSchema, InvoiceNotificationSchema
 from service.callbacks.declaration import Callback
 from service.callbacks.headers import STANDARD_HEADERS, CallbackHeader
 
@@ -8,7 +8,7 @@ INVOICE_NOTIFICATION = Callback(
     name="invoice_notification",
     expression="{$request.query.callback_url}/invoices/{$request.body#/id}",
     method="post",
-    request=InvoiceEventSchema,
+    request=InvoiceNotificationSchema,
     response=InvoiceEventReceivedSchema,
     summary="Notification of what happened to an invoice",
     description=(
@@ -17,12 +17,15 @@ INVOICE_NOTIFICATION = Callback(
         "\n"
         "**Authenticity.** Each request carries the headers `webhook-id`, `webhook-timestamp`"
         " and `webhook-signature` of [Standard Webhooks](https://www.standardwebhooks.com/)."
-        " Verify the signature over the body exactly as it arrived, before you parse it.\n"
+        " Verify the signature over the body exactly as it arrived, before you parse it. It"
+        " covers the id, the timestamp and the body, and not the path: compare `invoice_id` with"
+        " the id in the path, and refuse the event if they differ.\n"
         "\n"
         "**At least once.** The same event may arrive more than once, always with the same"
         " `webhook-id` and the same body. Store the ids that you have processed, and give a"
         " repeated one the same answer as the first time."
     ),
+    path_fields={"id": "invoice_id"},
     headers=(
         *STANDARD_HEADERS,
         CallbackHeader("invoices-collector", "Who collected; `sandbox` moves no money.", "sandbox"),

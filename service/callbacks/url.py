@@ -31,13 +31,15 @@ class CallbackUrl:
 
     *text* is what is sent. *scheme* and *host* are in lower case, an IPv6 *host* is without its
     brackets, a name without a dot at its end, and *port* is the scheme's own where the text names
-    none. So every spelling of a server has the same *origin*.
+    none. So every spelling of a server has the same *origin*. *base* is the beginning of the text
+    that the caller gave, without a slash at its end; empty if they gave none.
     """
 
     text: str
     scheme: str
     host: str
     port: int
+    base: str = ""
 
     @property
     def origin(self) -> str:

@@ -9,15 +9,17 @@ import orjson
 from service import __version__
 from service.accounts.encryption import new_encryption_key
 from service.api.docs import as_yaml
-from service.app import document_of
+from service.app import document_of, receiver_document_of
 from service.cli.accounts import accounts_group
+from service.cli.check_receiver import check_receiver_command
 from service.cli.database import migrate_command
 from service.cli.demo import demo_command
 from service.cli.group import WholeHelpGroup
-from service.cli.receiver import receiver_command
+from service.cli.receiver import receiver_group
 from service.cli.serve import serve_command
 from service.cli.supervisor import WRONG_USAGE
 from service.errors import ConfigurationError, InvoicesError
+from service.receiver.document import VERSIONS
 from service.settings import declared_settings, read_settings
 
 FAILED = 1
@@ -58,7 +60,14 @@ def main() -> None:
     """Accept invoices, collect them, and call the API user back."""
 
 
-for command in (serve_command, accounts_group, migrate_command, receiver_command, demo_command):
+for command in (
+    serve_command,
+    accounts_group,
+    migrate_command,
+    receiver_group,
+    check_receiver_command,
+    demo_command,
+):
     main.add_command(command)
 
 
@@ -71,13 +80,32 @@ for command in (serve_command, accounts_group, migrate_command, receiver_command
     show_default=True,
     help="The format of the document.",
 )
-def spec_command(form: str) -> None:
+@click.option(
+    "--receiver",
+    "is_of_receiver",
+    is_flag=True,
+    help="Print the document of the API that receives the callbacks.",
+)
+@click.option(
+    "--openapi",
+    type=click.Choice(["3.0", "3.1"]),
+    default="3.0",
+    show_default=True,
+    help="The version of OpenAPI of the receiver's document; that of the API is always 3.1.",
+)
+def spec_command(form: str, openapi: str, *, is_of_receiver: bool) -> None:
     """
     Print the OpenAPI document, without starting anything.
 
-    A running service has it at http://127.0.0.1:8080/api/docs/openapi.json.
+    A running service has it at http://127.0.0.1:8080/api/docs/openapi.json, and that of the
+    receiver at http://127.0.0.1:8080/api/docs/receiver.json.
     """
-    document = document_of(read_settings())
+    settings = read_settings()
+    if is_of_receiver:
+        (version,) = [one for one in VERSIONS if one.startswith(openapi)]
+        document = receiver_document_of(settings, openapi=version)
+    else:
+        document = document_of(settings)
     if form == "yaml":
         click.echo(as_yaml(document), nl=False)
     else:

@@ -13,7 +13,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from service.errors import StorageRefused, StorageUnavailable
+from service.errors import StorageBusy, StorageRefused, StorageUnavailable
 
 CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 5
@@ -42,6 +42,9 @@ _REFUSALS = (
     asyncpg.InvalidCatalogNameError,
 )
 """Raised for a wrong address, user, password or database name."""
+
+_TIMED_OUT = "57014"
+"""The SQLSTATE of a statement that was ended because it took longer than `STATEMENT_SECONDS`."""
 
 _UNAVAILABLE = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
 """Prefixes of the SQLSTATEs that are about the state of the server, not about the statement."""
@@ -95,14 +98,24 @@ def translated() -> Iterator[None]:
         yield
     except _REFUSALS as error:
         raise StorageRefused(f"PostgreSQL: {error}") from error
-    except (OSError, PoolTimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
+    except PoolTimeoutError as error:
+        # A server that is away refuses connections, or does not answer in `CONNECT_SECONDS`.
+        raise StorageBusy("PostgreSQL: all connections were in use for too long") from error
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
         raise StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}") from error
     except DBAPIError as error:
+        if _sqlstate(error) == _TIMED_OUT:
+            raise StorageBusy(f"PostgreSQL: {error.orig}") from error
         if not _is_of_the_server(error):
             raise
         raise StorageUnavailable(f"PostgreSQL: {error.orig}") from error
 
 
 def _is_of_the_server(error: DBAPIError) -> bool:
-    code = getattr(error.orig, "sqlstate", None)
+    code = _sqlstate(error)
     return error.connection_invalidated if code is None else code.startswith(_UNAVAILABLE)
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    code: str | None = getattr(error.orig, "sqlstate", None)
+    return code

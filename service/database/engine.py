@@ -5,22 +5,44 @@ Work on it is an ordinary function of a connection and its arguments. The databa
 which thread or loop it runs.
 """
 
-import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from enum import StrEnum
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from service.errors import StorageUnavailable
+from service.errors import StorageBusy, StorageUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger("invoices.storage")
+
+
+class Wakes(Protocol):
+    """Wakes whoever waits for it; see `service.loops.Signal`."""
+
+    def set(self) -> None:
+        """Wake for all that may be due."""
+        ...
+
+    def set_for(self, names: Collection[str], /) -> None:
+        """Wake for *names*; without any, for all."""
+        ...
+
+
+class Lane(StrEnum):
+    """What a transaction is for; each lane has connections of its own."""
+
+    WRITE = "write"
+    READ = "read"
+    """Reads of the service itself: keys, secrets, readiness, the backlog."""
+    BROWSE = "browse"
+    """Reads that accounts ask for."""
 
 
 class Database(ABC):
@@ -31,6 +53,9 @@ class Database(ABC):
     that fail in between are not logged, since their callers are informed. A database that can be
     read but not written to, because its disk is full for example, is unavailable too: that outage
     ends with the next successful write, and not with a read.
+
+    A statement that takes too long, or a transaction that finds no free connection, is no outage:
+    it is logged as a defect.
     """
 
     product: str
@@ -53,7 +78,7 @@ class Database(ABC):
             StorageUnavailable: if the database cannot be written to now. If the connection was
                 lost during the commit, the data may have been written nevertheless.
         """
-        return await self._run(work, args, options, is_write=True)
+        return await self._run(work, args, options, Lane.WRITE)
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
@@ -64,7 +89,18 @@ class Database(ABC):
         Raises:
             StorageUnavailable: if the database cannot be read now.
         """
-        return await self._run(work, args, options, is_write=False)
+        return await self._run(work, args, options, Lane.READ)
+
+    async def browse(
+        self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """
+        As `read`, on other connections: for what accounts ask for, which may take long.
+
+        Raises:
+            StorageUnavailable: if the database cannot be read now.
+        """
+        return await self._run(work, args, options, Lane.BROWSE)
 
     @asynccontextmanager
     async def joining(self) -> AsyncIterator[bool]:
@@ -100,13 +136,13 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+    def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Set the signal of a name whenever another process notifies that name."""
 
     @abstractmethod
-    def notify(self, name: str) -> None:
+    def notify(self, name: str, details: Collection[str] = ()) -> None:
         """
-        Wake the other processes soon.
+        Wake the other processes soon; *details* say for what.
 
         A notification may be lost: the loops also poll.
         """
@@ -120,13 +156,16 @@ class Database(ABC):
         work: Callable[..., T],
         args: tuple[Any, ...],
         options: Mapping[str, Any],
-        *,
-        is_write: bool,
+        lane: Lane,
     ) -> T:
         try:
-            result, has_written = await self._transact(work, args, options, is_write=is_write)
+            result, has_written = await self._transact(work, args, options, lane)
+        except StorageBusy as error:
+            fields = {"detail": str(error), "lane": lane, "work": work.__name__}
+            log.error("storage.busy", exc_info=error, extra={"fields": fields})
+            raise
         except StorageUnavailable as error:
-            self._has_failed_to_write |= is_write
+            self._has_failed_to_write |= lane is Lane.WRITE
             if self._unavailable_since is None:
                 self._unavailable_since = time.monotonic()
                 log.error("storage.lost", extra={"fields": {"detail": str(error)}})
@@ -150,8 +189,7 @@ class Database(ABC):
         work: Callable[..., T],
         args: tuple[Any, ...],
         options: Mapping[str, Any],
-        *,
-        is_write: bool,
+        lane: Lane,
     ) -> tuple[T, bool]:
         """Run *work* in one transaction: its result, and whether anything was written."""
 

@@ -7,13 +7,14 @@ other. It may be lost; the loops also poll.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
 
 from service.database.connecting import RECONNECT_SECONDS, STATEMENT_SECONDS, Connector, translated
+from service.database.engine import Wakes
 from service.errors import StorageUnavailable
 
 log = logging.getLogger("invoices.storage")
@@ -25,7 +26,13 @@ IDLE_SECONDS = 30
 """How long the connection may be silent before a statement tests it."""
 
 _CHANNEL = "invoices"
-_NOTIFY = "SELECT pg_notify($1, name) FROM unnest($2::text[]) AS name"
+_NOTIFY = "SELECT pg_notify($1, text) FROM unnest($2::text[]) AS text"
+
+TEXTS_MAX = 100
+"""Notifications in one statement; above this, they do not say for what."""
+
+TEXT_LENGTH_MAX = 7_000
+"""PostgreSQL takes up to 8,000 bytes; all that is notified is ASCII."""
 
 
 class Notifications:
@@ -33,17 +40,21 @@ class Notifications:
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._names: set[str] = set()
+        self._texts: set[str] = set()
         self._is_pending = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
 
-    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+    def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Set the signal of a name whenever another process notifies that name."""
         self._listening = asyncio.create_task(self._keep_listening(signals))
 
-    def notify(self, name: str) -> None:
-        """Wake the other processes soon."""
-        self._names.add(name)
+    def notify(self, name: str, details: Collection[str] = ()) -> None:
+        """Wake the other processes soon; *details* say for what."""
+        texts = {f"{name} {detail}" for detail in details}
+        is_too_much = len(self._texts) + len(texts) > TEXTS_MAX
+        if not texts or is_too_much or max(map(len, texts)) > TEXT_LENGTH_MAX:
+            texts = {name}
+        self._texts |= texts
         self._is_pending.set()
 
     async def close(self) -> None:
@@ -52,7 +63,7 @@ class Notifications:
             self._listening.cancel()
             await asyncio.wait([self._listening])
 
-    async def _keep_listening(self, signals: Mapping[str, asyncio.Event]) -> None:
+    async def _keep_listening(self, signals: Mapping[str, Wakes]) -> None:
         while True:
             try:
                 with translated():
@@ -63,17 +74,16 @@ class Notifications:
             await asyncio.sleep(RECONNECT_SECONDS[0])
 
     @asynccontextmanager
-    async def _listener(
-        self, signals: Mapping[str, asyncio.Event]
-    ) -> AsyncIterator[asyncpg.Connection]:
+    async def _listener(self, signals: Mapping[str, Wakes]) -> AsyncIterator[asyncpg.Connection]:
         """A connection that sets *signals*; first it sets all, as some may have been missed."""
         # A notification needs no durable commit.
         connection = await self._connector.connect(synchronous_commit="off")
         own_pid = connection.get_server_pid()
 
-        def receive(_connection: Any, pid: int, _channel: str, name: object) -> None:
+        def receive(_connection: Any, pid: int, _channel: str, text: object) -> None:
+            name, _, detail = str(text).partition(" ")
             if pid != own_pid and name in signals:
-                signals[str(name)].set()
+                signals[name].set_for([detail] if detail else [])
 
         try:
             connection.add_termination_listener(lambda _: self._is_pending.set())
@@ -86,10 +96,10 @@ class Notifications:
 
     async def _keep_notifying(self, connection: asyncpg.Connection) -> None:
         while not connection.is_closed():
-            names, self._names = sorted(self._names), set()
+            texts, self._texts = sorted(self._texts), set()
             self._is_pending.clear()
-            # Without names, the statement only tests the connection.
-            await connection.execute(_NOTIFY, _CHANNEL, names, timeout=STATEMENT_SECONDS)
+            # Without texts, the statement only tests the connection.
+            await connection.execute(_NOTIFY, _CHANNEL, texts, timeout=STATEMENT_SECONDS)
             await asyncio.sleep(NOTIFY_INTERVAL_SECONDS)
             with suppress(TimeoutError):
                 async with asyncio.timeout(IDLE_SECONDS):

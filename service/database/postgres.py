@@ -6,7 +6,7 @@ the event loop. Every transaction has a deadline.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -14,12 +14,13 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from service.database.connecting import TRANSACTION_SECONDS, Connector, translated
-from service.database.engine import Database
+from service.database.engine import Database, Lane, Wakes
 from service.database.notifications import Notifications
 
 T = TypeVar("T")
 
-READER_COUNT = 4
+READER_COUNT = 2
+BROWSER_COUNT = 4
 WRITER_COUNT = 6
 """Connections of one process, besides the one that listens: each kind of work has its own."""
 
@@ -48,22 +49,24 @@ class PostgresDatabase(Database):
         self._connector = Connector(url)
         self._notifications = Notifications(self._connector)
         self._statements = {} if has_prepared_statements else _UNPREPARED
-        self._writers = self._engine(WRITER_COUNT)
-        self._readers = self._engine(
-            READER_COUNT, isolation_level="REPEATABLE READ", postgresql_readonly=True
-        )
+        reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._engines = {
+            Lane.WRITE: self._engine(WRITER_COUNT),
+            Lane.READ: self._engine(READER_COUNT, **reading),
+            Lane.BROWSE: self._engine(BROWSER_COUNT, **reading),
+        }
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`, without a time limit, and in one process at a time."""
         return await self.write(_alone, work)
 
-    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+    def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Set the signal of a name whenever another process notifies that name."""
         self._notifications.listen(signals)
 
-    def notify(self, name: str) -> None:
-        """Wake the other processes soon."""
-        self._notifications.notify(name)
+    def notify(self, name: str, details: Collection[str] = ()) -> None:
+        """Wake the other processes soon; *details* say for what."""
+        self._notifications.notify(name, details)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -85,20 +88,19 @@ class PostgresDatabase(Database):
         work: Callable[..., T],
         args: tuple[Any, ...],
         options: Mapping[str, Any],
-        *,
-        is_write: bool,
+        lane: Lane,
     ) -> tuple[T, bool]:
-        engine = self._writers if is_write else self._readers
+        engine = self._engines[lane]
         timeout_seconds = None if work is _alone else TRANSACTION_SECONDS
         with translated():
             async with asyncio.timeout(timeout_seconds), engine.begin() as connection:
                 result = await connection.run_sync(work, *args, **options)
         self._connector.is_reached()
-        return result, is_write
+        return result, lane is Lane.WRITE
 
     async def _recover(self) -> None:
         """Close all idle connections: each one from before an outage would fail once more."""
-        for engine in (self._readers, self._writers):
+        for engine in self._engines.values():
             await engine.dispose()
 
     @staticmethod

@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,13 +18,20 @@ from typing import IO, Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from service.database.engine import Database
-from service.errors import StorageUnavailable
+from service.database.engine import Database, Lane, Wakes
+from service.errors import StorageBusy, StorageUnavailable
 
 T = TypeVar("T")
 
-READER_COUNT = 4
-"""Reads at the same time. They are short; more threads would only compete for the interpreter."""
+READER_COUNT = 2
+BROWSER_COUNT = 4
+"""Reads at the same time: those of the service itself, and those that accounts ask for."""
+
+READ_SECONDS = 5
+"""A read that takes longer is ended: while it lasts, the write-ahead log cannot begin anew."""
+
+INSTRUCTIONS_BETWEEN_CHECKS = 100_000
+"""How often a read looks at the time: about every millisecond."""
 
 BUSY_SECONDS = 5
 """How long a statement waits for another process, such as a command, to finish writing."""
@@ -44,16 +51,18 @@ class SqliteDatabase(Database):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self._write_engine = _open(url)
-        self._read_engine = _open(url)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="database-writer")
-        self._readers = ThreadPoolExecutor(READER_COUNT, thread_name_prefix="database-reader")
+        counts = {Lane.WRITE: 1, Lane.READ: READER_COUNT, Lane.BROWSE: BROWSER_COUNT}
+        self._engines = {lane: _open(url, count) for lane, count in counts.items()}
+        self._threads = {
+            lane: ThreadPoolExecutor(count, thread_name_prefix=f"database-{lane}")
+            for lane, count in counts.items()
+        }
         self._joined: IO[bytes] | None = None
 
     @asynccontextmanager
     async def joining(self) -> AsyncIterator[bool]:
         """See `Database.joining`; processes lock a file, and a lock ends with its process."""
-        path = Path(f"{self._write_engine.url.database}-serving")
+        path = Path(f"{self._engines[Lane.WRITE].url.database}-serving")
         lock = self._joined = await asyncio.to_thread(path.open, "ab")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,18 +78,18 @@ class SqliteDatabase(Database):
         """As `write`: there is one writer, and no time limit."""
         return await self.write(work)
 
-    def listen(self, signals: Mapping[str, asyncio.Event]) -> None:
+    def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Do nothing: no process notifies another here."""
 
-    def notify(self, name: str) -> None:
+    def notify(self, name: str, details: Collection[str] = ()) -> None:
         """Do nothing: no other process listens."""
 
     async def close(self) -> None:
         """Finish what was begun, then close every connection."""
-        for executor in (self._readers, self._writer):
-            await asyncio.to_thread(executor.shutdown)
-        self._read_engine.dispose()
-        self._write_engine.dispose()
+        for threads in reversed(self._threads.values()):
+            await asyncio.to_thread(threads.shutdown)
+        for engine in self._engines.values():
+            engine.dispose()
         if self._joined:
             self._joined.close()
 
@@ -89,17 +98,18 @@ class SqliteDatabase(Database):
         work: Callable[..., T],
         args: tuple[Any, ...],
         options: Mapping[str, Any],
-        *,
-        is_write: bool,
+        lane: Lane,
     ) -> tuple[T, bool]:
-        engine = self._write_engine if is_write else self._read_engine
-        executor = self._writer if is_write else self._readers
-        begin = "BEGIN IMMEDIATE" if is_write else "BEGIN"
+        engine, threads = self._engines[lane], self._threads[lane]
+        transact = _write if lane is Lane.WRITE else _read
         try:
             return await asyncio.get_running_loop().run_in_executor(
-                executor, _in_transaction, engine, begin, work, args, options
+                threads, transact, engine, work, args, options
             )
         except DatabaseError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                text = f"{engine.url.database}: a read took longer than {READ_SECONDS} s"
+                raise StorageBusy(text) from error
             if not _is_of_the_database(error):
                 raise
             raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
@@ -119,21 +129,31 @@ def _is_of_the_database(error: DatabaseError) -> bool:
     return isinstance(error, OperationalError) or type(error) is DatabaseError
 
 
-def _in_transaction(
-    engine: Engine,
-    begin: str,
-    work: Callable[..., T],
-    args: tuple[Any, ...],
-    options: Mapping[str, Any],
+def _write(
+    engine: Engine, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
 ) -> tuple[T, bool]:
     """Run *work*; its result, and whether it changed a row: only a change is written to disk."""
     with engine.begin() as connection:
-        connection.exec_driver_sql(begin).close()
+        connection.exec_driver_sql("BEGIN IMMEDIATE").close()
         driver_connection: Any = connection.connection.dbapi_connection
         changes_before = driver_connection.total_changes
         result = work(connection, *args, **options)
         has_written = driver_connection.total_changes > changes_before
     return result, has_written
+
+
+def _read(
+    engine: Engine, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
+) -> tuple[T, bool]:
+    """Run *work* until the deadline of a read; its result, and that it changed nothing."""
+    deadline = time.monotonic() + READ_SECONDS
+    with engine.begin() as connection:
+        driver_connection: Any = connection.connection.dbapi_connection
+        driver_connection.set_progress_handler(
+            lambda: time.monotonic() > deadline, INSTRUCTIONS_BETWEEN_CHECKS
+        )
+        connection.exec_driver_sql("BEGIN").close()
+        return work(connection, *args, **options), False
 
 
 def _use_write_ahead_log(connection: Any) -> None:
@@ -150,13 +170,13 @@ def _use_write_ahead_log(connection: Any) -> None:
             time.sleep(0.01)
 
 
-def _open(url: str) -> Engine:
-    """An engine whose connections are durable and begin no transaction by themselves."""
+def _open(url: str, count: int) -> Engine:
+    """An engine of *count* connections, which are durable and begin no transaction themselves."""
     engine = create_engine(
         url.replace("sqlite:", "sqlite+pysqlite:", 1),
         # Otherwise the driver would begin transactions by its own rules.
         connect_args={"timeout": BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
-        pool_size=READER_COUNT,
+        pool_size=count,
     )
 
     @event.listens_for(engine, "connect")

@@ -7,6 +7,7 @@ The result is one value, `Attempt`. Its decision is `Delivered`, `Retry` or `Dea
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -107,6 +108,7 @@ class Attempts:
                     detail=classified.detail,
                     decision=self._decide(delivery, classified, hold),
                     held_until=ended_at + hold if hold else None,
+                    is_connected=not isinstance(answer, NoAnswer) or answer.is_connected,
                 )
                 if span.is_recorded:
                     _trace(span, attempt, request.method)
@@ -269,6 +271,14 @@ def _trace(span: Span, attempt: Attempt, method: str) -> None:
 
 
 def _stored_text(body: bytes) -> str:
-    """The first bytes of *body* as text that every database stores: no NUL, no cut characters."""
+    """
+    The first bytes of *body* as text that every database stores: no NUL, no cut characters.
+
+    Other control characters are replaced too: in JSON they take six bytes, and terminals obey them.
+    """
     text = body[:STORED_BYTES].decode("utf-8", "replace")
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text if text.isprintable() else _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""All but tabs and line breaks."""

@@ -8,6 +8,7 @@ parts of aiohttp that are not public (docs/architecture.md, "Private parts of li
 import asyncio
 import re
 import ssl
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ import aiohttp
 from aiohttp import AddrInfoType
 from aiohttp import client_exceptions as lower
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
@@ -167,6 +169,10 @@ def _announces_body(message: RawResponseMessage) -> bool:
     return message.chunked or message.headers.get("Content-Length", "0") != "0"
 
 
+IS_CONNECTED = ContextVar("IS_CONNECTED", default=False)
+"""Whether the request of this task has got a connection."""
+
+
 class BoundedConnector(aiohttp.TCPConnector):
     """
     Opens bounded HTTP connections to addresses that *policy* permits, and keeps them alive.
@@ -197,6 +203,12 @@ class BoundedConnector(aiohttp.TCPConnector):
         # Not public, but there is no other way. Tests fail if a release changes this attribute.
         factory = partial(_BoundedConnection, loop=self._loop)
         self._factory = cast("partial[ResponseHandler]", factory)
+
+    async def connect(self, *args: Any, **options: Any) -> Connection:
+        """As `TCPConnector` does; notes that there was a connection."""
+        connection = await super().connect(*args, **options)
+        IS_CONNECTED.set(True)
+        return connection
 
     async def _wrap_create_connection(
         self, *args: Any, addr_infos: list[AddrInfoType], req: Any, **options: Any

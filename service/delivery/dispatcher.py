@@ -6,19 +6,23 @@ released: it stays due in the database, and any process may lease it.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
 from service.callbacks.declaration import Callback
 from service.delivery.attempt import Attempts, log_failure
-from service.delivery.fairness import Origins, Slot
+from service.delivery.fairness import Receivers, Slot
 from service.delivery.fanout import deliveries_of
-from service.domain.delivery import Attempt, Delivery
+from service.delivery.lookout import Lookout
+from service.domain.delivery import Attempt, Delivery, Retry, account_of
 from service.domain.invoice import Step
+from service.errors import StorageUnavailable
 from service.loops import AT_ONCE, POLL, Loop, Round
-from service.storage.deliveries import DueDeliveries, LeaseRound
+from service.storage.deliveries import LeaseRound
+from service.storage.waiting import Waiting
 
 log = logging.getLogger("invoices.delivery")
 
@@ -28,8 +32,14 @@ LEASE_MARGIN = timedelta(seconds=10)
 SETTLE_MARGIN = timedelta(seconds=5)
 """The part of `LEASE_MARGIN` for settling: with less than this left, no attempt begins."""
 
+FOLLOWER_CHECK = timedelta(seconds=1)
+"""When a later event is looked at again: who settles the earlier one may not know of it."""
+
 POSTPONEMENT = timedelta(seconds=10)
 """How long a delivery waits after a failure on our side prevented its attempt."""
+
+LATELY = timedelta(days=1)
+"""A receiver that answered so long ago, and has not failed since, is taken as one that answers."""
 
 BATCH = 256
 """Deliveries leased in one round; the next one follows at once if there are more."""
@@ -42,27 +52,6 @@ class Limits:
     concurrency: int
     origin_concurrency: int
     timeout: timedelta
-
-
-@dataclass(slots=True)
-class Scan:
-    """
-    One scan of every origin with pending deliveries, in as many rounds as that takes.
-
-    *left_origins* are the origins that may have more due deliveries in the database, including
-    those for which there was no capacity since the scan began.
-    """
-
-    after: str = ""
-    left_origins: set[str] = field(default_factory=set)
-    next_due_at: datetime | None = None
-
-    def add(self, due: DueDeliveries) -> None:
-        """Add the result of one round."""
-        self.after = due.after or ""
-        self.left_origins |= due.left_origins
-        instants = [at for at in (self.next_due_at, due.next_due_at) if at]
-        self.next_due_at = min(instants, default=None)
 
 
 class Dispatcher(Loop):
@@ -82,15 +71,18 @@ class Dispatcher(Loop):
         self._metrics = attempts.metrics
         self._metrics.slots(limits.concurrency)
         self._new_id = new_id
-        self._origins = Origins(limits.concurrency, limits.origin_concurrency)
-        self._scan = Scan()
+        self._receivers = Receivers(limits.concurrency, limits.origin_concurrency)
+        self._lookout = Lookout(
+            self._store, self._receivers.count_in_flight, self._receivers.capacity_of
+        )
+        self._knows_answered = False
         self._backlogged: set[str] = set()
         self._is_full = False
 
     @property
     def held_count(self) -> int:
         """Deliveries that are leased here, or about to be."""
-        return self._origins.held_count
+        return self._receivers.held_count
 
     def drain(self) -> None:
         """Lease no more, release what has no attempt yet; `run` returns after the last attempt."""
@@ -117,9 +109,11 @@ class Dispatcher(Loop):
         finally:
             for planned, delivery in zip(new, inserted or new, strict=True):
                 if inserted and delivery.leased_until:
-                    self._origins.wait(delivery)
+                    self._receivers.wait(delivery)
                 elif planned.leased_until:
-                    self._cancel(planned.origin)
+                    self._cancel(planned.receiver, planned.origin)
+                if inserted and delivery.sequence > 1:
+                    self._lookout.alarms.set(delivery.receiver, self.clock.now() + FOLLOWER_CHECK)
             self._begin_attempts()
         if inserted is not None and step.event:
             fields = {
@@ -136,90 +130,160 @@ class Dispatcher(Loop):
     async def run_round(self) -> Round:
         """Lease what is due and has capacity; start an attempt for each."""
         now = self.clock.now()
-        cooling_down = self._origins.cooling_down(now)
-        self._metrics.origins_cooling_down(len(cooling_down))
-        self._is_full = self._origins.capacity <= 0
-        if self._is_full:
+        if not self._knows_answered:
+            self._receivers.remember(await self._store.answered_receivers(now - LATELY))
+            self._knows_answered = True
+        self._metrics.receivers_cooling_down(self._receivers.cooldowns.forget_ended(now))
+        names, is_for_all = self.signal.take()
+        self._lookout.name(name for name in names if self._may_be_leased(name, now))
+        if is_for_all:
+            self._lookout.scan(now)
+        asked = self._store.deliveries_asked.take()
+        self._lookout.name(asked)
+        self._is_full = self._receivers.capacity <= 0
+        if self._is_full and not asked:
             return Round(0, POLL)
-        due = await self._store.lease_deliveries(
-            LeaseRound(
-                now=now,
-                until=self._leased_until(now),
-                limit=min(self._origins.capacity, BATCH),
-                origin_capacity=self._origins.capacity_of_new,
-                capacities=self._origins.capacities(),
-                held_origins=cooling_down,
-                after=self._scan.after,
-            )
-        )
-        self._metrics.attempts_lost(due.lost_count)
-        for delivery in due.deliveries:
-            self._origins.reserve(delivery.origin)
-            self._origins.wait(delivery)
+        try:
+            looked = await self._lookout.look(now)
+            count = await self._lease(looked, now)
+        except StorageUnavailable:
+            # What was named is forgotten now; a scan finds it.
+            self._lookout.scan(now)
+            self._store.deliveries_asked.set_for(asked)
+            raise
         self._begin_attempts()
-        self._scan.add(due)
-        return Round(len(due.deliveries), AT_ONCE if due.after is not None else self._end_scan(now))
+        # What was skipped may have got capacity meanwhile.
+        self._lookout.resume()
+        return Round(count, AT_ONCE if self._lookout.has_more else self._lookout.next_at(now) - now)
 
-    def _end_scan(self, now: datetime) -> timedelta:
-        """Remember the origins with more deliveries due; return the wait until the next scan."""
-        scan, self._scan = self._scan, Scan()
-        # While the round was committed, a cooldown may have begun.
-        cooldowns = self._origins.ends_of_cooldowns(now)
-        self._backlogged = scan.left_origins
-        if any(self._origins.wants_more(origin) for origin in self._backlogged - cooldowns.keys()):
-            return AT_ONCE
-        instants = (scan.next_due_at, *cooldowns.values())
-        return min([POLL, *(at - now for at in instants if at)])
+    async def _lease(self, looked: Sequence[Waiting], now: datetime) -> int:
+        """Lease what those receivers that were *looked* at may have; returns how many."""
+        limits = self._reserve_for(looked, now)
+        asked = [one.receiver for one in looked if one.has_asked]
+        if not limits and not asked:
+            return 0
+        found: Sequence[Delivery] = ()
+        try:
+            round_ = LeaseRound(now, self._leased_until(now), limits, asked)
+            due = await self._store.lease_deliveries(round_)
+            self._metrics.attempts_lost(due.lost_count)
+            found = due.deliveries
+        finally:
+            counts = Counter(one.receiver for one in found if not one.is_asked)
+            for name, limit in limits.items():
+                self._receivers.give_up(name, limit - counts[name])
+                self._note_backlog(name, is_backlogged=counts[name] == limit)
+        for delivery in found:
+            if delivery.is_asked:
+                self._receivers.reserve(delivery.receiver, delivery.origin)
+            self._receivers.wait(delivery)
+        return len(found)
 
-    def _reserve(self, origin: str) -> datetime | None:
+    def _reserve_for(self, looked: Sequence[Waiting], now: datetime) -> dict[str, int]:
+        """Reserve leases for what is due, shared among the receivers; returns how many for each."""
+        limits, due = dict[str, int](), list[Waiting]()
+        for one in looked:
+            resting_until = self._resting_until(one, now)
+            if resting_until:
+                self._lookout.alarms.set(one.receiver, resting_until)
+                continue
+            if one.next_due_at:
+                self._lookout.alarms.set(one.receiver, one.next_due_at)
+            if one.first_due_at <= now:
+                due.append(one)
+        left = min(self._receivers.capacity, BATCH)
+        for number, one in enumerate(due):
+            share = -(-left // (len(due) - number))
+            limit = min(share, self._receivers.capacity_of(one.receiver, one.origin))
+            if limit > 0:
+                self._receivers.reserve(one.receiver, one.origin, limit)
+                limits[one.receiver] = limit
+                left -= limit
+            else:
+                self._note_no_capacity(one.receiver, one.origin)
+        return limits
+
+    def _resting_until(self, waiting: Waiting, now: datetime) -> datetime | None:
+        end_of = self._receivers.cooldowns.end_of
+        ends = (waiting.resting_until, end_of(waiting.receiver, now), end_of(waiting.origin, now))
+        return max((at for at in ends if at), default=None)
+
+    def _may_be_leased(self, name: str, now: datetime) -> bool:
+        """Whether it is worth looking at a receiver; if not, it is looked at later."""
+        ends_at = self._receivers.cooldowns.end_of(name, now)
+        if ends_at:
+            self._lookout.alarms.set(name, ends_at)
+            return False
+        if self._receivers.capacity_of(name) <= 0:
+            self._note_no_capacity(name)
+            return False
+        return name not in self._backlogged or self._receivers.wants_more(name)
+
+    def _note_no_capacity(self, name: str, origin: str = "") -> None:
+        if self._receivers.has_all_its_leases(name):
+            self._backlogged.add(name)
+        else:
+            is_full = self._receivers.is_full(name, origin)
+            is_new = self._receivers.is_new(name)
+            self._lookout.skip(name, origin if is_full else "", is_new=is_new)
+
+    def _note_backlog(self, name: str, *, is_backlogged: bool) -> None:
+        if not is_backlogged:
+            self._backlogged.discard(name)
+            return
+        self._backlogged.add(name)
+        if self._receivers.wants_more(name):
+            self._lookout.name([name])
+
+    def _reserve(self, receiver: str, origin: str) -> datetime | None:
         """Reserve a lease for a new delivery, unless there is no capacity or older ones wait."""
         if self.is_draining or not self.is_running:
             return None
         now = self.clock.now()
-        if self._origins.capacity_of(origin) <= 0 or self._origins.is_cooling_down(origin, now):
-            self._backlogged.add(origin)
-            self._scan.left_origins.add(origin)
+        if self._receivers.are_cooling_down(receiver, origin, now):
             return None
-        if origin in self._backlogged:
-            # Not added to the scan: a scan that has capacity for all that it finds ends the
-            # backlog of the origin. If new deliveries were added, the backlog would last as long as
-            # invoices arrive. The next scan finds this delivery.
+        # While older ones wait in the database, a new one waits there too. A look that leases all
+        # that are due ends the backlog, even if new ones arrive meanwhile.
+        if receiver in self._backlogged or self._receivers.capacity_of(receiver, origin) <= 0:
             return None
-        self._origins.reserve(origin)
+        self._receivers.reserve(receiver, origin)
         return self._leased_until(now)
 
-    def _cancel(self, origin: str) -> None:
+    def _cancel(self, receiver: str, origin: str) -> None:
         """Stop counting a lease that was reserved and not taken, or that was released."""
-        self._origins.give_up(origin)
-        self._signal_capacity(origin)
+        self._receivers.give_up(receiver)
+        self._signal_capacity(receiver, origin)
 
     def _leased_until(self, now: datetime) -> datetime:
         return now + self._limits.timeout + LEASE_MARGIN
 
-    def _signal_capacity(self, origin: str) -> None:
+    def _signal_capacity(self, receiver: str, origin: str) -> None:
         """Begin the next round if there is capacity for deliveries that wait in the database."""
-        is_awaited = origin in self._backlogged and self._origins.wants_more(origin)
-        if is_awaited or self._is_full or self.is_draining:
-            self.signal.set()
+        is_awaited = receiver in self._backlogged and self._receivers.wants_more(receiver)
+        if is_awaited:
+            self._lookout.name([receiver])
+        is_resumed = self._lookout.resume(account_of(receiver), origin)
+        if is_awaited or is_resumed or self._is_full or self.is_draining:
+            self.signal.wake()
 
     def _begin_attempts(self) -> None:
         """Begin the attempts that get a slot; release those that get it late or in a cooldown."""
         if not self.is_running:
             return
         if self.is_draining:
-            self._release_all(self._origins.take_back_all())
+            self._release_all(self._receivers.take_back_all())
             return
-        if not self._origins.has_waiting:
+        if not self._receivers.has_waiting:
             return
         now = self.clock.now()
         latest_end = now + self._limits.timeout + SETTLE_MARGIN
-        for slot in self._origins.take_slots():
+        for slot in self._receivers.take_slots():
             delivery = slot.delivery
             has_time = delivery.leased_until is not None and latest_end < delivery.leased_until
-            if has_time and not self._origins.is_cooling_down(delivery.origin, now):
+            if has_time and not self._receivers.is_cooling_down(delivery, now):
                 self.tasks.create_task(self._attempt(slot))
             else:
-                self._origins.skip(slot)
+                self._receivers.skip(slot)
                 self._release_all([delivery])
 
     async def _attempt(self, slot: Slot) -> None:
@@ -228,22 +292,27 @@ class Dispatcher(Loop):
             attempt = await self._attempts.make(slot.delivery)
         except Exception as error:  # noqa: BLE001 -- one bad attempt must not stop the others
             log_failure("attempt.failed", slot.delivery, error)
-            self._origins.skip(slot)
+            self._receivers.skip(slot)
             await self._release(slot.delivery, self.clock.now() + POSTPONEMENT)
             return
-        self._end(slot, attempt)
+        attempt = self._end(slot, attempt)
         await self._attempts.settle(attempt)
+        if isinstance(attempt.decision, Retry):
+            due_at = attempt.ended_at + attempt.decision.delay
+            self._lookout.alarms.set(slot.delivery.receiver, due_at)
+            self.signal.wake()
 
-    def _end(self, slot: Slot, attempt: Attempt) -> None:
-        """Give back the slot, and update the state of the origin from *attempt*."""
-        now, origin = attempt.ended_at, slot.delivery.origin
-        if attempt.held_until:
-            self._origins.cool_down(origin, now, attempt.held_until)
-        self._origins.end(slot, now, is_answering=attempt.is_receiver_available)
-        if self._origins.is_cooling_down(origin, now):
-            self._release_all(self._origins.take_back(origin))
-        self._signal_capacity(origin)
+    def _end(self, slot: Slot, attempt: Attempt) -> Attempt:
+        """Give back the slot, and learn from *attempt*; returns it with what is to be stored."""
+        now, delivery = attempt.ended_at, slot.delivery
+        receiver_state, origin_state = self._receivers.end(slot, attempt)
+        if receiver_state or origin_state:
+            attempt = replace(attempt, receiver_state=receiver_state, origin_state=origin_state)
+        if self._receivers.are_cooling_down(delivery.receiver, delivery.origin, now):
+            self._release_all(self._receivers.take_back(delivery.receiver))
+        self._signal_capacity(delivery.receiver, delivery.origin)
         self._begin_attempts()
+        return attempt
 
     def _release_all(self, deliveries: Iterable[Delivery]) -> None:
         for delivery in deliveries:
@@ -258,10 +327,10 @@ class Dispatcher(Loop):
         except Exception as error:  # noqa: BLE001 -- one failed release must not stop the others
             log_failure("release.failed", delivery, error)
         finally:
-            self._cancel(delivery.origin)
-            # While no other origin has a lease, an origin may have more slots.
+            self._cancel(delivery.receiver, delivery.origin)
+            # While no other receiver has a lease, a receiver may have more slots.
             self._begin_attempts()
 
 
-def _reserve_nothing(_origin: str) -> None:
+def _reserve_nothing(_receiver: str, _origin: str) -> None:
     return None

@@ -39,7 +39,8 @@ class NoAnswer:
     """
     There was no usable answer; *detail* says why, to the developer of the receiver.
 
-    *status_code* is set if the head of a 2xx answer arrived and its body did not.
+    *status_code* is set if the head of a 2xx answer arrived and its body did not. *is_connected*
+    says whether there was a connection to the origin.
 
     The detail is the same for a denied address, a name without address and a connection that
     failed: anything else would let API users scan ports and networks through the service.
@@ -50,6 +51,7 @@ class NoAnswer:
     status_code: int | None = None
     body: None = None
     retry_after: None = None
+    is_connected: bool = True
 
 
 def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:

@@ -1,237 +1,469 @@
 """
-Shares slots and leases fairly among the origins that have deliveries due.
+Decides which receiver gets the next slot, and how many deliveries are leased for each.
 
-Keeps invariant 7. Slots and leases are counted for each origin:
+Keeps invariants 7 and 10. A receiver is an account's callback URL. What it answers concerns it
+alone: neighbours on its host, and other accounts, are called as if it did not exist.
 
-* An origin has a limited number of attempts in flight. While other origins have leases, it takes
-  another slot only if more slots are free than it already has, so that new origins find free slots.
-* An origin that is new, or that has just failed, gets one attempt at a time: a probe. After each
-  failed probe the cooldown is longer. The other deliveries of the origin are not attempted
-  meanwhile, so they do not use up their retry schedule. The first answer opens the origin again.
-* Only a few deliveries for each slot are leased before they get a slot.
+* Slots and leases are divided among accounts, then among receivers (see `shares`).
+* A receiver that is new, or that has just failed, gets one attempt at a time: a probe (see
+  `health`). All probes together take half of the slots at most.
+* An origin has a limited number of connections, divided in the same way. While no connection to it
+  can be made, it gets one attempt at a time, whoever its receivers are.
+* Only a few deliveries for each slot are leased before they get a slot, and no probes: while one
+  that waits for a slot is leased, no newer one can go before it.
 
 This module only counts. The dispatcher calls it, waits, and makes the attempts.
 """
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
 
-from service.domain.delivery import Delivery
+from service.delivery.health import REFUSALS_MAX, Cooldowns, Health
+from service.delivery.shares import Division, Share
+from service.domain.delivery import Attempt, Delivery, OriginState, ReceiverState, account_of
+from service.domain.outcomes import AttemptOutcome
 from service.values import value
 
 LEASE_AHEAD = 8
 """Leases for each slot: a slot that becomes free gets a leased delivery, without a commit."""
 
-COOLDOWN_FIRST = timedelta(milliseconds=100)
-COOLDOWN_MAX = timedelta(seconds=10)
-"""The first cooldown and the longest one; each failed probe doubles the cooldown."""
-
 KNOWN_MAX = 10_000
-"""Origins that are remembered; above this, the oldest one without a lease is forgotten."""
+"""Receivers that are remembered; above this, some without a lease are forgotten."""
+
+NOTE_INTERVAL = timedelta(hours=1)
+"""How often it is stored that a receiver goes on answering."""
 
 
 @value()
 class Slot:
-    """A delivery that may be attempted now; a probe finds out whether its origin answers."""
+    """A delivery that may be attempted now; a probe finds out whether its receiver answers."""
 
     delivery: Delivery
     is_probe: bool
+    is_probe_of_origin: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cooldown:
-    """The period in which an origin gets no attempts, after a failed probe or by Retry-After."""
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Origin:
+    """The connections to one scheme, host and port, and the receivers that wait for one."""
 
-    since: datetime
-    until: datetime
-
-    def is_active(self, now: datetime) -> bool:
-        """Whether *now* is in the period. It ends too if the clock is set back before its start."""
-        return self.since <= now < self.until
+    name: str
+    connections: Division
+    probe_leases: Share
+    accounts: Counter[str]
+    """Accounts with leases for this origin."""
+    receivers: dict[str, None]
+    health: Health = field(default_factory=Health)
+    in_flight_count: int = 0
+    waiting: dict[bool, "Turns"] = field(default_factory=lambda: {True: Turns(), False: Turns()})
+    """Receivers that wait for a connection: those that are probed, and the others."""
 
 
 @dataclass(slots=True, eq=False)
-class Origin:
-    """The state of one origin: its waiting deliveries, its leases, and whether it answers."""
+class Receiver:
+    """The state of one receiver: its waiting deliveries, its leases, and whether it answers."""
 
     name: str
+    account_id: str
+    origin: Origin
+    health: Health = field(default_factory=Health)
     waiting: deque[Delivery] = field(default_factory=deque)
     in_flight_count: int = 0
     held_count: int = 0
     """Leases that are taken or reserved, including those of attempts in flight."""
-    is_open: bool = False
-    """Whether it has answered lately; otherwise it is probed."""
-    failed_probe_count: int = 0
     is_queued: bool = False
+    noted_at: datetime | None = None
+    """When it was stored last that the receiver answers."""
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether its next attempt is a probe."""
+        return not self.health.is_open
+
+    @property
+    def goes_first(self) -> bool:
+        """Whether it goes before the others of its account: asked for by hand, or never failed."""
+        is_asked = bool(self.waiting) and self.waiting[0].is_asked
+        return is_asked or not (self.health.is_open or self.health.is_failing)
 
 
-class Origins:
+class Turns:
+    """
+    Receivers that wait: the accounts take turns, and so do the receivers of an account.
+
+    Of an account, those go first that `goes_first`, the newest of them before the others.
+    """
+
+    __slots__ = ("_accounts",)
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, tuple[deque[Receiver], deque[Receiver]]] = {}
+
+    def __len__(self) -> int:
+        """How many accounts wait."""
+        return len(self._accounts)
+
+    def add(self, receiver: Receiver, *, is_next: bool = False) -> None:
+        """Let *receiver* wait, behind or before the others like it."""
+        queues = self._accounts.setdefault(receiver.account_id, (deque(), deque()))
+        if receiver.goes_first:
+            queues[0].appendleft(receiver)
+        elif is_next:
+            queues[1].appendleft(receiver)
+        else:
+            queues[1].append(receiver)
+
+    def take(self) -> Receiver:
+        """Remove and return the first receiver; its account goes behind the others."""
+        account_id = next(iter(self._accounts))
+        first, others = queues = self._accounts.pop(account_id)
+        receiver = (first or others).popleft()
+        if first or others:
+            self._accounts[account_id] = queues
+        return receiver
+
+
+class Receivers:
     """Divides *concurrency* slots, of which one origin gets *origin_concurrency* at most."""
 
     def __init__(self, concurrency: int, origin_concurrency: int) -> None:
         self._origin_concurrency = origin_concurrency
-        self._free_slots = concurrency
-        self._lease_limit = concurrency * LEASE_AHEAD
+        self.cooldowns = Cooldowns()
         self.held_count = 0
         """Leases that are taken or reserved."""
-        self._known: dict[str, Origin] = {}
-        self._busy: dict[str, Origin] = {}
-        self._failing: dict[str, Origin] = {}
-        self._cooldowns: dict[str, Cooldown] = {}
-        self._queue: deque[Origin] = deque()
+        self._known: dict[str, Receiver] = {}
+        self._origins = WeakValueDictionary[str, Origin]()
+        self._accounts = Counter[str]()
+        self._busy: dict[str, Receiver] = {}
+        self._turns = {True: Turns(), False: Turns()}
+        self._are_probes_first = False
+        probes = max(1, concurrency // 2)
+        account_probes = max(1, probes // 4)
+        contenders = (self._accounts, self._busy)
+        self._slots = Division(concurrency, probes, account_probes, contenders)
+        self._leases = Division(concurrency * LEASE_AHEAD, probes, account_probes, contenders)
 
     # Leases
 
     @property
     def capacity(self) -> int:
         """How many more leases may be taken."""
-        return self._lease_limit - self.held_count
+        return self._leases.free
 
-    @property
-    def capacity_of_new(self) -> int:
-        """How many more leases an origin may have that is not in `capacities`."""
-        return LEASE_AHEAD
+    def capacity_of(self, name: str, origin: str = "") -> int:
+        """How many more leases one receiver may have; of one at an *origin*, if that is known."""
+        receiver = self._known.get(name)
+        if receiver is None or receiver.is_probed:
+            return self._capacity_of_probe(name, origin, receiver)
+        shared = self._leases.capacity_of(receiver.account_id, name, is_probed=False)
+        return max(0, min(self._limit_of(receiver) - receiver.held_count, shared))
 
-    def capacity_of(self, name: str) -> int:
-        """How many more leases one origin may have."""
-        origin = self._known.get(name)
-        limit = LEASE_AHEAD if origin is None else self._limit_of(origin) - origin.held_count
-        return max(0, min(limit, self._lease_limit - self.held_count))
+    def _capacity_of_probe(self, name: str, origin: str, receiver: Receiver | None) -> int:
+        account_id = account_of(name)
+        own = 1 if receiver is None else 1 - receiver.held_count
+        shared = self._leases.capacity_of(account_id, name, is_probed=True)
+        known = receiver.origin if receiver else self._origins.get(origin)
+        at_origin = known.probe_leases.capacity_of(account_id) if known else 1
+        return max(0, min(own, shared, at_origin))
+
+    def has_all_its_leases(self, name: str) -> bool:
+        """Whether a receiver has as many leases as it may have, apart from the others."""
+        receiver = self._known.get(name)
+        return receiver is not None and receiver.held_count >= self._limit_of(receiver)
+
+    def is_new(self, name: str) -> bool:
+        """Whether nothing is known of a receiver yet: it has neither answered nor failed."""
+        receiver = self._known.get(name)
+        return receiver is None or receiver.goes_first
+
+    def is_full(self, name: str, origin: str) -> bool:
+        """Whether *origin* has no connection for another probe of the account of a receiver."""
+        known = self._origins.get(origin)
+        return known is not None and known.probe_leases.capacity_of(account_of(name)) <= 0
 
     def wants_more(self, name: str) -> bool:
-        """Whether an origin has at most half of the leases that it may have."""
-        origin = self._known.get(name)
-        return origin is None or origin.held_count * 2 <= self._limit_of(origin)
+        """Whether a receiver has at most half of the leases that it may have, and may have more."""
+        receiver = self._known.get(name)
+        if receiver and receiver.held_count * 2 > self._limit_of(receiver):
+            return False
+        return self.capacity_of(name) > 0
 
-    def capacities(self) -> dict[str, int]:
-        """The capacity of each origin that has leases, or whose last probe failed."""
-        return {name: self.capacity_of(name) for name in (*self._busy, *self._failing)}
+    def reserve(self, name: str, origin: str, count: int = 1) -> None:
+        """Count leases before they are taken."""
+        receiver = self._known.get(name) or self._add(name, origin)
+        if count and not receiver.held_count:
+            self._join(receiver)
+        self._leases.take(receiver.account_id, name, count, is_probed=receiver.is_probed)
+        if receiver.is_probed:
+            receiver.origin.probe_leases.take(receiver.account_id, count)
+        receiver.held_count += count
+        self.held_count += count
 
-    def reserve(self, name: str) -> None:
-        """Count a lease before it is taken, or when it is taken."""
-        origin = self._known.get(name) or self._add(name)
-        origin.held_count += 1
-        self.held_count += 1
-        self._busy[name] = origin
+    def give_up(self, name: str, count: int = 1) -> None:
+        """Stop counting leases."""
+        receiver = self._known[name]
+        self._leases.give_back(receiver.account_id, name, count, is_probed=receiver.is_probed)
+        if receiver.is_probed:
+            receiver.origin.probe_leases.give_back(receiver.account_id, count)
+        receiver.held_count -= count
+        self.held_count -= count
+        if count and not receiver.held_count:
+            self._leave(receiver)
 
-    def give_up(self, name: str) -> None:
-        """Stop counting a lease."""
-        origin = self._known[name]
-        origin.held_count -= 1
-        self.held_count -= 1
-        if not origin.held_count:
-            del self._busy[name]
+    def remember(self, answered: Iterable[ReceiverState]) -> None:
+        """Know receivers that have answered lately."""
+        for one in answered:
+            if one.receiver not in self._known:
+                receiver = self._add(one.receiver, one.origin)
+                receiver.health.is_open, receiver.noted_at = True, one.answered_at
 
     # Cooldowns
 
-    def cooling_down(self, now: datetime) -> frozenset[str]:
-        """The origins that get no attempts at *now*."""
-        return frozenset(name for name, one in self._cooldowns.items() if one.is_active(now))
+    def is_cooling_down(self, delivery: Delivery, now: datetime) -> bool:
+        """Whether *delivery* may not be attempted at *now*; what was asked for by hand may."""
+        return not delivery.is_asked and self.are_cooling_down(
+            delivery.receiver, delivery.origin, now
+        )
 
-    def ends_of_cooldowns(self, since: datetime) -> dict[str, datetime]:
-        """The end of each cooldown that was not over at *since*, later cooldowns included."""
-        self._cooldowns = {name: one for name, one in self._cooldowns.items() if one.until > since}
-        return {name: one.until for name, one in self._cooldowns.items()}
-
-    def is_cooling_down(self, name: str, now: datetime) -> bool:
-        """Whether an origin gets no attempts at *now*."""
-        cooldown = self._cooldowns.get(name)
-        return cooldown is not None and cooldown.is_active(now)
-
-    def cool_down(self, name: str, now: datetime, until: datetime) -> None:
-        """Give an origin no attempts from *now* to *until*."""
-        if not self.is_cooling_down(name, until):
-            self._cooldowns[name] = Cooldown(now, until)
+    def are_cooling_down(self, name: str, origin: str, now: datetime) -> bool:
+        """Whether a receiver or its origin gets no attempts at *now*."""
+        active = self.cooldowns.is_active
+        return active(name, now) or active(origin, now)
 
     # Slots
 
     @property
     def has_waiting(self) -> bool:
-        """Whether an origin waits for a slot that it may have."""
-        return bool(self._queue)
+        """Whether a receiver waits for a slot."""
+        return bool(self._turns[True] or self._turns[False])
+
+    def count_in_flight(self, account_id: str) -> int:
+        """How many attempts of an account are in flight."""
+        return self._slots.count_of(account_id)
 
     def wait(self, delivery: Delivery) -> None:
         """Queue a delivery, whose lease is counted, for a slot."""
-        origin = self._known[delivery.origin]
-        origin.waiting.append(delivery)
-        self._queue_up(origin)
+        receiver = self._known[delivery.receiver]
+        if delivery.is_asked:
+            receiver.waiting.appendleft(delivery)
+        else:
+            receiver.waiting.append(delivery)
+        self._queue_up(receiver)
 
     def take_slots(self) -> Iterator[Slot]:
-        """Take a slot for each delivery that may be attempted now; the origins take turns."""
-        passed_count = 0
-        while self._free_slots and passed_count < len(self._queue):
-            origin = self._queue.popleft()
-            # Beside others, an origin takes a slot only if more slots are free than it has.
-            is_alone = len(self._busy) == 1
-            if not is_alone and origin.in_flight_count >= max(self._free_slots, 1):
-                self._queue.append(origin)
-                passed_count += 1
-                continue
-            passed_count, origin.is_queued = 0, False
-            if origin.waiting and origin.in_flight_count < self._slots_of(origin):
-                origin.in_flight_count += 1
-                self._free_slots -= 1
-                slot = Slot(origin.waiting.popleft(), is_probe=not origin.is_open)
-                self._queue_up(origin)
-                yield slot
+        """Take a slot for each delivery that may be attempted now."""
+        first = self._are_probes_first = not self._are_probes_first
+        # The first ones again, as some of the others may have become one of them.
+        for is_probed in (first, not first, first):
+            turns, passed_count = self._turns[is_probed], 0
+            while self._slots.free > 0 and passed_count < len(turns):
+                receiver = turns.take()
+                receiver.is_queued = False
+                if receiver.is_probed is not is_probed:
+                    self._queue_up(receiver)
+                elif not self._may_begin(receiver):
+                    self._call_waiting(receiver.origin)
+                elif not self._gets_connection(receiver):
+                    receiver.is_queued = True
+                    receiver.origin.waiting[is_probed].add(receiver)
+                elif not self._permits(self._slots, receiver):
+                    receiver.is_queued = True
+                    turns.add(receiver)
+                    passed_count += 1
+                else:
+                    passed_count = 0
+                    yield self._begin(receiver)
 
-    def end(self, slot: Slot, now: datetime, *, is_answering: bool) -> None:
-        """Give back the slot and lease of an attempt; open the origin, probe it or cool it down."""
-        origin = self._known[slot.delivery.origin]
-        if is_answering:
-            origin.is_open, origin.failed_probe_count = True, 0
-            self._failing.pop(origin.name, None)
-        elif slot.is_probe:
-            cooldown = min(COOLDOWN_FIRST * 2 ** min(origin.failed_probe_count, 10), COOLDOWN_MAX)
-            origin.failed_probe_count += 1
-            self._failing[origin.name] = origin
-            self.cool_down(origin.name, now, now + cooldown)
-        else:
-            origin.is_open = False
+    def end(self, slot: Slot, attempt: Attempt) -> tuple[ReceiverState | None, OriginState | None]:
+        """
+        Give back the slot and lease of *attempt*, and learn from it.
+
+        Returns:
+            What has to be stored about the receiver and about its origin.
+        """
+        receiver = self._known[slot.delivery.receiver]
+        origin_state = self._learn_of_origin(slot, receiver.origin, attempt)
+        receiver_state = self._learn(slot, receiver, attempt) if attempt.is_connected else None
         self.skip(slot)
-        self.give_up(origin.name)
+        self.give_up(receiver.name)
+        return receiver_state, origin_state
 
     def skip(self, slot: Slot) -> None:
         """Give back a slot without an attempt; its lease is still counted."""
-        origin = self._known[slot.delivery.origin]
+        receiver = self._known[slot.delivery.receiver]
+        origin = receiver.origin
+        receiver.in_flight_count -= 1
         origin.in_flight_count -= 1
-        self._free_slots += 1
-        self._queue_up(origin)
+        for division in (self._slots, origin.connections):
+            division.give_back(receiver.account_id, receiver.name, is_probed=receiver.is_probed)
+        self._queue_up(receiver)
+        self._call_waiting(origin)
 
     def take_back(self, name: str) -> list[Delivery]:
-        """Remove the deliveries of one origin that wait for a slot; their leases stay counted."""
-        origin = self._known[name]
-        waiting, origin.waiting = list(origin.waiting), deque()
-        return waiting
+        """Remove the deliveries of one receiver that wait for a slot, but none asked for."""
+        receiver = self._known[name]
+        kept = deque(one for one in receiver.waiting if one.is_asked)
+        taken, receiver.waiting = [one for one in receiver.waiting if not one.is_asked], kept
+        return taken
 
     def take_back_all(self) -> list[Delivery]:
         """Remove all deliveries that wait for a slot; their leases are still counted."""
-        return [one for name in self._busy for one in self.take_back(name)]
+        taken = list[Delivery]()
+        for receiver in self._busy.values():
+            taken += receiver.waiting
+            receiver.waiting = deque()
+        return taken
 
-    def _queue_up(self, origin: Origin) -> None:
-        if origin.is_queued or not origin.waiting:
-            return
-        if origin.in_flight_count < self._slots_of(origin):
-            origin.is_queued = True
-            self._queue.append(origin)
+    def _begin(self, receiver: Receiver) -> Slot:
+        origin = receiver.origin
+        receiver.in_flight_count += 1
+        origin.in_flight_count += 1
+        for division in (self._slots, origin.connections):
+            division.take(receiver.account_id, receiver.name, is_probed=receiver.is_probed)
+        slot = Slot(
+            receiver.waiting.popleft(),
+            is_probe=receiver.is_probed,
+            is_probe_of_origin=not origin.health.is_open,
+        )
+        self._queue_up(receiver)
+        return slot
 
-    def _limit_of(self, origin: Origin) -> int:
-        if origin.failed_probe_count:
-            return 1
-        limit = self._slots_of(origin) * LEASE_AHEAD
-        return limit if len(self._busy) <= 1 else min(limit, self._lease_limit - self.held_count)
+    def _queue_up(self, receiver: Receiver) -> None:
+        if not receiver.is_queued and self._may_begin(receiver):
+            receiver.is_queued = True
+            self._turns[receiver.is_probed].add(receiver)
 
-    def _slots_of(self, origin: Origin) -> int:
-        return self._origin_concurrency if origin.is_open else 1
+    def _call_waiting(self, origin: Origin) -> None:
+        """Let those receivers of *origin* that wait for a connection take their turn."""
+        for is_probed, turns in origin.waiting.items():
+            called = list[Receiver]()
+            while turns and len(called) < max(1, origin.connections.free):
+                called.append(turns.take())
+            for receiver in reversed(called):
+                self._turns[is_probed].add(receiver, is_next=True)
 
-    def _add(self, name: str) -> Origin:
-        """Remember a new origin; above `KNOWN_MAX`, forget the oldest that has no lease."""
-        origin = self._known[name] = Origin(name)
+    def _may_begin(self, receiver: Receiver) -> bool:
+        if not receiver.waiting:
+            return False
+        limit = self._origin_concurrency if receiver.health.is_open else 1
+        return receiver.in_flight_count < limit or receiver.waiting[0].is_asked
+
+    def _gets_connection(self, receiver: Receiver) -> bool:
+        origin = receiver.origin
+        is_limited = origin.health.is_failing and not receiver.waiting[0].is_asked
+        if is_limited and origin.in_flight_count:
+            return False
+        return self._permits(origin.connections, receiver)
+
+    @staticmethod
+    def _permits(division: Division, receiver: Receiver) -> bool:
+        return division.permits(receiver.account_id, receiver.name, is_probed=receiver.is_probed)
+
+    # What attempts show
+
+    def _learn_of_origin(self, slot: Slot, origin: Origin, attempt: Attempt) -> OriginState | None:
+        now, health = attempt.ended_at, origin.health
+        if attempt.is_connected:
+            was_failing = health.is_failing
+            health.succeeded()
+            return OriginState(origin.name, now) if was_failing else None
+        is_cooling_down = self.cooldowns.is_active(origin.name, now)
+        until = health.failed(now, is_probe=slot.is_probe_of_origin and not is_cooling_down)
+        if until is None:
+            return None
+        self.cooldowns.begin(origin.name, now, until)
+        return OriginState(origin.name, until)
+
+    def _learn(self, slot: Slot, receiver: Receiver, attempt: Attempt) -> ReceiverState | None:
+        now, health, was_probed = attempt.ended_at, receiver.health, receiver.is_probed
+        until = None
+        if _is_answering(health, attempt):
+            health.succeeded()
+        else:
+            # Several failures of one moment begin one cooldown.
+            is_cooling_down = self.cooldowns.is_active(receiver.name, now)
+            until = health.failed(now, is_probe=slot.is_probe and not is_cooling_down)
+        if receiver.is_probed is not was_probed:
+            self._change(receiver)
+        ends = [at for at in (until, attempt.held_until) if at]
+        if ends:
+            self.cooldowns.begin(receiver.name, now, max(ends))
+        is_noted = receiver.noted_at is not None and now - receiver.noted_at < NOTE_INTERVAL
+        if health.is_open and is_noted and not ends:
+            return None
+        receiver.noted_at = now if health.is_open else None
+        return ReceiverState(
+            receiver=receiver.name,
+            origin=receiver.origin.name,
+            answered_at=now if health.is_open else None,
+            failing_since=None if health.is_open else now,
+            cooldown_until=until,
+            held_until=attempt.held_until,
+        )
+
+    def _change(self, receiver: Receiver) -> None:
+        """Count what *receiver* has as probes from now on, or no longer."""
+        account_id, is_probed = receiver.account_id, receiver.is_probed
+        self._leases.change(account_id, receiver.held_count, is_probed=is_probed)
+        at_origin = receiver.origin.probe_leases
+        change = at_origin.take if is_probed else at_origin.give_back
+        change(account_id, receiver.held_count)
+        for division in (self._slots, receiver.origin.connections):
+            division.change(account_id, receiver.in_flight_count, is_probed=is_probed)
+
+    # What is known
+
+    def _limit_of(self, receiver: Receiver) -> int:
+        """How many leases *receiver* may have, apart from the others."""
+        return 1 if receiver.is_probed else self._origin_concurrency * LEASE_AHEAD
+
+    def _join(self, receiver: Receiver) -> None:
+        self._busy[receiver.name] = receiver
+        receiver.origin.receivers[receiver.name] = None
+        self._accounts[receiver.account_id] += 1
+        receiver.origin.accounts[receiver.account_id] += 1
+
+    def _leave(self, receiver: Receiver) -> None:
+        del self._busy[receiver.name]
+        del receiver.origin.receivers[receiver.name]
+        for counter in (self._accounts, receiver.origin.accounts):
+            counter[receiver.account_id] -= 1
+            if not counter[receiver.account_id]:
+                del counter[receiver.account_id]
+
+    def _add(self, name: str, origin: str) -> Receiver:
         if len(self._known) > KNOWN_MAX:
-            idle = next((one for one in self._known.values() if not one.held_count), None)
-            if idle and idle is not origin:
-                del self._known[idle.name]
-                self._failing.pop(idle.name, None)
+            self._forget_some()
+        receiver = Receiver(name, account_of(name), self._origin(origin))
+        self._known[name] = receiver
+        return receiver
+
+    def _origin(self, name: str) -> Origin:
+        origin = self._origins.get(name)
+        if origin is None:
+            probes = max(1, self._origin_concurrency // 2)
+            accounts, receivers = Counter[str](), dict[str, None]()
+            connections = Division(self._origin_concurrency, probes, probes, (accounts, receivers))
+            probe_leases = Share(probes, accounts)
+            origin = Origin(name, connections, probe_leases, accounts, receivers)
+            self._origins[name] = origin
         return origin
+
+    def _forget_some(self) -> None:
+        """Forget some that have no lease: first those that do not answer, the oldest first."""
+        idle = [one for one in self._known.values() if not one.held_count]
+        idle.sort(key=lambda one: one.health.is_open)
+        for one in idle[: KNOWN_MAX // 10]:
+            del self._known[one.name]
+
+
+def _is_answering(health: Health, attempt: Attempt) -> bool:
+    """Whether the receiver takes callbacks; one that refuses everything does not."""
+    if attempt.outcome is AttemptOutcome.DELIVERED:
+        health.refusal_count = 0
+    else:
+        health.refusal_count += 1
+    return attempt.is_receiver_available and health.refusal_count < REFUSALS_MAX

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 
 from service.callbacks.declaration import Callback
-from service.domain.delivery import Delivery
+from service.domain.delivery import Delivery, receiver_of
 from service.domain.invoice import FIRST_LEASE_TOKEN, Step
 
-Reserve = Callable[[str], datetime | None]
-"""Reserves a lease for an origin; returns the end of the lease, or None without capacity."""
+Reserve = Callable[[str, str], datetime | None]
+"""Reserves a lease for a receiver at an origin; returns its end, or None without capacity."""
 
 
 def deliveries_of(
@@ -22,13 +22,20 @@ def deliveries_of(
     invoice, event = step.invoice, step.event
     if event is None:
         return
-    content = event if event.content is None else event.content
+    content = event.content
+    if content is None:
+        content = {
+            "description": event.description,
+            "paid": event.paid,
+            "invoice_id": invoice.id,
+        }
     bodies = [
         (evaluated, callbacks[evaluated.callback].render(content))
         for evaluated in invoice.callbacks
         if evaluated.callback in event.callbacks
     ]
     for evaluated, body in bodies:
+        receiver = receiver_of(invoice.account_id, evaluated.base or evaluated.origin)
         yield Delivery(
             id=f"msg_{new_id()}",
             account_id=invoice.account_id,
@@ -39,10 +46,11 @@ def deliveries_of(
             callback=evaluated.callback,
             url=evaluated.url,
             origin=evaluated.origin,
+            receiver=receiver,
             body=body,
             accepted_at=invoice.created_at,
             created_at=event.at,
-            leased_until=reserve(evaluated.origin),
+            leased_until=reserve(receiver, evaluated.origin),
             lease_token=FIRST_LEASE_TOKEN,
             request_id=invoice.request_id,
             traceparent=invoice.traceparent,

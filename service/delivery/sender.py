@@ -22,6 +22,7 @@ from service.delivery.connection import (
     ANSWER_LIMIT,
     HEAD_COUNT_LIMIT,
     HEAD_LINE_LIMIT,
+    IS_CONNECTED,
     BoundedConnector,
     verified_tls,
 )
@@ -147,6 +148,7 @@ class Sender:
         service: whatever a receiver does, the result is a value.
         """
         response, body = None, bytearray()
+        IS_CONNECTED.set(False)
         url = _url(request.url)
         if url is None:
             return no_answer(InvalidURL(request.url), self._timeout_seconds)
@@ -162,6 +164,7 @@ class Sender:
                 return await _read(response, body)
         except Exception as failure:  # noqa: BLE001 -- no answer may stop an attempt
             missing = no_answer(failure, self._timeout_seconds)
+            missing = replace(missing, is_connected=IS_CONNECTED.get())
             # The connection refers to the failure, and its frames to the connection: this cycle
             # would keep what was read until the garbage collector runs.
             failure.__traceback__ = None

@@ -4,12 +4,11 @@ The loop that applies retention: it removes deliveries that were settled long ag
 Pending deliveries are never removed. Any number of processes may each run one.
 """
 
-import asyncio
 import logging
 from datetime import datetime, timedelta
 
 from service.clock import Clock
-from service.loops import AT_ONCE, POLL, Loop, Round
+from service.loops import AT_ONCE, POLL, Loop, Round, Signal
 from service.storage.retention import SweepPosition
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
@@ -24,7 +23,7 @@ class Sweeper(Loop):
     """Removes the deliveries that were settled more than *retention* ago, with their attempts."""
 
     def __init__(self, store: Store, retention: timedelta, clock: Clock, metrics: Metrics) -> None:
-        super().__init__(clock, signal=asyncio.Event())
+        super().__init__(clock, signal=Signal())
         self._store = store
         self._retention = retention
         self._metrics = metrics
@@ -39,13 +38,14 @@ class Sweeper(Loop):
         self._position, self._count = swept.next or SweepPosition(), self._count + swept.count
         if swept.next:
             return Round(swept.count, AT_ONCE)
-        await self._remove_holds(settled_before)
+        for kind in ("receivers", "origins"):
+            await self._remove_states(kind, settled_before)
         if self._count:
             log.info("deliveries.swept", extra={"fields": {"count": self._count}})
         self._count = 0
         return Round(swept.count, max(POLL, min(SWEEP_INTERVAL, self._retention)))
 
-    async def _remove_holds(self, over_before: datetime) -> None:
+    async def _remove_states(self, kind: str, over_before: datetime) -> None:
         after: str | None = ""
         while after is not None and not self.is_draining:
-            after = await self._store.remove_holds(after, over_before)
+            after = await self._store.remove_states(kind, after, over_before)

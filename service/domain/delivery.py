@@ -14,7 +14,8 @@ class Delivery:
     The durable duty to deliver one event to one receiver, as the holder of its lease sees it.
 
     *body* holds the exact bytes of every attempt. *sequence* numbers the events of an invoice
-    from 1. *leased_until* is None where no lease is held.
+    from 1. *receiver* is made by `receiver_of`. *is_asked* says that the API user asked for the
+    next attempt by hand. *leased_until* is None where no lease is held.
     """
 
     id: str
@@ -26,16 +27,63 @@ class Delivery:
     callback: str
     url: str
     origin: str
+    receiver: str
     body: bytes
     attempt_count: int = 0
     failure_count: int = 0
     cause: Cause = Cause.EVENT
+    is_asked: bool = False
     accepted_at: datetime
     created_at: datetime
     leased_until: datetime | None
     lease_token: int
     request_id: str
     traceparent: str | None
+
+
+def receiver_of(account_id: str, base: str) -> str:
+    """
+    The receiver of an account whose callback URL is *base*, as one text.
+
+    The receivers of one account have the same beginning, so that they stand together in an index.
+    """
+    return f"{account_id} {base}"
+
+
+def account_of(receiver: str) -> str:
+    """The account of a *receiver*."""
+    return receiver.partition(" ")[0]
+
+
+def base_of(receiver: str) -> str:
+    """The callback URL of a *receiver*, as its account gave it."""
+    return receiver.partition(" ")[2]
+
+
+@value(kw_only=True)
+class ReceiverState:
+    """
+    What all processes have to know about a receiver.
+
+    *answered_at* is when it answered last, None if it fails; *failing_since* the other way round.
+    It gets no attempts until *cooldown_until*, after a failed probe, and until *held_until*, as it
+    asked with Retry-After.
+    """
+
+    receiver: str
+    origin: str
+    answered_at: datetime | None
+    failing_since: datetime | None = None
+    cooldown_until: datetime | None = None
+    held_until: datetime | None = None
+
+
+@value()
+class OriginState:
+    """No connection to *origin* could be made: it gets no attempts until *cooldown_until*."""
+
+    origin: str
+    cooldown_until: datetime
 
 
 @value()
@@ -75,7 +123,8 @@ class Attempt:
     One HTTP request made for a delivery, its outcome, and the decision that follows.
 
     *detail* says what was wrong, for the developer of the receiver. *response_body* holds the
-    beginning of the body of the answer, as text.
+    beginning of the body of the answer, as text. *is_connected* says whether there was a connection
+    to the origin. *receiver_state* and *origin_state* are what has to be stored with it.
     """
 
     delivery: Delivery
@@ -92,6 +141,9 @@ class Attempt:
     decision: Decision
     held_until: datetime | None = None
     """Until when the receiver asked not to be called, with Retry-After."""
+    is_connected: bool = True
+    receiver_state: ReceiverState | None = None
+    origin_state: OriginState | None = None
 
     @property
     def is_receiver_available(self) -> bool:

@@ -25,11 +25,17 @@ CONTENT = (
 
 @value()
 class EvaluatedCallback:
-    """A callback that the API user asked for: its name, and the URL evaluated from the request."""
+    """
+    A callback that the API user asked for: its name, and the URL evaluated from the request.
+
+    *base* is the API user's own part of the URL, by which their receivers are told apart; empty
+    where the whole URL is ours.
+    """
 
     callback: str
     url: str
     origin: str
+    base: str = ""
 
 
 @value(kw_only=True)
@@ -68,8 +74,9 @@ class Event:
     """
     Something that happened to an invoice.
 
-    *callbacks* names the callbacks that it fires. Their schemas dump *content*, or the event
-    itself where there is none. *collector* is the name of the collector that reported it.
+    *callbacks* names the callbacks that it fires. Their schemas dump *content*; where there is
+    none, `description`, `paid` and `invoice_id`. *collector* is the name of the collector that
+    reported it.
     """
 
     description: str

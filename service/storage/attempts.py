@@ -7,19 +7,20 @@ Keeps invariant 3: only the holder of a lease can settle, because the write matc
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Text, func
+from sqlalchemy import Connection, Integer, Text, delete, func, update
 
 from service.database.bulk import insert_rows
 from service.domain.delivery import Attempt, Dead, Delivered, Retry
 from service.domain.states import DELIVERY_MOVES, Cause, DeliveryStatus
-from service.storage import leases
-from service.storage.holds import hold_origins
+from service.storage import history, leases, receivers
 from service.storage.tables import attempts, deliveries, microseconds
 
 
 def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
     """
     Record the attempts *made* and give up their leases, provided the leases are still ours.
+
+    Of each delivery, the attempts that `history` tells are kept, and no others.
 
     Runs inside *tx* and never commits it.
 
@@ -33,7 +34,9 @@ def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
     if not leases.give_up(tx, _settling, map(_change, made)):
         return [False]
     insert_rows(tx, attempts, list(map(_row, made)))
-    hold_origins(tx, made)
+    receivers.remember(tx, made)
+    if many := [one for one in made if one.number > history.BODIES_MAX]:
+        _prune(tx, many)
     return [True] * len(made)
 
 
@@ -56,8 +59,27 @@ _settling = (
         attempt_count=deliveries.c.attempt_count + 1,
         failure_count=deliveries.c.failure_count + _settled.c.failure_count,
         cause=Cause.RETRY.value,
+        is_asked=False,
     )
 )
+
+
+def _prune(tx: Connection, made: Sequence[Attempt]) -> None:
+    """Remove the attempts that the attempts *made* push out of the history, and older bodies."""
+    for attempt in made:
+        older = attempts.c.number <= attempt.number - history.BODIES_MAX
+        of_delivery = (
+            attempts.c.account_id == attempt.delivery.account_id,
+            attempts.c.delivery_id == attempt.delivery.id,
+        )
+        tx.execute(
+            update(attempts)
+            .where(*of_delivery, older, attempts.c.response_body.is_not(None))
+            .values(response_body=None)
+        )
+        if attempt.number > history.ATTEMPTS_MAX:
+            oldest = attempts.c.number <= attempt.number - history.ATTEMPTS_MAX
+            tx.execute(delete(attempts).where(*of_delivery, oldest))
 
 
 def _change(attempt: Attempt) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """
 The backlog: how many deliveries, collections and mails are due or waiting, and since when.
 
-It is measured at every scrape, and there may be millions of rows. Each origin is found by one index
-lookup from the one before, counts end at a bound, and one origin is measured at a time, so that no
-plan scans all pending deliveries.
+It is measured at every scrape, and there may be millions of rows. Each receiver is found by one
+index lookup from the one before, counts end at a bound, and one receiver is measured at a time, so
+that no plan scans all pending deliveries.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,15 @@ from sqlalchemy import (
 )
 
 from service.storage import leases
-from service.storage.deliveries import is_first_of_its_invoice, is_pending, next_origin
-from service.storage.tables import deliveries, invoices, mails, origins
+from service.storage.deliveries import is_first_of_its_invoice
+from service.storage.tables import deliveries, invoices, mails, receivers
+from service.storage.waiting import bounds_of, is_pending, next_receiver
 
 COUNTED_MAX = 100_000
 """Counting ends at this number: after 0.1 s on SQLite, 0.2 to 0.5 s on PostgreSQL."""
 
-ORIGINS_MAX = 10_000
-"""How many origins are measured at most, in the order of the database."""
+RECEIVERS_MAX = 10_000
+"""How many receivers are measured at most, in the order of the database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class Backlog:
 
     deliveries_due: int
     deliveries_waiting: int
-    due_origins: int
+    due_receivers: int
     oldest_due_delivery_age_seconds: float
     collections_due: int
     oldest_due_collection_age_seconds: float
@@ -54,27 +55,36 @@ def measure(
     now: datetime,
     *,
     counted_max: int = COUNTED_MAX,
-    origins_max: int = ORIGINS_MAX,
+    receivers_max: int = RECEIVERS_MAX,
 ) -> Backlog:
     """
     Measure the backlog at *now*.
 
     A leased delivery is neither due nor waiting, nor is one that has to wait for an earlier one
-    of its invoice. Counts end at *counted_max*, and the measurement after *origins_max* origins.
+    of its invoice. Counts end at *counted_max*, the measurement after *receivers_max* receivers.
     """
-    at = {"now": now, "counted_max": counted_max, "origins_max": origins_max}
+    at = {"now": now, "counted_max": counted_max, "receivers_max": receivers_max}
     walked = tx.execute(_deliveries, at).one()
     collection_due_at = tx.scalar(_first_collection, at)
     return Backlog(
         deliveries_due=min(walked.due_count, counted_max),
         deliveries_waiting=min(walked.waiting_count, counted_max),
-        due_origins=walked.origin_count,
+        due_receivers=walked.receiver_count,
         oldest_due_delivery_age_seconds=_age_seconds(walked.due_at, now),
         collections_due=tx.scalar(_collection_count, at) or 0,
         oldest_due_collection_age_seconds=_age_seconds(collection_due_at, now),
         mails_due=tx.scalar(_mail_count, at) or 0,
         oldest_due_mail_age_seconds=_age_seconds(tx.scalar(_first_mail, at), now),
     )
+
+
+def count_open(tx: Connection, account_id: str, most: int) -> int:
+    """How many deliveries of *account_id* are pending, up to *most*."""
+    first, behind = bounds_of(account_id)
+    pending = select(deliveries.c.due_at).where(
+        is_pending, deliveries.c.receiver >= first, deliveries.c.receiver < behind
+    )
+    return tx.scalar(select(func.count()).select_from(pending.limit(most).subquery("counted"))) or 0
 
 
 def _age_seconds(due_at: datetime | None, now: datetime) -> float:
@@ -96,14 +106,14 @@ def _counted(rows: Select[Any]) -> Select[Any]:
 
 def _walk() -> CTE:
     """
-    One row for each origin with pending deliveries, in their order.
+    One row for each receiver with pending deliveries, in their order.
 
-    A row has its origin, since when a delivery of the previous origin has been due, and how many
-    deliveries of all previous origins are due and waiting.
+    A row has its receiver, since when a delivery of the previous one has been due, and how many
+    deliveries of all previous ones are due and waiting.
     """
     begin = select(
         # With other columns beside it, so that an empty database gives a row too, with a null.
-        next_origin(literal("")).label("origin"),
+        next_receiver(literal("")).label("receiver"),
         _NOTHING.label("number"),
         _NEVER.label("due_at"),
         _NOTHING.label("due_count"),
@@ -111,7 +121,7 @@ def _walk() -> CTE:
     )
     here = begin.cte("waiting", recursive=True)
     return here.union_all(
-        _step(here).where(here.c.origin.is_not(None), here.c.number < bindparam("origins_max"))
+        _step(here).where(here.c.receiver.is_not(None), here.c.number < bindparam("receivers_max"))
     )
 
 
@@ -122,13 +132,13 @@ def _step(here: CTE) -> Select[Any]:
     It uses subqueries and not a join: a planner that takes the pending deliveries for few would
     begin the join with them.
     """
-    held_until = select(origins.c.held_until).where(origins.c.origin == here.c.origin)
+    held_until = select(receivers.c.held_until).where(receivers.c.receiver == here.c.receiver)
     is_held = held_until.correlate(here).scalar_subquery() > _NOW
-    # Nothing is due for an origin that is held.
+    # Nothing is due for a receiver that is held.
     is_due = deliveries.c.due_at <= case((is_held, _BEGINNING), else_=_NOW)
     free = (
         select(deliveries.c.due_at)
-        .where(is_pending, deliveries.c.origin == here.c.origin)
+        .where(is_pending, deliveries.c.receiver == here.c.receiver)
         .where(leases.is_free(deliveries), is_first_of_its_invoice)
         .correlate(here)
     )
@@ -136,7 +146,7 @@ def _step(here: CTE) -> Select[Any]:
     due = _counted(free.where(is_due, here.c.due_count < _COUNTED_MAX))
     waiting = _counted(free.where(~is_due, here.c.waiting_count < _COUNTED_MAX))
     return select(
-        next_origin(here.c.origin),
+        next_receiver(here.c.receiver),
         here.c.number + 1,
         first.scalar_subquery(),
         here.c.due_count + due.scalar_subquery(),
@@ -146,7 +156,7 @@ def _step(here: CTE) -> Select[Any]:
 
 _walked = _walk()
 _deliveries = select(
-    func.count(_walked.c.due_at).label("origin_count"),
+    func.count(_walked.c.due_at).label("receiver_count"),
     func.min(_walked.c.due_at).label("due_at"),
     func.max(_walked.c.due_count).label("due_count"),
     func.max(_walked.c.waiting_count).label("waiting_count"),

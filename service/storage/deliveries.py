@@ -4,30 +4,24 @@ Deliveries: inserted with their events, leased when they are due, released.
 Keeps invariant 5: a delivery is not leased while an earlier one of the same callback of its
 invoice is pending, so that the events of one invoice arrive in order.
 
-Due deliveries are found for one origin after the other. The next origin is found by one index
-lookup, whose cost does not depend on how many deliveries are pending for an origin.
+Which receivers have deliveries that are due, `waiting` says; how many of them are leased, the
+caller decides.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Integer,
-    Row,
     RowMapping,
-    ScalarSelect,
     Select,
     Text,
     bindparam,
     exists,
     func,
-    literal,
-    literal_column,
     or_,
     select,
 )
@@ -37,7 +31,7 @@ from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import SETTLED, Cause, DeliveryStatus
 from service.storage import leases
-from service.storage.holds import held_origins
+from service.storage.receivers import resting
 from service.storage.tables import (
     attempts,
     deliveries,
@@ -46,32 +40,28 @@ from service.storage.tables import (
     is_event_of_delivery,
     is_invoice_of_delivery,
     microseconds,
-    origins,
+    receivers,
 )
+from service.storage.waiting import is_pending
 from service.values import value
 
-LOOK = 64
-"""How many origins one round looks at: SQLite has one writer, so transactions must be short."""
+ASKED_MAX = 64
+"""Deliveries of one receiver that were asked for by hand, and are leased in one round."""
 
 
 @value()
 class LeaseRound:
     """
-    Lease up to *limit* deliveries that are due at *now*, until *until*.
+    Lease deliveries that are due at *now*, until *until*.
 
-    Origins are looked at in the order of the database, starting after *after*, and share the limit
-    evenly. *capacities* says how many leases some origins may get, *origin_capacity* how many
-    each other one may get. The *held_origins* get none, and do not affect `next_due_at`.
+    *limits* says how many each receiver gets at most, the longest due first. Of the receivers
+    *asked*, those deliveries are leased before that were asked for by hand; no limit counts them.
     """
 
     now: datetime
     until: datetime
-    limit: int
-    origin_capacity: int
-    capacities: Mapping[str, int] = field(default_factory=dict)
-    held_origins: frozenset[str] = frozenset()
-    after: str = ""
-    look: int = LOOK
+    limits: Mapping[str, int]
+    asked: Sequence[str] = ()
 
 
 DeliveryToRelease = tuple[Delivery, datetime | None]
@@ -83,17 +73,10 @@ class DueDeliveries:
     """
     The result of a lease round.
 
-    *left_origins* may have more deliveries due: the limit or the capacity of the origin ended the
-    round. *next_due_at* is when the other origins that were looked at may have one due without
-    anything new being written, None if never. *after* is where the next round continues, None if
-    this one has looked at the last origin. *lost_count* is how many of the deliveries had an
-    attempt recorded as lost.
+    *lost_count* is how many of the deliveries had an attempt recorded as lost.
     """
 
     deliveries: Sequence[Delivery]
-    left_origins: frozenset[str]
-    next_due_at: datetime | None
-    after: str | None
     lost_count: int = 0
 
 
@@ -110,48 +93,7 @@ is_first_of_its_invoice = or_(
         _earlier.c.status.not_in(sorted(SETTLED)),
     ),
 )
-# A literal and not a parameter: otherwise a database does not use the index of due deliveries.
-_PENDING: ColumnElement[str] = literal_column("'pending'")
-is_pending = deliveries.c.status == _PENDING
-
-
-def next_origin(after: ColumnElement[str]) -> ScalarSelect[str]:
-    """The first origin after *after* with pending deliveries, by one index lookup."""
-    pending = deliveries.alias("pending")
-    return (
-        select(func.min(pending.c.origin))
-        .where(pending.c.status == _PENDING, pending.c.origin > after)
-        .scalar_subquery()
-    )
-
-
-def _waiting_origins() -> Select[Any]:
-    """Up to `:look` origins with pending deliveries, and when the next one of each is due."""
-    first = select(
-        next_origin(bindparam("after", type_=Text())).label("origin"), literal(1).label("number")
-    )
-    waiting = first.cte("waiting", recursive=True)
-    waiting = waiting.union_all(
-        select(next_origin(waiting.c.origin), waiting.c.number + 1).where(
-            waiting.c.origin.is_not(None), waiting.c.number < bindparam("look", type_=Integer())
-        )
-    )
-    of_origin = select(func.min(deliveries.c.due_at)).where(
-        is_pending, deliveries.c.origin == waiting.c.origin
-    )
-    held_until = select(origins.c.held_until).where(origins.c.origin == waiting.c.origin)
-    return select(
-        waiting.c.origin,
-        of_origin.scalar_subquery().label("first_due_at"),
-        of_origin.where(deliveries.c.due_at > bindparam("now"))
-        .scalar_subquery()
-        .label("next_due_at"),
-        held_until.scalar_subquery().label("held_until"),
-    ).where(waiting.c.origin.is_not(None))
-
-
-_waiting = _waiting_origins()
-_due = (
+_free = (
     select(
         *(deliveries.c[name] for name in Delivery.__dataclass_fields__ if name in deliveries.c),
         invoices.c.id.label("invoice_id"),
@@ -164,15 +106,19 @@ _due = (
     .join(events, is_event_of_delivery)
     .where(
         is_pending,
-        deliveries.c.origin == bindparam("origin"),
-        deliveries.c.due_at <= bindparam("now"),
+        deliveries.c.receiver == bindparam("receiver"),
         leases.is_free(deliveries),
         is_first_of_its_invoice,
     )
-    .order_by(deliveries.c.due_at)
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True, of=deliveries)
 )
+# Asked again: another process may have been asked for a hold since the receiver was looked at.
+_is_held = exists().where(
+    receivers.c.receiver == bindparam("receiver"), receivers.c.held_until > bindparam("now")
+)
+_due = _free.where(deliveries.c.due_at <= bindparam("now"), ~_is_held).order_by(deliveries.c.due_at)
+_asked = _free.where(deliveries.c.is_asked)
 _leased = Given(account_id=Text(), key=Text(), lost_count=Integer())
 _taking = leases.taking(deliveries, _leased).values(
     attempt_count=deliveries.c.attempt_count + _leased.c.lost_count
@@ -190,21 +136,21 @@ def insert(tx: Connection, new: Sequence[Delivery]) -> Sequence[Delivery]:
     Runs inside *tx* and never commits it.
 
     Returns:
-        The deliveries as they were inserted, in their order: without a lease for an origin that
-        is held.
+        The deliveries as they were inserted, in their order: without a lease for a receiver that
+        gets no attempts now.
     """
     if not new:
         return new
-    held = held_origins(tx, map(_origin, new), new[0].created_at)
-    if held:
-        new = [replace(one, leased_until=None) if one.origin in held else one for one in new]
+    names = resting(tx, new, new[0].created_at)
+    if names:
+        new = [replace(one, leased_until=None) if one.receiver in names else one for one in new]
     insert_rows(tx, deliveries, list(map(_row, new)))
     return new
 
 
 def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliveries]:
     """
-    Lease deliveries that are due; of each origin, the longest due first.
+    Lease deliveries that are due.
 
     For a lease that ran out unsettled, an attempt with the outcome `lost` is recorded: its process
     ended, and it is unknown whether the receiver saw a request.
@@ -236,53 +182,26 @@ def release(tx: Connection, leased: Sequence[DeliveryToRelease]) -> list[bool]:
 
 
 def _lease_due(tx: Connection, round_: LeaseRound) -> DueDeliveries:
-    looked = tx.execute(
-        _waiting, {"now": round_.now, "after": round_.after, "look": round_.look}
-    ).all()
-    open_ = [one for one in looked if _is_open(one, round_)]
-    due = [one.origin for one in open_ if one.first_due_at <= round_.now]
-    rows, left = _find(tx, round_, due)
+    rows = list[RowMapping]()
+    for receiver in round_.asked:
+        rows += _find(tx, _asked, round_, receiver, ASKED_MAX)
     _take(tx, rows, round_)
+    due = list[RowMapping]()
+    for receiver, limit in round_.limits.items():
+        due += _find(tx, _due, round_, receiver, limit)
+    _take(tx, due, round_)
+    rows += due
     return DueDeliveries(
         deliveries=[_leased_delivery(row, round_.until) for row in rows],
-        left_origins=frozenset(left),
-        next_due_at=min(_next_instants(looked, open_, round_.now), default=None),
-        after=looked[-1].origin if len(looked) == round_.look else None,
         lost_count=sum(1 for row in rows if row["leased_until"]),
     )
 
 
-def _is_open(origin: Row[Any], round_: LeaseRound) -> bool:
-    """Whether *origin* may be called now, as far as its holds go."""
-    is_held = origin.held_until is not None and origin.held_until > round_.now
-    return not is_held and origin.origin not in round_.held_origins
-
-
-def _next_instants(
-    looked: Sequence[Row[Any]], open_: Sequence[Row[Any]], now: datetime
-) -> Iterator[datetime]:
-    """When a delivery of the open origins is due next, and when the holds of the others end."""
-    yield from (one.next_due_at for one in open_ if one.next_due_at)
-    yield from (one.held_until for one in looked if one.held_until and one.held_until > now)
-
-
 def _find(
-    tx: Connection, round_: LeaseRound, due: Sequence[str]
-) -> tuple[list[RowMapping], list[str]]:
-    """The deliveries that the origins *due* get in this round, and which of them may have more."""
-    found, left = list[RowMapping](), list[str]()
-    for number, origin in enumerate(due):
-        share = -(-(round_.limit - len(found)) // (len(due) - number))
-        limit = max(0, min(share, round_.capacities.get(origin, round_.origin_capacity)))
-        if limit:
-            parameters = {"now": round_.now, "origin": origin, "limit": limit}
-            rows = tx.execute(_due, parameters).mappings().all()
-        else:
-            rows = []
-        found += rows
-        if len(rows) == limit:
-            left.append(origin)
-    return found, left
+    tx: Connection, query: Select[Any], round_: LeaseRound, receiver: str, limit: int
+) -> Sequence[RowMapping]:
+    parameters = {"now": round_.now, "receiver": receiver, "limit": limit}
+    return tx.execute(query, parameters).mappings().all()
 
 
 def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> None:
@@ -307,11 +226,9 @@ def _leased_delivery(row: RowMapping, until: datetime) -> Delivery:
         "leased_until": until,
         "lease_token": row["lease_token"] + 1,
         "cause": Cause(row["cause"]),
+        "is_asked": bool(row["is_asked"]),
     }
     return Delivery(**{**row, **changes})
-
-
-_origin = attrgetter("origin")
 
 
 def _row(delivery: Delivery) -> tuple[Any, ...]:
@@ -335,6 +252,8 @@ def _row(delivery: Delivery) -> tuple[Any, ...]:
         microseconds(delivery.leased_until),  # leased_until
         delivery.lease_token if delivery.leased_until else 0,  # lease_token
         delivery.cause.value,  # cause
+        delivery.receiver,  # receiver
+        delivery.is_asked,  # is_asked
     )
 
 

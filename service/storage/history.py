@@ -1,4 +1,9 @@
-"""The history of deliveries, attempt by attempt, as their account reads it."""
+"""
+The history of deliveries, attempt by attempt, as their account reads it.
+
+What a read costs is bounded: by the attempts and the bodies that are told, by the size of a page,
+and by the rows that a filter looks at.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,11 +11,22 @@ from datetime import datetime
 from operator import eq, ge, lt
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Select,
+    and_,
+    case,
+    literal_column,
+    select,
+)
 
 from service.domain.states import DeliveryStatus
+from service.domain.waiting import Waits
 from service.errors import NotFound, UnknownCursor
-from service.storage.invoices import find_key
+from service.storage.deliveries import is_first_of_its_invoice
+from service.storage.invoices import SCAN_MAX, find_key
 from service.storage.tables import (
     attempts,
     deliveries,
@@ -20,10 +36,23 @@ from service.storage.tables import (
     is_event_of_delivery,
     is_invoice_of_delivery,
     origins,
+    receivers,
 )
 
 ATTEMPTS_MAX = 100
-"""Attempts of one delivery that are shown, the newest: there is no bound on redeliveries."""
+"""Attempts of one delivery that are kept, the newest: there is no bound on redeliveries."""
+
+BODIES_MAX = 10
+"""How many of them are kept with the body of their answer, the newest."""
+
+PAGE_CHARACTERS = 500_000
+"""Deliveries with all their attempts are added to a page until they have so much text."""
+
+ATTEMPT_CHARACTERS = 1000
+"""What an attempt takes on such a page besides the body of its answer."""
+
+Page = tuple[list[dict[str, Any]], str | None]
+"""The items of a page, and the cursor of the next one; None on the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +87,14 @@ _shown = (
         invoices.c.id.label("invoice_id"),
         events.c.description,
         events.c.paid,
-        origins.c.held_until,
+        receivers.c.held_until,
+        receivers.c.cooldown_until,
+        origins.c.held_until.label("origin_until"),
+        is_first_of_its_invoice.label("is_first"),
     )
     .join_from(deliveries, invoices, is_invoice_of_delivery)
     .join(events, is_event_of_delivery)
+    .outerjoin(receivers, receivers.c.receiver == deliveries.c.receiver)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
 )
 
@@ -73,55 +106,110 @@ def find(tx: Connection, account_id: str, delivery_id: str) -> dict[str, Any]:
     Raises:
         NotFound: if the account has no delivery of that id.
     """
-    found = _load(tx, account_id, _of_account(account_id).where(deliveries.c.id == delivery_id))
-    if not found:
+    query = _of_account(account_id).where(deliveries.c.id == delivery_id)
+    row = tx.execute(query).mappings().one_or_none()
+    if row is None:
         raise NotFound(f"There is no delivery {delivery_id!r}.")
-    return found[0]
+    return _told(row, _attempts_of(tx, account_id, delivery_id))
 
 
-def of_invoice(tx: Connection, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
+def of_invoice(
+    tx: Connection, account_id: str, invoice_id: str, *, after: str | None, limit: int
+) -> Page:
     """
-    The deliveries of one invoice, newest first.
+    Up to *limit* deliveries of one invoice with their attempts, newest first, and the cursor.
+
+    A page has fewer of them where their attempts have much text.
 
     Raises:
         NotFound: if the account has no invoice of that id.
+        UnknownCursor: if the account has no delivery *after*.
     """
-    key = find_key(tx, account_id, invoice_id)
-    if key is None:
+    if find_key(tx, account_id, invoice_id) is None:
         raise NotFound(f"There is no invoice {invoice_id!r}.")
-    query = _of_account(account_id).where(deliveries.c.invoice_key == key)
-    return _load(tx, account_id, query.order_by(deliveries.c.sequence.desc()))
+    wanted = DeliveryFilter(invoice_id=invoice_id)
+    rows, next_after = _page(tx, account_id, wanted, after=after, limit=limit)
+    items, characters = list[dict[str, Any]](), 0
+    for row in rows:
+        if characters >= PAGE_CHARACTERS:
+            return items, items[-1]["id"]
+        made = _attempts_of(tx, account_id, row["id"])
+        items.append(_told(row, made))
+        characters += sum(len(one["response_body"] or "") + ATTEMPT_CHARACTERS for one in made)
+    return items, next_after
 
 
 def list_deliveries(
     tx: Connection, account_id: str, wanted: DeliveryFilter, *, after: str | None, limit: int
-) -> tuple[list[dict[str, Any]], str | None]:
+) -> Page:
     """
     Up to *limit* deliveries of *account_id*, newest first, and the cursor of the next page.
 
-    A page starts after the delivery whose id is *after*; the cursor is None on the last page.
+    Each has its newest attempt alone, without the body of the answer. A page starts after the
+    delivery whose id is *after*; the cursor is None on the last page. A page with a cursor may
+    have fewer items, or none: see `SCAN_MAX`.
 
     Raises:
         UnknownCursor: if the account has no delivery *after*.
     """
-    query = _of_account(account_id).where(*conditions_of(wanted))
+    rows, next_after = _page(tx, account_id, wanted, after=after, limit=limit)
+    attempted = [row["id"] for row in rows if row["attempt_count"]]
+    newest = _newest_attempts(tx, account_id, attempted) if attempted else {}
+    return [_told(row, newest.get(row["id"], [])) for row in rows], next_after
+
+
+def _page(
+    tx: Connection, account_id: str, wanted: DeliveryFilter, *, after: str | None, limit: int
+) -> tuple[Sequence[RowMapping], str | None]:
+    """The rows of a page of the *wanted* deliveries, and the cursor of the next one."""
+    if after is not None and not _is_known(tx, account_id, after):
+        raise UnknownCursor
+    # The ids alone at first: of the rows that a filter looks at, few are joined with others.
+    query = select(deliveries.c.id).where(
+        deliveries.c.account_id == account_id, *conditions_of(wanted)
+    )
     id_: ColumnElement[str] = deliveries.c.id
+    scanned_to = None
     if wanted.invoice_id is not None:
         key = find_key(tx, account_id, wanted.invoice_id)
-        if key is None:
-            return [], None
         query = query.where(deliveries.c.invoice_key == key)
         # An expression, so that SQLite finds the few deliveries by their invoice. For the order
         # of the column, it would scan all deliveries of the account.
         id_ = deliveries.c.id.concat("")
+    elif wanted != DeliveryFilter():
+        scanned_to = _end_of_scan(tx, account_id, wanted, after)
     if after is not None:
-        is_known = _of_account(account_id).where(deliveries.c.id == after)
-        if tx.execute(is_known).first() is None:
-            raise UnknownCursor
         query = query.where(id_ < after)
-    found = _load(tx, account_id, query.order_by(id_.desc()).limit(limit + 1))
-    items = found[:limit]
-    return items, items[-1]["id"] if len(found) > limit else None
+    if scanned_to is not None:
+        query = query.where(id_ >= scanned_to)
+    ids = tx.scalars(query.order_by(id_.desc()).limit(limit + 1)).all()
+    next_after = ids[limit - 1] if len(ids) > limit else scanned_to
+    if not ids:
+        return [], next_after
+    rows = _of_account(account_id).where(deliveries.c.id.in_(ids[:limit]))
+    return tx.execute(rows.order_by(deliveries.c.id.desc())).mappings().all(), next_after
+
+
+def _is_known(tx: Connection, account_id: str, delivery_id: str) -> bool:
+    known = select(deliveries.c.id).where(
+        deliveries.c.account_id == account_id, deliveries.c.id == delivery_id
+    )
+    return tx.scalar(known) is not None
+
+
+def _end_of_scan(
+    tx: Connection, account_id: str, wanted: DeliveryFilter, after: str | None
+) -> str | None:
+    """The last delivery that the page looks at; None where fewer than `SCAN_MAX` are left."""
+    scanned = select(deliveries.c.id).where(deliveries.c.account_id == account_id)
+    if wanted.status == DeliveryStatus.DEAD:
+        # They have an index of their own.
+        scanned = scanned.where(*conditions_of(DeliveryFilter(status=wanted.status)))
+    if after is not None:
+        scanned = scanned.where(deliveries.c.id < after)
+    last = scanned.order_by(deliveries.c.id.desc()).offset(SCAN_MAX - 1).limit(1)
+    id_: str | None = tx.scalar(last)
+    return id_
 
 
 def _of_account(account_id: str) -> Select[Any]:
@@ -129,42 +217,67 @@ def _of_account(account_id: str) -> Select[Any]:
     return _shown.where(deliveries.c.account_id == account_id, invoices.c.account_id == account_id)
 
 
-def _load(tx: Connection, account_id: str, query: Select[Any]) -> list[dict[str, Any]]:
-    rows = tx.execute(query).mappings().all()
-    made = _attempts_of(tx, account_id, [row["id"] for row in rows])
-    return [
-        {
-            **row,
-            "due_at": _due_at(row),
-            "event": {"description": row["description"], "paid": row["paid"]},
-            "attempts": made.get(row["id"], []),
-        }
-        for row in rows
-    ]
+def _told(row: RowMapping, made: Sequence[RowMapping]) -> dict[str, Any]:
+    """A delivery as it is told: *row* of `_shown` and its attempts *made*."""
+    return {
+        **row,
+        "due_at": _due_at(row),
+        "waits": _waits(row),
+        "event": {"description": row["description"], "paid": row["paid"]},
+        "attempts": made,
+    }
 
 
 def _due_at(row: Any) -> datetime | None:
-    """When the next attempt may be made: after the hold of the origin; None once settled."""
+    """When the next attempt may be made: after the hold of the receiver; None once settled."""
     if row["status"] != DeliveryStatus.PENDING:
         return None
     due_at: datetime = row["due_at"]
-    return max(due_at, row["held_until"] or due_at)
+    # What was asked for by hand is attempted although the receiver is held.
+    return due_at if row["is_asked"] else max(due_at, row["held_until"] or due_at)
 
 
-def _attempts_of(
-    tx: Connection, account_id: str, delivery_ids: Sequence[str]
-) -> dict[str, list[Any]]:
-    """The newest attempts of each delivery, in order."""
-    made: dict[str, list[Any]] = {}
+def _waits(row: Any) -> Waits | None:
+    if row["status"] != DeliveryStatus.PENDING:
+        return None
+    cooldowns = [at for at in (row["cooldown_until"], row["origin_until"]) if at]
+    return Waits(
+        is_first=bool(row["is_first"]),
+        is_asked=bool(row["is_asked"]),
+        due_at=row["due_at"],
+        leased_until=row["leased_until"],
+        held_until=row["held_until"],
+        cooldown_until=max(cooldowns, default=None),
+    )
+
+
+_without_body = [column for column in attempts.columns if column is not attempts.c.response_body]
+_newest = select(*_without_body).join_from(
+    deliveries,
+    attempts,
+    and_(is_attempt_of_delivery, attempts.c.number == deliveries.c.attempt_count),
+)
+
+
+def _attempts_of(tx: Connection, account_id: str, delivery_id: str) -> Sequence[RowMapping]:
+    """The newest attempts of one delivery in order, the newest of them with their bodies."""
+    age = deliveries.c.attempt_count - attempts.c.number
+    body = case((age < BODIES_MAX, attempts.c.response_body)).label("response_body")
     query = (
-        select(attempts)
+        select(*_without_body, body)
         .join_from(deliveries, attempts, is_attempt_of_delivery)
         .where(
             deliveries.c.account_id == account_id,
-            deliveries.c.id.in_(delivery_ids),
+            deliveries.c.id == delivery_id,
             attempts.c.number > deliveries.c.attempt_count - ATTEMPTS_MAX,
         )
     )
-    for row in tx.execute(query.order_by(attempts.c.delivery_id, attempts.c.number)).mappings():
-        made.setdefault(row["delivery_id"], []).append(row)
-    return made
+    return tx.execute(query.order_by(attempts.c.number)).mappings().all()
+
+
+def _newest_attempts(
+    tx: Connection, account_id: str, delivery_ids: Sequence[str]
+) -> dict[str, Sequence[RowMapping]]:
+    """The newest attempt of each delivery, without the body of the answer."""
+    query = _newest.where(deliveries.c.account_id == account_id, deliveries.c.id.in_(delivery_ids))
+    return {row["delivery_id"]: [row] for row in tx.execute(query).mappings()}

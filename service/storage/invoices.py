@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import starmap
+from itertools import accumulate, starmap
 from operator import attrgetter, itemgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, RowMapping, Text, select
+from sqlalchemy import Connection, Row, RowMapping, Text, and_, select
 
 from service.database.bulk import Given, given, insert_rows
 from service.domain.invoice import CONTENT, FIRST_LEASE_TOKEN, EvaluatedCallback, Invoice
@@ -25,6 +25,19 @@ def differences(invoice: Invoice, stored: Mapping[str, Any]) -> list[str]:
     """The columns in which *invoice* differs from what is *stored* under its id."""
     return [name for name in CONTENT if getattr(invoice, name) != stored[name]]
 
+
+EVENTS_MAX = 100
+"""Events of one invoice that are told, the newest."""
+
+PAGE_EVENTS = 2000
+"""Invoices are added to a page until they have so many events."""
+
+SCAN_MAX = 20_000
+"""
+How many rows a page looks at for its filter: some ten milliseconds.
+
+A page that has looked at so many ends there, perhaps without an item, and has a cursor.
+"""
 
 _asked = Given(account_id=Text(), id=Text())
 _content_of_known = select(
@@ -84,7 +97,7 @@ def as_invoice(row: Mapping[str, Any]) -> Invoice:
     """The value of a *row* of invoices, which has more columns than the value."""
     values = {name: row[name] for name in Invoice.__dataclass_fields__}
     evaluated = orjson.loads(row["callbacks"] or "[]")
-    values["callbacks"] = tuple(EvaluatedCallback(*one) for one in evaluated)
+    values["callbacks"] = tuple(evaluated_callback(one, row["callback_url"]) for one in evaluated)
     values["status"] = InvoiceStatus(row["status"])
     return Invoice(**values)
 
@@ -101,7 +114,7 @@ def find(tx: Connection, account_id: str, invoice_id: str) -> dict[str, Any]:
     ).one_or_none()
     if row is None:
         raise NotFound(f"There is no invoice {invoice_id!r}.")
-    return {**row._mapping, "events": _events_of(tx, account_id, [row.key]).get(row.key, [])}
+    return _told(tx, account_id, [row._mapping])[0]
 
 
 def list_invoices(
@@ -117,27 +130,50 @@ def list_invoices(
     Up to *limit* invoices of *account_id*, newest first, and the cursor of the next page.
 
     With *invoice_id*, that one alone. A page starts after the invoice whose id is *after*; the
-    cursor is None on the last page.
+    cursor is None on the last page. A page with a cursor may have fewer items, or none: see
+    `SCAN_MAX` and `PAGE_EVENTS`.
 
     Raises:
         UnknownCursor: if the account has no invoice *after*.
     """
-    query = select(invoices).where(invoices.c.account_id == account_id)
-    if status is not None:
-        query = query.where(invoices.c.status == status)
+    of_account = invoices.c.account_id == account_id
+    query, scanned = select(invoices).where(of_account), select(invoices.c.key).where(of_account)
     if after is not None:
         key = find_key(tx, account_id, after)
         if key is None:
             raise UnknownCursor
-        query = query.where(invoices.c.key < key)
+        query, scanned = query.where(invoices.c.key < key), scanned.where(invoices.c.key < key)
+    newest_first = invoices.c.key.desc()
+    scanned_to: str | None = None
     if invoice_id is not None:
         query = query.where(invoices.c.id == invoice_id)
     else:
-        query = query.order_by(invoices.c.key.desc()).limit(limit + 1)
+        query = query.order_by(newest_first).limit(limit + 1)
+    if status is not None:
+        query = query.where(invoices.c.status == status)
+        if invoice_id is None:
+            last = scanned.order_by(newest_first).offset(SCAN_MAX - 1).limit(1)
+            scanned_to = tx.scalar(last)
+    if scanned_to is not None:
+        query = query.where(invoices.c.key >= scanned_to)
     rows = tx.execute(query).mappings().all()
-    found = _events_of(tx, account_id, [row["key"] for row in rows[:limit]])
-    items = [{**row, "events": found.get(row["key"], [])} for row in rows[:limit]]
-    return items, items[-1]["id"] if len(rows) > limit else None
+    count = min(limit, _count_within(rows, PAGE_EVENTS))
+    items = _told(tx, account_id, rows[:count])
+    if len(rows) > count:
+        return items, items[-1]["id"]
+    return items, scanned_to and _id_of(tx, account_id, scanned_to)
+
+
+def _count_within(rows: Sequence[RowMapping], events_max: int) -> int:
+    """How many of *rows*, at least one, have no more than *events_max* events together."""
+    told = accumulate(min(row["event_count"], EVENTS_MAX) for row in rows)
+    return max(1, sum(1 for count in told if count <= events_max))
+
+
+def _id_of(tx: Connection, account_id: str, key: str) -> str:
+    of_key = invoices.c.account_id == account_id, invoices.c.key == key
+    id_: str = tx.scalars(select(invoices.c.id).where(*of_key)).one()
+    return id_
 
 
 _account_and_id = itemgetter(0, 2)
@@ -150,9 +186,37 @@ def _acceptance(invoice: Invoice, stored: Row[Any]) -> Acceptance:
     return Acceptance.REPLAYED if is_same else Acceptance.CONFLICT
 
 
+def stored_callbacks(invoice: Invoice) -> str | None:
+    """The evaluated callbacks of *invoice* as they are stored; see `evaluated_callback`."""
+    default = _default_base(invoice.callback_url)
+    evaluated = [
+        (one.callback, one.url, one.origin)
+        if one.base == default
+        else (one.callback, one.url, one.origin, one.base)
+        for one in invoice.callbacks
+    ]
+    return orjson.dumps(evaluated).decode() if evaluated else None
+
+
+def evaluated_callback(stored: Sequence[str], callback_url: str | None) -> EvaluatedCallback:
+    """
+    The evaluated callback that was *stored* as [name, URL, origin] or [name, URL, origin, base].
+
+    The base is stored only where it is not the *callback_url* of the invoice: that is shorter, and
+    a version before 0007 can read it.
+    """
+    name, url, origin, *bases = stored
+    default = _default_base(callback_url)
+    base = bases[0] if bases else default if url.startswith(default) else ""
+    return EvaluatedCallback(name, url, origin, base)
+
+
+def _default_base(callback_url: str | None) -> str:
+    return (callback_url or "").removesuffix("/")
+
+
 def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
     created_at = microseconds(invoice.created_at)
-    evaluated = [(one.callback, one.url, one.origin) for one in invoice.callbacks]
     # In the order of the table's columns.
     return (
         invoice.account_id,  # account_id
@@ -162,7 +226,7 @@ def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
         invoice.decimals,  # decimals
         invoice.status.value,  # status
         created_at,  # created_at
-        orjson.dumps(evaluated).decode() if evaluated else None,  # callbacks
+        stored_callbacks(invoice),  # callbacks
         invoice.event_count,  # event_count
         created_at,  # due_at
         microseconds(leased_until),  # leased_until
@@ -175,9 +239,25 @@ def _row(invoice: Invoice, leased_until: datetime | None) -> tuple[Any, ...]:
     )
 
 
-def _events_of(tx: Connection, account_id: str, keys: Sequence[str]) -> dict[str, list[RowMapping]]:
+def _told(tx: Connection, account_id: str, rows: Sequence[RowMapping]) -> list[dict[str, Any]]:
+    """Invoices as they are told: *rows* with their newest events in order."""
     found: dict[str, list[RowMapping]] = {}
-    query = select(events).where(events.c.account_id == account_id, events.c.invoice_key.in_(keys))
+    if not any(row["event_count"] for row in rows):
+        return [{**row, "events": []} for row in rows]
+    query = _newest_events.where(
+        events.c.account_id == account_id, invoices.c.key.in_([row["key"] for row in rows])
+    )
     for row in tx.execute(query.order_by(events.c.invoice_key, events.c.sequence)).mappings():
         found.setdefault(row["invoice_key"], []).append(row)
-    return found
+    return [{**row, "events": found.get(row["key"], [])} for row in rows]
+
+
+_newest_events = select(events).join_from(
+    invoices,
+    events,
+    and_(
+        events.c.account_id == invoices.c.account_id,
+        events.c.invoice_key == invoices.c.key,
+        events.c.sequence > invoices.c.event_count - EVENTS_MAX,
+    ),
+)

@@ -8,12 +8,13 @@ starts anew, the numbers of its attempts continue, and the next attempt has the 
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Update, select, update
+from sqlalchemy import Connection, Update, case, or_, select, update
 
 from service.domain.states import SETTLED, Cause, DeliveryStatus
 from service.storage import history
 from service.storage.history import DeliveryFilter
 from service.storage.tables import deliveries
+from service.storage.waiting import PENDING
 
 BATCH = 500
 """Deliveries in one transaction, which blocks other writers of SQLite for milliseconds."""
@@ -27,17 +28,24 @@ class Redelivered:
     after: str | None
 
 
-def redeliver(tx: Connection, account_id: str, delivery_id: str, now: datetime) -> bool:
+def redeliver(tx: Connection, account_id: str, delivery_id: str, now: datetime) -> str | None:
     """
-    Make one delivery pending and due; a pending one is not changed.
+    Ask for an attempt of one delivery now, whatever its state: no hold and no schedule applies.
+
+    An attempt that is in progress is the one that was asked for: that delivery is not changed.
 
     Runs inside *tx* and never commits it.
 
     Returns:
-        Whether it was changed; False too if the account has no delivery of that id.
+        The receiver if the delivery was changed; None too if the account has no such delivery.
     """
-    redelivering = _redelivering(account_id, now).where(deliveries.c.id == delivery_id)
-    return tx.execute(redelivering).rowcount == 1
+    is_free = or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now)
+    asking = (
+        _redelivering(account_id, now, is_asked=True)
+        .where(deliveries.c.id == delivery_id, or_(deliveries.c.status != PENDING, is_free))
+        .returning(deliveries.c.receiver)
+    )
+    return tx.scalars(asking).first()
 
 
 def redeliver_batch(
@@ -60,6 +68,7 @@ def redeliver_batch(
     if not ids:
         return Redelivered(0, None)
     redelivering = _redelivering(account_id, now).where(
+        deliveries.c.status.in_(sorted(SETTLED)),
         deliveries.c.id > after,
         deliveries.c.id <= ids[-1],
         *history.conditions_of(wanted),
@@ -68,13 +77,11 @@ def redeliver_batch(
     return Redelivered(count, ids[-1] if len(ids) == BATCH else None)
 
 
-def _redelivering(account_id: str, now: datetime) -> Update:
+def _redelivering(account_id: str, now: datetime, *, is_asked: bool = False) -> Update:
+    by_origin = deliveries.c.account_id.concat(" ").concat(deliveries.c.origin)
     return (
         update(deliveries)
-        .where(
-            deliveries.c.account_id == account_id,
-            deliveries.c.status.in_(sorted(SETTLED)),
-        )
+        .where(deliveries.c.account_id == account_id)
         .values(
             status=DeliveryStatus.PENDING.value,
             reason=None,
@@ -82,5 +89,8 @@ def _redelivering(account_id: str, now: datetime) -> Update:
             due_at=now,
             settled_at=None,
             cause=Cause.REDELIVERY.value,
+            is_asked=is_asked,
+            # A version before 0007 stored no receiver.
+            receiver=case((deliveries.c.receiver == " ", by_origin), else_=deliveries.c.receiver),
         )
     )

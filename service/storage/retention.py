@@ -9,13 +9,28 @@ is settled after its creation, so that old ones are found by their ids.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, Select, Text, and_, delete, func, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+)
 
 from service.database.bulk import Given, given
 from service.domain.ids import lower_bound
 from service.domain.states import SETTLED
-from service.storage.tables import attempts, deliveries, origins
+from service.storage.tables import attempts, deliveries, origins, receivers
+from service.storage.waiting import is_pending
 
 BATCH = 200
 """Deliveries in one transaction, which blocks other writers for some milliseconds."""
@@ -53,22 +68,45 @@ def sweep(tx: Connection, position: SweepPosition, settled_before: datetime) -> 
     return Swept(count, SweepPosition(following) if following is not None else None)
 
 
-def remove_holds(tx: Connection, after: str, over_before: datetime) -> str | None:
+def remove_states(tx: Connection, kind: str, after: str, over_before: datetime) -> str | None:
     """
-    Remove the holds that were *over_before* among those of the next `BATCH` origins after *after*.
+    Remove states of that *kind* that mean nothing since *over_before*.
+
+    *kind* is `receivers` or `origins`. The next `BATCH` states after the name *after* are looked
+    at. A receiver that deliveries wait for keeps its state.
 
     Runs inside *tx* and never commits it.
 
     Returns:
         Where the next batch begins; None if this was the last one.
     """
-    behind = select(origins.c.origin).where(origins.c.origin > after)
-    names = tx.scalars(behind.order_by(origins.c.origin).limit(BATCH)).all()
+    name, is_over = _STATES[kind]
+    names = tx.scalars(select(name).where(name > after).order_by(name).limit(BATCH)).all()
     if not names:
         return None
-    is_behind = and_(origins.c.origin > after, origins.c.origin <= names[-1])
-    tx.execute(delete(origins).where(is_behind, origins.c.held_until < over_before))
+    looked = and_(name > after, name <= names[-1])
+    tx.execute(delete(name.table).where(looked, is_over), {"over_before": over_before})
     return names[-1] if len(names) == BATCH else None
+
+
+def _is_over(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    return or_(column.is_(None), column < bindparam("over_before", type_=column.type))
+
+
+_STATES: dict[str, tuple[Column[str], ColumnElement[bool]]] = {
+    "receivers": (
+        receivers.c.receiver,
+        and_(
+            *(
+                _is_over(receivers.c[name])
+                for name in ("answered_at", "failing_since", "cooldown_until", "held_until")
+            ),
+            ~exists().where(is_pending, deliveries.c.receiver == receivers.c.receiver),
+        ),
+    ),
+    "origins": (origins.c.origin, _is_over(origins.c.held_until)),
+}
+"""The name of each kind of state, and when it means nothing."""
 
 
 def _ids_after(tx: Connection, position: SweepPosition, settled_before: datetime) -> Sequence[str]:

@@ -8,19 +8,20 @@ signal.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
-from service.database.engine import Database
+from service.database.engine import Database, Wakes
 from service.database.group_commit import GroupCommit, ObserveSize
-from service.domain.delivery import Attempt, Delivery
+from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
-from service.domain.states import Acceptance, DeliveryStatus
+from service.domain.states import Acceptance, Cause, DeliveryStatus
+from service.loops import Signal
 from service.storage import (
     accounts,
     attempts,
@@ -30,9 +31,11 @@ from service.storage import (
     invoices,
     leases,
     mails,
+    receivers,
     redelivery,
     retention,
     steps,
+    waiting,
 )
 from service.storage.backlog import Backlog
 
@@ -41,8 +44,59 @@ log = logging.getLogger("invoices.storage")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Page = tuple[list[dict[str, Any]], str | None]
-"""The items of a page, and the cursor of the next one; None on the last."""
+FOLLOWED_MAX = 10_000
+"""Invoices with a later event that are remembered; for the others, the loops poll."""
+
+
+class Followed:
+    """
+    Invoices with an event whose delivery waits for an earlier one, by key.
+
+    When that one is settled, another process may be the one that holds it. So all processes are
+    told.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def set(self) -> None:
+        """Do nothing: which invoices are followed is not known."""
+
+    def set_for(self, keys: Collection[str]) -> None:
+        """Each of the invoices *keys* has one more event that waits."""
+        for key in keys:
+            self._counts[key] = self._counts.get(key, 0) + 1
+        while len(self._counts) > FOLLOWED_MAX:
+            del self._counts[next(iter(self._counts))]
+
+    def take(self, key: str) -> bool:
+        """Whether an event of the invoice waited; it waits no longer."""
+        count = self._counts.pop(key, 0)
+        if count > 1:
+            self._counts[key] = count - 1
+        return count > 0
+
+
+class Asked:
+    """The receivers of deliveries that were asked for by hand; wakes the loop with *due*."""
+
+    def __init__(self, due: Signal) -> None:
+        self._due = due
+        self._names = set[str]()
+
+    def set(self) -> None:
+        """Wake the loop: what was asked for is found with all that is due."""
+        self._due.set()
+
+    def set_for(self, names: Collection[str]) -> None:
+        """Deliveries to the receivers *names* were asked for."""
+        self._names.update(names)
+        self._due.wake()
+
+    def take(self) -> Sequence[str]:
+        """The names since the last call."""
+        taken, self._names = sorted(self._names), set()
+        return taken
 
 
 class Store:
@@ -57,19 +111,21 @@ class Store:
     def __init__(self, database: Database, observe_size: ObserveSize = lambda _size: None) -> None:
         self._database = database
         self._commits = GroupCommit(database, observe_size)
-        self.invoices_due = asyncio.Event()
+        self.invoices_due = Signal()
         """Set when an invoice may have become due for collection."""
-        self.deliveries_due = asyncio.Event()
-        """Set when a delivery may have become due."""
-        self.mails_due = asyncio.Event()
+        self.deliveries_due = Signal()
+        """Set when a delivery may have become due, with the names of receivers."""
+        self.mails_due = Signal()
         """Set when a mail may have become due."""
-        self._signals = {
+        self._followed = Followed()
+        self.deliveries_asked = Asked(self.deliveries_due)
+        self._signals: dict[str, Wakes] = {
             "invoices": self.invoices_due,
             "deliveries": self.deliveries_due,
             "mails": self.mails_due,
+            "asked": self.deliveries_asked,
+            "followed": self._followed,
         }
-        # Once an invoice has had a second event, settling one delivery may make another due.
-        self._have_followers = False
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
 
     def listen(self) -> None:
@@ -148,6 +204,24 @@ class Store:
         """Give up the lease of *mail* without an attempt; it stays due."""
         return await self._commits.run(mails.release, mail)
 
+    async def find_accounts(self, after: str) -> Sequence[str]:
+        """Accounts with pending deliveries; see `waiting.find_accounts`."""
+        return await self._read(waiting.find_accounts, after)
+
+    async def look_along(
+        self, chains: Sequence[waiting.Chain], now: datetime
+    ) -> Sequence[waiting.Waiting]:
+        """The receivers with pending deliveries along *chains*."""
+        return await self._read(waiting.look_along, chains, now)
+
+    async def look_at(self, names: Sequence[str], now: datetime) -> Sequence[waiting.Waiting]:
+        """Those of the receivers *names* that have pending deliveries."""
+        return await self._read(waiting.look_at, names, now)
+
+    async def answered_receivers(self, since: datetime) -> Sequence[ReceiverState]:
+        """The receivers that have answered *since*; see `receivers.answered`."""
+        return await self._read(receivers.answered, since)
+
     async def lease_deliveries(self, round_: deliveries.LeaseRound) -> deliveries.DueDeliveries:
         """Lease deliveries that are due."""
         return await self._commits.run(deliveries.lease_due, round_)
@@ -155,23 +229,25 @@ class Store:
     async def settle(self, attempt: Attempt) -> bool:
         """Record *attempt* and what follows from it; False if its lease was lost."""
         is_settled = await self._commits.run(attempts.settle, attempt)
-        if is_settled and (
-            self._have_followers or attempt.decision.status is DeliveryStatus.PENDING
-        ):
-            self.deliveries_due.set()
+        if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
+            delivery = attempt.delivery
+            # The later events of an invoice wait for a delivery that is delivered again.
+            is_again = delivery.cause is Cause.REDELIVERY
+            if self._followed.take(delivery.invoice_key) or is_again:
+                self._signal("deliveries", delivery.receiver)
         return is_settled
 
     async def release(self, delivery: Delivery, due_at: datetime | None = None) -> bool:
         """Give up a lease without an attempt; see `deliveries.release`."""
         is_released = await self._commits.run(deliveries.release, (delivery, due_at))
-        self._signal("deliveries")
+        self._signal("deliveries", delivery.receiver)
         return is_released
 
     async def redeliver(
         self, account_id: str, delivery_id: str, now: datetime
     ) -> tuple[dict[str, Any], bool]:
         """
-        Make a settled delivery pending again; see `redelivery.redeliver`.
+        Ask for an attempt of a delivery now; see `redelivery.redeliver`.
 
         Returns:
             The delivery as it is then, and whether it was changed.
@@ -179,9 +255,10 @@ class Store:
         Raises:
             NotFound: if the account has no delivery of that id.
         """
-        is_redelivered = await self._write(redelivery.redeliver, account_id, delivery_id, now)
-        self._signal_redelivered(1 if is_redelivered else 0)
-        return await self.find_delivery(account_id, delivery_id), is_redelivered
+        receiver = await self._write(redelivery.redeliver, account_id, delivery_id, now)
+        if receiver is not None:
+            self._signal("asked", receiver)
+        return await self.find_delivery(account_id, delivery_id), receiver is not None
 
     async def redeliver_all(
         self, account_id: str, wanted: history.DeliveryFilter, now: datetime
@@ -199,31 +276,27 @@ class Store:
                 batch = await self._write(
                     redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
                 )
-                self._signal_redelivered(batch.count)
+                if batch.count:
+                    self._signal("deliveries")
                 yield batch.count
 
-    def _signal(self, name: str) -> None:
+    def _signal(self, name: str, *names: str) -> None:
         """Wake the loops of every process, because a row is due that is not leased."""
-        self._signals[name].set()
-        self._database.notify(name)
+        self._signals[name].set_for(names)
+        self._database.notify(name, names)
 
     def _signal_unleased(self, inserted: Sequence[Delivery]) -> None:
         for delivery in inserted:
             if delivery.leased_until is None:
-                self._have_followers |= delivery.sequence > 1
-                self._signal("deliveries")
-
-    def _signal_redelivered(self, count: int) -> None:
-        if count:
-            # The later events of the invoices wait for these deliveries again.
-            self._have_followers = True
-            self._signal("deliveries")
+                if delivery.sequence > 1:
+                    self._signal("followed", delivery.invoice_key)
+                self._signal("deliveries", delivery.receiver)
 
     # Reads, and writes in a transaction of their own
 
     async def find_invoice(self, account_id: str, invoice_id: str) -> dict[str, Any]:
         """One invoice with its events, or NotFound."""
-        return await self._read(invoices.find, account_id, invoice_id)
+        return await self._browse(invoices.find, account_id, invoice_id)
 
     async def invoice_by_key(self, account_id: str, key: str) -> dict[str, Any] | None:
         """One invoice by its key; `invoices.as_invoice` makes a value of it."""
@@ -241,9 +314,9 @@ class Store:
         after: str | None,
         limit: int,
         invoice_id: str | None = None,
-    ) -> Page:
+    ) -> history.Page:
         """A page of invoices, newest first, and the cursor of the next one."""
-        return await self._read(
+        return await self._browse(
             invoices.list_invoices,
             account_id,
             status=status,
@@ -254,19 +327,27 @@ class Store:
 
     async def find_delivery(self, account_id: str, delivery_id: str) -> dict[str, Any]:
         """One delivery with its attempts, or NotFound."""
-        return await self._read(history.find, account_id, delivery_id)
+        return await self._browse(history.find, account_id, delivery_id)
 
-    async def deliveries_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
-        """The deliveries of one invoice, newest first, or NotFound."""
-        return await self._read(history.of_invoice, account_id, invoice_id)
+    async def deliveries_of(
+        self, account_id: str, invoice_id: str, *, after: str | None = None, limit: int = 50
+    ) -> history.Page:
+        """A page of the deliveries of one invoice, newest first, and the cursor, or NotFound."""
+        return await self._browse(
+            history.of_invoice, account_id, invoice_id, after=after, limit=limit
+        )
 
     async def list_deliveries(
         self, account_id: str, wanted: history.DeliveryFilter, *, after: str | None, limit: int
-    ) -> Page:
+    ) -> history.Page:
         """A page of deliveries, newest first, and the cursor of the next one."""
-        return await self._read(
+        return await self._browse(
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
+
+    async def count_open(self, account_id: str, most: int) -> int:
+        """How many deliveries of an account are pending, up to *most*."""
+        return await self._browse(backlog.count_open, account_id, most)
 
     async def sweep(
         self, position: retention.SweepPosition, settled_before: datetime
@@ -274,9 +355,9 @@ class Store:
         """Remove some deliveries that were settled long ago; see `retention.sweep`."""
         return await self._write(retention.sweep, position, settled_before)
 
-    async def remove_holds(self, after: str, over_before: datetime) -> str | None:
-        """Remove some holds that were over long ago; see `retention.remove_holds`."""
-        return await self._write(retention.remove_holds, after, over_before)
+    async def remove_states(self, kind: str, after: str, over_before: datetime) -> str | None:
+        """Remove some states of receivers or origins; see `retention.remove_states`."""
+        return await self._write(retention.remove_states, kind, after, over_before)
 
     async def add_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
         """Add an account; False if its name is taken."""
@@ -342,6 +423,12 @@ class Store:
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
     ) -> T:
         return await self._database.read(query, *args, **options)
+
+    async def _browse(
+        self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        """As `_read`, for what accounts read: it never delays the reads of the service itself."""
+        return await self._database.browse(query, *args, **options)
 
     async def _write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs

@@ -28,6 +28,8 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    false,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -38,6 +40,11 @@ _MICROSECOND = timedelta(microseconds=1)
 def microseconds(instant: datetime | None) -> int | None:
     """*instant* as the database holds it."""
     return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+
+
+def binary_text() -> Text:
+    """Text that is compared byte by byte, whatever the language of the database."""
+    return Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class Instant(TypeDecorator[datetime]):
@@ -139,6 +146,10 @@ deliveries = Table(
     Column("lease_token", BigInteger, nullable=False),
     # Why the next attempt is made.
     Column("cause", Text, nullable=False),
+    # See `domain.delivery.receiver_of`; a blank where a version before 0007 stored the delivery.
+    Column("receiver", binary_text(), nullable=False, server_default=" "),
+    # The API user asked for the next attempt by hand: no hold, cooldown or schedule applies.
+    Column("is_asked", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("account_id", "id", name="deliveries_primary"),
 )
 # In this order the deliveries of one callback of an invoice follow each other.
@@ -150,13 +161,20 @@ Index(
     deliveries.c.sequence,
     unique=True,
 )
-# By origin first: the next origin is one step of the index away, however many rows one has.
+# By receiver first: the next one is one step of the index away, however many rows one has.
 Index(
-    "deliveries_due",
-    deliveries.c.origin,
+    "deliveries_waiting",
+    deliveries.c.receiver,
     deliveries.c.due_at,
     sqlite_where=deliveries.c.status == "pending",
     postgresql_where=deliveries.c.status == "pending",
+)
+Index(
+    "deliveries_asked",
+    deliveries.c.receiver,
+    # As each of them writes a condition on a boolean.
+    sqlite_where=text("is_asked = 1"),
+    postgresql_where=text("is_asked"),
 )
 Index(
     "deliveries_dead",
@@ -225,12 +243,32 @@ mail_attempts = Table(
     PrimaryKeyConstraint("account_id", "mail_id", "number", name="mail_attempts_primary"),
 )
 
-# An origin belongs to no account: its hold applies to the deliveries of all accounts.
+# What the last attempts have shown, as far as every process has to know it.
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("receiver", binary_text(), primary_key=True),
+    Column("origin", Text, nullable=False),
+    # Null while it fails.
+    Column("answered_at", Instant),
+    Column("failing_since", Instant),
+    # No attempt before then: after a failed probe, and as it asked with Retry-After.
+    Column("cooldown_until", Instant),
+    Column("held_until", Instant),
+)
+Index(
+    "receivers_answered",
+    receivers.c.answered_at,
+    sqlite_where=receivers.c.answered_at.is_not(None),
+    postgresql_where=receivers.c.answered_at.is_not(None),
+)
+
+# An origin belongs to no account: while no connection to it can be made, all of them wait.
 origins = Table(
     "origins",
     metadata,
     Column("origin", Text, primary_key=True),
-    # No attempt to this origin before then, as it asked with Retry-After.
+    # No attempt before then. Versions before 0007 stored here what Retry-After asked for.
     Column("held_until", Instant, nullable=False),
 )
 

@@ -138,13 +138,16 @@ class _TextFormatter(logging.Formatter):
         has_failed = event.get("outcome", DELIVERED) != DELIVERED
         fields = [f"{key}={_as_text(value)}" for key, value in event.items() if value is not None]
         clock = f"{at:%H:%M:%S}.{at.microsecond // 1000:03}"
-        line = " ".join([clock, f"{level:<7}", *("!" * has_failed), name, *fields])
+        shown = name if _NAME.fullmatch(name) else _as_text(name)
+        line = " ".join([clock, f"{level:<7}", *("!" * has_failed), shown, *fields])
         text = self._fitted(line)
         if self._is_colored and (has_failed or record.levelno > logging.INFO):
             is_red = has_failed or record.levelno > logging.WARNING
             text = f"{RED if is_red else YELLOW}{text}{RESET}"
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            # Indented and escaped: a line in the text of an error must not look like an event.
+            lines = self.formatException(record.exc_info).split("\n")
+            text += "".join(f"\n{INDENT}{_escaped(one)}" for one in lines)
         return text
 
     def _fitted(self, line: str) -> str:
@@ -184,6 +187,9 @@ def _as_text(value: object) -> str:
     text = _escaped(json.dumps(value, ensure_ascii=False))
     return text if text[1:-1] != value or not _BARE.fullmatch(value) else str(value)
 
+
+_NAME = re.compile(r"[a-z0-9_.]+")
+"""The name of an event of ours; other libraries log sentences, perhaps with texts of others."""
 
 _BARE = re.compile(r"[^\s\"'=]+")
 """Text that can stand after `key=` without quotes."""

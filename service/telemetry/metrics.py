@@ -46,8 +46,8 @@ COMMIT_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 BACKLOG_GAUGES = {
     "deliveries_due": "Deliveries that are due and not leased.",
-    "deliveries_waiting": "Deliveries whose next attempt is due later, or whose origin is held.",
-    "due_origins": "Origins with due deliveries.",
+    "deliveries_waiting": "Deliveries whose next attempt is due later, or whose receiver is held.",
+    "due_receivers": "Receivers with due deliveries.",
     "oldest_due_delivery_age_seconds": "For how long the oldest due delivery has been due.",
     "collections_due": "Invoices whose collection is due and not leased.",
     "oldest_due_collection_age_seconds": "For how long the oldest due collection has been due.",
@@ -128,8 +128,8 @@ class Metrics:
         in_flight = gauge("attempts_in_flight", "Attempts that are in flight.")
         self.attempt_began, self.attempt_ended = in_flight.inc, in_flight.dec
         self.slots = gauge("attempts_slots", "Attempts that may be in flight at once.").set
-        self.origins_cooling_down = gauge(
-            "origins_cooling_down", "Origins that get no attempts for a while."
+        self.receivers_cooling_down = gauge(
+            "receivers_cooling_down", "Receivers and origins that get no attempts for a while."
         ).set
         self.connections_open = gauge("connections_open", "Connections that clients have open.").set
 

@@ -132,7 +132,11 @@ class Admission:
         """Call *handler* with the account of the request known and its body read."""
         await self._identify(request)
         if request.can_read_body:
+            is_late = not request.content.is_eof()
             await read_body(request, self.body_limits)
+            if is_late and ACCOUNT_ID in request:
+                # The account may have been disabled while the body arrived.
+                await self.authenticate(request.headers.get(hdrs.AUTHORIZATION))
         return await handler(request)
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:

@@ -154,7 +154,8 @@ async def test_the_first_start_prints_a_working_key(settings):
         arrived = await sent(production, receiver, "2expen51ve")
         delivery = await production.service.delivery_of("2expen51ve", is_settled=True)
 
-    assert {"description": "Invoice paid", "paid": True} == json.loads(arrived[-1])
+    event = {"description": "Invoice paid", "paid": True, "invoice_id": "2expen51ve"}
+    assert event == json.loads(arrived[-1])
     assert is_signed_with(secret, arrived)
     assert not is_signed_with(DEV_SECRET, arrived)
     assert ("delivered", arrived[2]["webhook-id"]) == (delivery["status"], delivery["id"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from openapi_spec_validator import OpenAPIV31SpecValidator
+from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
 from standardwebhooks import Webhook
 
 from service.api.application import OPERATIONS
@@ -97,6 +97,20 @@ def serving(parcels, settings):
             yield Api(session), receiver
 
     return run
+
+
+async def test_a_second_callback_is_in_the_document_of_the_receiver(serving):
+    """The document of the receiver has the callback too, with its path, parameters and answers."""
+    async with serving() as (api, _):
+        document = await api.get("/api/docs/receiver.json")
+
+    OpenAPIV30SpecValidator(document).validate()
+    operation = document["paths"]["/parcels/{number}"]["put"]
+    number, *_ = operation["parameters"]
+    assert ("path", "number", "1Z999") == (number["in"], number["name"], number["example"])
+    assert ["200", "401", "404", "410", "503"] == list(operation["responses"])
+    assert "{notify}" == operation["servers"][0]["url"]
+    assert "/invoices/{id}" in document["paths"]
 
 
 async def test_a_second_callback_is_documented(serving):

@@ -15,9 +15,19 @@ from tests.processes import free_port, receiving, serving, until
 QUICK = {"RETRY_SCHEDULE": "50ms,50ms", "CALLBACK_TIMEOUT": "1s"}
 INVOICE_COUNT = 200
 PAID = {"description": "Invoice paid", "paid": True}
+"""What a delivery tells of its event."""
 
 
 # From the invoice to the callback
+
+
+async def test_development_mode_answers_for_its_own_hosts(tmp_path):
+    """In development mode, a name that was made to lead to this machine is refused."""
+    async with serving(tmp_path) as service, aiohttp.ClientSession() as session:
+        for status, host in ((200, "localhost"), (421, "evil.example")):
+            headers = {"Host": host}
+            async with session.get(service.url + "/healthz", headers=headers) as answer:
+                assert status == answer.status
 
 
 async def test_an_accepted_invoice_causes_a_callback(tmp_path):
@@ -30,7 +40,7 @@ async def test_an_accepted_invoice_causes_a_callback(tmp_path):
 
     assert (202, "/invoices/2expen51ve") == (status, headers["Location"])
     assert ("POST", "/invoices/2expen51ve") == (method, path)
-    assert PAID == json.loads(body)
+    assert {**PAID, "invoice_id": "2expen51ve"} == json.loads(body)
     Webhook(DEV_SECRET).verify(body, sent)
     assert ("application/json", f"invoices/{__version__}") == (
         sent["Content-Type"],

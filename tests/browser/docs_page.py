@@ -11,6 +11,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from service.callbacks.invoices import INVOICE_NOTIFICATION
+
 PATIENCE_SECONDS = 30
 
 Found = TypeVar("Found")
@@ -22,6 +24,11 @@ class DocsPage:
     def __init__(self, browser: Chrome, service_url: str) -> None:
         self.browser = browser
         browser.get(f"{service_url}/api/docs")
+
+    def show_receiver(self) -> WebElement:
+        """Switch to the document of the receiver, and return its callback, expanded."""
+        self.wait(lambda page: page.find_element(By.LINK_TEXT, "Your receiver")).click()
+        return self.operation("callbacks", INVOICE_NOTIFICATION.name)
 
     def operation(self, tag: str, operation_id: str) -> WebElement:
         """The operation, expanded."""

@@ -21,7 +21,7 @@ from tests.browser.served import served
 PICTURE = Path(__file__).parents[2] / "docs" / "callbacks.png"
 
 WINDOW = (940, 1400)
-SCALE = 0.78
+SCALE = 0.72
 """The scale of the picture: easy to read and small to download."""
 
 

@@ -76,6 +76,59 @@ def test_the_callbacks_tab_documents_the_callback(page):
     assert [INVOICE_NOTIFICATION.request_example, INVOICE_NOTIFICATION.response_example] == examples
 
 
+def test_the_document_of_the_receiver_is_the_other_view(page, service_url):
+    """The link "Your receiver" shows the operation to build, with its parameters and answers."""
+    operation = page.show_receiver()
+    examples = [json.loads(text) for text in texts(operation, ".highlight-code")]
+    names = texts(operation, ".parameter__name")
+
+    assert "OAS 3.0" in texts(page.browser, ".info .version")
+    assert ["/invoices/{id}"] == [
+        text.replace("\u200b", "") for text in texts(operation, ".opblock-summary-path")
+    ]
+    assert [INVOICE_NOTIFICATION.request_example, INVOICE_NOTIFICATION.response_example] == examples
+    assert [] == [name for name in ("id", "webhook-signature") if not named(name, names)]
+    assert ["200", "401", "410", "503"] == texts(
+        operation, ".responses-table tbody .response-col_status"
+    )
+    assert "Your receiver · invoices" == page.browser.title
+
+
+def named(name, texts):
+    """Whether one of *texts* is about the parameter *name*."""
+    return any(text.split("\n")[0].rstrip(" *") == name for text in texts)
+
+
+def test_the_view_of_the_receiver_uses_no_other_host(page, service_url):
+    """The other view requests no other host either, and the browser logs no error."""
+    page.show_receiver()
+
+    asked = page.requested_urls()
+    assert f"{service_url}/api/docs/receiver.json" in asked
+    assert [] == [url for url in asked if not url.startswith(f"{service_url}/")]
+    assert [] == page.browser.get_log("browser")
+
+
+def test_the_receiver_cannot_be_tried_out(page):
+    """Only the service can sign a callback, so the page offers no form for it."""
+    operation = page.show_receiver()
+
+    assert [] == operation.find_elements(By.CSS_SELECTOR, ".execute, .try-out__btn")
+    fields = operation.find_elements(By.CSS_SELECTOR, ".parameters input, textarea")
+    assert [] == [one for one in fields if one.is_displayed()]
+
+
+def test_both_views_link_to_each_other(page):
+    """From the view of the receiver a link leads back to the API."""
+    page.show_receiver()
+    current = page.browser.find_elements(By.CSS_SELECTOR, "[aria-current=page]")
+    assert ["Your receiver"] == [one.text for one in current]
+
+    page.browser.find_element(By.LINK_TEXT, "API").click()
+
+    page.operation("invoices", "create_invoice")
+
+
 def test_an_invoice_can_be_sent_from_the_page(page, service_url):
     """The example of the page can be executed, and the invoice is accepted."""
     operation = page.operation("invoices", "create_invoice")

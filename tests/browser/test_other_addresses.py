@@ -61,11 +61,12 @@ def removing_prefix():
 
 
 def check(browser, url):
-    """Execute an operation on the page at *url*: the page is shown, and the request is answered."""
+    """Execute an operation on the page at *url*, and show the other view."""
     page = DocsPage(browser, url)
     operation = page.operation("invoices", "create_invoice")
 
     assert "202" == page.try_out(operation, callback_url="http://127.0.0.1:9")
+    page.show_receiver()
     asked = page.requested_urls()
     # A browser requests a favicon by itself if a page does not name one in time.
     assert [] == [one for one in asked if not one.startswith(f"{url}/")]

@@ -15,8 +15,10 @@ PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 SERIOUS = {"serious", "critical"}
 
 
-def unfolded(page):
-    """The callback of an invoice, with everything around it expanded."""
+def unfolded(page, view="api"):
+    """The callback of an invoice in one of the views, with everything around it expanded."""
+    if view == "receiver":
+        return page.show_receiver()
     return page.open_callbacks(page.operation("invoices", "create_invoice"))
 
 
@@ -26,12 +28,13 @@ def set_mode(page, mode):
     page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
+@pytest.mark.parametrize("view", ["api", "receiver"])
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_the_page_is_accessible(page, mode):
+def test_the_page_is_accessible(page, mode, view):
     """The axe rules find no violation of WCAG 2 in contrast, names and roles."""
     assert AXE.exists(), "`make test` installs what tests/documents/package.json names"
     set_mode(page, mode)
-    unfolded(page)
+    unfolded(page, view)
     page.browser.execute_script(AXE.read_text(encoding="utf-8"))
     found = page.browser.execute_async_script("axe.run().then(arguments[0])")
 
@@ -55,11 +58,12 @@ def test_dark_mode_is_dark(page):
     assert "rgb(20, 24, 31)" == page.browser.execute_script(script)
 
 
-def test_the_page_fits_a_phone(page):
+@pytest.mark.parametrize("view", ["api", "receiver"])
+def test_the_page_fits_a_phone(page, view):
     """The page needs no horizontal scrolling, even with expanded operations."""
     page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     page.browser.refresh()
-    unfolded(page)
+    unfolded(page, view)
 
     width = page.browser.execute_script("return document.documentElement.scrollWidth")
 

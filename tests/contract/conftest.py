@@ -11,10 +11,11 @@ from datetime import timedelta
 import pytest
 
 from service.api.application import OPERATIONS, make_application
-from service.app import DEVELOPMENT, Edges, assemble, document_of
+from service.app import DEVELOPMENT, Edges, assemble, document_of, receiver_document_of
 from service.collection.sandbox import Sandbox
 from service.database.sqlite import SqliteDatabase
 from service.development import for_development
+from service.receiver.document import VERSIONS
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.web import server as server_module
@@ -46,6 +47,12 @@ class FaultyDatabase(SqliteDatabase):
         if error := self.fault(work):
             raise error
         return await super().read(work, *args, **options)
+
+    async def browse(self, work, *args, **options):
+        """As it is, unless it fails."""
+        if error := self.fault(work):
+            raise error
+        return await super().browse(work, *args, **options)
 
 
 @pytest.fixture
@@ -114,7 +121,13 @@ def assembled(settings, process, metrics, clock, receivers, database, served_doc
             "tracing": SILENT,
         }
         edges = Edges(**{**usual, **edges})
-        return assemble(settings, process, edges, operations, document, metrics)
+        of_receiver = {
+            openapi: receiver_document_of(settings, operations, openapi=openapi)
+            for openapi in (VERSIONS if "paths" in document else ())
+        }
+        return assemble(
+            settings, process, edges, operations, document, metrics, of_receiver or None
+        )
 
     return make
 

@@ -100,6 +100,7 @@ def test_schemas_have_names_for_generated_classes(document):
         "FieldError",
         "InvoiceEvent",
         "InvoiceEventRecord",
+        "InvoiceNotification",
     } <= named
     assert set() == named & {"Mistake", "ToldEvent", "CollectedInvoice", "RecordedEvent"}
 

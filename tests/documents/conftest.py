@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from service.app import document_of
+from service.app import document_of, receiver_document_of
 from service.settings import Settings
 from tests.documents import tools
 
@@ -30,25 +30,10 @@ def document_file(document, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def receiver_file(document, document_file):
-    """The file of a document whose only operation is the callback, in OpenAPI 3.0."""
-    callbacks = document["paths"]["/invoices/"]["post"]["callbacks"]
-    (item,) = callbacks["invoice_notification"].values()
-    id_ = {"in": "path", "name": "id", "required": True, "schema": {"type": "string"}}
-    operation = {**item["post"], "parameters": [id_, *item["post"]["parameters"]]}
-    receiver = {
-        "openapi": "3.0.3",
-        "info": {"title": "receiver", "version": "1"},
-        "paths": {"/invoices/{id}": {"post": operation}},
-        "components": {
-            "schemas": {
-                name: document["components"]["schemas"][name]
-                for name in ("InvoiceEvent", "InvoiceEventReceived")
-            }
-        },
-    }
+def receiver_file(document_file):
+    """The file of the document of the receiver, as generators read it."""
     path = document_file.with_name("receiver.json")
-    path.write_text(json.dumps(receiver), encoding="utf-8")
+    path.write_text(json.dumps(receiver_document_of(Settings())), encoding="utf-8")
     return path
 
 

@@ -71,6 +71,20 @@ def test_openapi_generator_writes_a_receiver(generated):
     compiled(generated / "python-fastapi/src")
 
 
+def test_oapi_codegen_writes_the_server_of_a_receiver(receiver_file, go, tmp_path):
+    """The generated server in Go compiles, and has the route of the callback."""
+    for name in ("go.mod", "go.sum"):
+        shutil.copy(tools.FOLDER / "go" / name, tmp_path)
+    command = [tools.OAPI_CODEGEN, "-generate", "types,std-http,strict-server"]
+
+    tools.run([*command, "-package", "receiver", "-o", "made.go", receiver_file], tmp_path)
+    tools.run(["go", "vet", "."], tmp_path)
+
+    made = (tmp_path / "made.go").read_text(encoding="utf-8")
+    assert 'options.BaseURL+"/invoices/{id}", wrapper.InvoiceNotification)' in made
+    assert "InvoiceNotification410Response" in made
+
+
 def test_oapi_codegen_writes_a_client_and_a_receiver(document_file, go, tmp_path):
     """The generated types, client and servers in Go compile, the receiver of callbacks included."""
     for name in ("go.mod", "go.sum"):

@@ -10,8 +10,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from click.testing import CliRunner
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.cli.commands import main
 from service.delivery.egress import EgressPolicy
 from service.delivery.sender import OutgoingRequest, Sender
 from service.delivery.signing import Signer
@@ -19,7 +21,7 @@ from service.development import DEV_NETWORKS, DEV_SECRET
 
 PAGE = Path(__file__).parents[2] / "docs/receiver.md"
 NEXT_SECRET = "whsec_bmV4dCBzZWNyZXQsIHdoaWNoIG5vYm9keSBrbm93cw=="
-EVENT = {"description": "Счёт оплачен – danke schön 🧾", "paid": True}
+EVENT = {"description": "Счёт оплачен – danke schön 🧾", "paid": True, "invoice_id": "a/b c"}
 
 
 @dataclass
@@ -86,6 +88,14 @@ async def test_the_printed_receiver_processes_an_event_once(receiver, sender):
     assert f"a/b c {EVENT['description']} true\n" == await receiver.ended()
 
 
+async def test_the_printed_receiver_conforms(receiver):
+    """It passes every check of `invoices check-receiver`."""
+    command = ["check-receiver", f"http://127.0.0.1:{receiver.port}"]
+    ended = await asyncio.to_thread(CliRunner().invoke, main, command)
+
+    assert 0 == ended.exit_code, ended.output
+
+
 async def test_the_printed_receiver_refuses_a_forged_event(receiver, sender):
     """A body that was not signed is neither acknowledged nor processed."""
     signed = INVOICE_NOTIFICATION.render(EVENT | {"paid": False})
@@ -97,10 +107,18 @@ async def test_the_printed_receiver_refuses_a_forged_event(receiver, sender):
     assert "" == await receiver.ended()
 
 
+async def test_the_printed_receiver_refuses_an_event_of_another_invoice(receiver, sender):
+    """A signed event that arrives at the path of another invoice is refused."""
+    answer = await sender.send(request_to(receiver, INVOICE_NOTIFICATION.render(EVENT), id_="2"))
+
+    assert (400, b'{"error":"the path has another invoice"}') == (answer.status_code, answer.body)
+    assert "" == await receiver.ended()
+
+
 @pytest.mark.parametrize("id_", ["a{b}c", "sl/ash", "/x/", "100%", "%2F", "é😀", "a+b", ":id", " "])
 async def test_the_printed_receiver_reads_every_id(receiver, sender, id_):
     """The receiver reads any id that the API accepts unchanged."""
-    body = INVOICE_NOTIFICATION.render(EVENT)
+    body = INVOICE_NOTIFICATION.render(EVENT | {"invoice_id": id_})
 
     answer = await sender.send(request_to(receiver, body, id_=id_))
 

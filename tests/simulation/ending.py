@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from service.domain.delivery import base_of
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeliveryStatus
+from tests.simulation.clocks import true_now
 
 
 class Ending:
@@ -62,6 +64,21 @@ class Ending:
             self._check_delivery(row)
         for process in self._world.running_processes:
             self._check_capacity(process)
+
+    def check_rest(self):
+        """Whoever never fails never rests, whatever others on the same origin do."""
+        plan, now = self._world.plan, true_now()
+        away = {one.origin for one in plan.outages}
+        well = {one.base for one in plan.receivers if one.is_well}
+        for row in self._tables.receivers:
+            ends = [row["cooldown_until"], row["held_until"]]
+            if base_of(row["receiver"]) in well and any(at and at > now for at in ends):
+                self._log.violate("{} never fails, and rests", row["receiver"])
+        for process in self._world.running_processes:
+            cooldowns = process.service.dispatcher._receivers.cooldowns
+            for name in cooldowns._cooldowns:
+                if base_of(name) in well or name in {one.origin for one in plan.receivers} - away:
+                    self._log.violate("{} lets {} rest, which never fails", process, name)
 
     def check_drained(self, process):
         """A process that drained in time has free capacity, and left no lease that it knew of."""
@@ -122,12 +139,13 @@ class Ending:
     def _check_capacity(self, process):
         """No row is leased at the end, so no capacity and no slot may be in use."""
         dispatcher, plan = process.service.dispatcher, self._world.plan
-        origins = dispatcher._origins
+        receivers = dispatcher._receivers
+        known = receivers._known.values()
         if process.service.collection.held_count:
             self._log.violate("{} counts invoices that it has not leased", process)
-        if origins.held_count or any(one.held_count for one in origins._known.values()):
+        if receivers.held_count or any(one.held_count for one in known):
             self._log.violate("{} counts leases that it does not have", process)
-        if origins._free_slots != plan.concurrency:
+        if receivers._slots.free != plan.concurrency:
             self._log.violate("{} has lost slots", process)
-        if origins._busy or any(one.in_flight_count for one in origins._known.values()):
+        if receivers._busy or any(one.in_flight_count for one in known):
             self._log.violate("{} counts attempts that have ended", process)

@@ -23,7 +23,7 @@ from service.delivery.dispatcher import LEASE_MARGIN
 from service.domain.delivery import Dead
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Acceptance, DeadReason, DeliveryStatus
-from service.storage import attempts, deliveries, invoices, mails, retention, steps
+from service.storage import attempts, deliveries, invoices, mails, redelivery, retention, steps
 from tests import memory
 from tests.simulation.clocks import true_now
 from tests.simulation.processes import State
@@ -67,6 +67,9 @@ class Fencing:
         """Do *work*, which has its own transaction, and check its changes."""
         before = dict(tx.deliveries.by_key) if work is retention.sweep else {}
         result = memory.run(work, tx, *args, **options)
+        if work is redelivery.redeliver and result is not None:
+            _, id_, _ = args
+            self._ledger.failure_counts[id_] = 0
         for key, row in before.items():
             if key not in tx.deliveries.by_key:
                 self._check_removal(process, row)
@@ -274,19 +277,17 @@ class Fencing:
             self._log.violate("{} left its row leased", name)
 
     def _check_lease(self, process, tx, row):
-        """The lease of a delivery is in order, not at an origin on hold, and expires."""
+        """The lease of a delivery is in order, not of a receiver on hold, and expires."""
         for earlier in tx.earlier_of(row):
             if earlier["status"] == PENDING:
                 self._log.violate(
                     "{} leased {} before {} was settled", process, row["id"], earlier["id"]
                 )
-        hold = tx.origins.get(row["origin"])
-        if hold and hold["held_until"] > process.clock.latest:
+        state = tx.receivers.get(row["receiver"])
+        held_until = state and state["held_until"]
+        if held_until and held_until > process.clock.latest and not row["is_asked"]:
             self._log.violate(
-                "{} leased {}, whose origin is on hold until {}",
-                process,
-                row["id"],
-                hold["held_until"],
+                "{} leased {}, whose receiver is on hold until {}", process, row["id"], held_until
             )
         if not row["leased_until"] or row["leased_until"] > process.clock.latest + self._lease:
             self._log.violate(

@@ -43,6 +43,8 @@ class WatchedDatabase:
         """Run *work* on the memory and on its twin; their results must be equal."""
         return await self._world.memory.read(self._result, work, args, options)
 
+    browse = read
+
     def _transaction(self, tx, work, args, options):
         twin = self._world.twin
         try:
@@ -111,16 +113,18 @@ class Link(WatchedDatabase):
             raise StorageUnavailable("the memory is unavailable")
         return await super().read(work, *args, **options)
 
+    browse = read
+
     def listen(self, signals):
         """Receive notifications from now on."""
         self.signals = signals
         for signal in signals.values():
             signal.set()
 
-    def notify(self, name):
+    def notify(self, name, details=()):
         """Notify the other processes; each notification may be lost."""
         if not self._process.is_killed:
-            self._world.notify(name, self._process)
+            self._world.notify(name, details, self._process)
 
     def _is_away(self):
         return self._world.memory.is_away or self._process.machine.is_cut_off

@@ -4,9 +4,7 @@ The plan of a world: everything that a seed decides before the run starts, inclu
 A plan is a value. Its times are seconds of virtual time. Three kinds of worlds are drawn:
 
 * *calm* worlds: no process ends, no commit is lost, every notification arrives and no loop polls.
-  A loop that waits for something that is not signalled waits for ever there, and is found. With
-  several processes, no callback of an invoice has a second event there: a process that settles
-  the first event may not know the second one, which is then found by polling;
+  A loop that waits for something that is not signalled waits for ever there, and is found;
 * worlds with faults and equal clocks, where every promise holds;
 * worlds with faults and clocks that differ and jump, where leases may overlap (see `invariants`).
 """
@@ -38,7 +36,7 @@ class Behaviour(Enum):
     WRONG = "answering with wrong bodies"
     BUSY = "asking for holds"
     HANGING = "hanging"
-    UNREACHABLE = "unreachable"
+    LOSING = "losing connections"
     GONE = "gone"
 
 
@@ -65,12 +63,32 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class OriginPlan:
+class ReceiverPlan:
     """A receiver: its behaviours, each from an instant on, and its last one after the faults."""
 
-    name: str
+    origin: str
+    path: str
     behaviours: tuple[tuple[float, Behaviour], ...]
     last: Behaviour
+
+    @property
+    def base(self):
+        """The URL that its accounts give."""
+        return self.origin + self.path
+
+    @property
+    def is_well(self):
+        """Whether it never fails."""
+        return {self.last, *(one for _, one in self.behaviours)} == {Behaviour.WELL}
+
+
+@dataclass(frozen=True, slots=True)
+class OutagePlan:
+    """A time in which no connection to an origin can be made."""
+
+    origin: str
+    since: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +108,7 @@ class InvoicePlan:
     at: float
     account: int
     """The number of its account in the world."""
-    origins: tuple[str, ...]
+    receivers: tuple[ReceiverPlan, ...]
     """The receiver of each of `CALLBACKS` that it asks for; empty if there is none."""
     event_count: int
     """The number of events of its collection."""
@@ -108,7 +126,7 @@ class InvoicePlan:
 
     def asked_for(self, callbacks):
         """The ones of *callbacks* that it asks for."""
-        return [one for one in CALLBACKS[: len(self.origins)] if one in callbacks]
+        return [one for one in CALLBACKS[: len(self.receivers)] if one in callbacks]
 
     @property
     def traceparent(self):
@@ -143,7 +161,8 @@ class Plan:
     """The probability that a process is killed in the middle of an operation."""
     slow_chance: float
     """The probability that a collector takes about as long as a lease."""
-    origins: tuple[OriginPlan, ...]
+    receivers: tuple[ReceiverPlan, ...]
+    outages: tuple[OutagePlan, ...]
     invoices: tuple[InvoicePlan, ...]
     faults: tuple[Fault, ...]
     faults_until: float
@@ -156,15 +175,15 @@ def draw(seed):
     is_skewed = not is_calm and chance.random() < 0.35
     machine_count = chance.choice((1, 2, 2, 3))
     faults_until = chance.uniform(6, 22)
-    origins = _draw_origins(chance, faults_until)
+    receivers = _draw_receivers(chance, faults_until)
     return Plan(
         seed=seed,
         is_calm=is_calm,
         is_skewed=is_skewed,
         has_one_writer=chance.random() < 0.5,
         offsets=tuple(_draw_offset(chance, is_skewed) for _ in range(machine_count)),
-        concurrency=chance.randint(1, 4),
-        origin_concurrency=chance.randint(1, 3),
+        concurrency=chance.choice((1, 2, 4, 16)),
+        origin_concurrency=chance.randint(1, 4),
         timeout=timedelta(seconds=chance.choice((2, 3, 5))),
         schedule=tuple(
             timedelta(seconds=chance.choice((0.5, 1, 2, 4))) for _ in range(chance.randint(1, 3))
@@ -178,13 +197,9 @@ def draw(seed):
         notification_loss_chance=0 if is_calm else chance.choice((0, 0.3, 1)),
         kill_chance=0 if is_calm else chance.choice((0, 0.3, 0.7)),
         slow_chance=0 if is_calm else chance.choice((0, 0, 0.2)),
-        origins=origins,
-        invoices=_draw_invoices(
-            chance,
-            [one.name for one in origins],
-            faults_until,
-            has_followers=not is_calm or machine_count == 1,
-        ),
+        receivers=receivers,
+        outages=_draw_outages(chance, {one.origin for one in receivers}, faults_until),
+        invoices=_draw_invoices(chance, receivers, faults_until),
         faults=_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed),
         faults_until=faults_until,
     )
@@ -194,10 +209,12 @@ def _draw_offset(chance, is_skewed):
     return timedelta(seconds=chance.uniform(-3, 3)) if is_skewed else timedelta(0)
 
 
-def _draw_origins(chance, faults_until):
+def _draw_receivers(chance, faults_until):
+    """Up to three receivers at each of one or two origins."""
     return tuple(
-        OriginPlan(
+        ReceiverPlan(
             f"https://{name}.example:443",
+            path,
             tuple(
                 (at, chance.choice(tuple(Behaviour)))
                 for at in sorted(
@@ -205,11 +222,21 @@ def _draw_origins(chance, faults_until):
                 )
             ),
             chance.choice(
-                (Behaviour.WELL,) * 6 + (Behaviour.FAILING, Behaviour.UNREACHABLE, Behaviour.GONE)
+                (Behaviour.WELL,) * 6 + (Behaviour.FAILING, Behaviour.LOSING, Behaviour.GONE)
             ),
         )
-        for name in ("one", "two", "three", "four")[: chance.randint(1, 4)]
+        for name in ("one", "two")[: chance.randint(1, 2)]
+        for path in ("/a", "/b", "/c")[: chance.randint(1, 3)]
     )
+
+
+def _draw_outages(chance, origins, faults_until):
+    drawn = []
+    for origin in sorted(origins):
+        if chance.random() < 0.3:
+            since = chance.uniform(0, faults_until)
+            drawn.append(OutagePlan(origin, since, chance.uniform(since, faults_until)))
+    return tuple(drawn)
 
 
 def _draw_retention(chance, is_calm):
@@ -219,35 +246,35 @@ def _draw_retention(chance, is_calm):
     return timedelta(seconds=chance.choice((4, 12)))
 
 
-def _draw_invoices(chance, origins, faults_until, has_followers):
+def _draw_invoices(chance, receivers, faults_until):
     """Some invoices come one by one, others in a burst for the same receiver."""
-    at, origin, drawn = 0.0, chance.choice(origins), []
+    at, receiver, drawn = 0.0, chance.choice(receivers), []
     for number in range(1, chance.randint(2, 9) + 1):
         if chance.random() < 0.6:
-            at, origin = chance.uniform(0, faults_until * 0.7), chance.choice(origins)
-        called = () if chance.random() < 0.05 else (origin,)
+            at, receiver = chance.uniform(0, faults_until * 0.7), chance.choice(receivers)
+        called = () if chance.random() < 0.05 else (receiver,)
         if called and chance.random() < 0.3:
-            called = (origin, chance.choice(origins))
+            called = (receiver, chance.choice(receivers))
         drawn.append(
             InvoicePlan(
                 number=number,
                 at=round(at, 3),
                 account=chance.randrange(ACCOUNT_COUNT),
-                origins=called,
-                event_count=chance.choice((1, 1, 2, 3)) if has_followers else 1,
+                receivers=called,
+                event_count=chance.choice((1, 1, 2, 3)),
                 silent_count=chance.choice((0, 0, 1)),
                 wait=chance.choice((0.02, 0.5, 2)),
                 is_sent_twice=chance.random() < 0.1,
-                events=_draw_events(chance, number, at, faults_until, has_followers),
+                events=_draw_events(chance, number, at, faults_until),
             )
         )
     return tuple(sorted(drawn, key=lambda one: one.at))
 
 
-def _draw_events(chance, number, at, faults_until, has_followers):
+def _draw_events(chance, number, at, faults_until):
     """Events beside the collection of invoice *number*; most invoices have none."""
-    count = chance.choice((0, 0, 0, 1, 2 if has_followers else 1))
-    fired = ((), CALLBACKS[:1], CALLBACKS[1:], CALLBACKS) if has_followers else (CALLBACKS[1:],)
+    count = chance.choice((0, 0, 0, 1, 2))
+    fired = ((), CALLBACKS[:1], CALLBACKS[1:], CALLBACKS)
     return tuple(
         EventPlan(
             round(chance.uniform(at, (at + faults_until) / 2), 3),

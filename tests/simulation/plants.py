@@ -16,13 +16,15 @@ from service.clock import SystemClock
 from service.delivery import attempt, dispatcher
 from service.delivery.attempt import Attempts
 from service.delivery.dispatcher import Dispatcher
-from service.delivery.fairness import Origins
-from service.domain.delivery import Attempt, Dead
+from service.delivery.fairness import Receivers
+from service.delivery.health import Cooldowns
+from service.delivery.shares import Division
+from service.domain.delivery import Attempt, Dead, base_of
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Acceptance, DeadReason
 from service.errors import StorageUnavailable
 from service.storage import attempts, deliveries
-from service.storage.store import Store
+from service.storage.store import Followed, Store
 from tests import memory
 from tests.memory import Tables
 
@@ -262,47 +264,72 @@ def signals_are_lost_before_waiting(patch):
 
 def reserved_capacity_leaks(patch):
     """The capacity for a lease that was not taken is never released."""
-    patch.setattr(Dispatcher, "_cancel", lambda self, origin: self._signal_capacity(origin))
+    patch.setattr(Dispatcher, "_cancel", lambda self, *place: self._signal_capacity(*place))
 
 
 def slots_leak(patch):
     """A slot that was not used is never released."""
+    skip, end = Receivers.skip, Receivers.end
 
-    def skip(self, slot):
-        self._known[slot.delivery.origin].in_flight_count -= 1
+    def ended(self, slot, attempt):
+        states = end(self, slot, attempt)
+        skip(self, slot)
+        return states
 
-    end = Origins.end
-
-    def ended(self, slot, now, *, is_answering):
-        end(self, slot, now, is_answering=is_answering)
-        self._free_slots += 1
-
-    patch.setattr(Origins, "skip", skip)
-    patch.setattr(Origins, "end", ended)
+    patch.setattr(Receivers, "skip", lambda self, slot: None)
+    patch.setattr(Receivers, "end", ended)
 
 
 def origins_have_no_limit(patch):
     """One origin may use every slot."""
-    patch.setattr(Origins, "_slots_of", lambda self, origin: 1000)
+    patch.setattr(Receivers, "_gets_connection", lambda self, receiver: True)
+    patch.setattr(Receivers, "_may_begin", lambda self, receiver: bool(receiver.waiting))
 
 
-def failing_origins_are_not_probed(patch):
-    """A failing origin gets as many attempts as before."""
+def failing_receivers_are_not_probed(patch):
+    """A failing receiver gets as many attempts as before."""
 
-    def slots_of(self, origin):
-        return self._origin_concurrency
+    def may_begin(self, receiver):
+        return bool(receiver.waiting) and receiver.in_flight_count < self._origin_concurrency
 
-    patch.setattr(Origins, "_slots_of", slots_of)
+    patch.setattr(Receivers, "_may_begin", may_begin)
+    patch.setattr(Receivers, "_limit_of", lambda self, receiver: 8)
+
+
+def probes_take_every_slot(patch):
+    """Receivers that do not answer get as many slots as those that do."""
+    permits = Division.permits
+
+    def permit(self, account_id, receiver, *, is_probed):
+        return permits(self, account_id, receiver, is_probed=False)
+
+    patch.setattr(Division, "permits", permit)
+
+
+def neighbours_pay(patch):
+    """What one receiver answers concerns all receivers of its origin."""
+    begin = Cooldowns.begin
+
+    def begin_for_all(self, name, now, until):
+        begin(self, base_of(name).rpartition("/")[0] or name, now, until)
+
+    patch.setattr(Cooldowns, "begin", begin_for_all)
 
 
 def holds_are_not_remembered(patch):
-    """A process calls an origin that has asked for a hold."""
-    patch.setattr(Origins, "cool_down", lambda self, *_: None)
+    """A process calls a receiver that has asked for a hold."""
+    patch.setattr(Cooldowns, "begin", lambda self, *_: None)
 
 
 def holds_are_not_shared(patch):
-    """A process calls an origin that has asked another process for a hold."""
-    patch.setattr(Tables, "is_held", lambda self, origin, now: False)
+    """A process calls a receiver that has asked another process for a hold."""
+    patch.setattr(Tables, "rests_until", lambda self, row, now: None)
+    patch.setattr(Tables, "is_held", lambda self, receiver, now: False)
+
+
+def followers_are_not_announced(patch):
+    """A process that settles an event does not know that another process has a later one."""
+    patch.setattr(Followed, "set_for", lambda self, keys: None)
 
 
 def schedules_never_end(patch):
@@ -320,11 +347,10 @@ def redelivery_goes_on_with_the_schedule(patch):
     """A redelivered delivery continues its old schedule."""
     redeliver = memory._redeliver_row
 
-    def go_on(tx, row, now):
+    def go_on(tx, row, now, **options):
         failure_count = row["failure_count"]
-        is_redelivered = redeliver(tx, row, now)
+        redeliver(tx, row, now, **options)
         tx.deliveries.change(row, failure_count=failure_count)
-        return is_redelivered
 
     patch.setattr(memory, "_redeliver_row", go_on)
 
@@ -368,7 +394,10 @@ PLANTS = [
     reserved_capacity_leaks,
     slots_leak,
     origins_have_no_limit,
-    failing_origins_are_not_probed,
+    failing_receivers_are_not_probed,
+    probes_take_every_slot,
+    neighbours_pay,
+    followers_are_not_announced,
     holds_are_not_remembered,
     holds_are_not_shared,
     schedules_never_end,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from service.delivery.failures import NoAnswer
-from service.domain.delivery import Delivery
+from service.domain.delivery import Delivery, base_of
 from service.domain.outcomes import AttemptOutcome
 from tests.fakes import OK, answer
 from tests.simulation.link import delay
@@ -30,7 +30,7 @@ class Reaction(Enum):
     HANG = "does not answer in time"
     LATE = "answers ok, and the sender is delayed beyond its lease"
     DIE = "takes the request and crashes"
-    REJECT = "cannot be reached"
+    DROP = "closes the connection"
 
 
 REACTIONS = {
@@ -40,12 +40,13 @@ REACTIONS = {
     Behaviour.WRONG: (Reaction.WRONG, Reaction.OK),
     Behaviour.BUSY: (Reaction.BUSY, Reaction.BUSY, Reaction.OK),
     Behaviour.HANGING: (Reaction.HANG, Reaction.HANG, Reaction.LATE),
-    Behaviour.UNREACHABLE: (Reaction.REJECT, Reaction.DIE),
+    Behaviour.LOSING: (Reaction.DROP, Reaction.DIE),
     Behaviour.GONE: (Reaction.GONE, Reaction.GONE, Reaction.OK),
 }
 """The possible reactions for each behaviour, all equally likely."""
 
 _LOST = NoAnswer(AttemptOutcome.UNREACHABLE, "the connection was lost")
+_NOT_CONNECTED = NoAnswer(AttemptOutcome.UNREACHABLE, "no connection", is_connected=False)
 _LATE = NoAnswer(AttemptOutcome.TIMEOUT, "no answer in time")
 
 
@@ -65,27 +66,39 @@ class Receivers:
     def __init__(self, world):
         self._world = world
         self._behaviours = {
-            one.name: (
+            one.base: (
                 [at for at, _ in one.behaviours],
                 [Behaviour.WELL, *(behaviour for _, behaviour in one.behaviours)],
             )
-            for one in world.plan.origins
+            for one in world.plan.receivers
         }
-        self._last = {one.name: one.last for one in world.plan.origins}
+        self._last = {one.base: one.last for one in world.plan.receivers}
         self.faults_are_over = False
 
-    def behaviour_of(self, origin):
+    def behaviour_of(self, base):
         """The present behaviour of the receiver."""
         if self.faults_are_over:
-            return self._last[origin]
-        instants, behaviours = self._behaviours[origin]
+            return self._last[base]
+        instants, behaviours = self._behaviours[base]
         return behaviours[bisect(instants, asyncio.get_running_loop().time())]
+
+    def is_away(self, origin):
+        """Whether no connection to *origin* can be made now."""
+        now = asyncio.get_running_loop().time()
+        return not self.faults_are_over and any(
+            one.origin == origin and one.since <= now < one.until
+            for one in self._world.plan.outages
+        )
 
     async def answer(self, request):
         """The answer to *request*, after a delay."""
-        chance, plan, origin = self._world.chance, self._world.plan, request.delivery.origin
-        reaction = chance.choice(REACTIONS[self.behaviour_of(origin)])
-        self._world.log.add(origin, "{} to {}", reaction.value, request.delivery.id)
+        chance, plan, delivery = self._world.chance, self._world.plan, request.delivery
+        if self.is_away(delivery.origin):
+            self._world.log.add(delivery.origin, "cannot be reached by {}", delivery.id)
+            await delay(chance, 0.2)
+            return _NOT_CONNECTED
+        reaction = chance.choice(REACTIONS[self.behaviour_of(base_of(delivery.receiver))])
+        self._world.log.add(delivery.receiver, "{} to {}", reaction.value, delivery.id)
         timeout_seconds = plan.timeout.total_seconds()
         if reaction is Reaction.HANG:
             await asyncio.sleep(timeout_seconds)

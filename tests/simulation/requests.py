@@ -5,9 +5,11 @@ The promises that a receiver can check, and the limits of a process for its atte
 are signed with the secrets of their account.
 * The first request for an event comes after all earlier ones of the same callback of its invoice
   were settled.
-* A process has no more attempts in flight than slots, in all and for each origin. An origin that
-has not answered, or has just failed, gets one attempt at a time. It gets none during the hold
-that it has asked for, nor during the cooldown after a failed probe.
+* A process has no more attempts in flight than slots, in all and for each origin. A receiver that
+has not answered, or has just failed, gets one attempt at a time: a probe. It gets none during the
+hold that it has asked for, nor during the cooldown after a failed probe. All probes together have
+half of the slots, those of one account a quarter of that. What is asked for by hand is attempted
+all the same.
 
 If clocks agree, a request is made only under a lease that lasts longer than its deadline. So two
 processes never attempt one delivery at the same time, and no request is made after the delivery
@@ -23,9 +25,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from service.accounts.cache import CACHE_SECONDS
-from service.delivery.fairness import COOLDOWN_FIRST
+from service.delivery.failures import NoAnswer
+from service.delivery.health import COOLDOWN_FIRST, REFUSALS_MAX
 from service.delivery.sender import Answer
 from service.delivery.signing import Signer
+from service.domain.delivery import account_of
+from tests.fakes import OK
 from tests.simulation.receivers import Request
 
 
@@ -34,8 +39,10 @@ class Attempt:
     """One attempt of a process."""
 
     process: object
+    receiver: str
     origin: str
     is_probe: bool
+    is_asked: bool
     began_at: datetime
     """By the clock of the process."""
     began_seconds: float
@@ -44,11 +51,13 @@ class Attempt:
 
 
 @dataclass(slots=True)
-class OriginHistory:
-    """The facts that a process knows about an origin, each with the number of tasks before it."""
+class History:
+    """The facts that a process knows about a receiver, each with the number of tasks before it."""
 
     is_open: list[tuple[int, bool]] = field(default_factory=list)
     """Whether it answers."""
+    refusal_count: int = 0
+    """Refusals since the last delivery."""
     blocked_until: list[tuple[int, datetime]] = field(default_factory=list)
 
 
@@ -61,7 +70,8 @@ class Requests:
         self._memory = world.memory
         self._log = world.log
         self._ledger = ledger
-        self._histories = defaultdict(OriginHistory)
+        self._histories = defaultdict(History)
+        self._answered = set()
 
     def attempt_begins(self, process, callback, traceparent):
         """
@@ -71,17 +81,22 @@ class Requests:
         has learned since then could not stop it.
         """
         loop = asyncio.get_running_loop()
-        origin, created = self._world.origin_of(callback, traceparent), loop.number_of_task()
-        history, now = self._histories[process, origin], process.clock.now()
-        is_open = next((one for at, one in reversed(history.is_open) if at < created), False)
-        attempt = Attempt(process, origin, not is_open, now, loop.time())
+        receiver, origin = self._world.receiver_of(callback, traceparent)
+        created, now = loop.number_of_task(), process.clock.now()
+        history = self._histories[process, receiver]
+        # Whoever answered another process, or the one before, may be known as answering.
+        unknown = receiver in self._answered
+        is_open = next((one for at, one in reversed(history.is_open) if at < created), unknown)
+        is_asked = (callback, traceparent) in self._world.asked
+        attempt = Attempt(process, receiver, origin, not is_open, is_asked, now, loop.time())
         self._check_limits(process, attempt)
         for at, until in history.blocked_until:
-            if at < created and now < until and not self._plan.is_skewed:
+            is_blocked = at < created and now < until and not self._plan.is_skewed
+            if is_blocked and not attempt.is_asked:
                 self._log.violate(
                     "{} attempts a delivery though {} is on hold until {}",
                     process,
-                    origin,
+                    receiver,
                     until,
                 )
         return attempt
@@ -92,12 +107,18 @@ class Requests:
         if failure is not None:
             self._log.add(attempt.process, "cannot attempt: {}", type(failure).__name__)
             return
-        history = self._histories[attempt.process, attempt.origin]
+        history = self._histories[attempt.process, attempt.receiver]
         at = asyncio.get_running_loop().task_count
         answer = attempt.request and attempt.request.answer
+        if isinstance(answer, NoAnswer) and not answer.is_connected:
+            return
         code = getattr(answer, "status_code", None) or 599
-        is_open = code < 500 and code != 429
+        is_ok = code == 200 and (answer.body == OK.body or not self._plan.is_strict)
+        history.refusal_count = 0 if is_ok else history.refusal_count + 1
+        is_open = code < 500 and code != 429 and history.refusal_count < REFUSALS_MAX
         history.is_open.append((at, is_open))
+        if is_open:
+            self._answered.add(attempt.receiver)
         is_failed_probe = attempt.is_probe and not is_open
         wait = max(_asked_for(answer), COOLDOWN_FIRST if is_failed_probe else timedelta(0))
         if wait:
@@ -125,13 +146,23 @@ class Requests:
 
     def _check_limits(self, process, attempt):
         of_origin = [one for one in process.in_flight if one.origin == attempt.origin]
+        of_receiver = [one for one in of_origin if one.receiver == attempt.receiver]
+        probes = [one for one in process.in_flight if one.is_probe]
+        of_account = [
+            one for one in probes if account_of(one.receiver) == account_of(attempt.receiver)
+        ]
+        half = max(1, self._plan.concurrency // 2)
         process.in_flight.append(attempt)
         if len(process.in_flight) > self._plan.concurrency:
             self._log.violate("{} uses more slots than it has", process)
         if len(of_origin) >= self._plan.origin_concurrency:
             self._log.violate("{} uses too many slots for {}", process, attempt.origin)
-        if of_origin and attempt.is_probe:
-            self._log.violate("{} probes {} with several attempts", process, attempt.origin)
+        if of_receiver and attempt.is_probe and not attempt.is_asked:
+            self._log.violate("{} probes {} with several attempts", process, attempt.receiver)
+        if attempt.is_probe and len(probes) >= half:
+            self._log.violate("{} probes with more than half of its slots", process)
+        if attempt.is_probe and len(of_account) >= max(1, half // 4):
+            self._log.violate("{} probes with too many slots of one account", process)
 
     def _check_signatures(self, attempt, outgoing, delivery):
         """A process keeps secrets for a moment, so it may not know the latest changes."""

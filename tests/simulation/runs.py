@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from service import loops
 from service.collection import loop as collection
-from service.delivery import attempt, dispatcher, sweeper
+from service.delivery import attempt, dispatcher, lookout, sweeper
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import Plan, draw
 from tests.simulation.processes import PROCESS
@@ -106,7 +106,7 @@ def _fail(world, context):
 @contextmanager
 def _polling_every(poll):
     """Let the loops of the service poll at the interval of the plan."""
-    modules = (loops, collection, dispatcher, attempt, sweeper)
+    modules = (loops, collection, dispatcher, lookout, attempt, sweeper)
     before = [module.POLL for module in modules]
     for module in modules:
         module.POLL = poll

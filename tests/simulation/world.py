@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from service.accounts.administration import AccountAdministration
 from service.accounts.encryption import SecretCipher
-from service.domain.states import DeliveryStatus
+from service.domain.delivery import receiver_of
 from service.errors import NotFound, StorageUnavailable
 from service.settings import Settings
 from service.storage.store import Store
@@ -93,11 +93,13 @@ class World:
         self.processes = []
         self._accounts = []
         self._scripts = {one.id: Script(one, one.silent_count) for one in plan.invoices}
-        self._origins = {
-            (callback, one.traceparent): origin
+        self._called = {
+            (callback, one.traceparent): (one.account, receiver)
             for one in plan.invoices
-            for callback, origin in zip(CALLBACKS, one.origins, strict=False)
+            for callback, receiver in zip(CALLBACKS, one.receivers, strict=False)
         }
+        self.asked = set()
+        """The callbacks and traces of what was asked for by hand."""
         self._machines = [
             Machine(self, name, offset) for name, offset in zip("ABC", plan.offsets, strict=False)
         ]
@@ -105,6 +107,7 @@ class World:
             Store(WatchedDatabase(self, "operator")),
             SecretCipher(self.settings.encryption_key),
             SkewedClock(timedelta(0)),
+            lambda: f"{len(self._accounts)}",
         )
         self._asked = []
         """The requested redeliveries: one may take longer than its caller waits."""
@@ -149,11 +152,12 @@ class World:
         """The remaining answers of the collector for an invoice."""
         return self._scripts[invoice_id]
 
-    def origin_of(self, callback, traceparent):
-        """The receiver of *callback* of the invoice with the trace."""
-        return self._origins[callback, traceparent]
+    def receiver_of(self, callback, traceparent):
+        """The receiver of *callback* of the invoice with the trace, and its origin."""
+        account, receiver = self._called[callback, traceparent]
+        return receiver_of(self._accounts[account], receiver.base), receiver.origin
 
-    def notify(self, name, sender):
+    def notify(self, name, details, sender):
         """Wake the other processes a moment later; a notification may be lost."""
         for process in self.running_processes:
             signal = process.link.signals.get(name)
@@ -163,7 +167,7 @@ class World:
                 and self.chance.random() >= self.plan.notification_loss_chance
             ):
                 delay_seconds = self.chance.choice((0, 0.001, 0.05))
-                asyncio.get_running_loop().call_later(delay_seconds, signal.set)
+                asyncio.get_running_loop().call_later(delay_seconds, signal.set_for, details)
 
     # From the start to the end
 
@@ -244,13 +248,13 @@ class World:
     def _invoice_of(self, plan, **changes):
         """The invoice as its account sends it."""
         callbacks = tuple(
-            a_callback(origin, plan.id, name)
-            for name, origin in zip(CALLBACKS, plan.origins, strict=False)
+            a_callback(one.origin, plan.id, name, one.path)
+            for name, one in zip(CALLBACKS, plan.receivers, strict=False)
         )
         return an_invoice(
             plan.id,
             account_id=self._accounts[plan.account],
-            callback_url=plan.origins[0] if plan.origins else None,
+            callback_url=plan.receivers[0].base if plan.receivers else None,
             callbacks=callbacks,
             traceparent=plan.traceparent,
             **changes,
@@ -271,6 +275,7 @@ class World:
         loop = asyncio.get_running_loop()
         until = loop.time() + END_SECONDS + self._probing_seconds()
         while not (all(one.done() for one in clients) and self.rules.ending.is_reached()):
+            self.rules.ending.check_rest()
             if loop.time() > until:
                 self.rules.ending.name_unfinished_rows()
                 return
@@ -326,18 +331,15 @@ class World:
         self.log.add("world", "{} is back", machine.name)
 
     async def _redeliver(self, machine, fault):
-        """A caller asks to redeliver a settled delivery."""
-        process = machine.process
-        settled = [
-            (row["account_id"], row["id"])
-            for row in self.memory.tables.deliveries
-            if row["status"] != DeliveryStatus.PENDING
-        ]
-        if settled and process and process.is_ready:
-            key = settled[int(fault.size * len(settled))]
-            self.log.add(process, "is asked to redeliver {}", key[1])
-            self.rules.ledger.redelivery_requests.add(key[1])
-            self._asked.append(process.redeliver(*key))
+        """A caller asks to attempt a delivery now, whatever its state."""
+        process, rows = machine.process, list(self.memory.tables.deliveries)
+        if rows and process and process.is_ready:
+            row = rows[int(fault.size * len(rows))]
+            invoice = self.memory.tables.invoices.get(row["account_id"], row["invoice_key"])
+            self.asked.add((row["callback"], invoice["traceparent"]))
+            self.log.add(process, "is asked to redeliver {}", row["id"])
+            self.rules.ledger.redelivery_requests.add(row["id"])
+            self._asked.append(process.redeliver(row["account_id"], row["id"]))
 
     async def _rotate(self, _machine, fault):
         """An account gets a new signing secret; the old one stays valid for a while."""

@@ -73,7 +73,10 @@ Rows that a process of an older version left: one invoice with a callback and on
 just accepted; an invoice whose collection and first delivery had begun; and a dead delivery.
 """
 
-PAID = b'{"description":"Invoice paid","paid":true}'
+
+def paid(invoice_id):
+    """The body of the event of a paid invoice."""
+    return b'{"description":"Invoice paid","paid":true,"invoice_id":"%s"}' % invoice_id.encode()
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
@@ -104,11 +107,12 @@ async def test_rows_of_an_older_version_are_processed(empty, revision):
     for request in receivers.requests.entries:
         sent.setdefault(request.url, []).append(request.body)
     assert {
-        f"{ONE}/invoices/i1": [PAID],
-        f"{ONE}/invoices/i3": [b'{"old": 3}', PAID],
+        f"{ONE}/invoices/i1": [paid("i1")],
+        f"{ONE}/invoices/i3": [b'{"old": 3}', paid("i3")],
         f"{ONE}/invoices/i4": [b'{"old": 4}'],
     } == sent
-    found, _ = await service.store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
+    listed, _ = await service.store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
+    found = [await service.store.find_delivery("dev", one["id"]) for one in listed]
     assert {
         ("i1", 1): ("delivered", ["delivered"]),
         ("i3", 1): ("delivered", ["lost", "delivered"]),

@@ -20,6 +20,7 @@ from sqlalchemy import Engine, event, text
 from service.database.bulk import insert_rows
 from service.database.connecting import SETTINGS
 from service.database.opening import open_database
+from service.storage.deliveries import LeaseRound as DeliveryRound
 from service.storage.history import DeliveryFilter
 from service.storage.retention import SweepPosition
 from service.storage.schema import migrate
@@ -36,14 +37,15 @@ from service.storage.tables import (
     metadata,
     microseconds,
     origins,
+    receivers,
 )
+from service.storage.waiting import Chain
 from tests.clock import START
 from tests.postgres import in_a_loop_of_its_own, new_database
 from tests.rows import (
     LEASE,
     SECOND,
     a_delivery,
-    a_round,
     a_step,
     an_event,
     an_invoice,
@@ -58,10 +60,11 @@ PENDING_COUNT = 20_000
 DEAD_COUNT = 300
 ROW_COUNT = DELIVERED_COUNT + PENDING_COUNT + DEAD_COUNT
 DUE_INVOICE_COUNT = 2_000
-ORIGIN_COUNT = 40
-REMEMBERED_ORIGIN_COUNT = 20_000
+RECEIVER_COUNT = 40
+REMEMBERED_COUNT = 20_000
 ACCOUNT_COUNT = 2_000
 CHUNK = 2_000
+ORIGIN = "https://hooks.example:443"
 NOW = START + timedelta(hours=1)
 
 
@@ -133,7 +136,7 @@ def insert_chunk(numbers, tx):
 
 
 def insert_due_invoices(tx):
-    """Insert invoices that are due, accounts, and origins with a hold."""
+    """Insert invoices that are due, accounts, and the states of receivers and origins."""
     numbers = range(100_000, 100_000 + DUE_INVOICE_COUNT)
     insert_rows(tx, invoices, [invoice_row(n, due_at=microseconds(START) + n) for n in numbers])
     made = microseconds(START)
@@ -141,9 +144,16 @@ def insert_due_invoices(tx):
     insert_rows(tx, accounts, [(id_, f"name {n}", made, None) for id_, n in owners])
     insert_rows(tx, account_keys, [(f"p{n}", id_, b"hash", made, None) for id_, n in owners])
     insert_rows(tx, account_secrets, [(id_, f"{n}", b"locked", made, None) for id_, n in owners])
-    names = {origin_of(number) for number in range(ORIGIN_COUNT)}
-    names |= {f"https://{number}.example:443" for number in range(REMEMBERED_ORIGIN_COUNT)}
-    insert_rows(tx, origins, [(name, microseconds(START)) for name in sorted(names)])
+    names = {receiver_of(number) for number in range(2 * RECEIVER_COUNT)}
+    names |= {f"dev https://hooks.example/{number}" for number in range(REMEMBERED_COUNT)}
+    # Most of them answer; a hundredth rested until some time ago.
+    states = [
+        (name, ORIGIN, None if n % 100 == 0 else made + n, None, made, made)
+        for n, name in enumerate(sorted(names))
+    ]
+    insert_rows(tx, receivers, states)
+    hosts = sorted({ORIGIN, *(f"https://{n}.example:443" for n in range(REMEMBERED_COUNT))})
+    insert_rows(tx, origins, [(name, made) for name in hosts])
 
 
 def status_of(number):
@@ -158,9 +168,9 @@ def account_of(number):
     return "other" if number % 10 == 0 else "dev"
 
 
-def origin_of(number):
-    """The origin of the delivery: one receiver has half of the deliveries."""
-    return f"https://{number % 2 and number % ORIGIN_COUNT}.example:443"
+def receiver_of(number):
+    """The receiver of the delivery: all are on one host, and one has half of the deliveries."""
+    return f"{account_of(number)} https://hooks.example/{number % 2 and number % RECEIVER_COUNT}"
 
 
 def invoice_row(number, *, due_at=None):
@@ -189,7 +199,8 @@ def delivery_row(number):
         **{column.name: None for column in deliveries.columns},
         **{"account_id": account_of(number), "id": f"msg_{number:032x}"},
         **{"invoice_key": f"{number:032x}", "sequence": 1, "callback": "invoice_notification"},
-        **{"url": "https://a/", "origin": origin_of(number), "body": b"{}", "status": status},
+        **{"url": "https://a/", "origin": ORIGIN, "receiver": receiver_of(number)},
+        **{"is_asked": False, "body": b"{}", "status": status},
         **{"reason": "gone" if status == "dead" else None},
         **{"attempt_count": 0 if status == "pending" else 1, "failure_count": 0},
         **{"created_at": at, "due_at": at + number, "lease_token": 1, "cause": "event"},
@@ -240,23 +251,37 @@ async def do_one_of_each(store, do):
     await do("take a step", take_step(store, a_step(invoice, event=an_event(at=NOW))))
     refunded = a_step(invoice, None, event=an_event("Refunded", at=NOW, delivery_id="msg_2"))
     await do("record an event", store.report(refunded, [a_delivery(refunded)]))
-    found = await do("lease deliveries", lease_deliveries(store, now=NOW, limit=50))
-    await do("lease lost deliveries", lease_deliveries(store, now=NOW + LEASE, limit=50))
+    await do("find accounts", store.find_accounts(""))
+    names = [receiver_of(number) for number in (1, 3, 10)]
+    await do("look at receivers", store.look_at(names, NOW))
+    chains = [Chain("dev", "", "", 50), Chain("other", names[-1], "", 50)]
+    await do("look along chains", store.look_along(chains, NOW))
+    limits = dict.fromkeys(names, 50)
+    leasing = [DeliveryRound(NOW + n * LEASE, NOW + (n + 1) * LEASE, limits, names) for n in (0, 1)]
+    await do("lease deliveries", store.lease_deliveries(leasing[0]))
+    await do("lease lost deliveries", store.lease_deliveries(leasing[1]))
     found = await lease_deliveries(store, now=NOW + 2 * LEASE, limit=50)
     await do("settle", store.settle(delivered(found[0], at=NOW)))
     held = failed(found[1], due_at=NOW + SECOND, held_until=NOW + SECOND, at=NOW)
     await do("settle and hold", store.settle(held))
     await do("release", store.release(found[2]))
     await list_one_of_each(store, do)
+    await clear_one_of_each(store, do)
+    await do("measure the backlog", store.backlog(NOW))
+    await do("count open deliveries", store.count_open("dev", 9))
+    await do("find a key", store.find_key("p1000", NOW))
+    await do("find secrets", store.secrets_of("acct_1000", NOW))
+
+
+async def clear_one_of_each(store, do):
+    """Redeliver, sweep and forget."""
     await do("redeliver", store.redeliver("dev", f"msg_{1:032x}", NOW))
     await do("redeliver all", anext(store.redeliver_all("dev", DeliveryFilter(status="dead"), NOW)))
     await do("sweep", store.sweep(SweepPosition("dev"), START + SECOND))
     await do("sweep on", store.sweep(SweepPosition("dev", "n"), START + SECOND))
-    await do("forget holds", store.remove_holds("", START))
-    await do("measure the backlog", store.backlog(NOW))
-    await do("find a key", store.find_key("p1000", NOW))
-    await do("find secrets", store.secrets_of("acct_1000", NOW))
-    assert a_round().look >= ORIGIN_COUNT
+    await do("forget receivers", store.remove_states("receivers", "", START))
+    await do("forget origins", store.remove_states("origins", "", START))
+    await do("find who answered", store.answered_receivers(START))
 
 
 async def list_one_of_each(store, do):
@@ -265,6 +290,7 @@ async def list_one_of_each(store, do):
     for name, narrowed in {
         "list invoices": {},
         "list invoices by status": {"status": "received"},
+        "list invoices by status to the end of a scan": {"status": "sent"},
         "list invoices after a cursor": {"after": "i20001"},
         "list one invoice by its id": {"invoice_id": "i1"},
     }.items():
@@ -276,6 +302,12 @@ async def list_one_of_each(store, do):
         ("list deliveries", DeliveryFilter(), None),
         ("list deliveries after a cursor", DeliveryFilter(), f"msg_{20001:032x}"),
         ("list dead deliveries", DeliveryFilter(status="dead"), None),
+        ("list pending deliveries", DeliveryFilter(status="pending"), None),
+        ("list delivered deliveries", DeliveryFilter(status="delivered"), None),
+        ("list deliveries of an origin", DeliveryFilter(origin=ORIGIN), None),
+        ("list deliveries of an unknown origin", DeliveryFilter(origin="https://no:443"), None),
+        ("list deliveries since an instant", DeliveryFilter(since=NOW), None),
+        ("list deliveries until an instant", DeliveryFilter(until=START), None),
         ("list deliveries by invoice", DeliveryFilter(invoice_id="i1"), None),
         (
             "list deliveries by invoice after a cursor",
@@ -306,7 +338,7 @@ class Plan:
         return f"{self.statement}\n{dict(self.searched)} walks {self.walked} sorts {self.is_sorted}"
 
 
-NO_TABLES = r"given|json_each|waiting|counted|CONSTANT|\d+ CONSTANT"
+NO_TABLES = r"given|json_each|waiting|found|counted|CONSTANT|\d+ CONSTANT"
 """The names that SQLite gives to given or intermediate rows."""
 
 
@@ -392,49 +424,56 @@ def plan_of(statement, explained):
 # The expected plans
 
 _ID, _KEY = {"invoices_account_id_id"}, {"invoices_primary"}
-_ROWS = {"events_primary", "invoices_primary", "origins_pkey"}
+_ROWS = {
+    *("events_primary", "invoices_primary", "deliveries_order"),
+    *("receivers_pkey", "origins_pkey"),
+}
+_LOOK = {"deliveries_waiting", "deliveries_asked", "receivers_pkey", "origins_pkey"}
+_LEASED = {"deliveries_order", "events_primary", "invoices_primary"}
+_EVENTS = {"invoices_primary", "events_primary"}
+_DELIVERIES = {"deliveries_primary", *_ROWS}
+_ATTEMPTS = {"deliveries_primary", "attempts_primary"}
+_FILTERED = [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS]
 INDEXES = {
     "accept again": [_ID],
     "lease invoices": [{"invoices_due"}, _KEY],
-    "take a step": [_KEY, {"origins_pkey"}],
-    "record an event": [_KEY, {"origins_pkey"}],
+    "take a step": [_KEY, {"receivers_pkey", "origins_pkey"}],
+    "record an event": [_KEY, {"receivers_pkey", "origins_pkey"}],
+    "find accounts": [{"deliveries_waiting"}],
+    "look at receivers": [_LOOK],
+    "look along chains": [_LOOK],
     "lease deliveries": [
-        {"deliveries_due", "origins_pkey"},
-        {"deliveries_due", "deliveries_order", "events_primary", "invoices_primary"},
+        {"deliveries_asked", *_LEASED},
+        {"deliveries_waiting", "receivers_pkey", *_LEASED},
         {"deliveries_primary"},
     ],
+    "find who answered": [{"receivers_answered"}],
     "settle and hold": [{"deliveries_primary"}],
     "release": [{"deliveries_primary"}],
-    "find an invoice": [_ID, {"events_primary"}],
-    "list invoices": [_KEY, {"events_primary"}],
-    "list invoices by status": [_KEY, {"events_primary"}],
-    "list invoices after a cursor": [_ID, _KEY, {"events_primary"}],
-    "list one invoice by its id": [_ID, {"events_primary"}],
+    "find an invoice": [_ID, _EVENTS],
+    "list invoices": [_KEY, _EVENTS],
+    "list invoices by status": [_KEY],
+    "list invoices by status to the end of a scan": [_KEY],
+    "list invoices after a cursor": [_ID, _KEY, _EVENTS],
+    "list one invoice by its id": [_ID, _EVENTS],
     "find a delivery": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
-    "deliveries of an invoice": [
-        _ID,
-        {"deliveries_order", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
-    "list deliveries": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
-    "list deliveries after a cursor": [
-        {"deliveries_primary", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
-    "list dead deliveries": [
-        {"deliveries_dead", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
-    "list deliveries by invoice": [
-        _ID,
-        {"deliveries_order", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
-    ],
+    "deliveries of an invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
+    "list deliveries": _FILTERED,
+    "list deliveries after a cursor": _FILTERED,
+    "list dead deliveries": [{"deliveries_dead"}, _DELIVERIES, _ATTEMPTS],
+    "list pending deliveries": _FILTERED,
+    "list delivered deliveries": _FILTERED,
+    "list deliveries of an origin": _FILTERED[:2],
+    "list deliveries of an unknown origin": _FILTERED[:1],
+    "list deliveries since an instant": _FILTERED,
+    "list deliveries until an instant": _FILTERED[:1],
+    "list deliveries by invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
     "list deliveries by invoice after a cursor": [
+        {"deliveries_primary"},
         _ID,
-        {"deliveries_primary", *_ROWS},
-        {"deliveries_order", *_ROWS},
-        {"deliveries_primary", "attempts_primary"},
+        {"deliveries_order"},
+        _DELIVERIES,
+        _ATTEMPTS,
     ],
     "redeliver": [
         {"deliveries_primary"},
@@ -444,12 +483,14 @@ INDEXES = {
     "redeliver all": [{"deliveries_dead"}],
     "sweep": [{"deliveries_primary"}, {"attempts_primary"}],
     "sweep on": [{"deliveries_primary"}],
-    "forget holds": [{"origins_pkey"}],
+    "forget receivers": [{"receivers_pkey"}, {"receivers_pkey", "deliveries_waiting"}],
+    "forget origins": [{"origins_pkey"}],
     "measure the backlog": [
-        {"deliveries_due", "deliveries_order", "origins_pkey"},
+        {"deliveries_waiting", "deliveries_order", "receivers_pkey"},
         {"invoices_due"},
         {"mails_due"},
     ],
+    "count open deliveries": [{"deliveries_waiting"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
@@ -457,8 +498,11 @@ INDEXES = {
 
 WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
 SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
+SORTED |= {name for name, indexes in INDEXES.items() if _EVENTS in indexes}
+SORTED |= {name for name in INDEXES if name.startswith(("list deliveries", "list invoices by"))}
 """These operations sort a bounded number of rows: the few deliveries of an invoice, the one or two
-secrets of an account, or at most a hundred attempts of a delivery."""
+secrets of an account, at most a hundred attempts of a delivery, the rows and the events of a page,
+or those that match among the rows that a page looks at."""
 
 
 def all_of(plans):
@@ -481,7 +525,7 @@ def test_every_statement_uses_its_index(plans, name):
     """Each statement uses the index that was made for it."""
     given = [set(plan.searched) for plan, *_ in plans[name] if plan.searched]
 
-    # The same statement may run for each origin, one after another.
+    # The same statement may run for each receiver, one after another.
     assert INDEXES[name] == [one for one, _ in groupby(given)]
 
 
@@ -498,6 +542,9 @@ def test_generic_plans_use_the_same_indexes(plans):
 @pytest.mark.parametrize(
     "name",
     [
+        "find accounts",
+        "look at receivers",
+        "look along chains",
         "lease deliveries",
         "lease lost deliveries",
         "measure the backlog",
@@ -506,5 +553,5 @@ def test_generic_plans_use_the_same_indexes(plans):
     ],
 )
 def test_a_backlog_without_row_counts_is_not_scanned(early_plans, name):
-    """Without a row count of the backlog, the server still reads it by origin, without a scan."""
+    """Without a row count of the backlog, the server still reads it by receiver, without a scan."""
     assert [] == [plan for kinds in early_plans[name] for plan in kinds if plan.walked]

@@ -2,23 +2,33 @@ import asyncio
 from collections import Counter
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
 from service.database import connecting, postgres
 from service.database.connecting import SETTINGS
+from service.database.engine import Lane
 from service.database.group_commit import GroupCommit
-from service.database.postgres import PostgresDatabase
+from service.database.notifications import TEXT_LENGTH_MAX, TEXTS_MAX
+from service.database.postgres import BROWSER_COUNT, PostgresDatabase
 from service.domain.states import Acceptance
-from service.errors import StorageUnavailable
+from service.errors import StorageBusy, StorageUnavailable
+from service.loops import Signal
 from service.storage import deliveries, invoices, steps, tables
 from service.storage.schema import migrate
 from service.storage.store import Store
 from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.postgres import PostgresServer, new_database
-from tests.rows import LEASE, a_round, add_delivery, an_invoice, delivered, lease_deliveries
+from tests.rows import (
+    LEASE,
+    a_receiver,
+    add_delivery,
+    an_invoice,
+    delivered,
+    lease_deliveries,
+)
 
 STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT
 
@@ -113,11 +123,14 @@ async def test_deliveries_that_another_round_leases_are_skipped(store, database,
     """A lease round takes the free deliveries and does not wait for the transactions of others."""
     for id_ in ("1", "2", "3"):
         await add_delivery(store, id_)
-    lease = held.behind(lambda tx: deliveries.lease_due(tx, [a_round(limit=2)]))
+    some, all_ = (
+        deliveries.LeaseRound(START, START + LEASE, {a_receiver(): limit}) for limit in (2, 9)
+    )
+    lease = held.behind(lambda tx: deliveries.lease_due(tx, [some]))
     leasing = asyncio.create_task(database.write(lease))
     await held.reached()
 
-    (there,) = await at_once(another.write(lambda tx: deliveries.lease_due(tx, [a_round()])))
+    (there,) = await at_once(another.write(lambda tx: deliveries.lease_due(tx, [all_])))
 
     held.may_end.set()
     (here,) = await leasing
@@ -301,6 +314,49 @@ async def test_a_row_that_cannot_be_written_is_not_an_outage(database):
         await database.write(write_name)
 
 
+async def test_a_statement_that_takes_too_long_is_no_outage(database, caplog):
+    """A statement timeout is a defect: it is logged as one, and the connections are kept."""
+
+    def connection_of(tx):
+        return tx.scalar(select(func.pg_backend_pid()))
+
+    def take_too_long(tx):
+        tx.execute(text("SET LOCAL statement_timeout = 1"))
+        tx.execute(select(func.pg_sleep(60)))
+
+    before = await database.browse(connection_of)
+
+    with pytest.raises(StorageBusy):
+        await database.browse(take_too_long)
+
+    assert ["storage.busy"] == [record.msg for record in caplog.records]
+    assert before == await database.browse(connection_of)
+
+
+async def test_reads_of_accounts_delay_no_others(database, monkeypatch, caplog):
+    """While reads of accounts have all their connections, the service reads; one waits in vain."""
+    monkeypatch.setattr(database._engines[Lane.BROWSE].pool, "_timeout", 0.01)
+    all_held = asyncio.Barrier(BROWSER_COUNT + 1)
+    may_end = asyncio.Event()
+
+    def wait(_tx):
+        await_only(all_held.wait())
+        await_only(may_end.wait())
+
+    browsing = [asyncio.create_task(database.browse(wait)) for _ in range(BROWSER_COUNT)]
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await all_held.wait()
+
+    assert [] == await at_once(database.read(names))
+    await database.check()
+    with pytest.raises(StorageBusy):
+        await database.browse(names)
+
+    assert ["storage.busy"] == [record.msg for record in caplog.records]
+    may_end.set()
+    await asyncio.gather(*browsing)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 async def test_connections_have_their_settings(database, name):
     """Every connection has the settings for plans and for the duration of statements."""
@@ -319,13 +375,13 @@ async def test_connections_have_their_settings(database, name):
 async def test_a_notification_reaches_every_other_process(open_here, postgres_url):
     """A notification wakes every process that listens, except the process that sent it."""
     processes = [open_here(postgres_url) for _ in range(3)]
-    signals = [{"invoices": asyncio.Event(), "deliveries": asyncio.Event()} for _ in processes]
+    signals = [{"invoices": Signal(), "deliveries": Signal()} for _ in processes]
     for process, heard in zip(processes, signals, strict=True):
         process.listen(heard)
         await cleared(heard["deliveries"])
         await cleared(heard["invoices"])
 
-    processes[0].notify("invoices")
+    processes[0].notify("invoices", ["one", "two"])
     for heard in signals[1:]:
         await cleared(heard["invoices"])
 
@@ -333,6 +389,26 @@ async def test_a_notification_reaches_every_other_process(open_here, postgres_ur
     processes[1].notify("deliveries")
     await cleared(signals[0]["deliveries"])
     assert not signals[0]["invoices"].is_set()
+
+
+async def test_a_notification_says_for_what(open_here, postgres_url):
+    """The details arrive with the name; too many or too long ones are left out."""
+    here, there = open_here(postgres_url), open_here(postgres_url)
+    signal = Signal()
+    there.listen({"deliveries": signal})
+    here.listen({})
+    await cleared(signal)
+    signal.take()
+
+    for details, heard in (
+        (["a receiver"], (["a receiver"], False)),
+        ([], ([], True)),
+        ([str(number) for number in range(TEXTS_MAX + 1)], ([], True)),
+        (["x" * TEXT_LENGTH_MAX], ([], True)),
+    ):
+        here.notify("deliveries", details)
+        await cleared(signal)
+        assert heard == signal.take()
 
 
 async def cleared(signal):

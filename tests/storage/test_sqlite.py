@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from service.database import sqlite
+from service.database.engine import Lane
 from service.database.sqlite import SqliteDatabase
-from service.errors import StorageUnavailable
+from service.errors import StorageBusy, StorageUnavailable
 from service.storage.tables import origins
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import a_database
@@ -59,6 +60,41 @@ async def test_connections_are_durable(database, expected, pragma):
     assert [expected] * 8 == await asyncio.gather(*(database.read(setting) for _ in range(8)))
 
 
+async def test_reads_of_accounts_delay_no_others(database):
+    """However many reads of accounts last, the service itself reads."""
+    may_end = threading.Event()
+
+    def wait(_tx):
+        assert may_end.wait(PATIENCE_SECONDS)
+
+    browsing = [asyncio.create_task(database.browse(wait)) for _ in range(20)]
+    await asyncio.sleep(0)
+
+    assert [] == await database.read(names)
+    await database.check()
+
+    may_end.set()
+    await asyncio.gather(*browsing)
+
+
+ENDLESS = """
+    WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers)
+    SELECT max(n) FROM numbers
+"""
+
+
+async def test_a_read_that_takes_too_long_is_ended_and_no_outage(database, monkeypatch, caplog):
+    """A read has a deadline; one that reaches it is a defect, and the next read succeeds."""
+    monkeypatch.setattr(sqlite, "READ_SECONDS", 0.01)
+
+    with pytest.raises(StorageBusy, match="longer"):
+        await database.browse(lambda tx: tx.execute(text(ENDLESS)).all())
+
+    assert ["storage.busy"] == [record.msg for record in caplog.records]
+    monkeypatch.undo()
+    assert [] == await database.browse(names)
+
+
 async def test_a_transaction_that_raises_is_rolled_back(database):
     """A transaction that raises stores nothing."""
 
@@ -102,7 +138,7 @@ async def test_a_read_sees_one_snapshot(database, another):
     # The thread that reads uses the other connection.
     another.close()
     another = sqlite3.connect(
-        database._read_engine.url.database, isolation_level=None, check_same_thread=False
+        database._engines[Lane.READ].url.database, isolation_level=None, check_same_thread=False
     )
     try:
         assert ([], []) == await database.read(read_twice)

@@ -29,7 +29,7 @@ HOMES = {
     "alembic": ("service/storage/",),
     "aiosmtplib": ("service/collection/smtp.py",),
     "babel": ("schemas/locales.py", "service/localization.py"),
-    "jinja2": ("service/collection/", "service/pages/"),
+    "jinja2": ("service/collection/", "service/pages/", "service/receiver/projects/"),
     "prometheus_client": ("service/telemetry/metrics.py", "service/telemetry/workers.py"),
 }
 

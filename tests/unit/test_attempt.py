@@ -168,11 +168,12 @@ async def test_an_empty_answer_is_an_answer():
         ("a\ufffdb", b"a\xffb"),
         ("a\ufffd\ufffd\ufffdb", b"a\xed\xa0\x80b"),
         ("a\ufffd", b"a\xc3"),
+        ("a\ufffd[2J\ufffdb\ufffd\ufffd", b"a\x1b[2J\x07b\x7f" + "\x9b".encode()),
         ("añ😀\r\n\t", "añ😀\r\n\t".encode()),
     ],
     ids=[
         *("4 KiB", "one more", "far more", "half a character"),
-        *("NUL", "not UTF-8", "surrogate", "cut off", "text"),
+        *("NUL", "not UTF-8", "surrogate", "cut off", "controls", "text"),
     ],
 )
 async def test_four_kib_of_an_answer_are_stored_as_text(expected, body):

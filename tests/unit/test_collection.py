@@ -160,7 +160,7 @@ async def test_a_failed_payment_causes_an_event(collecting, store, clock, descri
         await store.taken.reaches(2)
 
     assert (FAILED, [(description, False)]) == await state_of(store)
-    assert [(description, False)] == bodies(await store.deliveries_of("dev", "1"))
+    assert [(description, False)] == bodies((await store.deliveries_of("dev", "1"))[0])
 
 
 async def test_an_invoice_that_cannot_be_sent_is_undeliverable_at_once(collecting, store):
@@ -239,9 +239,9 @@ async def test_an_event_becomes_a_delivery(collecting, store, memory):
         await store.taken.reaches(1)
 
     (row,) = await rows_of(memory, deliveries)
-    assert b'{"description":"Invoice paid","paid":true}' == row["body"]
+    assert b'{"description":"Invoice paid","paid":true,"invoice_id":"1"}' == row["body"]
     assert "invoice_notification" == row["callback"]
-    (delivery,) = await store.deliveries_of("dev", "1")
+    ((delivery,), _) = await store.deliveries_of("dev", "1")
     assert ("msg_1", f"{ONE}/invoices/1") == (delivery["id"], delivery["url"])
     assert START == delivery["created_at"]
     assert [("Invoice paid", True)] == bodies([delivery])
@@ -253,7 +253,7 @@ async def test_without_a_callback_url_there_is_no_delivery(collecting, store):
         await collection.accept(an_invoice(origin=None))
         await store.taken.reaches(1)
 
-    assert [] == await store.deliveries_of("dev", "1")
+    assert ([], None) == await store.deliveries_of("dev", "1")
     assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 

@@ -10,7 +10,8 @@ from service.api.application import OPERATIONS
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.dispatcher import LEASE_MARGIN, POSTPONEMENT, SETTLE_MARGIN
 from service.delivery.failures import NoAnswer
-from service.delivery.fairness import COOLDOWN_FIRST, LEASE_AHEAD
+from service.delivery.fairness import LEASE_AHEAD
+from service.delivery.health import COOLDOWN_FIRST
 from service.domain.outcomes import AttemptOutcome
 from service.errors import StorageUnavailable
 from service.loops import POLL
@@ -25,7 +26,7 @@ from tests.rows import (
     THREE,
     TWO,
     a_callback,
-    a_round,
+    a_receiver,
     a_step,
     add_delivery,
     add_two_events,
@@ -34,6 +35,7 @@ from tests.rows import (
     failed,
     lease_deliveries,
     lease_delivery,
+    lease_due,
     lease_invoice,
     rows_of,
     take_step,
@@ -118,18 +120,24 @@ async def add_deliveries(store, origin, *names):
         await add_delivery(store, name, origin=origin)
 
 
-async def answered_once(store, receivers, origin=ONE):
-    """Make *origin* known as answering, so that it gets more than one attempt at a time."""
-    await add_delivery(store, "opening", origin=origin)
-    await store.settled.reaches(1)
+async def answered_once(store, receivers, *origins):
+    """Make receivers known as answering, so that they get more than one attempt at a time."""
+    for count, origin in enumerate(origins or [ONE]):
+        await add_delivery(store, f"opening{count}", origin=origin)
+        await store.settled.reaches(count + 1)
     store.settled.entries.clear()
     receivers.requests.entries.clear()
     receivers.answered.entries.clear()
 
 
+def reserve(dispatcher, origin):
+    """Reserve a lease for a new delivery."""
+    return dispatcher._reserve(a_receiver(origin), origin)
+
+
 def cancel(dispatcher, origin):
     """Cancel a reserved lease, like a failed write does."""
-    dispatcher._cancel(origin)
+    dispatcher._cancel(a_receiver(origin), origin)
     dispatcher._begin_attempts()
 
 
@@ -201,11 +209,11 @@ async def test_two_processes_share_deliveries_without_repetition(
 async def test_attempts_in_flight_are_limited(dispatching, store, receivers, clock):
     """No more attempts are in flight than the concurrency allows, to any receivers."""
     origins = [f"https://r{number}.example:443" for number in range(6)]
-    for origin in origins:
-        receivers.hang(origin)
 
     async with dispatching(concurrency=2):
+        await answered_once(store, receivers, *origins)
         for number, origin in enumerate(origins):
+            receivers.hang(origin)
             await add_delivery(store, str(number), origin=origin)
         await receivers.requests.reaches(2)
         await quiet(clock)
@@ -245,8 +253,9 @@ async def test_a_hanging_origin_delays_no_other(
         await add_deliveries(elsewhere, ONE, *names)
         await add_delivery(elsewhere, "two", origin=TWO)
 
-    async with dispatching(concurrency=4, origin_concurrency=1):
+    async with dispatching(concurrency=16, origin_concurrency=1):
         if not is_before:
+            await answered_once(store, receivers, TWO)
             await add_deliveries(store, ONE, *names)
             await add_delivery(store, "two", origin=TWO)
         await store.settled.reaches(1)
@@ -270,10 +279,11 @@ async def test_capacity_that_becomes_free_during_a_round_is_used_at_once(
     dispatching, store, elsewhere, receivers, clock, memory
 ):
     """Deliveries that a round left for lack of capacity do not wait for the poll."""
-    receivers.hang(ONE)
     first = [f"a{number}" for number in range(LEASE_AHEAD - 1)]
 
     async with dispatching(concurrency=2, origin_concurrency=1):
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
         await add_deliveries(store, ONE, *first)
         await receivers.requests.reaches(1)
         # There is capacity for one more lease of this origin; two deliveries remain.
@@ -299,24 +309,25 @@ async def test_a_backlog_ends_although_new_deliveries_arrive(
 
     async def lease_while_more_comes_in(round_):
         nonlocal refused_count
-        if refused_count < 5 and dispatcher._reserve(ONE) is None:
+        if refused_count < 5 and reserve(dispatcher, ONE) is None:
             refused_count += 1
         return await lease(round_)
 
     async with dispatching() as (dispatcher, _):
         await answered_once(store, receivers)
         kept_count = 0
-        while dispatcher._reserve(ONE):
+        while reserve(dispatcher, ONE):
             kept_count += 1
+        await add_delivery(store, "old")
+        await quiet(clock)
         lease = dispatcher._store.lease_deliveries
         monkeypatch.setattr(dispatcher._store, "lease_deliveries", lease_while_more_comes_in)
         for _ in range(kept_count):
             cancel(dispatcher, ONE)
         await quiet(clock)
 
-        # One round begins with the refusal, and one round finds no deliveries.
-        assert 2 == refused_count
-        assert dispatcher._reserve(ONE)
+        assert 1 == refused_count
+        assert reserve(dispatcher, ONE)
         cancel(dispatcher, ONE)
 
 
@@ -338,21 +349,23 @@ async def test_an_unknown_origin_is_probed_first(dispatching, store, receivers, 
 async def test_a_hundred_hanging_receivers_leave_slots_for_others(
     dispatching, store, receivers, clock
 ):
-    """While a hundred receivers hang, a new receiver is called at once."""
+    """While a hundred new receivers hang, one that has answered lately is called at once."""
     names = [f"https://r{number}.example:443" for number in range(100)]
 
     async with dispatching(concurrency=256, origin_concurrency=16):
+        await answered_once(store, receivers)
         for number, origin in enumerate(names):
             receivers.hang(origin)
             await add_deliveries(store, origin, *(f"{number}-{event}" for event in range(10)))
-        await receivers.requests.reaches(100)
+        await receivers.requests.reaches(32)
         await quiet(clock)
         await add_delivery(store, "healthy", origin=ONE)
         await store.settled.reaches(1)
 
         assert ("delivered", ["delivered"]) == await state_of(store, "msg_healthy")
         assert START == clock.now()
-        assert 101 == receivers.peak
+        # A quarter of the half that is for receivers which have not answered; and the healthy one.
+        assert 33 == receivers.peak
 
 
 async def test_slow_origins_leave_slots_for_others(dispatching, store, receivers, clock):
@@ -417,7 +430,7 @@ async def test_reserved_slots_that_are_not_needed_are_used(dispatching, store, r
     """Slots that were kept for another origin are used when that has no delivery."""
     async with dispatching(concurrency=8, origin_concurrency=8) as (dispatcher, _):
         await answered_once(store, receivers)
-        assert dispatcher._reserve(TWO)
+        assert reserve(dispatcher, TWO)
         receivers.hang(ONE)
         await add_deliveries(store, ONE, *"abcdefgh")
         await idle()
@@ -519,7 +532,7 @@ async def test_errors_on_our_side_do_not_count_as_failures(dispatching, store, r
     assert ("delivered", ["delivered"]) == await state_of(store, "msg_1")
 
 
-async def test_errors_on_our_side_do_not_change_the_state_of_an_origin(
+async def test_errors_on_our_side_do_not_change_the_state_of_a_receiver(
     dispatching, store, receivers
 ):
     """After an error on our side, an unknown origin still gets one attempt at a time."""
@@ -599,9 +612,9 @@ async def test_a_hold_that_was_not_stored_is_still_kept(dispatching, store, rece
 
 async def test_an_attempt_begins_only_with_time_to_settle_it(dispatching, store, receivers, clock):
     """A delivery whose lease could end before its settlement is released."""
-    receivers.hang(ONE)
-
     async with dispatching(origin_concurrency=1):
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
         await add_deliveries(store, ONE, "1", "2")
         await quiet(clock)
         clock.advance(LEASE_MARGIN - SETTLE_MARGIN)
@@ -726,14 +739,14 @@ async def test_a_delivery_that_is_committed_during_a_hold_is_released(
         receivers.answers[ONE].append(answer(503, retry_after="3600"))
         await add_delivery(store, "first")
         await idle()
-        leased_until = dispatcher._reserve(ONE)
+        leased_until = reserve(dispatcher, ONE)
         receivers.let_all_go()
         await store.settled.reaches(1)
 
         await add_delivery(store, "second")
         due = await lease_deliveries(store, now=clock.now() + timedelta(days=1))
         (late,) = [one for one in due if one.id == "msg_second"]
-        dispatcher._origins.wait(replace(late, leased_until=leased_until))
+        dispatcher._receivers.wait(replace(late, leased_until=leased_until))
         dispatcher._begin_attempts()
         await store.released.reaches(1)
 
@@ -830,9 +843,9 @@ async def test_a_lease_that_waited_too_long_for_a_slot_is_released(
     dispatching, store, receivers, clock
 ):
     """An attempt that could outlast its lease does not begin; the delivery is leased again."""
-    receivers.hang(ONE)
-
     async with dispatching(origin_concurrency=1):
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
         await add_deliveries(store, ONE, "1", "2")
         await receivers.requests.reaches(1)
         await clock.parked()
@@ -880,7 +893,7 @@ async def test_a_drain_releases_waiting_deliveries(dispatching, store, elsewhere
 
     assert ["msg_1"] == receivers.ids
     assert ("pending", []) == await state_of(store, "msg_2")
-    due = await elsewhere.lease_deliveries(a_round())
+    due = await lease_due(elsewhere)
     assert ["msg_2", "msg_3"] == sorted(delivery.id for delivery in due.deliveries)
     assert [0, 0] == [delivery.attempt_count for delivery in due.deliveries]
 
@@ -915,7 +928,7 @@ async def test_a_delivery_that_is_written_during_a_drain_is_unleased(
         await writing
 
     assert [] == receivers.ids
-    assert ["msg_1"] == [one.id for one in (await elsewhere.lease_deliveries(a_round())).deliveries]
+    assert ["msg_1"] == [one.id for one in (await lease_due(elsewhere)).deliveries]
     assert ("pending", []) == await state_of(store, "msg_1")
 
 
@@ -935,7 +948,7 @@ async def accepted(store, id_="1", **changes):
 def leased_counts(dispatcher):
     """The number of leases, in all and for each origin that has any."""
     return dispatcher.held_count, {
-        name: origin.held_count for name, origin in dispatcher._origins._busy.items()
+        one.origin.name: one.held_count for one in dispatcher._receivers._busy.values()
     }
 
 
@@ -960,9 +973,10 @@ async def test_a_stale_step_reserves_nothing(dispatching, store, elsewhere, rece
     """Of two steps in one transaction, only the one with the valid lease starts an attempt."""
     stale = await accepted(store)
     held = await lease_invoice(store, now=START + LEASE + LEASE)
-    receivers.hang(ONE)
 
     async with dispatching() as (dispatcher, _):
+        await answered_once(store, receivers)
+        receivers.hang(ONE)
         given = await asyncio.gather(
             take_step(store, a_step(stale, event=an_event(delivery_id="msg_stale"))),
             take_step(store, a_step(held, event=an_event(delivery_id="msg_held"))),
@@ -1050,9 +1064,9 @@ async def test_of_two_callbacks_one_may_have_no_capacity(dispatching, store, rec
     invoice = await accepted(store, callbacks=both)
     receivers.hang(TWO)
 
-    async with dispatching(operations=WITH_OTHER) as (dispatcher, _):
+    async with dispatching(operations=WITH_OTHER, concurrency=32) as (dispatcher, _):
         reserved_count = 0
-        while dispatcher._reserve(ONE):
+        while reserve(dispatcher, ONE):
             reserved_count += 1
         assert await dispatcher.record(a_step(invoice, event=event))
 

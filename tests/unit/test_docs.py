@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import os
 import re
+from contextlib import closing
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click import Option
+from click.testing import CliRunner
 from standardwebhooks import Webhook
 
 from schemas.delivery import OUTCOMES, REASONS
@@ -19,11 +23,22 @@ from service.accounts.cache import CACHE_SECONDS
 from service.api.application import make_application
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
+from service.delivery.connection import (
+    ANSWER_LIMIT,
+    HEAD_COUNT_LIMIT,
+    HEAD_LIMIT,
+    HEAD_LINE_LIMIT,
+)
 from service.development import DEV_SECRET
+from service.receiver.checks import CHECKS
+from service.receiver.conformance import RUN_SECONDS
+from service.receiver.projects.languages import LANGUAGES
 from service.settings import PREFIX, Settings, read_settings
 from service.web.problems import PROBLEMS
+from service.web.server import Server
 from tests.clock import ManualClock
 from tests.fakes import WatchedMemory, WatchedStore, assembled
+from tests.printed import PrintedReceiver, printed_code
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -86,7 +101,8 @@ def test_every_command_is_documented_with_its_options(name):
     rows = [line for line in text_of("docs/operations.md").splitlines() if line.startswith("|")]
     (row,) = [line for line in rows if re.match(rf"\| `invoices {name}\b", line)]
 
-    assert [] == [option.opts[0] for option in options if option.opts[0] not in row]
+    shown = [one.opts[0] if isinstance(one, Option) else one.name.upper() for one in options]
+    assert [] == [text for text in shown if text not in row]
 
 
 @pytest.mark.parametrize("name", sorted(main.commands["accounts"].commands))
@@ -98,6 +114,15 @@ def test_every_command_about_accounts_is_documented_with_its_options(name):
 
     assert f"`{form}`" in row
     assert [] == [one.opts[0] for one in options if one.name != "name" and one.opts[0] not in row]
+
+
+def test_the_command_that_writes_a_project_is_documented():
+    """The row of `invoices receiver` has the command, and the receiver's page every language."""
+    (row,) = re.findall(r"^\| `invoices receiver`.*$", text_of("docs/operations.md"), re.MULTILINE)
+    page = text_of("docs/receiver.md")
+
+    assert "`new --lang L DIR`" in row
+    assert [] == [language for language in LANGUAGES if f"| `{language}` |" not in page]
 
 
 def test_the_cache_time_is_documented():
@@ -142,6 +167,13 @@ def test_every_outcome_and_reason_is_explained():
 
     assert [] == [outcome for outcome in OUTCOMES if f"| `{outcome}` |" not in receiver]
     assert [] == [reason for reason in REASONS if f"`{reason}` (" not in guide]
+
+
+def test_every_check_of_a_receiver_is_explained():
+    """The receiver's page explains each check by its name."""
+    page = text_of("docs/receiver.md")
+
+    assert [] == [one.name for one in CHECKS if f"`{one.name}`" not in page]
 
 
 def test_every_header_and_answer_of_the_callback_is_explained():
@@ -197,6 +229,27 @@ def test_links_have_a_target(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_are_named_exist(page):
+    """Every `invoices …` in the code of a page is a command, with options that it has."""
+    wrong = []
+    for line in re.findall(
+        r"(?:`|^    (?:\$ )?(?:\S+/|\S+=\S+ )*)invoices ([a-z][^`\n#|]*)",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    ):
+        # An image of this name runs the program of this name.
+        command, words = main, line.removeprefix("invoices ").split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        known = {name for one in command.params for name in one.opts}
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if command is main or options - known - {"--help"}:
+            wrong.append(line)
+
+    assert [] == wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_make_targets_that_are_named_exist(page):
     """`make NAME` in a page is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
@@ -225,13 +278,55 @@ def test_decisions_fit_on_a_screen():
         assert [] == [part for part in parts if part not in text], path.name
 
 
+def test_printed_request_is_a_real_one():
+    """The printed request has the headers that are sent, and its signature verifies."""
+    (lines,) = re.findall(
+        r"^    POST /invoices/2expen51ve HTTP/1.1\n(.*?)\n\n    (\{[^\n]*\})$",
+        text_of("docs/receiver.md"),
+        re.MULTILINE | re.DOTALL,
+    )
+    headers = dict(line.strip().split(": ", 1) for line in lines[0].splitlines())
+    body = lines[1].encode()
+    at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    names = {name.lower() for name in headers}
+
+    assert str(len(body)) == headers["Content-Length"]
+    signature = Webhook(DEV_SECRET).sign(headers["webhook-id"], at, body.decode())
+    assert signature == headers["webhook-signature"]
+    assert INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example) == body
+    assert {one.name for one in INVOICE_NOTIFICATION.headers if one.is_required} <= names
+
+
+def test_delays_and_limits_of_the_receivers_page_are_the_real_ones():
+    """The page names the default schedule, the deadline, and the limits of an answer."""
+    page = " ".join(text_of("docs/receiver.md").split())
+    units = {"s": 1, "min": 60, "h": 3600}
+    (listed,) = re.findall(r"The delays between attempts are (.*?), each", page)
+    delays = [
+        timedelta(seconds=int(number) * units[unit])
+        for number, unit in re.findall(r"(\d+) (s|min|h)", listed)
+    ]
+
+    assert tuple(delays) == Settings().retry_schedule
+    assert f"within {Settings().callback_timeout.total_seconds():g} seconds" in page
+    assert f"longer than {ANSWER_LIMIT // 1024} KiB, compressed" in page
+    limits = (HEAD_LIMIT // 1024, HEAD_LINE_LIMIT // 1024, HEAD_COUNT_LIMIT)
+    sentence = "Its headers may take {} KiB, one of them {} KiB, and there may be {} of them."
+    assert sentence.format(*limits) in page
+
+
+def test_duration_of_a_run_is_documented():
+    """The page says how long a run of checks lasts at most."""
+    page = " ".join(text_of("docs/receiver.md").split())
+
+    assert f"{RUN_SECONDS} seconds and one deadline" in page
+
+
 @pytest.fixture
 async def receiver(aiohttp_client):
     """The Python receiver of docs/receiver.md, as it is printed there."""
-    (code,) = re.findall(r"```python\n(.*?)```", text_of("docs/receiver.md"), re.DOTALL)
-    printed = {"__name__": "receiver"}
-    exec(compile(code, "docs/receiver.md", "exec"), printed)
-    return await aiohttp_client(printed["app"])
+    with closing(PrintedReceiver()) as printed:
+        yield await aiohttp_client(printed.app)
 
 
 async def test_printed_receiver_processes_an_event_once(receiver, capsys):
@@ -249,6 +344,23 @@ async def test_printed_receiver_processes_an_event_once(receiver, capsys):
     assert "2expen51ve Invoice paid True\n" == capsys.readouterr().out
 
 
+async def test_printed_receiver_conforms():
+    """The receiver of the page passes every check of `invoices check-receiver`."""
+    with closing(PrintedReceiver()) as printed:
+        server = Server(printed.app)
+        port = await server.start("127.0.0.1", 0)
+        command = ["check-receiver", f"http://127.0.0.1:{port}"]
+        ended = await asyncio.to_thread(CliRunner().invoke, main, command)
+        await server.stop()
+
+    assert 0 == ended.exit_code, ended.output
+
+
+def test_first_receiver_is_short():
+    """The receiver of the page has less than 40 lines."""
+    assert len(printed_code().splitlines()) < 40
+
+
 async def test_printed_receiver_refuses_a_forged_event(receiver, capsys):
     """A body that was not signed is neither acknowledged nor processed."""
     headers = signed(b'{"description":"Invoice paid","paid":false}')
@@ -256,6 +368,16 @@ async def test_printed_receiver_refuses_a_forged_event(receiver, capsys):
     answer = await receiver.post("/invoices/2expen51ve", data=b"{}", headers=headers)
 
     assert 401 == answer.status
+    assert "" == capsys.readouterr().out
+
+
+async def test_printed_receiver_refuses_an_event_of_another_invoice(receiver, capsys):
+    """A signed event that arrives at the path of another invoice is refused."""
+    body = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
+
+    answer = await receiver.post("/invoices/2", data=body, headers=signed(body))
+
+    assert (400, {"error": "the path has another invoice"}) == (answer.status, await answer.json())
     assert "" == capsys.readouterr().out
 
 

@@ -8,12 +8,12 @@ from service.delivery.fanout import deliveries_of
 from service.domain.invoice import FIRST_LEASE_TOKEN, Event
 from service.domain.states import Cause
 from tests.clock import START
-from tests.rows import ONE, SECOND, TWO, a_callback, a_step, an_invoice
+from tests.rows import ONE, SECOND, TWO, a_callback, a_receiver, a_step, an_invoice
 
 OTHER = dataclasses.replace(INVOICE_NOTIFICATION, name="other")
 CALLBACKS = {one.name: one for one in (INVOICE_NOTIFICATION, OTHER)}
 BOTH = (a_callback(ONE), a_callback(TWO, name=OTHER.name))
-BODY = b'{"description":"Invoice paid","paid":true}'
+BODY = b'{"description":"Invoice paid","paid":true,"invoice_id":"1"}'
 
 
 def fired(*names, content=None):
@@ -28,7 +28,7 @@ def fired(*names, content=None):
     )
 
 
-def made(event, *, callbacks=BOTH, reserve=lambda _: None, **changes):
+def made(event, *, callbacks=BOTH, reserve=lambda *_: None, **changes):
     """The deliveries of *event*, with ids that count up."""
     invoice = an_invoice(callbacks=callbacks, traceparent="a trace", **changes)
     numbers = count(1)
@@ -39,7 +39,7 @@ def made(event, *, callbacks=BOTH, reserve=lambda _: None, **changes):
 def test_a_delivery_has_all_that_an_attempt_needs():
     """A delivery is made of the invoice, the event and the evaluated callback."""
     (delivery,) = made(
-        fired(INVOICE_NOTIFICATION.name), reserve=lambda _: START + 9 * SECOND, key="the key"
+        fired(INVOICE_NOTIFICATION.name), reserve=lambda *_: START + 9 * SECOND, key="the key"
     )
 
     assert ("msg_1", "dev", "the key", "1", 1) == (
@@ -90,17 +90,20 @@ def test_fired_callbacks_with_a_url_are_delivered(expected, event, callbacks):
     assert expected == [delivery.origin for delivery in made(event, callbacks=callbacks)]
 
 
-def test_a_lease_is_reserved_at_each_origin():
-    """Capacity is counted by origin, so that one of two deliveries may get a lease alone."""
-    leases = {ONE: None, TWO: START + SECOND}
+def test_a_lease_is_reserved_for_each_receiver():
+    """Capacity is counted by receiver, so that one of two deliveries may get a lease alone."""
+    leases = {(a_receiver(ONE), ONE): None, (a_receiver(TWO), TWO): START + SECOND}
 
-    deliveries = made(fired("invoice_notification", "other"), reserve=leases.get)
+    deliveries = made(
+        fired("invoice_notification", "other"),
+        reserve=lambda receiver, origin: leases[receiver, origin],
+    )
 
-    assert leases == {delivery.origin: delivery.leased_until for delivery in deliveries}
+    assert leases == {(one.receiver, one.origin): one.leased_until for one in deliveries}
 
 
 def test_a_callback_renders_the_content_of_an_event():
-    """A callback with its own schema renders the content; by default it renders the event."""
+    """A callback with its own schema renders the content of the event alone."""
     content = {"description": "Another", "paid": False}
 
     (delivery,) = made(fired("other", content=content))

@@ -23,7 +23,7 @@ BACKLOG = asdict(
     Backlog(
         deliveries_due=3,
         deliveries_waiting=2,
-        due_origins=1,
+        due_receivers=1,
         oldest_due_delivery_age_seconds=1.5,
         collections_due=4,
         oldest_due_collection_age_seconds=0.25,
@@ -34,8 +34,8 @@ BACKLOG = asdict(
 UNITS = ("_total", "_seconds", "_info", "_bytes", "_up")
 COUNTS = {
     *("invoices_attempts_in_flight", "invoices_attempts_slots", "invoices_commit_items"),
-    *("invoices_connections_open", "invoices_origins_cooling_down", "invoices_deliveries_due"),
-    *("invoices_deliveries_waiting", "invoices_due_origins", "invoices_collections_due"),
+    *("invoices_connections_open", "invoices_receivers_cooling_down", "invoices_deliveries_due"),
+    *("invoices_deliveries_waiting", "invoices_due_receivers", "invoices_collections_due"),
     *("invoices_mails_due", "invoices_mail_paused"),
 }
 """Gauges, and histograms of counts: their names say what they count."""
@@ -149,7 +149,7 @@ def test_labels_have_few_values(metrics):
             lambda m: m.answered("other", 503),
         ),
         ({"attempts_slots": 256}, lambda m: m.slots(256)),
-        ({"origins_cooling_down": 4}, lambda m: m.origins_cooling_down(4)),
+        ({"receivers_cooling_down": 4}, lambda m: m.receivers_cooling_down(4)),
         ({"connections_open": 9}, lambda m: m.connections_open(9)),
     ],
 )

@@ -42,7 +42,7 @@ def test_plugin_adds_the_declared_callbacks():
     body = callbacks["invoice_notification"][INVOICE_NOTIFICATION.expression]["post"]["requestBody"]
     reference = body["content"]["application/json"]["schema"]["$ref"]
 
-    assert reference.startswith("#/components/schemas/InvoiceEvent")
+    assert reference.startswith("#/components/schemas/InvoiceNotification")
 
 
 def test_operation_without_callbacks_is_unchanged():

@@ -1,10 +1,9 @@
 """The receivers of the documentation accept every id of the API, and can fail on purpose."""
 
 import asyncio
-import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 
 import orjson
 import pytest
@@ -25,8 +24,8 @@ from service.development import DEV_NETWORKS, DEV_SECRET
 from service.errors import EvaluationError
 from service.receiver.sample import Failure, Received, make_receiver
 from service.web.server import Server
+from tests.printed import PAGE, PrintedReceiver
 
-PAGE = Path(__file__).parents[2] / "docs/receiver.md"
 BODY = INVOICE_NOTIFICATION.render(INVOICE_NOTIFICATION.request_example)
 OK = b'{"ok":true}'
 IDS = [
@@ -63,26 +62,20 @@ async def serving(app):
     """Serves *app* on this machine; yields a function that calls it as the service does."""
     server = Server(app)
     port = await server.start("127.0.0.1", 0)
-    headers = Signer((DEV_SECRET,)).headers("msg_1", datetime.now(UTC), BODY)
     async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=5) as sender:
 
         async def call(id_="1", *, base="", changed=None):
             url = url_of(f"http://127.0.0.1:{port}{base}", id_)
             assert url is not None, id_
+            event = {**INVOICE_NOTIFICATION.request_example, "invoice_id": id_}
+            body = INVOICE_NOTIFICATION.render(event)
+            headers = Signer((DEV_SECRET,)).headers("msg_1", datetime.now(UTC), body)
             given = {"Content-Type": "application/json", **headers, **(changed or {})}
-            answer = await sender.send(OutgoingRequest(url, "POST", given, BODY))
+            answer = await sender.send(OutgoingRequest(url, "POST", given, body))
             return answer.status_code, answer.body
 
         yield call
     await server.stop()
-
-
-def printed_app():
-    """The Python receiver that docs/receiver.md prints."""
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    printed = {"__name__": "receiver"}
-    exec(compile(code, str(PAGE), "exec"), printed)
-    return printed["app"]
 
 
 # Ids
@@ -103,8 +96,9 @@ async def test_sample_receiver_accepts_every_id_below_every_path(base):
 async def test_printed_receiver_accepts_every_id(capsys):
     """The printed receiver reads the id that the API user has chosen."""
     for id_ in IDS:
-        async with serving(printed_app()) as call:
-            status, body = await call(id_)
+        with closing(PrintedReceiver()) as printed:
+            async with serving(printed.app) as call:
+                status, body = await call(id_)
 
         assert (200, {"ok": True}) == (status, orjson.loads(body)), id_
         assert f"{id_} Invoice paid True\n" == capsys.readouterr().out
@@ -136,8 +130,9 @@ async def test_every_accepted_id_has_a_route(id_):
 )
 async def test_printed_receiver_refuses_with_a_reason(changed):
     """A request that does not verify is answered 401 with the reason, and never 500."""
-    async with serving(printed_app()) as call:
-        status, body = await call(changed=changed)
+    with closing(PrintedReceiver()) as printed:
+        async with serving(printed.app) as call:
+            status, body = await call(changed=changed)
 
     assert 401 == status
     assert orjson.loads(body)["error"]
@@ -147,7 +142,7 @@ def test_printed_receivers_listen_on_loopback():
     """The printed receivers listen on loopback only."""
     text = PAGE.read_text(encoding="utf-8")
 
-    assert 'web.run_app(app, host="127.0.0.1", port=9000)' in text
+    assert 'web.run_app(app, host="127.0.0.1", port=9000, print=None)' in text
     assert 'app.listen(9000, "127.0.0.1");' in text
 
 
@@ -204,7 +199,7 @@ async def test_a_delayed_callback_is_shown_at_once():
     server = Server(app)
     port = await server.start("127.0.0.1", 0)
     async with Sender(EgressPolicy(DEV_NETWORKS), timeout_seconds=0.5) as sender:
-        url = f"http://127.0.0.1:{port}/invoices/1"
+        url = f"http://127.0.0.1:{port}/invoices/2expen51ve"
         answer = await sender.send(OutgoingRequest(url, "POST", {"webhook-id": "msg_1"}, BODY))
     await server.stop()
 
@@ -263,13 +258,24 @@ def test_control_characters_are_not_printed(capsys):
     assert "\N{REPLACEMENT CHARACTER}[2J" in printed
 
 
+def test_control_characters_are_escaped_in_json(capsys):
+    """A line of JSON has the same text, without a character that a terminal would obey."""
+    sent = received(body="\x1b[2J\x07", webhook_id="\x9b1A\u202e", path="/\x7f\U000e0001é")
+    print_as_json(sent)
+
+    printed = capsys.readouterr().out.removesuffix("\n")
+    assert printed.isprintable()
+    assert asdict(sent) == orjson.loads(printed)
+
+
 async def test_bytes_that_are_not_utf_8_are_shown(capsys):
     """A request with a header in Latin-1 is printed and answered."""
     shown = []
     server = Server(make_receiver(INVOICE_NOTIFICATION, None, shown.append))
     port = await server.start("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = b"POST /invoices/1 HTTP/1.1\r\nHost: h\r\nwebhook-id: \xe4\r\nConnection: close\r\n"
+    writer.write(b"POST /invoices/2expen51ve HTTP/1.1\r\nHost: h\r\n")
+    head = b"webhook-id: \xe4\r\nConnection: close\r\n"
     writer.write(head + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
     answer = await reader.read()
     writer.close()

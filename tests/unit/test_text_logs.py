@@ -184,3 +184,28 @@ def test_the_level_decides_what_is_logged(capsys, level, expected):
     logging.getLogger("alembic").warning("library")
 
     assert expected == [line.split()[-1] for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_sentence_of_another_library_is_one_value(capsys):
+    """A message that is no name of an event is quoted: it may repeat what somebody has sent."""
+    configure_logs("text")
+
+    logging.getLogger("asyncio").warning("lost %s", "a\n12:00:00.000 info paid outcome=delivered")
+
+    text = capsys.readouterr().err
+    assert 1 == text.count("\n")
+    assert r'"lost a\n12:00:00.000 info paid outcome=delivered"' in text
+
+
+def test_the_text_of_an_error_forges_no_event(capsys):
+    """The lines of a traceback are indented, and what a terminal would obey is escaped."""
+    configure_logs("text")
+    try:
+        raise LookupError("a\n12:00:00.000 info    attempt.settled outcome=delivered\x1b[2J\r")
+    except LookupError:
+        logging.getLogger("invoices.test").exception("attempt.failed")
+
+    first, *traceback = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert "attempt.failed" in first
+    assert [] == [line for line in traceback if not line.startswith(" " * 13)]
+    assert all(line.isprintable() for line in traceback)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from marshmallow import Schema, fields
 
-from service.api.validation import FIELD_ERRORS, RequestParser
-from service.errors import FieldError, MalformedRequest, UnsupportedMedia
+from service.api.validation import FIELD_ERRORS, POINTERS_MAX, RequestParser
+from service.errors import FieldError, InvalidInput, MalformedRequest, UnsupportedMedia
 
 
 class InnerSchema(Schema):
@@ -95,3 +96,50 @@ async def test_body_that_is_not_json_is_refused(body):
     """A body that is not JSON is an error of the caller."""
     with pytest.raises(MalformedRequest):
         await parse(a_request(body=body, Content_Type=JSON), "json")
+
+
+@pytest.mark.parametrize(
+    ("location", "request_", "count"),
+    [
+        (
+            "json",
+            lambda names: a_request(
+                body=orjson.dumps(dict.fromkeys(names, "é")), Content_Type=JSON
+            ),
+            8100,
+        ),
+        ("querystring", lambda names: a_request("?" + "&".join(names)), 900),
+    ],
+)
+async def test_an_object_with_far_too_many_fields_is_not_loaded(location, request_, count):
+    """Of thousands of fields, no more are looked at than an answer lists."""
+    request = request_([f"f{number}" for number in range(count)])
+
+    assert {} == await parse(request, location, NeverLoaded)
+
+    first = [f"/f{number}" for number in range(21)]
+    assert first == [one.pointer for one in request[FIELD_ERRORS]]
+
+
+class NeverLoaded(QuerySchema):
+    def load(self, *_, **__):
+        raise AssertionError("the object was loaded")
+
+
+async def test_long_names_are_repeated_within_a_limit():
+    """However long the names of undeclared fields are, the pointers to them are bounded."""
+    names = [str(number) * 150_000 for number in range(3)]
+    request = a_request(body=orjson.dumps(dict.fromkeys(names, 1)), Content_Type=JSON)
+
+    await parse(request, "json")
+
+    lengths = [len(one.pointer) for one in request[FIELD_ERRORS]]
+    assert [150_001, POINTERS_MAX - 150_001, 0] == lengths
+
+
+@pytest.mark.parametrize(("count", "has_more"), [(20, False), (21, True)])
+def test_invalid_input_says_that_there_are_more_errors(count, has_more):
+    """Twenty field errors are told, and whether there are more."""
+    invalid = InvalidInput([FieldError("body", f"/{number}", "") for number in range(count)])
+
+    assert (20, has_more) == (len(invalid.field_errors), "more than the 20" in str(invalid))

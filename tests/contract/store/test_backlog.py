@@ -29,7 +29,7 @@ from tests.rows import (
 NOTHING = Backlog(
     deliveries_due=0,
     deliveries_waiting=0,
-    due_origins=0,
+    due_receivers=0,
     oldest_due_delivery_age_seconds=0,
     collections_due=0,
     oldest_due_collection_age_seconds=0,
@@ -44,7 +44,7 @@ def delivery_figures(measured):
     return (
         measured.deliveries_due,
         measured.deliveries_waiting,
-        measured.due_origins,
+        measured.due_receivers,
         measured.oldest_due_delivery_age_seconds,
     )
 
@@ -177,5 +177,17 @@ async def test_counting_stops_at_a_limit(store, database):
         await database.read(partial(backlog.measure, now=LATER, counted_max=2))
     )
     assert (1, 0, 1, 58) == delivery_figures(
-        await database.read(partial(backlog.measure, now=LATER, origins_max=1))
+        await database.read(partial(backlog.measure, now=LATER, receivers_max=1))
     )
+
+
+async def test_pending_deliveries_of_an_account_are_counted(store):
+    """The pending deliveries of one account are counted, up to a number."""
+    for number in range(4):
+        await add_delivery(store, str(number))
+    await add_delivery(store, "9", account_id="other")
+    (leased, *_) = await lease_deliveries(store)
+    await store.settle(delivered(leased))
+
+    assert (3, 2) == (await store.count_open("dev", 9), await store.count_open("dev", 2))
+    assert 0 == await store.count_open("unknown", 9)

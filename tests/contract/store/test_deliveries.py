@@ -1,5 +1,4 @@
 import asyncio
-from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
@@ -7,15 +6,15 @@ import pytest
 
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus
-from service.storage.tables import attempts, deliveries, origins
+from service.storage.deliveries import LeaseRound
+from service.storage.tables import attempts, deliveries, receivers
 from tests.clock import START
 from tests.rows import (
     LEASE,
     ONE,
     SECOND,
-    THREE,
     TWO,
-    a_round,
+    a_receiver,
     add_delivery,
     add_two_events,
     delivered,
@@ -34,14 +33,9 @@ async def leased(store, **changes):
     return [delivery.id for delivery in await lease_deliveries(store, **changes)]
 
 
-async def next_due_at(store, **changes):
-    """The instant of the next round, as a lease round returns it."""
-    return (await store.lease_deliveries(a_round(**changes))).next_due_at
-
-
 async def everything(database):
     """Every row that a settlement may write."""
-    return [await rows_of(database, table) for table in (deliveries, attempts, origins)]
+    return [await rows_of(database, table) for table in (deliveries, attempts, receivers)]
 
 
 # Leasing
@@ -88,44 +82,26 @@ async def test_a_delivery_is_not_leased_before_it_is_due(store):
     assert ["msg_1"] == await leased(store, now=START + SECOND)
 
 
-async def test_an_origin_gets_no_more_than_its_limit(store):
-    """The limit of an origin includes the leases it has; the remaining deliveries stay free."""
-    for number in range(4):
-        await add_delivery(store, f"one{number}", origin=ONE)
-    await add_delivery(store, "two", origin=TWO)
+async def test_a_receiver_gets_no_more_than_its_limit(store):
+    """Each receiver has a limit of its own; the remaining deliveries stay free."""
+    for path in ("/a", "/b"):
+        for number in range(3):
+            await add_delivery(store, f"{path[1]}{number}", path=path)
 
-    first = await leased(store, origin_limit=3, leased_counts={ONE: 1})
-    assert ["msg_one0", "msg_one1", "msg_two"] == first
-
-    assert ["msg_one2", "msg_one3"] == await leased(store, origin_limit=3)
+    assert ["msg_a0", "msg_a1", "msg_b0", "msg_b1"] == await leased(store, limit=2)
+    assert ["msg_a2", "msg_b2"] == await leased(store, limit=2)
 
 
-async def test_origins_at_their_limit_are_skipped(store):
-    """An origin at its limit gets no lease, and does not stop the origins after it."""
-    for number in range(4):
-        await add_delivery(store, f"one{number}", origin=ONE)
-    await add_delivery(store, "two", origin=TWO, at=START + SECOND)
+async def test_only_the_named_receivers_get_leases(store):
+    """A round leases for the receivers that it names, whatever is due for others."""
+    for path in ("/a", "/b"):
+        await add_delivery(store, path[1], path=path)
 
-    full = {"now": START + SECOND, "limit": 2, "origin_limit": 3}
-    assert ["msg_two"] == await leased(store, leased_counts={ONE: 3, THREE: 5}, **full)
-    assert [] == await leased(store, leased_counts={ONE: 9}, **full)
+    due = await store.lease_deliveries(
+        LeaseRound(START, START + LEASE, {a_receiver(path="/b"): 9, a_receiver(path="/c"): 9})
+    )
 
-
-async def test_a_long_queue_of_one_origin_does_not_stop_the_others(store):
-    """However many deliveries of one origin are due, the next rounds reach the other origins."""
-    for number in range(6):
-        await add_delivery(store, f"one{number}", origin=ONE)
-    await add_delivery(store, "two", origin=TWO, at=START + SECOND)
-
-    now, leased_counts, found = START + SECOND, {}, []
-    for _ in range(3):
-        for delivery in await lease_deliveries(
-            store, now=now, limit=3, origin_limit=2, leased_counts=leased_counts
-        ):
-            leased_counts[delivery.origin] = leased_counts.get(delivery.origin, 0) + 1
-            found.append(delivery.id)
-
-    assert ["msg_one0", "msg_one1", "msg_two"] == found
+    assert ["msg_b"] == [one.id for one in due.deliveries]
 
 
 async def test_concurrent_rounds_lease_different_deliveries(store):
@@ -133,69 +109,12 @@ async def test_concurrent_rounds_lease_different_deliveries(store):
     for number in range(4):
         await add_delivery(store, str(number))
 
-    given = await asyncio.gather(leased(store, limit=2), leased(store, limit=9))
+    rounds = [LeaseRound(START, START + LEASE, {a_receiver(): limit}) for limit in (2, 9)]
+    given = await asyncio.gather(*map(store.lease_deliveries, rounds))
 
-    assert [["msg_0", "msg_1"], ["msg_2", "msg_3"]] == given
-
-
-async def test_a_round_names_the_origins_with_remaining_deliveries(store):
-    """If the capacity of the round or of an origin was too small, the origin is named."""
-    for origin in (ONE, TWO, THREE):
-        for number in range(2):
-            await add_delivery(store, f"{origin[8:11]}{number}", origin=origin)
-
-    round_ = a_round(limit=4, origin_limit=2, leased_counts={ONE: 1, THREE: 2})
-    due = await store.lease_deliveries(round_)
-
-    assert ["msg_one0", "msg_two0", "msg_two1"] == [one.id for one in due.deliveries]
-    assert {ONE, TWO, THREE} == due.left_origins
-    assert frozenset() == (await store.lease_deliveries(a_round())).left_origins
-
-
-async def test_origins_share_a_round_evenly(store):
-    """A long queue of one origin leaves the other origins their part of the round."""
-    for origin, count in ((ONE, 9), (TWO, 1), (THREE, 9)):
-        for number in range(count):
-            await add_delivery(store, f"{origin[8:11]}{number}", origin=origin)
-
-    found = await lease_deliveries(store, limit=9)
-
-    assert {ONE: 3, TWO: 1, THREE: 3} == Counter(one.origin for one in found)
-
-
-async def test_a_round_continues_after_the_last_origin(store):
-    """A round reads a limited number of origins; the next rounds read the others."""
-    names = [f"https://{number}.example:443" for number in range(5)]
-    for number, origin in enumerate(names):
-        await add_delivery(store, str(number), origin=origin)
-
-    found, after = [], ""
-    while after is not None:
-        due = await store.lease_deliveries(replace(a_round(), after=after, look=2))
-        found.append([one.origin for one in due.deliveries])
-        after = due.after
-
-    assert [names[:2], names[2:4], names[4:]] == found
-
-
-async def test_a_round_returns_the_instant_of_the_next(store):
-    """A round returns the instant, to the microsecond, at which the next delivery becomes due."""
-    assert None is await next_due_at(store)
-
-    await add_delivery(store, "later", at=START + SECOND + MICROSECOND)
-
-    assert START + SECOND + MICROSECOND == await next_due_at(store)
-
-
-async def test_a_leased_or_settled_delivery_needs_no_next_round(store):
-    """A leased or settled delivery gives no instant for a next round."""
-    await add_delivery(store)
-    delivery = await lease_delivery(store)
-
-    assert None is await next_due_at(store)
-
-    await store.settle(delivered(delivery))
-    assert None is await next_due_at(store)
+    assert [["msg_0", "msg_1"], ["msg_2", "msg_3"]] == [
+        [one.id for one in due.deliveries] for due in given
+    ]
 
 
 # The order of an invoice
@@ -417,7 +336,6 @@ async def test_a_failed_delivery_is_due_again(store):
         shown["due_at"],
         shown["settled_at"],
     )
-    assert due_at == await next_due_at(store)
     assert [] == await leased(store, now=due_at - MICROSECOND)
     delivery = await lease_delivery(store, now=due_at)
     assert (1, 1) == (delivery.attempt_count, delivery.failure_count)
@@ -480,115 +398,20 @@ async def test_accounts_may_use_the_same_delivery_id(store):
     assert "b" == (await lease_delivery(store)).account_id
 
 
-# Holds
-
-
-async def test_a_hold_applies_to_all_deliveries_of_an_origin(store):
-    """After a Retry-After no delivery of the origin is leased; deliveries of other origins are."""
-    for id_, origin in (("1", ONE), ("2", ONE), ("3", TWO)):
-        await add_delivery(store, id_, origin=origin)
-    first = (await lease_deliveries(store, limit=1))[0]
-    held_until = START + 60 * SECOND
-
-    await store.settle(failed(first, due_at=START + 5 * SECOND, held_until=held_until))
-
-    other = await lease_delivery(store)
-    assert "msg_3" == other.id
-    await store.settle(delivered(other))
-    await add_delivery(store, "4", origin=ONE, at=START + SECOND)
-    assert [] == await leased(store, now=held_until - MICROSECOND)
-    assert ["msg_1", "msg_2", "msg_4"] == sorted(await leased(store, now=held_until))
-
-
-async def test_the_end_of_a_hold_is_the_next_round(store):
-    """A round returns the end of a hold as the instant of the next round."""
-    for id_ in ("1", "2"):
-        await add_delivery(store, id_)
-    first = (await lease_deliveries(store, limit=1))[0]
-
-    held_until = START + 60 * SECOND
-    await store.settle(failed(first, due_at=START + 90 * SECOND, held_until=held_until))
-
-    assert held_until == await next_due_at(store)
-
-
-@pytest.mark.parametrize("order", [(60, 10), (10, 60)])
-@pytest.mark.parametrize("is_together", [True, False])
-async def test_the_later_of_two_holds_applies(store, database, order, is_together):
-    """If a receiver asks for two holds, the later end applies, in either order."""
-    for id_ in ("1", "2"):
-        await add_delivery(store, id_)
-    settlements = [
-        failed(delivery, due_at=START, held_until=START + seconds * SECOND)
-        for delivery, seconds in zip(await lease_deliveries(store), order, strict=True)
-    ]
-
-    if is_together:
-        await asyncio.gather(*(store.settle(settlement) for settlement in settlements))
-    else:
-        for settlement in settlements:
-            await store.settle(settlement)
-
-    (held,) = await rows_of(database, origins)
-    assert {"origin": ONE, "held_until": START + 60 * SECOND} == held
-
-
-async def test_a_dead_delivery_may_hold_its_origin(store):
-    """The hold of a receiver applies to its other deliveries although this delivery is dead."""
-    for id_ in ("1", "2"):
-        await add_delivery(store, id_)
-    first = (await lease_deliveries(store, limit=1))[0]
-
-    held_until = START + 60 * SECOND
-    await store.settle(
-        failed(first, status=DEAD, reason=DeadReason.EXHAUSTED, held_until=held_until)
-    )
-
-    assert [] == await leased(store)
-    assert ["msg_2"] == await leased(store, now=held_until)
-
-
-async def test_a_new_delivery_waits_for_the_hold_of_its_origin(store):
-    """A delivery that becomes due during a hold is not leased before the hold ends."""
-    await add_delivery(store, "1")
-    held_until = START + 60 * SECOND
-    await store.settle(
-        failed(await lease_delivery(store), due_at=held_until, held_until=held_until)
-    )
-    await add_delivery(store, "2", at=START + SECOND)
-
-    assert [] == await leased(store, now=START + 59 * SECOND)
-    assert ["msg_2", "msg_1"] == await leased(store, now=held_until)
-
-
 # Signals
 
 
 @pytest.mark.parametrize(
     "end",
-    [
-        lambda leased: failed(leased, due_at=START + SECOND),
-        lambda leased: failed(leased, status=DEAD, reason=DeadReason.GONE),
-    ],
-    ids=["failed", "dead"],
+    [delivered, lambda leased: failed(leased, status=DEAD, reason=DeadReason.GONE)],
+    ids=["delivered", "dead"],
 )
-async def test_a_failed_or_dead_delivery_wakes_the_dispatcher(store, end):
-    """A failed delivery gets a new instant, and a dead delivery makes the next event due."""
+async def test_a_settled_event_wakes_the_dispatcher(store, end):
+    """After an event is delivered or dead, the next event of its invoice may be due."""
     await add_two_events(store)
     delivery = await lease_delivery(store)
     store.deliveries_due.clear()
 
     await store.settle(end(delivery))
-
-    assert store.deliveries_due.is_set()
-
-
-async def test_a_delivered_event_wakes_the_dispatcher(store):
-    """After an event is delivered, the next event of the invoice may be due."""
-    await add_two_events(store)
-    delivery = await lease_delivery(store)
-    store.deliveries_due.clear()
-
-    await store.settle(delivered(delivery))
 
     assert store.deliveries_due.is_set()

@@ -5,7 +5,9 @@ import pytest
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import NotFound, UnknownCursor
+from service.storage import history
 from service.storage.history import DeliveryFilter
+from service.storage.tables import attempts
 from tests.clock import START
 from tests.rows import (
     ONE,
@@ -17,6 +19,7 @@ from tests.rows import (
     delivered,
     failed,
     lease_deliveries,
+    rows_of,
 )
 
 
@@ -113,7 +116,7 @@ async def test_the_deliveries_of_an_invoice_are_newest_first(store):
     await add_two_events(store, "1")
     await add_delivery(store, "2")
 
-    shown = await store.deliveries_of("dev", "1")
+    shown, _ = await store.deliveries_of("dev", "1")
 
     assert ["msg_1b", "msg_1a"] == [one["id"] for one in shown]
     assert [True, False] == [one["event"]["paid"] for one in shown]
@@ -123,7 +126,7 @@ async def test_an_invoice_without_deliveries_differs_from_an_unknown_one(store):
     """An invoice without deliveries has an empty list; an unknown invoice is not found."""
     await store.accept(an_invoice(origin=None))
 
-    assert [] == await store.deliveries_of("dev", "1")
+    assert ([], None) == await store.deliveries_of("dev", "1")
     for account_id, id_ in (("dev", "2"), ("other", "1")):
         with pytest.raises(NotFound):
             await store.deliveries_of(account_id, id_)
@@ -177,12 +180,114 @@ async def test_lists_contain_one_account(filled):
         await page(filled, after="msg_9", limit=1)
 
 
-async def test_lists_show_the_whole_delivery(filled):
-    """A delivery in a list has the same fields as by itself, including its attempts."""
+async def test_lists_show_the_newest_attempt_without_its_body(filled):
+    """A delivery in a list has the fields that it has by itself, but for its attempts."""
     rows, _ = await filled.list_deliveries("dev", DeliveryFilter(), after=None, limit=50)
 
-    assert [await filled.find_delivery("dev", row["id"]) for row in rows] == rows
+    for row in rows:
+        shown = await filled.find_delivery("dev", row["id"])
+        newest = [
+            {name: value for name, value in made.items() if name != "response_body"}
+            for made in shown["attempts"][-1:]
+        ]
+        assert {**shown, "attempts": newest} == row
     assert [0, 0, 1, 1] == [len(row["attempts"]) for row in rows]
+
+
+@pytest.fixture
+async def often_attempted(monkeypatch, store):
+    """A delivery with five attempts; three are shown, and two of them with a body."""
+    monkeypatch.setattr(history, "ATTEMPTS_MAX", 3)
+    monkeypatch.setattr(history, "BODIES_MAX", 2)
+    await add_delivery(store)
+    for second in range(5):
+        (leased,) = await lease_deliveries(store, now=START + second * SECOND)
+        due_at = START + (second + 1) * SECOND
+        await store.settle(replace(failed(leased, due_at=due_at), response_body=f"{second + 1}"))
+    return store
+
+
+async def test_only_the_newest_attempts_are_shown(often_attempted):
+    """A delivery shows a limited number of attempts, the newest, and fewer bodies."""
+    for shown in (
+        await often_attempted.find_delivery("dev", "msg_1"),
+        *(await often_attempted.deliveries_of("dev", "1"))[0],
+    ):
+        assert (5, [(3, None), (4, "4"), (5, "5")]) == (
+            shown["attempt_count"],
+            [(made["number"], made["response_body"]) for made in shown["attempts"]],
+        )
+
+
+async def test_only_the_newest_attempts_are_kept(often_attempted, database):
+    """Of many attempts of a delivery, the newest are stored, and fewer bodies."""
+    kept = sorted(await rows_of(database, attempts), key=lambda row: row["number"])
+
+    assert [(3, None), (4, "4"), (5, "5")] == [
+        (row["number"], row["response_body"]) for row in kept
+    ]
+
+
+async def test_a_list_shows_the_newest_of_many_attempts(often_attempted):
+    """Of many attempts of a delivery, a list shows the last."""
+    (shown,), _ = await often_attempted.list_deliveries(
+        "dev", DeliveryFilter(), after=None, limit=9
+    )
+
+    assert (5, [5]) == (shown["attempt_count"], [made["number"] for made in shown["attempts"]])
+
+
+async def test_the_deliveries_of_an_invoice_have_pages(store):
+    """The cursors lead to every delivery of the invoice once."""
+    await add_two_events(store, "1")
+    await add_delivery(store, "2")
+
+    (first,), cursor = await store.deliveries_of("dev", "1", limit=1)
+    (second,), last = await store.deliveries_of("dev", "1", after=cursor, limit=1)
+
+    assert ("msg_1b", "msg_1b", "msg_1a", None) == (first["id"], cursor, second["id"], last)
+    with pytest.raises(UnknownCursor):
+        await store.deliveries_of("dev", "1", after="msg_9")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_page_of_deliveries_with_long_answers_is_shorter(monkeypatch, store):
+    """The deliveries of an invoice are added to a page until their attempts have much text."""
+    monkeypatch.setattr(history, "PAGE_CHARACTERS", 1)
+    await add_two_events(store, "1")
+    (leased,) = await lease_deliveries(store)
+    await store.settle(delivered(leased))
+    (leased,) = await lease_deliveries(store)
+    await store.settle(delivered(leased))
+
+    (first,), cursor = await store.deliveries_of("dev", "1")
+    (second,), last = await store.deliveries_of("dev", "1", after=cursor)
+
+    assert ("msg_1b", "msg_1b", "msg_1a", None) == (first["id"], cursor, second["id"], last)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    "wanted", [{"status": "delivered"}, {"origin": ONE}, {"until": START + SECOND}]
+)
+async def test_a_filter_looks_at_a_limited_number_of_deliveries(monkeypatch, filled, wanted):
+    """A page ends after so many deliveries that do not match; its cursor leads on to the rest."""
+    monkeypatch.setattr(history, "SCAN_MAX", 1)
+    pages, after = [], None
+    while not pages or after:
+        ids, after = await page(filled, after=after, **wanted)
+        pages.append(ids)
+
+    assert [[], ["msg_0"]] == [pages[0], pages[3]]
+    assert 5 == len(pages)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_dead_deliveries_are_found_among_many_others(monkeypatch, filled):
+    """Other deliveries do not count among those that a filter for dead ones looks at."""
+    monkeypatch.setattr(history, "SCAN_MAX", 2)
+
+    assert (["msg_1"], None) == await page(filled, status="dead")
 
 
 async def test_a_delivery_on_hold_shows_the_end_of_the_hold(store):

@@ -5,14 +5,14 @@ import pytest
 
 from service.domain.states import Acceptance, InvoiceStatus
 from service.storage.steps import LeaseRound
-from service.storage.tables import attempts, deliveries, events, invoices, origins
+from service.storage.tables import attempts, deliveries, events, invoices, receivers
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import (
     LEASE,
     ONE,
     SECOND,
     TWO,
-    a_round,
+    a_receiver,
     a_step,
     add_delivery,
     an_event,
@@ -24,6 +24,7 @@ from tests.rows import (
     lease_invoice,
     rows_of,
     take_step,
+    waiting_receivers,
 )
 
 STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT
@@ -44,7 +45,7 @@ async def many(store):
 
 async def everything(database):
     """Every row of the store."""
-    tables = (invoices, events, deliveries, attempts, origins)
+    tables = (invoices, events, deliveries, attempts, receivers)
     return [await rows_of(database, table) for table in tables]
 
 
@@ -284,8 +285,9 @@ async def test_a_hold_is_visible_to_other_processes(store, elsewhere):
     hold = START + LEASE
     await store.settle(failed(await lease_delivery(store), due_at=hold, held_until=hold))
 
-    due = await elsewhere.lease_deliveries(a_round(now=START + SECOND))
-    assert ([], hold) == (list(due.deliveries), due.next_due_at)
+    (waiting,) = await waiting_receivers(elsewhere, now=START + SECOND)
+    assert hold == waiting.resting_until
+    assert [] == await lease_deliveries(elsewhere, now=START + SECOND)
     assert hold == (await elsewhere.find_delivery("dev", "msg_2"))["due_at"]
     assert ["msg_1", "msg_2"] == sorted(
         one.id for one in await lease_deliveries(elsewhere, now=hold)
@@ -303,7 +305,8 @@ async def test_the_latest_of_concurrent_holds_applies(store, elsewhere, database
 
     await asyncio.gather(*map(store.settle, ends[::-2]), *map(elsewhere.settle, ends[::2]))
 
-    assert [{"origin": ONE, "held_until": START + 10 * SECOND}] == await rows_of(database, origins)
+    (state,) = await rows_of(database, receivers)
+    assert (a_receiver(), START + 10 * SECOND) == (state["receiver"], state["held_until"])
 
 
 # Notifications between processes

@@ -4,7 +4,7 @@ import pytest
 
 from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import NotFound
-from service.storage import history, redelivery
+from service.storage import redelivery
 from service.storage.history import DeliveryFilter
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import (
@@ -112,13 +112,13 @@ async def test_the_attempt_after_a_lost_attempt_keeps_its_cause(store):
     assert "redelivery" == again.cause
 
 
-async def test_a_pending_delivery_is_not_changed(store):
-    """A redelivery of a pending delivery changes neither its instant nor its lease."""
+async def test_a_delivery_in_progress_is_not_changed(store):
+    """A redelivery of a leased delivery changes neither its instant nor its lease."""
     await add_delivery(store)
     leased = await lease_delivery(store)
     before = await store.find_delivery("dev", "msg_1")
 
-    assert (before, False) == await store.redeliver("dev", "msg_1", LATER)
+    assert (before, False) == await store.redeliver("dev", "msg_1", START)
     assert await store.settle(delivered(leased))
 
 
@@ -220,22 +220,3 @@ async def test_filters_of_different_accounts_do_not_wait_for_each_other(monkeypa
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert 1 == await redeliver_all(dead, "other")
     assert 4 == sum([count async for count in first])
-
-
-async def test_only_the_newest_attempts_are_shown(monkeypatch, store):
-    """A delivery that is redelivered often shows a limited number of attempts, the newest."""
-    monkeypatch.setattr(history, "ATTEMPTS_MAX", 3)
-    await add_delivery(store)
-    for second in range(5):
-        await store.redeliver("dev", "msg_1", START + second * SECOND)
-        await store.settle(delivered(await lease_delivery(store, now=START + second * SECOND)))
-
-    for shown in (
-        await store.find_delivery("dev", "msg_1"),
-        *await store.deliveries_of("dev", "1"),
-        *(await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9))[0],
-    ):
-        assert (5, [3, 4, 5]) == (
-            shown["attempt_count"],
-            [attempt["number"] for attempt in shown["attempts"]],
-        )

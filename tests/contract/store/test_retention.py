@@ -1,19 +1,22 @@
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from service.domain.delivery import OriginState
 from service.domain.ids import lower_bound
 from service.domain.states import DeliveryStatus
 from service.errors import NotFound
 from service.storage import retention
 from service.storage.history import DeliveryFilter
 from service.storage.retention import SweepPosition
-from service.storage.tables import attempts, deliveries, events, invoices, origins
+from service.storage.tables import attempts, deliveries, events, invoices, origins, receivers
 from tests.clock import START
 from tests.rows import (
     ONE,
     SECOND,
     TWO,
+    a_receiver,
     add_delivery,
     an_invoice,
     delivered,
@@ -111,12 +114,12 @@ async def test_a_sweep_covers_all_accounts(monkeypatch, store, database, batch):
     monkeypatch.setattr(retention, "BATCH", batch)
     for number, account_id in enumerate(("ann", "ann", "ben", "dev", "dev", "dev", "dev")):
         await add(store, START, str(number), account_id=account_id)
-    kept = await lease_deliveries(store, limit=2)
+    kept = await lease_deliveries(store, limit=1)
     await settle_all(store, START)
 
     counts = await sweep(store, START + DAY)
 
-    assert 5 == sum(counts)
+    assert 7 - 3 == sum(counts)
     assert batch >= max(counts)
     assert sorted(one.id for one in kept) == sorted(await ids_of(database))
 
@@ -140,18 +143,39 @@ async def test_the_id_of_an_invoice_stays_used(store):
 
 
 @pytest.mark.parametrize("batch", [1, 200])
-async def test_expired_holds_are_removed(monkeypatch, store, database, batch):
-    """The hold of an origin is removed after its end."""
+async def test_the_states_of_receivers_are_removed(monkeypatch, store, database, batch):
+    """What was known of a receiver is removed once nothing of it is recent and nothing waits."""
+    monkeypatch.setattr(retention, "BATCH", batch)
+    for id_, path, seconds in (("1", "/a", 10), ("2", "/b", 20), ("3", "/c", 10)):
+        await add_delivery(store, id_, path=path)
+        delivery = await lease_delivery(store)
+        until = START + seconds * SECOND
+        status = DeliveryStatus.PENDING if path == "/c" else DeliveryStatus.DEAD
+        await store.settle(failed(delivery, status=status, due_at=until, held_until=until))
+
+    assert {1: 4, 200: 1}[batch] == await remove_states(store, "receivers", START + 11 * SECOND)
+    assert [a_receiver(path="/b"), a_receiver(path="/c")] == await ids_of(
+        database, receivers, "receiver"
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 200])
+async def test_the_states_of_origins_are_removed(monkeypatch, store, database, batch):
+    """That no connection could be made is removed after the end of its cooldown."""
     monkeypatch.setattr(retention, "BATCH", batch)
     for id_, origin, seconds in (("1", ONE, 10), ("2", TWO, 20)):
         await add_delivery(store, id_, origin=origin)
         delivery = await lease_delivery(store)
-        until = START + seconds * SECOND
-        await store.settle(failed(delivery, due_at=until, held_until=until))
+        state = OriginState(origin, START + seconds * SECOND)
+        await store.settle(replace(failed(delivery, due_at=START + 9 * DAY), origin_state=state))
 
+    assert {1: 3, 200: 1}[batch] == await remove_states(store, "origins", START + 11 * SECOND)
+    assert [TWO] == await ids_of(database, origins, "origin")
+
+
+async def remove_states(store, kind, over_before):
+    """Remove states to the end; returns the number of batches."""
     after, count = "", 0
     while after is not None:
-        after, count = await store.remove_holds(after, START + 11 * SECOND), count + 1
-
-    assert {1: 3, 200: 1}[batch] == count
-    assert [TWO] == await ids_of(database, origins, "origin")
+        after, count = await store.remove_states(kind, after, over_before), count + 1
+    return count

@@ -1,0 +1,61 @@
+"""What a pending delivery waits for, as its account is told."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from service.values import value
+
+
+class WaitingFor(StrEnum):
+    """Why a pending delivery is not being attempted."""
+
+    EARLIER_EVENT = "earlier_event"
+    DUE = "due"
+    HOLD = "hold"
+    COOLDOWN = "cooldown"
+    SLOT = "slot"
+
+
+@value(kw_only=True)
+class Waits:
+    """
+    All that a pending delivery may wait for.
+
+    *is_first* says that no earlier event of its invoice is pending. *held_until* is what the
+    receiver asked for with Retry-After, *cooldown_until* follows from failed attempts.
+    """
+
+    is_first: bool
+    is_asked: bool
+    due_at: datetime
+    leased_until: datetime | None
+    held_until: datetime | None
+    cooldown_until: datetime | None
+
+    def reason_at(self, now: datetime) -> tuple[WaitingFor | None, datetime | None]:
+        """
+        What it waits for at *now*, and until when if that is known.
+
+        Of several reasons, the one that ends last. None where it is leased: an attempt is made, or
+        is next.
+        """
+        if self.leased_until and self.leased_until > now:
+            return None, None
+        if not self.is_first:
+            return WaitingFor.EARLIER_EVENT, None
+        if self.is_asked:
+            return WaitingFor.SLOT, None
+        ends = [
+            (until, reason)
+            for reason, until in (
+                (WaitingFor.COOLDOWN, self.cooldown_until),
+                (WaitingFor.DUE, self.due_at),
+                (WaitingFor.HOLD, self.held_until),
+            )
+            if until and until > now
+        ]
+        if not ends:
+            return WaitingFor.SLOT, None
+        last = max(until for until, _ in ends)
+        # A retry that was put off by a hold is due when the hold ends.
+        return next((reason, until) for until, reason in reversed(ends) if until == last)

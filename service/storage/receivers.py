@@ -1,0 +1,159 @@
+"""
+The states of receivers and origins: what attempts have shown, for every process to know.
+
+Only changes are stored. A receiver that goes on answering is not written to with each attempt.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Text,
+    bindparam,
+    case,
+    func,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.database.bulk import Given, given
+from service.domain.delivery import Attempt, Delivery, ReceiverState
+from service.storage.tables import microseconds, origins, receivers
+
+ANSWERED_MAX = 5_000
+"""Receivers that a process knows from its start as answering: those that did so last."""
+
+_asked = Given(receiver=Text(), origin=Text())
+_rests = (
+    select(receivers.c.receiver)
+    .where(
+        receivers.c.receiver == _asked.c.receiver,
+        or_(
+            receivers.c.cooldown_until > bindparam("now"),
+            receivers.c.held_until > bindparam("now"),
+        ),
+    )
+    .scalar_subquery()
+)
+_origin_rests = (
+    select(origins.c.origin)
+    .where(origins.c.origin == _asked.c.origin, origins.c.held_until > bindparam("now"))
+    .scalar_subquery()
+)
+# One lookup for each receiver: a join might read all of them.
+_resting = select(_asked.c.receiver).where(or_(_rests.is_not(None), _origin_rests.is_not(None)))
+_answered = (
+    select(receivers.c.receiver, receivers.c.origin, receivers.c.answered_at)
+    .where(receivers.c.answered_at.is_not(None), receivers.c.answered_at > bindparam("since"))
+    .order_by(receivers.c.answered_at.desc())
+    .limit(ANSWERED_MAX)
+)
+_states = Given(
+    receiver=Text(),
+    origin=Text(),
+    **{
+        column.name: column.type
+        for column in receivers.columns
+        if column.name not in {"receiver", "origin"}
+    },
+)
+_origin_states = Given(origin=Text(), held_until=origins.c.held_until.type)
+
+
+def resting(tx: Connection, new: Iterable[Delivery], now: datetime) -> set[str]:
+    """Those receivers of *new* deliveries that get no attempts at *now*."""
+    pairs = {(one.receiver, one.origin) for one in new}
+    rows = [{"receiver": receiver, "origin": origin} for receiver, origin in sorted(pairs)]
+    return set(tx.scalars(_resting, {**given(rows), "now": now}))
+
+
+def answered(tx: Connection, since: datetime) -> list[ReceiverState]:
+    """The receivers that have answered *since*, the last ones first."""
+    rows = tx.execute(_answered, {"since": since}).mappings()
+    return [ReceiverState(**row) for row in rows]
+
+
+def remember(tx: Connection, made: Sequence[Attempt]) -> None:
+    """Store what the attempts *made* have shown; the last one of a receiver applies."""
+    states = dict[str, ReceiverState]()
+    for state in (one.receiver_state for one in made):
+        if state:
+            before = states.get(state.receiver)
+            states[state.receiver] = _with_longer_hold(state, before) if before else state
+    if states:
+        rows = [_row(states[name]) for name in sorted(states)]
+        tx.execute(_remembering(tx.dialect.name), given(rows))
+    untils = {
+        state.origin: state.cooldown_until for state in (one.origin_state for one in made) if state
+    }
+    if untils:
+        rows = [
+            {"origin": name, "held_until": microseconds(untils[name])} for name in sorted(untils)
+        ]
+        tx.execute(_remembering_origins(tx.dialect.name), given(rows))
+
+
+def _with_longer_hold(state: ReceiverState, before: ReceiverState) -> ReceiverState:
+    holds = [one.held_until for one in (state, before) if one.held_until]
+    return replace(state, held_until=max(holds, default=None))
+
+
+def _row(state: ReceiverState) -> dict[str, Any]:
+    return {
+        "receiver": state.receiver,
+        "origin": state.origin,
+        "answered_at": microseconds(state.answered_at),
+        "failing_since": microseconds(state.failing_since),
+        "cooldown_until": microseconds(state.cooldown_until),
+        "held_until": microseconds(state.held_until),
+    }
+
+
+@cache
+def _remembering(dialect_name: str) -> Executable:
+    insert = _insert_of(dialect_name)
+    names = [column.name for column in receivers.columns]
+    # SQLite reads the ON of "ON CONFLICT" as a join's, unless a WHERE stands in between.
+    rows = select(*(_states.c[name] for name in names)).where(true())
+    statement = insert(receivers).from_select(names, rows)
+    new = statement.excluded
+    longer = case(
+        (receivers.c.held_until > new.held_until, receivers.c.held_until), else_=new.held_until
+    )
+    upsert: Executable = statement.on_conflict_do_update(
+        index_elements=[receivers.c.receiver],
+        set_={
+            "answered_at": new.answered_at,
+            "failing_since": case(
+                (
+                    new.failing_since.is_not(None),
+                    func.coalesce(receivers.c.failing_since, new.failing_since),
+                )
+            ),
+            "cooldown_until": new.cooldown_until,
+            "held_until": func.coalesce(longer, receivers.c.held_until),
+        },
+    )
+    return upsert
+
+
+@cache
+def _remembering_origins(dialect_name: str) -> Executable:
+    rows = select(_origin_states.c.origin, _origin_states.c.held_until).where(true())
+    insert = _insert_of(dialect_name)
+    statement = insert(origins).from_select(["origin", "held_until"], rows)
+    upsert: Executable = statement.on_conflict_do_update(
+        index_elements=[origins.c.origin], set_={"held_until": statement.excluded.held_until}
+    )
+    return upsert
+
+
+def _insert_of(dialect_name: str) -> Any:
+    return sqlite.insert if dialect_name == "sqlite" else postgresql.insert
