@@ -9,6 +9,7 @@ from typing import Any
 
 from marshmallow import ValidationError, fields, validate
 
+from schemas.locales import DEFAULT_LOCALE, known_locale
 from schemas.money import CURRENCIES, NOT_AN_AMOUNT, split_amount, to_minor
 
 
@@ -76,10 +77,19 @@ _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 class EmailAddress(Text, fields.Email):
     """
-    An e-mail address on one line.
+    One e-mail address, of characters that can be seen.
 
-    The field of marshmallow accepts control characters between quotation marks.
+    The field of marshmallow accepts control characters between quotation marks, and characters
+    such as U+2028, which ends a line, and U+202E, which turns around what follows.
     """
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not text.isprintable():
+            raise self.make_error("invalid", input=value)
+        return text
 
 
 class WholeNumber(fields.Integer):
@@ -181,6 +191,30 @@ class Amount(fields.Field[int]):
             raise self.make_error("invalid")
         # Without an exponent, however large or small it is.
         return f"{Decimal(str(value)):f}"
+
+
+class Locale(fields.String):
+    """
+    A language and perhaps a region, as a BCP 47 tag; the default becomes None, like a missing one.
+
+    Loads into the form in which CLDR writes the tag, such as `de-CH`.
+    """
+
+    default_error_messages = {  # noqa: RUF012 -- read only
+        "unknown": "Must be a BCP 47 tag of a known language and region, such as en or de-CH."
+    }
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> Any:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        tag = known_locale(text)
+        if tag is None:
+            raise self.make_error("unknown")
+        return None if tag == DEFAULT_LOCALE else tag
+
+    def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str:
+        return value or DEFAULT_LOCALE
 
 
 class Instant(fields.AwareDateTime):

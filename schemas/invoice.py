@@ -7,7 +7,8 @@ from marshmallow import RAISE, Schema, fields, validate
 from schemas.answer import AnswerSchema
 from schemas.documented import documented
 from schemas.event import InvoiceEventSchema
-from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Text
+from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Locale, Text
+from schemas.locales import LOCALE_PATTERN
 from schemas.money import AMOUNT_MAX, AMOUNT_PATTERN
 from schemas.page import PageQuerySchema, next_cursor
 from service.domain.states import InvoiceStatus
@@ -74,8 +75,20 @@ class InvoiceRequestSchema(Schema):
         load_default=None,
         validate=validate.Length(max=254),
         metadata=documented(
-            "E-mail address of the customer. The tags of the sandbox work here too.",
+            "E-mail address of the customer, to which the invoice is sent. Without it nothing is "
+            "sent: give the customer the `payment_url` yourself. The tags of the sandbox work here "
+            "too.",
             example="richie@example.com",
+        ),
+    )
+    locale = Locale(
+        allow_none=True,
+        load_default=None,
+        metadata=documented(
+            "How amounts and dates are written for the customer: a BCP 47 tag of a language and "
+            "perhaps a region. The default is `en`.",
+            example="de-CH",
+            pattern=LOCALE_PATTERN,
         ),
     )
     total = Amount(
@@ -174,8 +187,38 @@ class InvoiceSchema(AnswerSchema):
     status = fields.String(
         validate=validate.OneOf(STATUSES),
         metadata=documented(
-            "`received`, then `sent` to the customer, then `paid` or `payment_failed`.",
+            "`received`, then `sent` to the customer or `undeliverable`, then `paid` or "
+            "`payment_failed`. Afterwards it may become `partially_refunded`, `refunded` or "
+            "`disputed`. An invoice that is not paid may become `void`.",
             example="paid",
+        ),
+    )
+    locale = Locale(metadata=documented("The locale of the customer.", example="en"))
+    payment_url = fields.String(
+        allow_none=True,
+        metadata=documented(
+            "The page on which the customer sees and pays the invoice. Everyone who has this URL "
+            "can open it. Null if the service has no encryption key.",
+            example="https://invoices.example.com/pay/"
+            "c2FtcGxlx0Rg1q8FcBCAxyT3Kd5mDSsuPX3tAd8b3PIJ0EGs0xZP",
+        ),
+    )
+    amount_refunded = fields.String(
+        metadata=documented("What went back to the customer.", example="0.00")
+    )
+    mismatch = fields.Boolean(
+        metadata=documented(
+            "Whether a payment came in that has another amount or currency than the invoice; it "
+            "does not make the invoice `paid`.",
+            example=False,
+        )
+    )
+    overpaid = fields.String(
+        allow_none=True,
+        metadata=documented(
+            "What came in although the invoice was paid or void, and has not gone back; null if "
+            "nothing did.",
+            example=None,
         ),
     )
     callback_url = fields.String(

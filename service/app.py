@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from email.utils import parseaddr
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, make_key_file
 from service.accounts.open_deliveries import OpenDeliveries
+from service.accounts.pay_links import PayLinks
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
 from service.api.application import OPERATIONS, make_application, make_health_application
@@ -32,8 +34,13 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
-from service.collection.loop import Collection
-from service.collection.sandbox import Sandbox
+from service.collection.invoice_mail import InvoiceMails
+from service.collection.loop import Collection, Ports
+from service.collection.mailing import Mailing, MailRules
+from service.collection.outbox import Outbox
+from service.collection.sandbox import ENDING_LABELS, ENDINGS, Sandbox
+from service.collection.sending import Transport
+from service.collection.smtp import Smtp, SmtpServer
 from service.database.engine import Database
 from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
@@ -49,6 +56,7 @@ from service.domain.ids import new_id
 from service.errors import ConfigurationError, StorageUnavailable
 from service.heartbeat import Heartbeat
 from service.loops import Loop, running_loops
+from service.pages.pay import Payments, add_pages
 from service.receiver.document import VERSIONS, Promise, Version, build_receiver_document
 from service.receiver.vectors import vectors_document
 from service.settings import Settings, parse_encryption_keys
@@ -113,6 +121,7 @@ class Edges:
     database: Database
     sender: Sends
     collector: Collector
+    mail_transport: Transport
     clock: Clock = field(default_factory=SystemClock)
     chance: Callable[[], float] = random.random
     """Random numbers from 0 to 1."""
@@ -128,10 +137,12 @@ class Service:
     signing_secrets: SigningSecrets
     open_deliveries: OpenDeliveries
     collection: Collection
+    mailing: Mailing
     dispatcher: Dispatcher
     loops: tuple[Loop, ...]
     """The loops that the process runs, in the order in which they are drained."""
     dependencies: Dependencies
+    payments: Payments
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +177,13 @@ async def running(
         _sender(settings) as sender,
     ):
         collector = Sandbox(settings.sandbox_delay)
-        edges = Edges(database=database, sender=sender, collector=collector, tracing=tracing)
+        edges = Edges(
+            database=database,
+            sender=sender,
+            collector=collector,
+            mail_transport=_mail_transport(settings),
+            tracing=tracing,
+        )
         service = assemble(
             settings,
             process,
@@ -217,23 +234,35 @@ def assemble(
         timeout=settings.callback_timeout,
     )
     dispatcher = Dispatcher(attempts, limits, edges.new_id)
+    default_account_id = DEV_ACCOUNT if process.is_development else None
+    pay_links = PayLinks(
+        store, cipher, clock, settings.public_url, dev_account_id=default_account_id
+    )
+    mails = InvoiceMails(settings.mail_from, pay_links.url_of, clock)
     collection = Collection(
         store,
-        edges.collector,
-        dispatcher.record,
+        Ports(edges.collector, mails.compose, dispatcher.record),
         INVOICE_NOTIFICATION.name,
         clock,
         metrics,
         tracing,
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
-    open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
-    loops: tuple[Loop, ...] = (sweeper, collection, dispatcher)
+    mailing = Mailing(
+        store,
+        edges.mail_transport,
+        dispatcher.record,
+        MailRules(INVOICE_NOTIFICATION.name, settings.mail_retry_schedule, edges.chance),
+        clock,
+        metrics,
+    )
+    loops: tuple[Loop, ...] = (sweeper, collection, mailing, dispatcher)
     if edges.database.is_shared:
         # Drained last: until then the process holds leases.
         loops = (*loops, Heartbeat(store, clock, metrics))
     if process.role is Role.API:
         loops = ()
+    open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
     default_account_id = DEV_ACCOUNT if process.is_development else None
     dependencies = Dependencies(
         store=store,
@@ -251,8 +280,10 @@ def assemble(
         admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
+        pay_links=pay_links,
         judge=judge_of(settings, is_development=process.is_development),
         is_ready=lambda: all(loop.is_running for loop in loops),
+        is_mail_paused=lambda: mailing.is_paused,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,
@@ -262,9 +293,18 @@ def assemble(
         signing_secrets=signing_secrets,
         open_deliveries=open_deliveries,
         collection=collection,
+        mailing=mailing,
         dispatcher=dispatcher,
         loops=loops,
         dependencies=dependencies,
+        payments=Payments(
+            store=store,
+            find=pay_links.find,
+            collector=edges.collector,
+            choose=lambda invoice, ending: collection.report(invoice, ENDINGS[ending]),
+            endings=ENDING_LABELS if isinstance(edges.collector, Sandbox) else {},
+            public_path=settings.public_path,
+        ),
     )
 
 
@@ -426,6 +466,12 @@ async def _joined(service: Service, clock: Clock) -> AsyncIterator[None]:
                 await service.store.leave(clock.now())
 
 
+def _mail_transport(settings: Settings) -> Transport:
+    if not settings.smtp_url:
+        return Outbox(settings.mail_outbox)
+    return Smtp(SmtpServer.of(settings.smtp_url), parseaddr(settings.mail_from)[1])
+
+
 @asynccontextmanager
 async def _serving(
     service: Service, settings: Settings, process: Process, operations: Sequence[Operation]
@@ -436,6 +482,7 @@ async def _serving(
         app = make_health_application(service.dependencies, checks)
     else:
         app = make_application(service.dependencies, operations, checks)
+        add_pages(app, service.payments)
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
     try:

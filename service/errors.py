@@ -28,6 +28,7 @@ Errors that cross packages, split by who can act on them.
     ├── SendingPrevented          the operator: a request could not be sent; this is no attempt
     │   ├── ProxyFailed             the proxy for callbacks refuses, or cannot be reached
     │   └── DescriptorsExhausted    this process can open no more files and connections
+    ├── SendingRefused            the operator: no mail can leave until something is changed
     └── StorageUnavailable        the operator; the caller may retry
         ├── StorageRefused          the database answers and refuses our credentials
         └── StorageBusy             the database answers, and not in time: a defect of ours
@@ -224,6 +225,10 @@ class DescriptorsExhausted(SendingPrevented):
 
 PREVENTED_BY = ("proxy", "descriptors")
 """The causes of `SendingPrevented`."""
+
+
+class SendingRefused(InvoicesError):
+    """No mail can leave until the operator changes something; the text is for the log."""
 
 
 class StorageUnavailable(InvoicesError):

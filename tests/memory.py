@@ -21,8 +21,10 @@ from service.database import group_commit
 from service.domain.delivery import Delivery, ReceiverState, account_of
 from service.domain.ids import lower_bound, new_id
 from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
+from service.domain.mail import Mail
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import (
+    COLLECTING,
     INVOICE_MOVES,
     SETTLED,
     Acceptance,
@@ -39,6 +41,7 @@ from service.storage import (
     deliveries,
     history,
     invoices,
+    mails,
     receivers,
     redelivery,
     retention,
@@ -46,15 +49,25 @@ from service.storage import (
     tables,
     waiting,
 )
+from service.storage.accounts import PayKey
 from service.storage.backlog import Backlog
 from service.storage.deliveries import DueDeliveries
+from service.storage.mails import DueMails
 from service.storage.steps import DueInvoices
 from service.storage.store import Store
 from tests.clock import PATIENCE_SECONDS
 
 PENDING = DeliveryStatus.PENDING.value
 
-_CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "callback_url")
+_CONTENT = (
+    "title",
+    "customer",
+    "customer_email",
+    "total_minor",
+    "currency",
+    "callback_url",
+    "locale",
+)
 
 
 class Loss(Enum):
@@ -166,6 +179,9 @@ class Tables:
         self.accounts = self._named[tables.accounts]
         self.account_keys = self._named[tables.account_keys]
         self.account_secrets = self._named[tables.account_secrets]
+        self.account_pay_keys = self._named[tables.account_pay_keys]
+        self.mails = self._named[tables.mails]
+        self.mail_attempts = self._named[tables.mail_attempts]
 
     def __enter__(self):
         return self
@@ -287,6 +303,9 @@ def _accept_one(tx, invoice, leased_until, process_id):
             "leased_until": leased_until,
             "lease_token": FIRST_LEASE_TOKEN if leased_until else 0,
             "leased_by": process_id if leased_until else None,
+            "amount_refunded_minor": None,
+            "overpaid_minor": None,
+            "mismatch": None,
         }
     )
     return Acceptance.STORED
@@ -335,7 +354,8 @@ def _take_steps(tx, items):
 
 def _take_step(tx, step, new):
     row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
-    if not _holds(row, step.invoice.lease_token) or step.status not in INVOICE_MOVES[row["status"]]:
+    is_legal = row["status"] in COLLECTING and step.status in INVOICE_MOVES[row["status"]]
+    if not _holds(row, step.invoice.lease_token) or not is_legal:
         return None
     tx.invoices.change(
         row,
@@ -346,19 +366,25 @@ def _take_step(tx, step, new):
     )
     if step.event:
         _insert_event(tx, step, step.invoice.event_count + 1)
+    if step.mail:
+        _insert_mail(tx, step.mail)
     return [_insert_delivery(tx, one) for one in new]
 
 
-def _record_events(tx, items):
-    return [_record_event(tx, step, new) for step, new, _ in items]
+def _report(tx, items):
+    return [_report_one(tx, step, new) for step, new, _ in items]
 
 
-def _record_event(tx, step, new):
+def _report_one(tx, step, new):
+    if step.mail_attempt and not _settle_mail(tx, step.mail_attempt):
+        return None
     row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
-    sequence = row["event_count"] + 1
-    tx.invoices.change(
-        row, event_count=sequence, leased_until=None, lease_token=row["lease_token"] + 1
-    )
+    if step.status and step.status not in INVOICE_MOVES[row["status"]]:
+        return None
+    sequence = row["event_count"] + (1 if step.event else 0)
+    tx.invoices.change(row, event_count=sequence, **_reported(row, step))
+    if step.event is None:
+        return []
     _insert_event(tx, step, sequence)
     if sequence > 1:
         new = [replace(one, leased_until=None) for one in new]
@@ -410,6 +436,111 @@ def _insert_delivery(tx, delivery):
         }
     )
     return delivery
+
+
+def _reported(row, step):
+    """What a report changes in the row of its invoice, besides the count of its events."""
+    amounts = {
+        "amount_refunded_minor": step.refunded_minor,
+        "overpaid_minor": step.overpaid_minor,
+    }
+    changes = {name: (row[name] or 0) + added for name, added in amounts.items() if added}
+    is_collected = step.status is not None and step.status not in COLLECTING
+    if step.status:
+        changes["status"] = step.status.value
+    if is_collected:
+        changes["due_at"] = None
+    if step.event or is_collected:
+        changes |= {"leased_until": None, "lease_token": row["lease_token"] + 1}
+    return {**changes, "mismatch": True} if step.is_mismatch else changes
+
+
+# Mails
+
+
+def _insert_mail(tx, mail):
+    values = {one.name: getattr(mail, one.name) for one in fields(mail)}
+    lease = {"due_at": mail.created_at, "settled_at": None, "leased_until": None}
+    lease["leased_by"] = None
+    tx.mails.insert({**values, "status": PENDING, **lease})
+
+
+def _has_mail(tx, account_id, invoice_key):
+    return any(
+        (row["account_id"], row["invoice_key"]) == (account_id, invoice_key) for row in tx.mails
+    )
+
+
+def _lease_mails(tx, rounds):
+    return [_lease_mails_of(tx, one) for one in rounds]
+
+
+def _lease_mails_of(tx, round_):
+    now = round_.now
+    waiting = [row for row in tx.mails if row["status"] == PENDING]
+    due = [row for row in waiting if row["due_at"] <= now and _is_free(row, now)]
+    leased = sorted(due, key=_due_at)[: round_.limit]
+    for row in leased:
+        _lease(tx.mails, row, round_.until)
+    later = min((row["due_at"] for row in waiting if row["due_at"] > now), default=None)
+    found = [Mail(**{one.name: row[one.name] for one in fields(Mail)}) for row in leased]
+    return DueMails(found, later if len(leased) < round_.limit else now)
+
+
+def _settle_mails(tx, items):
+    return [_settle_mail(tx, one) for one in items]
+
+
+def _settle_mail(tx, made):
+    row = tx.mails.get(made.mail.account_id, made.mail.id)
+    if not _holds(row, made.mail.lease_token):
+        return False
+    is_pending = made.status.value == PENDING
+    tx.mails.change(
+        row,
+        status=made.status.value,
+        attempt_count=made.number,
+        due_at=made.due_at or row["due_at"],
+        settled_at=None if is_pending else made.ended_at,
+        body=row["body"] if is_pending else None,
+        leased_until=None,
+    )
+    tx.mail_attempts.insert(
+        {
+            "account_id": made.mail.account_id,
+            "mail_id": made.mail.id,
+            "number": made.number,
+            "started_at": made.started_at,
+            "outcome": made.outcome.value,
+            "code": made.code,
+            "detail": made.detail,
+        }
+    )
+    return True
+
+
+def _release_mails(tx, items):
+    return [_release_mail(tx, one) for one in items]
+
+
+def _release_mail(tx, mail):
+    row = tx.mails.get(mail.account_id, mail.id)
+    if not _holds(row, mail.lease_token):
+        return False
+    tx.mails.change(row, leased_until=None)
+    return True
+
+
+def _mails_of_invoice(tx, account_id, invoice_id):
+    key = _find_invoice(tx, account_id, invoice_id)["key"]
+    rows = [row for row in tx.mails if (row["account_id"], row["invoice_key"]) == (account_id, key)]
+    return [
+        {
+            **{name: of for name, of in row.items() if name != "body"},
+            "attempts": [dict(one) for one in tx.mail_attempts if one["mail_id"] == row["id"]],
+        }
+        for row in _newest(rows, "id")
+    ]
 
 
 # Deliveries
@@ -765,7 +896,8 @@ def _secrets_of(tx, account_id, now):
 
 
 def _all_secrets(tx, now):
-    return [row["ciphertext"] for row in _valid(tx.account_secrets, now)]
+    valid = [*_valid(tx.account_secrets, now), *tx.account_pay_keys]
+    return [row["ciphertext"] for row in valid]
 
 
 def _valid(rows, now):
@@ -892,6 +1024,28 @@ def _is_wanted(shown, wanted):
     )
 
 
+def _find_pay_key(tx, account_id):
+    row = tx.account_pay_keys.get(account_id)
+    return PayKey(row["account_id"], row["prefix"], row["ciphertext"]) if row else None
+
+
+def _find_pay_key_by_prefix(tx, prefix):
+    row = tx.account_pay_keys.by("prefix").get((prefix,))
+    return PayKey(row["account_id"], row["prefix"], row["ciphertext"]) if row else None
+
+
+def _add_pay_key(tx, new, now):
+    if not tx.account_pay_keys.get(new.account_id):
+        values = {"account_id": new.account_id, "prefix": new.prefix, "ciphertext": new.ciphertext}
+        tx.account_pay_keys.insert({**values, "created_at": now})
+    return _find_pay_key(tx, new.account_id)
+
+
+def _invoice_by_key(tx, account_id, key):
+    row = tx.invoices.get(account_id, key)
+    return dict(row) if row else None
+
+
 # Figures
 
 
@@ -905,6 +1059,11 @@ def _measure_backlog(tx, now):
     collections = [
         row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
     ]
+    mails_due = [
+        row
+        for row in tx.mails
+        if row["status"] == PENDING and row["due_at"] <= now and _is_free(row, now)
+    ]
     return Backlog(
         deliveries_due=len(due),
         deliveries_waiting=len(free) - len(due),
@@ -912,6 +1071,8 @@ def _measure_backlog(tx, now):
         oldest_due_delivery_age_seconds=_oldest_age_seconds(due, now),
         collections_due=len(collections),
         oldest_due_collection_age_seconds=_oldest_age_seconds(collections, now),
+        mails_due=len(mails_due),
+        oldest_due_mail_age_seconds=_oldest_age_seconds(mails_due, now),
     )
 
 
@@ -932,7 +1093,13 @@ WORK = {
     invoices.list_invoices: _list_invoices,
     steps.lease_due: _lease_invoices,
     steps.take_steps: _take_steps,
-    steps.record_events: _record_events,
+    steps.report: _report,
+    invoices.by_key: _invoice_by_key,
+    mails.has_mail: _has_mail,
+    mails.lease_due: _lease_mails,
+    mails.settle: _settle_mails,
+    mails.release: _release_mails,
+    mails.of_invoice: _mails_of_invoice,
     waiting.find_accounts: _find_accounts,
     waiting.look_along: _look_along,
     waiting.look_at: _look_at,
@@ -956,6 +1123,9 @@ WORK = {
     accounts.find_key: _find_key,
     accounts.secrets_of: _secrets_of,
     accounts.all_secrets: _all_secrets,
+    accounts.find_pay_key: _find_pay_key,
+    accounts.find_pay_key_by_prefix: _find_pay_key_by_prefix,
+    accounts.add_pay_key: _add_pay_key,
     backlog.measure: _measure_backlog,
     backlog.count_open: _count_open,
 }

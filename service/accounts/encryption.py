@@ -1,5 +1,5 @@
 """
-Encryption of stored signing secrets with `cryptography`, and the making of keys and secrets.
+Encryption of stored secrets with `cryptography`, and the making of keys and secrets.
 
 The key is in the environment, or in a file beside an SQLite database. A person who has the database
 alone cannot sign in our name. Several keys may be given while one replaces another: the first
@@ -22,7 +22,7 @@ SECRET_BYTES = 32
 
 class SecretCipher:
     """
-    Encrypts and decrypts signing secrets.
+    Encrypts and decrypts signing secrets and pay keys.
 
     Raises:
         ValueError: if there is no key, or one is not 32 bytes in URL-safe base64.
@@ -51,7 +51,7 @@ class SecretCipher:
             return self._fernet.decrypt(ciphertext).decode()
         except InvalidToken:
             raise ConfigurationError(
-                "A signing secret in the database was encrypted with another key. "
+                "A secret in the database was encrypted with another key. "
                 "INVOICES_ENCRYPTION_KEY must name that key too."
             ) from None
 

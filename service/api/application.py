@@ -27,6 +27,7 @@ OPERATIONS: tuple[Operation, ...] = (
     read_operation("GET", "/invoices/", invoices.list_invoices),
     read_operation("GET", "/invoices/{id}", invoices.get_invoice),
     read_operation("GET", "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
+    read_operation("GET", "/invoices/{id}/mails", invoices.list_mails_of_invoice),
     read_operation("GET", "/deliveries", deliveries.list_deliveries),
     read_operation("GET", "/deliveries/{id}", deliveries.get_delivery),
     read_operation("POST", "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),

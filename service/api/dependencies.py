@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -16,6 +16,14 @@ from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 from service.web.bodies import BodyLimits
+
+
+class PayLinkMaker(Protocol):
+    """Makes the URLs of the pages on which customers pay."""
+
+    async def url_of(self, account_id: str, invoice_key: str) -> str | None:
+        """The URL of the page of an invoice; None if its account can have none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +51,14 @@ class Dependencies:
     """Counts an invoice with a callback of an account, or raises TooManyRequests."""
     currency: str
     """The currency of invoices that name none."""
+    pay_links: PayLinkMaker
+    """Makes the URLs of the pages of invoices."""
     judge: Callable[[CallbackUrl], str | None]
     """Returns why a URL may not be called, in words for the API user; None where it may."""
     is_ready: Callable[[], bool]
     """Whether the loops of collection and delivery are running."""
+    is_mail_paused: Callable[[], bool]
+    """Whether this process sends no mail until the operator changes something."""
     body_limits: BodyLimits = field(default_factory=BodyLimits)
     is_public_over_tls: bool = False
     public_path: str = ""

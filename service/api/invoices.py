@@ -19,6 +19,7 @@ from schemas.invoice import (
     InvoiceRequestSchema,
     InvoiceSchema,
 )
+from schemas.mail import MailListSchema
 from schemas.money import CURRENCIES, to_text
 from schemas.page import PageQuerySchema
 from service.api.callbacks import EVALUATED_CALLBACKS
@@ -28,7 +29,7 @@ from service.api.operations import answers, refuses
 from service.api.validation import UNKNOWN_CURSOR
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.domain.invoice import Invoice
-from service.domain.states import Acceptance
+from service.domain.states import Acceptance, MailStatus
 from service.errors import Conflict, InvalidInput, UnknownCursor
 from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
@@ -41,6 +42,7 @@ RECEIVED = orjson.dumps({"msg": "Invoice received"})
 
 _invoice = InvoiceSchema()
 _delivery = DeliverySchema()
+_mails = MailListSchema()
 
 
 @docs(
@@ -118,7 +120,9 @@ async def get_invoice(request: web.Request) -> web.Response:
     async with dependencies.reads.turn(account_id):
         row = await dependencies.store.find_invoice(account_id, request["match_info"]["id"])
         weight = len(row["events"])
-        return await dependencies.reads.answer(_invoice, _with_total(row), weight=weight)
+        return await dependencies.reads.answer(
+            _invoice, await shown_invoice(request, row), weight=weight
+        )
 
 
 @docs(
@@ -146,7 +150,8 @@ async def list_invoices(request: web.Request) -> web.Response:
             )
         except UnknownCursor:
             raise InvalidInput([UNKNOWN_CURSOR]) from None
-        return await dependencies.reads.answer_page(_dumped, rows, after)
+        items = [await shown_invoice(request, row) for row in rows]
+        return await dependencies.reads.answer_page(_invoice.dump, items, after)
 
 
 @docs(
@@ -179,6 +184,30 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
         )
 
 
+@docs(
+    tags=["invoices"],
+    operationId="list_mails_of_invoice",
+    summary="List the mails of an invoice",
+    description="Shows whether the invoice has reached its customer: its mails, newest first, each "
+    "with its newest 100 attempts. There is none without a `customer_email`.",
+)
+@match_info_schema(InvoicePathSchema)
+@answers(MailListSchema, "All mails of the invoice.")
+@refuses(400, 401, 404, 422, 429, 503)
+async def list_mails_of_invoice(request: web.Request) -> web.Response:
+    """All mails of one invoice."""
+    invoice_id = request["match_info"]["id"]
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    is_pending = MailStatus.PENDING.value
+    async with dependencies.reads.turn(account_id):
+        rows = await dependencies.store.mails_of(account_id, invoice_id)
+        items = [
+            {**row, "due_at": row["due_at"] if row["status"] == is_pending else None}
+            for row in rows
+        ]
+        return await dependencies.reads.answer(_mails, {"items": items})
+
+
 def new_invoice(request: web.Request, **content: Any) -> Invoice:
     """The invoice of *request*: with its account, its evaluated callbacks and *content*."""
     return Invoice(
@@ -192,13 +221,19 @@ def new_invoice(request: web.Request, **content: Any) -> Invoice:
     )
 
 
-def _dumped(row: dict[str, Any]) -> Any:
-    return _invoice.dump(_with_total(row))
-
-
-def _with_total(row: dict[str, Any]) -> dict[str, Any]:
+async def shown_invoice(request: web.Request, row: dict[str, Any]) -> dict[str, Any]:
+    """The *row* of an invoice with what is not stored in it: amounts as text, and its pay link."""
     decimals = row["decimals"]
     if decimals is None:
         # While processes are being upgraded, an older version stores invoices without it.
         decimals = CURRENCIES.get(row["currency"], 2)
-    return {**row, "total": to_text(row["total_minor"], decimals)}
+    overpaid_minor = row["overpaid_minor"]
+    pay_links = request.app[DEPENDENCIES].pay_links
+    return {
+        **row,
+        "total": to_text(row["total_minor"], decimals),
+        "payment_url": await pay_links.url_of(row["account_id"], row["key"]),
+        "amount_refunded": to_text(row["amount_refunded_minor"] or 0, decimals),
+        "mismatch": bool(row["mismatch"]),
+        "overpaid": to_text(overpaid_minor, decimals) if overpaid_minor else None,
+    }

@@ -7,13 +7,15 @@ collection delays no other.
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
 from service.domain.invoice import Event, Invoice, Step
-from service.domain.states import INVOICE_MOVES, Acceptance, InvoiceStatus
+from service.domain.mail import Mail
+from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
 from service.errors import StorageUnavailable
 from service.loops import POLL, Loop, Round
 from service.storage.steps import LeaseRound
@@ -34,11 +36,24 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CONCURRENCY = 512
 """Invoices in collection at a time; all others wait in the database."""
 
-SENT_AND_COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0))
-"""The invoice was sent without an event, and can be collected at once."""
+COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0))
+"""The invoice has no event yet, and can be collected at once."""
 
 Record = Callable[[Step], Awaitable[bool]]
-"""Commits a step with the deliveries of its event; False if the invoice's lease was lost."""
+"""Commits a step with the deliveries of its event; False if the invoice is as it was."""
+
+
+Compose = Callable[[Invoice], Awaitable[Mail]]
+"""Composes the mail of an invoice that has the e-mail address of its customer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the loop works with: how money comes, what the customer is sent, where steps go."""
+
+    collector: Collector
+    compose: Compose
+    record: Record
 
 
 class Collection(Loop):
@@ -46,15 +61,15 @@ class Collection(Loop):
     Collects every accepted invoice, up to `CONCURRENCY` at a time.
 
     An invoice that is accepted in this process is committed leased and collected at once, if there
-    is capacity and no older one waits; all others are leased when they are due. *callback* is the
-    name of the callback that the events fire.
+    is capacity and no older one waits; all others are leased when they are due. Its first step also
+    commits its mail, if it is to get one; the collection does not wait for that mail. *callback* is
+    the name of the callback that the events fire.
     """
 
     def __init__(
         self,
         store: Store,
-        collector: Collector,
-        record: Record,
+        ports: Ports,
         callback: str,
         clock: Clock,
         metrics: Metrics,
@@ -62,8 +77,9 @@ class Collection(Loop):
     ) -> None:
         super().__init__(clock, store.invoices_due)
         self._store = store
-        self._collector = collector
-        self._record = record
+        self._collector = ports.collector
+        self._compose = ports.compose
+        self._record = ports.record
         self._callbacks = (callback,)
         self._metrics = metrics
         self._tracing = tracing
@@ -110,6 +126,15 @@ class Collection(Loop):
             len(due.invoices), min(POLL, due.next_due_at - now) if due.next_due_at else POLL
         )
 
+    async def report(self, invoice: Invoice, progress: Progress) -> bool:
+        """Record what the collector has learned outside the collection; see `Report`."""
+        event = self._event_of(progress)
+        step = Step(invoice=invoice, status=progress.status, event=event, is_report=True)
+        is_recorded = await self._record(step)
+        if is_recorded:
+            self._count(step)
+        return is_recorded
+
     async def _collect(self, invoice: Invoice, now: datetime) -> None:
         """Take one step of *invoice*; after a failure, its lease runs out and it is due again."""
         try:
@@ -121,8 +146,8 @@ class Collection(Loop):
                     span.set_attributes({f"invoices.{name}": text for name, text in fields.items()})
             if not is_taken:
                 log.warning("step.outlived_lease", extra={"fields": _log_fields(invoice)})
-            elif step.status and not INVOICE_MOVES[step.status]:
-                self._metrics.collected(step.status)
+            else:
+                self._count(step)
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one bad invoice must not stop the others
@@ -131,26 +156,44 @@ class Collection(Loop):
             self._release_capacity()
 
     async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
-        """Call the collector; after `send`, call `collect` at once if it needs no wait."""
-        if invoice.status is InvoiceStatus.RECEIVED:
-            progress = await self._collector.send(invoice)
-            if progress == SENT_AND_COLLECTABLE:
+        """Call the collector; after `begin`, call `collect` at once if it needs no wait."""
+        mail = due_at = None
+        is_new = invoice.status is InvoiceStatus.RECEIVED
+        if is_new and invoice.customer_email:
+            # It stays received until its mail has gone.
+            is_new = not await self._store.has_mail(invoice)
+        if is_new:
+            progress = await self._collector.begin(invoice)
+            if progress == COLLECTABLE:
                 progress = await self._collector.collect(invoice)
+            if invoice.customer_email and progress.status is not InvoiceStatus.UNDELIVERABLE:
+                mail = await self._compose(invoice)
         else:
             progress = await self._collector.collect(invoice)
-        due_at = event = None
+        status = progress.status
+        if invoice.customer_email and status is InvoiceStatus.SENT:
+            # Its mail decides when it is sent.
+            status = invoice.status
         if progress.look_again_after is not None:
             due_at = now + progress.look_again_after
             due_at += (EPOCH - due_at) % GRAIN
-        if progress.description is not None:
-            event = Event(
-                description=progress.description,
-                paid=progress.status is InvoiceStatus.PAID,
-                at=self.clock.now(),
-                collector=self._collector.name,
-                callbacks=self._callbacks,
-            )
-        return Step(invoice=invoice, status=progress.status, due_at=due_at, event=event)
+        event = self._event_of(progress)
+        return Step(invoice=invoice, status=status, due_at=due_at, event=event, mail=mail)
+
+    def _event_of(self, progress: Progress) -> Event | None:
+        if progress.description is None:
+            return None
+        return Event(
+            description=progress.description,
+            paid=progress.status in IS_PAID,
+            at=self.clock.now(),
+            collector=self._collector.name,
+            callbacks=self._callbacks,
+        )
+
+    def _count(self, step: Step) -> None:
+        if step.status in COLLECTED:
+            self._metrics.collected(step.status)
 
     def _release_capacity(self) -> None:
         self._held_count -= 1

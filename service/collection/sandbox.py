@@ -2,8 +2,8 @@
 The sandbox: a collector that moves no money, so that developers can try every result.
 
 A tag on the customer chooses the result, as in plus-addressing: `Acme+declined` or
-`jo+declined@example.com`. Special amounts could occur in real data; tags do not.
-Its events carry its name, "sandbox".
+`jo+declined@example.com`. Special amounts could occur in real data; tags do not. The customer can
+also choose one, on the page to which the invoice leads. Its events carry its name, "sandbox".
 """
 
 import re
@@ -16,12 +16,33 @@ from service.domain.states import InvoiceStatus
 PENDING_FACTOR = 10
 """A `+pending` payment takes this many times the usual delay."""
 
+UNDELIVERABLE = "Invoice undeliverable: it could not be sent to the customer"
+"""The event of an invoice that could not be sent."""
+
 _FAILURES = {
     "declined": "Payment failed: the card was declined",
     "insufficient_funds": "Payment failed: insufficient funds",
     "expired_card": "Payment failed: the card has expired",
     "processing_error": "Payment failed: an error occurred while processing the card",
 }
+ENDINGS = {
+    "pay": Progress(InvoiceStatus.PAID, "Invoice paid"),
+    **{
+        name: Progress(InvoiceStatus.PAYMENT_FAILED, description)
+        for name, description in _FAILURES.items()
+    },
+}
+"""What can be chosen on the page of the sandbox, by name."""
+
+ENDING_LABELS = {
+    "pay": "Pay",
+    "declined": "Decline",
+    "insufficient_funds": "Decline: insufficient funds",
+    "expired_card": "Decline: the card has expired",
+    "processing_error": "Decline: an error while processing",
+}
+"""The words on the buttons of that page."""
+
 _TAG = re.compile(r"\+([a-z_]+)(?=@|\s|$)")
 
 
@@ -30,8 +51,8 @@ class Sandbox:
     Collects nothing: invoices without a tag, or with an unknown one, are paid after *delay*.
 
     Tags: `declined`, `insufficient_funds`, `expired_card` and `processing_error` fail for that
-    reason; `pending` is paid after ten times the delay; `never` stays sent; `undeliverable`
-    cannot be sent at all.
+    reason; `pending` is paid after ten times the delay; `never` is not paid by itself;
+    `undeliverable` cannot be sent at all.
     """
 
     name = "sandbox"
@@ -39,12 +60,11 @@ class Sandbox:
     def __init__(self, delay: timedelta) -> None:
         self._delay = delay
 
-    async def send(self, invoice: Invoice) -> Progress:
-        """Send nothing; `+undeliverable` fails."""
+    async def begin(self, invoice: Invoice) -> Progress:
+        """Choose when to collect; `+undeliverable` fails."""
         tag = tag_of(invoice)
         if tag == "undeliverable":
-            description = "Payment failed: the invoice could not be sent to the customer"
-            return Progress(InvoiceStatus.PAYMENT_FAILED, description)
+            return Progress(InvoiceStatus.UNDELIVERABLE, UNDELIVERABLE)
         delays = {"never": None, "pending": self._delay * PENDING_FACTOR}
         return Progress(InvoiceStatus.SENT, look_again_after=delays.get(tag, self._delay))
 
@@ -53,7 +73,11 @@ class Sandbox:
         failure = _FAILURES.get(tag_of(invoice))
         if failure:
             return Progress(InvoiceStatus.PAYMENT_FAILED, failure)
-        return Progress(InvoiceStatus.PAID, "Invoice paid")
+        return ENDINGS["pay"]
+
+    async def checkout(self, invoice: Invoice, page_url: str) -> str:
+        """The page that offers the endings, below the page of the invoice."""
+        return f"{page_url}/sandbox"
 
 
 def tag_of(invoice: Invoice) -> str:

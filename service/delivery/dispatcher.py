@@ -95,14 +95,16 @@ class Dispatcher(Loop):
         Commit *step* with the deliveries of its event; attempts of those with a lease begin.
 
         Returns:
-            False if the lease of the invoice was no longer held, and nothing was written.
+            False if the invoice is as it was: the lease of the step was no longer held, or the
+            move of the report was not legal.
         """
         # A later event waits for the deliveries of the earlier ones, which only the database knows.
         reserve = self._reserve if step.invoice.event_count == 0 else _reserve_nothing
         new = list(deliveries_of(step, self._callbacks, self._new_id, reserve))
         inserted: Sequence[Delivery] | None = None
         try:
-            write = self._store.take_step if step.status else self._store.record_event
+            is_report = step.is_report or step.status is None
+            write = self._store.report if is_report else self._store.take_step
             inserted = await write(step, new)
         finally:
             for planned, delivery in zip(new, inserted or new, strict=True):

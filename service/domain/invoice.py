@@ -4,13 +4,22 @@ from dataclasses import field
 from datetime import datetime
 
 from service.domain.ids import new_id
+from service.domain.mail import Mail, MailAttempt
 from service.domain.states import InvoiceStatus
 from service.values import value
 
 FIRST_LEASE_TOKEN = 1
 """The token of the lease that a row is inserted with."""
 
-CONTENT = ("title", "customer", "customer_email", "total_minor", "currency", "callback_url")
+CONTENT = (
+    "title",
+    "customer",
+    "customer_email",
+    "total_minor",
+    "currency",
+    "callback_url",
+    "locale",
+)
 """Two invoices with one id are the same invoice if these fields are equal."""
 
 
@@ -35,8 +44,9 @@ class Invoice:
     An invoice, from its acceptance to the end of its collection.
 
     *decimals* is how many *total_minor* has; None where a version that did not store it wrote the
-    row. *callbacks* is empty where the API user did not ask to be called. *lease_token* is
-    that of the lease under which this value was read or accepted.
+    row. *locale* is a BCP 47 tag; None is the default, `en`. *callbacks* is empty where the API
+    user did not ask to be called. *lease_token* is that of the lease under which this value was
+    read or accepted.
     """
 
     account_id: str
@@ -49,6 +59,7 @@ class Invoice:
     decimals: int | None = None
     created_at: datetime
     callback_url: str | None = None
+    locale: str | None = None
     callbacks: tuple[EvaluatedCallback, ...]
     request_id: str
     traceparent: str | None = None
@@ -79,13 +90,24 @@ class Event:
 @value(kw_only=True)
 class Step:
     """
-    One step of the collection of a leased invoice, or an event alone.
+    A change of an invoice, with its event: one step of its collection, or a report from outside.
 
-    Without *status*, the event is recorded without the invoice's lease, and nothing else
-    changes. *due_at* is when the collection continues; None once it has ended.
+    A step of the collection holds the lease of the invoice and gives it up. *due_at* is when the
+    collection continues; None once it has ended. *mail* is committed with the step.
+
+    A report (*is_report*, or no *status*) is made without the lease: the collector has learned
+    something, an API user asks for something, or a mail has gone. It ends the collection if its
+    status does, and leaves it as it is otherwise. *mail_attempt* is recorded with it, and so are
+    the amounts, which are added to those of the invoice.
     """
 
     invoice: Invoice
     status: InvoiceStatus | None = None
     due_at: datetime | None = None
     event: Event | None = None
+    mail: Mail | None = None
+    is_report: bool = False
+    mail_attempt: MailAttempt | None = None
+    refunded_minor: int = 0
+    overpaid_minor: int = 0
+    is_mismatch: bool = False

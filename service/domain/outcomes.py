@@ -1,14 +1,14 @@
-"""The outcomes of an attempt."""
+"""The outcomes of attempts: to deliver an event, and to hand a mail over."""
 
 from enum import StrEnum
 from typing import Self
 
 
-class AttemptOutcome(StrEnum):
-    """The classified result of one HTTP request."""
+class Outcome(StrEnum):
+    """The classified result of an attempt."""
 
     meaning: str
-    """The outcome in one sentence, for the developer of the receiver."""
+    """The outcome in one sentence, for API users."""
 
     def __new__(cls, name: str, meaning: str) -> Self:
         """Make the outcome *name*."""
@@ -16,6 +16,10 @@ class AttemptOutcome(StrEnum):
         outcome._value_ = name
         outcome.meaning = meaning
         return outcome
+
+
+class AttemptOutcome(Outcome):
+    """The classified result of one HTTP request."""
 
     DELIVERED = "delivered", "The answer acknowledges the event."
     REFUSED = "refused", "The status was not 2xx."
@@ -25,3 +29,11 @@ class AttemptOutcome(StrEnum):
     MALFORMED = "malformed", "The answer was not valid HTTP."
     LOST = "lost", "The process ended before it could record the answer."
     BLOCKED = "blocked", "The address is denied by policy."
+
+
+class MailOutcome(Outcome):
+    """The classified result of one attempt to hand a mail over."""
+
+    ACCEPTED = "accepted", "The mail server has accepted the mail."
+    DEFERRED = "deferred", "The mail server could not be reached, or asked to try again later."
+    REJECTED = "rejected", "The mail server refuses mail to this address for good."

@@ -17,12 +17,25 @@ class Acceptance(StrEnum):
 
 
 class InvoiceStatus(StrEnum):
-    """How far the collection of an invoice has come."""
+    """How far the sending and the collection of an invoice have come."""
 
     RECEIVED = "received"
     SENT = "sent"
+    UNDELIVERABLE = "undeliverable"
     PAID = "paid"
     PAYMENT_FAILED = "payment_failed"
+    VOID = "void"
+    PARTIALLY_REFUNDED = "partially_refunded"
+    REFUNDED = "refunded"
+    DISPUTED = "disputed"
+
+
+class MailStatus(StrEnum):
+    """Whether a mail still has to be handed over, and how its sending ended."""
+
+    PENDING = "pending"
+    SENT = "sent"
+    UNDELIVERABLE = "undeliverable"
 
 
 class DeliveryStatus(StrEnum):
@@ -51,21 +64,68 @@ class Cause(StrEnum):
 
 INVOICE_MOVES: dict[InvoiceStatus, frozenset[InvoiceStatus]] = {
     InvoiceStatus.RECEIVED: frozenset(
-        {InvoiceStatus.SENT, InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED}
+        {
+            InvoiceStatus.RECEIVED,
+            InvoiceStatus.SENT,
+            InvoiceStatus.UNDELIVERABLE,
+            InvoiceStatus.PAID,
+            InvoiceStatus.PAYMENT_FAILED,
+            InvoiceStatus.VOID,
+        }
     ),
     InvoiceStatus.SENT: frozenset(
-        {InvoiceStatus.SENT, InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED}
+        {
+            InvoiceStatus.SENT,
+            InvoiceStatus.PAID,
+            InvoiceStatus.PAYMENT_FAILED,
+            InvoiceStatus.VOID,
+        }
     ),
-    InvoiceStatus.PAID: frozenset(),
-    InvoiceStatus.PAYMENT_FAILED: frozenset(),
+    InvoiceStatus.UNDELIVERABLE: frozenset(
+        {
+            InvoiceStatus.UNDELIVERABLE,
+            InvoiceStatus.PAID,
+            InvoiceStatus.PAYMENT_FAILED,
+            InvoiceStatus.VOID,
+        }
+    ),
+    InvoiceStatus.PAYMENT_FAILED: frozenset(
+        {InvoiceStatus.PAYMENT_FAILED, InvoiceStatus.PAID, InvoiceStatus.VOID}
+    ),
+    InvoiceStatus.PAID: frozenset(
+        {InvoiceStatus.PARTIALLY_REFUNDED, InvoiceStatus.REFUNDED, InvoiceStatus.DISPUTED}
+    ),
+    InvoiceStatus.PARTIALLY_REFUNDED: frozenset(
+        {InvoiceStatus.PARTIALLY_REFUNDED, InvoiceStatus.REFUNDED, InvoiceStatus.DISPUTED}
+    ),
+    InvoiceStatus.DISPUTED: frozenset(
+        {InvoiceStatus.PAID, InvoiceStatus.PARTIALLY_REFUNDED, InvoiceStatus.REFUNDED}
+    ),
+    InvoiceStatus.REFUNDED: frozenset(),
+    InvoiceStatus.VOID: frozenset(),
 }
 """
-From each state, the states that one step of the collection may write.
+From each state, the states that may follow: steps of the collection, mail, and what API users do.
 
-From `received` to `paid`, the invoice was sent and paid in one step. From `sent` to `sent`, the
-collector wants to be called again. From `received` to `payment_failed`, the invoice could not be
-sent.
+An invoice whose mail is committed stays `received` until a server accepts the mail, and can be paid
+before. From `payment_failed` to `paid`, the customer tried again; to `payment_failed`, in vain.
+From `disputed` back, the dispute was won. A state that leads to itself, apart from these and from a
+further part of a refund, is a step after which the collector wants to be called again.
 """
+
+PAYABLE = frozenset(
+    status for status, moves in INVOICE_MOVES.items() if InvoiceStatus.VOID in moves
+)
+"""The states in which the customer may still pay, and in which the invoice can be voided."""
+
+COLLECTING = (InvoiceStatus.RECEIVED, InvoiceStatus.SENT, InvoiceStatus.UNDELIVERABLE)
+"""The states in which the collector is still called by itself."""
+
+COLLECTED = frozenset({InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED})
+"""The states in which a collection ends."""
+
+IS_PAID = frozenset({InvoiceStatus.PAID, InvoiceStatus.PARTIALLY_REFUNDED})
+"""The states in which the money is there: the `paid` of the event that leads to them."""
 
 DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
     DeliveryStatus.PENDING: frozenset(

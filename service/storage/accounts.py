@@ -12,7 +12,13 @@ from sqlalchemy import ColumnElement, Connection, Table, func, insert, or_, sele
 
 from service.database.bulk import insert_rows
 from service.domain.ids import new_id
-from service.storage.tables import account_keys, account_secrets, accounts, microseconds
+from service.storage.tables import (
+    account_keys,
+    account_pay_keys,
+    account_secrets,
+    accounts,
+    microseconds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,15 @@ class Credentials:
 
     key: NewKey | None = None
     secret_ciphertext: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PayKey:
+    """The key that makes the pay tokens of an account, encrypted, and their public prefix."""
+
+    account_id: str
+    prefix: str
+    ciphertext: bytes
 
 
 def add(tx: Connection, account: Account, credentials: Credentials) -> bool:
@@ -121,9 +136,35 @@ def secrets_of(
 
 
 def all_secrets(tx: Connection, now: datetime) -> list[bytes]:
-    """The secrets of all accounts that are valid at *now*, to check the encryption keys with."""
+    """All secrets that are valid at *now*, and all pay keys, to check the encryption keys with."""
     valid = select(account_secrets.c.ciphertext).where(_is_valid(account_secrets, now))
-    return list(tx.scalars(valid))
+    return [*tx.scalars(valid), *tx.scalars(select(account_pay_keys.c.ciphertext))]
+
+
+def find_pay_key(tx: Connection, account_id: str) -> PayKey | None:
+    """The pay key of an account; None if it has none yet."""
+    row = tx.execute(_pay_keys.where(account_pay_keys.c.account_id == account_id)).one_or_none()
+    return PayKey(*row) if row else None
+
+
+def find_pay_key_by_prefix(tx: Connection, prefix: str) -> PayKey | None:
+    """The pay key with that public prefix; None if there is none."""
+    row = tx.execute(_pay_keys.where(account_pay_keys.c.prefix == prefix)).one_or_none()
+    return PayKey(*row) if row else None
+
+
+def add_pay_key(tx: Connection, new: PayKey, now: datetime) -> PayKey:
+    """Store *new*, unless its account has a pay key; returns the one that it has then."""
+    row = (new.account_id, new.prefix, new.ciphertext, microseconds(now))
+    insert_rows(tx, account_pay_keys, [row], unless_known=True)
+    known = find_pay_key(tx, new.account_id)
+    assert known is not None  # noqa: S101 -- the account had one, or has this one
+    return known
+
+
+_pay_keys = select(
+    account_pay_keys.c.account_id, account_pay_keys.c.prefix, account_pay_keys.c.ciphertext
+)
 
 
 def rotate(

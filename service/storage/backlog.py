@@ -1,5 +1,5 @@
 """
-The backlog: how many deliveries and collections are due or waiting, and since when.
+The backlog: how many deliveries, collections and mails are due or waiting, and since when.
 
 It is measured at every scrape, and there may be millions of rows. Each receiver is found by one
 index lookup from the one before, counts end at a bound, and one receiver is measured at a time, so
@@ -20,12 +20,13 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    literal_column,
     select,
 )
 
 from service.storage import leases
 from service.storage.deliveries import is_first_of_its_invoice
-from service.storage.tables import deliveries, invoices, receivers
+from service.storage.tables import deliveries, invoices, mails, receivers
 from service.storage.waiting import bounds_of, is_pending, next_receiver
 
 COUNTED_MAX = 100_000
@@ -45,6 +46,8 @@ class Backlog:
     oldest_due_delivery_age_seconds: float
     collections_due: int
     oldest_due_collection_age_seconds: float
+    mails_due: int
+    oldest_due_mail_age_seconds: float
 
 
 def measure(
@@ -70,6 +73,8 @@ def measure(
         oldest_due_delivery_age_seconds=_age_seconds(walked.due_at, now),
         collections_due=tx.scalar(_collection_count, at) or 0,
         oldest_due_collection_age_seconds=_age_seconds(collection_due_at, now),
+        mails_due=tx.scalar(_mail_count, at) or 0,
+        oldest_due_mail_age_seconds=_age_seconds(tx.scalar(_first_mail, at), now),
     )
 
 
@@ -162,3 +167,11 @@ _first_collection = (
     select(invoices.c.due_at).where(*_collection).order_by(invoices.c.due_at).limit(1)
 )
 _collection_count = _counted(select(invoices.c.due_at).where(*_collection))
+
+_mail = (
+    mails.c.status == literal_column("'pending'"),
+    mails.c.due_at <= _NOW,
+    leases.is_free(mails),
+)
+_first_mail = select(mails.c.due_at).where(*_mail).order_by(mails.c.due_at).limit(1)
+_mail_count = _counted(select(mails.c.due_at).where(*_mail))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, RowMapping, Text, and_, select
 
 from service.database.bulk import Given, given, insert_rows
 from service.domain.invoice import CONTENT, FIRST_LEASE_TOKEN, EvaluatedCallback, Invoice
-from service.domain.states import Acceptance
+from service.domain.states import Acceptance, InvoiceStatus
 from service.errors import NotFound, UnknownCursor
 from service.storage.tables import events, invoices, microseconds
 
@@ -71,6 +71,35 @@ def find_key(tx: Connection, account_id: str, invoice_id: str) -> str | None:
         select(invoices.c.key).where(of_account, invoices.c.id == invoice_id)
     )
     return key
+
+
+def key_of(tx: Connection, account_id: str, invoice_id: str) -> str:
+    """
+    The key of one invoice of *account_id*.
+
+    Raises:
+        NotFound: if the account has no invoice of that id.
+    """
+    key = find_key(tx, account_id, invoice_id)
+    if key is None:
+        raise NotFound(f"There is no invoice {invoice_id!r}.")
+    return key
+
+
+def by_key(tx: Connection, account_id: str, key: str) -> dict[str, Any] | None:
+    """The row of one invoice by its key; None if there is none."""
+    is_it = (invoices.c.account_id == account_id, invoices.c.key == key)
+    row = tx.execute(select(invoices).where(*is_it)).mappings().one_or_none()
+    return dict(row) if row else None
+
+
+def as_invoice(row: Mapping[str, Any]) -> Invoice:
+    """The value of a *row* of invoices, which has more columns than the value."""
+    values = {name: row[name] for name in Invoice.__dataclass_fields__}
+    evaluated = orjson.loads(row["callbacks"] or "[]")
+    values["callbacks"] = tuple(evaluated_callback(one, row["callback_url"]) for one in evaluated)
+    values["status"] = InvoiceStatus(row["status"])
+    return Invoice(**values)
 
 
 def find(tx: Connection, account_id: str, invoice_id: str) -> dict[str, Any]:
@@ -207,6 +236,9 @@ def _row(
         invoice.request_id,  # request_id
         invoice.traceparent,  # traceparent
         process_id if leased_until else None,  # leased_by
+        None,  # amount_refunded_minor
+        None,  # overpaid_minor
+        None,  # mismatch
     )
 
 

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from service.database.bulk import Given, given
-from service.storage.tables import deliveries, invoices, processes
+from service.storage.tables import deliveries, invoices, mails, processes
 
 
 class Undecided(Exception):
@@ -114,6 +114,7 @@ def end_all(tx: Connection, now: datetime) -> int:
         for table, is_worked_on in (
             (invoices, invoices.c.due_at.is_not(None)),
             (deliveries, deliveries.c.status == literal_column("'pending'")),
+            (mails, mails.c.status == literal_column("'pending'")),
         )
     )
 

@@ -1,8 +1,9 @@
 """
-The collection of invoices: leased when due, advanced by one step at a time.
+The collection of invoices: leased when due, advanced by one step at a time, and reports about them.
 
-A step writes the new state of the invoice, the event and the deliveries of that event in one
-transaction: none of them ever exists without the others.
+A step or a report writes the new state of the invoice, the event and the deliveries of that event
+in one transaction: none of them ever exists without the others. The same goes for the mail that a
+step commits, and for the attempt at a mail that a report records.
 """
 
 from collections.abc import Sequence
@@ -11,16 +12,28 @@ from datetime import datetime
 from itertools import islice, starmap
 from typing import Any
 
-import orjson
-from sqlalchemy import Connection, Integer, RowMapping, Text, bindparam, func, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Text,
+    bindparam,
+    func,
+    null,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.database.bulk import Given, given, insert_rows
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
-from service.domain.states import INVOICE_MOVES, InvoiceStatus
-from service.storage import leases
+from service.domain.mail import Mail
+from service.domain.states import COLLECTING, INVOICE_MOVES
+from service.storage import leases, mails
 from service.storage.deliveries import insert
-from service.storage.invoices import evaluated_callback
+from service.storage.invoices import as_invoice
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
 
@@ -74,17 +87,8 @@ def _lease_due(tx: Connection, round_: LeaseRound) -> DueInvoices:
         tx.execute(_taking, {**given(leased), **at})
     is_last = len(rows) < round_.limit
     next_due_at = tx.scalar(_next_due, {"now": round_.now}) if is_last else round_.now
-    return DueInvoices([_leased_invoice(row) for row in rows], next_due_at)
-
-
-def _leased_invoice(row: RowMapping) -> Invoice:
-    evaluated = orjson.loads(row["callbacks"] or "[]")
-    changes = {
-        "callbacks": tuple(evaluated_callback(one, row["callback_url"]) for one in evaluated),
-        "status": InvoiceStatus(row["status"]),
-        "lease_token": row["lease_token"] + 1,
-    }
-    return Invoice(**{**row, **changes})
+    leased_now = [as_invoice({**row, "lease_token": row["lease_token"] + 1}) for row in rows]
+    return DueInvoices(leased_now, next_due_at)
 
 
 def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery] | None]:
@@ -102,12 +106,16 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     """
     if not leases.give_up(tx, _moving, starmap(_move, items)):
         return [None]
-    rows, new = list[tuple[Any, ...]](), list[Delivery]()
+    rows, new, new_mails = list[tuple[Any, ...]](), list[Delivery](), list[Mail]()
     for step, new_of_step, _ in items:
         if step.event:
             rows.append(_event_row(step.invoice, step.event, step.invoice.event_count + 1))
             new += new_of_step
+        if step.mail:
+            new_mails.append(step.mail)
     insert_rows(tx, events, rows)
+    if new_mails:
+        mails.insert(tx, new_mails)
     process_id = items[0][2]
     inserted = insert(tx, new, process_id)
     if len(items) == 1:
@@ -116,48 +124,81 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     return [list(islice(ordered, len(new_of_step))) for _, new_of_step, _ in items]
 
 
-def record_events(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery]]:
+def report(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery] | None]:
     """
-    Write events and their deliveries without holding the leases of the invoices.
+    Write reports, without holding the leases of the invoices: see `Step`.
 
-    The invoice loses its lease: a step of its collection in progress would otherwise give its event
-    the same sequence number. The invoice is then leased again.
+    With an event the invoice loses its lease: a step of its collection in progress would otherwise
+    give its event the same sequence number. The invoice is then leased again.
 
     Runs inside *tx* and never commits it.
 
     Returns:
-        For each event its deliveries as they were inserted, leased or not.
+        For each report its deliveries as they were inserted, leased or not; None if the move was
+        not legal, or the lease of the mail no longer held, and the invoice is as it was.
     """
-    return [_record_event(tx, *item) for item in items]
+    return [report_one(tx, *item) for item in items]
 
 
-def _record_event(
+def report_one(
     tx: Connection, step: Step, new: Sequence[Delivery], process_id: int | None
-) -> Sequence[Delivery]:
-    counting = (
-        update(invoices)
-        .where(invoices.c.account_id == step.invoice.account_id, invoices.c.key == step.invoice.key)
-        .values(
-            event_count=invoices.c.event_count + 1,
-            lease_token=invoices.c.lease_token + 1,
-            leased_until=None,
-            leased_by=None,
-        )
-        .returning(invoices.c.event_count)
-    )
-    sequence = tx.execute(counting).scalar_one()
-    if step.event:
-        insert_rows(tx, events, [_event_row(step.invoice, step.event, sequence)])
-    if sequence > 1:
+) -> Sequence[Delivery] | None:
+    """Write one report, as `report` does; an attempt at a mail is recorded in either case."""
+    if step.mail_attempt and mails.settle(tx, [step.mail_attempt]) == [False]:
+        return None
+    row = tx.execute(_reporting(step)).one_or_none()
+    if row is None:
+        return None
+    if step.event is None:
+        return []
+    insert_rows(tx, events, [_event_row(step.invoice, step.event, row.event_count)])
+    if row.event_count > 1:
         # It has to wait for the deliveries of the earlier events.
         new = [replace(one, leased_until=None) for one in new]
-    return insert(tx, [replace(one, sequence=sequence) for one in new], process_id)
+    return insert(tx, [replace(one, sequence=row.event_count) for one in new], process_id)
+
+
+def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
+    """The statement that changes the invoice of *step*, if that is legal."""
+    changes: dict[str, Any] = {}
+    is_legal: ColumnElement[bool] = true()
+    if step.status:
+        sources = [
+            source.value for source, targets in INVOICE_MOVES.items() if step.status in targets
+        ]
+        is_legal = invoices.c.status.in_(sources)
+        changes["status"] = step.status.value
+        if step.status not in COLLECTING:
+            changes["due_at"] = null()
+    if step.event or "due_at" in changes:
+        changes["lease_token"] = invoices.c.lease_token + 1
+        changes["leased_until"] = changes["leased_by"] = null()
+    if step.event:
+        changes["event_count"] = invoices.c.event_count + 1
+    for column, added in (
+        (invoices.c.amount_refunded_minor, step.refunded_minor),
+        (invoices.c.overpaid_minor, step.overpaid_minor),
+    ):
+        if added:
+            changes[column.name] = func.coalesce(column, 0) + added
+    if step.is_mismatch:
+        changes["mismatch"] = True
+    of_invoice = (
+        invoices.c.account_id == step.invoice.account_id,
+        invoices.c.key == step.invoice.key,
+    )
+    return (
+        update(invoices)
+        .where(*of_invoice, is_legal)
+        .values(changes)
+        .returning(invoices.c.event_count)
+    )
 
 
 _moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, new_event_count=Integer())
 _moving = (
     leases.giving_up(invoices, _moved)
-    .where(leases.is_legal(invoices, _moved, INVOICE_MOVES))
+    .where(leases.is_legal(invoices, _moved, {one: INVOICE_MOVES[one] for one in COLLECTING}))
     .values(
         status=_moved.c.status,
         due_at=_moved.c.due_at,

@@ -20,6 +20,7 @@ from service.database.engine import Database, Wakes
 from service.database.group_commit import GroupCommit, ObserveSize
 from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.domain.invoice import Invoice, Step
+from service.domain.mail import Mail, MailAttempt
 from service.domain.states import Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
@@ -30,6 +31,7 @@ from service.storage import (
     history,
     invoices,
     leases,
+    mails,
     processes,
     receivers,
     redelivery,
@@ -115,11 +117,14 @@ class Store:
         """Set when an invoice may have become due for collection."""
         self.deliveries_due = Signal()
         """Set when a delivery may have become due, with the names of receivers."""
+        self.mails_due = Signal()
+        """Set when a mail may have become due."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._signals: dict[str, Wakes] = {
             "invoices": self.invoices_due,
             "deliveries": self.deliveries_due,
+            "mails": self.mails_due,
             "asked": self.deliveries_asked,
             "followed": self._followed,
         }
@@ -204,15 +209,41 @@ class Store:
         if inserted is not None:
             if step.due_at:
                 self.invoices_due.set()
+            if step.mail:
+                self._signal("mails")
             self._signal_unleased(inserted)
         return inserted
 
-    async def record_event(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Write an event alone, as `take_step` does, without holding the lease of the invoice."""
-        inserted = await self._commits.run(steps.record_events, (step, new, self._process_id))
-        self._signal("invoices")
-        self._signal_unleased(inserted)
+    async def report(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery] | None:
+        """
+        Write a report with the *new* deliveries of its event; see `steps.report`.
+
+        Returns:
+            The deliveries as they were inserted, as `take_step` does. None if the move was not
+            legal, or the lease of the mail no longer held, and the invoice is as it was.
+        """
+        inserted = await self._commits.run(steps.report, (step, new, self._process_id))
+        if inserted is not None:
+            self._signal("invoices")
+            self._signal_unleased(inserted)
         return inserted
+
+    async def has_mail(self, invoice: Invoice) -> bool:
+        """Whether the mail of *invoice* is committed."""
+        return await self._read(mails.has_mail, invoice.account_id, invoice.key)
+
+    async def lease_mails(self, round_: mails.LeaseRound) -> mails.DueMails:
+        """Lease mails that are due."""
+        round_ = replace(round_, process_id=self._process_id)
+        return await self._commits.run(mails.lease_due, round_)
+
+    async def settle_mail(self, attempt: MailAttempt) -> bool:
+        """Record *attempt*, which changes nothing of the invoice; False if its lease was lost."""
+        return await self._commits.run(mails.settle, attempt)
+
+    async def release_mail(self, mail: Mail) -> bool:
+        """Give up the lease of *mail* without an attempt; it stays due."""
+        return await self._commits.run(mails.release, mail)
 
     async def find_accounts(self, after: str) -> Sequence[str]:
         """Accounts with pending deliveries; see `waiting.find_accounts`."""
@@ -309,6 +340,14 @@ class Store:
         """One invoice with its events, or NotFound."""
         return await self._browse(invoices.find, account_id, invoice_id)
 
+    async def invoice_by_key(self, account_id: str, key: str) -> dict[str, Any] | None:
+        """One invoice by its key; `invoices.as_invoice` makes a value of it."""
+        return await self._read(invoices.by_key, account_id, key)
+
+    async def mails_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
+        """The mails of one invoice, newest first, or NotFound."""
+        return await self._read(mails.of_invoice, account_id, invoice_id)
+
     async def list_invoices(
         self,
         account_id: str,
@@ -391,6 +430,18 @@ class Store:
     async def find_key(self, prefix: str, now: datetime) -> accounts.StoredKey | None:
         """The key with that prefix, if it is valid."""
         return await self._read(accounts.find_key, prefix, now)
+
+    async def find_pay_key(self, account_id: str) -> accounts.PayKey | None:
+        """The pay key of an account, if it has one."""
+        return await self._read(accounts.find_pay_key, account_id)
+
+    async def find_pay_key_by_prefix(self, prefix: str) -> accounts.PayKey | None:
+        """The pay key with that prefix."""
+        return await self._read(accounts.find_pay_key_by_prefix, prefix)
+
+    async def add_pay_key(self, new: accounts.PayKey, now: datetime) -> accounts.PayKey:
+        """Give an account a pay key, unless it has one; returns the one that it has then."""
+        return await self._write(accounts.add_pay_key, new, now)
 
     async def secrets_of(
         self, account_id: str, now: datetime

@@ -78,6 +78,8 @@ invoices = Table(
     Column("total_minor", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),
     Column("callback_url", Text),
+    # A BCP 47 tag; null is the default.
+    Column("locale", Text),
     # Of the currency, as it was then; null where a version before 0006 stored the invoice.
     Column("decimals", Integer),
     Column("status", Text, nullable=False),
@@ -94,6 +96,11 @@ invoices = Table(
     Column("traceparent", Text),
     # The process that holds the lease, where processes are recorded.
     Column("leased_by", Integer),
+    # What came back to the customer, and what came in beyond the total; null is nothing.
+    Column("amount_refunded_minor", BigInteger),
+    Column("overpaid_minor", BigInteger),
+    # Whether a payment came in that is not of the amount and currency of the invoice.
+    Column("mismatch", Boolean),
     PrimaryKeyConstraint("account_id", "key", name="invoices_primary"),
     UniqueConstraint("account_id", "id", name="invoices_account_id_id"),
 )
@@ -197,6 +204,50 @@ attempts = Table(
     PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
 )
 
+mails = Table(
+    "mails",
+    metadata,
+    Column("account_id", Text),
+    # In the order of time.
+    Column("id", Text),
+    Column("invoice_key", Text, nullable=False),
+    Column("recipient", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    # The exact bytes of every attempt; null once the mail is no longer pending.
+    Column("body", LargeBinary),
+    Column("status", Text, nullable=False),
+    Column("attempt_count", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("settled_at", Instant),
+    Column("leased_until", Instant),
+    Column("lease_token", BigInteger, nullable=False),
+    Column("leased_by", Integer),
+    PrimaryKeyConstraint("account_id", "id", name="mails_primary"),
+)
+Index("mails_invoice", mails.c.account_id, mails.c.invoice_key)
+Index(
+    "mails_due",
+    mails.c.due_at,
+    sqlite_where=mails.c.status == "pending",
+    postgresql_where=mails.c.status == "pending",
+)
+
+mail_attempts = Table(
+    "mail_attempts",
+    metadata,
+    Column("account_id", Text),
+    Column("mail_id", Text),
+    Column("number", Integer, autoincrement=False),
+    Column("started_at", Instant, nullable=False),
+    Column("outcome", Text, nullable=False),
+    # The reply code of SMTP, if the server gave one.
+    Column("code", Integer),
+    Column("detail", Text),
+    PrimaryKeyConstraint("account_id", "mail_id", "number", name="mail_attempts_primary"),
+)
+
 # What the last attempts have shown, as far as every process has to know it.
 receivers = Table(
     "receivers",
@@ -273,6 +324,18 @@ account_secrets = Table(
     Column("created_at", Instant, nullable=False),
     Column("expires_at", Instant),
     PrimaryKeyConstraint("account_id", "id", name="account_secrets_primary"),
+)
+
+account_pay_keys = Table(
+    "account_pay_keys",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    # The public part of every pay token of the account, by which the account is found.
+    Column("prefix", Text, nullable=False),
+    # The key that makes the tokens, encrypted like the signing secrets.
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    UniqueConstraint("prefix", name="account_pay_keys_prefix"),
 )
 
 is_invoice_of_delivery = and_(

@@ -22,9 +22,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from service.domain.outcomes import AttemptOutcome
+from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import (
-    INVOICE_MOVES,
+    COLLECTED,
     Acceptance,
     DeadReason,
     DeliveryStatus,
@@ -52,6 +52,8 @@ BACKLOG_GAUGES = {
     "oldest_due_delivery_age_seconds": "For how long the oldest due delivery has been due.",
     "collections_due": "Invoices whose collection is due and not leased.",
     "oldest_due_collection_age_seconds": "For how long the oldest due collection has been due.",
+    "mails_due": "Mails that are due and not leased.",
+    "oldest_due_mail_age_seconds": "For how long the oldest due mail has been due.",
 }
 """What can wait in the database, each with its help text."""
 
@@ -90,7 +92,7 @@ class Metrics:
         )
         self._collected = _by_labels(
             counter("collected", "Invoices whose collection has ended, by how.", ["status"]),
-            ((status,) for status, moves in INVOICE_MOVES.items() if not moves),
+            ((status,) for status in COLLECTED),
         )
         self._attempts = _by_labels(
             counter("attempts", "Attempts that were recorded, by their outcome.", ["outcome"]),
@@ -124,6 +126,14 @@ class Metrics:
             "processes_lost", "Processes that were found dead, and whose leases were taken over."
         ).inc
         self.swept = counter("deliveries_swept", "Deliveries that retention has removed.").inc
+
+        self._mail_attempts = _by_labels(
+            counter("mail_attempts", "Attempts at mails, by their outcome.", ["outcome"]),
+            ((outcome,) for outcome in MailOutcome),
+        )
+        self.mail_paused = gauge(
+            "mail_paused", "Whether sending is paused until the operator mends something."
+        ).set
 
         in_flight = gauge("attempts_in_flight", "Attempts that are in flight.")
         self.attempt_began, self.attempt_ended = in_flight.inc, in_flight.dec
@@ -164,6 +174,10 @@ class Metrics:
     def collected(self, status: InvoiceStatus) -> None:
         """Count an invoice whose collection has ended in *status*."""
         self._collected(status).inc()
+
+    def mail_attempted(self, outcome: MailOutcome) -> None:
+        """Count an attempt at a mail that was recorded."""
+        self._mail_attempts(outcome).inc()
 
     def attempt_recorded(self, outcome: AttemptOutcome) -> None:
         """Count an attempt that was recorded."""

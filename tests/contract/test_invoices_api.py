@@ -461,12 +461,18 @@ class TestFinding:
             "total": "9999.00",
             "currency": "USD",
             "status": "received",
+            "locale": "en",
+            "amount_refunded": "0.00",
+            "mismatch": False,
+            "overpaid": None,
             "callback_url": RECEIVER,
             "created_at": "2026-01-31T12:00:00.000Z",
             "events": [],
         }
+        shown = await (await api.get("/invoices/2expen51ve")).json()
 
-        assert expected == await (await api.get("/invoices/2expen51ve")).json()
+        assert shown.pop("payment_url").startswith("http://127.0.0.1:8080/pay/")
+        assert expected == shown
 
     async def test_events_are_shown_in_order(self, api, store):
         """The events of an invoice are shown in their order."""

@@ -18,7 +18,7 @@ class Script:
         self._world = world
         self._process = process
 
-    async def send(self, invoice):
+    async def begin(self, invoice):
         """Return the first event, or none yet."""
         return await self._answer(invoice)
 

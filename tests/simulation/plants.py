@@ -129,7 +129,7 @@ def one_callback_is_fired(patch):
 
 def events_leave_the_lease(patch):
     """A step in progress gets the same number as an event that was recorded beside it."""
-    record = memory._record_event
+    record = memory._report_one
 
     def record_beside(tx, step, new, *process_id):
         row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
@@ -138,7 +138,7 @@ def events_leave_the_lease(patch):
         tx.invoices.change(row, **lease)
         return inserted
 
-    patch.setattr(memory, "_record_event", record_beside)
+    patch.setattr(memory, "_report_one", record_beside)
 
 
 # Durability
@@ -159,15 +159,15 @@ def invoices_are_acknowledged_before_the_commit(patch):
 
 def lost_events_count_as_recorded(patch):
     """The store reports an event as recorded, whatever the result of the commit."""
-    record_event = Store.record_event
+    report = Store.report
 
     async def recorded(self, step, new):
         try:
-            return await record_event(self, step, new)
+            return await report(self, step, new)
         except StorageUnavailable:
             return []
 
-    patch.setattr(Store, "record_event", recorded)
+    patch.setattr(Store, "report", recorded)
 
 
 def lost_settlements_count_as_written(patch):

@@ -250,7 +250,7 @@ async def do_one_of_each(store, do):
     invoice = replace(invoice, callbacks=an_invoice().callbacks)
     await do("take a step", take_step(store, a_step(invoice, event=an_event(at=NOW))))
     refunded = a_step(invoice, None, event=an_event("Refunded", at=NOW, delivery_id="msg_2"))
-    await do("record an event", store.record_event(refunded, [a_delivery(refunded)]))
+    await do("record an event", store.report(refunded, [a_delivery(refunded)]))
     await do("find accounts", store.find_accounts(""))
     names = [receiver_of(number) for number in (1, 3, 10)]
     await do("look at receivers", store.look_at(names, NOW))
@@ -490,6 +490,7 @@ INDEXES = {
     "measure the backlog": [
         {"deliveries_waiting", "deliveries_order", "receivers_pkey", "processes_pkey"},
         {"invoices_due", "processes_pkey"},
+        {"mails_due", "processes_pkey"},
     ],
     "count open deliveries": [{"deliveries_waiting"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],

@@ -22,11 +22,14 @@ NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "manager", "base"}
 
 # A dotted name, and the only places that may use it or anything below it.
 HOMES = {
-    "aiohttp.web": ("service/api/", "service/receiver/", "service/web/"),
+    "aiohttp.web": ("service/api/", "service/pages/", "service/receiver/", "service/web/"),
     "aiohttp.ClientSession": ("service/delivery/", "service/receiver/"),
     "aiohttp.request": (),
     "sqlalchemy": ("service/database/", "service/storage/"),
     "alembic": ("service/storage/",),
+    "aiosmtplib": ("service/collection/smtp.py",),
+    "babel": ("schemas/locales.py", "service/localization.py"),
+    "jinja2": ("service/collection/", "service/pages/", "service/receiver/projects/"),
     "prometheus_client": ("service/telemetry/metrics.py", "service/telemetry/workers.py"),
 }
 

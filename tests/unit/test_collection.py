@@ -20,7 +20,8 @@ from tests.memory import Loss
 from tests.rows import ONE, SECOND, an_invoice, lease_invoice, rows_of
 from tests.samples import samples_of
 
-RECEIVED, SENT, PAID, FAILED = InvoiceStatus
+RECEIVED, SENT = InvoiceStatus.RECEIVED, InvoiceStatus.SENT
+PAID, FAILED = InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED
 DELAY = SECOND
 MICROSECOND = timedelta(microseconds=1)
 
@@ -87,7 +88,7 @@ class FakeCollector:
         self.may_answer.set()
         self.is_asked = asyncio.Event()
 
-    async def send(self, invoice):
+    async def begin(self, invoice):
         """Return the answer of the test, when the test allows it."""
         self.asked[invoice.id] += 1
         self.is_asked.set()
@@ -98,8 +99,8 @@ class FakeCollector:
         return Progress(PAID, "Invoice paid") if isinstance(end, Exception) else end
 
     async def collect(self, invoice):
-        """Do the same as `send`."""
-        return await self.send(invoice)
+        """Do the same as `begin`."""
+        return await self.begin(invoice)
 
 
 async def quiet(clock):
@@ -162,14 +163,14 @@ async def test_a_failed_payment_causes_an_event(collecting, store, clock, descri
     assert [(description, False)] == bodies((await store.deliveries_of("dev", "1"))[0])
 
 
-async def test_an_invoice_that_cannot_be_sent_fails_at_once(collecting, store):
+async def test_an_invoice_that_cannot_be_sent_is_undeliverable_at_once(collecting, store):
     """An invoice with `+undeliverable` is never sent."""
     async with collecting() as (collection, _):
         await collection.accept(an_invoice(customer="Acme+undeliverable"))
         await store.taken.reaches(1)
 
     status, ((description, paid),) = await state_of(store)
-    assert (FAILED, False) == (status, paid)
+    assert (InvoiceStatus.UNDELIVERABLE, False) == (status, paid)
     assert "could not be sent" in description
 
 
@@ -386,7 +387,7 @@ async def test_a_collector_may_ask_for_another_call(collecting, store, clock):
 class EventOnSending(FakeCollector):
     """Has an event for the sending too, and then collects the payment at once."""
 
-    async def send(self, invoice):
+    async def begin(self, invoice):
         """Return the event of the sending."""
         return Progress(SENT, "Invoice sent", look_again_after=timedelta(0))
 

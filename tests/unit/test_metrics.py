@@ -6,9 +6,9 @@ from prometheus_client import values
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.domain.outcomes import AttemptOutcome
+from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import (
-    INVOICE_MOVES,
+    COLLECTED,
     Acceptance,
     DeadReason,
     DeliveryStatus,
@@ -28,6 +28,8 @@ BACKLOG = asdict(
         oldest_due_delivery_age_seconds=1.5,
         collections_due=4,
         oldest_due_collection_age_seconds=0.25,
+        mails_due=5,
+        oldest_due_mail_age_seconds=0.5,
     )
 )
 UNITS = ("_total", "_seconds", "_info", "_bytes", "_up")
@@ -36,6 +38,7 @@ COUNTS = {
     *("invoices_connections_open", "invoices_receivers_cooling_down", "invoices_deliveries_due"),
     *("invoices_deliveries_waiting", "invoices_due_receivers", "invoices_collections_due"),
     *("invoices_connections_kept", "invoices_descriptors_open", "invoices_descriptors_allowed"),
+    *("invoices_mails_due", "invoices_mail_paused"),
 }
 """Gauges, and histograms of counts: their names say what they count."""
 
@@ -76,13 +79,13 @@ def test_metric_names_follow_the_rules_of_prometheus(metrics):
 
 def test_known_labels_are_exposed_from_the_start(metrics):
     """The counter of every known label is 0 before its first event."""
-    ends = [status for status, moves in INVOICE_MOVES.items() if not moves]
     settled = [("", DeliveryStatus.DELIVERED), *((one, DeliveryStatus.DEAD) for one in DeadReason)]
     known = {
         *(f'received_total{{acceptance="{one}"}}' for one in Acceptance),
-        *(f'collected_total{{status="{one}"}}' for one in ends),
+        *(f'collected_total{{status="{one}"}}' for one in COLLECTED),
         *(f'attempts_total{{outcome="{one}"}}' for one in AttemptOutcome),
         *(f'attempts_prevented_total{{cause="{one}"}}' for one in PREVENTED_BY),
+        *(f'mail_attempts_total{{outcome="{one}"}}' for one in MailOutcome),
         *(f'deliveries_settled_total{{reason="{one}",status="{end}"}}' for one, end in settled),
     }
     exposed = {

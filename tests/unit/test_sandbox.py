@@ -43,7 +43,7 @@ async def test_an_invoice_without_a_known_tag_is_paid(customer):
     """An invoice without a known tag is sent at once and paid after the delay."""
     invoice = an_invoice(customer)
 
-    assert Progress(InvoiceStatus.SENT, None, DELAY) == await Sandbox(DELAY).send(invoice)
+    assert Progress(InvoiceStatus.SENT, None, DELAY) == await Sandbox(DELAY).begin(invoice)
     assert PAID == await Sandbox(DELAY).collect(invoice)
 
 
@@ -60,7 +60,7 @@ async def test_a_failing_tag_fails_for_its_reason(words, tag):
     """The invoice is sent, and its payment fails with the reason of the tag."""
     invoice = an_invoice(f"Acme+{tag}")
 
-    assert InvoiceStatus.SENT is (await Sandbox(DELAY).send(invoice)).status
+    assert InvoiceStatus.SENT is (await Sandbox(DELAY).begin(invoice)).status
     progress = await Sandbox(DELAY).collect(invoice)
     assert (InvoiceStatus.PAYMENT_FAILED, None) == (progress.status, progress.look_again_after)
     assert progress.description.startswith("Payment failed: ")
@@ -69,7 +69,7 @@ async def test_a_failing_tag_fails_for_its_reason(words, tag):
 
 async def test_pending_takes_ten_times_as_long():
     """With the tag `pending`, an invoice is paid after ten times the delay."""
-    progress = await Sandbox(DELAY).send(an_invoice("Acme+pending"))
+    progress = await Sandbox(DELAY).begin(an_invoice("Acme+pending"))
 
     assert Progress(InvoiceStatus.SENT, None, 10 * DELAY) == progress
     assert 10 == PENDING_FACTOR
@@ -78,14 +78,14 @@ async def test_pending_takes_ten_times_as_long():
 
 async def test_never_is_not_due_again():
     """With the tag `never`, an invoice stays sent."""
-    progress = await Sandbox(DELAY).send(an_invoice("Acme+never"))
+    progress = await Sandbox(DELAY).begin(an_invoice("Acme+never"))
 
     assert Progress(InvoiceStatus.SENT, None, None) == progress
 
 
 async def test_undeliverable_cannot_be_sent():
-    """With the tag `undeliverable`, an invoice fails at once, and its event has the reason."""
-    progress = await Sandbox(DELAY).send(an_invoice("Acme+undeliverable"))
+    """With the tag `undeliverable`, an invoice is undeliverable at once, and its event says so."""
+    progress = await Sandbox(DELAY).begin(an_invoice("Acme+undeliverable"))
 
-    assert (InvoiceStatus.PAYMENT_FAILED, None) == (progress.status, progress.look_again_after)
+    assert (InvoiceStatus.UNDELIVERABLE, None) == (progress.status, progress.look_again_after)
     assert "could not be sent" in progress.description

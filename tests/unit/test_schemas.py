@@ -37,6 +37,7 @@ class TestInvoice:
             "customer_email": None,
             "total_minor": 999900,
             "currency": "USD",
+            "locale": None,
         }
 
         assert expected == InvoiceRequestSchema().load({**EXAMPLE, "currency": "USD"})
@@ -184,3 +185,81 @@ def test_a_number_with_more_digits_than_a_double_is_refused():
         InvoiceRequestSchema().load(
             {"id": "1", "customer": "Jo", "total": 999999999999.9998, "currency": "CLF"}
         )
+
+
+class TestLocale:
+    """The locale of an invoice."""
+
+    @pytest.mark.parametrize(
+        ("given", "loaded"),
+        [
+            ("de-CH", "de-CH"),
+            ("de-ch", "de-CH"),
+            ("ar", "ar"),
+            ("zh-TW", "zh-TW"),
+            ("zh-hant-tw", "zh-Hant-TW"),
+            ("es-419", "es-419"),
+            ("en-US", "en-US"),
+        ],
+    )
+    def test_known_tag_is_loaded_as_it_is_usually_written(self, given, loaded):
+        """A BCP 47 tag may be written in any case, and need not name a script."""
+        assert loaded == InvoiceRequestSchema().load(self.invoice(given))["locale"]
+
+    @pytest.mark.parametrize("given", ["en", "EN", None])
+    def test_default_is_the_same_as_none(self, given):
+        """An invoice that names the default has the same content as one that names none."""
+        assert None is InvoiceRequestSchema().load(self.invoice(given))["locale"]
+
+    @pytest.mark.parametrize(
+        "given",
+        ["", "xx", "en_US", "en-ZZ", "english", "de-CH\n", "d\u00e9", "../en", "a" * 600, 1],
+    )
+    def test_unknown_tag_is_refused(self, given):
+        """What is no tag, or no tag of a known language and region, is a field error."""
+        with pytest.raises(ValidationError) as refusal:
+            InvoiceRequestSchema().load(self.invoice(given))
+
+        assert ["locale"] == list(refusal.value.messages)
+
+    def invoice(self, locale):
+        """The body of a request with *locale*."""
+        return {**EXAMPLE, "currency": "USD", "locale": locale}
+
+
+class TestEmailAddress:
+    """The e-mail address of a customer."""
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "jo@example.com",
+            "jo+tag@example.com",
+            "jö@example.com",
+            "jo@bücher.example",
+            '"a"@x.example',
+        ],
+    )
+    def test_one_address_is_loaded(self, address):
+        """Addresses beyond ASCII are addresses too."""
+        assert address == InvoiceRequestSchema().load(self.invoice(address))["customer_email"]
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            *("a@b.example, c@d.example", "a@b.example,c@d.example", "a@b.example;c@d.example"),
+            *('"a@b, c"@d.example', "Jo <a@b.example>", "<a@b.example>", "a@b@c.example", "jo"),
+            *("a@b.example\r\nBcc: c@d.example", "a\n@b.example", '"a\rb"@c.example'),
+            *("a@b.example\u2028", "a@exa\u202emple.com", "a\u200b@b.example", "a b@c.example"),
+        ],
+    )
+    def test_anything_else_is_refused(self, address):
+        """Two addresses, a name, a line break or an invisible character are a field error."""
+        with pytest.raises(ValidationError) as refusal:
+            InvoiceRequestSchema().load(self.invoice(address))
+
+        assert ["customer_email"] == list(refusal.value.messages)
+
+    def invoice(self, address):
+        """The body of a request with *address*."""
+        return {**EXAMPLE, "currency": "USD", "customer_email": address}

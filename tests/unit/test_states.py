@@ -1,8 +1,10 @@
 import pytest
 
 from service.domain.states import (
+    COLLECTING,
     DELIVERY_MOVES,
     INVOICE_MOVES,
+    PAYABLE,
     SETTLED,
     DeliveryStatus,
     InvoiceStatus,
@@ -35,10 +37,32 @@ def test_every_state_can_be_reached(first, moves):
     assert set(moves) == reached
 
 
-@pytest.mark.parametrize("status", [InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED])
-def test_a_collected_invoice_is_final(status):
-    """Paid and failed invoices never change their state."""
-    assert frozenset() == INVOICE_MOVES[status]
+def test_money_that_came_does_not_become_money_that_may_come():
+    """No move leads from a paid invoice, or what follows from it, to one that is not paid yet."""
+    reached, frontier = set(), {InvoiceStatus.PAID}
+    while frontier:
+        reached |= frontier
+        frontier = set().union(*(INVOICE_MOVES[status] for status in frontier)) - reached
+
+    assert {
+        InvoiceStatus.PAID,
+        InvoiceStatus.PARTIALLY_REFUNDED,
+        InvoiceStatus.REFUNDED,
+        InvoiceStatus.DISPUTED,
+    } == reached
+
+
+def test_a_void_invoice_is_final():
+    """Nothing becomes of a void invoice, whatever money comes for it."""
+    assert frozenset() == INVOICE_MOVES[InvoiceStatus.VOID]
+
+
+def test_an_invoice_can_be_paid_as_long_as_it_can_be_voided():
+    """The customer may pay in exactly the states in which the API user may still void."""
+    may_be_paid = {status for status, moves in INVOICE_MOVES.items() if InvoiceStatus.PAID in moves}
+
+    assert may_be_paid - {InvoiceStatus.DISPUTED} == PAYABLE
+    assert set(COLLECTING) < PAYABLE
 
 
 @pytest.mark.parametrize("status", [DeliveryStatus.DELIVERED, DeliveryStatus.DEAD])

@@ -120,7 +120,7 @@ async def test_an_event_is_recorded_without_a_lease(store, paying, database):
     """An event is stored with its delivery while another one holds the lease; the state stays."""
     invoice = await paying()
 
-    (inserted,) = await store.record_event(
+    (inserted,) = await store.report(
         step := a_step(invoice, None, event=an_event("Reminder sent", paid=False)),
         [a_delivery(step, leased_until=UNTIL)],
     )
@@ -139,7 +139,7 @@ async def test_an_event_ends_the_lease_of_a_step(store, paying):
     """Two events never get the same number: the collector must lease the invoice again."""
     invoice = await paying()
     step = a_step(invoice, None, event=an_event("Reminder sent", paid=False))
-    await store.record_event(step, [])
+    await store.report(step, [])
 
     assert None is await store.take_step(a_step(invoice, event=an_event()), [])
     assert store.invoices_due.is_set()
@@ -153,7 +153,7 @@ async def test_a_later_event_is_committed_unleased(store, paying):
     invoice = await paying()
     for id_ in ("msg_1", "msg_2"):
         step = a_step(invoice, None, event=an_event(delivery_id=id_))
-        inserted = await store.record_event(step, [a_delivery(step, leased_until=UNTIL)])
+        inserted = await store.report(step, [a_delivery(step, leased_until=UNTIL)])
 
     assert [None] == [one.leased_until for one in inserted]
     assert [2] == [one.sequence for one in inserted]

@@ -21,7 +21,8 @@ from tests.rows import (
     take_step,
 )
 
-RECEIVED, SENT, PAID, FAILED = InvoiceStatus
+RECEIVED, SENT = InvoiceStatus.RECEIVED, InvoiceStatus.SENT
+PAID, FAILED = InvoiceStatus.PAID, InvoiceStatus.PAYMENT_FAILED
 MICROSECOND = timedelta(microseconds=1)
 
 
