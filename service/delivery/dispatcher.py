@@ -20,7 +20,7 @@ from service.delivery.lookout import Lookout
 from service.domain.delivery import Attempt, Delivery, Retry
 from service.domain.invoice import Step
 from service.errors import StorageUnavailable
-from service.loops import AT_ONCE, POLL, Loop, Round
+from service.loops import POLL, Loop, Round
 from service.storage.deliveries import LeaseRound
 from service.storage.waiting import Waiting
 
@@ -137,24 +137,24 @@ class Dispatcher(Loop):
         names, is_for_all = self.signal.take()
         self._lookout.name(name for name in names if self._may_be_leased(name, now))
         if is_for_all:
-            self._lookout.scan(now)
+            self._lookout.scan()
         asked = self._store.deliveries_asked.take()
         self._lookout.name(asked)
         self._is_full = self._receivers.capacity <= 0
         if self._is_full and not asked:
             return Round(0, POLL)
         try:
-            looked = await self._lookout.look(now)
+            looked = await self._lookout.look(now, self.clock.elapsed())
             count = await self._lease(looked, now)
         except StorageUnavailable:
             # What was named is forgotten now; a scan finds it.
-            self._lookout.scan(now)
-            self._store.deliveries_asked.set_for(asked)
+            self._lookout.scan()
+            self._store.deliveries_asked.put_back(asked)
             raise
         self._begin_attempts()
         # What was skipped may have got capacity meanwhile.
         self._lookout.resume()
-        return Round(count, AT_ONCE if self._lookout.has_more else self._lookout.next_at(now) - now)
+        return Round(count, self._lookout.wait(self.clock))
 
     async def _lease(self, looked: Sequence[Waiting], now: datetime) -> int:
         """Lease what those receivers that were *looked* at may have; returns how many."""

@@ -10,12 +10,13 @@ fewest attempts in flight.
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from itertools import islice
 
+from service.clock import Clock
 from service.domain.delivery import account_of
-from service.loops import POLL
+from service.loops import AT_ONCE, POLL
 from service.storage.store import Store
 from service.storage.waiting import ACCOUNTS_MAX, Chain, Waiting
 
@@ -114,24 +115,25 @@ class Lookout:
         self._walks: deque[Walk] = deque()
         self._skipped: dict[Place, Skipped] = {}
         self._just_named = frozenset[str]()
-        self._scan_at: datetime | None = None
+        self._scan_at = timedelta(0)
+        """By the clock that never jumps: a scan also finds what a jump of the other one hides."""
 
-    @property
-    def has_more(self) -> bool:
-        """Whether there is something to look at now."""
-        return bool(self._named or self._walks)
-
-    def next_at(self, now: datetime) -> datetime:
-        """When there will be something to look at."""
-        return min(self._scan_at or now, self.alarms.next_at or now + POLL)
+    def wait(self, clock: Clock) -> timedelta:
+        """How long there is nothing to look at."""
+        if self._named or self._walks:
+            return AT_ONCE
+        waits = [self._scan_at - clock.elapsed()]
+        if self.alarms.next_at:
+            waits.append(self.alarms.next_at - clock.now())
+        return max(AT_ONCE, min(waits))
 
     def name(self, receivers: Iterable[str]) -> None:
         """Look at *receivers* soon."""
         self._named.update(dict.fromkeys(receivers))
 
-    def scan(self, now: datetime) -> None:
+    def scan(self) -> None:
         """Look at all receivers soon."""
-        self._scan_at = now
+        self._scan_at = timedelta(0)
 
     def skip(self, receiver: str, origin: str = "", *, is_new: bool) -> None:
         """There was no capacity for *receiver*, or at its *origin*: `resume` begins with it."""
@@ -172,7 +174,7 @@ class Lookout:
             is_resumed = True
         return is_resumed
 
-    async def look(self, now: datetime) -> Sequence[Waiting]:
+    async def look(self, now: datetime, elapsed: timedelta) -> Sequence[Waiting]:
         """Look at up to `LOOK` receivers that are named, and at as many of a scan, each once."""
         self.name(self.alarms.take(now))
         found = list[Waiting]()
@@ -182,9 +184,9 @@ class Lookout:
             found += await self._store.look_at(names, now)
             for name in names:
                 self._named.pop(name, None)
-        if not self._walks and (self._scan_at is None or self._scan_at <= now):
+        if not self._walks and self._scan_at <= elapsed:
             await self._begin_scan()
-            self._scan_at = now + POLL
+            self._scan_at = elapsed + POLL
         self._walks = deque(one for one in self._walks if one.place not in self._skipped)
         if self._walks:
             found += await self._go_on(now)

@@ -95,6 +95,10 @@ class Asked:
         self._names.update(names)
         self._due.wake()
 
+    def put_back(self, names: Collection[str]) -> None:
+        """Keep *names* for the next call of `take`; the loop is not woken."""
+        self._names.update(names)
+
     def take(self) -> Sequence[str]:
         """The names since the last call."""
         taken, self._names = sorted(self._names), set()

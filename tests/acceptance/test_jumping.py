@@ -71,6 +71,10 @@ async def test_an_attempt_that_outlives_its_lease_changes_nothing(tmp_path, warm
         receiving() as receiver,
         serving_with_a_clock(tmp_path, warm) as (service, set_wrong),
     ):
+        # A receiver that has answered gets more than one lease.
+        await service.send("0", receiver.url)
+        await service.delivery_of("0", is_settled=True)
+        receiver.arrived.entries.clear()
         await is_in_flight(service, receiver)
         set_wrong(FORTH)
 

@@ -34,7 +34,7 @@ async def answered(port, text):
 
 def invoice(length):
     """The head of a request with an invoice of that length, without its body."""
-    head = "POST /invoices/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /invoices/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {length}\r\n\r\n".encode()
 
 
@@ -53,10 +53,10 @@ async def test_a_new_connection_replaces_the_oldest(settings):
     """If one connection is allowed, the newest one is served."""
     async with running(replace(settings, connection_limit=1), DEVELOPMENT) as service:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
 
-        asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        asked = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         assert (await answered(service.port, asked)).startswith(b"HTTP/1.1 200")
         async with asyncio.timeout(PATIENCE_SECONDS):
             await reader.read()
@@ -69,7 +69,7 @@ async def test_a_new_connection_replaces_the_oldest(settings):
 async def test_responses_have_hsts_if_the_service_uses_tls(settings, public_url, has_header):
     """Strict-Transport-Security is sent if the public URL is an HTTPS URL."""
     async with running(replace(settings, public_url=public_url), DEVELOPMENT) as service:
-        asked = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        asked = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         answer = await answered(service.port, asked)
 
     assert has_header is (b"\r\nStrict-Transport-Security: max-age=31536000\r\n" in answer)

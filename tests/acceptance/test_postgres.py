@@ -49,7 +49,7 @@ async def test_an_older_schema_is_refused_until_it_is_migrated(tmp_path, older_p
     assert (0, "0001") == (status, revisions["before"])
     assert "0001" != revisions["now"]
     async with serving(tmp_path, database_url=older_postgres_url) as service:
-        assert {"status": "ok"} == await service.get("/readyz")
+        assert {"status": "ok", "mail": "ok"} == await service.get("/readyz")
 
 
 # Roles
@@ -60,7 +60,7 @@ async def test_an_api_process_leaves_deliveries_to_dispatchers(tmp_path, postgre
     async with receiving() as receiver:
         async with serving(tmp_path, "--role", "api", database_url=postgres_url) as api:
             assert 202 == (await api.send("1", receiver.url))[0]
-            assert {"status": "ok"} == await api.get("/readyz")
+            assert {"status": "ok", "mail": "ok"} == await api.get("/readyz")
             # A process that drains finishes the attempts in flight.
             api.signal(signal.SIGTERM)
             assert 0 == await api.ended()
@@ -117,7 +117,7 @@ async def test_a_service_waits_for_its_database(tmp_path, own_server):
         own_server.start()
 
         await service.logged("service.started")
-        assert {"status": "ok"} == await service.get("/readyz")
+        assert {"status": "ok", "mail": "ok"} == await service.get("/readyz")
 
 
 async def test_a_service_that_waits_can_be_stopped(tmp_path, own_server):

@@ -16,13 +16,13 @@ SENT = "Invoice sent"
 EVENT_COUNT = 2
 """The events of every invoice: it was sent, then it was paid."""
 
-_send = Sandbox.send
+_begin = Sandbox.begin
 
 
-async def _send_and_record(sandbox, invoice):
-    return replace(await _send(sandbox, invoice), description=SENT)
+async def _begin_and_record(sandbox, invoice):
+    return replace(await _begin(sandbox, invoice), description=SENT)
 
 
 if __name__ == "__main__":
-    Sandbox.send = _send_and_record
+    Sandbox.begin = _begin_and_record
     main()

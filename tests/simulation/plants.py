@@ -293,7 +293,7 @@ def failing_receivers_are_not_probed(patch):
         return bool(receiver.waiting) and receiver.in_flight_count < self._origin_concurrency
 
     patch.setattr(Receivers, "_may_begin", may_begin)
-    patch.setattr(Receivers, "_limit_of", lambda self, receiver: 8)
+    patch.setattr(Receivers, "_capacity_of_probe", lambda self, *_: 8)
 
 
 def probes_take_every_slot(patch):
