@@ -231,6 +231,7 @@ def assemble(
     limits = Limits(
         concurrency=settings.callback_concurrency,
         origin_concurrency=settings.origin_concurrency,
+        account_rate=settings.account_attempt_rate,
         timeout=settings.callback_timeout,
     )
     dispatcher = Dispatcher(attempts, limits, edges.new_id)

@@ -442,6 +442,13 @@ class Settings:
         "the account keeps to its rate.",
         bounds=_between(1, 1_000_000),
     )
+    account_attempt_rate: int = _setting(
+        2000,
+        int,
+        "Attempts that an account may begin in a second in one process, 0 to 1000000; 0 is no "
+        "bound. What exceeds it waits. After a pause it may begin as many at once.",
+        bounds=_between(0, 1_000_000),
+    )
     account_open_deliveries: int = _setting(
         1_000_000,
         int,

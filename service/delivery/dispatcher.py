@@ -35,6 +35,9 @@ SETTLE_MARGIN = timedelta(seconds=5)
 FOLLOWER_CHECK = timedelta(seconds=1)
 """When a later event is looked at again: who settles the earlier one may not know of it."""
 
+PACE = timedelta(milliseconds=20)
+"""How often attempts begin of accounts that exceed their rate."""
+
 POSTPONEMENT = timedelta(seconds=10)
 """How long a delivery waits after a failure on our side prevented its attempt."""
 
@@ -51,6 +54,7 @@ class Limits:
 
     concurrency: int
     origin_concurrency: int
+    account_rate: int
     timeout: timedelta
 
 
@@ -71,7 +75,9 @@ class Dispatcher(Loop):
         self._metrics = attempts.metrics
         self._metrics.slots(limits.concurrency)
         self._new_id = new_id
-        self._receivers = Receivers(limits.concurrency, limits.origin_concurrency)
+        self._receivers = Receivers(
+            limits.concurrency, limits.origin_concurrency, limits.account_rate
+        )
         self._lookout = Lookout(
             self._store, self._receivers.count_in_flight, self._receivers.capacity_of
         )
@@ -154,7 +160,13 @@ class Dispatcher(Loop):
         self._begin_attempts()
         # What was skipped may have got capacity meanwhile.
         self._lookout.resume()
-        return Round(count, self._lookout.wait(self.clock))
+        return Round(count, self._wait())
+
+    def _wait(self) -> timedelta:
+        wait = self._lookout.wait(self.clock)
+        if self._receivers.paced_seconds is None:
+            return wait
+        return min(wait, max(PACE, timedelta(seconds=self._receivers.paced_seconds)))
 
     async def _lease(self, looked: Sequence[Waiting], now: datetime) -> int:
         """Lease what those receivers that were *looked* at may have; returns how many."""
@@ -277,7 +289,8 @@ class Dispatcher(Loop):
             return
         now = self.clock.now()
         latest_end = now + self._limits.timeout + SETTLE_MARGIN
-        for slot in self._receivers.take_slots():
+        was_paced = self._receivers.paced_seconds is not None
+        for slot in self._receivers.take_slots(self.clock.elapsed().total_seconds()):
             delivery = slot.delivery
             has_time = delivery.leased_until is not None and latest_end < delivery.leased_until
             if has_time and not self._receivers.is_cooling_down(delivery, now):
@@ -285,6 +298,9 @@ class Dispatcher(Loop):
             else:
                 self._receivers.skip(slot)
                 self._release_all([delivery])
+        if self._receivers.paced_seconds is not None and not was_paced:
+            # The next round ends earlier than was known.
+            self.signal.wake()
 
     async def _attempt(self, slot: Slot) -> None:
         """Make an attempt, pass the slot on, and settle; without an attempt, release the lease."""

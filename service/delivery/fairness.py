@@ -33,6 +33,9 @@ LEASE_AHEAD = 8
 KNOWN_MAX = 10_000
 """Receivers that are remembered; above this, some without a lease are forgotten."""
 
+BURST_SECONDS = 1.0
+"""For how long an account that was idle may send at any rate."""
+
 NOTE_INTERVAL = timedelta(hours=1)
 """How often it is stored that a receiver goes on answering."""
 
@@ -67,6 +70,8 @@ class Account:
 
     slots: Taken = field(default_factory=Taken)
     leases: Taken = field(default_factory=Taken)
+    sends_at: float = 0.0
+    """When it would begin the next attempt if it had kept to its rate."""
 
 
 @dataclass(slots=True, eq=False)
@@ -144,9 +149,16 @@ class Turns:
 
 
 class Receivers:
-    """Divides *concurrency* slots, of which one origin gets *origin_concurrency* at most."""
+    """
+    Divides *concurrency* slots, of which one origin gets *origin_concurrency* at most.
 
-    def __init__(self, concurrency: int, origin_concurrency: int) -> None:
+    An account begins *account_rate* attempts a second at most; 0 is no bound.
+    """
+
+    def __init__(self, concurrency: int, origin_concurrency: int, account_rate: int = 0) -> None:
+        self._interval_seconds = 1 / account_rate if account_rate else 0.0
+        self.paced_seconds: float | None = None
+        """How long an account has to wait that exceeds its rate; None if there is none."""
         self._origin_concurrency = origin_concurrency
         self._origin_probes = max(1, origin_concurrency // 2)
         self.cooldowns = Cooldowns()
@@ -280,8 +292,9 @@ class Receivers:
             receiver.waiting.append(delivery)
         self._queue_up(receiver)
 
-    def take_slots(self) -> Iterator[Slot]:
-        """Take a slot for each delivery that may be attempted now."""
+    def take_slots(self, now_seconds: float = 0.0) -> Iterator[Slot]:
+        """Take a slot for each delivery that may be attempted at *now_seconds* of any clock."""
+        self.paced_seconds = None
         first = self._are_probes_first = not self._are_probes_first
         # The first ones again, as some of the others may have become one of them.
         for is_probed in (first, not first, first):
@@ -299,13 +312,23 @@ class Receivers:
                     receiver.origin.waiting_count += 1
                 elif not self._slots.permits(
                     receiver.account.slots, receiver.in_flight_count, is_probed=is_probed
-                ):
+                ) or (self._interval_seconds and self._exceeds_rate(receiver.account, now_seconds)):
                     receiver.is_queued = True
                     turns.add(receiver)
                     passed_count += 1
                 else:
                     passed_count = 0
                     yield self._begin(receiver)
+
+    def _exceeds_rate(self, account: Account, now_seconds: float) -> bool:
+        """Whether *account* has to wait; otherwise the attempt that it begins is counted."""
+        wait_seconds = account.sends_at - now_seconds - BURST_SECONDS
+        if wait_seconds > 0:
+            known_seconds = self.paced_seconds
+            self.paced_seconds = min(known_seconds or wait_seconds, wait_seconds)
+            return True
+        account.sends_at = max(account.sends_at, now_seconds) + self._interval_seconds
+        return False
 
     def end(self, slot: Slot, attempt: Attempt) -> tuple[ReceiverState | None, OriginState | None]:
         """

@@ -44,6 +44,7 @@ DEFAULTS = {
     "rotation_overlap": 24 * HOUR,
     "rate_limit": 1000,
     "rate_burst": 2000,
+    "account_attempt_rate": 2000,
     "account_open_deliveries": 1_000_000,
     "callback_require_https": True,
     "receiver_contract": "strict",

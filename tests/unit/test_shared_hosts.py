@@ -232,6 +232,24 @@ def test_a_large_backlog_of_one_account_does_not_delay_another(run):
     assert max(run(lone_callbacks())) <= AT_ONCE_SECONDS
 
 
+def test_an_account_begins_attempts_at_its_rate(run):
+    """What exceeds the rate of an account waits; another account does not."""
+
+    async def arrivals():
+        async with dispatching(account_attempt_rate=10) as bench:
+            await bench.seconds_until_arrival("/a")
+            ids = [await bench.add("/a") for _ in range(40)]
+            other = await bench.seconds_until_arrival("/b", account_id="b")
+            begun_at = min([await bench.arrival(id_) for id_ in ids])
+            ended_at = max([await bench.arrival(id_) for id_ in ids])
+            return other, ended_at - begun_at
+
+    other, seconds = run(arrivals())
+
+    assert other <= AT_ONCE_SECONDS
+    assert 2.5 <= seconds <= 4
+
+
 def test_a_host_that_comes_back_is_called_again_soon(run):
     """While no connection can be made, one attempt at a time is made, at most ten seconds apart."""
 
