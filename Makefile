@@ -16,6 +16,8 @@ PYTHON_TOOLS := .venv/.python-tools-installed
 NODE_PACKAGES := tests/signatures/node_modules/.package-lock.json
 DOCUMENTS := tests/documents
 DOCUMENT_TOOLS := $(DOCUMENTS)/node_modules/.tools-installed
+STRIPE := tests/stripe/go
+STRIPE_TOOLS := $(STRIPE)/bin/.tools-installed
 RIVALS := .venv/.bench-installed
 DECLARED := setup.cfg pyproject.toml
 
@@ -75,6 +77,7 @@ imports: $(TOOLS) ## who may import whom
 clean: ## remove what make made
 	rm -rf .venv build dist *.egg-info .coverage htmlcov tests/signatures/node_modules
 	rm -rf $(DOCUMENTS)/node_modules $(DOCUMENTS)/.packages $(DOCUMENTS)/go/bin $(DOCUMENTS)/java/lib
+	rm -rf $(STRIPE)/bin
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
 
 # Debian keeps ensurepip in a package of its own. Without it another pip can fill the environment.
@@ -95,7 +98,7 @@ $(RUNTIME): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES) $(DOCUMENT_TOOLS)
+$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES) $(DOCUMENT_TOOLS) $(STRIPE_TOOLS)
 	@touch $@
 
 $(PYTHON_TOOLS): $(DECLARED) | $(BIN)/python
@@ -122,6 +125,12 @@ $(DOCUMENT_TOOLS): $(addprefix $(DOCUMENTS)/,package.json package-lock.json requ
 	    go build -o bin/ github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen; fi
 	if command -v mvn >/dev/null; then cd $(DOCUMENTS)/java && \
 	    mvn --quiet --batch-mode dependency:copy-dependencies -DoutputDirectory=lib; fi
+	@touch $@
+
+# Stripe's own judge of parameters, where there is Go; elsewhere its test is skipped by name.
+$(STRIPE_TOOLS): $(addprefix $(STRIPE)/,go.mod go.sum)
+	@mkdir -p $(STRIPE)/bin
+	if command -v go >/dev/null; then cd $(STRIPE) && go build -o bin/ github.com/stripe/stripe-mock; fi
 	@touch $@
 
 $(RIVALS): $(DECLARED) | $(BIN)/python

@@ -24,6 +24,7 @@ Errors that cross packages, split by who can act on them.
     │   ├── AccountDisabled         the account is disabled
     │   └── NameTaken               an account has that name already
     ├── EvaluationError           the caller: this request does not make a callback URL
+    ├── CollectorUnavailable      the operator of the collector; the caller may retry
     └── StorageUnavailable        the operator; the caller may retry
         └── StorageRefused          the database answers and refuses our credentials
 
@@ -184,6 +185,14 @@ class EvaluationError(InvoicesError):
         self.expression = expression
         self.reason = reason
         self.is_absent = is_absent
+
+
+class CollectorUnavailable(InvoicesError):
+    """
+    The collector gives no answer, or no usable one; the same request may be sent again.
+
+    The text is for the operator.
+    """
 
 
 class StorageUnavailable(InvoicesError):
