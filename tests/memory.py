@@ -43,6 +43,7 @@ from service.storage import (
     redelivery,
     retention,
     steps,
+    stripe_keys,
     tables,
 )
 from service.storage.accounts import PayKey
@@ -174,6 +175,7 @@ class Tables:
         self.account_pay_keys = self._named[tables.account_pay_keys]
         self.mails = self._named[tables.mails]
         self.mail_attempts = self._named[tables.mail_attempts]
+        self.account_stripe_keys = self._named[tables.account_stripe_keys]
 
     def __enter__(self):
         return self
@@ -954,6 +956,27 @@ def _invoice_by_key(tx, account_id, key):
     return dict(row) if row else None
 
 
+# Keys of Stripe
+
+
+def _put_stripe_keys(tx, account_id, ciphertext, now):
+    known = tx.account_stripe_keys.get(account_id)
+    if known:
+        tx.account_stripe_keys.change(known, ciphertext=ciphertext, created_at=now)
+    else:
+        row = {"account_id": account_id, "ciphertext": ciphertext, "created_at": now}
+        tx.account_stripe_keys.insert(row)
+
+
+def _find_stripe_keys(tx, account_id):
+    known = tx.account_stripe_keys.get(account_id)
+    return known and known["ciphertext"]
+
+
+def _all_stripe_keys(tx):
+    return [row["ciphertext"] for row in tx.account_stripe_keys]
+
+
 # Figures
 
 
@@ -1016,6 +1039,9 @@ WORK = {
     accounts.find_pay_key: _find_pay_key,
     accounts.find_pay_key_by_prefix: _find_pay_key_by_prefix,
     accounts.add_pay_key: _add_pay_key,
+    stripe_keys.put: _put_stripe_keys,
+    stripe_keys.find: _find_stripe_keys,
+    stripe_keys.find_all: _all_stripe_keys,
     backlog.measure: _measure_backlog,
 }
 """The function of this module that replaces each function of storage."""

@@ -33,6 +33,7 @@ from service.storage import (
     redelivery,
     retention,
     steps,
+    stripe_keys,
 )
 from service.storage.backlog import Backlog
 
@@ -327,8 +328,19 @@ class Store:
         return await self._read(accounts.secrets_of, account_id, now)
 
     async def all_secrets(self, now: datetime) -> list[bytes]:
-        """The encrypted secrets of all accounts that are valid."""
-        return await self._read(accounts.all_secrets, now)
+        """The encrypted secrets of all accounts that are valid, keys of Stripe included."""
+        return [
+            *await self._read(accounts.all_secrets, now),
+            *await self._read(stripe_keys.find_all),
+        ]
+
+    async def put_stripe_keys(self, account_id: str, ciphertext: bytes, now: datetime) -> None:
+        """Store the encrypted keys of Stripe of an account in place of those that it has."""
+        await self._write(stripe_keys.put, account_id, ciphertext, now)
+
+    async def stripe_keys_of(self, account_id: str) -> bytes | None:
+        """The encrypted keys of Stripe of an account, if it has any."""
+        return await self._read(stripe_keys.find, account_id)
 
     async def backlog(self, now: datetime) -> Backlog:
         """What waits to be collected and delivered; see `backlog.measure`."""
