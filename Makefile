@@ -52,6 +52,10 @@ bench-quick: $(RIVALS) ## the same in about a minute, with less to trust
 screenshot: $(TOOLS) ## the picture of the README, taken anew with Chromium
 	$(BIN)/python -m tests.browser.screenshot
 
+.PHONY: stripe-live
+stripe-live: $(TOOLS) ## a decline, a payment and a refund at Stripe itself: make stripe-live KEY=rk_test_…
+	@$(BIN)/python -m tests.stripe.live $(KEY)
+
 .PHONY: format
 format: $(TOOLS) ## rewrite the code in the one format
 	$(BIN)/ruff format .

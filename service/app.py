@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from service.accounts.encryption import SecretCipher, make_key_file
 from service.accounts.pay_links import PayLinks
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
+from service.accounts.stripe_keys import StripeKeyring
 from service.api.application import OPERATIONS, make_application, make_health_application
 from service.api.dependencies import Dependencies
 from service.api.openapi import build_document
@@ -31,8 +33,15 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
+from service.collection.events import event_maker
 from service.collection.loop import Collection
+from service.collection.payments import Payments
+from service.collection.reversal import Reversals
 from service.collection.sandbox import Sandbox
+from service.collection.stripe.calls import StripeCalls
+from service.collection.stripe.collector import NAME as STRIPE
+from service.collection.stripe.service import Stripe, StripeService
+from service.collection.stripe.sessions import Sessions
 from service.database.engine import Database
 from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
@@ -96,6 +105,8 @@ class Edges:
     database: Database
     sender: Sends
     collector: Collector
+    stripe: Stripe | None = None
+    """The connection to Stripe, if that collects instead of *collector*."""
     clock: Clock = field(default_factory=SystemClock)
     chance: Callable[[], float] = random.random
     """Random numbers from 0 to 1."""
@@ -142,9 +153,15 @@ async def running(
         exported_traces() as tracing,
         migrated_database(settings) as database,
         _sender(settings) as sender,
+        _connected_to_stripe(settings) as stripe,
     ):
-        collector = Sandbox(settings.sandbox_delay)
-        edges = Edges(database=database, sender=sender, collector=collector, tracing=tracing)
+        edges = Edges(
+            database=database,
+            sender=sender,
+            collector=Sandbox(settings.sandbox_delay),
+            stripe=stripe,
+            tracing=tracing,
+        )
         service = assemble(settings, process, edges, operations, document)
         if not process.is_development:
             await service.signing_secrets.check()
@@ -185,9 +202,26 @@ def assemble(
         timeout=settings.callback_timeout,
     )
     dispatcher = Dispatcher(attempts, limits, edges.new_id)
+    default_account_id = DEV_ACCOUNT if process.is_development else None
+    pay_links = PayLinks(
+        store, cipher, clock, settings.public_url, dev_account_id=default_account_id
+    )
+    stripe, collector = None, edges.collector
+    name = STRIPE if edges.stripe else collector.name
+    event_of = event_maker(name, INVOICE_NOTIFICATION.name, clock)
+    if edges.stripe:
+        keyring = StripeKeyring(store, cipher)
+        record = dispatcher.record
+        sessions = Sessions(store, record, event_of, clock, metrics)
+        stripe = StripeService(
+            edges.stripe, sessions, store, keyring.keys_of, pay_links.url_of, clock
+        )
+        collector = stripe.collector
+    payments = Payments(store, collector, dispatcher.record, event_of, clock, metrics)
+    reversals = Reversals(store, collector, dispatcher.record, event_of, clock)
     collection = Collection(
         store,
-        edges.collector,
+        collector,
         dispatcher.record,
         INVOICE_NOTIFICATION.name,
         clock,
@@ -195,11 +229,10 @@ def assemble(
         tracing,
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
-    loops = () if process.role is Role.API else (sweeper, collection, dispatcher)
-    default_account_id = DEV_ACCOUNT if process.is_development else None
-    pay_links = PayLinks(
-        store, cipher, clock, settings.public_url, dev_account_id=default_account_id
-    )
+    watches = [stripe.watch(settings.stripe_poll_interval)] if stripe else []
+    loops: tuple[Loop, ...] = (sweeper, collection, *watches, payments, dispatcher)
+    if process.role is Role.API:
+        loops = ()
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
@@ -214,6 +247,8 @@ def assemble(
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
         pay_links=pay_links,
+        reversals=reversals,
+        stripe=stripe,
         judge=judge_of(settings),
         is_ready=lambda: all(loop.is_running for loop in loops),
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
@@ -307,6 +342,28 @@ def _attempts(
         metrics=metrics,
         tracing=edges.tracing,
     )
+
+
+@asynccontextmanager
+async def _connected_to_stripe(settings: Settings) -> AsyncIterator[Stripe | None]:
+    """The connection to Stripe, if that collects; its library is imported only then."""
+    if settings.collector != STRIPE:
+        yield None
+        return
+    try:
+        client = import_module("service.collection.stripe.client")
+    except ImportError as error:
+        raise ConfigurationError(
+            "INVOICES_COLLECTOR=stripe needs Stripe's library, which is not installed: "
+            "pip install 'invoices[stripe]'."
+        ) from error
+    async with client.stripe_connections() as http:
+
+        def calls_with(api_key: str) -> StripeCalls:
+            calls: StripeCalls = client.StripeHttpCalls(api_key, settings.stripe_api_url, http)
+            return calls
+
+        yield Stripe(calls_with, client.is_signed)
 
 
 def _sender(settings: Settings) -> Sender:

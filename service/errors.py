@@ -24,9 +24,10 @@ Errors that cross packages, split by who can act on them.
     │   ├── AccountDisabled         the account is disabled
     │   └── NameTaken               an account has that name already
     ├── EvaluationError           the caller: this request does not make a callback URL
-    ├── CollectorUnavailable      the operator of the collector; the caller may retry
-    └── StorageUnavailable        the operator; the caller may retry
-        └── StorageRefused          the database answers and refuses our credentials
+    └── Unavailable               the operator; the caller may retry
+        ├── CollectorUnavailable    the collector gives no answer
+        └── StorageUnavailable      the database gives no answer
+            └── StorageRefused        the database answers and refuses our credentials
 
 The HTTP status of each is in one table in `service.web.problems`. The answer of a receiver
 is never an error: it becomes the outcome of an attempt.
@@ -187,15 +188,19 @@ class EvaluationError(InvoicesError):
         self.is_absent = is_absent
 
 
-class CollectorUnavailable(InvoicesError):
+class Unavailable(InvoicesError):
     """
-    The collector gives no answer, or no usable one; the same request may be sent again.
+    Something that the service depends on gives no answer; the same request may be sent again.
 
     The text is for the operator.
     """
 
 
-class StorageUnavailable(InvoicesError):
+class CollectorUnavailable(Unavailable):
+    """The collector gives no answer, or none that can be used."""
+
+
+class StorageUnavailable(Unavailable):
     """The database does not answer. Nothing was stored; the same request may be sent again."""
 
 

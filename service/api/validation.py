@@ -17,8 +17,8 @@ from marshmallow.exceptions import SCHEMA
 
 from schemas.fields import is_blank
 from service.api.callback_plugin import names_in
-from service.api.operations import LOCATIONS, Operation
-from service.errors import FIELD_ERRORS_MAX, FieldError
+from service.api.operations import LOCATIONS, Operation, is_optional
+from service.errors import FIELD_ERRORS_MAX, FieldError, MalformedRequest
 from service.web.json_bodies import KINDS, read_json
 
 BODY = web.RequestKey("body", object)
@@ -58,11 +58,11 @@ class RequestParser:
 
         Raises:
             UnsupportedMedia: if a body is not declared as JSON in UTF-8.
-            MalformedRequest: if it is not valid JSON.
+            MalformedRequest: if it is not valid JSON, or a required header is missing.
         """
         data: Any
         if location == "json":
-            data = request[BODY] = await read_json(request)
+            data = request[BODY] = await read_json(request, is_optional=is_optional(schema))
             if not isinstance(data, dict):
                 message = f"The body is {KINDS[type(data)]}; a JSON object was expected."
                 _add_errors(request, "body", [("", message)])
@@ -74,8 +74,7 @@ class RequestParser:
             data = request.query
             _refuse_repeated(request)
         elif location == "headers":
-            names = [of.data_key or name for name, of in schema.fields.items()]
-            data = {name: request.headers[name] for name in names if name in request.headers}
+            data = _headers_for(schema, request)
         else:
             data = request.match_info
         try:
@@ -90,6 +89,15 @@ class RequestParser:
             )
             _add_errors(request, here, chain.from_iterable(starmap(_pointed, messages)))
             return {}
+
+
+def _headers_for(schema: Schema, request: web.Request) -> dict[str, str]:
+    """The headers that *schema* declares, under its names; the others are nobody's mistake."""
+    declared = {of.data_key or name: of for name, of in schema.fields.items()}
+    missing = [name for name, of in declared.items() if of.required and name not in request.headers]
+    if missing:
+        raise MalformedRequest(f"The header {missing[0]} is missing.")
+    return {name: request.headers[name] for name in declared if name in request.headers}
 
 
 def _refuse_repeated(request: web.Request) -> None:

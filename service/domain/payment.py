@@ -20,7 +20,8 @@ class CheckoutStatus(StrEnum):
     """It ended without money, or never began."""
 
 
-ENDED = frozenset({CheckoutStatus.PAID, CheckoutStatus.CLOSED})
+ACTIVE = (CheckoutStatus.CREATING, CheckoutStatus.OPEN, CheckoutStatus.PROCESSING)
+"""An invoice has one checkout in these states at most."""
 
 
 @value(kw_only=True)
@@ -121,6 +122,14 @@ class Refund:
     def key(self) -> str:
         """The idempotency key with which it is made."""
         return f"invoices-{self.reference}-{self.failure_count}"
+
+
+class NothingLeft(Exception):
+    """More is asked for than is left to give back; *left_minor* is what is left."""
+
+    def __init__(self, left_minor: int) -> None:
+        super().__init__(left_minor)
+        self.left_minor = left_minor
 
 
 @value()

@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from service.storage import leases
 from service.storage.deliveries import is_first_of_its_invoice, is_pending, next_origin
-from service.storage.tables import deliveries, invoices, origins
+from service.storage.tables import checkouts, deliveries, invoices, origins, payments
 
 COUNTED_MAX = 100_000
 """Counting ends at this number: after 0.1 s on SQLite, 0.2 to 0.5 s on PostgreSQL."""
@@ -44,6 +44,7 @@ class Backlog:
     oldest_due_delivery_age_seconds: float
     collections_due: int
     oldest_due_collection_age_seconds: float
+    oldest_unanswered_payment_age_seconds: float
 
 
 def measure(
@@ -69,6 +70,9 @@ def measure(
         oldest_due_delivery_age_seconds=_age_seconds(walked.due_at, now),
         collections_due=tx.scalar(_collection_count, at) or 0,
         oldest_due_collection_age_seconds=_age_seconds(collection_due_at, now),
+        oldest_unanswered_payment_age_seconds=max(
+            _age_seconds(tx.scalar(first, at), now) for first in _first_unanswered
+        ),
     )
 
 
@@ -152,3 +156,10 @@ _first_collection = (
     select(invoices.c.due_at).where(*_collection).order_by(invoices.c.due_at).limit(1)
 )
 _collection_count = _counted(select(invoices.c.due_at).where(*_collection))
+_first_unanswered = [
+    select(table.c.failing_since)
+    .where(table.c.failing_since <= _NOW)
+    .order_by(table.c.failing_since)
+    .limit(1)
+    for table in (checkouts, payments)
+]

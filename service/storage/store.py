@@ -36,6 +36,7 @@ from service.storage import (
     stripe_keys,
 )
 from service.storage.backlog import Backlog
+from service.storage.money import MoneyStore
 
 log = logging.getLogger("invoices.storage")
 
@@ -64,10 +65,13 @@ class Store:
         """Set when a delivery may have become due."""
         self.mails_due = asyncio.Event()
         """Set when a mail may have become due."""
+        self.money = MoneyStore(database)
+        """The operations on checkouts, payments and refunds."""
         self._signals = {
             "invoices": self.invoices_due,
             "deliveries": self.deliveries_due,
             "mails": self.mails_due,
+            **self.money.signals,
         }
         # Once an invoice has had a second event, settling one delivery may make another due.
         self._have_followers = False
@@ -125,9 +129,13 @@ class Store:
 
         Returns:
             The deliveries as they were inserted, as `take_step` does. None if the move was not
-            legal, or the lease of the mail no longer held, and the invoice is as it was.
+            legal, the settlement was not new, or the lease of the mail no longer held, and the
+            invoice is as it was.
         """
-        inserted = await self._commits.run(steps.report, (step, new))
+        if step.settlement:
+            inserted = await self.money.settle(step, new)
+        else:
+            inserted = await self._commits.run(steps.report, (step, new))
         if inserted is not None:
             self._signal("invoices")
             self._signal_unleased(inserted)

@@ -309,26 +309,33 @@ checkouts = Table(
     Column("is_declined", Boolean, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("expires_at", Instant, nullable=False),
-    # When Stripe is asked next; null once the session has ended. A lease moves it.
+    # When Stripe is asked next; null once the session has ended, unless a webhook is about it. A
+    # lease moves it.
     Column("due_at", Instant),
     # Since when Stripe gives no answer about it; null while it does.
     Column("failing_since", Instant),
     PrimaryKeyConstraint("account_id", "id", name="checkouts_primary"),
 )
-# Invariant 9: of the sessions of an invoice, one at most can be paid.
+# Invariant 9: of the checkouts of an invoice, one at most can be paid.
 Index(
     "checkouts_active",
     checkouts.c.account_id,
     checkouts.c.invoice_key,
     unique=True,
-    sqlite_where=checkouts.c.due_at.is_not(None),
-    postgresql_where=checkouts.c.due_at.is_not(None),
+    sqlite_where=checkouts.c.status.in_(("creating", "open", "processing")),
+    postgresql_where=checkouts.c.status.in_(("creating", "open", "processing")),
 )
 Index(
     "checkouts_due",
     checkouts.c.due_at,
     sqlite_where=checkouts.c.due_at.is_not(None),
     postgresql_where=checkouts.c.due_at.is_not(None),
+)
+Index(
+    "checkouts_failing",
+    checkouts.c.failing_since,
+    sqlite_where=checkouts.c.failing_since.is_not(None),
+    postgresql_where=checkouts.c.failing_since.is_not(None),
 )
 
 payments = Table(
@@ -357,6 +364,12 @@ Index(
     payments.c.due_at,
     sqlite_where=payments.c.due_at.is_not(None),
     postgresql_where=payments.c.due_at.is_not(None),
+)
+Index(
+    "payments_failing",
+    payments.c.failing_since,
+    sqlite_where=payments.c.failing_since.is_not(None),
+    postgresql_where=payments.c.failing_since.is_not(None),
 )
 
 # A refund is one row for each payment that it takes from.
@@ -388,9 +401,13 @@ stripe_events = Table(
     metadata,
     Column("account_id", Text),
     Column("id", Text),
+    # The payment that it is about, which may be recorded later, and the dispute about that.
+    Column("payment_intent", Text),
+    Column("dispute_id", Text),
     Column("received_at", Instant, nullable=False),
     PrimaryKeyConstraint("account_id", "id", name="stripe_events_primary"),
 )
+Index("stripe_events_intent", stripe_events.c.account_id, stripe_events.c.payment_intent)
 Index("stripe_events_received", stripe_events.c.received_at)
 
 is_invoice_of_delivery = and_(

@@ -448,6 +448,8 @@ INDEXES = {
     "measure the backlog": [
         {"deliveries_due", "deliveries_order", "origins_pkey"},
         {"invoices_due"},
+        {"checkouts_failing"},
+        {"payments_failing"},
     ],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],

@@ -70,6 +70,8 @@ class FakeStripe:
         """The faults of the next requests."""
         self.requests = []
         self.api_keys = {API_KEY}
+        self.hidden = set()
+        """Sessions of which it says that there are none, as another account would."""
         self._answers = {}
         self._numbers = defaultdict(lambda: count(1))
 
@@ -173,7 +175,11 @@ class FakeStripe:
     def list_sessions(self, given):
         """The sessions that match, newest first."""
         since = int(given.get("created", {}).get("gte", 0))
-        found = [one for one in reversed(self.sessions.values()) if one["created"] >= since]
+        found = [
+            one
+            for one in reversed(self.sessions.values())
+            if one["created"] >= since and one["id"] not in self.hidden
+        ]
         return paged(found, given)
 
     def create_refund(self, given):
@@ -204,9 +210,11 @@ class FakeStripe:
         wanted = given.get("payment_intent")
         return paged([one for one in found if one["payment_intent"] == wanted], given)
 
-    def read_dispute(self, id_, _given):
-        """A dispute."""
-        return self._found(self.disputes, id_)
+    def list_disputes(self, given):
+        """The disputes about a payment."""
+        wanted = given.get("payment_intent")
+        found = [one for one in self.disputes.values() if one["payment_intent"] == wanted]
+        return paged(found, given)
 
     # --- What customers, banks and people at the dashboard do.
 
@@ -352,9 +360,8 @@ class FakeStripe:
     def _new_id(self, prefix):
         return f"{prefix}_{next(self._numbers[prefix])}"
 
-    @staticmethod
-    def _found(objects, id_):
-        if id_ not in objects:
+    def _found(self, objects, id_):
+        if id_ not in objects or id_ in self.hidden:
             raise Refused(404, f"No such object: '{id_}'", "resource_missing")
         return objects[id_]
 
@@ -366,7 +373,7 @@ ROUTES = {
     "POST /v1/checkout/sessions/([^/]+)/expire": "expire_session",
     "POST /v1/refunds": "create_refund",
     "GET /v1/refunds": "list_refunds",
-    "GET /v1/disputes/([^/]+)": "read_dispute",
+    "GET /v1/disputes": "list_disputes",
 }
 
 

@@ -13,7 +13,6 @@ from service.collection.stripe import client
 from service.collection.stripe.calls import (
     AnswerStored,
     CallRefused,
-    Dispute,
     NewSession,
     NotAnswered,
     SessionState,
@@ -46,8 +45,7 @@ async def test_stripe_takes_every_call(judged_calls, fake):
     paid = await calls.read_session(session.id)
     await calls.create_refund(paid.payment_intent, 900, "ref-1", "key-2")
     await calls.refunds_of(paid.payment_intent)
-    dispute_id = fake.dispute(paid.payment_intent)
-    await calls.read_dispute(dispute_id)
+    await calls.disputes_of(paid.payment_intent)
     other = await calls.create_session(replace(WANTED, reference="01a3"), "key-3")
     await calls.expire_session(other.id)
 
@@ -135,11 +133,11 @@ async def test_a_dispute_is_won_or_lost_or_open(calls, fake):
     intent = (await calls.read_session(session.id)).payment_intent
     id_ = fake.dispute(intent)
 
-    assert Dispute(id=id_, payment_intent=intent, is_won=None) == await calls.read_dispute(id_)
+    assert [None] == await calls.disputes_of(intent)
     fake.close_dispute(id_, is_won=True)
-    assert (await calls.read_dispute(id_)).is_won is True
+    assert [True] == await calls.disputes_of(intent)
     fake.close_dispute(id_, is_won=False)
-    assert (await calls.read_dispute(id_)).is_won is False
+    assert [False] == await calls.disputes_of(intent)
 
 
 # Failures

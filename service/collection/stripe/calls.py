@@ -104,15 +104,6 @@ class StripeRefund:
     status: RefundStatus
 
 
-@value(kw_only=True)
-class Dispute:
-    """A dispute as Stripe tells it; *is_won* is None until it is closed."""
-
-    id: str
-    payment_intent: str
-    is_won: bool | None
-
-
 class StripeCalls(Protocol):
     """
     The calls with the key of one account. Each may raise a StripeCallFailed.
@@ -146,8 +137,8 @@ class StripeCalls(Protocol):
         """Every refund of a payment, whoever made it."""
         ...
 
-    async def read_dispute(self, dispute_id: str) -> Dispute:
-        """One dispute."""
+    async def disputes_of(self, payment_intent: str) -> list[bool | None]:
+        """Of every dispute about a payment, whether it was won; None while it is open."""
         ...
 
 

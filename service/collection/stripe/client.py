@@ -18,7 +18,6 @@ from stripe import AIOHTTPClient, HTTPClient, StripeClient
 from service.collection.stripe.calls import (
     AnswerStored,
     CallRefused,
-    Dispute,
     NewSession,
     NotAnswered,
     Session,
@@ -70,7 +69,7 @@ class StripeConnections(AIOHTTPClient):
                 return await response.read(), response.status, response.headers
         except (TimeoutError, ClientError, OSError) as error:
             text = f"The connection was lost: {type(error).__name__}"
-            raise stripe.APIConnectionError(text, should_retry=True) from error
+            raise stripe.APIConnectionError(text, should_retry=True) from error  # type: ignore[no-untyped-call]
 
 
 @asynccontextmanager
@@ -151,16 +150,16 @@ class StripeHttpCalls:
     async def refunds_of(self, payment_intent: str) -> list[StripeRefund]:
         """Every refund of a payment, whoever made it."""
         pages = _pages(self._refunds.list_async, {"payment_intent": payment_intent})
-        return [_refund(one) async for one in pages]
+        return [_refund(one) async for one in pages if one.get("payment_intent") == payment_intent]
 
-    async def read_dispute(self, dispute_id: str) -> Dispute:
-        """One dispute."""
-        found = await _answer(self._disputes.retrieve_async(dispute_id))
-        return Dispute(
-            id=found["id"],
-            payment_intent=found.get("payment_intent") or "",
-            is_won=_DISPUTES_CLOSED.get(found["status"]),
-        )
+    async def disputes_of(self, payment_intent: str) -> list[bool | None]:
+        """Of every dispute about a payment, whether it was won; None while it is open."""
+        pages = _pages(self._disputes.list_async, {"payment_intent": payment_intent})
+        return [
+            _DISPUTES_CLOSED.get(one["status"])
+            async for one in pages
+            if one.get("payment_intent") == payment_intent
+        ]
 
 
 def is_signed(body: bytes, signature: str, secrets: Iterable[str]) -> bool:

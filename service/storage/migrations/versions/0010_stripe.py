@@ -33,8 +33,10 @@ def upgrade() -> None:
         sa.Column("failing_since", sa.BigInteger()),
         sa.PrimaryKeyConstraint("account_id", "id", name="checkouts_primary"),
     )
-    _index_due("checkouts_active", "checkouts", ["account_id", "invoice_key"], unique=True)
-    _index_due("checkouts_due", "checkouts", ["due_at"])
+    is_active = "status IN ('creating', 'open', 'processing')"
+    _index("checkouts_active", "checkouts", is_active, "account_id", "invoice_key", unique=True)
+    _index("checkouts_due", "checkouts", "due_at IS NOT NULL", "due_at")
+    _index("checkouts_failing", "checkouts", "failing_since IS NOT NULL", "failing_since")
     op.create_table(
         "payments",
         sa.Column("account_id", sa.Text()),
@@ -51,7 +53,8 @@ def upgrade() -> None:
     )
     op.create_index("payments_invoice", "payments", ["account_id", "invoice_key"])
     op.create_index("payments_intent", "payments", ["account_id", "payment_intent"])
-    _index_due("payments_due", "payments", ["due_at"])
+    _index("payments_due", "payments", "due_at IS NOT NULL", "due_at")
+    _index("payments_failing", "payments", "failing_since IS NOT NULL", "failing_since")
     op.create_table(
         "refunds",
         sa.Column("account_id", sa.Text()),
@@ -73,16 +76,20 @@ def upgrade() -> None:
         "stripe_events",
         sa.Column("account_id", sa.Text()),
         sa.Column("id", sa.Text()),
+        sa.Column("payment_intent", sa.Text()),
+        sa.Column("dispute_id", sa.Text()),
         sa.Column("received_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("account_id", "id", name="stripe_events_primary"),
     )
+    op.create_index("stripe_events_intent", "stripe_events", ["account_id", "payment_intent"])
     op.create_index("stripe_events_received", "stripe_events", ["received_at"])
 
 
-def _index_due(name: str, table: str, columns: list[str], *, unique: bool = False) -> None:
-    is_due = sa.text("due_at IS NOT NULL")
+def _index(name: str, table: str, condition: str, *columns: str, unique: bool = False) -> None:
+    """Index *columns* of the rows that meet *condition*."""
+    where = sa.text(condition)
     op.create_index(
-        name, table, columns, unique=unique, sqlite_where=is_due, postgresql_where=is_due
+        name, table, [*columns], unique=unique, sqlite_where=where, postgresql_where=where
     )
 
 
