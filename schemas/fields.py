@@ -77,10 +77,19 @@ _REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 class EmailAddress(Text, fields.Email):
     """
-    An e-mail address on one line.
+    One e-mail address, of characters that can be seen.
 
-    The field of marshmallow accepts control characters between quotation marks.
+    The field of marshmallow accepts control characters between quotation marks, and characters
+    such as U+2028, which ends a line, and U+202E, which turns around what follows.
     """
+
+    def _deserialize(
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not text.isprintable():
+            raise self.make_error("invalid", input=value)
+        return text
 
 
 class WholeNumber(fields.Integer):

@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from email.utils import parseaddr
 from enum import StrEnum
 from functools import lru_cache
 from importlib import import_module
@@ -34,10 +35,15 @@ from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
 from service.collection.events import event_maker
-from service.collection.loop import Collection
+from service.collection.invoice_mail import InvoiceMails
+from service.collection.loop import Collection, Ports
+from service.collection.mailing import Mailing, MailRules
+from service.collection.outbox import Outbox
 from service.collection.payments import Payments
 from service.collection.reversal import Reversals
 from service.collection.sandbox import Sandbox
+from service.collection.sending import Transport
+from service.collection.smtp import Smtp, SmtpServer
 from service.collection.stripe.calls import StripeCalls
 from service.collection.stripe.collector import NAME as STRIPE
 from service.collection.stripe.service import Stripe, StripeService
@@ -105,6 +111,7 @@ class Edges:
     database: Database
     sender: Sends
     collector: Collector
+    mail_transport: Transport
     stripe: Stripe | None = None
     """The connection to Stripe, if that collects instead of *collector*."""
     clock: Clock = field(default_factory=SystemClock)
@@ -121,6 +128,7 @@ class Service:
     store: Store
     signing_secrets: SigningSecrets
     collection: Collection
+    mailing: Mailing
     dispatcher: Dispatcher
     loops: tuple[Loop, ...]
     """The loops that the process runs, in the order in which they are drained."""
@@ -160,6 +168,7 @@ async def running(
             sender=sender,
             collector=Sandbox(settings.sandbox_delay),
             stripe=stripe,
+            mail_transport=_mail_transport(settings),
             tracing=tracing,
         )
         service = assemble(settings, process, edges, operations, document)
@@ -206,31 +215,34 @@ def assemble(
     pay_links = PayLinks(
         store, cipher, clock, settings.public_url, dev_account_id=default_account_id
     )
-    stripe, collector = None, edges.collector
-    name = STRIPE if edges.stripe else collector.name
-    event_of = event_maker(name, INVOICE_NOTIFICATION.name, clock)
-    if edges.stripe:
-        keyring = StripeKeyring(store, cipher)
-        record = dispatcher.record
-        sessions = Sessions(store, record, event_of, clock, metrics)
-        stripe = StripeService(
-            edges.stripe, sessions, store, keyring.keys_of, pay_links.url_of, clock
-        )
-        collector = stripe.collector
+    event_of = event_maker(
+        STRIPE if edges.stripe else edges.collector.name, INVOICE_NOTIFICATION.name, clock
+    )
+    sessions = Sessions(store, dispatcher.record, event_of, clock, metrics)
+    stripe = _stripe_service(edges, store, StripeKeyring(store, cipher), sessions, pay_links)
+    collector = stripe.collector if stripe else edges.collector
     payments = Payments(store, collector, dispatcher.record, event_of, clock, metrics)
     reversals = Reversals(store, collector, dispatcher.record, event_of, clock)
+    mails = InvoiceMails(settings.mail_from, pay_links.url_of, clock)
     collection = Collection(
         store,
-        collector,
-        dispatcher.record,
+        Ports(collector, mails.compose, dispatcher.record),
         INVOICE_NOTIFICATION.name,
         clock,
         metrics,
         tracing,
     )
     sweeper = Sweeper(store, settings.retention, clock, metrics)
+    mailing = Mailing(
+        store,
+        edges.mail_transport,
+        dispatcher.record,
+        MailRules(INVOICE_NOTIFICATION.name, settings.mail_retry_schedule, edges.chance),
+        clock,
+        metrics,
+    )
     watches = [stripe.watch(settings.stripe_poll_interval)] if stripe else []
-    loops: tuple[Loop, ...] = (sweeper, collection, *watches, payments, dispatcher)
+    loops: tuple[Loop, ...] = (sweeper, collection, *watches, payments, mailing, dispatcher)
     if process.role is Role.API:
         loops = ()
     dependencies = Dependencies(
@@ -251,6 +263,7 @@ def assemble(
         stripe=stripe,
         judge=judge_of(settings),
         is_ready=lambda: all(loop.is_running for loop in loops),
+        is_mail_paused=lambda: mailing.is_paused,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,
@@ -259,6 +272,7 @@ def assemble(
         store=store,
         signing_secrets=signing_secrets,
         collection=collection,
+        mailing=mailing,
         dispatcher=dispatcher,
         loops=loops,
         dependencies=dependencies,
@@ -366,6 +380,17 @@ async def _connected_to_stripe(settings: Settings) -> AsyncIterator[Stripe | Non
         yield Stripe(calls_with, client.is_signed)
 
 
+def _stripe_service(
+    edges: Edges, store: Store, keyring: StripeKeyring, sessions: Sessions, pay_links: PayLinks
+) -> StripeService | None:
+    """What collects with Stripe, if that collects."""
+    if edges.stripe is None:
+        return None
+    return StripeService(
+        edges.stripe, sessions, store, keyring.keys_of, pay_links.url_of, edges.clock
+    )
+
+
 def _sender(settings: Settings) -> Sender:
     return Sender(
         egress_policy_of(settings),
@@ -373,6 +398,12 @@ def _sender(settings: Settings) -> Sender:
         concurrency=settings.callback_concurrency,
         proxy=Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
     )
+
+
+def _mail_transport(settings: Settings) -> Transport:
+    if not settings.smtp_url:
+        return Outbox(settings.mail_outbox)
+    return Smtp(SmtpServer.of(settings.smtp_url), parseaddr(settings.mail_from)[1])
 
 
 @asynccontextmanager

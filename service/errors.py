@@ -24,6 +24,7 @@ Errors that cross packages, split by who can act on them.
     │   ├── AccountDisabled         the account is disabled
     │   └── NameTaken               an account has that name already
     ├── EvaluationError           the caller: this request does not make a callback URL
+    ├── SendingRefused            the operator: no mail can leave until something is changed
     └── Unavailable               the operator; the caller may retry
         ├── CollectorUnavailable    the collector gives no answer
         └── StorageUnavailable      the database gives no answer
@@ -198,6 +199,10 @@ class Unavailable(InvoicesError):
 
 class CollectorUnavailable(Unavailable):
     """The collector gives no answer, or none that can be used."""
+
+
+class SendingRefused(InvoicesError):
+    """No mail can leave until the operator changes something; the text is for the log."""
 
 
 class StorageUnavailable(Unavailable):

@@ -11,9 +11,12 @@ import os
 import re
 import sys
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
+from email.errors import HeaderParseError
+from email.headerregistry import Address
+from email.utils import getaddresses, parseaddr
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -87,6 +90,49 @@ def parse_proxy(text: str) -> str:
             "http://user:password@proxy.internal:3128; http:// is the only way to the proxy."
         )
     return text
+
+
+_SMTP_SCHEMES = ("smtp", "smtp+starttls", "smtps")
+
+
+def parse_smtp_url(text: str) -> str:
+    """`smtp+starttls://user:password@host:587`, `smtps://…` or `smtp://…`; empty is none."""
+    if not text:
+        return text
+    try:
+        parts = urlsplit(text)
+        is_server = parts.scheme in _SMTP_SCHEMES and parts.hostname and parts.port != 0
+        is_server = is_server and parts.path in {"", "/"} and not parts.query + parts.fragment
+        is_server = is_server and bool(parts.username) == bool(parts.password)
+    except ValueError:
+        is_server = False
+    if not is_server:
+        # Do not show the URL itself: it may hold a password.
+        raise ValueError(
+            "is not a URL such as smtp+starttls://user:password@smtp.example.com:587, "
+            "smtps://user:password@smtp.example.com or smtp://127.0.0.1:1025; signs such as @ in "
+            "a password are percent-encoded."
+        )
+    return text
+
+
+def parse_sender(text: str) -> str:
+    """One address, perhaps with a name before it: `Acme Inc. <billing@acme.example>`."""
+    try:
+        parsed = Address(addr_spec=parseaddr(text)[1]) if text.isprintable() else None
+    except (HeaderParseError, ValueError, IndexError):
+        parsed = None
+    is_one = len(getaddresses([text])) == 1
+    if text and not (parsed and is_one and parsed.username and parsed.domain):
+        raise ValueError(f"{text!r} is not an address such as Acme Inc. <billing@acme.example>.")
+    return text
+
+
+def parse_folder(text: str) -> Path:
+    """A folder."""
+    if not text:
+        raise ValueError("must name a folder.")
+    return Path(text)
 
 
 def parse_database_url(text: str) -> str:
@@ -327,6 +373,39 @@ class Settings:
         "payment whose webhook was lost is noticed that late. Stripe allows an account 25 to 100 "
         "calls a second: below the number of its open sessions divided by that, all are late.",
     )
+    smtp_url: str = _setting(
+        "",
+        parse_smtp_url,
+        "Mail server that takes the invoices for customers: "
+        "smtp+starttls://user:password@host:587, smtps://user:password@host:465, or smtp:// "
+        "without encryption. If it is not set, mails become files in INVOICES_MAIL_OUTBOX.",
+        is_secret=True,
+    )
+    smtp_allow_plaintext: bool = _setting(
+        False,
+        bool,
+        "Whether smtp:// may lead to another machine than this one, true or false. Everyone on the "
+        "network path can then read the mails, the pay links in them and the password.",
+    )
+    mail_from: str = _setting(
+        "",
+        parse_sender,
+        "Address from which invoices are mailed, perhaps with a name: "
+        "Acme Inc. <billing@acme.example>. Needed with INVOICES_SMTP_URL. The mail server must "
+        "accept it as the sender, else it refuses all mails.",
+    )
+    mail_outbox: Path = _setting(
+        "outbox",
+        parse_folder,
+        "Folder in which mails become .eml files while INVOICES_SMTP_URL is not set. Every file "
+        "has the link with which its invoice is paid. They are not removed.",
+    )
+    mail_retry_schedule: tuple[timedelta, ...] = _setting(
+        "1m,5m,30m,2h,4h,8h,16h,24h,24h",
+        parse_durations,
+        "Delays after each attempt at a mail that was deferred, durations separated by commas. "
+        "After the last one the mail is undeliverable.",
+    )
     encryption_key: tuple[str, ...] = _setting(
         "",
         parse_encryption_keys,
@@ -485,6 +564,8 @@ def read_settings() -> Settings:
         for one in fields(Settings)
     }
     errors = [*_unknown_names(links), *_errors_of(env)]
+    if not errors:
+        errors = _errors_of_mail(values)
     if errors:
         raise SettingsError(errors)
     if f"{PREFIX}PUBLIC_URL" not in os.environ:
@@ -554,6 +635,26 @@ def _unknown_names(links: Sequence[str]) -> list[str]:
         nearest = difflib.get_close_matches(name, known, n=1)
         advice = f"; did you mean {PREFIX}{nearest[0]}?" if nearest else "."
         errors.append(f"{PREFIX}{name}: there is no such setting{advice}")
+    return errors
+
+
+def _errors_of_mail(values: Mapping[str, Any]) -> list[str]:
+    """What does not go together in the settings of mails."""
+    if not values["smtp_url"]:
+        return []
+    errors = []
+    if not values["mail_from"]:
+        errors.append(
+            f"{PREFIX}MAIL_FROM: is needed with {PREFIX}SMTP_URL, such as "
+            "Acme Inc. <billing@acme.example>."
+        )
+    parts = urlsplit(values["smtp_url"])
+    is_local = re.fullmatch(r"localhost|127\.[0-9.]+|::1", parts.hostname or "")
+    if parts.scheme == "smtp" and not is_local and not values["smtp_allow_plaintext"]:
+        errors.append(
+            f"{PREFIX}SMTP_URL: smtp:// to another machine is not encrypted. Use smtp+starttls:// "
+            f"or smtps://, or set {PREFIX}SMTP_ALLOW_PLAINTEXT=true."
+        )
     return errors
 
 

@@ -25,6 +25,7 @@ from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 from tests.clock import PATIENCE_SECONDS, ManualClock
+from tests.mails import FakeTransport
 from tests.memory import Memory
 
 SILENT = Tracing()
@@ -266,6 +267,7 @@ def assembled(
     *,
     receivers=None,
     collector=None,
+    transport=None,
     clock,
     metrics=None,
     operations=OPERATIONS,
@@ -279,6 +281,7 @@ def assembled(
     edges = Edges(
         database=store.memory,
         sender=receivers or FakeReceivers(),
+        mail_transport=transport or FakeTransport(),
         collector=collector or Sandbox(timedelta(seconds=1)),
         clock=clock,
         chance=lambda: 0.5,

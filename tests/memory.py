@@ -991,6 +991,11 @@ def _measure_backlog(tx, now):
     collections = [
         row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
     ]
+    mails_due = [
+        row
+        for row in tx.mails
+        if row["status"] == PENDING and row["due_at"] <= now and _is_free(row, now)
+    ]
     return Backlog(
         deliveries_due=len(due),
         deliveries_waiting=len(free) - len(due),
@@ -999,6 +1004,8 @@ def _measure_backlog(tx, now):
         collections_due=len(collections),
         oldest_due_collection_age_seconds=_oldest_age_seconds(collections, now),
         oldest_unanswered_payment_age_seconds=0,
+        mails_due=len(mails_due),
+        oldest_due_mail_age_seconds=_oldest_age_seconds(mails_due, now),
     )
 
 

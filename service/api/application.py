@@ -29,6 +29,7 @@ OPERATIONS: tuple[Operation, ...] = (
     read_operation("POST", "/invoices/{id}/void", payments.void_invoice),
     read_operation("POST", "/invoices/{id}/refund", payments.refund_invoice),
     read_operation("POST", "/collectors/stripe/{account_id}", collectors.take_stripe_webhook),
+    read_operation("GET", "/invoices/{id}/mails", invoices.list_mails_of_invoice),
     read_operation("GET", "/deliveries", deliveries.list_deliveries),
     read_operation("GET", "/deliveries/{id}", deliveries.get_delivery),
     read_operation("POST", "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),

@@ -85,6 +85,8 @@ class Dependencies:
     """Returns why a URL may not be called, in words for the API user; None where it may."""
     is_ready: Callable[[], bool]
     """Whether the loops of collection and delivery are running."""
+    is_mail_paused: Callable[[], bool]
+    """Whether this process sends no mail until the operator changes something."""
     body_limits: BodyLimits = field(default_factory=BodyLimits)
     is_public_over_tls: bool = False
     public_path: str = ""

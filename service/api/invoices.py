@@ -20,6 +20,7 @@ from schemas.invoice import (
     InvoiceRequestSchema,
     InvoiceSchema,
 )
+from schemas.mail import MailListSchema
 from schemas.money import CURRENCIES, to_text
 from service.api.callbacks import EVALUATED_CALLBACKS
 from service.api.dependencies import DEPENDENCIES
@@ -27,7 +28,7 @@ from service.api.operations import answers, refuses
 from service.api.validation import UNKNOWN_CURSOR
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.domain.invoice import Invoice
-from service.domain.states import Acceptance
+from service.domain.states import Acceptance, MailStatus
 from service.errors import Conflict, FieldError, InvalidInput, UnknownCursor
 from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
@@ -41,6 +42,7 @@ RECEIVED = orjson.dumps({"msg": "Invoice received"})
 _invoice = InvoiceSchema()
 _page = InvoicePageSchema()
 _deliveries = DeliveryPageSchema()
+_mails = MailListSchema()
 
 
 @docs(
@@ -161,6 +163,27 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
     store = request.app[DEPENDENCIES].store
     rows = await store.deliveries_of(request[ACCOUNT_ID], invoice_id)
     return json_response(_deliveries.dump({"items": rows, "next": None}))
+
+
+@docs(
+    tags=["invoices"],
+    operationId="list_mails_of_invoice",
+    summary="List the mails of an invoice",
+    description="Shows whether the invoice has reached its customer: its mails, newest first, each "
+    "with its newest 100 attempts. There is none without a `customer_email`.",
+)
+@match_info_schema(InvoicePathSchema)
+@answers(MailListSchema, "All mails of the invoice.")
+@refuses(400, 401, 404, 422, 429, 503)
+async def list_mails_of_invoice(request: web.Request) -> web.Response:
+    """All mails of one invoice."""
+    invoice_id = request["match_info"]["id"]
+    rows = await request.app[DEPENDENCIES].store.mails_of(request[ACCOUNT_ID], invoice_id)
+    is_pending = MailStatus.PENDING.value
+    items = [
+        {**row, "due_at": row["due_at"] if row["status"] == is_pending else None} for row in rows
+    ]
+    return json_response(_mails.dump({"items": items}))
 
 
 def new_invoice(request: web.Request, **content: Any) -> Invoice:

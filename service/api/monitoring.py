@@ -3,7 +3,7 @@
 from aiohttp import hdrs, web
 from aiohttp_apispec import docs
 
-from schemas.health import HealthSchema
+from schemas.health import HealthSchema, ReadinessSchema
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, answers_text, refuses
 from service.web.problems import problem_of_status
@@ -38,7 +38,7 @@ async def is_alive(_request: web.Request) -> web.Response:
     "recently; invoices are being collected and delivered.",
     security=[],
 )
-@answers(HealthSchema, "The service is ready.")
+@answers(ReadinessSchema, "The service is ready.")
 @refuses(400, 503)
 async def is_ready(request: web.Request) -> web.Response:
     """Check the database and the loops."""
@@ -46,7 +46,8 @@ async def is_ready(request: web.Request) -> web.Response:
     await dependencies.store.ping()
     if not dependencies.is_ready():
         return problem_of_status(503, "Invoices are accepted, but not collected and delivered.")
-    return json_response({"status": "ok"})
+    mail = "paused" if dependencies.is_mail_paused() else "ok"
+    return json_response({"status": "ok", "mail": mail})
 
 
 @docs(

@@ -7,12 +7,14 @@ collection delays no other.
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
 from service.domain.invoice import Event, Invoice, Step
+from service.domain.mail import Mail
 from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
 from service.errors import StorageUnavailable
 from service.loops import POLL, Loop, Round
@@ -41,20 +43,33 @@ Record = Callable[[Step], Awaitable[bool]]
 """Commits a step with the deliveries of its event; False if the invoice is as it was."""
 
 
+Compose = Callable[[Invoice], Awaitable[Mail]]
+"""Composes the mail of an invoice that has the e-mail address of its customer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the loop works with: how money comes, what the customer is sent, where steps go."""
+
+    collector: Collector
+    compose: Compose
+    record: Record
+
+
 class Collection(Loop):
     """
     Collects every accepted invoice, up to `CONCURRENCY` at a time.
 
     An invoice that is accepted in this process is committed leased and collected at once, if there
-    is capacity and no older one waits; all others are leased when they are due. *callback* is the
-    name of the callback that the events fire.
+    is capacity and no older one waits; all others are leased when they are due. Its first step also
+    commits its mail, if it is to get one; the collection does not wait for that mail. *callback* is
+    the name of the callback that the events fire.
     """
 
     def __init__(
         self,
         store: Store,
-        collector: Collector,
-        record: Record,
+        ports: Ports,
         callback: str,
         clock: Clock,
         metrics: Metrics,
@@ -62,8 +77,9 @@ class Collection(Loop):
     ) -> None:
         super().__init__(clock, store.invoices_due)
         self._store = store
-        self._collector = collector
-        self._record = record
+        self._collector = ports.collector
+        self._compose = ports.compose
+        self._record = ports.record
         self._callbacks = (callback,)
         self._metrics = metrics
         self._tracing = tracing
@@ -141,18 +157,31 @@ class Collection(Loop):
 
     async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
         """Call the collector; after `begin`, call `collect` at once if it needs no wait."""
-        if invoice.status is InvoiceStatus.RECEIVED:
+        mail = due_at = None
+        if await self._is_new(invoice):
             progress = await self._collector.begin(invoice)
             if progress == COLLECTABLE:
                 progress = await self._collector.collect(invoice)
+            if invoice.customer_email and progress.status is not InvoiceStatus.UNDELIVERABLE:
+                mail = await self._compose(invoice)
         else:
             progress = await self._collector.collect(invoice)
-        due_at = None
+        status = progress.status
+        if invoice.customer_email and status is InvoiceStatus.SENT:
+            # Its mail decides when it is sent.
+            status = invoice.status
         if progress.look_again_after is not None:
             due_at = now + progress.look_again_after
             due_at += (EPOCH - due_at) % GRAIN
         event = self._event_of(progress)
-        return Step(invoice=invoice, status=progress.status, due_at=due_at, event=event)
+        return Step(invoice=invoice, status=status, due_at=due_at, event=event, mail=mail)
+
+    async def _is_new(self, invoice: Invoice) -> bool:
+        """Whether no step of *invoice* was taken before."""
+        if invoice.status is not InvoiceStatus.RECEIVED:
+            return False
+        # One that is to get a mail stays received until the mail has gone.
+        return not invoice.customer_email or not await self._store.has_mail(invoice)
 
     def _event_of(self, progress: Progress) -> Event | None:
         if progress.description is None:

@@ -1,5 +1,5 @@
 """
-The backlog: how many deliveries and collections are due or waiting, and since when.
+The backlog: how many deliveries, collections and mails are due or waiting, and since when.
 
 It is measured at every scrape, and there may be millions of rows. Each origin is found by one index
 lookup from the one before, counts end at a bound, and one origin is measured at a time, so that no
@@ -20,12 +20,13 @@ from sqlalchemy import (
     cast,
     func,
     literal,
+    literal_column,
     select,
 )
 
 from service.storage import leases
 from service.storage.deliveries import is_first_of_its_invoice, is_pending, next_origin
-from service.storage.tables import checkouts, deliveries, invoices, origins, payments
+from service.storage.tables import checkouts, deliveries, invoices, mails, origins, payments
 
 COUNTED_MAX = 100_000
 """Counting ends at this number: after 0.1 s on SQLite, 0.2 to 0.5 s on PostgreSQL."""
@@ -45,6 +46,8 @@ class Backlog:
     collections_due: int
     oldest_due_collection_age_seconds: float
     oldest_unanswered_payment_age_seconds: float
+    mails_due: int
+    oldest_due_mail_age_seconds: float
 
 
 def measure(
@@ -73,6 +76,8 @@ def measure(
         oldest_unanswered_payment_age_seconds=max(
             _age_seconds(tx.scalar(first, at), now) for first in _first_unanswered
         ),
+        mails_due=tx.scalar(_mail_count, at) or 0,
+        oldest_due_mail_age_seconds=_age_seconds(tx.scalar(_first_mail, at), now),
     )
 
 
@@ -163,3 +168,11 @@ _first_unanswered = [
     .limit(1)
     for table in (checkouts, payments)
 ]
+
+_mail = (
+    mails.c.status == literal_column("'pending'"),
+    mails.c.due_at <= _NOW,
+    leases.is_free(mails),
+)
+_first_mail = select(mails.c.due_at).where(*_mail).order_by(mails.c.due_at).limit(1)
+_mail_count = _counted(select(mails.c.due_at).where(*_mail))

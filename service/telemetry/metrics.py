@@ -22,7 +22,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from service.domain.outcomes import AttemptOutcome
+from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.payment import PaymentKind, RefundStatus
 from service.domain.states import (
     COLLECTED,
@@ -54,6 +54,8 @@ BACKLOG_GAUGES = {
     "oldest_due_collection_age_seconds": "For how long the oldest due collection has been due.",
     "oldest_unanswered_payment_age_seconds": "For how long the collector has given no answer about "
     "the checkout or payment that has waited for one longest.",
+    "mails_due": "Mails that are due and not leased.",
+    "oldest_due_mail_age_seconds": "For how long the oldest due mail has been due.",
 }
 """What can wait in the database, each with its help text."""
 
@@ -126,6 +128,14 @@ class Metrics:
         ).inc
         self.swept = counter("deliveries_swept", "Deliveries that retention has removed.").inc
 
+        self._mail_attempts = _by_labels(
+            counter("mail_attempts", "Attempts at mails, by their outcome.", ["outcome"]),
+            ((outcome,) for outcome in MailOutcome),
+        )
+        self.mail_paused = gauge(
+            "mail_paused", "Whether sending is paused until the operator mends something."
+        ).set
+
         in_flight = gauge("attempts_in_flight", "Attempts that are in flight.")
         self.attempt_began, self.attempt_ended = in_flight.inc, in_flight.dec
         self.slots = gauge("attempts_slots", "Attempts that may be in flight at once.").set
@@ -163,6 +173,10 @@ class Metrics:
     def refund_settled(self, status: RefundStatus) -> None:
         """Count a refund that has ended in *status*."""
         self._refunds(status).inc()
+
+    def mail_attempted(self, outcome: MailOutcome) -> None:
+        """Count an attempt at a mail that was recorded."""
+        self._mail_attempts(outcome).inc()
 
     def attempt_recorded(self, outcome: AttemptOutcome) -> None:
         """Count an attempt that was recorded."""

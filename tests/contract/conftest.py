@@ -22,6 +22,7 @@ from service.web.connections import ConnectionLimits
 from service.web.server import Server
 from tests.clock import START, ManualClock
 from tests.fakes import SILENT, FakeReceivers
+from tests.mails import FakeTransport
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 20
@@ -107,6 +108,7 @@ def assembled(settings, process, metrics, clock, receivers, database, served_doc
             "database": database,
             "sender": receivers,
             "collector": Sandbox(timedelta(0)),
+            "mail_transport": FakeTransport(),
             "clock": clock,
             "chance": lambda: 0.5,
             "tracing": SILENT,

@@ -14,6 +14,7 @@ from service.database.sqlite import SqliteDatabase
 from service.settings import Settings
 from service.web.problems import PROBLEMS
 from tests.fakes import FakeReceivers
+from tests.mails import FakeTransport
 
 METHODS = {"get", "post"}
 
@@ -30,6 +31,7 @@ async def site(aiohttp_client, tmp_path):
     edges = Edges(
         database=SqliteDatabase(f"sqlite:///{tmp_path}/invoices.db"),
         sender=FakeReceivers(),
+        mail_transport=FakeTransport(),
         collector=Sandbox(timedelta(seconds=1)),
     )
     service = assemble(Settings(), DEVELOPMENT, edges, OPERATIONS, document_of(Settings()))

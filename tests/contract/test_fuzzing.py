@@ -23,6 +23,7 @@ from service.storage.schema import migrate
 from service.web.server import Server
 from tests.clock import PATIENCE_SECONDS
 from tests.fakes import FakeReceivers
+from tests.mails import FakeTransport
 from tests.rows import add_delivery, add_two_events
 
 CHECKS = [
@@ -65,7 +66,12 @@ async def serve(path, process, started):
     database, stop = SqliteDatabase(f"sqlite:///{path}"), asyncio.Event()
     await migrate(database)
     collector = Sandbox(timedelta(0))
-    edges = Edges(database=database, sender=FakeReceivers(), collector=collector)
+    edges = Edges(
+        database=database,
+        sender=FakeReceivers(),
+        collector=collector,
+        mail_transport=FakeTransport(),
+    )
     service = assemble(Settings(rate_limit=0), process, edges, document={"openapi": "3.1.0"})
     await add_delivery(service.store, "2expen51ve")
     await add_two_events(service.store, "two")

@@ -216,7 +216,7 @@ async def test_running_service_is_ready(api, service, clock):
     async with running_loops(service.loops, drain_seconds=PATIENCE_SECONDS):
         await clock.parked()
 
-        assert {"status": "ok"} == await (await api.get("/readyz")).json()
+        assert {"status": "ok", "mail": "ok"} == await (await api.get("/readyz")).json()
 
 
 async def test_redirects_are_not_problems(dependencies, aiohttp_client):

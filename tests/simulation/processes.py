@@ -21,6 +21,7 @@ from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing
+from tests.mails import FakeTransport
 from tests.simulation.clocks import SkewedClock
 from tests.simulation.collector import Script
 from tests.simulation.link import Link
@@ -107,6 +108,7 @@ class Process:
         edges = Edges(
             database=self.link,
             sender=self,
+            mail_transport=FakeTransport(),
             collector=Script(world, self),
             clock=self.clock,
             chance=world.chance.random,

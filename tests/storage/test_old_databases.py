@@ -11,6 +11,7 @@ from service.storage.history import DeliveryFilter
 from service.storage.schema import migrate
 from tests.clock import PATIENCE_SECONDS
 from tests.fakes import FakeReceivers
+from tests.mails import FakeTransport
 from tests.rows import ONE
 from tests.storage.older import REVISIONS, insert_rows, up
 
@@ -81,7 +82,12 @@ async def test_rows_of_an_older_version_are_processed(empty, revision):
     await up(empty, revision)
     await empty.write(insert_rows, ROWS)
     receivers = FakeReceivers()
-    edges = Edges(database=empty, sender=receivers, collector=Sandbox(timedelta(0)))
+    edges = Edges(
+        database=empty,
+        sender=receivers,
+        collector=Sandbox(timedelta(0)),
+        mail_transport=FakeTransport(),
+    )
 
     await migrate(empty)
     service = assemble(Settings(), DEVELOPMENT, edges)

@@ -32,7 +32,7 @@ from service.storage import stripe_keys
 from service.storage.invoices import as_invoice
 from service.storage.tables import deliveries, events, invoices, metadata, payments, refunds
 from tests.clock import ManualClock
-from tests.fakes import SILENT, FakeReceivers
+from tests.fakes import SILENT, FakeReceivers, FakeTransport
 from tests.rows import an_invoice
 from tests.stripe.fake import API_KEY, SECRET, FakeStripe, Fault
 from tests.stripe.transport import Transport
@@ -100,6 +100,7 @@ class Process:
             database=Inline(self.pause),
             sender=FakeReceivers(),
             collector=Sandbox(timedelta(seconds=1)),
+            mail_transport=FakeTransport(),
             stripe=stripe,
             clock=clock,
             new_id=lambda: f"{random.getrandbits(64):016x}",

@@ -6,7 +6,8 @@ from prometheus_client import values
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.domain.outcomes import AttemptOutcome
+from service.domain.outcomes import AttemptOutcome, MailOutcome
+from service.domain.payment import PaymentKind
 from service.domain.states import (
     COLLECTED,
     Acceptance,
@@ -26,7 +27,10 @@ BACKLOG = asdict(
         due_origins=1,
         oldest_due_delivery_age_seconds=1.5,
         collections_due=4,
+        oldest_unanswered_payment_age_seconds=8,
         oldest_due_collection_age_seconds=0.25,
+        mails_due=5,
+        oldest_due_mail_age_seconds=0.5,
     )
 )
 UNITS = ("_total", "_seconds", "_info", "_bytes", "_up")
@@ -34,6 +38,7 @@ COUNTS = {
     *("invoices_attempts_in_flight", "invoices_attempts_slots", "invoices_commit_items"),
     *("invoices_connections_open", "invoices_origins_cooling_down", "invoices_deliveries_due"),
     *("invoices_deliveries_waiting", "invoices_due_origins", "invoices_collections_due"),
+    *("invoices_mails_due", "invoices_mail_paused"),
 }
 """Gauges, and histograms of counts: their names say what they count."""
 
@@ -78,7 +83,10 @@ def test_known_labels_are_exposed_from_the_start(metrics):
     known = {
         *(f'received_total{{acceptance="{one}"}}' for one in Acceptance),
         *(f'collected_total{{status="{one}"}}' for one in COLLECTED),
+        *(f'payments_total{{kind="{one}"}}' for one in PaymentKind),
+        *(f'refunds_total{{status="{one}"}}' for one in ("succeeded", "failed")),
         *(f'attempts_total{{outcome="{one}"}}' for one in AttemptOutcome),
+        *(f'mail_attempts_total{{outcome="{one}"}}' for one in MailOutcome),
         *(f'deliveries_settled_total{{reason="{one}",status="{end}"}}' for one, end in settled),
     }
     exposed = {
@@ -101,7 +109,7 @@ def test_labels_have_few_values(metrics):
     }
 
     assert labels == {
-        *("acceptance", "status", "reason", "outcome", "operation", "code", "le", "version")
+        *("acceptance", "status", "reason", "outcome", "operation", "code", "le", "version", "kind")
     }
 
 

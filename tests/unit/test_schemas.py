@@ -225,3 +225,41 @@ class TestLocale:
     def invoice(self, locale):
         """The body of a request with *locale*."""
         return {**EXAMPLE, "currency": "USD", "locale": locale}
+
+
+class TestEmailAddress:
+    """The e-mail address of a customer."""
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "jo@example.com",
+            "jo+tag@example.com",
+            "jö@example.com",
+            "jo@bücher.example",
+            '"a"@x.example',
+        ],
+    )
+    def test_one_address_is_loaded(self, address):
+        """Addresses beyond ASCII are addresses too."""
+        assert address == InvoiceRequestSchema().load(self.invoice(address))["customer_email"]
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            *("a@b.example, c@d.example", "a@b.example,c@d.example", "a@b.example;c@d.example"),
+            *('"a@b, c"@d.example', "Jo <a@b.example>", "<a@b.example>", "a@b@c.example", "jo"),
+            *("a@b.example\r\nBcc: c@d.example", "a\n@b.example", '"a\rb"@c.example'),
+            *("a@b.example\u2028", "a@exa\u202emple.com", "a\u200b@b.example", "a b@c.example"),
+        ],
+    )
+    def test_anything_else_is_refused(self, address):
+        """Two addresses, a name, a line break or an invisible character are a field error."""
+        with pytest.raises(ValidationError) as refusal:
+            InvoiceRequestSchema().load(self.invoice(address))
+
+        assert ["customer_email"] == list(refusal.value.messages)
+
+    def invoice(self, address):
+        """The body of a request with *address*."""
+        return {**EXAMPLE, "currency": "USD", "customer_email": address}

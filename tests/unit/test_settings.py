@@ -57,6 +57,14 @@ DEFAULTS = {
     "idle_timeout": 30 * SECOND,
     "connection_limit": 512,
     "log_level": "info",
+    "smtp_url": "",
+    "smtp_allow_plaintext": False,
+    "mail_from": "",
+    "mail_outbox": Path("outbox"),
+    "mail_retry_schedule": (
+        *(1 * MINUTE, 5 * MINUTE, 30 * MINUTE),
+        *(2 * HOUR, 4 * HOUR, 8 * HOUR, 16 * HOUR, 24 * HOUR, 24 * HOUR),
+    ),
 }
 
 
@@ -483,6 +491,16 @@ def test_several_addresses_may_be_named(environment, expected, text):
         ("CALLBACK_PROXY", "socks5://proxy.internal:1080"),
         ("CALLBACK_PROXY", "http://proxy.internal:3128/path"),
         ("CALLBACK_PROXY", "http://proxy.internal:99999"),
+        ("SMTP_URL", "smtp.example.com:587"),
+        ("SMTP_URL", "https://smtp.example.com"),
+        ("SMTP_URL", "smtps://user@smtp.example.com"),
+        ("SMTP_URL", "smtps://smtp.example.com/path"),
+        ("SMTP_URL", "smtps://smtp.example.com:99999"),
+        ("MAIL_FROM", "Acme Inc."),
+        ("MAIL_FROM", "a@b.example, c@d.example"),
+        ("MAIL_FROM", "a@b.example\r\nBcc: c@d.example"),
+        ("MAIL_FROM", "@b.example"),
+        ("MAIL_OUTBOX", ""),
         ("LOG_LEVEL", "trace"),
         ("LOG_LEVEL", ""),
     ],
@@ -502,6 +520,38 @@ def test_a_password_of_the_proxy_is_not_shown(environment):
     environment(CALLBACK_PROXY="http://me:hunter2@proxy.internal:3128")
 
     assert [] == [text for text in (error, repr(read_settings())) if "hunter2" in text]
+
+
+def test_a_password_of_the_mail_server_is_not_shown(environment):
+    """Neither the message nor the representation contains the password of the mail server."""
+    environment(SMTP_URL="https://me:hunter2@smtp.example.com")
+    (error,) = errors()
+    environment(SMTP_URL="smtps://me:hunter2@smtp.example.com", MAIL_FROM="a@b.example")
+
+    assert [] == [text for text in (error, repr(read_settings())) if "hunter2" in text]
+
+
+def test_a_mail_server_needs_a_sender(environment):
+    """Without the sender's address no mail could be sent: the service does not start."""
+    environment(SMTP_URL="smtps://smtp.example.com")
+
+    (error,) = errors()
+    assert error.startswith("INVOICES_MAIL_FROM: ")
+
+
+@pytest.mark.parametrize(
+    ("host", "is_taken"),
+    [("127.0.0.1:1025", True), ("localhost", True), ("[::1]:25", True), ("mailpit:1025", False)],
+)
+def test_mails_leave_this_machine_encrypted(environment, host, is_taken):
+    """`smtp://` leads to this machine only, unless the operator says otherwise."""
+    environment(SMTP_URL=f"smtp://{host}", MAIL_FROM="Acme Inc. <billing@acme.example>")
+    if not is_taken:
+        (error,) = errors()
+        assert error.startswith("INVOICES_SMTP_URL: ")
+        environment(SMTP_ALLOW_PLAINTEXT="true")
+
+    assert f"smtp://{host}" == read_settings().smtp_url
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ NOTHING = Backlog(
     oldest_due_delivery_age_seconds=0,
     collections_due=0,
     oldest_due_collection_age_seconds=0,
+    mails_due=0,
+    oldest_due_mail_age_seconds=0,
 )
 LATER = START + 60 * SECOND
 

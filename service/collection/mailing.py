@@ -1,0 +1,253 @@
+"""
+The loop that sends the mails of invoices: lease what is due, hand it over, record the attempt.
+
+What a mail server says about one mail changes that mail: later, or never. A failure that would
+meet every mail pauses the loop instead: no attempt is recorded, no schedule is used up, and one
+mail after the other is tried until the operator has mended it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from service.clock import Clock
+from service.collection.loop import Record
+from service.collection.sending import Sending, Transport
+from service.domain.invoice import Event, Step
+from service.domain.mail import Mail, MailAttempt
+from service.domain.outcomes import MailOutcome
+from service.domain.states import InvoiceStatus, MailStatus
+from service.errors import SendingRefused, StorageUnavailable
+from service.loops import POLL, Loop, Round
+from service.storage.invoices import as_invoice
+from service.storage.mails import LeaseRound
+from service.storage.store import Store
+from service.telemetry.metrics import Metrics
+
+log = logging.getLogger("invoices.mail")
+
+CONCURRENCY = 16
+"""Mails on their way at a time in one process; each one has a connection."""
+
+LEASE = timedelta(seconds=90)
+"""Longer than an attempt may take, by the time to record it."""
+
+PAUSE = timedelta(seconds=30)
+"""How long the loop waits before it tries one mail again, after a failure that meets every mail."""
+
+JITTER = 0.2
+"""Delays vary by this fraction, so that the mails of one outage are not due together."""
+
+NAME = "mail"
+"""Who reports that an invoice is undeliverable: the `collector` of its event."""
+
+
+UNDELIVERABLE = {
+    MailOutcome.REJECTED: "Invoice undeliverable: the mail to the customer was refused",
+    MailOutcome.DEFERRED: "Invoice undeliverable: no mail server took the mail in time",
+}
+"""The event of an undeliverable mail, by the outcome of its last attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class MailRules:
+    """
+    What follows from an attempt.
+
+    *callback* is the name of the callback that the event of an undeliverable invoice fires.
+    *retry_schedule* has the delays after deferred attempts. *chance* gives random numbers from 0
+    to 1, for the jitter.
+    """
+
+    callback: str
+    retry_schedule: Sequence[timedelta]
+    chance: Callable[[], float]
+
+
+class Mailing(Loop):
+    """
+    Sends every mail that is due, up to `CONCURRENCY` at a time; any number of processes may.
+
+    *record* commits what a mail means for its invoice.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transport: Transport,
+        record: Record,
+        rules: MailRules,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        super().__init__(clock, store.mails_due)
+        self._store = store
+        self._transport = transport
+        self._record = record
+        self._rules = rules
+        self._metrics = metrics
+        self._held_count = 0
+        self._has_more = False
+        self._paused_until: datetime | None = None
+        self._drained = asyncio.Event()
+
+    @property
+    def held_count(self) -> int:
+        """Mails that are leased here."""
+        return self._held_count
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether no mail can leave until the operator changes something."""
+        return self._paused_until is not None
+
+    def drain(self) -> None:
+        """Lease no more; `run` returns after the last attempt."""
+        super().drain()
+        self._drained.set()
+
+    async def run_round(self) -> Round:
+        """Lease what is due and hand it over; while sending is paused, one mail to try it."""
+        now = self.clock.now()
+        capacity = CONCURRENCY - self._held_count
+        if self._paused_until:
+            if now < self._paused_until:
+                return Round(0, self._paused_until - now)
+            capacity = 1 - self._held_count
+        self._has_more = capacity <= 0
+        if self._has_more:
+            return Round(0, POLL)
+        due = await self._store.lease_mails(LeaseRound(now, now + LEASE, capacity))
+        self._held_count += len(due.mails)
+        self._has_more = len(due.mails) == capacity
+        for mail in due.mails:
+            self.tasks.create_task(self._send(mail, now + LEASE))
+        # With more of them due, the next round begins when one of these has gone.
+        is_later = due.next_due_at is not None and not self._has_more
+        return Round(
+            len(due.mails),
+            min(POLL, due.next_due_at - now) if due.next_due_at and is_later else POLL,
+        )
+
+    async def _send(self, mail: Mail, leased_until: datetime) -> None:
+        try:
+            started_at = self.clock.now()
+            try:
+                sending = await self._transport.send(mail)
+            except SendingRefused as error:
+                self._pause(error)
+                await self._store.release_mail(mail)
+                return
+            self._resume()
+            attempt = self._attempt(mail, sending, started_at)
+            is_recorded = await self._persist(partial(self._settle, attempt), leased_until)
+            if is_recorded:
+                self._metrics.mail_attempted(attempt.outcome)
+            _log_attempt(attempt, is_recorded=is_recorded)
+        except StorageUnavailable as error:
+            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+        except Exception:  # one bad mail must not stop the others
+            log.exception("mail.failed", extra={"fields": _log_fields(mail)})
+        finally:
+            self._held_count -= 1
+            if self._has_more or self.is_draining:
+                self.signal.set()
+
+    def _attempt(self, mail: Mail, sending: Sending, started_at: datetime) -> MailAttempt:
+        ended_at, number = self.clock.now(), mail.attempt_count + 1
+        status, due_at = MailStatus.SENT, None
+        if sending.outcome is MailOutcome.REJECTED:
+            status = MailStatus.UNDELIVERABLE
+        elif sending.outcome is MailOutcome.DEFERRED:
+            if number > len(self._rules.retry_schedule):
+                status = MailStatus.UNDELIVERABLE
+            else:
+                delay = self._rules.retry_schedule[number - 1]
+                jitter = 1 + JITTER * (2 * self._rules.chance() - 1)
+                status, due_at = MailStatus.PENDING, ended_at + delay * jitter
+        return MailAttempt(
+            mail=mail,
+            number=number,
+            started_at=started_at,
+            ended_at=ended_at,
+            outcome=sending.outcome,
+            code=sending.code,
+            detail=sending.detail,
+            status=status,
+            due_at=due_at,
+        )
+
+    async def _settle(self, attempt: MailAttempt) -> bool:
+        """Record *attempt*, and what it means for the invoice; False if the lease was lost."""
+        if attempt.status is MailStatus.PENDING:
+            return await self._store.settle_mail(attempt)
+        mail = attempt.mail
+        row = await self._store.invoice_by_key(mail.account_id, mail.invoice_key)
+        if row is None:
+            return await self._store.settle_mail(attempt)
+        status, event = InvoiceStatus.SENT, None
+        if attempt.status is MailStatus.UNDELIVERABLE:
+            status = InvoiceStatus.UNDELIVERABLE
+            event = Event(
+                description=UNDELIVERABLE[attempt.outcome],
+                paid=False,
+                at=attempt.ended_at,
+                collector=NAME,
+                callbacks=(self._rules.callback,),
+            )
+        step = Step(
+            invoice=as_invoice(row),
+            status=status,
+            event=event,
+            is_report=True,
+            mail_attempt=attempt,
+        )
+        # False also where the invoice is paid or void by now; the attempt is recorded all the same.
+        await self._record(step)
+        return True
+
+    async def _persist(self, write: Callable[[], Awaitable[bool]], leased_until: datetime) -> bool:
+        """Call *write*; repeat it while the database is unavailable, until the lease runs out."""
+        while True:
+            try:
+                return await write()
+            except StorageUnavailable:
+                again_at = self.clock.now() + POLL
+                if self.is_draining or again_at >= leased_until:
+                    raise
+            await self.clock.wait(self._drained, again_at)
+
+    def _pause(self, error: SendingRefused) -> None:
+        if self._paused_until is None:
+            meaning = "no mail leaves until this is mended; then all of them do"
+            log.error("mail.paused", extra={"fields": {"detail": str(error), "meaning": meaning}})
+        self._paused_until = self.clock.now() + PAUSE
+        self._metrics.mail_paused(1)
+
+    def _resume(self) -> None:
+        if self._paused_until is not None:
+            self._paused_until = None
+            self._metrics.mail_paused(0)
+            log.info("mail.resumed")
+            self.signal.set()
+
+
+def _log_attempt(attempt: MailAttempt, *, is_recorded: bool) -> None:
+    """One line for each attempt; addresses are not logged."""
+    fields = {
+        **_log_fields(attempt.mail),
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "code": attempt.code,
+        "mail_status": attempt.status,
+    }
+    name = "mail.settled" if is_recorded else "mail.outlived_lease"
+    log.log(logging.INFO if is_recorded else logging.WARNING, name, extra={"fields": fields})
+
+
+def _log_fields(mail: Mail) -> dict[str, Any]:
+    return {"account_id": mail.account_id, "mail_id": mail.id, "invoice_key": mail.invoice_key}
