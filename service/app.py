@@ -41,7 +41,7 @@ from service.collection.mailing import Mailing, MailRules
 from service.collection.outbox import Outbox
 from service.collection.payments import Payments
 from service.collection.reversal import Reversals
-from service.collection.sandbox import Sandbox
+from service.collection.sandbox import ENDING_LABELS, ENDINGS, Sandbox
 from service.collection.sending import Transport
 from service.collection.smtp import Smtp, SmtpServer
 from service.collection.stripe.calls import StripeCalls
@@ -61,6 +61,9 @@ from service.development import DEV_ACCOUNT, DEV_SECRET
 from service.domain.ids import new_id
 from service.errors import ConfigurationError
 from service.loops import Loop, running_loops
+from service.pages.pay import Payments as PayPages
+from service.pages.pay import add_pages
+from service.pages.rendering import Renderer
 from service.settings import Settings, parse_encryption_keys
 from service.storage.schema import migrate, prepare
 from service.storage.store import Store
@@ -133,6 +136,7 @@ class Service:
     loops: tuple[Loop, ...]
     """The loops that the process runs, in the order in which they are drained."""
     dependencies: Dependencies
+    payments: PayPages
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +280,15 @@ def assemble(
         dispatcher=dispatcher,
         loops=loops,
         dependencies=dependencies,
+        payments=PayPages(
+            store=store,
+            find=pay_links.find,
+            collector=collector,
+            choose=lambda invoice, ending: collection.report(invoice, ENDINGS[ending]),
+            endings=ENDING_LABELS if isinstance(collector, Sandbox) else {},
+            public_path=settings.public_path,
+            renderer=Renderer(_form_targets(settings)),
+        ),
     )
 
 
@@ -380,6 +393,15 @@ async def _connected_to_stripe(settings: Settings) -> AsyncIterator[Stripe | Non
         yield Stripe(calls_with, client.is_signed)
 
 
+def _form_targets(settings: Settings) -> str:
+    """To which sources the button of an invoice may lead: the page of Stripe has any domain."""
+    if settings.collector != STRIPE:
+        return "'self'"
+    return (
+        "'self' https:" if settings.stripe_api_url.startswith("https:") else "'self' https: http:"
+    )
+
+
 def _stripe_service(
     edges: Edges, store: Store, keyring: StripeKeyring, sessions: Sessions, pay_links: PayLinks
 ) -> StripeService | None:
@@ -415,6 +437,7 @@ async def _serving(
         app = make_health_application(service.dependencies)
     else:
         app = make_application(service.dependencies, operations)
+        add_pages(app, service.payments)
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
     try:

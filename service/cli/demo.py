@@ -29,16 +29,29 @@ INVOICE = {"id": "2expen51ve", "customer": "Mr. Richie Rich", "total": "9999"}
 """The invoice of the README."""
 
 
+MAILED_INVOICE = {
+    "id": "2expen51ve",
+    "title": "Expensive invoice",
+    "customer": "Mr. Richie Rich+never",
+    "customer_email": "richie@example.com",
+    "total": "9999",
+}
+"""The same invoice with an address, and a tag with which it is not paid by itself."""
+
+
 @click.command("demo")
-def demo_command() -> None:
+@click.option("--mail", is_flag=True, help="Mail an invoice, and let you pay or decline it.")
+def demo_command(mail: bool) -> None:
     """Run the service and a receiver here: one invoice in, one callback out."""
     settings = for_development(read_settings())
-    sys.exit(run(_demonstrate(settings)))
+    sys.exit(run(_demonstrate(settings, is_mailed=mail)))
 
 
-async def _demonstrate(settings: Settings) -> int:
+async def _demonstrate(settings: Settings, *, is_mailed: bool) -> int:
     """
     Send one invoice, print its callback, then keep both sides running.
+
+    If it *is_mailed*, print where its mail and its page are instead of waiting for the callback.
 
     Ports that are taken are replaced by free ones, and the database is deleted at the end.
 
@@ -65,7 +78,10 @@ async def _demonstrate(settings: Settings) -> int:
             receiver_port = await receiver.start(HOST, _free_port(RECEIVER_PORT))
             try:
                 receiver_url = f"http://{HOST}:{receiver_port}"
-                if not await _send_invoice(settings.public_url, receiver_url, arrived):
+                _print_addresses(settings.public_url, receiver_url)
+                if is_mailed:
+                    await _mail_invoice(settings, receiver_url)
+                elif not await _send_invoice(settings.public_url, receiver_url, arrived):
                     return 1
                 await stop.wait()
                 return 0
@@ -73,15 +89,46 @@ async def _demonstrate(settings: Settings) -> int:
                 await receiver.stop()
 
 
-async def _send_invoice(service_url: str, receiver_url: str, arrived: asyncio.Event) -> bool:
-    """Send the invoice and print what happens; whether its callback was delivered in time."""
+def _print_addresses(service_url: str, receiver_url: str) -> None:
     click.echo(f"The service runs at   {service_url}, its documentation at {service_url}/api/docs")
     click.echo(f"A receiver runs at    {receiver_url}")
+
+
+async def _post(service_url: str, receiver_url: str, invoice: dict[str, str]) -> None:
+    """Send *invoice*, and print the request and its answer."""
     target = f"{service_url}/invoices/?callback_url={receiver_url}"
-    body = orjson.dumps(INVOICE).decode()
+    body = orjson.dumps(invoice).decode()
     click.echo(f"\n$ curl -X POST '{target}' \\\n       -H 'Content-Type: application/json' \\")
     click.echo(f"       -d '{body}'")
     click.echo(await asyncio.to_thread(_fetch, target, body))
+
+
+async def _mail_invoice(settings: Settings, receiver_url: str) -> None:
+    """Send an invoice with an address, and print where its mail and its page are."""
+    invoice_url = f"{settings.public_url}/invoices/{MAILED_INVOICE['id']}"
+    await _post(settings.public_url, receiver_url, MAILED_INVOICE)
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        while True:
+            (mail,) = orjson.loads(await asyncio.to_thread(_fetch, f"{invoice_url}/mails"))[
+                "items"
+            ] or [{"status": "pending"}]
+            if mail["status"] == "sent":
+                break
+            await asyncio.sleep(0.05)
+    invoice = orjson.loads(await asyncio.to_thread(_fetch, invoice_url))
+    if settings.smtp_url:
+        click.echo(f"\nIts mail has gone to {mail['to']}.")
+    else:
+        file = (settings.mail_outbox / f"{mail['id']}.eml").absolute()
+        click.echo(f"\nIts mail is in        {file}")
+    click.echo(f"The customer pays at  {invoice['payment_url']}")
+    click.echo("\nOpen that page, and pay or decline. The receiver then prints the callback here.")
+    click.echo("Everything keeps running until Ctrl-C.")
+
+
+async def _send_invoice(service_url: str, receiver_url: str, arrived: asyncio.Event) -> bool:
+    """Send the invoice and print what happens; whether its callback was delivered in time."""
+    await _post(service_url, receiver_url, INVOICE)
     click.echo("\nThe sandbox sends the invoice and collects the money. Then the receiver gets:")
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):

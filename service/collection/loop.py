@@ -158,7 +158,11 @@ class Collection(Loop):
     async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
         """Call the collector; after `begin`, call `collect` at once if it needs no wait."""
         mail = due_at = None
-        if await self._is_new(invoice):
+        is_new = invoice.status is InvoiceStatus.RECEIVED
+        if is_new and invoice.customer_email:
+            # It stays received until its mail has gone.
+            is_new = not await self._store.has_mail(invoice)
+        if is_new:
             progress = await self._collector.begin(invoice)
             if progress == COLLECTABLE:
                 progress = await self._collector.collect(invoice)
@@ -175,13 +179,6 @@ class Collection(Loop):
             due_at += (EPOCH - due_at) % GRAIN
         event = self._event_of(progress)
         return Step(invoice=invoice, status=status, due_at=due_at, event=event, mail=mail)
-
-    async def _is_new(self, invoice: Invoice) -> bool:
-        """Whether no step of *invoice* was taken before."""
-        if invoice.status is not InvoiceStatus.RECEIVED:
-            return False
-        # One that is to get a mail stays received until the mail has gone.
-        return not invoice.customer_email or not await self._store.has_mail(invoice)
 
     def _event_of(self, progress: Progress) -> Event | None:
         if progress.description is None:

@@ -36,7 +36,16 @@ ENDINGS = {
         for name, description in _FAILURES.items()
     },
 }
-"""What a customer can choose on the page of the sandbox, by name."""
+"""What can be chosen on the page of the sandbox, by name."""
+
+ENDING_LABELS = {
+    "pay": "Pay",
+    "declined": "Decline",
+    "insufficient_funds": "Decline: insufficient funds",
+    "expired_card": "Decline: the card has expired",
+    "processing_error": "Decline: an error while processing",
+}
+"""The words on the buttons of that page."""
 
 _TAG = re.compile(r"\+([a-z_]+)(?=@|\s|$)")
 

@@ -112,7 +112,8 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
         if step.mail:
             new_mails.append(step.mail)
     insert_rows(tx, events, rows)
-    mails.insert(tx, new_mails)
+    if new_mails:
+        mails.insert(tx, new_mails)
     inserted = insert(tx, new)
     if len(items) == 1:
         return [inserted]

@@ -87,7 +87,9 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
         log.warning("collector.unavailable", extra={"fields": {"detail": str(error)}})
     if isinstance(error, RequestError | Unavailable):
         return problem_of(error, request.app[PUBLIC_PATH])
-    fields = {"request_id": request_id_of(request), "path": request.path}
+    # A pay token is a secret: the path with its name instead.
+    path = _route_of(request) if "token" in request.match_info else request.path
+    fields = {"request_id": request_id_of(request), "path": path}
     log.exception("request.failed", extra={"fields": fields})
     return problem_of_status(500)
 

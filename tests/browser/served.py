@@ -53,6 +53,7 @@ def _environment(folder: Path, encryption_key: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if "INVOICES_" not in name}
     return environment | {
         "INVOICES_DATABASE_URL": f"sqlite:///{folder / 'invoices.db'}",
+        "INVOICES_MAIL_OUTBOX": str(folder / "outbox"),
         "INVOICES_LOG_FORMAT": "json",
         "INVOICES_ENCRYPTION_KEY": encryption_key,
     }
