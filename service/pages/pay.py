@@ -112,10 +112,8 @@ class _Pages:
             try:
                 return _redirect(await self._payments.collector.checkout(as_invoice(row), url))
             except Conflict as error:
-                row = (
-                    await self._payments.store.invoice_by_key(row["account_id"], row["key"]) or row
-                )
-                if row["status"] not in PAYABLE:
+                now = await self._payments.store.invoice_by_key(row["account_id"], row["key"])
+                if now and now["status"] not in PAYABLE:
                     # It was paid a moment ago.
                     return _redirect(url)
                 return self._message("It cannot be paid now", str(error), 409)

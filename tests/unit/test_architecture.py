@@ -22,7 +22,7 @@ NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "manager", "base"}
 
 # A dotted name, and the only places that may use it or anything below it.
 HOMES = {
-    "aiohttp.web": ("service/api/", "service/receiver/", "service/web/"),
+    "aiohttp.web": ("service/api/", "service/pages/", "service/receiver/", "service/web/"),
     "aiohttp.ClientSession": (
         "service/collection/stripe/client.py",
         "service/delivery/",
