@@ -17,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.__main__ import main
+from service.collection.smtp import Smtp
 from service.database import group_commit
 from service.delivery.sender import Sender
-from service.storage import attempts, deliveries, invoices, schema, steps
+from service.storage import attempts, deliveries, invoices, mails, schema, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,11 @@ STEPS = {
     "answer-received": Step(Sender, "send", is_after=True, is_it=always),
     "settlement-written": written(attempts.settle),
     "settlement-committed": committed(attempts.settle),
+    "mail-leased": committed(mails.lease_due, lambda due: due.mails),
+    "mail-ready": Step(Smtp, "send", is_after=False, is_it=always),
+    "mail-answered": Step(Smtp, "send", is_after=True, is_it=always),
+    "report-written": written(steps.report),
+    "report-committed": committed(steps.report),
 }
 """The steps at which a process can be killed, in the order of the work."""
 

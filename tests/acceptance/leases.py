@@ -9,7 +9,7 @@ from tests.postgres import execute
 
 _STATEMENTS = tuple(
     f"UPDATE {table} SET leased_until = 1 WHERE leased_until IS NOT NULL"
-    for table in ("invoices", "deliveries")
+    for table in ("invoices", "deliveries", "mails")
 )
 
 

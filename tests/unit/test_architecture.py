@@ -32,6 +32,9 @@ HOMES = {
     "stripe": ("service/collection/stripe/client.py",),
     "sqlalchemy": ("service/database/", "service/storage/"),
     "alembic": ("service/storage/",),
+    "aiosmtplib": ("service/collection/smtp.py",),
+    "babel": ("schemas/locales.py", "service/localization.py"),
+    "jinja2": ("service/collection/", "service/pages/"),
     "prometheus_client": ("service/telemetry/metrics.py", "service/telemetry/workers.py"),
 }
 
