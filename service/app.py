@@ -222,7 +222,9 @@ def assemble(
     event_of = event_maker(
         STRIPE if edges.stripe else edges.collector.name, INVOICE_NOTIFICATION.name, clock
     )
-    sessions = Sessions(store, dispatcher.record, event_of, clock, metrics)
+    sessions = Sessions(
+        store, dispatcher.record, event_of, settings.stripe_poll_interval, clock, metrics
+    )
     stripe = _stripe_service(edges, store, StripeKeyring(store, cipher), sessions, pay_links)
     collector = stripe.collector if stripe else edges.collector
     payments = Payments(store, collector, dispatcher.record, event_of, clock, metrics)

@@ -105,9 +105,11 @@ def fairly_due(tx: Connection, table: Table, now: datetime, limit: int) -> list[
     return sorted((row.account_id, row.id) for row in chosen)
 
 
-def opened(tx: Connection, known: Checkout, session_id: str, url: str | None) -> Checkout | None:
+def opened(
+    tx: Connection, known: Checkout, session_id: str, url: str | None, due_at: datetime
+) -> Checkout | None:
     """
-    Record that the collector has *known*, and where it is paid.
+    Record that the collector has *known*, where it is paid, and when it is asked about it.
 
     Returns:
         The checkout as it is then; None if it is not known.
@@ -115,7 +117,13 @@ def opened(tx: Connection, known: Checkout, session_id: str, url: str | None) ->
     tx.execute(
         update(checkouts)
         .where(_is(known.account_id, known.id), checkouts.c.status == CheckoutStatus.CREATING)
-        .values(status=CheckoutStatus.OPEN, session_id=session_id, url=url, failing_since=None)
+        .values(
+            status=CheckoutStatus.OPEN,
+            session_id=session_id,
+            url=url,
+            due_at=due_at,
+            failing_since=None,
+        )
     )
     return find(tx, known.account_id, known.id)
 

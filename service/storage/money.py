@@ -57,10 +57,10 @@ class MoneyStore:
         return await self._write(checkouts.lease_due, now, until, limit)
 
     async def checkout_opened(
-        self, known: Checkout, session_id: str, url: str | None
+        self, known: Checkout, session_id: str, url: str | None, due_at: datetime
     ) -> Checkout | None:
         """Record that the collector has *known*; returns it as it is then."""
-        return await self._write(checkouts.opened, known, session_id, url)
+        return await self._write(checkouts.opened, known, session_id, url, due_at)
 
     async def checkout_failed(self, known: Checkout) -> None:
         """Record that a failure is stored for the idempotency key of *known*."""

@@ -86,7 +86,8 @@ async def test_a_session_that_has_expired_is_replaced(world):
 async def test_a_payment_is_found_without_any_webhook(world):
     """The poll finds a payment, and tells it once."""
     world.fake.pay(session_of(await url_of(world)))
-    world.clock.advance(HOUR)
+    # INVOICES_STRIPE_POLL_INTERVAL
+    world.clock.advance(timedelta(seconds=60))
 
     for _ in range(2):
         await world.poll(world.process)

@@ -8,6 +8,7 @@ whoever learns of it first reports it, and nobody else does.
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from service.clock import Clock
@@ -39,14 +40,25 @@ Record = Callable[[Step], Awaitable[bool]]
 
 
 class Sessions:
-    """Records what Stripe tells about sessions; *record* commits the reports."""
+    """
+    Records what Stripe tells about sessions; *record* commits the reports.
+
+    Stripe is asked about a session *interval* after it was created.
+    """
 
     def __init__(
-        self, store: Store, record: Record, event_of: EventOf, clock: Clock, metrics: Metrics
+        self,
+        store: Store,
+        record: Record,
+        event_of: EventOf,
+        interval: timedelta,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._money = store.money
         self._record = record
         self._event_of = event_of
+        self._interval = interval
         self._clock = clock
         self._metrics = metrics
 
@@ -54,7 +66,8 @@ class Sessions:
         """Record what Stripe tells about a session; None if it has ended."""
         current: Checkout | None = known
         if known.status is CheckoutStatus.CREATING:
-            current = await self._money.checkout_opened(known, session.id, session.url)
+            due_at = self._clock.now() + self._interval
+            current = await self._money.checkout_opened(known, session.id, session.url, due_at)
         is_given_up = current is None or current.status is CheckoutStatus.CLOSED
         if current is None or (is_given_up and session.state is SessionState.OPEN):
             return None
