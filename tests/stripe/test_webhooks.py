@@ -8,6 +8,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from service.api.application import make_application
+from service.storage.webhooks import Webhook
 from tests.stripe.fake import SECRET
 from tests.stripe.world import World
 
@@ -138,6 +139,17 @@ async def test_an_old_signature_is_refused(world, client, minutes, status):
 async def test_a_webhook_about_something_else_is_taken(world, client, event):
     """An account of Stripe has other things too: what is signed is 200 and changes nothing."""
     assert 200 == await sent(client, *world.fake.signed(event))
+
+
+async def test_old_webhooks_are_forgotten(world, client):
+    """The ids of webhooks are kept for a month, in which Stripe may send them again."""
+    assert 200 == await sent(client, *world.fake.signed(world.fake.events[0]))
+    world.clock.advance(timedelta(days=31))
+
+    await world.process.watch.forget_webhooks(world.clock.now())
+
+    store, webhook = world.process.store, Webhook(id=world.fake.events[0]["id"], type="x")
+    assert await store.money.take_webhook("dev", webhook, world.clock.now())
 
 
 async def test_a_large_webhook_is_refused_by_its_size(world, client):

@@ -6,7 +6,7 @@ lost webhook nor a missing secret loses a payment.
 """
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from service.clock import Clock
 from service.collection.stripe.calls import StripeCallFailed
@@ -21,6 +21,9 @@ log = logging.getLogger("invoices.collection")
 
 CONCURRENCY = 32
 """Checkouts that are asked about at a time; Stripe allows each account 25 to 100 calls a second."""
+
+WEBHOOKS_KEPT, CLEANING_INTERVAL = timedelta(days=30), timedelta(hours=1)
+"""Stripe sends a webhook for three days; one sent again by hand is rarely older than a month."""
 
 FAILING_WAIT_MAX = timedelta(minutes=30)
 """While Stripe gives no answer, the waits grow up to this."""
@@ -37,6 +40,7 @@ class CheckoutWatch(Loop):
         self._checkouts = checkouts
         self._interval = interval
         self._held_count = 0
+        self._cleaned_at: datetime | None = None
 
     @property
     def held_count(self) -> int:
@@ -46,6 +50,8 @@ class CheckoutWatch(Loop):
     async def run_round(self) -> Round:
         """Lease what is due and start a task for each."""
         now, capacity = self.clock.now(), CONCURRENCY - self._held_count
+        if self._cleaned_at is None or now - self._cleaned_at > CLEANING_INTERVAL:
+            await self.forget_webhooks(now)
         if capacity <= 0:
             return Round(0, POLL)
         due = await self._money.lease_checkouts(now, now + CALL_LEASE, capacity)
@@ -54,6 +60,12 @@ class CheckoutWatch(Loop):
             self.tasks.create_task(self._look(one))
         # An account with more than its share of a round is due again at once.
         return Round(len(due), AT_ONCE if due else min(POLL, self._interval))
+
+    async def forget_webhooks(self, now: datetime) -> None:
+        """Remove the webhooks that were taken so long ago that Stripe does not send them again."""
+        while await self._money.remove_webhooks(now - WEBHOOKS_KEPT):
+            pass
+        self._cleaned_at = now
 
     async def _look(self, due: DueCheckout) -> None:
         """Ask about one checkout; after a failure of ours, its lease runs out."""
