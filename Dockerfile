@@ -3,7 +3,7 @@ FROM python:3.13-slim AS build
 WORKDIR /src
 COPY . .
 RUN python -m venv --without-pip /opt/invoices \
-    && pip --python /opt/invoices/bin/python install --no-cache-dir '.[otel]'
+    && pip --python /opt/invoices/bin/python install --no-cache-dir '.[otel,stripe]'
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="invoices" \

@@ -40,7 +40,10 @@ class RequestParser:
 
     def __init__(self, currency: str, operations: Iterable[Operation] = ()) -> None:
         self._currency = currency
+        operations = tuple(operations)
         self._schemas = {one.handler: one.schemas for one in operations}
+        bodies = (one.schemas["body"] for one in operations if "body" in one.schemas)
+        self._optional = frozenset(filter(is_optional, bodies))
 
     async def parse(
         self,
@@ -62,7 +65,7 @@ class RequestParser:
         """
         data: Any
         if location == "json":
-            data = request[BODY] = await read_json(request, is_optional=is_optional(schema))
+            data = request[BODY] = await read_json(request, is_optional=schema in self._optional)
             if not isinstance(data, dict):
                 message = f"The body is {KINDS[type(data)]}; a JSON object was expected."
                 _add_errors(request, "body", [("", message)])

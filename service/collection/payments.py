@@ -38,6 +38,9 @@ CONCURRENCY = 32
 LEASE = timedelta(minutes=1)
 """How long one look may take. After a crash, a payment waits this long at most."""
 
+IDLE_POLL = timedelta(seconds=15)
+"""The longest wait between two rounds: a refund that is asked for is signalled."""
+
 PENDING_WAIT = timedelta(minutes=1)
 """When a refund that is on its way is asked about again."""
 
@@ -85,7 +88,7 @@ class Payments(Loop):
         self._held_count += len(due)
         for one in due:
             self.tasks.create_task(self._look(one))
-        return Round(len(due), AT_ONCE if due else POLL)
+        return Round(len(due), AT_ONCE if due else IDLE_POLL)
 
     async def _look(self, due: DuePayment) -> None:
         """Look at one payment; after a failure of ours, its lease runs out."""

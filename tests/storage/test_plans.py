@@ -450,6 +450,7 @@ INDEXES = {
         {"invoices_due"},
         {"checkouts_failing"},
         {"payments_failing"},
+        {"mails_due"},
     ],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
