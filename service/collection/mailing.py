@@ -17,7 +17,7 @@ from typing import Any
 from service.clock import Clock
 from service.collection.loop import Record
 from service.collection.sending import Sending, Transport
-from service.domain.invoice import Event, Step
+from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import Mail, MailAttempt
 from service.domain.outcomes import MailOutcome
 from service.domain.states import InvoiceStatus, MailStatus
@@ -51,6 +51,10 @@ UNDELIVERABLE = {
     MailOutcome.DEFERRED: "Invoice undeliverable: no mail server took the mail in time",
 }
 """The event of an undeliverable mail, by the outcome of its last attempt."""
+
+
+VOID = Sending(MailOutcome.REJECTED, None, "Nothing was sent: the invoice is void.")
+"""The result for an invoice that was voided before its mail had gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +139,19 @@ class Mailing(Loop):
 
     async def _send(self, mail: Mail, leased_until: datetime) -> None:
         try:
-            started_at = self.clock.now()
+            row = await self._store.invoice_by_key(mail.account_id, mail.invoice_key)
+            if row is None:
+                raise LookupError(f"{mail.id} has no invoice")
+            invoice, started_at = as_invoice(row), self.clock.now()
             try:
-                sending = await self._transport.send(mail)
+                sending = await self._hand_over(mail, invoice)
             except SendingRefused as error:
                 self._pause(error)
                 await self._store.release_mail(mail)
                 return
-            self._resume()
             attempt = self._attempt(mail, sending, started_at)
-            is_recorded = await self._persist(partial(self._settle, attempt), leased_until)
+            write = partial(self._settle, invoice, attempt)
+            is_recorded = await self._persist(write, leased_until)
             if is_recorded:
                 self._metrics.mail_attempted(attempt.outcome)
             _log_attempt(attempt, is_recorded=is_recorded)
@@ -156,6 +163,17 @@ class Mailing(Loop):
             self._held_count -= 1
             if self._has_more or self.is_draining:
                 self.signal.set()
+
+    async def _hand_over(self, mail: Mail, invoice: Invoice) -> Sending:
+        if invoice.status is InvoiceStatus.VOID:
+            return VOID
+        sending = await self._transport.send(mail)
+        if sending.outcome is MailOutcome.DEFERRED and self._paused_until:
+            # That the server is away does not show that it takes our mails again.
+            self._paused_until = self.clock.now() + PAUSE
+        else:
+            self._resume()
+        return sending
 
     def _attempt(self, mail: Mail, sending: Sending, started_at: datetime) -> MailAttempt:
         ended_at, number = self.clock.now(), mail.attempt_count + 1
@@ -181,13 +199,9 @@ class Mailing(Loop):
             due_at=due_at,
         )
 
-    async def _settle(self, attempt: MailAttempt) -> bool:
+    async def _settle(self, invoice: Invoice, attempt: MailAttempt) -> bool:
         """Record *attempt*, and what it means for the invoice; False if the lease was lost."""
         if attempt.status is MailStatus.PENDING:
-            return await self._store.settle_mail(attempt)
-        mail = attempt.mail
-        row = await self._store.invoice_by_key(mail.account_id, mail.invoice_key)
-        if row is None:
             return await self._store.settle_mail(attempt)
         status, event = InvoiceStatus.SENT, None
         if attempt.status is MailStatus.UNDELIVERABLE:
@@ -200,7 +214,7 @@ class Mailing(Loop):
                 callbacks=(self._rules.callback,),
             )
         step = Step(
-            invoice=as_invoice(row),
+            invoice=invoice,
             status=status,
             event=event,
             is_report=True,

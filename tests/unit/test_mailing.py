@@ -8,10 +8,12 @@ import pytest
 from service.api.application import make_application
 from service.collection.mailing import CONCURRENCY, LEASE, PAUSE
 from service.collection.sending import Sending
+from service.domain.invoice import Step
 from service.domain.outcomes import MailOutcome
 from service.domain.states import InvoiceStatus
 from service.errors import SendingRefused
 from service.loops import POLL
+from service.storage.invoices import as_invoice
 from service.storage.tables import mails
 from service.telemetry.metrics import Metrics
 from tests.clock import ManualClock
@@ -187,6 +189,32 @@ async def test_an_undeliverable_invoice_is_still_paid(world, transport):
 
     status, events, _ = await world.status()
     assert (PAID, [False, True]) == (status, [paid for _, paid in events])
+
+
+async def test_a_void_invoice_is_not_mailed(world, transport):
+    """Nobody is asked to pay an invoice that was voided before its mail had gone."""
+    transport.results.append(DEFERRED)
+    await world.accept()
+    row = await world.store.find_invoice("dev", "1")
+    void = Step(invoice=as_invoice(row), status=InvoiceStatus.VOID, is_report=True)
+    assert await world.service.dependencies.record(void)
+    await world.advance(10 * MINUTE)
+
+    assert (InvoiceStatus.VOID, [], "undeliverable") == await world.status()
+    assert 1 == len(transport.mails)
+
+
+async def test_a_server_that_is_away_does_not_end_the_pause(world, transport):
+    """A deferral while sending is paused shows nothing: one mail tries it again later."""
+    transport.results.extend([REFUSED, DEFERRED])
+    await world.accept("1")
+    await world.accept("2")
+    await world.advance(PAUSE)
+    assert world.service.mailing.is_paused
+    assert 2 == len(transport.mails)
+
+    await world.advance(PAUSE)
+    assert not world.service.mailing.is_paused
 
 
 async def test_a_failure_of_ours_pauses_sending(world, transport, metrics, caplog):

@@ -49,7 +49,7 @@ def test_every_operation_is_covered():
     known |= {("POST", path) for path in ("/invoices/", REDELIVER, REDELIVER_ALL, VOID, REFUND)}
 
     assert known == set(PRIVATE)
-    assert 3 == len(BY_ID)
+    assert 4 == len(BY_ID)
 
 
 @pytest.mark.parametrize("path", BY_ID)
