@@ -46,7 +46,7 @@ from service.collection.reversal import Reversals
 from service.collection.sandbox import ENDING_LABELS, ENDINGS, Sandbox
 from service.collection.sending import Transport
 from service.collection.smtp import Smtp, SmtpServer
-from service.collection.stripe.calls import StripeCalls
+from service.collection.stripe.calls import CONNECTIONS_MAX, StripeCalls
 from service.collection.stripe.collector import NAME as STRIPE
 from service.collection.stripe.service import Stripe, StripeService
 from service.collection.stripe.sessions import Sessions
@@ -499,6 +499,8 @@ def _sender(settings: Settings) -> Sender:
 def descriptors_needed(settings: Settings) -> int:
     """How many file descriptors a process can need: one for each connection, and some others."""
     connections = settings.connection_limit + settings.callback_concurrency + KEPT_MAX
+    if settings.collector == STRIPE:
+        connections += CONNECTIONS_MAX
     return connections + OTHER_DESCRIPTORS
 
 

@@ -19,6 +19,9 @@ from service.domain.payment import RefundStatus
 from service.errors import CollectorUnavailable
 from service.values import value
 
+CONNECTIONS_MAX = 100
+"""Connections of a process to Stripe."""
+
 
 class StripeCallFailed(CollectorUnavailable):
     """A call to Stripe has no result; the text is for the operator, and holds no key."""

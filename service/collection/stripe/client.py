@@ -12,10 +12,11 @@ from http import HTTPStatus
 from typing import Any
 
 import stripe
-from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from stripe import AIOHTTPClient, HTTPClient, StripeClient
 
 from service.collection.stripe.calls import (
+    CONNECTIONS_MAX,
     AnswerStored,
     CallRefused,
     NewSession,
@@ -75,7 +76,8 @@ class StripeConnections(AIOHTTPClient):
 @asynccontextmanager
 async def stripe_connections() -> AsyncIterator[HTTPClient]:
     """The connections to Stripe, closed at the end of the block."""
-    async with ClientSession(cookie_jar=DummyCookieJar()) as session:
+    connector = TCPConnector(limit=CONNECTIONS_MAX)
+    async with ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session:
         yield StripeConnections(session)
 
 
