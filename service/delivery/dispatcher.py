@@ -17,7 +17,7 @@ from service.delivery.attempt import Attempts, log_failure
 from service.delivery.fairness import Receivers, Slot
 from service.delivery.fanout import deliveries_of
 from service.delivery.lookout import Lookout
-from service.domain.delivery import Attempt, Delivery, Retry, account_of
+from service.domain.delivery import Attempt, Delivery, Retry
 from service.domain.invoice import Step
 from service.errors import StorageUnavailable
 from service.loops import AT_ONCE, POLL, Loop, Round
@@ -262,7 +262,7 @@ class Dispatcher(Loop):
         is_awaited = receiver in self._backlogged and self._receivers.wants_more(receiver)
         if is_awaited:
             self._lookout.name([receiver])
-        is_resumed = self._lookout.resume(account_of(receiver), origin)
+        is_resumed = self._lookout.resume(receiver, origin)
         if is_awaited or is_resumed or self._is_full or self.is_draining:
             self.signal.wake()
 

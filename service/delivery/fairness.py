@@ -15,14 +15,14 @@ alone: neighbours on its host, and other accounts, are called as if it did not e
 This module only counts. The dispatcher calls it, waits, and makes the attempts.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from weakref import WeakValueDictionary
 
 from service.delivery.health import REFUSALS_MAX, Cooldowns, Health
-from service.delivery.shares import Division, Share
+from service.delivery.shares import ALONE, Division, Taken
 from service.domain.delivery import Attempt, Delivery, OriginState, ReceiverState, account_of
 from service.domain.outcomes import AttemptOutcome
 from service.values import value
@@ -52,14 +52,29 @@ class Origin:
 
     name: str
     connections: Division
-    probe_leases: Share
-    accounts: Counter[str]
-    """Accounts with leases for this origin."""
-    receivers: dict[str, None]
+    accounts: dict[str, "Seat"] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
     in_flight_count: int = 0
+    probe_lease_count: int = 0
+    waiting_count: int = 0
     waiting: dict[bool, "Turns"] = field(default_factory=lambda: {True: Turns(), False: Turns()})
     """Receivers that wait for a connection: those that are probed, and the others."""
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """What one account has of the slots and of the leases."""
+
+    slots: Taken = field(default_factory=Taken)
+    leases: Taken = field(default_factory=Taken)
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """What one account has at one origin: connections, and leases of probes."""
+
+    connections: Taken = field(default_factory=Taken)
+    probe_lease_count: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +83,9 @@ class Receiver:
 
     name: str
     account_id: str
+    account: Account
     origin: Origin
+    seat: Seat
     health: Health = field(default_factory=Health)
     waiting: deque[Delivery] = field(default_factory=deque)
     in_flight_count: int = 0
@@ -131,20 +148,20 @@ class Receivers:
 
     def __init__(self, concurrency: int, origin_concurrency: int) -> None:
         self._origin_concurrency = origin_concurrency
+        self._origin_probes = max(1, origin_concurrency // 2)
         self.cooldowns = Cooldowns()
         self.held_count = 0
         """Leases that are taken or reserved."""
         self._known: dict[str, Receiver] = {}
         self._origins = WeakValueDictionary[str, Origin]()
-        self._accounts = Counter[str]()
+        self._accounts: dict[str, Account] = {}
         self._busy: dict[str, Receiver] = {}
         self._turns = {True: Turns(), False: Turns()}
         self._are_probes_first = False
         probes = max(1, concurrency // 2)
         account_probes = max(1, probes // 4)
-        contenders = (self._accounts, self._busy)
-        self._slots = Division(concurrency, probes, account_probes, contenders)
-        self._leases = Division(concurrency * LEASE_AHEAD, probes, account_probes, contenders)
+        self._slots = Division(concurrency, probes, account_probes)
+        self._leases = Division(concurrency * LEASE_AHEAD, probes, account_probes)
 
     # Leases
 
@@ -158,16 +175,18 @@ class Receivers:
         receiver = self._known.get(name)
         if receiver is None or receiver.is_probed:
             return self._capacity_of_probe(name, origin, receiver)
-        shared = self._leases.capacity_of(receiver.account_id, name, is_probed=False)
-        return max(0, min(self._limit_of(receiver) - receiver.held_count, shared))
+        held_count = receiver.held_count
+        shared = self._leases.capacity_of(receiver.account.leases, held_count, is_probed=False)
+        return max(0, min(self._limit_of(receiver) - held_count, shared))
 
     def _capacity_of_probe(self, name: str, origin: str, receiver: Receiver | None) -> int:
+        held_count = receiver.held_count if receiver else 0
         account_id = account_of(name)
-        own = 1 if receiver is None else 1 - receiver.held_count
-        shared = self._leases.capacity_of(account_id, name, is_probed=True)
-        known = receiver.origin if receiver else self._origins.get(origin)
-        at_origin = known.probe_leases.capacity_of(account_id) if known else 1
-        return max(0, min(own, shared, at_origin))
+        leases = (self._accounts.get(account_id) or Account()).leases
+        shared = self._leases.capacity_of(leases, held_count, is_probed=True)
+        if held_count or self.is_full(name, receiver.origin.name if receiver else origin):
+            return 0
+        return max(0, min(1, shared))
 
     def has_all_its_leases(self, name: str) -> bool:
         """Whether a receiver has as many leases as it may have, apart from the others."""
@@ -182,7 +201,13 @@ class Receivers:
     def is_full(self, name: str, origin: str) -> bool:
         """Whether *origin* has no connection for another probe of the account of a receiver."""
         known = self._origins.get(origin)
-        return known is not None and known.probe_leases.capacity_of(account_of(name)) <= 0
+        if known is None:
+            return False
+        seat = known.accounts.get(account_of(name))
+        own_count = seat.probe_lease_count if seat else 0
+        is_alone = own_count == known.probe_lease_count
+        free = self._origin_probes - known.probe_lease_count
+        return own_count >= free * (ALONE if is_alone else 1)
 
     def wants_more(self, name: str) -> bool:
         """Whether a receiver has at most half of the leases that it may have, and may have more."""
@@ -196,22 +221,23 @@ class Receivers:
         receiver = self._known.get(name) or self._add(name, origin)
         if count and not receiver.held_count:
             self._join(receiver)
-        self._leases.take(receiver.account_id, name, count, is_probed=receiver.is_probed)
-        if receiver.is_probed:
-            receiver.origin.probe_leases.take(receiver.account_id, count)
-        receiver.held_count += count
-        self.held_count += count
+        self._hold(receiver, count)
 
     def give_up(self, name: str, count: int = 1) -> None:
         """Stop counting leases."""
         receiver = self._known[name]
-        self._leases.give_back(receiver.account_id, name, count, is_probed=receiver.is_probed)
-        if receiver.is_probed:
-            receiver.origin.probe_leases.give_back(receiver.account_id, count)
-        receiver.held_count -= count
-        self.held_count -= count
+        self._hold(receiver, -count)
         if count and not receiver.held_count:
             self._leave(receiver)
+
+    def _hold(self, receiver: Receiver, count: int) -> None:
+        is_probed = receiver.is_probed
+        self._leases.take(receiver.account.leases, count, is_probed=is_probed)
+        if is_probed:
+            receiver.seat.probe_lease_count += count
+            receiver.origin.probe_lease_count += count
+        receiver.held_count += count
+        self.held_count += count
 
     def remember(self, answered: Iterable[ReceiverState]) -> None:
         """Know receivers that have answered lately."""
@@ -242,7 +268,8 @@ class Receivers:
 
     def count_in_flight(self, account_id: str) -> int:
         """How many attempts of an account are in flight."""
-        return self._slots.count_of(account_id)
+        account = self._accounts.get(account_id)
+        return account.slots.count if account else 0
 
     def wait(self, delivery: Delivery) -> None:
         """Queue a delivery, whose lease is counted, for a slot."""
@@ -269,7 +296,10 @@ class Receivers:
                 elif not self._gets_connection(receiver):
                     receiver.is_queued = True
                     receiver.origin.waiting[is_probed].add(receiver)
-                elif not self._permits(self._slots, receiver):
+                    receiver.origin.waiting_count += 1
+                elif not self._slots.permits(
+                    receiver.account.slots, receiver.in_flight_count, is_probed=is_probed
+                ):
                     receiver.is_queued = True
                     turns.add(receiver)
                     passed_count += 1
@@ -297,10 +327,13 @@ class Receivers:
         origin = receiver.origin
         receiver.in_flight_count -= 1
         origin.in_flight_count -= 1
-        for division in (self._slots, origin.connections):
-            division.give_back(receiver.account_id, receiver.name, is_probed=receiver.is_probed)
-        self._queue_up(receiver)
-        self._call_waiting(origin)
+        is_probed = receiver.is_probed
+        self._slots.take(receiver.account.slots, -1, is_probed=is_probed)
+        origin.connections.take(receiver.seat.connections, -1, is_probed=is_probed)
+        if receiver.waiting:
+            self._queue_up(receiver)
+        if origin.waiting_count:
+            self._call_waiting(origin)
 
     def take_back(self, name: str) -> list[Delivery]:
         """Remove the deliveries of one receiver that wait for a slot, but none asked for."""
@@ -321,14 +354,12 @@ class Receivers:
         origin = receiver.origin
         receiver.in_flight_count += 1
         origin.in_flight_count += 1
-        for division in (self._slots, origin.connections):
-            division.take(receiver.account_id, receiver.name, is_probed=receiver.is_probed)
-        slot = Slot(
-            receiver.waiting.popleft(),
-            is_probe=receiver.is_probed,
-            is_probe_of_origin=not origin.health.is_open,
-        )
-        self._queue_up(receiver)
+        is_probed = receiver.is_probed
+        self._slots.take(receiver.account.slots, is_probed=is_probed)
+        origin.connections.take(receiver.seat.connections, is_probed=is_probed)
+        slot = Slot(receiver.waiting.popleft(), is_probed, not origin.health.is_open)
+        if receiver.waiting:
+            self._queue_up(receiver)
         return slot
 
     def _queue_up(self, receiver: Receiver) -> None:
@@ -342,6 +373,7 @@ class Receivers:
             called = list[Receiver]()
             while turns and len(called) < max(1, origin.connections.free):
                 called.append(turns.take())
+            origin.waiting_count -= len(called)
             for receiver in reversed(called):
                 self._turns[is_probed].add(receiver, is_next=True)
 
@@ -356,11 +388,9 @@ class Receivers:
         is_limited = origin.health.is_failing and not receiver.waiting[0].is_asked
         if is_limited and origin.in_flight_count:
             return False
-        return self._permits(origin.connections, receiver)
-
-    @staticmethod
-    def _permits(division: Division, receiver: Receiver) -> bool:
-        return division.permits(receiver.account_id, receiver.name, is_probed=receiver.is_probed)
+        return origin.connections.permits(
+            receiver.seat.connections, receiver.in_flight_count, is_probed=receiver.is_probed
+        )
 
     # What attempts show
 
@@ -406,13 +436,13 @@ class Receivers:
 
     def _change(self, receiver: Receiver) -> None:
         """Count what *receiver* has as probes from now on, or no longer."""
-        account_id, is_probed = receiver.account_id, receiver.is_probed
-        self._leases.change(account_id, receiver.held_count, is_probed=is_probed)
-        at_origin = receiver.origin.probe_leases
-        change = at_origin.take if is_probed else at_origin.give_back
-        change(account_id, receiver.held_count)
-        for division in (self._slots, receiver.origin.connections):
-            division.change(account_id, receiver.in_flight_count, is_probed=is_probed)
+        sign = 1 if receiver.is_probed else -1
+        held_count, in_flight_count = sign * receiver.held_count, sign * receiver.in_flight_count
+        self._leases.change(receiver.account.leases, held_count)
+        receiver.seat.probe_lease_count += held_count
+        receiver.origin.probe_lease_count += held_count
+        self._slots.change(receiver.account.slots, in_flight_count)
+        receiver.origin.connections.change(receiver.seat.connections, in_flight_count)
 
     # What is known
 
@@ -422,34 +452,35 @@ class Receivers:
 
     def _join(self, receiver: Receiver) -> None:
         self._busy[receiver.name] = receiver
-        receiver.origin.receivers[receiver.name] = None
-        self._accounts[receiver.account_id] += 1
-        receiver.origin.accounts[receiver.account_id] += 1
+        self._leases.join(receiver.account.leases)
+        self._slots.join(receiver.account.slots)
+        receiver.origin.connections.join(receiver.seat.connections)
 
     def _leave(self, receiver: Receiver) -> None:
         del self._busy[receiver.name]
-        del receiver.origin.receivers[receiver.name]
-        for counter in (self._accounts, receiver.origin.accounts):
-            counter[receiver.account_id] -= 1
-            if not counter[receiver.account_id]:
-                del counter[receiver.account_id]
+        self._leases.leave(receiver.account.leases)
+        self._slots.leave(receiver.account.slots)
+        receiver.origin.connections.leave(receiver.seat.connections)
 
     def _add(self, name: str, origin: str) -> Receiver:
         if len(self._known) > KNOWN_MAX:
             self._forget_some()
-        receiver = Receiver(name, account_of(name), self._origin(origin))
-        self._known[name] = receiver
+        account_id, at = account_of(name), self._origin(origin)
+        account = self._accounts.get(account_id)
+        if account is None:
+            account = self._accounts[account_id] = Account()
+        seat = at.accounts.get(account_id)
+        if seat is None:
+            seat = at.accounts[account_id] = Seat()
+        receiver = self._known[name] = Receiver(name, account_id, account, at, seat)
         return receiver
 
     def _origin(self, name: str) -> Origin:
         origin = self._origins.get(name)
         if origin is None:
-            probes = max(1, self._origin_concurrency // 2)
-            accounts, receivers = Counter[str](), dict[str, None]()
-            connections = Division(self._origin_concurrency, probes, probes, (accounts, receivers))
-            probe_leases = Share(probes, accounts)
-            origin = Origin(name, connections, probe_leases, accounts, receivers)
-            self._origins[name] = origin
+            probes = self._origin_probes
+            connections = Division(self._origin_concurrency, probes, probes)
+            origin = self._origins[name] = Origin(name, connections)
         return origin
 
     def _forget_some(self) -> None:

@@ -42,6 +42,8 @@ class Cooldowns:
 
     def is_active(self, name: str, now: datetime) -> bool:
         """Whether *name* gets no attempts at *now*."""
+        if not self._cooldowns:
+            return False
         cooldown = self._cooldowns.get(name)
         return cooldown is not None and cooldown.is_active(now)
 

@@ -141,13 +141,16 @@ class Lookout:
         if is_new and receiver in self._just_named and place in self._skipped:
             self._skipped[place].new.append(receiver)
 
-    def resume(self, account_id: str = "", origin: str = "") -> bool:
+    def resume(self, receiver: str = "", origin: str = "") -> bool:
         """
         Look soon at receivers that were skipped and have capacity now, first at the newest one.
 
-        Some places are tried, those of *account_id* among them; returns whether there is one.
+        Some places are tried, those of *receiver* among them; returns whether there is one.
         """
         is_resumed = False
+        if not self._skipped:
+            return is_resumed
+        account_id = account_of(receiver)
         own = ((account_id, ""), (account_id, origin))
         for place in dict.fromkeys((*own, *islice(self._skipped, CHAINS))):
             skipped = self._skipped.pop(place, None)

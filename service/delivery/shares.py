@@ -4,67 +4,23 @@ Divides slots and leases: among accounts first, then among their receivers.
 Keeps invariants 7 and 10. The same rule applies to the whole process and to each origin, to
 accounts and to receivers: a holder beside others takes another one only if more are free than it
 has. A holder that is alone leaves some free too, so that the next one never has to wait for it.
-"""
 
-from collections.abc import Sized
+This is counted for each delivery, so counts are attributes, and no holder is looked up.
+"""
 
 ALONE = 16
 """A holder that is alone may have this many times as many as are free."""
 
 
-class Share:
-    """
-    *limit* slots or leases, and how many of them each holder has; a holder has *most* at most.
+class Taken:
+    """How many an account has of one division, and how many of them are probes."""
 
-    *contenders* are the holders that have or want some.
-    """
+    __slots__ = ("busy_count", "count", "probe_count")
 
-    __slots__ = ("_contenders", "_counts", "_most", "free")
-
-    def __init__(self, limit: int, contenders: Sized, most: int | None = None) -> None:
-        self.free = limit
-        self._contenders = contenders
-        self._most = limit if most is None else most
-        self._counts: dict[str, int] = {}
-
-    def capacity_of(self, holder: str) -> int:
-        """How many more *holder* may take; 0 or less means none."""
-        count = self._counts.get(holder, 0)
-        factor = self._factor
-        # The n-th one may be taken if count + n - 1 < factor * (free - n + 1).
-        fair = -((count - factor * self.free) // (factor + 1))
-        return min(fair, self._most - count)
-
-    def permits(self, holder: str) -> bool:
-        """Whether *holder* may take another one."""
-        count = self._counts.get(holder, 0)
-        return count < self._most and count < self._factor * self.free
-
-    def take(self, holder: str, count: int) -> None:
-        """Count what *holder* has taken."""
-        if not count:
-            return
-        self.free -= count
-        self._counts[holder] = self._counts.get(holder, 0) + count
-
-    def give_back(self, holder: str, count: int) -> None:
-        """Stop counting what *holder* has given back."""
-        if not count:
-            return
-        self.free += count
-        left = self._counts[holder] - count
-        if left:
-            self._counts[holder] = left
-        else:
-            del self._counts[holder]
-
-    def count_of(self, holder: str) -> int:
-        """How many *holder* has."""
-        return self._counts.get(holder, 0)
-
-    @property
-    def _factor(self) -> int:
-        return ALONE if len(self._contenders) <= 1 else 1
+    def __init__(self) -> None:
+        self.count = self.probe_count = 0
+        self.busy_count = 0
+        """Its receivers that have or want some."""
 
 
 class Division:
@@ -75,61 +31,66 @@ class Division:
     those of one account *account_probes*. So the others always find some free.
     """
 
-    __slots__ = ("_accounts", "_probes", "_receivers")
+    __slots__ = ("_account_probes", "account_count", "free", "free_probes", "receiver_count")
 
-    def __init__(
-        self,
-        limit: int,
-        probes: int,
-        account_probes: int,
-        contenders: tuple[Sized, Sized],
-    ) -> None:
-        accounts, receivers = contenders
-        self._accounts = Share(limit, accounts)
-        self._receivers = Share(limit, receivers)
-        self._probes = Share(probes, accounts, account_probes)
+    def __init__(self, limit: int, probes: int, account_probes: int) -> None:
+        self._account_probes = account_probes
+        self.free = limit
+        self.free_probes = probes
+        self.account_count = self.receiver_count = 0
+        """The accounts and receivers that have or want some."""
 
-    @property
-    def free(self) -> int:
-        """How many are not taken."""
-        return self._accounts.free
-
-    def capacity_of(self, account_id: str, receiver: str, *, is_probed: bool) -> int:
-        """How many more a receiver may take."""
-        shares = [self._accounts.capacity_of(account_id), self._receivers.capacity_of(receiver)]
-        if is_probed:
-            shares.append(self._probes.capacity_of(account_id))
-        return max(0, min(shares))
-
-    def permits(self, account_id: str, receiver: str, *, is_probed: bool) -> bool:
-        """Whether a receiver may take another one."""
-        return (
-            self._accounts.permits(account_id)
-            and self._receivers.permits(receiver)
-            and (not is_probed or self._probes.permits(account_id))
+    def capacity_of(self, account: Taken, receiver_count: int, *, is_probed: bool) -> int:
+        """How many more a receiver may take that has *receiver_count*; 0 or less means none."""
+        by_account = ALONE if self.account_count <= 1 else 1
+        by_receiver = ALONE if self.receiver_count <= 1 else 1
+        capacity = min(
+            _fair(account.count, self.free, by_account),
+            _fair(receiver_count, self.free, by_receiver),
         )
-
-    def take(self, account_id: str, receiver: str, count: int = 1, *, is_probed: bool) -> None:
-        """Count what a receiver has taken."""
-        self._accounts.take(account_id, count)
-        self._receivers.take(receiver, count)
         if is_probed:
-            self._probes.take(account_id, count)
+            fair = _fair(account.probe_count, self.free_probes, by_account)
+            capacity = min(capacity, fair, self._account_probes - account.probe_count)
+        return capacity
 
-    def give_back(self, account_id: str, receiver: str, count: int = 1, *, is_probed: bool) -> None:
-        """Stop counting what a receiver has given back."""
-        self._accounts.give_back(account_id, count)
-        self._receivers.give_back(receiver, count)
+    def permits(self, account: Taken, receiver_count: int, *, is_probed: bool) -> bool:
+        """Whether a receiver that has *receiver_count* may take another one."""
+        by_account = ALONE if self.account_count <= 1 else 1
+        by_receiver = ALONE if self.receiver_count <= 1 else 1
+        if account.count >= by_account * self.free or receiver_count >= by_receiver * self.free:
+            return False
+        if not is_probed:
+            return True
+        probes = min(self._account_probes, by_account * self.free_probes)
+        return account.probe_count < probes
+
+    def take(self, account: Taken, count: int = 1, *, is_probed: bool) -> None:
+        """Count what a receiver of *account* has taken; with a negative *count*, given back."""
+        self.free -= count
+        account.count += count
         if is_probed:
-            self._probes.give_back(account_id, count)
+            self.change(account, count)
 
-    def change(self, account_id: str, count: int, *, is_probed: bool) -> None:
-        """Count what a receiver has as probes from now on, or no longer."""
-        if is_probed:
-            self._probes.take(account_id, count)
-        else:
-            self._probes.give_back(account_id, count)
+    def change(self, account: Taken, count: int) -> None:
+        """Count *count* of what *account* has as probes; with a negative *count*, no longer."""
+        self.free_probes -= count
+        account.probe_count += count
 
-    def count_of(self, account_id: str) -> int:
-        """How many an account has."""
-        return self._accounts.count_of(account_id)
+    def join(self, account: Taken) -> None:
+        """A receiver of *account* has or wants some from now on."""
+        self.receiver_count += 1
+        account.busy_count += 1
+        if account.busy_count == 1:
+            self.account_count += 1
+
+    def leave(self, account: Taken) -> None:
+        """A receiver of *account* neither has nor wants any."""
+        self.receiver_count -= 1
+        account.busy_count -= 1
+        if not account.busy_count:
+            self.account_count -= 1
+
+
+def _fair(count: int, free: int, factor: int) -> int:
+    """How many more a holder of *count* may take, each while it has less than factor * free."""
+    return -((count - factor * free) // (factor + 1))

@@ -719,8 +719,10 @@ class AnySequence(RuleBasedStateMachine):
             self.receivers.capacity,
         )
         for division in (self.receivers._leases, self.receivers._slots):
-            for share in (division._accounts, division._receivers, division._probes):
-                assert {} == share._counts
+            assert (0, 0) == (division.account_count, division.receiver_count)
+        for account in self.receivers._accounts.values():
+            for taken in (account.slots, account.leases):
+                assert (0, 0, 0) == (taken.count, taken.probe_count, taken.busy_count)
 
     def held(self):
         """The leases of each receiver that has any."""
