@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -24,9 +25,10 @@ from service.domain.states import InvoiceStatus
 from service.errors import Conflict
 from service.storage.invoices import as_invoice
 from service.storage.payments import RefundRequest
+from service.storage.tables import deliveries, processes
 from service.storage.webhooks import Webhook
 from tests.clock import START
-from tests.rows import an_event, an_invoice
+from tests.rows import a_delivery, an_event, an_invoice, rows_of
 
 MINUTE = timedelta(minutes=1)
 TOTAL = 9_900
@@ -114,6 +116,19 @@ async def test_a_payment_is_recorded_once(store, invoice):
     told = row["status"] == "paid"
     assert (told, len(row["events"]), row["overpaid_minor"]) in {(True, 1, None), (False, 0, TOTAL)}
     assert await store.money.active_checkout("dev", invoice.key) is None
+
+
+async def test_the_deliveries_of_a_payment_have_the_lease_of_the_process(store, database, invoice):
+    """The process that records a payment is the holder: its leases end with it."""
+    await store.beat(START)
+    checkout = await store.money.begin_checkout(a_checkout(invoice, "c1"))
+    step = replace(a_receipt(invoice, checkout), event=an_event())
+
+    (delivery,) = await store.report(step, [a_delivery(step, leased_until=START + MINUTE)])
+
+    (process,) = await rows_of(database, processes)
+    (row,) = await rows_of(database, deliveries)
+    assert (delivery.id, process["id"]) == (row["id"], row["leased_by"])
 
 
 async def test_void_and_checkout_exclude_each_other(store, invoice):
