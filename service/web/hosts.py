@@ -6,6 +6,7 @@ service for a part of that site, and its `Host` header alone shows that it is no
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -31,14 +32,17 @@ def make_host_check(names: Iterable[str]) -> Middleware:
     async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get(hdrs.HOST)
         # Every browser sends a Host.
-        if host is not None and not _is_permitted(_name_of(host)):
+        if host is not None and not is_permitted(host):
             raise MisdirectedRequest(
                 "In development mode the service answers for localhost, INVOICES_HOST and the host "
                 "of INVOICES_PUBLIC_URL alone."
             )
         return await handler(request)
 
-    def _is_permitted(name: str) -> bool:
+    # Nearly all requests have the same one.
+    @lru_cache(maxsize=64)
+    def is_permitted(host: str) -> bool:
+        name = _name_of(host)
         if name in own or name == "localhost" or name.endswith(".localhost"):
             return True
         try:
