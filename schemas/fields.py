@@ -193,6 +193,20 @@ class Amount(fields.Field[int]):
         return f"{Decimal(str(value)):f}"
 
 
+class AmountText(Amount):
+    """An amount whose currency another object has, loaded as text."""
+
+    def _deserialize(  # type: ignore[override]
+        self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
+    ) -> str:
+        text = self._text(value)
+        try:
+            split_amount(text)
+        except ValueError as error:
+            raise ValidationError(str(error)) from None
+        return text
+
+
 class Locale(fields.String):
     """
     A language and perhaps a region, as a BCP 47 tag; the default becomes None, like a missing one.

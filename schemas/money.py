@@ -67,7 +67,11 @@ def to_minor(amount: str, currency: str) -> int:
         ValueError: if the text is not an amount, is zero, or has more decimals than the
             currency; the message is shown to the API user.
     """
-    decimals = CURRENCIES[currency]
+    return minor_of(amount, currency, CURRENCIES[currency])
+
+
+def minor_of(amount: str, currency: str, decimals: int) -> int:
+    """As `to_minor`, of a *currency* that has or had so many *decimals*."""
     whole, fraction = split_amount(amount)
     if len(fraction) > decimals:
         raise ValueError(f"{currency} has {decimals} decimals; this amount has {len(fraction)}.")

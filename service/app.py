@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from email.utils import parseaddr
 from enum import StrEnum
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from service.accounts.open_deliveries import OpenDeliveries
 from service.accounts.pay_links import PayLinks
 from service.accounts.rate_limit import RateLimit
 from service.accounts.signing_secrets import SigningSecrets
+from service.accounts.stripe_keys import StripeKeyring
 from service.api.application import OPERATIONS, make_application, make_health_application
 from service.api.callbacks import example_exchange
 from service.api.dependencies import Dependencies
@@ -34,13 +36,20 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
+from service.collection.events import event_maker
 from service.collection.invoice_mail import InvoiceMails
 from service.collection.loop import Collection, Ports
 from service.collection.mailing import Mailing, MailRules
 from service.collection.outbox import Outbox
+from service.collection.payments import Payments
+from service.collection.reversal import Reversals
 from service.collection.sandbox import ENDING_LABELS, ENDINGS, Sandbox
 from service.collection.sending import Transport
 from service.collection.smtp import Smtp, SmtpServer
+from service.collection.stripe.calls import CONNECTIONS_MAX, StripeCalls
+from service.collection.stripe.collector import NAME as STRIPE
+from service.collection.stripe.service import Stripe, StripeService
+from service.collection.stripe.sessions import Sessions
 from service.database.engine import Database
 from service.database.opening import open_database
 from service.delivery.attempt import Attempts, Rules, Sends
@@ -56,7 +65,9 @@ from service.domain.ids import new_id
 from service.errors import ConfigurationError, StorageUnavailable
 from service.heartbeat import Heartbeat
 from service.loops import Loop, running_loops
-from service.pages.pay import Payments, add_pages
+from service.pages.pay import Payments as PayPages
+from service.pages.pay import add_pages
+from service.pages.rendering import Renderer
 from service.receiver.document import VERSIONS, Promise, Version, build_receiver_document
 from service.receiver.vectors import vectors_document
 from service.settings import Settings, parse_encryption_keys
@@ -122,6 +133,8 @@ class Edges:
     sender: Sends
     collector: Collector
     mail_transport: Transport
+    stripe: Stripe | None = None
+    """The connection to Stripe, if that collects instead of *collector*."""
     clock: Clock = field(default_factory=SystemClock)
     chance: Callable[[], float] = random.random
     """Random numbers from 0 to 1."""
@@ -142,7 +155,7 @@ class Service:
     loops: tuple[Loop, ...]
     """The loops that the process runs, in the order in which they are drained."""
     dependencies: Dependencies
-    payments: Payments
+    payments: PayPages
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +188,13 @@ async def running(
         exported_traces() as tracing,
         migrated_database(settings) as database,
         _sender(settings) as sender,
+        _connected_to_stripe(settings) as stripe,
     ):
-        collector = Sandbox(settings.sandbox_delay)
         edges = Edges(
             database=database,
             sender=sender,
-            collector=collector,
+            collector=Sandbox(settings.sandbox_delay),
+            stripe=stripe,
             mail_transport=_mail_transport(settings),
             tracing=tracing,
         )
@@ -239,10 +253,20 @@ def assemble(
     pay_links = PayLinks(
         store, cipher, clock, settings.public_url, dev_account_id=default_account_id
     )
+    event_of = event_maker(
+        STRIPE if edges.stripe else edges.collector.name, INVOICE_NOTIFICATION.name, clock
+    )
+    sessions = Sessions(
+        store, dispatcher.record, event_of, settings.stripe_poll_interval, clock, metrics
+    )
+    stripe = _stripe_service(edges, store, StripeKeyring(store, cipher), sessions, pay_links)
+    collector = stripe.collector if stripe else edges.collector
+    payments = Payments(store, collector, dispatcher.record, event_of, clock, metrics)
+    reversals = Reversals(store, collector, dispatcher.record, event_of, clock)
     mails = InvoiceMails(settings.mail_from, pay_links.url_of, clock)
     collection = Collection(
         store,
-        Ports(edges.collector, mails.compose, dispatcher.record),
+        Ports(collector, mails.compose, dispatcher.record),
         INVOICE_NOTIFICATION.name,
         clock,
         metrics,
@@ -257,14 +281,14 @@ def assemble(
         clock,
         metrics,
     )
-    loops: tuple[Loop, ...] = (sweeper, collection, mailing, dispatcher)
+    watches = [stripe.watch(settings.stripe_poll_interval)] if stripe else []
+    loops: tuple[Loop, ...] = (sweeper, collection, *watches, payments, mailing, dispatcher)
     if edges.database.is_shared:
         # Drained last: until then the process holds leases.
         loops = (*loops, Heartbeat(store, clock, metrics))
     if process.role is Role.API:
         loops = ()
     open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
-    default_account_id = DEV_ACCOUNT if process.is_development else None
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
@@ -282,6 +306,8 @@ def assemble(
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
         pay_links=pay_links,
+        reversals=reversals,
+        stripe=stripe,
         judge=judge_of(settings, is_development=process.is_development),
         is_ready=lambda: all(loop.is_running for loop in loops),
         is_mail_paused=lambda: mailing.is_paused,
@@ -298,13 +324,14 @@ def assemble(
         dispatcher=dispatcher,
         loops=loops,
         dependencies=dependencies,
-        payments=Payments(
+        payments=PayPages(
             store=store,
             find=pay_links.find,
-            collector=edges.collector,
+            collector=collector,
             choose=lambda invoice, ending: collection.report(invoice, ENDINGS[ending]),
-            endings=ENDING_LABELS if isinstance(edges.collector, Sandbox) else {},
+            endings=ENDING_LABELS if isinstance(collector, Sandbox) else {},
             public_path=settings.public_path,
+            renderer=Renderer(_form_targets(settings)),
         ),
     )
 
@@ -417,6 +444,48 @@ def _attempts(
     )
 
 
+@asynccontextmanager
+async def _connected_to_stripe(settings: Settings) -> AsyncIterator[Stripe | None]:
+    """The connection to Stripe, if that collects; its library is imported only then."""
+    if settings.collector != STRIPE:
+        yield None
+        return
+    try:
+        client = import_module("service.collection.stripe.client")
+    except ImportError as error:
+        raise ConfigurationError(
+            "INVOICES_COLLECTOR=stripe needs Stripe's library, which is not installed: "
+            "pip install 'invoices[stripe]'."
+        ) from error
+    async with client.stripe_connections() as http:
+
+        def calls_with(api_key: str) -> StripeCalls:
+            calls: StripeCalls = client.StripeHttpCalls(api_key, settings.stripe_api_url, http)
+            return calls
+
+        yield Stripe(calls_with, client.is_signed)
+
+
+def _form_targets(settings: Settings) -> str:
+    """To which sources the button of an invoice may lead: the page of Stripe has any domain."""
+    if settings.collector != STRIPE:
+        return "'self'"
+    # A Stripe of tests has pages without TLS.
+    is_real = settings.stripe_api_url.startswith("https:")
+    return "'self' https:" if is_real else "'self' https: http:"
+
+
+def _stripe_service(
+    edges: Edges, store: Store, keyring: StripeKeyring, sessions: Sessions, pay_links: PayLinks
+) -> StripeService | None:
+    """What collects with Stripe, if that collects."""
+    if edges.stripe is None:
+        return None
+    return StripeService(
+        edges.stripe, sessions, store, keyring.keys_of, pay_links.url_of, edges.clock
+    )
+
+
 def _sender(settings: Settings) -> Sender:
     spare = descriptors_allowed() - descriptors_needed(settings)
     return Sender(
@@ -431,6 +500,8 @@ def _sender(settings: Settings) -> Sender:
 def descriptors_needed(settings: Settings) -> int:
     """How many file descriptors a process can need: one for each connection, and some others."""
     connections = settings.connection_limit + settings.callback_concurrency + KEPT_MAX
+    if settings.collector == STRIPE:
+        connections += CONNECTIONS_MAX
     return connections + OTHER_DESCRIPTORS
 
 

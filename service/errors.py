@@ -29,9 +29,11 @@ Errors that cross packages, split by who can act on them.
     │   ├── ProxyFailed             the proxy for callbacks refuses, or cannot be reached
     │   └── DescriptorsExhausted    this process can open no more files and connections
     ├── SendingRefused            the operator: no mail can leave until something is changed
-    └── StorageUnavailable        the operator; the caller may retry
-        ├── StorageRefused          the database answers and refuses our credentials
-        └── StorageBusy             the database answers, and not in time: a defect of ours
+    └── Unavailable               the operator; the caller may retry
+        ├── CollectorUnavailable    the collector gives no answer
+        └── StorageUnavailable      the database gives no answer
+            ├── StorageRefused        the database answers and refuses our credentials
+            └── StorageBusy           the database answers, and not in time: a defect of ours
 
 The HTTP status of each is in one table in `service.web.problems`. The answer of a receiver
 is never an error: it becomes the outcome of an attempt.
@@ -227,11 +229,23 @@ PREVENTED_BY = ("proxy", "descriptors")
 """The causes of `SendingPrevented`."""
 
 
+class Unavailable(InvoicesError):
+    """
+    Something that the service depends on gives no answer; the same request may be sent again.
+
+    The text is for the operator.
+    """
+
+
+class CollectorUnavailable(Unavailable):
+    """The collector gives no answer, or none that can be used."""
+
+
 class SendingRefused(InvoicesError):
     """No mail can leave until the operator changes something; the text is for the log."""
 
 
-class StorageUnavailable(InvoicesError):
+class StorageUnavailable(Unavailable):
     """The database does not answer. Nothing was stored; the same request may be sent again."""
 
 

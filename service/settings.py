@@ -378,6 +378,26 @@ class Settings:
         parse_duration,
         "How long the sandbox takes from sending an invoice to collecting it, a duration.",
     )
+    collector: Literal["sandbox", "stripe"] = _setting(
+        "sandbox",
+        str,
+        "What collects the money, sandbox or stripe. sandbox moves none. With stripe, invoices of "
+        "an account without keys of Stripe are refused (invoices accounts stripe NAME).",
+        bounds=_one_of("sandbox", "stripe"),
+    )
+    stripe_api_url: str = _setting(
+        "https://api.stripe.com",
+        parse_public_url,
+        "Where Stripe is, an http:// or https:// URL. It is sent the keys of all accounts: name "
+        "another one for tests only.",
+    )
+    stripe_poll_interval: timedelta = _setting(
+        "60s",
+        parse_deadline,
+        "How often Stripe is asked about each session that can be paid, a duration above zero. A "
+        "payment whose webhook was lost is noticed that late. Stripe allows an account 25 to 100 "
+        "calls a second: below the number of its open sessions divided by that, all are late.",
+    )
     smtp_url: str = _setting(
         "",
         parse_smtp_url,

@@ -42,10 +42,12 @@ from service.storage import (
     history,
     invoices,
     mails,
+    payments,
     receivers,
     redelivery,
     retention,
     steps,
+    stripe_keys,
     tables,
     waiting,
 )
@@ -182,6 +184,7 @@ class Tables:
         self.account_pay_keys = self._named[tables.account_pay_keys]
         self.mails = self._named[tables.mails]
         self.mail_attempts = self._named[tables.mail_attempts]
+        self.account_stripe_keys = self._named[tables.account_stripe_keys]
 
     def __enter__(self):
         return self
@@ -1046,6 +1049,27 @@ def _invoice_by_key(tx, account_id, key):
     return dict(row) if row else None
 
 
+# Keys of Stripe
+
+
+def _put_stripe_keys(tx, account_id, ciphertext, now):
+    known = tx.account_stripe_keys.get(account_id)
+    if known:
+        tx.account_stripe_keys.change(known, ciphertext=ciphertext, created_at=now)
+    else:
+        row = {"account_id": account_id, "ciphertext": ciphertext, "created_at": now}
+        tx.account_stripe_keys.insert(row)
+
+
+def _find_stripe_keys(tx, account_id):
+    known = tx.account_stripe_keys.get(account_id)
+    return known and known["ciphertext"]
+
+
+def _all_stripe_keys(tx):
+    return [row["ciphertext"] for row in tx.account_stripe_keys]
+
+
 # Figures
 
 
@@ -1071,6 +1095,7 @@ def _measure_backlog(tx, now):
         oldest_due_delivery_age_seconds=_oldest_age_seconds(due, now),
         collections_due=len(collections),
         oldest_due_collection_age_seconds=_oldest_age_seconds(collections, now),
+        oldest_unanswered_payment_age_seconds=0,
         mails_due=len(mails_due),
         oldest_due_mail_age_seconds=_oldest_age_seconds(mails_due, now),
     )
@@ -1126,6 +1151,11 @@ WORK = {
     accounts.find_pay_key: _find_pay_key,
     accounts.find_pay_key_by_prefix: _find_pay_key_by_prefix,
     accounts.add_pay_key: _add_pay_key,
+    stripe_keys.put: _put_stripe_keys,
+    stripe_keys.find: _find_stripe_keys,
+    stripe_keys.find_all: _all_stripe_keys,
+    # No invoice here has a payment: the tests of money run on a real database.
+    payments.lease_due: lambda *_: [],
     backlog.measure: _measure_backlog,
     backlog.count_open: _count_open,
 }

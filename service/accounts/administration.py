@@ -12,6 +12,7 @@ from typing import Any
 from service.accounts.api_keys import hash_of, new_api_key, prefix_of
 from service.accounts.encryption import SecretCipher, new_signing_secret
 from service.accounts.signing_secrets import SigningSecrets
+from service.accounts.stripe_keys import StripeKeys, encrypt_stripe_keys
 from service.clock import Clock
 from service.domain.ids import new_id
 from service.errors import AccountDisabled, NameTaken, UnknownAccount
@@ -96,6 +97,22 @@ class AccountAdministration:
         credentials = Credentials(secret_ciphertext=self._cipher.encrypt(secret))
         await self._rotate(account, credentials, overlap)
         return IssuedCredentials(name, account.id, secret=secret)
+
+    async def set_stripe_keys(self, name: str, keys: StripeKeys) -> str:
+        """
+        Store the *keys* of Stripe of the account in place of those that it has.
+
+        Returns:
+            The id of the account, which is part of the URL of its webhooks.
+
+        Raises:
+            ConfigurationError: if the stored secrets were encrypted with another key.
+        """
+        await self._check_encryption_key()
+        account = await self._find(name)
+        ciphertext = encrypt_stripe_keys(keys, self._cipher)
+        await self._store.put_stripe_keys(account.id, ciphertext, self._clock.now())
+        return account.id
 
     async def disable(self, name: str) -> None:
         """Refuse the keys of the account from now on; its invoices are collected and delivered."""

@@ -7,7 +7,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from aiohttp_apispec import validation_middleware
 
-from service.api import deliveries, invoices, monitoring
+from service.api import collectors, deliveries, invoices, monitoring, payments
 from service.api.callbacks import make_callback_evaluation
 from service.api.dependencies import DEPENDENCIES, Dependencies
 from service.api.docs import add_docs
@@ -27,6 +27,9 @@ OPERATIONS: tuple[Operation, ...] = (
     read_operation("GET", "/invoices/", invoices.list_invoices),
     read_operation("GET", "/invoices/{id}", invoices.get_invoice),
     read_operation("GET", "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
+    read_operation("POST", "/invoices/{id}/void", payments.void_invoice),
+    read_operation("POST", "/invoices/{id}/refund", payments.refund_invoice),
+    read_operation("POST", "/collectors/stripe/{account_id}", collectors.take_stripe_webhook),
     read_operation("GET", "/invoices/{id}/mails", invoices.list_mails_of_invoice),
     read_operation("GET", "/deliveries", deliveries.list_deliveries),
     read_operation("GET", "/deliveries/{id}", deliveries.get_delivery),

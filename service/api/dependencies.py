@@ -1,6 +1,6 @@
 """What handlers depend on: one value, under one key of the application."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from service.api.reads import Reads
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
 from service.domain.invoice import Invoice, Step
+from service.domain.payment import Refund
 from service.domain.states import Acceptance
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
@@ -23,6 +24,36 @@ class PayLinkMaker(Protocol):
 
     async def url_of(self, account_id: str, invoice_key: str) -> str | None:
         """The URL of the page of an invoice; None if its account can have none."""
+        ...
+
+
+class Reverser(Protocol):
+    """Voids invoices, and gives money back."""
+
+    async def void(self, invoice: Invoice) -> None:
+        """Void an invoice; Conflict if it was paid, CollectorUnavailable if that is not known."""
+        ...
+
+    def check_refund(self, invoice: Invoice, amount_minor: int) -> str | None:
+        """Why that much cannot be given back; None if it can."""
+        ...
+
+    async def refund(
+        self, invoice: Invoice, asked_minor: int | None, idempotency_key: str
+    ) -> Sequence[Refund]:
+        """Begin to give back an amount, or all; Conflict and NothingLeft as they say."""
+        ...
+
+
+class StripeReceiver(Protocol):
+    """Judges invoices, and takes what Stripe sends."""
+
+    async def check(self, invoice: Invoice) -> str | None:
+        """Why Stripe cannot collect an invoice; None if it can."""
+        ...
+
+    async def take(self, account_id: str, body: bytes, signature: str) -> bool:
+        """Take a webhook; False if it is not signed by a secret of the account."""
         ...
 
 
@@ -53,6 +84,10 @@ class Dependencies:
     """The currency of invoices that name none."""
     pay_links: PayLinkMaker
     """Makes the URLs of the pages of invoices."""
+    reversals: Reverser
+    """Voids invoices, and gives money back."""
+    stripe: StripeReceiver | None
+    """Judges invoices and takes webhooks, where Stripe collects."""
     judge: Callable[[CallbackUrl], str | None]
     """Returns why a URL may not be called, in words for the API user; None where it may."""
     is_ready: Callable[[], bool]

@@ -1,6 +1,7 @@
 """The operations that create, get and list invoices."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from service.api.validation import UNKNOWN_CURSOR
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.domain.invoice import Invoice
 from service.domain.states import Acceptance, MailStatus
-from service.errors import Conflict, InvalidInput, UnknownCursor
+from service.errors import Conflict, FieldError, InvalidInput, UnknownCursor
 from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
@@ -79,6 +80,8 @@ async def create_invoice(request: web.Request) -> web.Response:
     dependencies = request.app[DEPENDENCIES]
     callback_url = request["querystring"].get("callback_url")
     invoice = new_invoice(request, callback_url=callback_url, **request["json"])
+    if dependencies.stripe and (reason := await dependencies.stripe.check(invoice)):
+        raise InvalidInput([FieldError("body", "/total", reason)])
     if invoice.callbacks:
         await dependencies.admit_delivery(invoice.account_id)
     acceptance = await dependencies.accept(invoice)
@@ -223,10 +226,7 @@ def new_invoice(request: web.Request, **content: Any) -> Invoice:
 
 async def shown_invoice(request: web.Request, row: dict[str, Any]) -> dict[str, Any]:
     """The *row* of an invoice with what is not stored in it: amounts as text, and its pay link."""
-    decimals = row["decimals"]
-    if decimals is None:
-        # While processes are being upgraded, an older version stores invoices without it.
-        decimals = CURRENCIES.get(row["currency"], 2)
+    decimals = decimals_of(row)
     overpaid_minor = row["overpaid_minor"]
     pay_links = request.app[DEPENDENCIES].pay_links
     return {
@@ -237,3 +237,10 @@ async def shown_invoice(request: web.Request, row: dict[str, Any]) -> dict[str, 
         "mismatch": bool(row["mismatch"]),
         "overpaid": to_text(overpaid_minor, decimals) if overpaid_minor else None,
     }
+
+
+def decimals_of(row: Mapping[str, Any]) -> int:
+    """How many decimals the amounts of the *row* of an invoice have."""
+    stored: int | None = row["decimals"]
+    # While processes are being upgraded, an older version stores invoices without it.
+    return CURRENCIES.get(row["currency"], 2) if stored is None else stored

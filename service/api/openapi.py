@@ -13,7 +13,7 @@ from marshmallow import Schema
 from schemas.documented import example_of
 from schemas.problem import ProblemSchema
 from service.api.callback_plugin import CallbackPlugin, names_in
-from service.api.operations import Answer, Operation
+from service.api.operations import PROBLEM_DESCRIPTIONS, Answer, Operation, is_optional
 from service.errors import (
     Conflict,
     FieldError,
@@ -26,6 +26,7 @@ from service.errors import (
     StorageUnavailable,
     TooManyRequests,
     Unauthorized,
+    Unavailable,
     UnsupportedMedia,
 )
 from service.web import problems
@@ -68,7 +69,7 @@ FIELD_ERRORS = (
 )
 """Examples of field errors; an operation shows those that it can answer."""
 
-_EXAMPLES: dict[int, Callable[[list[FieldError]], RequestError | StorageUnavailable]] = {
+_EXAMPLES: dict[int, Callable[[list[FieldError]], RequestError | Unavailable]] = {
     400: lambda _: MalformedRequest("The body is not JSON: unexpected end of data."),
     401: lambda _: Unauthorized("The key is not valid."),
     404: lambda _: NotFound("There is nothing with this id."),
@@ -183,7 +184,7 @@ def _response(
         schema = {"type": "string"}
         content = {"text/plain": {"schema": schema, "example": answer.text_example}}
     elif isinstance(answer.schema, ProblemSchema):
-        example = problems.document_of(_EXAMPLES[code](field_errors), public_path)
+        example = problems.document_of(_example(code, answer, field_errors), public_path)
         if code == HTTPStatus.BAD_REQUEST and not has_body:
             description = "The request is not valid HTTP."
             example = problems.document_of_status(HTTPStatus.BAD_REQUEST, NOT_HTTP)
@@ -205,6 +206,18 @@ def _response(
     return response
 
 
+def _example(
+    code: int, answer: Answer, field_errors: list[FieldError]
+) -> RequestError | Unavailable:
+    """The error that is the example; the conflict of one operation is not that of another."""
+    if (
+        code == HTTPStatus.CONFLICT
+        and answer.description != PROBLEM_DESCRIPTIONS[HTTPStatus.CONFLICT]
+    ):
+        return Conflict(answer.description)
+    return _EXAMPLES[code](field_errors)
+
+
 def _response_headers(headers: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Header objects of *headers*: name -> description and example."""
     return {
@@ -215,7 +228,7 @@ def _response_headers(headers: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
 
 def _json_body(schema: Schema, example: Mapping[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {"schema": schema, "example": dict(example) or example_of(schema)}
-    return {"required": True, "content": {"application/json": content}}
+    return {"required": not is_optional(schema), "content": {"application/json": content}}
 
 
 def _schema_name(schema: type[Schema] | Schema) -> str:

@@ -120,6 +120,11 @@ def read_operation(method: str, path: str, handler: Handler) -> Operation:
     )
 
 
+def is_optional(schema: Schema) -> bool:
+    """Whether a body of *schema* may be left out."""
+    return bool(getattr(schema, "is_optional", False))
+
+
 def other_form(path: str) -> str:
     """*path* with a trailing slash if it has none, and without if it has one."""
     return path.removesuffix("/") if path.endswith("/") else path + "/"
@@ -160,12 +165,18 @@ def answers_text(description: str, example: str) -> Callable[[Declared], Declare
     return declare
 
 
-def refuses(*codes: int) -> Callable[[Declared], Declared]:
-    """Declare the statuses that the operation may answer with a problem document."""
+def refuses(
+    *codes: int, descriptions: Mapping[int, str] | None = None
+) -> Callable[[Declared], Declared]:
+    """
+    Declare the statuses that the operation may answer with a problem document.
+
+    *descriptions* say what one of them means here, if that is something else than elsewhere.
+    """
 
     def declare(handler: Declared) -> Declared:
         for code in codes:
-            description = PROBLEM_DESCRIPTIONS[HTTPStatus(code)]
+            description = (descriptions or {}).get(code) or PROBLEM_DESCRIPTIONS[HTTPStatus(code)]
             response_schema(ProblemSchema, code, description=description)(handler)
         return handler
 

@@ -17,8 +17,8 @@ from marshmallow.exceptions import SCHEMA
 
 from schemas.fields import is_blank
 from service.api.callback_plugin import names_in
-from service.api.operations import LOCATIONS, Operation
-from service.errors import FIELD_ERRORS_MAX, FieldError
+from service.api.operations import LOCATIONS, Operation, is_optional
+from service.errors import FIELD_ERRORS_MAX, FieldError, MalformedRequest
 from service.web.json_bodies import KINDS, read_json
 
 BODY = web.RequestKey("body", object)
@@ -50,7 +50,10 @@ class RequestParser:
 
     def __init__(self, currency: str, operations: Iterable[Operation] = ()) -> None:
         self._currency = currency
+        operations = tuple(operations)
         self._schemas = {one.handler: one.schemas for one in operations}
+        bodies = (one.schemas["body"] for one in operations if "body" in one.schemas)
+        self._optional = frozenset(filter(is_optional, bodies))
 
     async def parse(
         self,
@@ -68,11 +71,11 @@ class RequestParser:
 
         Raises:
             UnsupportedMedia: if a body is not declared as JSON in UTF-8.
-            MalformedRequest: if it is not valid JSON.
+            MalformedRequest: if it is not valid JSON, or a required header is missing.
         """
         data: Any
         if location == "json":
-            data = request[BODY] = await read_json(request)
+            data = request[BODY] = await read_json(request, is_optional=schema in self._optional)
             if not isinstance(data, dict):
                 message = f"The body is {KINDS[type(data)]}; a JSON object was expected."
                 _add_errors(request, "body", [("", message)])
@@ -84,8 +87,7 @@ class RequestParser:
             data = request.query
             _refuse_repeated(request)
         elif location == "headers":
-            names = [of.data_key or name for name, of in schema.fields.items()]
-            data = {name: request.headers[name] for name in names if name in request.headers}
+            data = _headers_for(schema, request)
         else:
             data = request.match_info
         try:
@@ -115,6 +117,15 @@ def _load(schema: Schema, data: Mapping[str, Any]) -> Any:
         first = islice(undeclared, FIELD_ERRORS_MAX + 1)
         raise ValidationError({name: ["Unknown field."] for name in first})
     return schema.load(data)
+
+
+def _headers_for(schema: Schema, request: web.Request) -> dict[str, str]:
+    """The headers that *schema* declares, under its names; the others are nobody's mistake."""
+    declared = {of.data_key or name: of for name, of in schema.fields.items()}
+    missing = [name for name, of in declared.items() if of.required and name not in request.headers]
+    if missing:
+        raise MalformedRequest(f"The header {missing[0]} is missing.")
+    return {name: request.headers[name] for name in declared if name in request.headers}
 
 
 def _refuse_repeated(request: web.Request) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -13,6 +14,7 @@ import click
 import orjson
 
 from service.accounts.administration import AccountAdministration, IssuedCredentials
+from service.accounts.stripe_keys import StripeKeys, parse_stripe_keys
 from service.app import administration_of
 from service.cli.group import WholeHelpGroup
 from service.settings import Settings, parse_duration, read_settings
@@ -20,6 +22,9 @@ from service.settings import Settings, parse_duration, read_settings
 T = TypeVar("T")
 
 log = logging.getLogger("invoices")
+
+STRIPE_KEYS_MAX = 16 * 1024
+"""Characters that are read from standard input."""
 
 
 def _check_name(_context: click.Context, _option: click.Parameter, text: str) -> str:
@@ -92,6 +97,42 @@ def rotate_key_command(name: str, overlap: timedelta, as_json: bool) -> None:
 def rotate_secret_command(name: str, overlap: timedelta, as_json: bool) -> None:
     """Give an account a new signing secret; for the overlap, callbacks are signed with both."""
     _print(_administer(lambda accounts: accounts.rotate_secret(name, overlap)), as_json=as_json)
+
+
+@accounts_group.command("stripe")
+@NAME
+@AS_JSON
+def stripe_command(name: str, as_json: bool) -> None:
+    """
+    Store an account's restricted key and webhook secrets of Stripe, in place of earlier ones.
+
+    Both are read as JSON from standard input, {"api_key": "rk_…", "webhook_secrets": ["whsec_…"]},
+    or typed at a prompt that does not show them.
+    """
+    keys = _read_stripe_keys()
+    settings = read_settings()
+    account_id = _administer(lambda accounts: accounts.set_stripe_keys(name, keys))
+    url = f"{settings.public_url}/collectors/stripe/{account_id}"
+    if as_json:
+        click.echo(orjson.dumps({"name": name, "account_id": account_id, "webhook_url": url}))
+        return
+    click.echo(f"{name}  {account_id}\n  Stripe sends webhooks to  {url}")
+    if not keys.webhook_secrets:
+        click.echo("  Without a webhook secret, payments are found by the poll alone.")
+
+
+def _read_stripe_keys() -> StripeKeys:
+    try:
+        if not sys.stdin.isatty():
+            return parse_stripe_keys(sys.stdin.read(STRIPE_KEYS_MAX))
+        api_key = click.prompt("Restricted key (rk_…)", hide_input=True)
+        secrets = click.prompt(
+            "Webhook secrets (whsec_…), separated by blanks", default="", hide_input=True
+        )
+        typed = {"api_key": api_key.strip(), "webhook_secrets": secrets.split()}
+        return parse_stripe_keys(orjson.dumps(typed))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 @accounts_group.command("disable")

@@ -8,12 +8,14 @@ the key of the invoice as an idempotency key. What it learns in another way, suc
 it reports with a `Report`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Protocol
 
 from service.domain.invoice import Invoice
+from service.domain.payment import Payment, Refund
 from service.domain.states import InvoiceStatus
+from service.storage.payments import DuePayment
 from service.values import value
 
 
@@ -47,6 +49,8 @@ class Collector(Protocol):
 
     name: str
     """The name that its events carry."""
+    moves_money: bool
+    """Whether what it collects is money, of which each payment is recorded."""
 
     async def begin(self, invoice: Invoice) -> Progress:
         """Begin to collect a received invoice; what the customer has to do may happen later."""
@@ -61,5 +65,49 @@ class Collector(Protocol):
         The URL at which the customer pays *invoice*, to which the button of its page leads.
 
         *page_url* is that page, to which the customer returns.
+        """
+        ...
+
+    async def withdraw(self, invoice: Invoice) -> None:
+        """
+        Make sure that *invoice* cannot be paid at the collector any more.
+
+        Raises:
+            Conflict: if it is being paid.
+            CollectorUnavailable: if the collector gives no answer.
+        """
+        ...
+
+    def check_refund(self, invoice: Invoice, amount_minor: int) -> str | None:
+        """Why *amount_minor* of *invoice* cannot be given back; None if it can."""
+        ...
+
+    async def give_back(self, due: DuePayment) -> Sequence[Refund]:
+        """
+        Give back what is pending of a payment; asked again, it gives nothing back twice.
+
+        Returns:
+            The refunds that have ended.
+
+        Raises:
+            CollectorUnavailable: if the collector gives no answer.
+        """
+        ...
+
+    async def given_back_elsewhere(self, due: DuePayment) -> Sequence[Refund]:
+        """
+        What was given back of a payment in another way, and is not known yet.
+
+        Raises:
+            CollectorUnavailable: if the collector gives no answer.
+        """
+        ...
+
+    async def is_won(self, payment: Payment) -> bool | None:
+        """
+        Whether the dispute about *payment* was won; None while it is open.
+
+        Raises:
+            CollectorUnavailable: if the collector gives no answer.
         """
         ...

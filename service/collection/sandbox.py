@@ -7,11 +7,15 @@ also choose one, on the page to which the invoice leads. Its events carry its na
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from service.collection.collector import Progress
 from service.domain.invoice import Invoice
+from service.domain.payment import Payment, Refund, RefundStatus
 from service.domain.states import InvoiceStatus
+from service.storage.payments import DuePayment
 
 PENDING_FACTOR = 10
 """A `+pending` payment takes this many times the usual delay."""
@@ -56,6 +60,7 @@ class Sandbox:
     """
 
     name = "sandbox"
+    moves_money = False
 
     def __init__(self, delay: timedelta) -> None:
         self._delay = delay
@@ -78,6 +83,31 @@ class Sandbox:
     async def checkout(self, invoice: Invoice, page_url: str) -> str:
         """The page that offers the endings, below the page of the invoice."""
         return f"{page_url}/sandbox"
+
+    async def withdraw(self, invoice: Invoice) -> None:
+        """Do nothing: a void invoice can be paid nowhere."""
+
+    def check_refund(self, invoice: Invoice, amount_minor: int) -> str | None:
+        """Nothing speaks against any refund."""
+        return None
+
+    async def give_back(self, due: DuePayment) -> Sequence[Refund]:
+        """Every pending refund succeeds, but of money that another collector has."""
+        if due.payment.payment_intent is not None:
+            return []
+        return [
+            replace(one, status=RefundStatus.SUCCEEDED)
+            for one in due.refunds
+            if one.status is RefundStatus.PENDING
+        ]
+
+    async def given_back_elsewhere(self, due: DuePayment) -> Sequence[Refund]:
+        """There is no other way."""
+        return []
+
+    async def is_won(self, payment: Payment) -> bool | None:
+        """Nobody disputes a payment of the sandbox."""
+        return None
 
 
 def tag_of(invoice: Invoice) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from service.domain.ids import new_id
 from service.domain.mail import Mail, MailAttempt
+from service.domain.payment import Settlement
 from service.domain.states import InvoiceStatus
 from service.values import value
 
@@ -98,7 +99,8 @@ class Step:
     A report (*is_report*, or no *status*) is made without the lease: the collector has learned
     something, an API user asks for something, or a mail has gone. It ends the collection if its
     status does, and leaves it as it is otherwise. *mail_attempt* is recorded with it, and so are
-    the amounts, which are added to those of the invoice.
+    the amounts, which are added to those of the invoice, and the *settlement*, without which the
+    report is not made.
     """
 
     invoice: Invoice
@@ -111,3 +113,4 @@ class Step:
     refunded_minor: int = 0
     overpaid_minor: int = 0
     is_mismatch: bool = False
+    settlement: Settlement | None = None

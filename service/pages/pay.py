@@ -5,6 +5,7 @@ The button is a POST: programs that look at mails follow links, and must not beg
 sandbox it leads to a page of ours on which every ending can be chosen.
 """
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,11 +16,13 @@ from aiohttp.typedefs import Handler
 
 from service.domain.invoice import Invoice
 from service.domain.states import PAYABLE, InvoiceStatus
-from service.errors import StorageUnavailable
+from service.errors import CollectorUnavailable, Conflict, StorageUnavailable
 from service.localization import format_amount, format_date, load
 from service.pages.rendering import Renderer
 from service.storage.invoices import as_invoice
 from service.storage.store import Store
+
+log = logging.getLogger("invoices.pages")
 
 
 class Checkout(Protocol):
@@ -64,6 +67,7 @@ _STATES = {
 """What the customer reads in each state, and how it looks."""
 
 NOT_FOUND = "This link leads to no invoice. It may be cut off: open the whole link of the mail."
+NOT_NOW = "The payment cannot begin at the moment. Please try again in a minute."
 UNAVAILABLE = "The invoice cannot be shown at the moment. Please try again in a minute."
 
 
@@ -103,9 +107,16 @@ class _Pages:
         """Lead to the payment; to the invoice, if there is nothing to pay."""
 
         async def lead(row: dict[str, Any], url: str) -> web.Response:
-            if row["status"] in PAYABLE:
-                url = await self._payments.collector.checkout(as_invoice(row), url)
-            return _redirect(url)
+            if row["status"] not in PAYABLE:
+                return _redirect(url)
+            try:
+                return _redirect(await self._payments.collector.checkout(as_invoice(row), url))
+            except Conflict as error:
+                now = await self._payments.store.invoice_by_key(row["account_id"], row["key"])
+                if now and now["status"] not in PAYABLE:
+                    # It was paid a moment ago.
+                    return _redirect(url)
+                return self._message("It cannot be paid now", str(error), 409)
 
         return await self._answer(request, lead)
 
@@ -149,6 +160,9 @@ class _Pages:
             return await answer(row, f"{self._payments.public_path}/pay/{token}")
         except StorageUnavailable:
             return self._message("One moment", UNAVAILABLE, 503)
+        except CollectorUnavailable as error:
+            log.warning("collector.unavailable", extra={"fields": {"detail": str(error)}})
+            return self._message("One moment", NOT_NOW, 503)
 
     def _shown(self, row: dict[str, Any], url: str) -> dict[str, object]:
         state, look = _STATES[InvoiceStatus(row["status"])]

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from service.storage import leases
 from service.storage.deliveries import is_first_of_its_invoice
-from service.storage.tables import deliveries, invoices, mails, receivers
+from service.storage.tables import checkouts, deliveries, invoices, mails, payments, receivers
 from service.storage.waiting import bounds_of, is_pending, next_receiver
 
 COUNTED_MAX = 100_000
@@ -46,6 +46,7 @@ class Backlog:
     oldest_due_delivery_age_seconds: float
     collections_due: int
     oldest_due_collection_age_seconds: float
+    oldest_unanswered_payment_age_seconds: float
     mails_due: int
     oldest_due_mail_age_seconds: float
 
@@ -73,6 +74,9 @@ def measure(
         oldest_due_delivery_age_seconds=_age_seconds(walked.due_at, now),
         collections_due=tx.scalar(_collection_count, at) or 0,
         oldest_due_collection_age_seconds=_age_seconds(collection_due_at, now),
+        oldest_unanswered_payment_age_seconds=max(
+            _age_seconds(tx.scalar(first, at), now) for first in _first_unanswered
+        ),
         mails_due=tx.scalar(_mail_count, at) or 0,
         oldest_due_mail_age_seconds=_age_seconds(tx.scalar(_first_mail, at), now),
     )
@@ -167,6 +171,13 @@ _first_collection = (
     select(invoices.c.due_at).where(*_collection).order_by(invoices.c.due_at).limit(1)
 )
 _collection_count = _counted(select(invoices.c.due_at).where(*_collection))
+_first_unanswered = [
+    select(table.c.failing_since)
+    .where(table.c.failing_since <= _NOW)
+    .order_by(table.c.failing_since)
+    .limit(1)
+    for table in (checkouts, payments)
+]
 
 _mail = (
     mails.c.status == literal_column("'pending'"),

@@ -37,9 +37,11 @@ from service.storage import (
     redelivery,
     retention,
     steps,
+    stripe_keys,
     waiting,
 )
 from service.storage.backlog import Backlog
+from service.storage.money import MoneyStore
 
 log = logging.getLogger("invoices.storage")
 
@@ -123,6 +125,8 @@ class Store:
         """Set when a delivery may have become due, with the names of receivers."""
         self.mails_due = Signal()
         """Set when a mail may have become due."""
+        self.money = MoneyStore(database)
+        """The operations on checkouts, payments and refunds."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._signals: dict[str, Wakes] = {
@@ -131,6 +135,7 @@ class Store:
             "mails": self.mails_due,
             "asked": self.deliveries_asked,
             "followed": self._followed,
+            **self.money.signals,
         }
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
         self._process_id: int | None = None
@@ -224,9 +229,14 @@ class Store:
 
         Returns:
             The deliveries as they were inserted, as `take_step` does. None if the move was not
-            legal, or the lease of the mail no longer held, and the invoice is as it was.
+            legal, the settlement was not new, or the lease of the mail no longer held, and the
+            invoice is as it was.
         """
-        inserted = await self._commits.run(steps.report, (step, new, self._process_id))
+        item = step, new, self._process_id
+        if step.settlement:
+            inserted = await self.money.settle(item)
+        else:
+            inserted = await self._commits.run(steps.report, item)
         if inserted is not None:
             self._signal("invoices")
             self._signal_unleased(inserted)
@@ -350,7 +360,7 @@ class Store:
 
     async def mails_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
         """The mails of one invoice, newest first, or NotFound."""
-        return await self._read(mails.of_invoice, account_id, invoice_id)
+        return await self._browse(mails.of_invoice, account_id, invoice_id)
 
     async def list_invoices(
         self,
@@ -454,8 +464,19 @@ class Store:
         return await self._read(accounts.secrets_of, account_id, now)
 
     async def all_secrets(self, now: datetime) -> list[bytes]:
-        """The encrypted secrets of all accounts that are valid."""
-        return await self._read(accounts.all_secrets, now)
+        """The encrypted secrets of all accounts that are valid, keys of Stripe included."""
+        return [
+            *await self._read(accounts.all_secrets, now),
+            *await self._read(stripe_keys.find_all),
+        ]
+
+    async def put_stripe_keys(self, account_id: str, ciphertext: bytes, now: datetime) -> None:
+        """Store the encrypted keys of Stripe of an account in place of those that it has."""
+        await self._write(stripe_keys.put, account_id, ciphertext, now)
+
+    async def stripe_keys_of(self, account_id: str) -> bytes | None:
+        """The encrypted keys of Stripe of an account, if it has any."""
+        return await self._read(stripe_keys.find, account_id)
 
     async def backlog(self, now: datetime) -> Backlog:
         """What waits to be collected and delivered; see `backlog.measure`."""

@@ -338,6 +338,133 @@ account_pay_keys = Table(
     UniqueConstraint("prefix", name="account_pay_keys_prefix"),
 )
 
+account_stripe_keys = Table(
+    "account_stripe_keys",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    # The API key and the webhook secrets, encrypted like the signing secrets.
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+checkouts = Table(
+    "checkouts",
+    metadata,
+    Column("account_id", Text),
+    # In the order of time; the idempotency keys of its calls begin with it.
+    Column("id", Text),
+    Column("invoice_key", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    # Of how many idempotency keys Stripe has stored a failure.
+    Column("failure_count", Integer, nullable=False),
+    # What Stripe calls the session, and where it is paid; null until Stripe has answered.
+    Column("session_id", Text),
+    Column("url", Text),
+    # Whether an attempt to pay was declined.
+    Column("is_declined", Boolean, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    # When Stripe is asked next; null once the session has ended, unless a webhook is about it. A
+    # lease moves it.
+    Column("due_at", Instant),
+    # Since when Stripe gives no answer about it; null while it does.
+    Column("failing_since", Instant),
+    PrimaryKeyConstraint("account_id", "id", name="checkouts_primary"),
+)
+# Invariant 9: of the checkouts of an invoice, one at most can be paid.
+Index(
+    "checkouts_active",
+    checkouts.c.account_id,
+    checkouts.c.invoice_key,
+    unique=True,
+    sqlite_where=checkouts.c.status.in_(("creating", "open", "processing")),
+    postgresql_where=checkouts.c.status.in_(("creating", "open", "processing")),
+)
+Index(
+    "checkouts_due",
+    checkouts.c.due_at,
+    sqlite_where=checkouts.c.due_at.is_not(None),
+    postgresql_where=checkouts.c.due_at.is_not(None),
+)
+Index(
+    "checkouts_failing",
+    checkouts.c.failing_since,
+    sqlite_where=checkouts.c.failing_since.is_not(None),
+    postgresql_where=checkouts.c.failing_since.is_not(None),
+)
+
+payments = Table(
+    "payments",
+    metadata,
+    Column("account_id", Text),
+    # That of the checkout; of the invoice, where the sandbox collected it.
+    Column("id", Text),
+    Column("invoice_key", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount_minor", BigInteger, nullable=False),
+    # What Stripe calls the payment; null in the sandbox.
+    Column("payment_intent", Text),
+    Column("received_at", Instant, nullable=False),
+    # The dispute that Stripe has reported last.
+    Column("dispute_id", Text),
+    # When the collector is asked about refunds and the dispute; null when nothing is pending.
+    Column("due_at", Instant),
+    Column("failing_since", Instant),
+    PrimaryKeyConstraint("account_id", "id", name="payments_primary"),
+)
+Index("payments_invoice", payments.c.account_id, payments.c.invoice_key)
+Index("payments_intent", payments.c.account_id, payments.c.payment_intent)
+Index(
+    "payments_due",
+    payments.c.due_at,
+    sqlite_where=payments.c.due_at.is_not(None),
+    postgresql_where=payments.c.due_at.is_not(None),
+)
+Index(
+    "payments_failing",
+    payments.c.failing_since,
+    sqlite_where=payments.c.failing_since.is_not(None),
+    postgresql_where=payments.c.failing_since.is_not(None),
+)
+
+# A refund is one row for each payment that it takes from.
+refunds = Table(
+    "refunds",
+    metadata,
+    Column("account_id", Text),
+    Column("id", Text),
+    Column("payment_id", Text),
+    Column("invoice_key", Text, nullable=False),
+    # Null where it was made at the dashboard of Stripe.
+    Column("idempotency_key", Text),
+    # What the request asked for; null is all that is left.
+    Column("asked_minor", BigInteger),
+    Column("amount_minor", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("failure_count", Integer, nullable=False),
+    # What Stripe calls it; null until Stripe has answered, and in the sandbox.
+    Column("refund_id", Text),
+    Column("created_at", Instant, nullable=False),
+    PrimaryKeyConstraint("account_id", "id", "payment_id", name="refunds_primary"),
+)
+Index("refunds_invoice", refunds.c.account_id, refunds.c.invoice_key)
+Index("refunds_payment", refunds.c.account_id, refunds.c.payment_id)
+
+# The webhooks that were taken, so that one that comes twice is taken once.
+stripe_events = Table(
+    "stripe_events",
+    metadata,
+    Column("account_id", Text),
+    Column("id", Text),
+    # The payment that it is about, which may be recorded later, and the dispute about that.
+    Column("payment_intent", Text),
+    Column("dispute_id", Text),
+    Column("received_at", Instant, nullable=False),
+    PrimaryKeyConstraint("account_id", "id", name="stripe_events_primary"),
+)
+Index("stripe_events_intent", stripe_events.c.account_id, stripe_events.c.payment_intent)
+Index("stripe_events_received", stripe_events.c.received_at)
+
 is_invoice_of_delivery = and_(
     invoices.c.account_id == deliveries.c.account_id,
     invoices.c.key == deliveries.c.invoice_key,

@@ -23,6 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from service.domain.outcomes import AttemptOutcome, MailOutcome
+from service.domain.payment import PaymentKind, RefundStatus
 from service.domain.states import (
     COLLECTED,
     Acceptance,
@@ -52,6 +53,8 @@ BACKLOG_GAUGES = {
     "oldest_due_delivery_age_seconds": "For how long the oldest due delivery has been due.",
     "collections_due": "Invoices whose collection is due and not leased.",
     "oldest_due_collection_age_seconds": "For how long the oldest due collection has been due.",
+    "oldest_unanswered_payment_age_seconds": "For how long the collector has given no answer about "
+    "the checkout or payment that has waited for one longest.",
     "mails_due": "Mails that are due and not leased.",
     "oldest_due_mail_age_seconds": "For how long the oldest due mail has been due.",
 }
@@ -93,6 +96,14 @@ class Metrics:
         self._collected = _by_labels(
             counter("collected", "Invoices whose collection has ended, by how.", ["status"]),
             ((status,) for status in COLLECTED),
+        )
+        self._payments = _by_labels(
+            counter("payments", "Payments that a collector has received, by kind.", ["kind"]),
+            ((kind,) for kind in PaymentKind),
+        )
+        self._refunds = _by_labels(
+            counter("refunds", "Refunds that have ended, by how.", ["status"]),
+            ((status,) for status in RefundStatus if status is not RefundStatus.PENDING),
         )
         self._attempts = _by_labels(
             counter("attempts", "Attempts that were recorded, by their outcome.", ["outcome"]),
@@ -174,6 +185,14 @@ class Metrics:
     def collected(self, status: InvoiceStatus) -> None:
         """Count an invoice whose collection has ended in *status*."""
         self._collected(status).inc()
+
+    def payment_received(self, kind: PaymentKind) -> None:
+        """Count a payment that a collector has received."""
+        self._payments(kind).inc()
+
+    def refund_settled(self, status: RefundStatus) -> None:
+        """Count a refund that has ended in *status*."""
+        self._refunds(status).inc()
 
     def mail_attempted(self, outcome: MailOutcome) -> None:
         """Count an attempt at a mail that was recorded."""

@@ -26,14 +26,16 @@ KINDS = {
 """Type in Python -> what JSON calls the value; objects are not listed."""
 
 
-async def read_json(request: web.Request) -> Any:
+async def read_json(request: web.Request, *, is_optional: bool = False) -> Any:
     """
-    The body of *request*, parsed.
+    The body of *request*, parsed; without a body where one *is_optional*, an empty object.
 
     Raises:
         UnsupportedMedia: if it is not declared as JSON in UTF-8.
         MalformedRequest: if it is not JSON in UTF-8, or has a name twice in one object.
     """
+    if is_optional and not await request.read():
+        return {}
     if request.content_type != "application/json":
         raise UnsupportedMedia("The body must be sent as Content-Type: application/json.")
     if (request.charset or "utf-8").lower() not in {"utf-8", "utf8"}:

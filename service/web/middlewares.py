@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from service.errors import RequestError, StorageUnavailable
+from service.errors import RequestError, StorageUnavailable, Unavailable
 from service.telemetry.metrics import OTHER, Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing, traceparent_in
 from service.web import request_ids
@@ -83,7 +83,9 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
     """The problem for *error*; one that is not expected is logged."""
     if isinstance(error, StorageUnavailable):
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-    if isinstance(error, RequestError | StorageUnavailable):
+    elif isinstance(error, Unavailable):
+        log.warning("collector.unavailable", extra={"fields": {"detail": str(error)}})
+    if isinstance(error, RequestError | Unavailable):
         return problem_of(error, request.app[PUBLIC_PATH])
     # A pay token is a secret: the path with its name instead.
     path = _route_of(request) if "token" in request.match_info else request.path
@@ -149,7 +151,7 @@ class Admission:
         try:
             await self._identify(request)
             self.body_limits.check(request)
-        except (RequestError, StorageUnavailable) as error:
+        except (RequestError, Unavailable) as error:
             return problem_of(error, request.app[PUBLIC_PATH])
         if request.version >= HttpVersion11:
             if request.headers[hdrs.EXPECT].lower() != "100-continue":

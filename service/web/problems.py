@@ -8,6 +8,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from service.errors import (
+    CollectorUnavailable,
     Conflict,
     InvalidInput,
     MalformedRequest,
@@ -19,6 +20,7 @@ from service.errors import (
     StorageUnavailable,
     TooManyRequests,
     Unauthorized,
+    Unavailable,
     UnsupportedMedia,
 )
 
@@ -52,6 +54,11 @@ PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
     ),
     InvalidInput: (HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-input", "Invalid input"),
     TooManyRequests: (HTTPStatus.TOO_MANY_REQUESTS, "too-many-requests", "Too many requests"),
+    CollectorUnavailable: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "collector-unavailable",
+        "Collector unavailable",
+    ),
     StorageUnavailable: (
         HTTPStatus.SERVICE_UNAVAILABLE,
         "storage-unavailable",
@@ -67,16 +74,23 @@ DEFAULT_DETAILS = {
     "request may be sent again.",
 }
 
+UNAVAILABLE: dict[type[Exception], str] = {
+    StorageUnavailable: DEFAULT_DETAILS[HTTPStatus.SERVICE_UNAVAILABLE],
+    CollectorUnavailable: "The collector does not answer. Nothing was changed; the same request "
+    "may be sent again.",
+}
+"""What API users are told of each."""
+
 RETRY_SECONDS = 5
-"""`Retry-After` while the database is unavailable."""
+"""`Retry-After` while the database or the collector is unavailable."""
 
 
-def document_of(error: RequestError | StorageUnavailable, public_path: str = "") -> dict[str, Any]:
+def document_of(error: RequestError | Unavailable, public_path: str = "") -> dict[str, Any]:
     """The problem document of *error*; its type is a link below *public_path*."""
     status, name, title = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
-    # The text of a database error is for the log of the operator.
-    is_of_storage = isinstance(error, StorageUnavailable)
-    detail = DEFAULT_DETAILS[status] if is_of_storage else str(error)
+    # The text of such an error is for the log of the operator.
+    unavailable = next((UNAVAILABLE[one] for one in UNAVAILABLE if isinstance(error, one)), None)
+    detail = unavailable or str(error)
     document = _document(status, f"{public_path}{DOCS_PATH}/problems#{name}", title, detail)
     if isinstance(error, InvalidInput):
         document["errors"] = [
@@ -86,10 +100,10 @@ def document_of(error: RequestError | StorageUnavailable, public_path: str = "")
     return document
 
 
-def problem_of(error: RequestError | StorageUnavailable, public_path: str = "") -> web.Response:
+def problem_of(error: RequestError | Unavailable, public_path: str = "") -> web.Response:
     """The response for *error*, with links below *public_path*."""
     headers: dict[str, str] | None = None
-    if isinstance(error, StorageUnavailable):
+    if isinstance(error, Unavailable):
         headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)}
     elif isinstance(error, TooManyRequests):
         headers = {hdrs.RETRY_AFTER: str(ceil(error.after_seconds))}

@@ -124,6 +124,7 @@ ONE = invoice_row(1)["id"]
         ("GET", "/deliveries?limit=200"),
         ("GET", f"/deliveries/msg_{1001:032x}"),
         ("POST", f"/deliveries/msg_{1001:032x}/redeliver"),
+        ("POST", f"/invoices/{ONE}/void"),
         ("GET", "/healthz"),
         ("GET", "/metrics"),
     ],

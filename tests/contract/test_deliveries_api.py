@@ -42,6 +42,8 @@ async def test_pending_delivery_is_shown(api, store):
         "due_at": "2026-01-31T12:00:00.000Z",
         "created_at": "2026-01-31T12:00:00.000Z",
         "settled_at": None,
+        "waiting_for": "slot",
+        "waiting_until": None,
         "attempts": [],
     }
 

@@ -181,7 +181,7 @@ async def test_problems_are_explained_to_callers(site):
     text = await (await site.get("/api/docs/problems")).text()
 
     assert [] == [name for _, name, _ in PROBLEMS.values() if f'id="{name}"' not in text]
-    assert "Your account is above its rate limit." in text
+    assert "Your account is above a limit" in text
     assert "field_errors" not in text
     assert '<meta name="viewport"' in text
 

@@ -210,11 +210,14 @@ async def test_an_attempt_that_outlived_its_lease_is_counted_separately(
     api, working, receivers, scrape, clock
 ):
     """An attempt that settles too late is counted as lost by the next lease, and separately."""
-    receivers.hang(RECEIVER)
-    before = await scrape()
     async with working():
+        # A receiver that has not answered yet would get no second attempt beside the first.
         await send(api)
-        await receivers.requests.reaches(1)
+        await idle()
+        before = await scrape()
+        receivers.hang(RECEIVER)
+        await send(api, id="late")
+        await receivers.requests.reaches(2)
         clock.advance(60 * SECOND)
         await idle()
         receivers.let_all_go()

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 
 from service.api.application import make_application
-from service.errors import RequestError, StorageUnavailable
+from service.errors import CollectorUnavailable, RequestError, StorageUnavailable
 from service.loops import running_loops
 from service.web.problems import PROBLEMS
 from tests.clock import PATIENCE_SECONDS
@@ -33,7 +33,7 @@ def leaves(error):
 
 def test_every_error_of_a_caller_has_a_problem_type():
     """Every error that a caller can act on has a problem type of its own, and is never a 500."""
-    assert leaves(RequestError) | {StorageUnavailable} == set(PROBLEMS)
+    assert leaves(RequestError) | {CollectorUnavailable, StorageUnavailable} == set(PROBLEMS)
 
 
 @pytest.mark.parametrize("path", ["/", "/none", "/invoice", "/invoices//", "/invoices/1/x", "/.."])

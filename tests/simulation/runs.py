@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from service import loops
 from service.collection import loop as collection
+from service.collection import payments
 from service.delivery import attempt, dispatcher, lookout, sweeper
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import Plan, draw
@@ -106,13 +107,15 @@ def _fail(world, context):
 @contextmanager
 def _polling_every(poll):
     """Let the loops of the service poll at the interval of the plan."""
-    modules = (loops, collection, dispatcher, lookout, attempt, sweeper)
-    before = [module.POLL for module in modules]
+    modules = (loops, collection, payments, dispatcher, lookout, attempt, sweeper)
+    before, before_idle = [module.POLL for module in modules], payments.IDLE_POLL
     for module in modules:
         module.POLL = poll
+    payments.IDLE_POLL = poll
     try:
         yield
     finally:
+        payments.IDLE_POLL = before_idle
         for module, usual in zip(modules, before, strict=True):
             module.POLL = usual
 

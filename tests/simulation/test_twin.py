@@ -103,7 +103,7 @@ PLANTS = {
     lease_what_is_leased: 0,
     collect_what_is_leased: 0,
     lease_in_any_order: 0,
-    record_no_lost_attempt: 10,
+    record_no_lost_attempt: 39,
     never_divide: 25,
     number_by_what_was_read: 20,
     keep_old_secrets: 0,

@@ -490,6 +490,8 @@ INDEXES = {
     "measure the backlog": [
         {"deliveries_waiting", "deliveries_order", "receivers_pkey", "processes_pkey"},
         {"invoices_due", "processes_pkey"},
+        {"checkouts_failing"},
+        {"payments_failing"},
         {"mails_due", "processes_pkey"},
     ],
     "count open deliveries": [{"deliveries_waiting"}],

@@ -55,10 +55,9 @@ def test_a_mended_library_is_used_where_there_is_one():
 async def test_two_writers_do_not_corrupt_the_file(tmp_path):
     """Two processes write and reset the log thousands of times, and the file stays intact."""
     async with a_database(tmp_path) as database:
+        path = str(tmp_path / "invoices.db")
         writers = [
-            await asyncio.create_subprocess_exec(
-                sys.executable, "-m", writing.__name__, database._write_engine.url.database, name
-            )
+            await asyncio.create_subprocess_exec(sys.executable, "-m", writing.__name__, path, name)
             for name in ("a", "b")
         ]
         assert [0, 0] == [await one.wait() for one in writers]

@@ -7,6 +7,7 @@ import sys
 
 from sqlalchemy import insert
 
+from service.database.engine import Lane
 from service.database.sqlite import SqliteDatabase
 from service.storage.tables import origins
 from tests.clock import START
@@ -22,7 +23,7 @@ def write(tx, name):
 
 def checkpoint(database):
     """Copy the log into the file, so that the next write begins the log anew."""
-    with database._write_engine.connect() as connection:
+    with database._engines[Lane.WRITE].connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").close()
 
 

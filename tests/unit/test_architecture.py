@@ -23,8 +23,13 @@ NAMES_THAT_SAY_NOTHING = {"utils", "helpers", "common", "manager", "base"}
 # A dotted name, and the only places that may use it or anything below it.
 HOMES = {
     "aiohttp.web": ("service/api/", "service/pages/", "service/receiver/", "service/web/"),
-    "aiohttp.ClientSession": ("service/delivery/", "service/receiver/"),
+    "aiohttp.ClientSession": (
+        "service/collection/stripe/client.py",
+        "service/delivery/",
+        "service/receiver/",
+    ),
     "aiohttp.request": (),
+    "stripe": ("service/collection/stripe/client.py",),
     "sqlalchemy": ("service/database/", "service/storage/"),
     "alembic": ("service/storage/",),
     "aiosmtplib": ("service/collection/smtp.py",),

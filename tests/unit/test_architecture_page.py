@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.domain.payment import CheckoutStatus
 from service.domain.states import DELIVERY_MOVES, INVOICE_MOVES, SETTLED, DeliveryStatus
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ def pairs(moves):
     return {(source.value, target.value) for source, targets in moves.items() for target in targets}
 
 
-INVOICE, DELIVERY = map(
+INVOICE, DELIVERY, CHECKOUT = map(
     moves_in, re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", PAGE, re.DOTALL)
 )
 
@@ -41,6 +42,11 @@ def test_the_diagram_of_a_delivery_is_the_table():
     retention = {(status.value, END) for status in SETTLED}
 
     assert pairs(DELIVERY_MOVES) | retention | {(END, DeliveryStatus.PENDING.value)} == DELIVERY
+
+
+def test_the_diagram_of_a_checkout_has_every_status():
+    """The diagram shows how each status of a checkout is reached."""
+    assert {status.value for status in CheckoutStatus} == {target for _, target in CHECKOUT}
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:service|schemas)/[^`]*)`", PAGE))))

@@ -201,7 +201,8 @@ def test_the_proxy_gets_no_denied_address(run, url, addresses):
     (answer,), _ = sent(run, proxy, url, addresses=addresses)
 
     told = AttemptOutcome.UNREACHABLE if addresses else AttemptOutcome.BLOCKED
-    assert NoAnswer(told, NOT_CONNECTED, is_denied=bool(addresses)) == answer
+    is_denied = bool(addresses)
+    assert NoAnswer(told, NOT_CONNECTED, is_denied=is_denied, is_connected=False) == answer
     assert [] == proxy.asked
 
 
@@ -258,7 +259,7 @@ def test_a_proxy_that_does_not_reach_the_receiver_says_something_about_it(run, c
 
     (answer,), requests = sent(run, proxy, "http://receiver.example/")
 
-    assert NoAnswer(AttemptOutcome.UNREACHABLE, NOT_CONNECTED) == answer
+    assert NoAnswer(AttemptOutcome.UNREACHABLE, NOT_CONNECTED, is_connected=False) == answer
     assert [] == requests
     assert [] == caplog.records
 

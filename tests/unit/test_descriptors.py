@@ -50,6 +50,13 @@ def test_the_defaults_need_more_than_many_systems_allow():
     assert 512 + 256 + 256 < descriptors_needed(Settings()) < 2048
 
 
+def test_connections_to_stripe_are_counted():
+    """Where Stripe collects, the connections to it need descriptors too."""
+    with_stripe = descriptors_needed(Settings(collector="stripe"))
+
+    assert descriptors_needed(Settings()) + 100 == with_stripe
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 @pytest.mark.parametrize("form", ["one address", "two addresses"])
 def test_no_descriptor_is_a_failure_on_our_side(number, form):

@@ -278,6 +278,15 @@ def test_decisions_fit_on_a_screen():
         assert [] == [part for part in parts if part not in text], path.name
 
 
+def test_decisions_are_numbered():
+    """Each decision has a number of its own, in its name and its title, and none is left out."""
+    paths = sorted((ROOT / "docs/decisions").glob("*.md"))
+
+    assert [*range(1, len(paths) + 1)] == [int(path.name[:4]) for path in paths]
+    for path in paths:
+        assert path.read_text(encoding="utf-8").startswith(f"# {int(path.name[:4])}. "), path.name
+
+
 def test_printed_request_is_a_real_one():
     """The printed request has the headers that are sent, and its signature verifies."""
     (lines,) = re.findall(

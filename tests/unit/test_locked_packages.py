@@ -17,10 +17,11 @@ VERSIONS = {
 
 
 def declared():
-    """What setup.cfg asks for at run time, with the exporter of traces that the image has."""
+    """What setup.cfg asks for at run time, with the extras that the image has."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"] + config["options.extras_require"]["otel"]
+    extras = config["options.extras_require"]
+    lines = config["options"]["install_requires"] + extras["otel"] + extras["stripe"]
     return [Requirement(line) for line in lines.splitlines() if line and not line.startswith("#")]
 
 

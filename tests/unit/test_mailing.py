@@ -339,7 +339,8 @@ async def test_mails_of_an_unknown_invoice_are_not_found(api):
 
 async def test_readiness_says_that_sending_is_paused(world, transport, api):
     """A process that cannot send is ready for everything else, and says so in one word."""
-    world.service.dispatcher.is_running = world.service.loops[0].is_running = True
+    for loop in world.service.loops:
+        loop.is_running = True
     assert {"status": "ok", "mail": "ok"} == await (await api.get("/readyz")).json()
 
     transport.results.append(REFUSED)

@@ -7,6 +7,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.domain.outcomes import AttemptOutcome, MailOutcome
+from service.domain.payment import PaymentKind
 from service.domain.states import (
     COLLECTED,
     Acceptance,
@@ -27,6 +28,7 @@ BACKLOG = asdict(
         due_receivers=1,
         oldest_due_delivery_age_seconds=1.5,
         collections_due=4,
+        oldest_unanswered_payment_age_seconds=8,
         oldest_due_collection_age_seconds=0.25,
         mails_due=5,
         oldest_due_mail_age_seconds=0.5,
@@ -83,6 +85,8 @@ def test_known_labels_are_exposed_from_the_start(metrics):
     known = {
         *(f'received_total{{acceptance="{one}"}}' for one in Acceptance),
         *(f'collected_total{{status="{one}"}}' for one in COLLECTED),
+        *(f'payments_total{{kind="{one}"}}' for one in PaymentKind),
+        *(f'refunds_total{{status="{one}"}}' for one in ("succeeded", "failed")),
         *(f'attempts_total{{outcome="{one}"}}' for one in AttemptOutcome),
         *(f'attempts_prevented_total{{cause="{one}"}}' for one in PREVENTED_BY),
         *(f'mail_attempts_total{{outcome="{one}"}}' for one in MailOutcome),
@@ -109,7 +113,7 @@ def test_labels_have_few_values(metrics):
 
     assert labels == {
         *("acceptance", "status", "reason", "outcome", "operation", "code", "le", "version"),
-        "cause",
+        *("kind", "cause"),
     }
 
 

@@ -23,6 +23,9 @@ DEFAULTS = {
     "database_prepared_statements": True,
     "public_url": "http://127.0.0.1:8080",
     "currency": "USD",
+    "collector": "sandbox",
+    "stripe_api_url": "https://api.stripe.com",
+    "stripe_poll_interval": MINUTE,
     "retry_schedule": (
         5 * SECOND,
         5 * MINUTE,

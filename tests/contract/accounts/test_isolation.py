@@ -20,6 +20,8 @@ from tests.rows import ONE, add_delivery
 BY_ID = [path for method, path in PRIVATE if "{id}" in path and method == "GET"]
 REDELIVER = "/deliveries/{id}/redeliver"
 REDELIVER_ALL = "/deliveries/redeliver"
+VOID = "/invoices/{id}/void"
+REFUND = "/invoices/{id}/refund"
 LISTS = ["/invoices/", "/deliveries"]
 FILTERS = {
     "status": [None, "pending", "delivered", "dead"],
@@ -44,7 +46,7 @@ def ids_of(path, invoice_ids):
 def test_every_operation_is_covered():
     """The tables of this module contain every operation."""
     known = {("GET", path) for path in (*LISTS, *BY_ID)}
-    known |= {("POST", path) for path in ("/invoices/", REDELIVER, REDELIVER_ALL)}
+    known |= {("POST", path) for path in ("/invoices/", REDELIVER, REDELIVER_ALL, VOID, REFUND)}
 
     assert known == set(PRIVATE)
     assert 4 == len(BY_ID)
@@ -64,6 +66,19 @@ async def test_rows_of_another_account_are_not_found(as_ann, as_ben, anns, path,
         assert 200 == (await as_ann.ask(method, path.format(id=id_) + form)).status
         assert 404 == there.status
         assert there.without(id_) == not_there.without(unknown)
+
+
+@pytest.mark.parametrize("path", [VOID, REFUND])
+async def test_the_money_of_another_account_is_not_found(as_ann, as_ben, anns, path):
+    """An account neither voids nor refunds the invoices of another one."""
+    headers = {"Idempotency-Key": "key"}
+    for id_ in anns:
+        before = await as_ann.get(f"/invoices/{id_}")
+
+        there = await as_ben.ask("POST", path.format(id=id_), headers=headers)
+
+        assert 404 == there.status
+        assert before == await as_ann.get(f"/invoices/{id_}")
 
 
 @pytest.mark.parametrize(("path", "status"), [("/invoices/", "paid"), ("/deliveries", "dead")])

@@ -33,6 +33,7 @@ NOTHING = Backlog(
     oldest_due_delivery_age_seconds=0,
     collections_due=0,
     oldest_due_collection_age_seconds=0,
+    oldest_unanswered_payment_age_seconds=0,
     mails_due=0,
     oldest_due_mail_age_seconds=0,
 )

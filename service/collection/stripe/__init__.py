@@ -1,0 +1,1 @@
+"""Stripe Checkout as a collector; `client.py` alone imports the library of Stripe."""
