@@ -288,6 +288,7 @@ def origins_have_no_limit(patch):
 
 def failing_receivers_are_not_probed(patch):
     """A failing receiver gets as many attempts as before."""
+    probes_take_every_slot(patch)
 
     def may_begin(self, receiver):
         return bool(receiver.waiting) and receiver.in_flight_count < self._origin_concurrency
