@@ -98,12 +98,12 @@ def keep_old_secrets(patch):
 
 
 PLANTS = {
-    settle_with_any_token: 10,
+    settle_with_any_token: 140,
     move_with_any_token: 40,
     lease_what_is_leased: 0,
     collect_what_is_leased: 0,
     lease_in_any_order: 0,
-    record_no_lost_attempt: 39,
+    record_no_lost_attempt: 45,
     never_divide: 25,
     number_by_what_was_read: 20,
     keep_old_secrets: 0,
