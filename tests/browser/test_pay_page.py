@@ -8,10 +8,14 @@ import re
 from urllib.request import Request, urlopen
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import staleness_of
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser.chromium import chromium
 from tests.browser.test_reading import AXE, PHONE
+from tests.clock import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -60,10 +64,14 @@ def emulate(browser, **features):
 
 
 def press(browser, label):
-    """Press the button *label*."""
+    """Press the button *label*, and wait until another page is shown."""
+    page = browser.find_element(By.TAG_NAME, "html")
     buttons = browser.find_elements(By.TAG_NAME, "button")
     (button,) = [one for one in buttons if one.text == label]
     button.click()
+    # Between two pages, the driver answers with one error or another.
+    wait = WebDriverWait(browser, PATIENCE_SECONDS, 0.05, [WebDriverException])
+    wait.until(staleness_of(page))
 
 
 def words(browser):
