@@ -22,8 +22,8 @@ from service.domain.invoice import EvaluatedCallback, Event, Invoice, Step
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus, InvoiceStatus
 from service.storage.deliveries import LeaseRound
+from service.storage.leases import LeaseRound as InvoiceRound
 from service.storage.schema import migrate
-from service.storage.steps import LeaseRound as InvoiceRound
 from service.storage.waiting import Chain
 from tests.clock import START
 from tests.memory import Tables

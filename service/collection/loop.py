@@ -18,7 +18,7 @@ from service.domain.mail import Mail
 from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
 from service.errors import StorageUnavailable
 from service.loops import POLL, Loop, Round
-from service.storage.steps import LeaseRound
+from service.storage.leases import LeaseRound
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import SpanKind, Tracing

@@ -24,7 +24,7 @@ from service.domain.states import InvoiceStatus, MailStatus
 from service.errors import SendingRefused, StorageUnavailable
 from service.loops import POLL, Loop, Round
 from service.storage.invoices import as_invoice
-from service.storage.mails import LeaseRound
+from service.storage.leases import LeaseRound
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 

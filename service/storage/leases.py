@@ -22,6 +22,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    func,
     literal_column,
     or_,
     select,
@@ -31,6 +32,17 @@ from sqlalchemy.types import TypeEngine
 
 from service.database.bulk import Given, given
 from service.storage.tables import deliveries, invoices, mails, processes
+from service.values import value
+
+
+@value()
+class LeaseRound:
+    """Lease up to *limit* rows that are due at *now*, until *until*, to *process_id*."""
+
+    now: datetime
+    until: datetime
+    limit: int
+    process_id: int | None = None
 
 
 class Undecided(Exception):
@@ -64,6 +76,43 @@ def taking(table: Table, rows: Given) -> Update:
             leased_by=bindparam("process_id", type_=table.c.leased_by.type),
         )
     )
+
+
+class DueRows:
+    """The rows of *table* that are leased when they are due; *waiting* says which ones ever are."""
+
+    def __init__(self, table: Table, columns: Iterable[str], *waiting: ColumnElement[bool]) -> None:
+        due_at = table.c.due_at
+        _, self._key = table.primary_key.columns.keys()
+        self.due = (
+            select(*(table.c[name] for name in columns))
+            .where(*waiting, due_at <= bindparam("now"), is_free(table))
+            .order_by(due_at)
+            .limit(bindparam("limit"))
+            .with_for_update(skip_locked=True)
+        )
+        self._taking = taking(table, Given(account_id=Text(), key=Text()))
+        self._next_due = select(func.min(due_at)).where(*waiting, due_at > bindparam("now"))
+
+    def lease(
+        self, tx: Connection, round_: LeaseRound
+    ) -> tuple[list[dict[str, Any]], datetime | None]:
+        """
+        Lease rows that are due, the longest due first.
+
+        Runs inside *tx* and never commits it.
+
+        Returns:
+            The leased rows, and when the next round may find more, if ever.
+        """
+        rows = tx.execute(self.due, {"now": round_.now, "limit": round_.limit}).mappings().all()
+        if rows:
+            leased = [{"account_id": row["account_id"], "key": row[self._key]} for row in rows]
+            at = {"until": round_.until, "process_id": round_.process_id}
+            tx.execute(self._taking, {**given(leased), **at})
+        is_last = len(rows) < round_.limit
+        next_due_at = tx.scalar(self._next_due, {"now": round_.now}) if is_last else round_.now
+        return [{**row, "lease_token": row["lease_token"] + 1} for row in rows], next_due_at
 
 
 def held(**changes: TypeEngine[Any]) -> Given:

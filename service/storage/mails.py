@@ -14,7 +14,6 @@ from sqlalchemy import (
     LargeBinary,
     RowMapping,
     Text,
-    bindparam,
     case,
     exists,
     func,
@@ -23,7 +22,7 @@ from sqlalchemy import (
     select,
 )
 
-from service.database.bulk import Given, given, insert_rows
+from service.database.bulk import insert_rows
 from service.domain.mail import Mail, MailAttempt
 from service.domain.states import MailStatus
 from service.storage import leases
@@ -43,27 +42,9 @@ class DueMails:
     next_due_at: datetime | None
 
 
-@value()
-class LeaseRound:
-    """Lease up to *limit* mails that are due at *now*, until *until*, to *process_id*."""
-
-    now: datetime
-    until: datetime
-    limit: int
-    process_id: int | None = None
-
-
 # A literal and not a parameter: otherwise a database does not use the index of due mails.
 _is_pending = mails.c.status == literal_column("'pending'")
-_due = (
-    select(*(mails.c[name] for name in Mail.__dataclass_fields__))
-    .where(_is_pending, mails.c.due_at <= bindparam("now"), leases.is_free(mails))
-    .order_by(mails.c.due_at)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
-)
-_taking = leases.taking(mails, Given(account_id=Text(), key=Text()))
-_next_due = select(func.min(mails.c.due_at)).where(_is_pending, mails.c.due_at > bindparam("now"))
+_due = leases.DueRows(mails, Mail.__dataclass_fields__, _is_pending)
 
 
 def insert(tx: Connection, new: Sequence[Mail]) -> None:
@@ -81,25 +62,14 @@ def has_mail(tx: Connection, account_id: str, invoice_key: str) -> bool:
     return bool(tx.scalar(select(exists().where(*of_invoice))))
 
 
-def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueMails]:
+def lease_due(tx: Connection, rounds: Sequence[leases.LeaseRound]) -> list[DueMails]:
     """
     Lease mails that are due, the longest due first.
 
     Runs inside *tx* and never commits it.
     """
-    return [_lease_due(tx, one) for one in rounds]
-
-
-def _lease_due(tx: Connection, round_: LeaseRound) -> DueMails:
-    rows = tx.execute(_due, {"now": round_.now, "limit": round_.limit}).mappings().all()
-    if rows:
-        leased = [{"account_id": row["account_id"], "key": row["id"]} for row in rows]
-        at = {"until": round_.until, "process_id": round_.process_id}
-        tx.execute(_taking, {**given(leased), **at})
-    is_last = len(rows) < round_.limit
-    next_due_at = tx.scalar(_next_due, {"now": round_.now}) if is_last else round_.now
-    leased_mails = [Mail(**{**row, "lease_token": row["lease_token"] + 1}) for row in rows]
-    return DueMails(leased_mails, next_due_at)
+    found = [_due.lease(tx, one) for one in rounds]
+    return [DueMails([Mail(**row) for row in rows], next_due_at) for rows, next_due_at in found]
 
 
 _settled = leases.held(

@@ -17,16 +17,14 @@ from sqlalchemy import (
     Connection,
     Integer,
     Text,
-    bindparam,
     func,
     null,
-    select,
     true,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from service.database.bulk import Given, given, insert_rows
+from service.database.bulk import insert_rows
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import Mail
@@ -49,46 +47,19 @@ class DueInvoices:
     next_due_at: datetime | None
 
 
-@value()
-class LeaseRound:
-    """Lease up to *limit* invoices that are due at *now*, until *until*, to *process_id*."""
-
-    now: datetime
-    until: datetime
-    limit: int
-    process_id: int | None = None
+_due = leases.DueRows(invoices, Invoice.__dataclass_fields__)
 
 
-_due = (
-    select(*(invoices.c[name] for name in Invoice.__dataclass_fields__))
-    .where(invoices.c.due_at <= bindparam("now"), leases.is_free(invoices))
-    .order_by(invoices.c.due_at)
-    .limit(bindparam("limit"))
-    .with_for_update(skip_locked=True)
-)
-_taking = leases.taking(invoices, Given(account_id=Text(), key=Text()))
-_next_due = select(func.min(invoices.c.due_at)).where(invoices.c.due_at > bindparam("now"))
-
-
-def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueInvoices]:
+def lease_due(tx: Connection, rounds: Sequence[leases.LeaseRound]) -> list[DueInvoices]:
     """
     Lease invoices that are due, the longest due first.
 
     Runs inside *tx* and never commits it.
     """
-    return [_lease_due(tx, one) for one in rounds]
-
-
-def _lease_due(tx: Connection, round_: LeaseRound) -> DueInvoices:
-    rows = tx.execute(_due, {"now": round_.now, "limit": round_.limit}).mappings().all()
-    if rows:
-        leased = [{"account_id": row["account_id"], "key": row["key"]} for row in rows]
-        at = {"until": round_.until, "process_id": round_.process_id}
-        tx.execute(_taking, {**given(leased), **at})
-    is_last = len(rows) < round_.limit
-    next_due_at = tx.scalar(_next_due, {"now": round_.now}) if is_last else round_.now
-    leased_now = [as_invoice({**row, "lease_token": row["lease_token"] + 1}) for row in rows]
-    return DueInvoices(leased_now, next_due_at)
+    found = [_due.lease(tx, one) for one in rounds]
+    return [
+        DueInvoices([as_invoice(row) for row in rows], next_due_at) for rows, next_due_at in found
+    ]
 
 
 def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery] | None]:

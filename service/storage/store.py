@@ -201,7 +201,7 @@ class Store:
             self._signal("invoices")
         return acceptance
 
-    async def lease_invoices(self, round_: steps.LeaseRound) -> steps.DueInvoices:
+    async def lease_invoices(self, round_: leases.LeaseRound) -> steps.DueInvoices:
         """Lease invoices that are due for collection."""
         round_ = replace(round_, process_id=self._process_id)
         return await self._commits.run(steps.lease_due, round_)
@@ -246,7 +246,7 @@ class Store:
         """Whether the mail of *invoice* is committed."""
         return await self._read(mails.has_mail, invoice.account_id, invoice.key)
 
-    async def lease_mails(self, round_: mails.LeaseRound) -> mails.DueMails:
+    async def lease_mails(self, round_: leases.LeaseRound) -> mails.DueMails:
         """Lease mails that are due."""
         round_ = replace(round_, process_id=self._process_id)
         return await self._commits.run(mails.lease_due, round_)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from service.errors import StorageUnavailable
-from service.storage.steps import LeaseRound
+from service.storage.leases import LeaseRound
 from tests.clock import START
 from tests.rows import (
     SECOND,

@@ -22,9 +22,9 @@ from service.database.connecting import SETTINGS
 from service.database.opening import open_database
 from service.storage.deliveries import LeaseRound as DeliveryRound
 from service.storage.history import DeliveryFilter
+from service.storage.leases import LeaseRound
 from service.storage.retention import SweepPosition
 from service.storage.schema import migrate
-from service.storage.steps import LeaseRound
 from service.storage.store import Store
 from service.storage.tables import (
     account_keys,

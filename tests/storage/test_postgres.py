@@ -15,7 +15,7 @@ from service.database.postgres import BROWSER_COUNT, PostgresDatabase
 from service.domain.states import Acceptance
 from service.errors import StorageBusy, StorageUnavailable
 from service.loops import Signal
-from service.storage import deliveries, invoices, steps, tables
+from service.storage import deliveries, invoices, leases, steps, tables
 from service.storage.schema import migrate
 from service.storage.store import Store
 from service.storage.tables import origins
@@ -142,7 +142,7 @@ async def test_invoices_that_another_round_leases_are_skipped(store, database, a
     """A lease round takes the free invoices and does not wait for the transactions of others."""
     for id_ in ("1", "2", "3"):
         await store.accept(an_invoice(id_))
-    some, all_ = (steps.LeaseRound(START, START + LEASE, limit) for limit in (2, 9))
+    some, all_ = (leases.LeaseRound(START, START + LEASE, limit) for limit in (2, 9))
     leasing = asyncio.create_task(
         database.write(held.behind(lambda tx: steps.lease_due(tx, [some])))
     )

@@ -7,7 +7,7 @@ import pytest
 from service.database.opening import open_database
 from service.heartbeat import BEAT, GAP, SILENCE, Heartbeat
 from service.storage import processes
-from service.storage.steps import LeaseRound
+from service.storage.leases import LeaseRound
 from service.storage.store import Store
 from service.storage.tables import deliveries, invoices
 from service.storage.tables import processes as processes_table

@@ -9,8 +9,8 @@ import pytest
 
 from service.database.opening import open_database
 from service.domain.invoice import Invoice
+from service.storage.leases import LeaseRound
 from service.storage.schema import migrate
-from service.storage.steps import LeaseRound
 from service.storage.store import Store
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import LEASE, SECOND, add_delivery, an_invoice, lease_deliveries, lease_delivery

@@ -5,7 +5,7 @@ import pytest
 from service.domain.states import InvoiceStatus
 from service.storage import backlog
 from service.storage.backlog import Backlog
-from service.storage.steps import LeaseRound
+from service.storage.leases import LeaseRound
 from tests.clock import START
 from tests.rows import (
     LEASE,

@@ -9,7 +9,7 @@ from service.domain.mail import Mail, MailAttempt
 from service.domain.outcomes import MailOutcome
 from service.domain.states import InvoiceStatus, MailStatus
 from service.errors import NotFound
-from service.storage.mails import LeaseRound
+from service.storage.leases import LeaseRound
 from service.storage.tables import mails
 from tests.clock import START
 from tests.rows import LEASE, SECOND, a_step, an_event, an_invoice, lease_invoice, rows_of

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from service.domain.states import Acceptance, InvoiceStatus
-from service.storage.steps import LeaseRound
+from service.storage.leases import LeaseRound
 from service.storage.tables import attempts, deliveries, events, invoices, receivers
 from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import (

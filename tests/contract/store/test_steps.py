@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from service.domain.states import InvoiceStatus
-from service.storage.steps import LeaseRound
+from service.storage.leases import LeaseRound
 from service.storage.tables import deliveries, events, invoices
 from tests.clock import START
 from tests.rows import (
