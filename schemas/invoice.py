@@ -9,7 +9,7 @@ from schemas.documented import documented
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Locale, Text
 from schemas.locales import LOCALE_PATTERN
-from schemas.money import AMOUNT_MAX, AMOUNT_PATTERN
+from schemas.money import AMOUNT_FORMS
 from schemas.page import PageQuerySchema, next_cursor
 from service.domain.states import InvoiceStatus
 
@@ -98,15 +98,7 @@ class InvoiceRequestSchema(Schema):
             "The amount: greater than zero, with no more decimals than the "
             "currency has. A string is exact; a JSON number is accepted too.",
             example="9999",
-            anyOf=[
-                {"type": "string", "pattern": AMOUNT_PATTERN},
-                {
-                    "type": "number",
-                    "format": "double",
-                    "exclusiveMinimum": 0,
-                    "maximum": AMOUNT_MAX,
-                },
-            ],
+            anyOf=list(AMOUNT_FORMS),
         ),
     )
     currency = Currency(

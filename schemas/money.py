@@ -25,6 +25,12 @@ AMOUNT_PATTERN = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,4}0*)?$"
 AMOUNT_MAX = 999_999_999_999.9999
 """The largest amount that matches the pattern."""
 
+AMOUNT_FORMS = (
+    {"type": "string", "pattern": AMOUNT_PATTERN},
+    {"type": "number", "format": "double", "exclusiveMinimum": 0, "maximum": AMOUNT_MAX},
+)
+"""What an amount may be in a request, as JSON Schema."""
+
 NOT_AN_AMOUNT = (
     'Must be an amount such as "9999", "9999.00" or 9999.0: digits, with a point before decimals.'
 )

@@ -5,7 +5,7 @@ from marshmallow import EXCLUDE, RAISE, Schema, fields, validate
 from schemas.answer import AnswerSchema
 from schemas.documented import documented
 from schemas.fields import AmountText
-from schemas.money import AMOUNT_MAX, AMOUNT_PATTERN
+from schemas.money import AMOUNT_FORMS
 from service.domain.payment import RefundStatus
 
 REFUND_EXAMPLE = {"amount": "99.00"}
@@ -30,16 +30,7 @@ class RefundRequestSchema(Schema):
             "How much to give back, in the currency of the invoice. Without it, all that is left. "
             "What was paid beyond the total is given back first.",
             example="99.00",
-            anyOf=[
-                {"type": "string", "pattern": AMOUNT_PATTERN},
-                {
-                    "type": "number",
-                    "format": "double",
-                    "exclusiveMinimum": 0,
-                    "maximum": AMOUNT_MAX,
-                },
-                {"type": "null"},
-            ],
+            anyOf=[*AMOUNT_FORMS, {"type": "null"}],
         ),
     )
 
