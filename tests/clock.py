@@ -10,6 +10,13 @@ PATIENCE_SECONDS = 5
 """The time that a test waits for an expected event before it fails."""
 
 
+async def woken_by(signal: asyncio.Event) -> None:
+    """Wait for *signal*, and clear it."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await signal.wait()
+    signal.clear()
+
+
 class ManualClock:
     """
     Implements `service.clock.Clock`; waits end by their signal or by `advance`.

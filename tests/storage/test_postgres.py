@@ -2,7 +2,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.util import await_only
 
@@ -19,7 +19,7 @@ from service.storage import deliveries, invoices, leases, steps, tables
 from service.storage.schema import migrate
 from service.storage.store import Store
 from service.storage.tables import origins
-from tests.clock import PATIENCE_SECONDS, START
+from tests.clock import PATIENCE_SECONDS, START, woken_by
 from tests.postgres import PostgresServer, new_database
 from tests.rows import (
     LEASE,
@@ -29,6 +29,7 @@ from tests.rows import (
     delivered,
     lease_deliveries,
 )
+from tests.storage.writing import write_name
 
 STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT
 
@@ -93,11 +94,6 @@ def another(open_here, postgres_url):
 def held():
     """Holds a transaction open."""
     return Held()
-
-
-def write_name(tx, name="a"):
-    """Write one row."""
-    tx.execute(insert(origins), {"origin": name, "held_until": START})
 
 
 def names(tx):
@@ -378,16 +374,16 @@ async def test_a_notification_reaches_every_other_process(open_here, postgres_ur
     signals = [{"invoices": Signal(), "deliveries": Signal()} for _ in processes]
     for process, heard in zip(processes, signals, strict=True):
         process.listen(heard)
-        await cleared(heard["deliveries"])
-        await cleared(heard["invoices"])
+        await woken_by(heard["deliveries"])
+        await woken_by(heard["invoices"])
 
     processes[0].notify("invoices", ["one", "two"])
     for heard in signals[1:]:
-        await cleared(heard["invoices"])
+        await woken_by(heard["invoices"])
 
     # Notifications arrive in order: its own one would have arrived before this one.
     processes[1].notify("deliveries")
-    await cleared(signals[0]["deliveries"])
+    await woken_by(signals[0]["deliveries"])
     assert not signals[0]["invoices"].is_set()
 
 
@@ -397,7 +393,7 @@ async def test_a_notification_says_for_what(open_here, postgres_url):
     signal = Signal()
     there.listen({"deliveries": signal})
     here.listen({})
-    await cleared(signal)
+    await woken_by(signal)
     signal.take()
 
     for details, heard in (
@@ -407,15 +403,8 @@ async def test_a_notification_says_for_what(open_here, postgres_url):
         (["x" * TEXT_LENGTH_MAX], ([], True)),
     ):
         here.notify("deliveries", details)
-        await cleared(signal)
+        await woken_by(signal)
         assert heard == signal.take()
-
-
-async def cleared(signal):
-    """Wait for *signal*, and clear it."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await signal.wait()
-    signal.clear()
 
 
 # Servers that become unavailable
@@ -444,7 +433,7 @@ async def test_a_restarted_server_is_used_again(own_server, shaky, monkeypatch):
     monkeypatch.setattr(connecting, "RECONNECT_SECONDS", (0.0,))
     signal = asyncio.Event()
     shaky.listen({"invoices": signal})
-    await cleared(signal)
+    await woken_by(signal)
     await shaky.write(write_name)
 
     own_server.kill()
@@ -455,7 +444,7 @@ async def test_a_restarted_server_is_used_again(own_server, shaky, monkeypatch):
     own_server.start()
 
     # A listener wakes after a reconnect, because it may have missed notifications.
-    await cleared(signal)
+    await woken_by(signal)
     await shaky.write(lambda tx: write_name(tx, "c"))
     assert ["a", "c"] == await shaky.read(names)
 

@@ -2,7 +2,7 @@ import asyncio
 import threading
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import select, text
 
 from service.database import sqlite
 from service.database.engine import Lane
@@ -10,13 +10,9 @@ from service.database.sqlite import SqliteDatabase
 from service.database.sqlite_library import LIBRARY
 from service.errors import StorageBusy, StorageUnavailable
 from service.storage.tables import origins
-from tests.clock import PATIENCE_SECONDS, START
+from tests.clock import PATIENCE_SECONDS
 from tests.rows import a_database
-
-
-def write_name(tx, name="a"):
-    """Write one row."""
-    tx.execute(insert(origins), {"origin": name, "held_until": START})
+from tests.storage.writing import write_name
 
 
 def names(tx):

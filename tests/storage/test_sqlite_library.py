@@ -80,9 +80,9 @@ async def test_a_second_writer_is_refused_with_a_defective_library(tmp_path, def
         another = SqliteDatabase(f"sqlite:///{tmp_path}/invoices.db")
         try:
             with pytest.raises(StorageRefused, match="Stop the service first"):
-                await another.write(writing.write, "a")
+                await another.write(writing.write_name, "a")
             assert [] == await rows_of(another, origins)
-            await asyncio.gather(*(database.write(writing.write, name) for name in "bc"))
+            await asyncio.gather(*(database.write(writing.write_name, name) for name in "bc"))
         finally:
             await another.close()
 
@@ -90,7 +90,7 @@ async def test_a_second_writer_is_refused_with_a_defective_library(tmp_path, def
 async def test_a_writer_may_follow_another_with_a_defective_library(tmp_path, defective):
     """The right to write ends with the process that has it."""
     async with a_database(tmp_path) as database:
-        await database.write(writing.write, "a")
+        await database.write(writing.write_name, "a")
     async with a_database(tmp_path) as database:
         async with database.joining() as is_alone:
             assert is_alone
@@ -102,7 +102,7 @@ async def test_the_files_of_a_database_are_private(tmp_path):
     before = os.umask(0)
     try:
         async with a_database(tmp_path) as database, database.joining():
-            await database.write(writing.write, "a")
+            await database.write(writing.write_name, "a")
             modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()}
     finally:
         os.umask(before)
@@ -124,7 +124,7 @@ async def test_an_existing_file_keeps_its_mode(tmp_path):
 async def test_deleted_rows_are_overwritten(tmp_path):
     """What was deleted is not in the file: a copy of it has no secrets of former days."""
     async with a_database(tmp_path) as database:
-        await database.write(writing.write, "https://long-ago.example:443")
+        await database.write(writing.write_name, "https://long-ago.example:443")
         await database.write(lambda tx: tx.execute(origins.delete()).close())
     for file in tmp_path.iterdir():
         assert b"long-ago" not in file.read_bytes()

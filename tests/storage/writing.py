@@ -16,7 +16,7 @@ COUNT = 300
 """How many rows a process writes, each in a transaction of its own."""
 
 
-def write(tx, name):
+def write_name(tx, name="a"):
     """Write one row."""
     tx.execute(insert(origins), {"origin": name, "held_until": START})
 
@@ -32,7 +32,7 @@ async def write_all(file, name):
     database = SqliteDatabase(f"sqlite:///{file}")
     try:
         for number in range(COUNT):
-            await database.write(write, f"{name}{number}")
+            await database.write(write_name, f"{name}{number}")
             await asyncio.to_thread(checkpoint, database)
     finally:
         await database.close()

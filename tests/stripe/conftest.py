@@ -7,6 +7,7 @@ import pytest
 from service.collection.stripe.client import StripeHttpCalls, stripe_connections
 from tests.stripe.fake import API_KEY, FakeStripe
 from tests.stripe.server import MISSING, STRIPE_MOCK, served, stripe_mock
+from tests.stripe.world import World
 
 
 @pytest.fixture
@@ -36,3 +37,11 @@ async def judged_calls(fake, judge):
     """The calls of the service to the fake, each judged by stripe-mock first."""
     async with served(fake, judge) as url, stripe_connections() as http:
         yield StripeHttpCalls(API_KEY, url, http)
+
+
+@pytest.fixture
+async def world():
+    """An invoice, without anything that goes wrong by itself."""
+    made = World(0, invoice_count=1)
+    await made.begin()
+    return made

@@ -11,17 +11,9 @@ from service.collection.stripe.locales import stripe_locale
 from service.domain.states import InvoiceStatus
 from service.errors import CollectorUnavailable, Conflict
 from tests.stripe.fake import Fault
-from tests.stripe.world import TOTAL, World
+from tests.stripe.world import TOTAL
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-async def world():
-    """An invoice, without anything that goes wrong by itself."""
-    made = World(0, invoice_count=1)
-    await made.begin()
-    return made
 
 
 async def url_of(world):

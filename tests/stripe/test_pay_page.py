@@ -10,15 +10,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from service.api.application import make_application
 from service.pages.pay import add_pages
 from tests.stripe.fake import Fault
-from tests.stripe.world import World
-
-
-@pytest.fixture
-async def world():
-    """An invoice."""
-    made = World(0, invoice_count=1)
-    await made.begin()
-    return made
 
 
 @pytest.fixture

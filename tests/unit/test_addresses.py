@@ -8,6 +8,7 @@ import pytest
 from service.errors import AddressError
 from service.web import addresses
 from service.web.addresses import OPTIONS, SETTINGS, listening_sockets
+from tests.processes import free_port
 
 LOOPBACKS = {"127.0.0.1": socket.AF_INET, "::1": socket.AF_INET6}
 
@@ -130,13 +131,6 @@ def test_an_error_leaves_no_socket_open(listen):
         listen("127.0.0.1", "192.0.2.1", port=(port := free_port()))
 
     assert not answers("127.0.0.1", port)
-
-
-def free_port():
-    """A port that no program listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_workers_share_a_port(listen):

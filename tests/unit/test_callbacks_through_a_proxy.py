@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trustme
-import uvloop
 
 from service.delivery import proxy as proxy_module
 from service.delivery.connection import verified_tls
@@ -24,13 +23,6 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"ok": true}'
 OK_ANSWER = Answer(200, None, b'{"ok": true}', False)
 NOT_CONNECTED = "no connection to the receiver could be made"
 PUBLIC, OTHER_PUBLIC, PRIVATE = "93.184.215.14", "2606:2800:21f::1", "10.0.0.1"
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request):
-    """Runs a coroutine on each of the two loops that the service runs on."""
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner.run
 
 
 class FakeProxy:

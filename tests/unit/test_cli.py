@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from service import __version__
 from service.__main__ import main
@@ -36,16 +35,9 @@ COMMANDS = {
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(run_command):
     """Run a command with only the given variables set."""
-    for name in [name for name in os.environ if name.startswith("INVOICES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*arguments, **variables):
-        return CliRunner().invoke(main, arguments, env=variables)
-
-    return invoke
+    return run_command
 
 
 def test_every_command_is_listed(run):

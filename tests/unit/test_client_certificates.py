@@ -1,6 +1,5 @@
 """The detail of an attempt says that the receiver demands a client certificate."""
 
-import asyncio
 import contextlib
 import socket
 import ssl
@@ -9,7 +8,6 @@ from ipaddress import ip_network
 
 import pytest
 import trustme
-import uvloop
 
 from service.delivery.connection import verified_tls
 from service.delivery.egress import EgressPolicy
@@ -17,13 +15,6 @@ from service.delivery.sender import OutgoingRequest, Sender
 
 ATTEMPTS = 10
 """The end of the connection and the request may cross, in either order."""
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request):
-    """Runs a coroutine on each of the two loops that the service runs on."""
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner.run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 
 import pytest
 import trustme
-import uvloop
 from aiohttp import client_exceptions
 
 from service.delivery.connection import ANSWER_LIMIT, WIRE_LIMIT, verified_tls
@@ -34,13 +33,6 @@ BLOCKED = NoAnswer(AttemptOutcome.BLOCKED, NEUTRAL, is_connected=False)
 NAME_DENIED = replace(NOT_CONNECTED, is_denied=True)
 TIMEOUT = NoAnswer(AttemptOutcome.TIMEOUT, "there was no complete answer within 0.3 s")
 LOST = "the connection was lost before the answer was complete"
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request):
-    """Runs a coroutine on each of the two loops that the service runs on."""
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner.run
 
 
 def request_to(port, *, path="/", scheme="http", host="127.0.0.1"):

@@ -207,5 +207,6 @@ def test_the_text_of_an_error_forges_no_event(capsys):
 
     first, *traceback = capsys.readouterr().err.removesuffix("\n").split("\n")
     assert "attempt.failed" in first
+    assert any("attempt.settled" in line for line in traceback)
     assert [] == [line for line in traceback if not line.startswith(" " * 13)]
     assert all(line.isprintable() for line in traceback)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-import uvloop
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.delivery.attempt import log_fields
@@ -32,13 +31,6 @@ def answering(*lines, status=b"200 OK", body=BODY):
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nc\r\n" + BODY + b"\r\n0\r\n\r\n"
-
-
-@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request):
-    """Runs a coroutine on each of the two loops that the service runs on."""
-    with asyncio.Runner(loop_factory=request.param) as runner:
-        yield runner.run
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import pytest
 from service.domain.states import Acceptance, InvoiceStatus
 from service.storage.leases import LeaseRound
 from service.storage.tables import attempts, deliveries, events, invoices, receivers
-from tests.clock import PATIENCE_SECONDS, START
+from tests.clock import START, woken_by
 from tests.rows import (
     LEASE,
     ONE,
@@ -328,10 +328,3 @@ async def test_due_rows_wake_other_processes(store, elsewhere):
     await take_step(elsewhere, a_step(invoice, event=an_event()))
     await woken_by(store.deliveries_due)
     assert "msg_1" == (await lease_delivery(store)).id
-
-
-async def woken_by(signal):
-    """Wait for *signal*, and clear it."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await signal.wait()
-    signal.clear()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from click.testing import CliRunner
 
-from service.__main__ import main
 from service.accounts.api_keys import prefix_of
 from service.accounts.encryption import new_encryption_key
 from service.database.sqlite_library import LIBRARY
@@ -23,16 +20,13 @@ ACTIONS = ["rotate-key", "rotate-secret", "disable"]
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(run_command):
     """Run a command on a database of this test, with an encryption key and nothing else set."""
-    for name in [name for name in os.environ if name.startswith("INVOICES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments, **variables):
         environment = {"INVOICES_ENCRYPTION_KEY": KEY, **variables}
         given = {name: value for name, value in environment.items() if value is not None}
-        return CliRunner().invoke(main, arguments, env=given)
+        return run_command(*arguments, **given)
 
     return invoke
 

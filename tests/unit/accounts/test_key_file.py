@@ -1,12 +1,9 @@
 """The file with the encryption key beside an SQLite database, if no key is set."""
 
-import os
 import stat
 
 import pytest
-from click.testing import CliRunner
 
-from service.__main__ import main
 from service.accounts import encryption
 from service.accounts.encryption import make_key_file, new_encryption_key
 from service.database.sqlite_library import LIBRARY
@@ -14,16 +11,9 @@ from service.settings import Settings, parse_encryption_keys
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(run_command):
     """Run a command on a database of this test, with only the given variables set."""
-    for name in [name for name in os.environ if name.startswith("INVOICES_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-    def invoke(*arguments, **variables):
-        return CliRunner().invoke(main, arguments, env=variables)
-
-    return invoke
+    return run_command
 
 
 @pytest.mark.parametrize(
