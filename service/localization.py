@@ -1,4 +1,8 @@
-"""Amounts and dates as people of a locale write them, by the data of CLDR."""
+"""
+Amounts and dates as people of a locale write them, by the data of CLDR.
+
+How many decimals an amount has is a matter of its currency, by ISO 4217.
+"""
 
 import asyncio
 import copy
@@ -8,6 +12,7 @@ from functools import cache
 
 from babel import Locale
 from babel.dates import format_date as format_date_of
+from iso4217 import Currency
 
 DEFAULT_LOCALE = "en"
 """The locale of an invoice that names none."""
@@ -26,6 +31,23 @@ _loaded = set[str]()
 @cache
 def _locale(tag: str) -> Locale:
     return Locale.parse(tag, sep="-")
+
+
+def decimals_of(currency: str, stored: int | None) -> int:
+    """
+    How many decimals the amounts of an invoice in *currency* have.
+
+    *stored* is what the invoice was stored with: None if an older version stored it, while
+    processes are being upgraded.
+    """
+    if stored is not None:
+        return stored
+    try:
+        exponent: int | None = Currency(currency).exponent
+    except ValueError:
+        # ISO 4217 has withdrawn it meanwhile.
+        exponent = None
+    return 2 if exponent is None else exponent
 
 
 def format_amount(minor: int, decimals: int, currency: str, tag: str | None) -> str:

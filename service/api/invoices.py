@@ -1,7 +1,6 @@
 """The operations that create, get and list invoices."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -32,6 +31,7 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.domain.invoice import Invoice
 from service.domain.states import Acceptance, MailStatus
 from service.errors import Conflict, FieldError, InvalidInput, UnknownCursor
+from service.localization import decimals_of
 from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
@@ -226,7 +226,7 @@ def new_invoice(request: web.Request, **content: Any) -> Invoice:
 
 async def shown_invoice(request: web.Request, row: dict[str, Any]) -> dict[str, Any]:
     """The *row* of an invoice with what is not stored in it: amounts as text, and its pay link."""
-    decimals = decimals_of(row)
+    decimals = decimals_of(row["currency"], row["decimals"])
     overpaid_minor = row["overpaid_minor"]
     pay_links = request.app[DEPENDENCIES].pay_links
     return {
@@ -237,10 +237,3 @@ async def shown_invoice(request: web.Request, row: dict[str, Any]) -> dict[str, 
         "mismatch": bool(row["mismatch"]),
         "overpaid": to_text(overpaid_minor, decimals) if overpaid_minor else None,
     }
-
-
-def decimals_of(row: Mapping[str, Any]) -> int:
-    """How many decimals the amounts of the *row* of an invoice have."""
-    stored: int | None = row["decimals"]
-    # While processes are being upgraded, an older version stores invoices without it.
-    return CURRENCIES.get(row["currency"], 2) if stored is None else stored

@@ -16,10 +16,11 @@ from schemas.refund import (
     RefundSchema,
 )
 from service.api.dependencies import DEPENDENCIES
-from service.api.invoices import decimals_of, shown_invoice
+from service.api.invoices import shown_invoice
 from service.api.operations import answers, refuses
 from service.domain.payment import NothingLeft, Refund, RefundStatus
 from service.errors import FieldError, InvalidInput
+from service.localization import decimals_of
 from service.storage.invoices import as_invoice
 from service.web.middlewares import ACCOUNT_ID
 from service.web.responses import json_response
@@ -76,7 +77,7 @@ async def refund_invoice(request: web.Request) -> web.Response:
     """Begin to give money back."""
     dependencies = request.app[DEPENDENCIES]
     row = await _find(request)
-    invoice, decimals = as_invoice(row), decimals_of(row)
+    invoice, decimals = as_invoice(row), decimals_of(row["currency"], row["decimals"])
     asked_minor = None
     if request["json"]["amount"] is not None:
         try:

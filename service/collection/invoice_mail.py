@@ -20,7 +20,7 @@ from service.clock import Clock
 from service.domain.ids import new_id
 from service.domain.invoice import Invoice
 from service.domain.mail import Mail
-from service.localization import format_amount, format_date, load
+from service.localization import decimals_of, format_amount, format_date, load
 
 SUBJECT_MAX = 120
 """Characters of a subject: mailboxes show fewer."""
@@ -59,6 +59,7 @@ class InvoiceMails:
         username, _, domain = (invoice.customer_email or "").rpartition("@")
         recipient = f"{username}@{_in_ascii(domain)}"
         subject = _subject_of(invoice)
+        decimals = decimals_of(invoice.currency, invoice.decimals)
         values = {
             "heading": f"Invoice {one_line(invoice.id)}",
             "id": one_line(invoice.id),
@@ -66,7 +67,7 @@ class InvoiceMails:
             "title": one_line(invoice.title or ""),
             "date": format_date(invoice.created_at, invoice.locale),
             "amount": format_amount(
-                invoice.total_minor, _decimals_of(invoice), invoice.currency, invoice.locale
+                invoice.total_minor, decimals, invoice.currency, invoice.locale
             ),
             "currency": invoice.currency,
             "payment_url": payment_url,
@@ -111,11 +112,6 @@ def _subject_of(invoice: Invoice) -> str:
     # Mailboxes would decode what looks like an encoded word.
     subject = subject.replace("=?", "= ?")
     return subject if len(subject) <= SUBJECT_MAX else f"{subject[: SUBJECT_MAX - 1]}…"
-
-
-def _decimals_of(invoice: Invoice) -> int:
-    # An older version, which does not store them, may have accepted the invoice.
-    return 2 if invoice.decimals is None else invoice.decimals
 
 
 def _mailbox(address: str) -> Address:

@@ -25,6 +25,7 @@ from service.domain.payment import (
 )
 from service.domain.states import InvoiceStatus
 from service.errors import CollectorUnavailable, StorageUnavailable
+from service.localization import decimals_of
 from service.loops import AT_ONCE, POLL, Loop, Round
 from service.storage.payments import DuePayment
 from service.storage.store import Store
@@ -189,7 +190,7 @@ def _succeeded_minor(refunds: Iterable[Refund]) -> int:
 
 
 def _text(minor: int, invoice: Invoice) -> str:
-    decimals = 2 if invoice.decimals is None else invoice.decimals
+    decimals = decimals_of(invoice.currency, invoice.decimals)
     return f"{Decimal(minor).scaleb(-decimals):f} {invoice.currency}"
 
 

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from service.domain.invoice import Invoice
 from service.domain.states import PAYABLE, InvoiceStatus
 from service.errors import CollectorUnavailable, Conflict, StorageUnavailable
-from service.localization import format_amount, format_date, load
+from service.localization import decimals_of, format_amount, format_date, load
 from service.pages.rendering import Renderer
 from service.storage.invoices import as_invoice
 from service.storage.store import Store
@@ -167,7 +167,7 @@ class _Pages:
     def _shown(self, row: dict[str, Any], url: str) -> dict[str, object]:
         state, look = _STATES[InvoiceStatus(row["status"])]
         locale, currency = row["locale"], row["currency"]
-        decimals = 2 if row["decimals"] is None else row["decimals"]
+        decimals = decimals_of(currency, row["decimals"])
         refunded_minor = row["amount_refunded_minor"]
         has_failed = row["status"] == InvoiceStatus.PAYMENT_FAILED
         return {

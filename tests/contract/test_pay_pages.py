@@ -275,6 +275,13 @@ async def test_amounts_are_written_as_in_the_locale(
     assert amount in (await page_at(client, path))[0].words
 
 
+async def test_an_invoice_without_stored_decimals_has_those_of_its_currency(client, paying):
+    """An older version stores none while processes are upgraded; the amount is right anyway."""
+    _, path = await paying(currency="JPY", total_minor=9_999, decimals=None)
+
+    assert "¥9,999" in (await page_at(client, path))[0].words
+
+
 async def test_links_begin_with_the_path_that_a_proxy_removes(aiohttp_client, assembled):
     """Behind a proxy with a prefix, forms and redirects lead below that prefix."""
     url = "https://shop.example/billing"

@@ -6,6 +6,8 @@ import pytest
 
 from schemas.money import CURRENCIES
 from service.collection.stripe.amounts import check_chargeable, minor_amount, stripe_amount
+from service.collection.stripe.sessions import amount_of
+from tests.rows import an_invoice
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,14 @@ def test_amounts_are_in_the_units_of_stripe(minor, currency, expected):
 
     assert expected == stripe_amount(minor, currency, decimals)
     assert minor == minor_amount(expected, currency, decimals)
+
+
+@pytest.mark.parametrize(
+    ("currency", "expected"), [("JPY", 9_990), ("KWD", 9_990), ("ISK", 999_000)]
+)
+def test_without_stored_decimals_those_of_the_currency_count(currency, expected):
+    """An older version stores none while processes are upgraded; Stripe asks for the total."""
+    assert expected == amount_of(an_invoice(currency=currency, total_minor=9_990, decimals=None))
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,14 @@ async def test_amounts_are_written_as_in_the_locale(currency, minor, locale, amo
     assert f"({currency})" in text
 
 
+@pytest.mark.parametrize(("currency", "amount"), [("JPY", "¥9,999"), ("KWD", "9.999")])
+async def test_an_invoice_without_stored_decimals_has_those_of_its_currency(currency, amount):
+    """An older version stores none while processes are upgraded; the amount is right anyway."""
+    _, message = await composed(currency=currency, total_minor=9_999, decimals=None)
+
+    assert amount in parts(message)[0]
+
+
 async def test_without_a_pay_link_the_mail_has_no_button():
     """A mail without a link is readable, and has no empty button."""
 

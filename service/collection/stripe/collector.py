@@ -20,6 +20,7 @@ from service.collection.stripe.checkout import Checkouts
 from service.domain.invoice import Invoice
 from service.domain.payment import Payment, Refund, RefundStatus
 from service.domain.states import InvoiceStatus
+from service.localization import decimals_of
 from service.storage.payments import DuePayment
 from service.storage.store import Store
 
@@ -143,7 +144,7 @@ class StripeCollector:
 
 
 def _decimals_of(invoice: Invoice) -> int:
-    return 2 if invoice.decimals is None else invoice.decimals
+    return decimals_of(invoice.currency, invoice.decimals)
 
 
 async def _find(calls: StripeCalls, intent: str, refund: Refund) -> StripeRefund | None:

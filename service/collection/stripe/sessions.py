@@ -27,6 +27,7 @@ from service.domain.payment import (
     Settlement,
 )
 from service.domain.states import InvoiceStatus
+from service.localization import decimals_of
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 
@@ -146,8 +147,8 @@ class Sessions:
 
 def amount_of(invoice: Invoice) -> int:
     """The total of *invoice* in the units of Stripe."""
-    # Judged when the invoice was accepted; the decimals of an older version are those of ISO 4217.
-    decimals = 2 if invoice.decimals is None else invoice.decimals
+    # Judged when the invoice was accepted.
+    decimals = decimals_of(invoice.currency, invoice.decimals)
     return stripe_amount(invoice.total_minor, invoice.currency, decimals)
 
 
