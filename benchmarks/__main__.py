@@ -21,7 +21,7 @@ from benchmarks.part import Part, Setting
 from benchmarks.plan import FULL, FURTHER, PARTS, QUICK, SPEED, Plan, is_measured
 from benchmarks.processes import refusing_url
 from benchmarks.receiver import Receiver, receiving
-from benchmarks.services import OURS, Service
+from benchmarks.services import BARE_FLOOR, FLOOR, OURS, Service
 from benchmarks.speed import Speed, measure_speed
 from benchmarks.stores import STORES, Missing, Store, opened_stores
 from benchmarks.table import Results, as_markdown
@@ -162,8 +162,8 @@ def _reported(results: Results, name: str, what: str) -> Iterator[None]:
 
 
 def _has_failed(results: Results, missing: set[str]) -> bool:
-    """Whether one of our own could not be measured though its database is there."""
-    ours = {service.name for service in OURS if service.store not in missing}
+    """Whether one of our own, or a floor, could not be measured though its database is there."""
+    ours = {one.name for one in (FLOOR, BARE_FLOOR, *OURS) if one.store not in missing}
     return any(failed.endswith(name) for failed in results.failures for name in ours)
 
 

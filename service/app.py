@@ -292,7 +292,6 @@ def assemble(
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
-        record=dispatcher.record,
         metrics=metrics,
         tracing=tracing,
         clock=clock,

@@ -16,13 +16,12 @@ from typing import cast
 
 from service import __version__
 from service.api.application import make_application
-from service.api.dependencies import Dependencies
-from service.app import document_of, judge_of
+from service.api.dependencies import Dependencies, PayLinkMaker, Reverser
+from service.app import document_of, egress_policy_of, judge_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.clock import SystemClock
 from service.delivery.attempt import Attempts, Rules
-from service.delivery.egress import EgressPolicy
 from service.delivery.fanout import deliveries_of
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
@@ -31,6 +30,7 @@ from service.domain.delivery import Delivered
 from service.domain.ids import new_id
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.states import Acceptance, InvoiceStatus
+from service.receiver.document import VERSIONS
 from service.settings import Settings, read_settings
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
@@ -54,10 +54,6 @@ class Nowhere:
             self.tasks.create_task(self._deliver(invoice))
         return Acceptance.STORED
 
-    async def record(self, _step: Step) -> bool:
-        """Record nothing."""
-        return False
-
     async def _deliver(self, invoice: Invoice) -> None:
         event = Event(
             description="Invoice paid",
@@ -68,7 +64,7 @@ class Nowhere:
         )
         step = Step(invoice=invoice, status=InvoiceStatus.PAID, event=event)
         async with self.slots:
-            for delivery in deliveries_of(step, CALLBACKS, new_id, lambda _origin: None):
+            for delivery in deliveries_of(step, CALLBACKS, new_id, lambda _receiver, _origin: None):
                 attempt = await self.attempts.make(delivery)
                 assert isinstance(attempt.decision, Delivered), attempt.detail
 
@@ -109,22 +105,27 @@ def _dependencies(settings: Settings, nowhere: Nowhere, metrics: Metrics) -> Dep
         admit_delivery=admit,
         store=cast("Store", None),
         accept=nowhere.accept,
-        record=nowhere.record,
         metrics=metrics,
         clock=SystemClock(),
         document=document_of(settings),
+        receiver_documents={version: {} for version in VERSIONS},
+        vectors={},
         authenticate=_everybody,
         limit=lambda _account_id: None,
         currency=settings.currency,
+        pay_links=cast("PayLinkMaker", None),
+        reversals=cast("Reverser", None),
+        stripe=None,
         judge=judge_of(settings, is_development=True),
         is_ready=lambda: True,
+        is_mail_paused=lambda: False,
     )
 
 
 async def serve(settings: Settings) -> int:
     """Serve until told to stop."""
     stop = stop_signal()
-    policy = EgressPolicy(settings.callback_allow)
+    policy = egress_policy_of(settings)
     timeout_seconds = settings.callback_timeout.total_seconds()
     sender = Sender(policy, timeout_seconds=timeout_seconds)
     metrics = Metrics()

@@ -69,7 +69,7 @@ def paying(service, store):
         invoice = await lease_invoice(store)
         for number, step in enumerate(_way_to(status)):
             event = a_report(invoice, step, delivery_id=None)
-            assert await service.dependencies.record(event), number
+            assert await service.dispatcher.record(event), number
         url = await service.dependencies.pay_links.url_of(invoice.account_id, invoice.key)
         return invoice, url.removeprefix("http://127.0.0.1:8080")
 
@@ -331,7 +331,7 @@ async def test_money_that_went_back_is_shown(client, paying, service):
     """A partly refunded invoice says how much went back."""
     invoice, path = await paying(InvoiceStatus.PAID)
     status = InvoiceStatus.PARTIALLY_REFUNDED
-    await service.dependencies.record(
+    await service.dispatcher.record(
         Step(invoice=invoice, status=status, is_report=True, refunded_minor=1234)
     )
 

@@ -183,7 +183,7 @@ class Process:
             collector="operator",
             callbacks=plan.callbacks,
         )
-        return await self.service.dependencies.record(Step(invoice=stored, event=event))
+        return await self.service.dispatcher.record(Step(invoice=stored, event=event))
 
     async def _redeliver(self, account_id, delivery_id):
         """The caller sees the error, or that the delivery was removed, and may ask again."""

@@ -197,7 +197,7 @@ async def test_a_void_invoice_is_not_mailed(world, transport):
     await world.accept()
     row = await world.store.find_invoice("dev", "1")
     void = Step(invoice=as_invoice(row), status=InvoiceStatus.VOID, is_report=True)
-    assert await world.service.dependencies.record(void)
+    assert await world.service.dispatcher.record(void)
     await world.advance(10 * MINUTE)
 
     assert (InvoiceStatus.VOID, [], "undeliverable") == await world.status()
