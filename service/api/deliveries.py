@@ -20,9 +20,8 @@ from schemas.delivery import (
 )
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
-from service.api.validation import UNKNOWN_CURSOR
 from service.callbacks.url import parse_url
-from service.errors import FieldError, InvalidInput, UnknownCursor
+from service.errors import FieldError, InvalidInput
 from service.storage.history import DeliveryFilter
 from service.web.middlewares import ACCOUNT_ID
 from service.web.request_ids import request_id_of
@@ -74,12 +73,9 @@ async def list_deliveries(request: web.Request) -> web.Response:
     after, limit = query.pop("after", None), query.pop("limit")
     wanted = _filter(query, "query")
     async with dependencies.reads.turn(account_id):
-        try:
-            rows, next_after = await dependencies.store.list_deliveries(
-                account_id, wanted, after=after, limit=limit
-            )
-        except UnknownCursor:
-            raise InvalidInput([UNKNOWN_CURSOR]) from None
+        rows, next_after = await dependencies.store.list_deliveries(
+            account_id, wanted, after=after, limit=limit
+        )
         return await dependencies.reads.answer_page(
             _listed.dump, [shown(request, row) for row in rows], next_after
         )

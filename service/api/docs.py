@@ -13,9 +13,10 @@ import gzip
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from hashlib import sha256
 from html import escape
+from http import HTTPStatus
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -25,12 +26,18 @@ import yaml
 from aiohttp import ETag, hdrs, web
 
 from service.api.operations import PROBLEM_DESCRIPTIONS, other_form
-from service.errors import FieldError, InvalidInput
+from service.errors import Conflict, FieldError, InvalidInput
 from service.web.problems import DOCS_PATH as PREFIX
-from service.web.problems import PROBLEMS
+from service.web.problems import PROBLEMS, UNAVAILABLE
 
 CLOSED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The default of every page: it may not load anything, send forms, or be framed."""
+
+CONFLICT = (
+    "The request contradicts what is stored: its id or its key was used with other content, or the "
+    "state of the invoice does not permit it."
+)
+"""What a conflict means on the page of problems; an operation says what its own are."""
 
 PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
 
@@ -67,13 +74,13 @@ def add_docs(
 
     *receiver_documents* are those of the receiver, by version of OpenAPI; the first is the default.
     """
-    served = _Served(orjson.dumps(vectors), "application/json", PUBLIC)
+    served = _Served(partial(orjson.dumps, vectors), "application/json", PUBLIC)
     _add(app, _both_forms("/vectors.json"), served)
     for ending, (content_type, write) in FORMATS.items():
-        served = _Served(write(document), content_type, PUBLIC)
+        served = _Served(partial(write, document), content_type, PUBLIC)
         _add(app, _both_forms(f"/openapi.{ending}"), served)
         versions = {
-            openapi: _Served(write(one), content_type, PUBLIC)
+            openapi: _Served(partial(write, one), content_type, PUBLIC)
             for openapi, one in receiver_documents.items()
         }
         _add_versions(app, _both_forms(f"/receiver.{ending}"), versions)
@@ -94,7 +101,9 @@ def add_docs(
     for name, (_, content_type) in FILES.items():
         # The browser caches it, and asks each time whether the ETag is still the same.
         kept: dict[str, str] = {hdrs.CACHE_CONTROL: "no-cache"}
-        _add(app, (f"{PREFIX}/static/{name}",), _Served(_content(name), content_type, kept))
+        _add(
+            app, (f"{PREFIX}/static/{name}",), _Served(partial(_content, name), content_type, kept)
+        )
 
 
 @lru_cache(maxsize=len(FILES))
@@ -134,7 +143,7 @@ def _add_page(app: web.Application, paths: Iterable[str], page: str, *allowed: s
     hashes = {"scripts": _hashes("script", page), "styles": _hashes("style", page)}
     policy = "; ".join([CLOSED, *(rule.format(**hashes) for rule in allowed)])
     headers = {"Content-Security-Policy": policy, "Permissions-Policy": PERMISSIONS_POLICY}
-    _add(app, paths, _Served(page.encode(), "text/html", headers))
+    _add(app, paths, _Served(page.encode, "text/html", headers))
 
 
 def _hashes(element: str, page: str) -> str:
@@ -145,29 +154,38 @@ def _hashes(element: str, page: str) -> str:
 
 
 class _Served:
-    """One body that is served as it is, compressed if the client accepts gzip."""
+    """
+    One body that is served as it is, compressed if the client accepts gzip.
 
-    def __init__(self, body: bytes, content_type: str, headers: Mapping[str, str]) -> None:
-        self._body = body
+    *write* makes it for the first request: hardly anybody reads YAML, which takes long to write.
+    """
+
+    def __init__(
+        self, write: Callable[[], bytes], content_type: str, headers: Mapping[str, str]
+    ) -> None:
+        self._made = cache(lambda: _with_etag(write()))
         self._content_type = content_type
         self._charset = None if content_type.startswith("image/") else "utf-8"
         self._headers = {hdrs.VARY: hdrs.ACCEPT_ENCODING, **headers}
-        self._etag = ETag(sha256(body).hexdigest()[:32], is_weak=True)
 
     async def answer(self, request: web.Request) -> web.Response:
         """The response to *request*; 304 if the client has the body."""
         response = web.Response(
             content_type=self._content_type, charset=self._charset, headers=self._headers
         )
-        response.etag = self._etag
-        if self._etag in (request.if_none_match or ()):
+        body, response.etag = await asyncio.to_thread(self._made)
+        if response.etag in (request.if_none_match or ()):
             response.set_status(304)
         elif self._charset and _takes_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
             response.headers[hdrs.CONTENT_ENCODING] = "gzip"
-            response.body = await asyncio.to_thread(_compressed, self._body)
+            response.body = await asyncio.to_thread(_compressed, body)
         else:
-            response.body = self._body
+            response.body = body
         return response
+
+
+def _with_etag(body: bytes) -> tuple[bytes, ETag]:
+    return body, ETag(sha256(body).hexdigest()[:32], is_weak=True)
 
 
 def _add(app: web.Application, paths: Iterable[str], served: _Served) -> None:
@@ -206,12 +224,19 @@ def _takes_gzip(accepted: str) -> bool:
     )
 
 
+def _explained(error: type[Exception], status: HTTPStatus) -> str:
+    """What a problem means on whatever operation it is answered."""
+    if error is Conflict:
+        return CONFLICT
+    return UNAVAILABLE.get(error) or PROBLEM_DESCRIPTIONS[status]
+
+
 def _problems_page() -> str:
     """The page that the `type` of a problem document links to."""
     rows = "".join(
         f'<dt id="{name}"><code>{name}</code> · {int(status)} {escape(title)}</dt>'
-        f"<dd>{escape(PROBLEM_DESCRIPTIONS[status])}</dd>"
-        for status, name, title in PROBLEMS.values()
+        f"<dd>{escape(_explained(error, status))}</dd>"
+        for error, (status, name, title) in PROBLEMS.items()
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Problems · invoices</title>'

@@ -26,11 +26,10 @@ from service.api.callbacks import EVALUATED_CALLBACKS
 from service.api.deliveries import shown
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
-from service.api.validation import UNKNOWN_CURSOR
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.domain.invoice import Invoice
 from service.domain.states import Acceptance, MailStatus
-from service.errors import Conflict, FieldError, InvalidInput, UnknownCursor
+from service.errors import Conflict, FieldError, InvalidInput
 from service.localization import decimals_of
 from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
@@ -143,16 +142,13 @@ async def list_invoices(request: web.Request) -> web.Response:
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = request["querystring"]
     async with dependencies.reads.turn(account_id):
-        try:
-            rows, after = await dependencies.store.list_invoices(
-                account_id,
-                status=query.get("status"),
-                after=query.get("after"),
-                limit=query["limit"],
-                invoice_id=query.get("id"),
-            )
-        except UnknownCursor:
-            raise InvalidInput([UNKNOWN_CURSOR]) from None
+        rows, after = await dependencies.store.list_invoices(
+            account_id,
+            status=query.get("status"),
+            after=query.get("after"),
+            limit=query["limit"],
+            invoice_id=query.get("id"),
+        )
         items = [await shown_invoice(request, row) for row in rows]
         return await dependencies.reads.answer_page(_invoice.dump, items, after)
 
@@ -173,15 +169,12 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = request["querystring"]
     async with dependencies.reads.turn(account_id):
-        try:
-            rows, after = await dependencies.store.deliveries_of(
-                account_id,
-                request["match_info"]["id"],
-                after=query.get("after"),
-                limit=query["limit"],
-            )
-        except UnknownCursor:
-            raise InvalidInput([UNKNOWN_CURSOR]) from None
+        rows, after = await dependencies.store.deliveries_of(
+            account_id,
+            request["match_info"]["id"],
+            after=query.get("after"),
+            limit=query["limit"],
+        )
         return await dependencies.reads.answer_page(
             _delivery.dump, [shown(request, row) for row in rows], after
         )

@@ -16,7 +16,7 @@ from schemas.refund import (
     RefundSchema,
 )
 from service.api.dependencies import DEPENDENCIES
-from service.api.invoices import shown_invoice
+from service.api.invoices import get_invoice
 from service.api.operations import answers, refuses
 from service.domain.payment import NothingLeft, Refund, RefundStatus
 from service.errors import FieldError, InvalidInput
@@ -29,7 +29,6 @@ log = logging.getLogger("invoices.api")
 
 UNAVAILABLE = "The database or the collector does not answer. Send the same request again."
 
-_invoice = InvoiceSchema()
 _refund = RefundSchema()
 
 
@@ -50,10 +49,8 @@ async def void_invoice(request: web.Request) -> web.Response:
     """Void one invoice."""
     dependencies = request.app[DEPENDENCIES]
     await dependencies.reversals.void(as_invoice(await _find(request)))
-    row = await _find(request)
-    return await dependencies.reads.answer(
-        _invoice, await shown_invoice(request, row), weight=len(row["events"])
-    )
+    shown: web.Response = await get_invoice(request)
+    return shown
 
 
 @docs(

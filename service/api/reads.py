@@ -18,7 +18,7 @@ import orjson
 from aiohttp import web
 from marshmallow import Schema
 
-from service.errors import TooManyRequests
+from service.errors import FieldError, InvalidInput, TooManyRequests, UnknownCursor
 from service.web.responses import raw_json_response
 
 READS_PER_ACCOUNT = 2
@@ -47,6 +47,8 @@ A thread that makes a page pauses for a moment after some items, which take a mi
 The event loop would otherwise wait for the interpreter for five milliseconds, time and again.
 """
 
+UNKNOWN_CURSOR = FieldError("query", "/after", "This cursor names no page.")
+
 Dump = Callable[[Any], Any]
 """Makes what is answered of one row."""
 
@@ -66,6 +68,7 @@ class Reads:
 
         Raises:
             TooManyRequests: if too many of its reads wait already, or this one for too long.
+            InvalidInput: if the block asks for a page behind a cursor that is not known.
         """
         slots = self._slots.get(account_id)
         if slots is None:
@@ -76,6 +79,8 @@ class Reads:
             await slots.acquire()
         try:
             yield
+        except UnknownCursor:
+            raise InvalidInput([UNKNOWN_CURSOR]) from None
         finally:
             slots.release()
 

@@ -37,8 +37,6 @@ Characters of all pointers in one answer; what is beyond them is cut off.
 A name is repeated in its pointer, and a body may be as large as the operator allows.
 """
 
-UNKNOWN_CURSOR = FieldError("query", "/after", "This cursor names no page.")
-
 
 class RequestParser:
     """

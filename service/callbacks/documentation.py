@@ -14,7 +14,7 @@ import orjson
 from marshmallow import Schema
 from standardwebhooks import Webhook
 
-from service.callbacks.answers import AnswerRule, Meaning, rules_by_status
+from service.callbacks.answers import AnswerRule, Meaning
 from service.callbacks.declaration import Callback
 from service.callbacks.headers import IMPLIED_HEADERS, CallbackHeader
 
@@ -125,8 +125,7 @@ def shown_statuses(callback: Callback, rule: AnswerRule) -> str:
     """The status of *rule*; for a class that acknowledges, the first status it applies to."""
     if not rule.is_class or rule.meaning is not Meaning.DELIVERED:
         return rule.statuses
-    table = rules_by_status(callback.answers)
-    return str(next(code for code in rule.codes if table[code] is rule))
+    return str(next(code for code in rule.codes if callback.rule_for(code) is rule))
 
 
 def _statuses(callback: Callback, meaning: Meaning) -> str:

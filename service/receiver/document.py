@@ -15,7 +15,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow import Schema
 
-from service.callbacks.answers import AnswerRule, Meaning, rules_by_status
+from service.callbacks.answers import AnswerRule, Meaning
 from service.callbacks.declaration import Callback
 from service.callbacks.documentation import (
     EXAMPLE_SECRET,
@@ -198,7 +198,6 @@ def _answers(callback: Callback, *, is_strict: bool) -> dict[str, Any]:
     Generated servers take classes such as `4XX` for a number, and `default` for a success.
     """
     acknowledgements, refusals = {}, {}
-    table = rules_by_status(callback.answers)
     for rule in callback.answers:
         if rule.meaning is Meaning.DELIVERED:
             acknowledgements[shown_statuses(callback, rule)] = acknowledgement(
@@ -206,8 +205,8 @@ def _answers(callback: Callback, *, is_strict: bool) -> dict[str, Any]:
             )
         elif not rule.is_class:
             refusals[rule.statuses] = refusal([rule], consequence(rule))
-        elif (typical := TYPICAL_STATUSES.get(rule.statuses)) and table[typical] is rule:
-            refusals[str(typical)] = refusal([rule], _typical(rule, typical))
+        elif (code := TYPICAL_STATUSES.get(rule.statuses)) and callback.rule_for(code) is rule:
+            refusals[str(code)] = refusal([rule], _typical(rule, code))
     return acknowledgements | dict(sorted(refusals.items()))
 
 

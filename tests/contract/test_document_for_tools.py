@@ -182,6 +182,8 @@ async def test_problems_are_explained_to_callers(site):
 
     assert [] == [name for _, name, _ in PROBLEMS.values() if f'id="{name}"' not in text]
     assert "Your account is above a limit" in text
+    assert "The collector does not answer" in text
+    assert "already used by an invoice" not in text
     assert "field_errors" not in text
     assert '<meta name="viewport"' in text
 
