@@ -292,6 +292,7 @@ def assemble(
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
+        record=dispatcher.record,
         metrics=metrics,
         tracing=tracing,
         clock=clock,

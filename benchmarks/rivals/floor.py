@@ -101,10 +101,14 @@ def _dependencies(settings: Settings, nowhere: Nowhere, metrics: Metrics) -> Dep
     async def admit(_account_id: str) -> None:
         return
 
+    async def record(_step: Step) -> bool:
+        return False
+
     return Dependencies(
         admit_delivery=admit,
         store=cast("Store", None),
         accept=nowhere.accept,
+        record=record,
         metrics=metrics,
         clock=SystemClock(),
         document=document_of(settings),

@@ -10,7 +10,7 @@ from service.api.exposition import Exposition
 from service.api.reads import Reads
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
-from service.domain.invoice import Invoice
+from service.domain.invoice import Invoice, Step
 from service.domain.payment import Refund
 from service.domain.states import Acceptance
 from service.storage.store import Store
@@ -64,6 +64,8 @@ class Dependencies:
     store: Store
     accept: Callable[[Invoice], Awaitable[Acceptance]]
     """Stores an invoice to be collected; returns after the commit."""
+    record: Callable[[Step], Awaitable[bool]]
+    """Records an event of an invoice with its deliveries; returns after the commit."""
     metrics: Metrics
     clock: Clock
     document: dict[str, Any]
