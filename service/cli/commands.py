@@ -12,6 +12,7 @@ from service.api.docs import as_yaml
 from service.app import document_of, receiver_document_of
 from service.cli.accounts import accounts_group
 from service.cli.check_receiver import check_receiver_command
+from service.cli.console_link import console_link_command
 from service.cli.database import migrate_command
 from service.cli.demo import demo_command
 from service.cli.group import WholeHelpGroup
@@ -63,6 +64,7 @@ def main() -> None:
 for command in (
     serve_command,
     accounts_group,
+    console_link_command,
     migrate_command,
     receiver_group,
     check_receiver_command,

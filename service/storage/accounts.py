@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Table, func, insert, or_, sele
 
 from service.database.bulk import insert_rows
 from service.domain.ids import new_id
+from service.storage import sessions
 from service.storage.tables import (
     account_keys,
     account_pay_keys,
@@ -170,7 +171,13 @@ _pay_keys = select(
 def rotate(
     tx: Connection, account_id: str, credentials: Credentials, *, now: datetime, until: datetime
 ) -> None:
-    """Add *credentials*; older ones of the same kind expire at *until*, if not before."""
+    """
+    Add *credentials*; older ones of the same kind expire at *until*, if not before.
+
+    A new key ends the sessions of the account in the console.
+    """
+    if credentials.key:
+        sessions.end_all(tx, account_id)
     for table, new in (
         (account_keys, credentials.key),
         (account_secrets, credentials.secret_ciphertext),
@@ -192,6 +199,7 @@ def disable(tx: Connection, account_id: str, now: datetime) -> None:
         .where(accounts.c.id == account_id, accounts.c.disabled_at.is_(None))
         .values(disabled_at=now)
     )
+    sessions.end_all(tx, account_id)
 
 
 def _add_credentials(

@@ -177,7 +177,7 @@ def _page(
         # of the column, it would scan all deliveries of the account.
         id_ = deliveries.c.id.concat("")
     elif wanted != DeliveryFilter():
-        scanned_to = _end_of_scan(tx, account_id, wanted, after)
+        scanned_to = end_of_scan(tx, account_id, wanted, after)
     if after is not None:
         query = query.where(id_ < after)
     if scanned_to is not None:
@@ -197,7 +197,7 @@ def _is_known(tx: Connection, account_id: str, delivery_id: str) -> bool:
     return tx.scalar(known) is not None
 
 
-def _end_of_scan(
+def end_of_scan(
     tx: Connection, account_id: str, wanted: DeliveryFilter, after: str | None
 ) -> str | None:
     """The last delivery that the page looks at; None where fewer than `SCAN_MAX` are left."""

@@ -41,6 +41,7 @@ from service.storage import (
     waiting,
 )
 from service.storage.backlog import Backlog
+from service.storage.console import ConsoleStore
 from service.storage.money import MoneyStore
 
 log = logging.getLogger("invoices.storage")
@@ -127,6 +128,8 @@ class Store:
         """Set when a mail may have become due."""
         self.money = MoneyStore(database)
         """The operations on checkouts, payments and refunds."""
+        self.console = ConsoleStore(database)
+        """What the console reads and writes besides."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._signals: dict[str, Wakes] = {

@@ -465,6 +465,42 @@ stripe_events = Table(
 Index("stripe_events_intent", stripe_events.c.account_id, stripe_events.c.payment_intent)
 Index("stripe_events_received", stripe_events.c.received_at)
 
+# Signing in to the console: a one-time link, and what it or a key was exchanged for.
+console_links = Table(
+    "console_links",
+    metadata,
+    # SHA-256 of the token: whoever reads the database can open no page with it.
+    Column("hash", LargeBinary, primary_key=True),
+    # Null where it opens the console of every account, for the operator.
+    Column("account_id", Text),
+    Column("expires_at", Instant, nullable=False),
+)
+Index("console_links_expires", console_links.c.expires_at)
+
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),
+    Column("account_id", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)
+Index("console_sessions_account", console_sessions.c.account_id, console_sessions.c.created_at)
+Index("console_sessions_expires", console_sessions.c.expires_at)
+
+# The last result of `check-receiver` of each account and URL that the console has run.
+receiver_checks = Table(
+    "receiver_checks",
+    metadata,
+    Column("account_id", Text),
+    Column("url", Text),
+    Column("conforms", Boolean, nullable=False),
+    Column("checked_at", Instant, nullable=False),
+    # The checks as JSON, as `check-receiver --json` prints them.
+    Column("checks", Text, nullable=False),
+    PrimaryKeyConstraint("account_id", "url", name="receiver_checks_primary"),
+)
+
 is_invoice_of_delivery = and_(
     invoices.c.account_id == deliveries.c.account_id,
     invoices.c.key == deliveries.c.invoice_key,

@@ -1,0 +1,170 @@
+"""
+The operations of the console on the stored data, besides those of the store.
+
+Everything that it reads is bounded: by the rows that a count looks at, by the receivers that are
+asked, and by the results of checks that are kept.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from service.database.engine import Database
+from service.domain.states import DeliveryStatus
+from service.storage import history, sessions, waiting
+from service.storage.history import DeliveryFilter
+from service.storage.invoices import SCAN_MAX, find_key
+from service.storage.sessions import Link, Session
+from service.storage.tables import deliveries, receiver_checks
+from service.storage.waiting import Chain, Waiting
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CHECKS_MAX = 20
+"""URLs of one account whose last result of a check is kept, the newest."""
+
+RECEIVERS_MAX = 1_000
+"""Receivers of an account that are asked for the oldest due delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many rows match, and the last row that was looked at; None where no more are left."""
+
+    count: int
+    after: str | None
+
+
+class ConsoleStore:
+    """
+    What the console reads and writes.
+
+    Each method that writes returns after its commit. It raises StorageUnavailable if the database
+    cannot be written to; nothing was stored then.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_link(self, link: Link, now: datetime) -> None:
+        """Store *link*."""
+        await self._database.write(sessions.add_link, link, now)
+
+    async def find_link(self, hash_: bytes, now: datetime) -> Link | None:
+        """The link with that hash, if it can be taken."""
+        return await self._database.read(sessions.find_link, hash_, now)
+
+    async def take_link(self, link: Link, session: Session) -> bool:
+        """Exchange *link* for *session*; False if it was taken meanwhile."""
+        return await self._database.write(sessions.take_link, link, session)
+
+    async def add_session(self, session: Session) -> None:
+        """Store *session*."""
+        await self._database.write(sessions.add, session)
+
+    async def find_session(self, hash_: bytes, now: datetime) -> Session | None:
+        """The session with that hash, if it has not ended."""
+        return await self._database.read(sessions.find, hash_, now)
+
+    async def end_session(self, hash_: bytes) -> None:
+        """Remove a session."""
+        await self._database.write(sessions.end, hash_)
+
+    async def body_of(self, account_id: str, delivery_id: str) -> bytes | None:
+        """The bytes that a delivery sends; None if the account has none of that id."""
+        return await self._browse(_body_of, account_id, delivery_id)
+
+    async def count_deliveries(
+        self, account_id: str, wanted: DeliveryFilter, after: str | None = None
+    ) -> Counted:
+        """Count the *wanted* deliveries among the next `SCAN_MAX` after *after*, newest first."""
+        return await self._browse(_count_deliveries, account_id, wanted, after)
+
+    async def count_dead_since(self, account_id: str, since: datetime) -> Counted:
+        """Count the deliveries that died *since*, among the newest `SCAN_MAX` dead ones."""
+        return await self._browse(_count_dead_since, account_id, since)
+
+    async def waiting_receivers(self, account_id: str, now: datetime) -> list[Waiting]:
+        """The first `RECEIVERS_MAX` receivers of an account with pending deliveries."""
+        return await self._browse(_waiting_receivers, account_id, now)
+
+    async def keep_check(self, row: dict[str, Any]) -> None:
+        """Keep a *row* of `receiver_checks` in place of the last one of its URL."""
+        await self._database.write(_keep_check, row)
+
+    async def checks_of(self, account_id: str) -> list[dict[str, Any]]:
+        """The kept results of an account, newest first."""
+        return await self._browse(_checks_of, account_id)
+
+    async def _browse(
+        self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
+    ) -> T:
+        return await self._database.browse(query, *args, **options)
+
+
+def _body_of(tx: Connection, account_id: str, delivery_id: str) -> bytes | None:
+    query = select(deliveries.c.body).where(
+        deliveries.c.account_id == account_id, deliveries.c.id == delivery_id
+    )
+    body: bytes | None = tx.scalar(query)
+    return body
+
+
+def _count_deliveries(
+    tx: Connection, account_id: str, wanted: DeliveryFilter, after: str | None
+) -> Counted:
+    query = (
+        select(func.count())
+        .select_from(deliveries)
+        .where(deliveries.c.account_id == account_id, *history.conditions_of(wanted))
+    )
+    if wanted.invoice_id is not None:
+        key = find_key(tx, account_id, wanted.invoice_id)
+        return Counted(tx.scalar(query.where(deliveries.c.invoice_key == key)) or 0, None)
+    end = history.end_of_scan(tx, account_id, wanted, after)
+    if after is not None:
+        query = query.where(deliveries.c.id < after)
+    if end is not None:
+        query = query.where(deliveries.c.id >= end)
+    return Counted(tx.scalar(query) or 0, end)
+
+
+def _count_dead_since(tx: Connection, account_id: str, since: datetime) -> Counted:
+    dead = DeliveryFilter(status=DeliveryStatus.DEAD)
+    newest = (
+        select(deliveries.c.settled_at)
+        .where(deliveries.c.account_id == account_id, *history.conditions_of(dead))
+        .order_by(deliveries.c.id.desc())
+        .limit(SCAN_MAX)
+        .subquery("newest")
+    )
+    count = tx.scalar(select(func.count()).where(newest.c.settled_at >= since))
+    return Counted(count or 0, history.end_of_scan(tx, account_id, dead, None))
+
+
+def _waiting_receivers(tx: Connection, account_id: str, now: datetime) -> list[Waiting]:
+    return list(waiting.look_along(tx, [Chain(account_id, "", "", RECEIVERS_MAX)], now))
+
+
+def _keep_check(tx: Connection, row: dict[str, Any]) -> None:
+    of_account = receiver_checks.c.account_id == row["account_id"]
+    tx.execute(delete(receiver_checks).where(of_account, receiver_checks.c.url == row["url"]))
+    oldest = (
+        select(receiver_checks.c.url)
+        .where(of_account)
+        .order_by(receiver_checks.c.checked_at.desc())
+        .offset(CHECKS_MAX - 1)
+    )
+    if too_many := tx.scalars(oldest).all():
+        tx.execute(delete(receiver_checks).where(of_account, receiver_checks.c.url.in_(too_many)))
+    tx.execute(insert(receiver_checks), row)
+
+
+def _checks_of(tx: Connection, account_id: str) -> list[dict[str, Any]]:
+    query = select(receiver_checks).where(receiver_checks.c.account_id == account_id)
+    newest_first = query.order_by(receiver_checks.c.checked_at.desc())
+    return [dict(row) for row in tx.execute(newest_first).mappings()]
