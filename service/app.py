@@ -20,6 +20,7 @@ from typing import Any
 from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
+from service.accounts.console_sessions import ConsoleSessions
 from service.accounts.encryption import SecretCipher, make_key_file
 from service.accounts.open_deliveries import OpenDeliveries
 from service.accounts.pay_links import PayLinks
@@ -33,7 +34,8 @@ from service.api.openapi import build_document
 from service.api.operations import Operation
 from service.callbacks.declaration import Callback
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.callbacks.url import CallbackUrl
+from service.callbacks.url import CallbackUrl, parse_url
+from service.checking import ReceiverChecks
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
 from service.collection.events import event_maker
@@ -65,9 +67,11 @@ from service.domain.ids import new_id
 from service.errors import ConfigurationError, StorageUnavailable
 from service.heartbeat import Heartbeat
 from service.loops import Loop, running_loops
+from service.pages.console.serving import add_console
+from service.pages.console.wiring import Console
 from service.pages.pay import Payments as PayPages
 from service.pages.pay import add_pages
-from service.pages.rendering import Renderer
+from service.pages.rendering import invoice_renderer
 from service.receiver.document import VERSIONS, Promise, Version, build_receiver_document
 from service.receiver.vectors import vectors_document
 from service.settings import Settings, parse_encryption_keys
@@ -156,6 +160,7 @@ class Service:
     """The loops that the process runs, in the order in which they are drained."""
     dependencies: Dependencies
     payments: PayPages
+    console: Console
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,8 +336,49 @@ def assemble(
             choose=lambda invoice, ending: collection.report(invoice, ENDINGS[ending]),
             endings=ENDING_LABELS if isinstance(collector, Sandbox) else {},
             public_path=settings.public_path,
-            renderer=Renderer(_form_targets(settings)),
+            renderer=invoice_renderer(_form_targets(settings)),
         ),
+        console=_console(settings, process, dependencies, signing_secrets, loops),
+    )
+
+
+def _console(
+    settings: Settings,
+    process: Process,
+    dependencies: Dependencies,
+    signing_secrets: SigningSecrets,
+    loops: Sequence[Loop],
+) -> Console:
+    store, clock = dependencies.store, dependencies.clock
+
+    async def secret_of(account_id: str) -> str:
+        if account_id == DEV_ACCOUNT:
+            return DEV_SECRET
+        return (await signing_secrets.secrets_of(account_id))[0]
+
+    checks = ReceiverChecks(
+        egress_policy_of(settings),
+        Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
+        settings.callback_timeout.total_seconds(),
+        dependencies.judge,
+        secret_of,
+        clock,
+    )
+    return Console(
+        store=store,
+        sessions=ConsoleSessions(store.console, dependencies.authenticate, clock),
+        limit=dependencies.limit,
+        turn=dependencies.reads.turn,
+        pay_url_of=dependencies.pay_links.url_of,
+        origin_of=lambda url: parse_url(url).origin,
+        loops=lambda: {type(one).__name__: one.is_running for one in loops},
+        is_mail_paused=dependencies.is_mail_paused,
+        check_receiver=checks.run,
+        metrics=dependencies.metrics,
+        clock=clock,
+        public_url=settings.public_url,
+        public_path=settings.public_path,
+        default_account_id=DEV_ACCOUNT if process.is_development else None,
     )
 
 
@@ -555,6 +601,7 @@ async def _serving(
     else:
         app = make_application(service.dependencies, operations, checks)
         add_pages(app, service.payments)
+        add_console(app, service.console)
     limits = ConnectionLimits(settings.connection_limit, settings.idle_timeout.total_seconds())
     server = Server(app, limits, service.dependencies.metrics.connections_open)
     try:

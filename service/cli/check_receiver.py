@@ -7,29 +7,24 @@ from pathlib import Path
 
 import click
 import orjson
-from aiohttp import BaseConnector
 
 from service.app import egress_policy_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
+from service.checking import calling
 from service.cli.event_loop import run
 from service.clock import SystemClock
-from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
 from service.delivery.egress import EgressPolicy
-from service.delivery.failures import no_answer
 from service.delivery.proxy import Proxy
-from service.delivery.resolver import Resolver
 from service.delivery.signing import Signer
 from service.development import DEV_NETWORKS, DEV_SECRET
 from service.errors import EvaluationError
-from service.receiver.caller import Caller
 from service.receiver.conformance import Result, Status, conforms, run_checks
 from service.receiver.judging import Run
 from service.receiver.reports import as_junit, as_object, curl_of
 from service.receiver.requests import Requests
 from service.settings import Network, Settings, read_settings
 
-LOOKUPS = 4
 LOOPBACK: tuple[Network, ...] = (
     ipaddress.IPv4Network("127.0.0.0/8"),
     ipaddress.IPv6Network("::1/128"),
@@ -159,24 +154,11 @@ async def _check(
     results: list[Result],
     progress: Progress,
 ) -> int:
-    timeout_seconds = settings.callback_timeout.total_seconds()
-    resolver = Resolver(policy, concurrency=LOOKUPS, queue_seconds=timeout_seconds)
-    context = verified_tls()
     is_behind_proxy = settings.callback_proxy and not _is_loopback(requests.target.host)
     proxy = Proxy.of(settings.callback_proxy) if is_behind_proxy else None
-
-    def connect() -> BaseConnector:
-        return BoundedConnector(policy, resolver, context, proxy)
-
-    def explain(failure: Exception) -> str:
-        return no_answer(failure, timeout_seconds).detail
-
-    caller = Caller(connect, explain, timeout_seconds=timeout_seconds, body_limit=ANSWER_LIMIT)
-    try:
+    async with calling(policy, proxy, settings.callback_timeout.total_seconds()) as caller:
         results += await run_checks(
             Run(INVOICE_NOTIFICATION, requests, caller), progress.show, progress.begin
         )
-    finally:
-        await resolver.close()
     progress.end(results)
     return 0 if conforms(results) else 1

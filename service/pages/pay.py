@@ -18,7 +18,7 @@ from service.domain.invoice import Invoice
 from service.domain.states import PAYABLE, InvoiceStatus
 from service.errors import CollectorUnavailable, Conflict, StorageUnavailable
 from service.localization import decimals_of, format_amount, format_date, load
-from service.pages.rendering import Renderer
+from service.pages.rendering import Renderer, invoice_renderer
 from service.storage.invoices import as_invoice
 from service.storage.store import Store
 
@@ -50,7 +50,7 @@ class Payments:
     """Makes the ending of that name come true; False if the invoice is not payable any more."""
     endings: Mapping[str, str]
     public_path: str
-    renderer: Renderer = field(default_factory=Renderer)
+    renderer: Renderer = field(default_factory=invoice_renderer)
 
 
 _STATES = {

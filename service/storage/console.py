@@ -18,7 +18,7 @@ from service.storage import history, sessions, waiting
 from service.storage.history import DeliveryFilter
 from service.storage.invoices import SCAN_MAX, find_key
 from service.storage.sessions import Link, Session
-from service.storage.tables import deliveries, receiver_checks
+from service.storage.tables import accounts, deliveries, receiver_checks
 from service.storage.waiting import Chain, Waiting
 
 P = ParamSpec("P")
@@ -74,6 +74,10 @@ class ConsoleStore:
         """Remove a session."""
         await self._database.write(sessions.end, hash_)
 
+    async def is_account(self, account_id: str) -> bool:
+        """Whether there is an account of that id, disabled or not."""
+        return await self._browse(_is_account, account_id)
+
     async def body_of(self, account_id: str, delivery_id: str) -> bytes | None:
         """The bytes that a delivery sends; None if the account has none of that id."""
         return await self._browse(_body_of, account_id, delivery_id)
@@ -104,6 +108,11 @@ class ConsoleStore:
         self, query: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
     ) -> T:
         return await self._database.browse(query, *args, **options)
+
+
+def _is_account(tx: Connection, account_id: str) -> bool:
+    query = select(accounts.c.id).where(accounts.c.id == account_id)
+    return tx.scalar(query) is not None
 
 
 def _body_of(tx: Connection, account_id: str, delivery_id: str) -> bytes | None:

@@ -26,10 +26,12 @@ _COMMON_HEADERS = {
     hdrs.SERVER: "invoices",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+
+_NO_REFERRER = "no-referrer"
+"""The console alone has another one: a browser that tells nothing names no origin in a POST."""
 
 _NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 """The Content-Security-Policy of responses that are not pages, if a browser renders one."""
@@ -39,6 +41,7 @@ def add_common_headers(response: web.StreamResponse) -> None:
     """Add the headers that every response has."""
     headers = response.headers
     headers.update(_COMMON_HEADERS)
+    headers.setdefault("Referrer-Policy", _NO_REFERRER)
     # The pages of the documentation have a policy of their own.
     headers.setdefault("Content-Security-Policy", _NO_CONTENT_POLICY)
     # Only the files of the documentation page have set another value.

@@ -1,0 +1,85 @@
+"""The routes of the console."""
+
+from collections.abc import Iterable
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from service.pages.console.contract import Contract
+from service.pages.console.deliveries import Deliveries
+from service.pages.console.delivery import Delivery
+from service.pages.console.invoices import Invoices
+from service.pages.console.overview import Overview
+from service.pages.console.rendering import Pages
+from service.pages.console.screens import Screens
+from service.pages.console.searching import Searching
+from service.pages.console.signing_in import SigningIn
+from service.pages.console.streams import Streams
+from service.pages.console.visits import HOME
+from service.pages.console.wiring import Console
+
+GET, POST = hdrs.METH_GET, hdrs.METH_POST
+
+Route = tuple[str, str, Handler]
+
+
+def add_console(app: web.Application, console: Console) -> None:
+    """Serve the console below /console."""
+    pages, streams = Pages(console.public_path), Streams(console.streams_max, console.clock)
+    screens = Screens(console, pages, streams)
+    for method, path, handler in (*_around(console, pages, screens), *_screens(console, screens)):
+        for form in _forms(HOME + path):
+            app.router.add_route(method, form, handler)
+            if method == GET:
+                app.router.add_route(hdrs.METH_HEAD, form, handler)
+
+    async def nothing(_: web.Request) -> web.StreamResponse:
+        return screens.message("Not found", "There is no such page of the console.", 404)
+
+    app.router.add_route(hdrs.METH_ANY, HOME + "/{path:.*}", nothing)
+
+    async def stop(_: web.Application) -> None:
+        streams.stop()
+
+    app.on_shutdown.append(stop)
+
+
+def _around(console: Console, pages: Pages, screens: Screens) -> Iterable[Route]:
+    """Signing in and out, and the files that every page loads."""
+    signing_in = SigningIn(console, pages, screens)
+    guarded = screens.guarded
+    return (
+        (GET, "/sign-in", guarded(signing_in.show)),
+        (POST, "/sign-in", guarded(signing_in.sign_in)),
+        (POST, "/sign-out", guarded(signing_in.sign_out)),
+        (GET, "/link/{token}", guarded(signing_in.show_link)),
+        (POST, "/link/{token}", guarded(signing_in.take_link)),
+        (GET, "/accounts", guarded(signing_in.choose)),
+        (GET, "/assets/{digest}/{name}", guarded(pages.send_asset)),
+    )
+
+
+def _screens(console: Console, screens: Screens) -> Iterable[Route]:
+    """The screens, in the order of the navigation, and what their forms do."""
+    searching, deliveries, delivery = Searching(console), Deliveries(console), Delivery(console)
+    invoices, overview, contract = Invoices(console), Overview(console), Contract(console)
+    showing, doing = screens.showing, screens.doing
+    return (
+        (GET, "/", showing(searching.show)),
+        (GET, "/deliveries", showing(deliveries.show, is_live=True)),
+        (GET, "/deliveries/redeliver", showing(deliveries.confirm)),
+        (POST, "/deliveries/redeliver", doing(deliveries.redeliver)),
+        (GET, "/deliveries/{id}", showing(delivery.show, is_live=True)),
+        (POST, "/deliveries/{id}/redeliver", doing(delivery.redeliver)),
+        (GET, "/invoices", showing(invoices.show, is_live=True)),
+        (GET, "/invoices/{id}", showing(invoices.show_one, is_live=True)),
+        (GET, "/overview", showing(overview.show, is_live=True)),
+        (GET, "/contract", showing(contract.show)),
+        (POST, "/contract/check", doing(contract.check)),
+    )
+
+
+def _forms(path: str) -> tuple[str, str]:
+    """The path with and without the slash at its end; an id may have any character in it."""
+    pattern = path.replace("{id}", "{id:[^/]+}").rstrip("/")
+    return pattern, f"{pattern}/"

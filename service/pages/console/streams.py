@@ -1,0 +1,147 @@
+"""
+Live pages: a page that is seen asks for its own URL as a stream, and is sent what changes.
+
+A live page costs one read a second at most, by the rate limit and in the turn of its account. How
+many there may be is bounded for each account and for the process. A stream ends after some minutes,
+with its session, and when the process stops; a browser connects again by itself.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import orjson
+from aiohttp import hdrs, web
+
+from service.clock import Clock
+from service.errors import RequestError, StorageUnavailable, TooManyRequests
+from service.pages.console.visits import NotSignedIn
+
+STREAMS_PER_ACCOUNT = 8
+"""Live pages of one account in one process; a page that is not seen is not live."""
+
+PAUSE = timedelta(seconds=1)
+"""From one read to the next one."""
+
+SILENCE = timedelta(seconds=10)
+"""After so long without a change, a comment shows that the connection is alive."""
+
+LASTS = timedelta(minutes=10)
+
+AGAIN_MS = 2000
+"""After how long a browser connects again."""
+
+TOO_MANY = (
+    f"{STREAMS_PER_ACCOUNT} pages of this account are live already. This one shows what was true "
+    "when it was loaded."
+)
+
+Read = Callable[[], Awaitable[tuple[dict[str, str], str]]]
+"""Reads the parts of a page by their names, and its announcement."""
+
+
+class Streams:
+    """The live pages of this process, *most* of them at once."""
+
+    def __init__(self, most: int, clock: Clock) -> None:
+        self._most = most
+        self._clock = clock
+        self._by_account = Counter[str]()
+        self._open = set[asyncio.Event]()
+        self._is_stopping = False
+
+    async def serve(self, request: web.Request, account_id: str, read: Read) -> web.StreamResponse:
+        """
+        Send the parts that *read* gives whenever they change.
+
+        Raises:
+            TooManyRequests: if too many pages are live.
+        """
+        is_full = self._by_account.total() >= self._most
+        if is_full or self._by_account[account_id] >= STREAMS_PER_ACCOUNT:
+            raise TooManyRequests(PAUSE.total_seconds(), TOO_MANY)
+        stopped = asyncio.Event()
+        if self._is_stopping:
+            stopped.set()
+        self._by_account[account_id] += 1
+        self._open.add(stopped)
+        try:
+            return await self._send(request, read, stopped)
+        finally:
+            self._open.discard(stopped)
+            self._by_account[account_id] -= 1
+            if not self._by_account[account_id]:
+                del self._by_account[account_id]
+
+    def stop(self) -> None:
+        """End every stream, because the process stops."""
+        self._is_stopping = True
+        for one in self._open:
+            one.set()
+
+    async def _send(
+        self, request: web.Request, read: Read, stopped: asyncio.Event
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={
+                hdrs.CONTENT_TYPE: "text/event-stream; charset=utf-8",
+                # A proxy must pass on what comes at once.
+                "X-Accel-Buffering": "no",
+            }
+        )
+        await response.prepare(request)
+        await response.write(b"retry: %d\n\n" % AGAIN_MS)
+        changes, until = _Changes(), self._clock.elapsed() + LASTS
+        said_at = self._clock.elapsed()
+        try:
+            while not stopped.is_set() and self._clock.elapsed() < until:
+                sent = await self._read(read, changes)
+                if not sent and self._clock.elapsed() - said_at >= SILENCE:
+                    sent = b":\n\n"
+                if sent:
+                    said_at = self._clock.elapsed()
+                    await response.write(sent)
+                await self._pause(stopped)
+        except NotSignedIn:
+            await response.write(b"event: ended\ndata:\n\n")
+        except ConnectionError:
+            # The page is shown no longer.
+            return response
+        await response.write_eof()
+        return response
+
+    async def _read(self, read: Read, changes: "_Changes") -> bytes:
+        """What has changed; nothing where it cannot be read now."""
+        try:
+            return changes.of(*await read())
+        except (RequestError, StorageUnavailable):
+            return b""
+
+    async def _pause(self, stopped: asyncio.Event) -> None:
+        await self._clock.wait(stopped, self._clock.now() + PAUSE)
+        if self._is_stopping:
+            # The clock has cleared it.
+            stopped.set()
+
+
+class _Changes:
+    """What was sent of a page."""
+
+    def __init__(self) -> None:
+        self._sent = dict[str, str]()
+
+    def of(self, parts: dict[str, str], announcement: str) -> bytes:
+        """The events for what differs from what was sent before."""
+        changed = {name: one for name, one in parts.items() if self._sent.get(name) != one}
+        events = [
+            b"event: part\ndata: %b\n\n" % orjson.dumps({"name": name, "html": html})
+            for name, html in changed.items()
+        ]
+        if announcement and announcement != self._sent.get("announcement"):
+            is_first = not self._sent
+            if not is_first:
+                events.append(b"event: say\ndata: %b\n\n" % orjson.dumps(announcement))
+            changed["announcement"] = announcement
+        self._sent |= changed
+        return b"".join(events)
