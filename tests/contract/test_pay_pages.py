@@ -2,7 +2,6 @@
 
 import re
 from datetime import timedelta
-from html.parser import HTMLParser
 
 import pytest
 
@@ -15,34 +14,10 @@ from service.errors import StorageUnavailable
 from service.pages.pay import add_pages
 from service.settings import Settings
 from tests.contract.store.test_reports import _way_to, a_report
+from tests.pages import Page
 from tests.rows import an_invoice, lease_invoice
 
 DELAY = timedelta(hours=1)
-
-
-class Page(HTMLParser):
-    """The words of a page, its elements, and where its forms and links lead."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.words, self.elements, self.forms, self.links, self.buttons = "", [], [], [], []
-        self._open = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self._open = tag
-        self.elements.append(tag)
-        attributes = dict(attrs)
-        if tag == "form":
-            self.forms.append((attributes["method"], attributes["action"]))
-        if tag == "a":
-            self.links.append(attributes["href"])
-
-    def handle_data(self, data):
-        if self._open != "style":
-            self.words += data
-        if self._open == "button":
-            self.buttons += [data] if data.strip() else []
 
 
 @pytest.fixture

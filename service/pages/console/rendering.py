@@ -50,20 +50,24 @@ class Pages:
         headers: Mapping[str, str] | None = None,
     ) -> web.Response:
         """The template *name* with *values*."""
-        given = {"home": self._home, **values}
         return self.renderer.page(
-            name, given, status=status, headers={**HEADERS, **(headers or {})}
+            name, self._given(values), status=status, headers={**HEADERS, **(headers or {})}
         )
 
     def parts(self, name: str, values: Mapping[str, object]) -> dict[str, str]:
         """The parts of a page that a script replaces while it is shown, by their names."""
         template = self.renderer.template(name)
-        context = template.new_context({"home": self._home, **values})
+        context = template.new_context(self._given(values))
         return {
             block: "".join(render(context))
             for block, render in template.blocks.items()
             if block.startswith("live_")
         }
+
+    def _given(self, values: Mapping[str, object]) -> dict[str, object]:
+        given = {"home": self._home, **values}
+        # What pages have in common; a part that is rendered alone imports nothing.
+        return {**given, "parts": self.renderer.template("parts.html").make_module(given)}
 
     def _asset(self, name: str) -> str:
         """The URL of a file; it changes with its content, so that it can be kept."""

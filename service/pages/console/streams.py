@@ -9,6 +9,7 @@ with its session, and when the process stops; a browser connects again by itself
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import orjson
@@ -94,22 +95,26 @@ class Streams:
         await response.write(b"retry: %d\n\n" % AGAIN_MS)
         changes, until = _Changes(), self._clock.elapsed() + LASTS
         said_at = self._clock.elapsed()
-        try:
-            while not stopped.is_set() and self._clock.elapsed() < until:
-                sent = await self._read(read, changes)
-                if not sent and self._clock.elapsed() - said_at >= SILENCE:
-                    sent = b":\n\n"
-                if sent:
-                    said_at = self._clock.elapsed()
-                    await response.write(sent)
-                await self._pause(stopped)
-        except NotSignedIn:
-            await response.write(b"event: ended\ndata:\n\n")
-        except ConnectionError:
-            # The page is shown no longer.
-            return response
-        await response.write_eof()
+        # What is written to nobody fails: the page is shown no longer.
+        with suppress(ConnectionError):
+            try:
+                while self._goes_on(request, stopped, until):
+                    sent = await self._read(read, changes)
+                    if not sent and self._clock.elapsed() - said_at >= SILENCE:
+                        sent = b":\n\n"
+                    if sent:
+                        said_at = self._clock.elapsed()
+                        await response.write(sent)
+                    await self._pause(stopped)
+            except NotSignedIn:
+                await response.write(b"event: ended\ndata:\n\n")
+            await response.write_eof()
         return response
+
+    def _goes_on(self, request: web.Request, stopped: asyncio.Event, until: timedelta) -> bool:
+        """Whether somebody still listens: what is not written to is not found to be closed."""
+        is_open = request.transport is not None and not request.transport.is_closing()
+        return is_open and not stopped.is_set() and self._clock.elapsed() < until
 
     async def _read(self, read: Read, changes: "_Changes") -> bytes:
         """What has changed; nothing where it cannot be read now."""

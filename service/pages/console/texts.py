@@ -79,6 +79,11 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def sentence(text: str) -> str:
+    """*text*, such as the detail of an attempt, as a sentence of its own."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
 def percent(part: float) -> str:
     """A share from 0 to 1; 100 % only where nothing is missing."""
     text = f"{part * 100:.1f}"
@@ -91,5 +96,6 @@ FILTERS: Mapping[str, Any] = {
     "machine_instant": machine_instant,
     "duration": duration,
     "words": words,
+    "sentence": sentence,
     "percent": percent,
 }
