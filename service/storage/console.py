@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select
 
 from service.database.engine import Database
 from service.domain.states import DeliveryStatus
 from service.storage import history, sessions, waiting
 from service.storage.history import DeliveryFilter
-from service.storage.invoices import SCAN_MAX, find_key
+from service.storage.invoices import find_key
 from service.storage.sessions import Link, Session
 from service.storage.tables import accounts, deliveries, receiver_checks
 from service.storage.waiting import Chain, Waiting
@@ -126,14 +126,27 @@ def _body_of(tx: Connection, account_id: str, delivery_id: str) -> bytes | None:
 def _count_deliveries(
     tx: Connection, account_id: str, wanted: DeliveryFilter, after: str | None
 ) -> Counted:
-    query = (
-        select(func.count())
-        .select_from(deliveries)
-        .where(deliveries.c.account_id == account_id, *history.conditions_of(wanted))
-    )
     if wanted.invoice_id is not None:
         key = find_key(tx, account_id, wanted.invoice_id)
-        return Counted(tx.scalar(query.where(deliveries.c.invoice_key == key)) or 0, None)
+        matching = _matching(account_id, wanted, deliveries.c.invoice_key == key)
+        return Counted(tx.scalar(matching) or 0, None)
+    return _count_scanned(tx, account_id, wanted, after)
+
+
+def _count_dead_since(tx: Connection, account_id: str, since: datetime) -> Counted:
+    dead = DeliveryFilter(status=DeliveryStatus.DEAD)
+    return _count_scanned(tx, account_id, dead, None, deliveries.c.settled_at >= since)
+
+
+def _count_scanned(
+    tx: Connection,
+    account_id: str,
+    wanted: DeliveryFilter,
+    after: str | None,
+    *conditions: ColumnElement[bool],
+) -> Counted:
+    """Count those that meet all conditions among the next `SCAN_MAX` deliveries after *after*."""
+    query = _matching(account_id, wanted, *conditions)
     end = history.end_of_scan(tx, account_id, wanted, after)
     if after is not None:
         query = query.where(deliveries.c.id < after)
@@ -142,17 +155,14 @@ def _count_deliveries(
     return Counted(tx.scalar(query) or 0, end)
 
 
-def _count_dead_since(tx: Connection, account_id: str, since: datetime) -> Counted:
-    dead = DeliveryFilter(status=DeliveryStatus.DEAD)
-    newest = (
-        select(deliveries.c.settled_at)
-        .where(deliveries.c.account_id == account_id, *history.conditions_of(dead))
-        .order_by(deliveries.c.id.desc())
-        .limit(SCAN_MAX)
-        .subquery("newest")
+def _matching(
+    account_id: str, wanted: DeliveryFilter, *conditions: ColumnElement[bool]
+) -> Select[Any]:
+    return (
+        select(func.count())
+        .select_from(deliveries)
+        .where(deliveries.c.account_id == account_id, *history.conditions_of(wanted), *conditions)
     )
-    count = tx.scalar(select(func.count()).where(newest.c.settled_at >= since))
-    return Counted(count or 0, history.end_of_scan(tx, account_id, dead, None))
 
 
 def _waiting_receivers(tx: Connection, account_id: str, now: datetime) -> list[Waiting]:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
+from aiohttp import DummyCookieJar
 
 from service.api.application import OPERATIONS, make_application
 from service.app import DEVELOPMENT, Edges, assemble, document_of, receiver_document_of
 from service.collection.sandbox import Sandbox
 from service.database.sqlite import SqliteDatabase
 from service.development import for_development
+from service.pages.console.serving import add_console
 from service.receiver.document import VERSIONS
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -24,6 +26,7 @@ from service.web.server import Server
 from tests.clock import START, ManualClock
 from tests.fakes import SILENT, FakeReceivers
 from tests.mails import FakeTransport
+from tests.pages import ConsoleBrowser
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 20
@@ -212,3 +215,19 @@ async def wire(dependencies, short_linger):
     """The service on a real socket."""
     async with listening(dependencies) as wire:
         yield wire
+
+
+@pytest.fixture
+async def browsers(aiohttp_client, service):
+    """Makes browsers in front of the service."""
+    app = make_application(service.dependencies)
+    add_console(app, service.console)
+    # The cookies of one browser are not those of another one.
+    client = await aiohttp_client(app, cookie_jar=DummyCookieJar())
+    return lambda: ConsoleBrowser(client)
+
+
+@pytest.fixture
+def browser(browsers):
+    """A browser in which nobody is signed in."""
+    return browsers()

@@ -25,18 +25,22 @@ from service.storage.history import DeliveryFilter
 from service.storage.leases import LeaseRound
 from service.storage.retention import SweepPosition
 from service.storage.schema import migrate
+from service.storage.sessions import Session
 from service.storage.store import Store
 from service.storage.tables import (
     account_keys,
     account_secrets,
     accounts,
     attempts,
+    console_links,
+    console_sessions,
     deliveries,
     events,
     invoices,
     metadata,
     microseconds,
     origins,
+    receiver_checks,
     receivers,
 )
 from service.storage.waiting import Chain
@@ -152,6 +156,11 @@ def insert_due_invoices(tx):
         for n, name in enumerate(sorted(names))
     ]
     insert_rows(tx, receivers, states)
+    lasting = microseconds(NOW + LEASE)
+    hashes = [(f"{n:032}".encode(), id_) for id_, n in owners]
+    insert_rows(tx, console_links, [(one, id_, lasting) for one, id_ in hashes])
+    insert_rows(tx, console_sessions, [(one, id_, made, lasting) for one, id_ in hashes])
+    insert_rows(tx, receiver_checks, [(id_, "https://a", True, made, "[]") for _, id_ in hashes])
     hosts = sorted({ORIGIN, *(f"https://{n}.example:443" for n in range(REMEMBERED_COUNT))})
     insert_rows(tx, origins, [(name, made) for name in hosts])
 
@@ -269,6 +278,7 @@ async def do_one_of_each(store, do):
     await clear_one_of_each(store, do)
     await do("measure the backlog", store.backlog(NOW))
     await do("count open deliveries", store.count_open("dev", 9))
+    await browse_one_of_each(store.console, do)
     await do("find a key", store.find_key("p1000", NOW))
     await do("find secrets", store.secrets_of("acct_1000", NOW))
 
@@ -282,6 +292,30 @@ async def clear_one_of_each(store, do):
     await do("forget receivers", store.remove_states("receivers", "", START))
     await do("forget origins", store.remove_states("origins", "", START))
     await do("find who answered", store.answered_receivers(START))
+
+
+async def browse_one_of_each(console, do):
+    """Do what the console does besides."""
+    known = f"{1000:032}".encode()
+    session = Session(b"new", "acct_1000", NOW, NOW + LEASE)
+    link = await do("find a link", console.find_link(known, NOW))
+    await do("take a link", console.take_link(link, session))
+    await do("find a session", console.find_session(known, NOW))
+    await do("end a session", console.end_session(known))
+    await do("find an account by its id", console.is_account("acct_1000"))
+    await do("find the body of a delivery", console.body_of("dev", f"msg_{1:032x}"))
+    await do("find receivers of an account", console.waiting_receivers("dev", NOW))
+    await do("count dead deliveries of a day", console.count_dead_since("dev", START))
+    for name, wanted in {
+        "count deliveries": DeliveryFilter(),
+        "count dead deliveries": DeliveryFilter(status="dead"),
+        "count deliveries of an origin": DeliveryFilter(origin=ORIGIN),
+        "count deliveries by invoice": DeliveryFilter(invoice_id="i1"),
+    }.items():
+        await do(name, console.count_deliveries("dev", wanted))
+    row = {"account_id": "acct_1000", "url": "https://a", "conforms": True, "checks": "[]"}
+    await do("keep a check", console.keep_check({**row, "checked_at": NOW}))
+    await do("find checks", console.checks_of("acct_1000"))
 
 
 async def list_one_of_each(store, do):
@@ -495,6 +529,24 @@ INDEXES = {
         {"mails_due", "processes_pkey"},
     ],
     "count open deliveries": [{"deliveries_waiting"}],
+    "find a link": [{"console_links_pkey", "accounts_pkey"}],
+    "take a link": [
+        {"console_links_pkey"},
+        {"console_sessions_expires"},
+        {"console_sessions_account"},
+    ],
+    "find a session": [{"console_sessions_pkey", "accounts_pkey"}],
+    "end a session": [{"console_sessions_pkey"}],
+    "find an account by its id": [{"accounts_pkey"}],
+    "find the body of a delivery": [{"deliveries_primary"}],
+    "find receivers of an account": [_LOOK],
+    "count dead deliveries of a day": [{"deliveries_dead"}],
+    "count deliveries": [{"deliveries_primary"}],
+    "count dead deliveries": [{"deliveries_dead"}],
+    "count deliveries of an origin": [{"deliveries_primary"}],
+    "count deliveries by invoice": [_ID, {"deliveries_order"}],
+    "keep a check": [{"receiver_checks_primary"}],
+    "find checks": [{"receiver_checks_primary"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
@@ -503,10 +555,11 @@ INDEXES = {
 WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
 SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
 SORTED |= {name for name, indexes in INDEXES.items() if _EVENTS in indexes}
+SORTED |= {"keep a check", "find checks"}
 SORTED |= {name for name in INDEXES if name.startswith(("list deliveries", "list invoices by"))}
 """These operations sort a bounded number of rows: the few deliveries of an invoice, the one or two
-secrets of an account, at most a hundred attempts of a delivery, the rows and the events of a page,
-or those that match among the rows that a page looks at."""
+secrets of an account, its twenty checks, at most a hundred attempts of a delivery, the rows and the
+events of a page, or those that match among the rows that a page looks at."""
 
 
 def all_of(plans):

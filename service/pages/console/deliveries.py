@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from aiohttp import web
@@ -18,8 +19,8 @@ log = logging.getLogger("invoices.pages")
 
 SECTION = "deliveries"
 
-COUNTS_MAX = 25
-"""Reads that a count takes at most; each of them looks at 20,000 deliveries."""
+COUNTING = timedelta(milliseconds=150)
+"""How long deliveries are counted, 20,000 at a time; after that there are so many at least."""
 
 FILTERS = ("origin", "since", "until")
 """The filters that a redelivery has beside the status, which is always `dead`."""
@@ -96,8 +97,9 @@ class Deliveries:
 
     async def _count(self, account_id: str, wanted: DeliveryFilter) -> tuple[int, bool]:
         """How many deliveries match, and whether all were counted."""
-        count, after = 0, None
-        for _ in range(COUNTS_MAX):
+        count, after, clock = 0, None, self._console.clock
+        until = clock.elapsed() + COUNTING
+        while clock.elapsed() <= until:
             counted = await self._console.store.console.count_deliveries(account_id, wanted, after)
             count, after = count + counted.count, counted.after
             if after is None:
@@ -147,7 +149,9 @@ def _done(query: Mapping[str, str]) -> str:
     count = text_of(query, "count")
     if query.get("done") != "redelivered" or not count.isascii() or not count.isdigit():
         return ""
-    return f"{int(count[:9]):,} deliveries are pending again, and are attempted now."
+    number = int(count[:9])
+    are = "delivery is" if number == 1 else "deliveries are"
+    return f"{number:,} {are} pending again, to be attempted now."
 
 
 def _told(rows: list[dict[str, Any]]) -> str:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from urllib.parse import urlencode
 
 import pytest
-from aiohttp import DummyCookieJar
 
 from service.accounts.console_sessions import LINK_LASTS, SESSION_LASTS, new_link
 from service.api.application import make_application
@@ -16,7 +15,7 @@ from service.pages.console.visits import COOKIE
 from service.settings import Settings
 from service.storage.sessions import SESSIONS_MAX
 from service.storage.tables import console_links, console_sessions
-from tests.pages import Page
+from tests.pages import ConsoleBrowser
 from tests.rows import rows_of
 
 SECOND = timedelta(seconds=1)
@@ -32,58 +31,6 @@ SCREENS = [
     "/contract",
 ]
 FORMS = ["/deliveries/msg_dead1/redeliver", "/deliveries/redeliver", "/contract/check"]
-
-
-class Browser:
-    """A browser: it keeps cookies, and says where its forms come from."""
-
-    def __init__(self, client):
-        self.client = client
-        self.host = f"http://{client.host}:{client.port}"
-        self.cookie = None
-
-    async def get(self, path, **headers):
-        """The page at *path* of the console, and its answer."""
-        return await self._ask("GET", path, headers)
-
-    async def post(self, path, form=None, **headers):
-        """The answer to a form of a page of the console."""
-        own = {"Origin": self.host, "Sec-Fetch-Site": "same-origin"}
-        given = {name.replace("_", "-"): of for name, of in headers.items()}
-        kept = {name: of for name, of in {**own, **given}.items() if of is not None}
-        return await self._ask("POST", path, kept, form)
-
-    async def _ask(self, method, path, headers, form=None):
-        if self.cookie:
-            headers = {**headers, "Cookie": f"{COOKIE}={self.cookie}"}
-        answer = await self.client.request(
-            method, f"/console{path}", headers=headers, data=form, allow_redirects=False
-        )
-        if COOKIE in answer.cookies:
-            self.cookie = answer.cookies[COOKIE].value
-        return Page(await answer.text()), answer
-
-    async def sign_in(self, key):
-        """Sign in with the key of an account."""
-        _, answer = await self.post("/sign-in", {"key": key})
-        assert 303 == answer.status
-        return self
-
-
-@pytest.fixture
-async def browsers(aiohttp_client, service):
-    """Makes browsers in front of the service."""
-    app = make_application(service.dependencies)
-    add_console(app, service.console)
-    # The cookies of one browser are not those of another one.
-    client = await aiohttp_client(app, cookie_jar=DummyCookieJar())
-    return lambda: Browser(client)
-
-
-@pytest.fixture
-def browser(browsers):
-    """A browser in which nobody is signed in."""
-    return browsers()
 
 
 @pytest.fixture
@@ -159,7 +106,7 @@ async def test_the_cookie_of_a_public_url(aiohttp_client, assembled, administrat
     service = assembled(Settings(public_url="https://example.com/billing"))
     app = make_application(service.dependencies)
     add_console(app, service.console)
-    browser = Browser(await aiohttp_client(app))
+    browser = ConsoleBrowser(await aiohttp_client(app))
     ann = await administration.add("ann")
 
     _, answer = await browser.post("/sign-in", {"key": ann.key}, Origin="https://example.com")
@@ -424,7 +371,7 @@ async def test_the_rate_limit_is_that_of_the_api(browsers, assembled, aiohttp_cl
     service = assembled(Settings(rate_limit=1, rate_burst=2))
     app = make_application(service.dependencies)
     add_console(app, service.console)
-    browser = Browser(await aiohttp_client(app))
+    browser = ConsoleBrowser(await aiohttp_client(app))
     await browser.sign_in(ann.key)
 
     statuses = [(await browser.get("/deliveries"))[1].status for _ in range(3)]
