@@ -24,7 +24,7 @@ def served(folder: Path, *, encryption_key: str = "", public_url: str = "") -> I
     It requires keys if there is an *encryption_key*, and is in development mode otherwise.
     """
     port = _free_port()
-    environment = _environment(folder, encryption_key) | {"INVOICES_PORT": str(port)}
+    environment = environment_of(folder, encryption_key) | {"INVOICES_PORT": str(port)}
     if public_url:
         environment["INVOICES_PUBLIC_URL"] = public_url
     command = [*SERVICE, "serve", *([] if encryption_key else ["--dev"])]
@@ -42,14 +42,15 @@ def served(folder: Path, *, encryption_key: str = "", public_url: str = "") -> I
 def added_account(folder: Path, *, encryption_key: str) -> str:
     """The key of a new account in the database in *folder*."""
     command = [*SERVICE, "accounts", "add", "acme", "--json"]
-    environment = _environment(folder, encryption_key)
+    environment = environment_of(folder, encryption_key)
     shown = subprocess.check_output(
         command, cwd=ROOT, env=environment, text=True, timeout=PATIENCE_SECONDS
     )
     return str(json.loads(shown)["key"])
 
 
-def _environment(folder: Path, encryption_key: str) -> dict[str, str]:
+def environment_of(folder: Path, encryption_key: str) -> dict[str, str]:
+    """The environment of a service, or of a command, with its database in *folder*."""
     environment = {name: value for name, value in os.environ.items() if "INVOICES_" not in name}
     return environment | {
         "INVOICES_DATABASE_URL": f"sqlite:///{folder / 'invoices.db'}",
