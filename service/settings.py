@@ -28,11 +28,9 @@ from marshmallow.validate import OneOf, Range
 
 from schemas.money import CURRENCIES
 from service.errors import SettingsError
+from service.web.addresses import EVERY_ADDRESS
 
 PREFIX = "INVOICES_"
-
-EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 -- compared with what an operator has set
-"""Hosts that stand for every address of the machine; they cannot be called."""
 
 # How values are written, in settings and in options of commands. Every function raises ValueError
 # with a sentence that names the expected form.

@@ -1,9 +1,9 @@
 """
 Sends one HTTP request to a receiver that may be broken or hostile.
 
-The only module with an `aiohttp.ClientSession`. Whatever a receiver does, `Sender.send` ends within
-the deadline, uses little memory, follows no redirect, decodes nothing, and returns a value: an
-`Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
+Of the modules of delivery, this one alone calls over HTTP. Whatever a receiver does, `Sender.send`
+ends within the deadline, uses little memory, follows no redirect, decodes nothing, and returns a
+value: an `Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
 """
 
 import asyncio
