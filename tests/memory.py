@@ -453,7 +453,7 @@ def _reported(row, step):
         changes["status"] = step.status.value
     if is_collected:
         changes["due_at"] = None
-    if step.event or is_collected:
+    if step.event or step.status:
         changes |= {"leased_until": None, "lease_token": row["lease_token"] + 1}
     return {**changes, "mismatch": True} if step.is_mismatch else changes
 

@@ -99,8 +99,9 @@ def report(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Deliver
     """
     Write reports, without holding the leases of the invoices: see `Step`.
 
-    With an event the invoice loses its lease: a step of its collection in progress would otherwise
-    give its event the same sequence number. The invoice is then leased again.
+    With an event or a status the invoice loses its lease: a step of its collection in progress
+    knows neither the sequence number that its event gets then, nor the status from which it moves.
+    The invoice is then leased again.
 
     Runs inside *tx* and never commits it.
 
@@ -141,7 +142,7 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
         changes["status"] = step.status.value
         if step.status not in COLLECTING:
             changes["due_at"] = null()
-    if step.event or "due_at" in changes:
+    if step.event or step.status:
         changes["lease_token"] = invoices.c.lease_token + 1
         changes["leased_until"] = changes["leased_by"] = null()
     if step.event:

@@ -287,9 +287,11 @@ class Store:
         is_settled = await self._commits.run(attempts.settle, attempt)
         if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
             delivery = attempt.delivery
-            # The later events of an invoice wait for a delivery that is delivered again.
-            is_again = delivery.cause is Cause.REDELIVERY
-            if self._followed.take(delivery.invoice_key) or is_again:
+            # The later events of an invoice wait for a delivery that is delivered again: then its
+            # failures are counted anew, and its attempts are not.
+            has_only_failures = delivery.attempt_count == delivery.failure_count
+            is_again = delivery.cause is Cause.REDELIVERY or not has_only_failures
+            if is_again or self._followed.take(delivery.invoice_key):
                 self._signal("deliveries", delivery.receiver)
         return is_settled
 

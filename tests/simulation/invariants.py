@@ -1,8 +1,9 @@
 """
 All promises that are checked during a run; each kind of promise has its own module.
 
-`fencing` checks transactions, `requests` checks what receivers get, `ending` checks the rows at the
-end. This module compares the memory with the responses and the log of each process.
+`fencing` checks transactions, `requests` checks what receivers get, `mails` what the mail server
+gets, `ending` checks the rows at the end. This module compares the memory with the responses and
+the log of each process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from service.storage import attempts
 from tests.simulation.clocks import true_now
 from tests.simulation.ending import Ending
 from tests.simulation.fencing import Fencing
+from tests.simulation.lease_rules import LeaseRules
 from tests.simulation.ledger import Ledger
+from tests.simulation.mails import Mails
 from tests.simulation.requests import Requests
 
 PENDING = DeliveryStatus.PENDING.value
@@ -27,7 +30,10 @@ class Invariants:
     def __init__(self, world):
         self.ledger = Ledger()
         self.ending = Ending(world, self.ledger)
-        fencing, requests = Fencing(world, self.ledger), Requests(world, self.ledger)
+        leases = LeaseRules(world.log)
+        self.mails = Mails(world, self.ledger, leases)
+        fencing = Fencing(world, self.ledger, leases, self.mails)
+        requests = Requests(world, self.ledger)
         self._log = world.log
         self._memory = world.memory
         self._statuses = {}
