@@ -1,6 +1,7 @@
 """Makes the deliveries of an event: one for each of its callbacks that the invoice asks for."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from service.callbacks.declaration import Callback
@@ -9,6 +10,19 @@ from service.domain.invoice import FIRST_LEASE_TOKEN, Step
 
 Reserve = Callable[[str, str], datetime | None]
 """Reserves a lease for a receiver at an origin; returns its end, or None without capacity."""
+
+
+def with_bodies(step: Step, callbacks: Mapping[str, Callback]) -> Step:
+    """
+    *step* with the body that each callback of its event declares, if the event has a content.
+
+    The bodies are stored with the event: it is told in the feed also where nobody is called.
+    """
+    event = step.event
+    if event is None or event.content is None:
+        return step
+    bodies = {name: callbacks[name].render(event.content) for name in event.callbacks}
+    return replace(step, event=replace(event, bodies=bodies))
 
 
 def deliveries_of(
@@ -29,8 +43,9 @@ def deliveries_of(
             "paid": event.paid,
             "invoice_id": invoice.id,
         }
+    known = event.bodies or {}
     bodies = [
-        (evaluated, callbacks[evaluated.callback].render(content))
+        (evaluated, known.get(evaluated.callback) or callbacks[evaluated.callback].render(content))
         for evaluated in invoice.callbacks
         if evaluated.callback in event.callbacks
     ]
