@@ -157,7 +157,7 @@ class Feed:
             return await self._reads.answer_page(self._shown, page.items, cursor, _cursor_of)
 
     def _shown(self, item: FeedItem) -> Any:
-        body = item.body
+        body = item.own_body
         if body is None:
             content = {
                 "description": item.description,
@@ -166,7 +166,9 @@ class Feed:
             }
             callback = self._callbacks.get(item.callback)
             body = callback.render(content) if callback else orjson.dumps(content)
-        return {**_item.dump(item), "body": orjson.Fragment(body)}
+        told = _item.dump(item)
+        at = told.pop("at")
+        return {**told, "body": orjson.Fragment(body), "at": at}
 
     @contextmanager
     def _place(self, account_id: str) -> Iterator[Signal]:

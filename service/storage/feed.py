@@ -109,8 +109,8 @@ class FeedItem:
     """
     One callback of an event: made, or not because the invoice gave no URL for it.
 
-    *id* is the webhook-id of the callback, if one was made; it never changes. *body* is its JSON;
-    None where it is made of *description*, *paid* and *invoice_id*.
+    *id* is the webhook-id of the callback, if one was made; it never changes. *own_body* is its
+    JSON; None where it is made of *description*, *paid* and *invoice_id*.
     """
 
     id: str
@@ -118,7 +118,7 @@ class FeedItem:
     callback: str
     description: str
     paid: bool
-    body: bytes | None
+    own_body: bytes | None
     at: datetime
     cursor: FeedCursor
 
@@ -323,7 +323,7 @@ def _items(row: RowMapping, callbacks: Mapping[str, Any]) -> Iterator[FeedItem]:
             callback=name,
             description=row["description"],
             paid=row["paid"],
-            body=body,
+            own_body=body,
             at=row["at"],
             cursor=FeedCursor(*_place(row), number + 1),
         )

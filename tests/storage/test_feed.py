@@ -59,7 +59,7 @@ async def test_an_event_is_told_with_the_id_of_its_callback(store):
 
     assert ("msg_1", "1", "invoice_notification") == (item.id, item.invoice_id, item.callback)
     assert ("Invoice paid", True, START) == (item.description, item.paid, item.at)
-    assert item.body is None
+    assert item.own_body is None
 
 
 async def test_an_event_without_a_callback_url_is_told_too(store):
@@ -98,7 +98,7 @@ async def test_each_callback_of_an_event_is_told_with_its_own_body(store):
     (first, second), _ = await read_all(store, limit=1)
 
     assert ("msg_1", "invoice_notification") == (first.id, first.callback)
-    assert (bodies[first.callback], bodies[second.callback]) == (first.body, second.body)
+    assert (bodies[first.callback], bodies[second.callback]) == (first.own_body, second.own_body)
     assert second.id.startswith("evt_")
     assert second.callback == "other"
 
@@ -132,7 +132,7 @@ async def test_long_bodies_end_a_page_early(store, monkeypatch):
     items, _ = await read_all(store)
 
     assert (2, 5) == (len(page.items), len(items))
-    assert {long} == {item.body for item in items}
+    assert {long} == {item.own_body for item in items}
 
 
 async def test_accounts_have_feeds_of_their_own(store):

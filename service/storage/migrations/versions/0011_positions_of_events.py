@@ -38,7 +38,9 @@ def upgrade() -> None:
             "SET DEFAULT CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
         )
     op.create_index("events_feed", "events", ["account_id", "position", "invoice_key", "sequence"])
-    op.create_table("feed_bases", sa.Column("base", sa.BigInteger(), primary_key=True))
+    op.create_table(
+        "feed_bases", sa.Column("base", sa.BigInteger(), primary_key=True, autoincrement=False)
+    )
 
 
 def downgrade() -> None:
