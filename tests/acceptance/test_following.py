@@ -35,7 +35,7 @@ class Program:
 
     def __init__(self, folder, url):
         self._folder = folder
-        self._env = environment() | {"INVOICES_API_URL": url, "INVOICES_API_KEY": "none"}
+        self._env = environment() | {"API_URL": url, "API_KEY": "none"}
         (folder / "follow.py").write_text(printed_program(), encoding="utf-8")
 
     async def handles(self, count):
