@@ -3,6 +3,7 @@
 from marshmallow import fields, validate
 
 from schemas.answer import AnswerSchema
+from schemas.delivery import callback_name, invoice_reference
 from schemas.documented import documented, example_of
 from schemas.event import InvoiceNotificationSchema
 from schemas.fields import Instant, Text, WholeNumber
@@ -42,14 +43,8 @@ class FeedItemSchema(AnswerSchema):
             example="msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
         )
     )
-    invoice_id = fields.String(
-        metadata=documented("The `id` of the invoice.", example="2expen51ve")
-    )
-    callback = fields.String(
-        metadata=documented(
-            "Name of the callback in this document.", example="invoice_notification"
-        )
-    )
+    invoice_id = invoice_reference()
+    callback = callback_name()
     body = fields.Dict(
         metadata=documented(
             "The same object as the body of the callback; the callback describes it.",

@@ -19,6 +19,7 @@ from aiohttp import web
 from schemas.feed import FeedItemSchema
 from service.api.reads import Reads
 from service.callbacks.declaration import Callback
+from service.callbacks.invoices import invoice_content
 from service.clock import Clock
 from service.errors import StorageUnavailable, TooManyRequests
 from service.loops import Signal
@@ -159,11 +160,7 @@ class Feed:
     def _shown(self, item: FeedItem) -> Any:
         body = item.own_body
         if body is None:
-            content = {
-                "description": item.description,
-                "paid": item.paid,
-                "invoice_id": item.invoice_id,
-            }
+            content = invoice_content(item.description, item.paid, item.invoice_id)
             callback = self._callbacks.get(item.callback)
             body = callback.render(content) if callback else orjson.dumps(content)
         told = _item.dump(item)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from service.callbacks.declaration import Callback
+from service.callbacks.invoices import invoice_content
 from service.domain.delivery import Delivery, receiver_of
 from service.domain.invoice import FIRST_LEASE_TOKEN, Step
 
@@ -38,11 +39,7 @@ def deliveries_of(
         return
     content = event.content
     if content is None:
-        content = {
-            "description": event.description,
-            "paid": event.paid,
-            "invoice_id": invoice.id,
-        }
+        content = invoice_content(event.description, event.paid, invoice.id)
     known = event.bodies or {}
     bodies = [
         (evaluated, known.get(evaluated.callback) or callbacks[evaluated.callback].render(content))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.acceptance.following import follow
-from tests.processes import DEADLINE_SECONDS, environment, serving
+from tests.processes import DEADLINE_SECONDS, environment, serving, until
 
 GUIDE = Path(__file__).parents[2] / "docs/guide.md"
 
@@ -38,8 +38,8 @@ class Program:
         self._env = environment() | {"API_URL": url, "API_KEY": "none"}
         (folder / "follow.py").write_text(printed_program(), encoding="utf-8")
 
-    async def handles(self, count):
-        """Run it until it has handled *count* events, and kill it then; returns their ids."""
+    async def handles(self, count, cursor):
+        """Run it until it has handled *count* events and stored *cursor*; returns their ids."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-u", "follow.py"),
             cwd=self._folder,
@@ -48,24 +48,27 @@ class Program:
         )
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                return [json.loads(await process.stdout.readline())["id"] for _ in range(count)]
+                lines = [await process.stdout.readline() for _ in range(count)]
+            await until(lambda: self._has_stored(cursor))
+            return [json.loads(line)["id"] for line in lines]
         finally:
             process.kill()
             await process.wait()
+
+    async def _has_stored(self, cursor):
+        state = self._folder / "follow.json"
+        return state.exists() and state.read_text(encoding="utf-8") == json.dumps(cursor)
 
 
 async def test_the_program_of_the_guide_follows_the_feed(tmp_path):
     """It handles every event once, also after it was stopped and started again."""
     async with serving(tmp_path) as service:
-        program = Program(tmp_path, service.url)
-        for number in range(3):
-            await service.send(f"a{number}")
-        await service.at_rest()
-        first = await program.handles(3)
-        for number in range(2):
-            await service.send(f"b{number}")
-        await service.at_rest()
-        second = await program.handles(2)
-        told = [one["id"] for one in (await service.get("/events"))["items"]]
+        program, handled = Program(tmp_path, service.url), []
+        for name, count in {"a": 3, "b": 2}.items():
+            for number in range(count):
+                await service.send(f"{name}{number}")
+            await service.at_rest()
+            page = await service.get("/events")
+            handled += await program.handles(count, page["next"])
 
-    assert told == first + second
+    assert [one["id"] for one in page["items"]] == handled
