@@ -22,7 +22,9 @@ def with_bodies(step: Step, callbacks: Mapping[str, Callback]) -> Step:
     event = step.event
     if event is None or event.content is None:
         return step
-    bodies = {name: callbacks[name].render(event.content) for name in event.callbacks}
+    bodies = {
+        name: callbacks[name].render(event.content) for name in event.callbacks if name in callbacks
+    }
     return replace(step, event=replace(event, bodies=bodies))
 
 

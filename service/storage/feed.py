@@ -134,10 +134,9 @@ class FeedPage:
 def stored_callbacks(event: Event, new: Sequence[Delivery]) -> str:
     """The callbacks of *event*, whose deliveries are *new*, as the table holds them."""
     ids = {one.callback: one.id for one in new}
-    bodies = event.bodies
     told: dict[str, Any] = {name: ids.get(name) for name in event.callbacks}
-    if bodies:
-        told = {name: [id_, orjson.Fragment(bodies[name])] for name, id_ in told.items()}
+    for name, body in (event.bodies or {}).items():
+        told[name] = [told[name], orjson.Fragment(body)]
     return orjson.dumps(told).decode()
 
 
