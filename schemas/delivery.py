@@ -21,6 +21,20 @@ REASONS_TO_WAIT = tuple(reason.value for reason in WaitingFor)
 OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
 
 
+def invoice_reference() -> fields.String:
+    """The field `invoice_id` of what belongs to an invoice."""
+    return fields.String(metadata=documented("The `id` of the invoice.", example="2expen51ve"))
+
+
+def callback_name() -> fields.String:
+    """The field `callback` of what is sent by one."""
+    return fields.String(
+        metadata=documented(
+            "Name of the callback in this document.", example="invoice_notification"
+        )
+    )
+
+
 class ListedAttemptSchema(AnswerSchema):
     """One HTTP request made for a delivery, without the answer's body."""
 
@@ -81,14 +95,8 @@ class ListedDeliverySchema(AnswerSchema):
             example="msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
         )
     )
-    invoice_id = fields.String(
-        metadata=documented("The `id` of the invoice.", example="2expen51ve")
-    )
-    callback = fields.String(
-        metadata=documented(
-            "Name of the callback in this document.", example="invoice_notification"
-        )
-    )
+    invoice_id = invoice_reference()
+    callback = callback_name()
     url = fields.String(
         metadata=documented(
             "The URL that is called.", example="https://api.example.com/invoices/2expen51ve"

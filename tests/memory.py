@@ -54,6 +54,7 @@ from service.storage import (
 from service.storage.accounts import PayKey
 from service.storage.backlog import Backlog
 from service.storage.deliveries import DueDeliveries
+from service.storage.feed import stored_callbacks
 from service.storage.mails import DueMails
 from service.storage.steps import DueInvoices
 from service.storage.store import Store
@@ -368,7 +369,7 @@ def _take_step(tx, step, new):
         event_count=row["event_count"] + (1 if step.event else 0),
     )
     if step.event:
-        _insert_event(tx, step, step.invoice.event_count + 1)
+        _insert_event(tx, step, step.invoice.event_count + 1, new)
     if step.mail:
         _insert_mail(tx, step.mail)
     return [_insert_delivery(tx, one) for one in new]
@@ -388,13 +389,13 @@ def _report_one(tx, step, new):
     tx.invoices.change(row, event_count=sequence, **_reported(row, step))
     if step.event is None:
         return []
-    _insert_event(tx, step, sequence)
+    _insert_event(tx, step, sequence, new)
     if sequence > 1:
         new = [replace(one, leased_until=None) for one in new]
     return [_insert_delivery(tx, replace(one, sequence=sequence)) for one in new]
 
 
-def _insert_event(tx, step, sequence):
+def _insert_event(tx, step, sequence, new):
     tx.events.insert(
         {
             "account_id": step.invoice.account_id,
@@ -404,6 +405,8 @@ def _insert_event(tx, step, sequence):
             "paid": step.event.paid,
             "collector": step.event.collector,
             "at": step.event.at,
+            "callbacks": stored_callbacks(step.event, new),
+            "position": len(tx.events.by_key) + 1,
         }
     )
 

@@ -7,13 +7,26 @@ under load, getting it back takes time. Databases prepare a statement once and r
 statement with parameters for each row is another statement for each number of rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Dialect, Table, Text, bindparam, column, func, insert, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Table,
+    Text,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -23,6 +36,15 @@ from sqlalchemy.types import TypeEngine
 ROWS_MAX = 64
 """Rows in one statement: with twenty columns, far below the limit on parameters."""
 
+COMPUTED = "computed"
+"""
+The key in `Column.info` of a function that makes the value of the column.
+
+It is called with the name of the dialect and with the given columns of the row.
+"""
+
+Compute = Callable[[str, Mapping[str, ColumnElement[Any]]], ColumnElement[Any]]
+
 
 def insert_rows(
     tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]], *, unless_known: bool = False
@@ -30,9 +52,9 @@ def insert_rows(
     """
     Insert *rows* into *table*; returns how many were inserted.
 
-    Each row has a value for every column, in the order of the table and as the database stores
-    it: an instant in microseconds since 1970. With *unless_known*, rows that violate a unique key
-    are left out; otherwise one of them fails all.
+    Each row has a value for every column that is not `COMPUTED`, in the order of the table and as
+    the database stores it: an instant in microseconds since 1970. With *unless_known*, rows that
+    violate a unique key are left out; otherwise one of them fails all.
     """
     insert_all = _insert_arrays if tx.dialect.name == "postgresql" else _insert_values
     return (
@@ -69,8 +91,9 @@ def _insert_values(
 ) -> int:
     inserted = 0
     for chunk in _chunks(rows):
-        statement = _value_statement(table, tx.dialect, len(chunk)) + ending
-        inserted += tx.exec_driver_sql(statement, tuple(chain.from_iterable(chunk))).rowcount
+        statement, select_values = _value_statement(table, tx.dialect, len(chunk))
+        values = chain.from_iterable(map(select_values, chunk) if select_values else chunk)
+        inserted += tx.exec_driver_sql(statement + ending, tuple(values)).rowcount
     return inserted
 
 
@@ -85,13 +108,17 @@ def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...
 
 @lru_cache(maxsize=16)
 def _array_statement(table: Table, dialect: Dialect) -> str:
-    names = [column.name for column in table.columns]
+    columns = _given_columns(table)
+    names = [column.name for column in columns]
     arrays = [
         bindparam(f"column_{number}", type_=postgresql.ARRAY(column.type))
-        for number, column in enumerate(table.columns)
+        for number, column in enumerate(columns)
     ]
     rows = func.unnest(*arrays).table_valued(*names).render_derived("given")
-    compiled = insert(table).from_select(names, select(*rows.c)).compile(dialect=dialect)
+    values = _values(table, dialect, dict(rows.c.items()))
+    compiled = (
+        insert(table).from_select(list(values), select(*values.values())).compile(dialect=dialect)
+    )
     if compiled.positiontup != [array.key for array in arrays]:
         # The driver takes values by position; they would end up in wrong columns.
         raise AssertionError(f"{dialect.name} does not take the columns in their order")
@@ -99,15 +126,38 @@ def _array_statement(table: Table, dialect: Dialect) -> str:
 
 
 @lru_cache(maxsize=64)
-def _value_statement(table: Table, dialect: Dialect, row_count: int) -> str:
-    values = {column.name: bindparam(column.name, type_=column.type) for column in table.columns}
-    compiled = insert(table).values(values).compile(dialect=dialect)
-    if compiled.positiontup != list(values):
+def _value_statement(
+    table: Table, dialect: Dialect, row_count: int
+) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
+    """The statement, and what selects its values from a row; None where a row is its values."""
+    columns = {
+        column.name: bindparam(column.name, type_=column.type) for column in _given_columns(table)
+    }
+    compiled = insert(table).values(_values(table, dialect, columns)).compile(dialect=dialect)
+    names, taken = list(columns), compiled.positiontup or []
+    if taken[: len(names)] != names:
         # The driver takes values by position; they would end up in wrong columns.
         raise AssertionError(f"{dialect.name} does not take the columns in their order")
+    select_values = None if taken == names else itemgetter(*map(names.index, taken))
     # Repeated here: to compile sixty rows takes longer than to insert a thousand.
     head, keyword, row = str(compiled).partition(" VALUES ")
-    return head + keyword + ", ".join([row] * row_count)
+    return head + keyword + ", ".join([row] * row_count), select_values
+
+
+def _given_columns(table: Table) -> list[Column[Any]]:
+    return [column for column in table.columns if COMPUTED not in column.info]
+
+
+def _values(
+    table: Table, dialect: Dialect, given_columns: Mapping[str, ColumnElement[Any]]
+) -> dict[str, ColumnElement[Any]]:
+    """The value of each column: as it is given, or computed."""
+    computed = {
+        column.name: column.info[COMPUTED](dialect.name, given_columns)
+        for column in table.columns
+        if COMPUTED in column.info
+    }
+    return {column.name: {**given_columns, **computed}[column.name] for column in table.columns}
 
 
 @compiles(Given, "sqlite")

@@ -28,6 +28,7 @@ from service.storage import (
     attempts,
     backlog,
     deliveries,
+    feed,
     history,
     invoices,
     leases,
@@ -40,6 +41,7 @@ from service.storage import (
     stripe_keys,
     waiting,
 )
+from service.storage.arrivals import Arrivals
 from service.storage.backlog import Backlog
 from service.storage.money import MoneyStore
 
@@ -127,6 +129,8 @@ class Store:
         """Set when a mail may have become due."""
         self.money = MoneyStore(database)
         """The operations on checkouts, payments and refunds."""
+        self.arrivals = Arrivals()
+        """Wakes those who wait for events of an account that this process records."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._signals: dict[str, Wakes] = {
@@ -220,6 +224,8 @@ class Store:
                 self.invoices_due.set()
             if step.mail:
                 self._signal("mails")
+            if step.event:
+                self.arrivals.set_for(step.invoice.account_id)
             self._signal_unleased(inserted)
         return inserted
 
@@ -239,6 +245,8 @@ class Store:
             inserted = await self._commits.run(steps.report, item)
         if inserted is not None:
             self._signal("invoices")
+            if step.event:
+                self.arrivals.set_for(step.invoice.account_id)
             self._signal_unleased(inserted)
         return inserted
 
@@ -402,6 +410,14 @@ class Store:
         return await self._browse(
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
+
+    async def feed(self, account_id: str, *, after: str | None, limit: int) -> feed.FeedPage:
+        """A page of what happened to the invoices of an account, oldest first; see `feed.page`."""
+        return await self._browse(feed.page, account_id, after=after, limit=limit)
+
+    async def feed_heads(self, account_ids: Sequence[str]) -> Mapping[str, int]:
+        """The newest position of each account; see `feed.heads`."""
+        return await self._read(feed.heads, account_ids)
 
     async def count_open(self, account_id: str, most: int) -> int:
         """How many deliveries of an account are pending, up to *most*."""

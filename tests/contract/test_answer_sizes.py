@@ -125,6 +125,7 @@ ONE = invoice_row(1)["id"]
         ("GET", f"/deliveries/msg_{1001:032x}"),
         ("POST", f"/deliveries/msg_{1001:032x}/redeliver"),
         ("POST", f"/invoices/{ONE}/void"),
+        ("GET", "/events?limit=200"),
         ("GET", "/healthz"),
         ("GET", "/metrics"),
     ],

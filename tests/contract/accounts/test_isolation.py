@@ -23,6 +23,7 @@ REDELIVER_ALL = "/deliveries/redeliver"
 VOID = "/invoices/{id}/void"
 REFUND = "/invoices/{id}/refund"
 LISTS = ["/invoices/", "/deliveries"]
+FEED = "/events"
 FILTERS = {
     "status": [None, "pending", "delivered", "dead"],
     "invoice_id": [None, "dead1", "none1"],
@@ -45,7 +46,7 @@ def ids_of(path, invoice_ids):
 
 def test_every_operation_is_covered():
     """The tables of this module contain every operation."""
-    known = {("GET", path) for path in (*LISTS, *BY_ID)}
+    known = {("GET", path) for path in (*LISTS, *BY_ID, FEED)}
     known |= {("POST", path) for path in ("/invoices/", REDELIVER, REDELIVER_ALL, VOID, REFUND)}
 
     assert known == set(PRIVATE)
@@ -90,6 +91,18 @@ async def test_lists_of_an_account_without_rows_are_empty(as_ann, as_ben, anns, 
     assert (await as_ann.get(path))["items"]
     for query in queries:
         assert nothing == await as_ben.get(f"{path}?{urlencode(query)}"), query
+
+
+async def test_the_feed_of_an_account_without_rows_is_empty(as_ann, as_ben, anns):
+    """The feed tells no event of another account, also behind a cursor of that account."""
+    anns_feed = await as_ann.get(FEED)
+    assert {f"msg_{id_}" for id_ in anns} >= {one["id"] for one in anns_feed["items"]}
+    assert anns_feed["items"]
+
+    assert [] == (await as_ben.get(FEED))["items"]
+    answer = await as_ben.ask("GET", f"{FEED}?{urlencode({'after': anns_feed['next']})}")
+    # The cursor is ahead of everything that this account has.
+    assert 422 == answer.status
 
 
 async def test_no_filter_finds_rows_of_another_account(store, as_ann, as_ben, ben, anns):
