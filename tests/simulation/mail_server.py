@@ -25,7 +25,8 @@ UNKNOWN_ADDRESS = "nobody@example.com"
 ADDRESSES = {Recipient.KNOWN: "richie@example.com", Recipient.UNKNOWN: UNKNOWN_ADDRESS}
 """The addresses of the customers, as their accounts give them."""
 
-HANG_SECONDS = 5
+HANG_SECONDS = (5, 20)
+"""How long the server may be silent: the sender waits shorter, or longer than its lease."""
 
 
 class MailReaction(Enum):
@@ -84,7 +85,7 @@ class MailServer:
         if reaction is MailReaction.LATE:
             await asyncio.sleep(MAIL_LEASE.total_seconds() + 1)
         elif reaction is MailReaction.HANG:
-            await asyncio.sleep(HANG_SECONDS)
+            await asyncio.sleep(chance.choice(HANG_SECONDS))
         else:
             await delay(chance, 0.2)
         results = {MailReaction.DEFER: _DEFERRED, MailReaction.TAKE: ACCEPTED}

@@ -233,9 +233,10 @@ def draw(seed):
             for _ in range(mail_chance.randint(1, 4))
         ),
         mail_behaviours=tuple(
-            (at, mail_chance.choice(tuple(MailBehaviour)))
+            (at, mail_chance.choice((*MailBehaviour, MailBehaviour.FLAKY)))
             for at in sorted(
-                mail_chance.uniform(0, faults_until) for _ in range(mail_chance.randint(0, 3))
+                mail_chance.choice((0, mail_chance.uniform(0, faults_until)))
+                for _ in range(mail_chance.randint(1, 4))
             )
         ),
         invoices=_draw_invoices(chance, mail_chance, receivers, faults_until),
@@ -289,7 +290,7 @@ def _draw_invoices(chance, mail_chance, receivers, faults_until):
     """Some invoices come one by one, others in a burst for the same receiver."""
     at, receiver, drawn = 0.0, chance.choice(receivers), []
     recipients = (None,)
-    if mail_chance.random() < 0.4:
+    if mail_chance.random() < 0.5:
         recipients = (None, None, *2 * (Recipient.KNOWN,), Recipient.UNKNOWN)
     for number in range(1, chance.randint(2, 9) + 1):
         if chance.random() < 0.6:
