@@ -7,6 +7,7 @@ find similar bugs either.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 
@@ -22,8 +23,9 @@ from service.delivery.shares import Division
 from service.domain.delivery import Attempt, Dead, base_of
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Acceptance, DeadReason
+from service.domain.waiting import Waits
 from service.errors import StorageUnavailable
-from service.storage import attempts, deliveries
+from service.storage import attempts, deliveries, history
 from service.storage.store import Followed, Store
 from tests import memory
 from tests.memory import Tables
@@ -356,6 +358,40 @@ def redelivery_goes_on_with_the_schedule(patch):
     patch.setattr(memory, "_redeliver_row", go_on)
 
 
+# Explanations
+
+
+def holds_are_not_told(patch):
+    """An explanation does not know that a receiver has asked for a hold."""
+    _waits_are_told_with(patch, held_until=None)
+
+
+def order_is_not_told(patch):
+    """An explanation does not know that an earlier event goes first."""
+    _waits_are_told_with(patch, is_first=True)
+
+
+def _waits_are_told_with(patch, **changes):
+    waits_of = history.waits_of
+
+    def wrong(row):
+        waits = waits_of(row)
+        return waits and replace(waits, **changes)
+
+    patch.setattr(history, "waits_of", wrong)
+
+
+def attempts_are_told_too_late(patch):
+    """An explanation gives a later instant than that of the next attempt."""
+    reason_at = Waits.reason_at
+
+    def late(self, now):
+        reason, until = reason_at(self, now)
+        return reason, until and until + timedelta(seconds=1)
+
+    patch.setattr(Waits, "reason_at", late)
+
+
 # Accounts
 
 
@@ -403,5 +439,8 @@ PLANTS = [
     holds_are_not_shared,
     schedules_never_end,
     redelivery_goes_on_with_the_schedule,
+    holds_are_not_told,
+    order_is_not_told,
+    attempts_are_told_too_late,
     rotated_secrets_end_at_once,
 ]

@@ -190,6 +190,7 @@ class World:
         await self._end_faults(faults)
         await self._wait_for_end(clients)
         self.rules.ending.check()
+        self.rules.predictions.check_end()
         await _cancelled(keepers)
         await self._drain_all()
 
