@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from service.database.engine import Database, Wakes
 from service.database.group_commit import GroupCommit, ObserveSize
 from service.domain.delivery import Attempt, Delivery, ReceiverState
+from service.domain.explanation import DeliveryFacts, InvoiceFacts
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
 from service.domain.states import Acceptance, Cause, DeliveryStatus
@@ -28,6 +29,7 @@ from service.storage import (
     attempts,
     backlog,
     deliveries,
+    explaining,
     feed,
     history,
     invoices,
@@ -326,6 +328,24 @@ class Store:
             self._signal("asked", receiver)
         return await self.find_delivery(account_id, delivery_id), receiver is not None
 
+    async def cancel(
+        self, account_id: str, delivery_id: str, now: datetime
+    ) -> tuple[dict[str, Any], bool]:
+        """
+        Make a pending delivery dead, with the reason `cancelled`; see `redelivery.cancel`.
+
+        Returns:
+            The delivery as it is then, and whether it was changed.
+
+        Raises:
+            NotFound: if the account has no delivery of that id.
+        """
+        receiver = await self._write(redelivery.cancel, account_id, delivery_id, now)
+        if receiver is not None:
+            # The later events of the invoice go on.
+            self._signal("deliveries", receiver)
+        return await self.find_delivery(account_id, delivery_id), receiver is not None
+
     async def redeliver_all(
         self, account_id: str, wanted: history.DeliveryFilter, now: datetime
     ) -> AsyncIterator[int]:
@@ -418,6 +438,14 @@ class Store:
     async def feed_heads(self, account_ids: Sequence[str]) -> Mapping[str, int]:
         """The newest position of each account; see `feed.heads`."""
         return await self._read(feed.heads, account_ids)
+
+    async def facts_of_delivery(self, account_id: str, delivery_id: str) -> DeliveryFacts:
+        """What explains why a delivery has come or not, or NotFound."""
+        return await self._browse(explaining.delivery_facts, account_id, delivery_id)
+
+    async def facts_of_invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
+        """What explains why the callback of an invoice has come or not, or NotFound."""
+        return await self._browse(explaining.invoice_facts, account_id, invoice_id)
 
     async def count_open(self, account_id: str, most: int) -> int:
         """How many deliveries of an account are pending, up to *most*."""

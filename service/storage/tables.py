@@ -246,6 +246,9 @@ attempts = Table(
     Column("detail", Text),
     Column("response_body", Text),
     Column("cause", Text, nullable=False),
+    # What was sent and what came back, as JSON: see `storage.transmissions`. Null where it is not
+    # known, and of older attempts.
+    Column("transmission", Text),
     PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
 )
 

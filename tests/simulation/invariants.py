@@ -19,6 +19,7 @@ from tests.simulation.fencing import Fencing
 from tests.simulation.lease_rules import LeaseRules
 from tests.simulation.ledger import Ledger
 from tests.simulation.mails import Mails
+from tests.simulation.predictions import Predictions
 from tests.simulation.requests import Requests
 
 PENDING = DeliveryStatus.PENDING.value
@@ -41,7 +42,8 @@ class Invariants:
         self.watch_items = fencing.watch_items
         self.attempt_begins = requests.attempt_begins
         self.attempt_ends = requests.attempt_ends
-        self.request_begins = requests.request_begins
+        self.predictions = Predictions(world, self.ledger)
+        self._requests = requests
         self.drained = self.ending.check_drained
 
     def batch_begins(self, batch):
@@ -50,8 +52,15 @@ class Invariants:
             key = attempt.delivery.id, attempt.delivery.lease_token
             self.ledger.tried_at[key] = true_now()
 
+    def request_begins(self, attempt, outgoing):
+        """A request is made; see `Requests.request_begins`."""
+        request = self._requests.request_begins(attempt, outgoing)
+        self.predictions.check_request(request.delivery)
+        return request
+
     def check_states(self, tx):
         """A settled delivery keeps its state, unless a redelivery was requested."""
+        self.predictions.look(tx)
         for row in tx.deliveries:
             id_, status = row["id"], row["status"]
             was = self._statuses.get(id_, PENDING)

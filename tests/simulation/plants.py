@@ -26,8 +26,9 @@ from service.delivery.shares import Division
 from service.domain.delivery import Attempt, Dead, base_of
 from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import Acceptance, DeadReason
+from service.domain.waiting import Waits
 from service.errors import SendingRefused, StorageUnavailable
-from service.storage import attempts, deliveries
+from service.storage import attempts, deliveries, history
 from service.storage.store import Followed, Store
 from tests import memory
 from tests.memory import Tables
@@ -434,6 +435,40 @@ def undeliverable_mails_are_not_told(patch):
     patch.setattr(Mailing, "_settle", settle)
 
 
+# Explanations
+
+
+def holds_are_not_told(patch):
+    """An explanation does not know that a receiver has asked for a hold."""
+    _waits_are_told_with(patch, held_until=None)
+
+
+def order_is_not_told(patch):
+    """An explanation does not know that an earlier event goes first."""
+    _waits_are_told_with(patch, is_first=True)
+
+
+def _waits_are_told_with(patch, **changes):
+    waits_of = history.waits_of
+
+    def wrong(row):
+        waits = waits_of(row)
+        return waits and replace(waits, **changes)
+
+    patch.setattr(history, "waits_of", wrong)
+
+
+def attempts_are_told_too_late(patch):
+    """An explanation gives a later instant than that of the next attempt."""
+    reason_at = Waits.reason_at
+
+    def late(self, now):
+        reason, until = reason_at(self, now)
+        return reason, until and until + timedelta(seconds=1)
+
+    patch.setattr(Waits, "reason_at", late)
+
+
 # Accounts
 
 
@@ -488,5 +523,8 @@ PLANTS = [
     deferred_mails_are_forgotten,
     refusals_of_the_service_are_attempts,
     undeliverable_mails_are_not_told,
+    holds_are_not_told,
+    order_is_not_told,
+    attempts_are_told_too_late,
     rotated_secrets_end_at_once,
 ]

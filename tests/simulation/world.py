@@ -196,6 +196,7 @@ class World:
         await self._wait_for_end(clients)
         self.rules.ending.check()
         self.rules.mails.check_end()
+        self.rules.predictions.check_end()
         await _cancelled(keepers)
         await self._drain_all()
 

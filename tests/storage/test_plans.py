@@ -212,7 +212,7 @@ def delivery_row(number):
 def attempt_row(number):
     """A row of `attempts`."""
     id_ = f"msg_{number:032x}"
-    made = microseconds(START), 12, 200, "delivered", None, None, "event"
+    made = microseconds(START), 12, 200, "delivered", None, None, "event", None
     return account_of(number), id_, 1, *made
 
 
@@ -276,6 +276,7 @@ async def do_one_of_each(store, do):
 async def clear_one_of_each(store, do):
     """Redeliver, sweep and forget."""
     await do("redeliver", store.redeliver("dev", f"msg_{1:032x}", NOW))
+    await do("cancel", store.cancel("dev", f"msg_{1:032x}", NOW))
     await do("redeliver all", anext(store.redeliver_all("dev", DeliveryFilter(status="dead"), NOW)))
     await do("sweep", store.sweep(SweepPosition("dev"), START + SECOND))
     await do("sweep on", store.sweep(SweepPosition("dev", "n"), START + SECOND))
@@ -300,6 +301,9 @@ async def list_one_of_each(store, do):
     await do("read the feed after a cursor", store.feed("dev", after=str(page.next), limit=50))
     await do("look at the heads of feeds", store.feed_heads(["dev", "other"]))
     await do("find a delivery", store.find_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a delivery", store.facts_of_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a later delivery", store.facts_of_delivery("dev", "msg_2"))
+    await do("explain an invoice", store.facts_of_invoice("dev", "i1"))
     await do("deliveries of an invoice", store.deliveries_of("dev", "i1"))
     for name, wanted, after in (
         ("list deliveries", DeliveryFilter(), None),
@@ -475,6 +479,16 @@ INDEXES = {
     "list invoices after a cursor": [_ID, _KEY, _EVENTS],
     "list one invoice by its id": [_ID, _EVENTS],
     "find a delivery": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
+    "explain a delivery": [_DELIVERIES, _ATTEMPTS],
+    "explain a later delivery": [_DELIVERIES, _ATTEMPTS, {"deliveries_order", "events_primary"}],
+    "explain an invoice": [
+        _ID,
+        {"deliveries_order"},
+        {"mails_invoice"},
+        {"events_primary"},
+        _DELIVERIES,
+        _ATTEMPTS,
+    ],
     "deliveries of an invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
     "list deliveries": _FILTERED[:2],
     "list deliveries after a cursor": _FILTERED,
@@ -498,6 +512,7 @@ INDEXES = {
         {"deliveries_primary", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
+    "cancel": [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS],
     "redeliver all": [{"deliveries_dead"}],
     "sweep": [{"deliveries_primary"}, {"attempts_primary"}],
     "sweep on": [{"deliveries_primary"}],
@@ -521,6 +536,7 @@ INDEXES = {
 
 WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
 SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
+SORTED |= {"explain an invoice", "explain a later delivery"}
 SORTED |= {name for name, indexes in INDEXES.items() if _EVENTS in indexes}
 SORTED |= {name for name in INDEXES if name.startswith(("list deliveries", "list invoices by"))}
 """These operations sort a bounded number of rows: the few deliveries of an invoice, the one or two

@@ -225,6 +225,7 @@ async def test_rows_of_an_older_schema_survive_upgrade_and_downgrade(empty, revi
         assert {**row, **added, **told} in after["events"]
     for row in before["attempts"]:
         added = {"account_id": accounts[row["delivery_id"]], "cause": causes[row["number"]]}
+        added["transmission"] = None
         assert {**row, **added} in after["attempts"]
     # Tables that the older schemas did not have are empty.
     sizes = dict.fromkeys(after, 0) | {name: len(rows) for name, rows in before.items()}
