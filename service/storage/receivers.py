@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Executable,
     Text,
@@ -24,31 +25,34 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.database.bulk import Given, given
+from service.database.compiled import Compiled
 from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.storage.tables import microseconds, origins, receivers
 
 ANSWERED_MAX = 5_000
 """Receivers that a process knows from its start as answering: those that did so last."""
 
-_asked = Given(receiver=Text(), origin=Text())
+_asked = Given(receiver=Text(), origin=Text(), now=BigInteger())
 _rests = (
     select(receivers.c.receiver)
     .where(
         receivers.c.receiver == _asked.c.receiver,
         or_(
-            receivers.c.cooldown_until > bindparam("now"),
-            receivers.c.held_until > bindparam("now"),
+            receivers.c.cooldown_until > _asked.c.now,
+            receivers.c.held_until > _asked.c.now,
         ),
     )
     .scalar_subquery()
 )
 _origin_rests = (
     select(origins.c.origin)
-    .where(origins.c.origin == _asked.c.origin, origins.c.held_until > bindparam("now"))
+    .where(origins.c.origin == _asked.c.origin, origins.c.held_until > _asked.c.now)
     .scalar_subquery()
 )
 # One lookup for each receiver: a join might read all of them.
-_resting = select(_asked.c.receiver).where(or_(_rests.is_not(None), _origin_rests.is_not(None)))
+_resting = Compiled(
+    select(_asked.c.receiver).where(or_(_rests.is_not(None), _origin_rests.is_not(None))), _asked
+)
 _answered = (
     select(receivers.c.receiver, receivers.c.origin, receivers.c.answered_at)
     .where(receivers.c.answered_at.is_not(None), receivers.c.answered_at > bindparam("since"))
@@ -69,9 +73,9 @@ _origin_states = Given(origin=Text(), held_until=origins.c.held_until.type)
 
 def resting(tx: Connection, new: Iterable[Delivery], now: datetime) -> set[str]:
     """Those receivers of *new* deliveries that get no attempts at *now*."""
-    pairs = {(one.receiver, one.origin) for one in new}
-    rows = [{"receiver": receiver, "origin": origin} for receiver, origin in sorted(pairs)]
-    return set(tx.scalars(_resting, {**given(rows), "now": now}))
+    at = microseconds(now)
+    rows = {(one.receiver, one.origin, at) for one in new}
+    return {receiver for (receiver,) in _resting.fetch(tx, sorted(rows))}
 
 
 def answered(tx: Connection, since: datetime) -> list[ReceiverState]:
