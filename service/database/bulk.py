@@ -20,7 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
-from service.database.compiled import ROWS_HERE, chunks, run
+from service.database.compiled import ROWS_HERE, chunks, run_text
 
 
 def insert_rows(
@@ -60,7 +60,7 @@ def _insert_arrays(
 ) -> int:
     """One array for each column: one statement, prepared once, for any number of rows."""
     statement = _array_statement(table, tx.dialect, ending)
-    return run(tx, statement, tuple(map(list, zip(*rows, strict=True))))
+    return run_text(tx, statement, tuple(map(list, zip(*rows, strict=True))))
 
 
 def _insert_values(
@@ -69,7 +69,7 @@ def _insert_values(
     inserted = 0
     for chunk in chunks(rows):
         statement = _value_statement(table, tx.dialect, ending, len(chunk))
-        inserted += run(tx, statement, tuple(chain.from_iterable(chunk)))
+        inserted += run_text(tx, statement, tuple(chain.from_iterable(chunk)))
     return inserted
 
 
@@ -105,11 +105,12 @@ def _in_sqlite(
     table: Given,
     compiler: SQLCompiler,
     asfrom: bool = False,
-    is_for_driver: bool = False,
+    driver_columns: list[str] | None = None,
     **options: Any,
 ) -> str:
-    if is_for_driver:
+    if driver_columns is not None:
         # Objects of JSON would be parsed again for each column.
+        driver_columns += table.c.keys()
         columns = ", ".join(f"column{n} AS {one.name}" for n, one in enumerate(table.c, start=1))
         return f"(SELECT {columns} FROM (VALUES {ROWS_HERE}) AS given) AS given"  # noqa: S608 -- ours
     columns = ", ".join(f"json_extract(value, '$.{one.name}') AS {one.name}" for one in table.c)
@@ -122,12 +123,14 @@ def _in_postgresql(
     table: Given,
     compiler: SQLCompiler,
     asfrom: bool = False,
-    is_for_driver: bool = False,
+    driver_columns: list[str] | None = None,
     **options: Any,
 ) -> str:
     types = compiler.dialect.type_compiler_instance
     columns = ", ".join(f"{one.name} {types.process(one.type)}" for one in table.c)
-    rows = "$1" if is_for_driver else _parameter(compiler, options)
+    if driver_columns is not None:
+        driver_columns += table.c.keys()
+    rows = _parameter(compiler, options) if driver_columns is None else "$1"
     return f"json_to_recordset(CAST({rows} AS JSON)) AS given({columns})"
 
 

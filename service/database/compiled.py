@@ -6,14 +6,14 @@ and SQLite together, on parameters, events and the object of the result: a lone 
 thousand instructions when SQLAlchemy ran them. All other statements stay with SQLAlchemy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Dialect, TableClause
-from sqlalchemy.sql.elements import CompilerElement
+from sqlalchemy import ClauseElement, Connection, Dialect
 from sqlalchemy.util import await_only
 
 ROWS_MAX = 64
@@ -22,11 +22,21 @@ ROWS_MAX = 64
 ROWS_HERE = "/* rows */"
 """In a statement of SQLite, the place of the rows of its values."""
 
-FOR_DRIVER = {"literal_binds": True, "is_for_driver": True}
-"""Options of compilation: constants stand in the text, and given rows are its parameters."""
+Row = Mapping[str, Any]
+"""A value for each column of a `bulk.Given`, as the database stores it."""
 
 
-def run(tx: Connection, text: str, values: Sequence[Any]) -> int:
+def run_given(tx: Connection, statement: ClauseElement, rows: Sequence[Row]) -> int:
+    """Run *statement* for *rows*, its only parameters; returns how many rows it has changed."""
+    return sum([run_text(tx, text, values) for text, values in _calls(tx, statement, rows)])
+
+
+def fetch_given(tx: Connection, query: ClauseElement, rows: Sequence[Row]) -> list[Sequence[Any]]:
+    """The rows that *query* finds for *rows*, its only parameters."""
+    return [row for text, values in _calls(tx, query, rows) for row in _fetch(tx, text, values)]
+
+
+def run_text(tx: Connection, text: str, values: Sequence[Any]) -> int:
     """Run the statement *text* with *values* as the driver takes them; returns the row count."""
     if tx.engine._has_events:
         # Who listens to statements, such as a tracer, is to see all of them.
@@ -39,8 +49,7 @@ def run(tx: Connection, text: str, values: Sequence[Any]) -> int:
     return int(status.rpartition(" ")[2])
 
 
-def fetch(tx: Connection, text: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
-    """Run the query *text* with *values* as the driver takes them; returns its rows."""
+def _fetch(tx: Connection, text: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
     if tx.engine._has_events:
         return tx.exec_driver_sql(text, tuple(values)).all()
     driver: Any = tx.connection.driver_connection
@@ -52,42 +61,7 @@ def fetch(tx: Connection, text: str, values: Sequence[Any]) -> Sequence[Sequence
     return rows
 
 
-class Compiled:
-    """
-    A *statement* whose only parameters are the rows of *given*, a `bulk.Given`.
-
-    A row has a value for each column, in their order and as the database stores it: an instant in
-    microseconds since 1970.
-    """
-
-    def __init__(self, statement: CompilerElement, given: TableClause) -> None:
-        self._statement = statement
-        self._columns = tuple(given.columns.keys())
-
-    def run(self, tx: Connection, rows: Sequence[Sequence[Any]]) -> int:
-        """Run the statement for *rows*; returns how many rows it has changed."""
-        return sum([run(tx, text, values) for text, values in self._calls(tx, rows)])
-
-    def fetch(self, tx: Connection, rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
-        """The rows that the query finds for *rows*."""
-        return [row for text, values in self._calls(tx, rows) for row in fetch(tx, text, values)]
-
-    def _calls(
-        self, tx: Connection, rows: Sequence[Sequence[Any]]
-    ) -> Sequence[tuple[str, Sequence[Any]]]:
-        if tx.dialect.name == "sqlite":
-            return [
-                (self._text(tx.dialect, len(chunk)), tuple(chain.from_iterable(chunk)))
-                for chunk in chunks(rows)
-            ]
-        objects = [dict(zip(self._columns, row, strict=True)) for row in rows]
-        return [(self._text(tx.dialect, 1), (orjson.dumps(objects).decode(),))]
-
-    def _text(self, dialect: Dialect, row_count: int) -> str:
-        return _text(self._statement, dialect, len(self._columns), row_count)
-
-
-def chunks(rows: Sequence[Sequence[Any]]) -> list[Sequence[Sequence[Any]]]:
+def chunks(rows: Sequence[Any]) -> list[Sequence[Any]]:
     """*rows* in pieces whose lengths are powers of two, so that few statements serve them all."""
     if len(rows) == 1:
         return [rows]
@@ -99,12 +73,34 @@ def chunks(rows: Sequence[Sequence[Any]]) -> list[Sequence[Sequence[Any]]]:
     return pieces
 
 
-def placeholders(column_count: int, row_count: int) -> str:
-    """The parameters of SQLite for rows of values."""
-    return ", ".join([f"({', '.join('?' * column_count)})"] * row_count)
+def _calls(
+    tx: Connection, statement: ClauseElement, rows: Sequence[Row]
+) -> list[tuple[str, Sequence[Any]]]:
+    """The texts to run for *rows*, each with its values."""
+    text, in_order = _compiled(statement, tx.dialect)
+    if tx.dialect.name != "sqlite":
+        return [(text, (orjson.dumps(rows).decode(),))]
+    return [
+        (_for_rows(text, len(chunk)), tuple(chain.from_iterable(map(in_order, chunk))))
+        for chunk in chunks(rows)
+    ]
+
+
+@lru_cache(maxsize=64)
+def _compiled(
+    statement: ClauseElement, dialect: Dialect
+) -> tuple[str, Callable[[Row], tuple[Any, ...]]]:
+    """The text of *statement*, and what takes the values of a row in the order of its columns."""
+    columns: list[str] = []
+    options = {"literal_binds": True, "driver_columns": columns}
+    text = str(statement.compile(dialect=dialect, compile_kwargs=options))
+    row = f"({', '.join('?' * len(columns))})"
+    return text.replace(ROWS_HERE, ROWS_HERE + row), itemgetter(*columns)
 
 
 @lru_cache(maxsize=256)
-def _text(statement: CompilerElement, dialect: Dialect, column_count: int, row_count: int) -> str:
-    text = str(statement.compile(dialect=dialect, compile_kwargs=FOR_DRIVER))
-    return text.replace(ROWS_HERE, placeholders(column_count, row_count))
+def _for_rows(text: str, row_count: int) -> str:
+    """*text* for so many rows of values, made of its one row."""
+    before, _, after = text.partition(ROWS_HERE)
+    row, bracket, after = after.partition(")")
+    return before + ", ".join([row + bracket] * row_count) + after

@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import Connection, Integer, Text, delete, func, update
 
 from service.database.bulk import insert_rows
-from service.database.compiled import Compiled
 from service.domain.delivery import Attempt, Dead, Delivered, Retry
 from service.domain.states import DELIVERY_MOVES, Cause, DeliveryStatus
 from service.storage import history, leases, receivers
@@ -49,7 +48,7 @@ _settled = leases.held(
     failure_count=Integer(),
 )
 _from_pending = {DeliveryStatus.PENDING: DELIVERY_MOVES[DeliveryStatus.PENDING]}
-_settling = Compiled(
+_settling = (
     leases.giving_up(deliveries, _settled)
     .where(leases.is_legal(deliveries, _settled, _from_pending))
     .values(
@@ -61,8 +60,7 @@ _settling = Compiled(
         failure_count=deliveries.c.failure_count + _settled.c.failure_count,
         cause=Cause.RETRY.value,
         is_asked=False,
-    ),
-    _settled,
+    )
 )
 
 
@@ -84,27 +82,25 @@ def _prune(tx: Connection, made: Sequence[Attempt]) -> None:
             tx.execute(delete(attempts).where(*of_delivery, oldest))
 
 
-def _change(attempt: Attempt) -> tuple[Any, ...]:
-    ended_at = microseconds(attempt.ended_at)
-    reason = due_at = settled_at = None
-    failure_count = 1
+def _change(attempt: Attempt) -> dict[str, Any]:
+    change: dict[str, Any] = {
+        "account_id": attempt.delivery.account_id,
+        "key": attempt.delivery.id,
+        "token": attempt.delivery.lease_token,
+        "status": attempt.decision.status.value,
+        "reason": None,
+        "due_at": None,
+        "settled_at": microseconds(attempt.ended_at),
+        "failure_count": 1,
+    }
     match attempt.decision:
         case Delivered():
-            settled_at, failure_count = ended_at, 0
+            change["failure_count"] = 0
         case Retry(delay):
-            due_at = microseconds(attempt.ended_at + delay)
-        case Dead(of_death):
-            settled_at, reason = ended_at, of_death.value
-    return (
-        attempt.delivery.account_id,  # account_id
-        attempt.delivery.id,  # key
-        attempt.delivery.lease_token,  # token
-        attempt.decision.status.value,  # status
-        reason,  # reason
-        due_at,  # due_at
-        settled_at,  # settled_at
-        failure_count,  # failure_count
-    )
+            change |= {"due_at": microseconds(attempt.ended_at + delay), "settled_at": None}
+        case Dead(reason):
+            change["reason"] = reason.value
+    return change
 
 
 def _row(attempt: Attempt) -> tuple[Any, ...]:

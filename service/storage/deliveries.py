@@ -27,7 +27,6 @@ from sqlalchemy import (
 )
 
 from service.database.bulk import Given, given, insert_rows
-from service.database.compiled import Compiled
 from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import SETTLED, Cause, DeliveryStatus
@@ -127,11 +126,8 @@ _taking = leases.taking(deliveries, _leased).values(
     attempt_count=deliveries.c.attempt_count + _leased.c.lost_count
 )
 _released = leases.held(due_at=deliveries.c.due_at.type)
-_releasing = Compiled(
-    leases.giving_up(deliveries, _released).values(
-        due_at=func.coalesce(_released.c.due_at, deliveries.c.due_at)
-    ),
-    _released,
+_releasing = leases.giving_up(deliveries, _released).values(
+    due_at=func.coalesce(_released.c.due_at, deliveries.c.due_at)
 )
 
 
@@ -178,12 +174,12 @@ def release(tx: Connection, leased: Sequence[DeliveryToRelease]) -> list[bool]:
         Undecided: if some of several leases were no longer held; see `leases`.
     """
     rows = [
-        (
-            one.account_id,  # account_id
-            one.id,  # key
-            one.lease_token,  # token
-            microseconds(due_at),  # due_at
-        )
+        {
+            "account_id": one.account_id,
+            "key": one.id,
+            "token": one.lease_token,
+            "due_at": microseconds(due_at),
+        }
         for one, due_at in leased
     ]
     return [leases.give_up(tx, _releasing, rows)] * len(leased)

@@ -7,7 +7,7 @@ was killed. Every lease raises the `lease_token` of the row by one, and a write 
 of its own lease: a holder whose lease has run out, or was taken over from it, changes nothing.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from service.database.bulk import Given, given
-from service.database.compiled import Compiled
+from service.database.compiled import run_given
 from service.storage.tables import deliveries, invoices, mails, processes
 from service.values import value
 
@@ -169,7 +169,7 @@ def end_all(tx: Connection, now: datetime) -> int:
     )
 
 
-def give_up(tx: Connection, statement: Compiled, rows: Iterable[Sequence[Any]]) -> bool:
+def give_up(tx: Connection, statement: Update, rows: Iterable[Mapping[str, Any]]) -> bool:
     """
     Run *statement*, made by `giving_up`, for all *rows*.
 
@@ -181,7 +181,7 @@ def give_up(tx: Connection, statement: Compiled, rows: Iterable[Sequence[Any]]) 
     """
     # In the same order in every process, so that two of them never wait for each other's rows.
     ordered = sorted(rows, key=_account_and_key)
-    written = statement.run(tx, ordered)
+    written = run_given(tx, statement, ordered)
     if written not in (0, len(ordered)) or (written == 0 and len(ordered) > 1):
         raise Undecided
     return written == len(ordered)
@@ -192,4 +192,4 @@ def _is_given(table: Table, rows: Given) -> ColumnElement[bool]:
     return and_(account_id == rows.c.account_id, key == rows.c.key)
 
 
-_account_and_key = itemgetter(0, 1)
+_account_and_key = itemgetter("account_id", "key")

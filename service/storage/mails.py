@@ -23,7 +23,6 @@ from sqlalchemy import (
 )
 
 from service.database.bulk import insert_rows
-from service.database.compiled import Compiled
 from service.domain.mail import Mail, MailAttempt
 from service.domain.states import MailStatus
 from service.storage import leases
@@ -79,18 +78,15 @@ _settled = leases.held(
     settled_at=mails.c.settled_at.type,
     attempt_count=mails.c.attempt_count.type,
 )
-_settling = Compiled(
-    leases.giving_up(mails, _settled).values(
-        status=_settled.c.status,
-        attempt_count=_settled.c.attempt_count,
-        due_at=func.coalesce(_settled.c.due_at, mails.c.due_at),
-        settled_at=_settled.c.settled_at,
-        body=case(
-            (_settled.c.status == MailStatus.PENDING.value, mails.c.body),
-            else_=null().cast(LargeBinary),
-        ),
+_settling = leases.giving_up(mails, _settled).values(
+    status=_settled.c.status,
+    attempt_count=_settled.c.attempt_count,
+    due_at=func.coalesce(_settled.c.due_at, mails.c.due_at),
+    settled_at=_settled.c.settled_at,
+    body=case(
+        (_settled.c.status == MailStatus.PENDING.value, mails.c.body),
+        else_=null().cast(LargeBinary),
     ),
-    _settled,
 )
 
 
@@ -110,7 +106,7 @@ def settle(tx: Connection, items: Sequence[MailAttempt]) -> list[bool]:
 
 
 _released = leases.held()
-_releasing = Compiled(leases.giving_up(mails, _released), _released)
+_releasing = leases.giving_up(mails, _released)
 
 
 def release(tx: Connection, items: Sequence[Mail]) -> list[bool]:
@@ -149,23 +145,19 @@ def _attempts_of(tx: Connection, account_id: str, mail_id: str) -> list[RowMappi
     return list(reversed(tx.execute(newest).mappings().all()))
 
 
-def _lease_of(mail: Mail) -> tuple[Any, ...]:
-    return (
-        mail.account_id,  # account_id
-        mail.id,  # key
-        mail.lease_token,  # token
-    )
+def _lease_of(mail: Mail) -> dict[str, Any]:
+    return {"account_id": mail.account_id, "key": mail.id, "token": mail.lease_token}
 
 
-def _settlement(attempt: MailAttempt) -> tuple[Any, ...]:
+def _settlement(attempt: MailAttempt) -> dict[str, Any]:
     is_pending = attempt.status is MailStatus.PENDING
-    return (
-        *_lease_of(attempt.mail),
-        attempt.status.value,  # status
-        microseconds(attempt.due_at),  # due_at
-        None if is_pending else microseconds(attempt.ended_at),  # settled_at
-        attempt.number,  # attempt_count
-    )
+    return {
+        **_lease_of(attempt.mail),
+        "status": attempt.status.value,
+        "due_at": microseconds(attempt.due_at),
+        "settled_at": None if is_pending else microseconds(attempt.ended_at),
+        "attempt_count": attempt.number,
+    }
 
 
 def _row(mail: Mail) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.database.bulk import Given, given
-from service.database.compiled import Compiled
+from service.database.compiled import fetch_given
 from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.storage.tables import microseconds, origins, receivers
 
@@ -50,9 +50,7 @@ _origin_rests = (
     .scalar_subquery()
 )
 # One lookup for each receiver: a join might read all of them.
-_resting = Compiled(
-    select(_asked.c.receiver).where(or_(_rests.is_not(None), _origin_rests.is_not(None))), _asked
-)
+_resting = select(_asked.c.receiver).where(or_(_rests.is_not(None), _origin_rests.is_not(None)))
 _answered = (
     select(receivers.c.receiver, receivers.c.origin, receivers.c.answered_at)
     .where(receivers.c.answered_at.is_not(None), receivers.c.answered_at > bindparam("since"))
@@ -73,9 +71,12 @@ _origin_states = Given(origin=Text(), held_until=origins.c.held_until.type)
 
 def resting(tx: Connection, new: Iterable[Delivery], now: datetime) -> set[str]:
     """Those receivers of *new* deliveries that get no attempts at *now*."""
+    pairs = {(one.receiver, one.origin) for one in new}
     at = microseconds(now)
-    rows = {(one.receiver, one.origin, at) for one in new}
-    return {receiver for (receiver,) in _resting.fetch(tx, sorted(rows))}
+    rows = [
+        {"receiver": receiver, "origin": origin, "now": at} for receiver, origin in sorted(pairs)
+    ]
+    return {receiver for (receiver,) in fetch_given(tx, _resting, rows)}
 
 
 def answered(tx: Connection, since: datetime) -> list[ReceiverState]:

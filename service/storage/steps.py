@@ -25,7 +25,6 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from service.database.bulk import insert_rows
-from service.database.compiled import Compiled
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import Mail
@@ -168,27 +167,26 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
 
 
 _moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, new_event_count=Integer())
-_moving = Compiled(
+_moving = (
     leases.giving_up(invoices, _moved)
     .where(leases.is_legal(invoices, _moved, {one: INVOICE_MOVES[one] for one in COLLECTING}))
     .values(
         status=_moved.c.status,
         due_at=_moved.c.due_at,
         event_count=invoices.c.event_count + _moved.c.new_event_count,
-    ),
-    _moved,
+    )
 )
 
 
-def _move(step: Step, *_: object) -> tuple[Any, ...]:
-    return (
-        step.invoice.account_id,  # account_id
-        step.invoice.key,  # key
-        step.invoice.lease_token,  # token
-        step.status and step.status.value,  # status
-        microseconds(step.due_at),  # due_at
-        1 if step.event else 0,  # new_event_count
-    )
+def _move(step: Step, *_: object) -> dict[str, Any]:
+    return {
+        "account_id": step.invoice.account_id,
+        "key": step.invoice.key,
+        "token": step.invoice.lease_token,
+        "status": step.status and step.status.value,
+        "due_at": microseconds(step.due_at),
+        "new_event_count": 1 if step.event else 0,
+    }
 
 
 def _event_row(invoice: Invoice, event: Event, sequence: int) -> tuple[Any, ...]:

@@ -84,7 +84,7 @@ invoices = Table(
     Column("decimals", Integer),
     Column("status", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
-    # The callbacks evaluated at acceptance, as JSON: [[name, URL, origin], …].
+    # The callbacks evaluated at acceptance, as JSON; see `invoices.stored_callbacks`.
     Column("callbacks", Text),
     Column("event_count", Integer, nullable=False),
     # When the collection continues; null once it has ended.
