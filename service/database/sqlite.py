@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import IO, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
 from service.database.engine import Database, Lane, Wakes
+from service.database.one_thread import OneThread
 from service.database.sqlite_library import (
     LIBRARY,
     PRODUCT,
@@ -81,13 +81,17 @@ class SqliteDatabase(Database):
     def __init__(self, url: str) -> None:
         super().__init__()
         _create_private(url.removeprefix("sqlite:///").partition("?")[0])
-        counts = {Lane.WRITE: 1, Lane.READ: READER_COUNT, Lane.BROWSE: BROWSER_COUNT}
-        self._engines = {lane: _open(url, count) for lane, count in counts.items()}
+        counts = {Lane.READ: READER_COUNT, Lane.BROWSE: BROWSER_COUNT}
+        self._engines = {
+            Lane.WRITE: _open(url, 1),
+            **{lane: _open(url, count) for lane, count in counts.items()},
+        }
         self._threads = {
             lane: ThreadPoolExecutor(count, thread_name_prefix=f"database-{lane}")
             for lane, count in counts.items()
         }
         self._writer = _Writer(self._engines[Lane.WRITE])
+        self._write_thread = OneThread(f"database-{Lane.WRITE}")
         self._joined: IO[bytes] | None = None
 
     @asynccontextmanager
@@ -122,6 +126,7 @@ class SqliteDatabase(Database):
         """Finish what was begun, then close every connection."""
         for threads in reversed(self._threads.values()):
             await asyncio.to_thread(threads.shutdown)
+        await self._write_thread.close()
         self._writer.close()
         for engine in self._engines.values():
             engine.dispose()
@@ -137,11 +142,11 @@ class SqliteDatabase(Database):
     ) -> tuple[T, bool]:
         if lane is Lane.WRITE and HAS_ONE_WRITING_PROCESS and not self._joined:
             await self._as_writer(self._exclude_writers)
-        is_write = lane is Lane.WRITE
-        run = partial(_write, self._writer) if is_write else partial(_read, self._engines[lane])
         try:
+            if lane is Lane.WRITE:
+                return await self._write_thread.run(_write, self._writer, work, args, options)
             return await asyncio.get_running_loop().run_in_executor(
-                self._threads[lane], run, work, args, options
+                self._threads[lane], _read, self._engines[lane], work, args, options
             )
         except (DatabaseError, LIBRARY.DatabaseError) as error:
             # SQLAlchemy wraps the errors of the statements that it runs.
@@ -158,7 +163,7 @@ class SqliteDatabase(Database):
         return self._engines[Lane.WRITE].url.database
 
     async def _as_writer(self, do: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads[Lane.WRITE], do)
+        await self._write_thread.run(do)
 
     def _open_lock(self) -> IO[bytes]:
         path = f"{self._path}-serving"

@@ -73,6 +73,10 @@ class Followed:
         while len(self._counts) > FOLLOWED_MAX:
             del self._counts[next(iter(self._counts))]
 
+    def knows(self, key: str) -> bool:
+        """Whether an event of the invoice waits."""
+        return key in self._counts
+
     def take(self, key: str) -> bool:
         """Whether an event of the invoice waited; it waits no longer."""
         count = self._counts.pop(key, 0)
@@ -284,7 +288,9 @@ class Store:
 
     async def settle(self, attempt: Attempt) -> bool:
         """Record *attempt* and what follows from it; False if its lease was lost."""
-        is_settled = await self._commits.run(attempts.settle, attempt)
+        # The later events of an invoice wait for it; otherwise nobody does.
+        is_awaited = self._followed.knows(attempt.delivery.invoice_key)
+        is_settled = await self._commits.run(attempts.settle, attempt, is_awaited=is_awaited)
         if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
             delivery = attempt.delivery
             # The later events of an invoice wait for a delivery that is delivered again.
