@@ -21,7 +21,7 @@ from service.database.group_commit import GroupCommit, ObserveSize
 from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
-from service.domain.states import Acceptance, Cause, DeliveryStatus
+from service.domain.states import COLLECTING, Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
     accounts,
@@ -242,7 +242,9 @@ class Store:
         else:
             inserted = await self._commits.run(steps.report, item)
         if inserted is not None:
-            self._signal("invoices")
+            if step.event and (step.status is None or step.status in COLLECTING):
+                # The collection has lost its lease, and goes on.
+                self._signal("invoices")
             self._signal_unleased(inserted)
         return inserted
 
