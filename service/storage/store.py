@@ -22,7 +22,7 @@ from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.domain.explanation import DeliveryFacts, InvoiceFacts
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
-from service.domain.states import Acceptance, Cause, DeliveryStatus
+from service.domain.states import COLLECTING, Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
     accounts,
@@ -76,6 +76,10 @@ class Followed:
             self._counts[key] = self._counts.get(key, 0) + 1
         while len(self._counts) > FOLLOWED_MAX:
             del self._counts[next(iter(self._counts))]
+
+    def knows(self, key: str) -> bool:
+        """Whether an event of the invoice waits."""
+        return key in self._counts
 
     def take(self, key: str) -> bool:
         """Whether an event of the invoice waited; it waits no longer."""
@@ -246,9 +250,11 @@ class Store:
         else:
             inserted = await self._commits.run(steps.report, item)
         if inserted is not None:
-            self._signal("invoices")
             if step.event:
                 self.arrivals.set_for(step.invoice.account_id)
+            if (step.event or step.status) and (step.status is None or step.status in COLLECTING):
+                # The collection has lost its lease, and goes on.
+                self._signal("invoices")
             self._signal_unleased(inserted)
         return inserted
 
@@ -294,7 +300,9 @@ class Store:
 
     async def settle(self, attempt: Attempt) -> bool:
         """Record *attempt* and what follows from it; False if its lease was lost."""
-        is_settled = await self._commits.run(attempts.settle, attempt)
+        # The later events of an invoice wait for it; otherwise nobody does.
+        is_awaited = self._followed.knows(attempt.delivery.invoice_key)
+        is_settled = await self._commits.run(attempts.settle, attempt, is_awaited=is_awaited)
         if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
             delivery = attempt.delivery
             # The later events of an invoice wait for a delivery that is delivered again: then its
