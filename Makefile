@@ -26,7 +26,7 @@ DECLARED := setup.cfg pyproject.toml
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 .PHONY: demo
 demo: $(RUNTIME) ## the service and a receiver on this machine: one invoice in, one callback out
@@ -50,6 +50,10 @@ bench: $(RIVALS) ## the benchmark table of this machine
 .PHONY: bench-quick
 bench-quick: $(RIVALS) ## the same in about a minute, with less to trust
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
+
+.PHONY: bench-instructions
+bench-instructions: $(RUNTIME) ## instructions for one delivered invoice: a figure without noise
+	@$(BIN)/python -m benchmarks.instructions $(ARGS)
 
 .PHONY: screenshot
 screenshot: $(TOOLS) ## the picture of the README, taken anew with Chromium

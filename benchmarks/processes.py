@@ -81,14 +81,20 @@ def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
-def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_listening(
+    process: subprocess.Popen[bytes],
+    port: int,
+    log: Path,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> None:
     """
     Return once *process* takes connections on *port*.
 
     Raises:
         BenchmarkError: with the end of its *log*, if it does not or has ended.
     """
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    give_up_at = time.monotonic() + patience_seconds
     while time.monotonic() < give_up_at and process.poll() is None:
         try:
             socket.create_connection((HOST, port), timeout=1).close()

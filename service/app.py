@@ -319,6 +319,8 @@ def assemble(
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,
+        callbacks=callbacks,
+        waiting_max=max(1, settings.connection_limit // 2),
     )
     return Service(
         store=store,

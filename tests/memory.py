@@ -19,6 +19,7 @@ from sqlalchemy import Index, UniqueConstraint
 
 from service.database import group_commit
 from service.domain.delivery import Delivery, ReceiverState, account_of
+from service.domain.explanation import EarlierDelivery
 from service.domain.ids import lower_bound, new_id
 from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
 from service.domain.mail import Mail
@@ -29,6 +30,7 @@ from service.domain.states import (
     SETTLED,
     Acceptance,
     Cause,
+    DeadReason,
     DeliveryStatus,
     InvoiceStatus,
 )
@@ -39,6 +41,7 @@ from service.storage import (
     attempts,
     backlog,
     deliveries,
+    explaining,
     history,
     invoices,
     mails,
@@ -49,11 +52,13 @@ from service.storage import (
     steps,
     stripe_keys,
     tables,
+    transmissions,
     waiting,
 )
 from service.storage.accounts import PayKey
 from service.storage.backlog import Backlog
 from service.storage.deliveries import DueDeliveries
+from service.storage.feed import stored_callbacks
 from service.storage.mails import DueMails
 from service.storage.steps import DueInvoices
 from service.storage.store import Store
@@ -368,7 +373,7 @@ def _take_step(tx, step, new):
         event_count=row["event_count"] + (1 if step.event else 0),
     )
     if step.event:
-        _insert_event(tx, step, step.invoice.event_count + 1)
+        _insert_event(tx, step, step.invoice.event_count + 1, new)
     if step.mail:
         _insert_mail(tx, step.mail)
     return [_insert_delivery(tx, one) for one in new]
@@ -388,13 +393,13 @@ def _report_one(tx, step, new):
     tx.invoices.change(row, event_count=sequence, **_reported(row, step))
     if step.event is None:
         return []
-    _insert_event(tx, step, sequence)
+    _insert_event(tx, step, sequence, new)
     if sequence > 1:
         new = [replace(one, leased_until=None) for one in new]
     return [_insert_delivery(tx, replace(one, sequence=sequence)) for one in new]
 
 
-def _insert_event(tx, step, sequence):
+def _insert_event(tx, step, sequence, new):
     tx.events.insert(
         {
             "account_id": step.invoice.account_id,
@@ -404,6 +409,8 @@ def _insert_event(tx, step, sequence):
             "paid": step.event.paid,
             "collector": step.event.collector,
             "at": step.event.at,
+            "callbacks": stored_callbacks(step.event, new),
+            "position": len(tx.events.by_key) + 1,
         }
     )
 
@@ -453,7 +460,7 @@ def _reported(row, step):
         changes["status"] = step.status.value
     if is_collected:
         changes["due_at"] = None
-    if step.event or is_collected:
+    if step.event or step.status:
         changes |= {"leased_until": None, "lease_token": row["lease_token"] + 1}
     return {**changes, "mismatch": True} if step.is_mismatch else changes
 
@@ -627,23 +634,28 @@ def _is_first_of_its_invoice(tx, row):
 def _lease_delivery(tx, row, round_):
     lost_at, number = row["leased_until"], row["attempt_count"] + 1
     if lost_at:
-        tx.attempts.insert(
-            {
-                "account_id": row["account_id"],
-                "delivery_id": row["id"],
-                "number": number,
-                "started_at": min(lost_at, round_.now),
-                "duration_ms": 0,
-                "status_code": None,
-                "outcome": AttemptOutcome.LOST.value,
-                "detail": "The process that made this attempt ended.",
-                "response_body": None,
-                "cause": row["cause"],
-            }
-        )
+        _insert_lost_attempt(tx, row, round_.now, deliveries.ENDED)
         tx.deliveries.change(row, attempt_count=number)
     _lease(tx.deliveries, row, round_.until)
     return _leased_delivery(tx, row)
+
+
+def _insert_lost_attempt(tx, row, now, detail):
+    tx.attempts.insert(
+        {
+            "account_id": row["account_id"],
+            "delivery_id": row["id"],
+            "number": row["attempt_count"] + 1,
+            "started_at": min(row["leased_until"], now),
+            "duration_ms": 0,
+            "status_code": None,
+            "outcome": AttemptOutcome.LOST.value,
+            "detail": detail,
+            "response_body": None,
+            "cause": row["cause"],
+            "transmission": None,
+        }
+    )
 
 
 def _leased_delivery(tx, row):
@@ -707,6 +719,7 @@ def _settle_one(tx, attempt):
             "detail": attempt.detail,
             "response_body": attempt.response_body,
             "cause": delivery.cause.value,
+            "transmission": transmissions.encoded(attempt),
         }
     )
     _remember(tx, attempt)
@@ -716,7 +729,7 @@ def _settle_one(tx, attempt):
         if number <= attempt.number - history.ATTEMPTS_MAX:
             tx.attempts.remove(older)
         else:
-            tx.attempts.change(older, response_body=None)
+            tx.attempts.change(older, response_body=None, transmission=None)
     return True
 
 
@@ -757,6 +770,27 @@ def _redeliver(tx, account_id, delivery_id, now):
     return row["receiver"]
 
 
+def _cancel(tx, account_id, delivery_id, now):
+    row = tx.deliveries.get(account_id, delivery_id)
+    if row is None or row["status"] != PENDING:
+        return None
+    lost_at = row["leased_until"]
+    if lost_at:
+        detail = redelivery.INTERRUPTED if lost_at > now else deliveries.ENDED
+        _insert_lost_attempt(tx, row, now, detail)
+    tx.deliveries.change(
+        row,
+        status=DeliveryStatus.DEAD.value,
+        reason=DeadReason.CANCELLED.value,
+        settled_at=now,
+        is_asked=False,
+        attempt_count=row["attempt_count"] + (1 if lost_at else 0),
+        leased_until=None,
+        lease_token=row["lease_token"] + 1,
+    )
+    return row["receiver"]
+
+
 def _redeliver_batch(tx, account_id, wanted, now, *, after):
     behind = [
         row
@@ -767,7 +801,9 @@ def _redeliver_batch(tx, account_id, wanted, now, *, after):
     chosen = [
         row
         for row in looked
-        if row["status"] in SETTLED and _is_wanted(_shown_delivery(tx, row), wanted)
+        if row["status"] in SETTLED
+        and row["reason"] != DeadReason.CANCELLED
+        and _is_wanted(_shown_delivery(tx, row), wanted)
     ]
     for row in chosen:
         _redeliver_row(tx, row, now)
@@ -964,7 +1000,8 @@ def _shown_delivery(tx, row):
         if number >= row["attempt_count"] - history.ATTEMPTS_MAX
     ]
     for attempt in made[: -history.BODIES_MAX]:
-        attempt["response_body"] = None
+        attempt["response_body"] = attempt["transmission"] = None
+    made = [transmissions.told(one, row["url"]) for one in made]
     shown = {name: value for name, value in row.items() if name != "body"}
     state = tx.receivers.get(row["receiver"]) or {"held_until": None, "cooldown_until": None}
     origin = tx.origins.get(row["origin"]) or {"held_until": None}
@@ -990,6 +1027,59 @@ def _shown_delivery(tx, row):
     }
 
 
+def _delivery_facts(tx, account_id, delivery_id):
+    row = tx.deliveries.get(account_id, delivery_id)
+    if row is None:
+        raise NotFound(f"There is no delivery {delivery_id!r}.")
+    state = tx.receivers.get(row["receiver"]) or {}
+    origin = tx.origins.get(row["origin"]) or {}
+    waiting = [one for one in tx.earlier_of(row) if one["status"] == PENDING]
+    told = {
+        **row,
+        "invoice_id": tx.invoices.get(account_id, row["invoice_key"])["id"],
+        "description": _description_of(tx, row),
+        "is_first": not waiting,
+        "held_until": state.get("held_until"),
+        "cooldown_until": state.get("cooldown_until"),
+        "failing_since": state.get("failing_since"),
+        "origin_until": origin.get("held_until"),
+    }
+    earlier = [
+        EarlierDelivery(
+            id=one["id"], description=_description_of(tx, one), attempt_count=one["attempt_count"]
+        )
+        for one in waiting[:1]
+    ]
+    last = tx.attempts.get(account_id, delivery_id, row["attempt_count"])
+    return explaining.delivery_facts_of(told, last, *earlier or [None])
+
+
+def _description_of(tx, row):
+    event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
+    return event["description"]
+
+
+def _invoice_facts(tx, account_id, invoice_id):
+    row = _find_invoice(tx, account_id, invoice_id)
+    key = row["key"]
+    rows = [one for one in tx.deliveries if one["invoice_key"] == key]
+    rows.sort(key=_matters)
+    delivery = _delivery_facts(tx, account_id, rows[0]["id"]) if rows else None
+    mail = max((one for one in tx.mails if one["invoice_key"] == key), key=_id_of, default=None)
+    last = tx.events.get(account_id, key, row["event_count"])
+    return explaining.invoice_facts_of(row, mail, last and last["at"], delivery)
+
+
+def _matters(row):
+    if row["status"] == PENDING:
+        return 0, row["sequence"]
+    return 1 if row["status"] == DeliveryStatus.DEAD else 2, -row["sequence"]
+
+
+def _id_of(row):
+    return row["id"]
+
+
 def _deliveries_of_invoice(tx, account_id, invoice_id, *, after, limit):
     _find_invoice(tx, account_id, invoice_id)
     wanted = history.DeliveryFilter(invoice_id=invoice_id)
@@ -1001,7 +1091,8 @@ def _list_deliveries(tx, account_id, wanted, *, after, limit):
     for one in shown:
         one["attempts"] = one["attempts"][-1:]
         for attempt in one["attempts"]:
-            del attempt["response_body"]
+            for name in ("response_body", "transmission", *transmissions.UNKNOWN):
+                del attempt[name]
     return shown, cursor
 
 
@@ -1135,7 +1226,10 @@ WORK = {
     history.find: _find_delivery,
     history.of_invoice: _deliveries_of_invoice,
     history.list_deliveries: _list_deliveries,
+    explaining.delivery_facts: _delivery_facts,
+    explaining.invoice_facts: _invoice_facts,
     redelivery.redeliver: _redeliver,
+    redelivery.cancel: _cancel,
     redelivery.redeliver_batch: _redeliver_batch,
     retention.sweep: _sweep,
     retention.remove_states: _remove_states,

@@ -13,7 +13,7 @@ from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
-from service.domain.invoice import Event, Invoice, Step
+from service.domain.invoice import FIRST_LEASE_TOKEN, Event, Invoice, Step
 from service.domain.mail import Mail
 from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
 from service.errors import StorageUnavailable
@@ -159,8 +159,8 @@ class Collection(Loop):
         """Call the collector; after `begin`, call `collect` at once if it needs no wait."""
         mail = due_at = None
         is_new = invoice.status is InvoiceStatus.RECEIVED
-        if is_new and invoice.customer_email:
-            # It stays received until its mail has gone.
+        if is_new and invoice.customer_email and invoice.lease_token > FIRST_LEASE_TOKEN:
+            # It stays received until its mail has gone; its first lease has no mail yet.
             is_new = not await self._store.has_mail(invoice)
         if is_new:
             progress = await self._collector.begin(invoice)

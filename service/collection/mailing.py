@@ -155,6 +155,9 @@ class Mailing(Loop):
             if is_recorded:
                 self._metrics.mail_attempted(attempt.outcome)
             _log_attempt(attempt, is_recorded=is_recorded)
+            if attempt.due_at:
+                # The next round finds out when that is.
+                self.signal.set()
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one bad mail must not stop the others
@@ -241,6 +244,7 @@ class Mailing(Loop):
             log.error("mail.paused", extra={"fields": {"detail": str(error), "meaning": meaning}})
         self._paused_until = self.clock.now() + PAUSE
         self._metrics.mail_paused(1)
+        self.signal.set()
 
     def _resume(self) -> None:
         if self._paused_until is not None:

@@ -7,21 +7,42 @@ under load, getting it back takes time. Databases prepare a statement once and r
 statement with parameters for each row is another statement for each number of rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Dialect, Table, Text, bindparam, column, func, insert, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Table,
+    Text,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
-ROWS_MAX = 64
-"""Rows in one statement: with twenty columns, far below the limit on parameters."""
+from service.database.compiled import ROWS_HERE, chunks, run_text
+
+COMPUTED = "computed"
+"""
+The key in `Column.info` of a function that makes the value of the column.
+
+It is called with the name of the dialect and with the given columns of the row.
+"""
+
+Compute = Callable[[str, Mapping[str, ColumnElement[Any]]], ColumnElement[Any]]
 
 
 def insert_rows(
@@ -30,9 +51,9 @@ def insert_rows(
     """
     Insert *rows* into *table*; returns how many were inserted.
 
-    Each row has a value for every column, in the order of the table and as the database stores
-    it: an instant in microseconds since 1970. With *unless_known*, rows that violate a unique key
-    are left out; otherwise one of them fails all.
+    Each row has a value for every column that is not `COMPUTED`, in the order of the table and as
+    the database stores it: an instant in microseconds since 1970. With *unless_known*, rows that
+    violate a unique key are left out; otherwise one of them fails all.
     """
     insert_all = _insert_arrays if tx.dialect.name == "postgresql" else _insert_values
     return (
@@ -60,58 +81,88 @@ def _insert_arrays(
     tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]], ending: str
 ) -> int:
     """One array for each column: one statement, prepared once, for any number of rows."""
-    statement = _array_statement(table, tx.dialect) + ending
-    return tx.exec_driver_sql(statement, tuple(map(list, zip(*rows, strict=True)))).rowcount
+    statement = _array_statement(table, tx.dialect, ending)
+    return run_text(tx, statement, tuple(map(list, zip(*rows, strict=True))))
 
 
 def _insert_values(
     tx: Connection, table: Table, rows: Sequence[tuple[Any, ...]], ending: str
 ) -> int:
     inserted = 0
-    for chunk in _chunks(rows):
-        statement = _value_statement(table, tx.dialect, len(chunk)) + ending
-        inserted += tx.exec_driver_sql(statement, tuple(chain.from_iterable(chunk))).rowcount
+    for chunk in chunks(rows):
+        statement, select_values = _value_statement(table, tx.dialect, ending, len(chunk))
+        values = chain.from_iterable(map(select_values, chunk) if select_values else chunk)
+        inserted += run_text(tx, statement, tuple(values))
     return inserted
 
 
-def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
-    """*rows* in pieces whose lengths are powers of two, so that few statements serve them all."""
-    start = 0
-    while start < len(rows):
-        size = min(ROWS_MAX, 1 << ((len(rows) - start).bit_length() - 1))
-        yield rows[start : start + size]
-        start += size
-
-
-@lru_cache(maxsize=16)
-def _array_statement(table: Table, dialect: Dialect) -> str:
-    names = [column.name for column in table.columns]
+@lru_cache(maxsize=32)
+def _array_statement(table: Table, dialect: Dialect, ending: str) -> str:
+    columns = _given_columns(table)
+    names = [column.name for column in columns]
     arrays = [
         bindparam(f"column_{number}", type_=postgresql.ARRAY(column.type))
-        for number, column in enumerate(table.columns)
+        for number, column in enumerate(columns)
     ]
     rows = func.unnest(*arrays).table_valued(*names).render_derived("given")
-    compiled = insert(table).from_select(names, select(*rows.c)).compile(dialect=dialect)
+    values = _values(table, dialect, dict(rows.c.items()))
+    compiled = (
+        insert(table).from_select(list(values), select(*values.values())).compile(dialect=dialect)
+    )
     if compiled.positiontup != [array.key for array in arrays]:
         # The driver takes values by position; they would end up in wrong columns.
         raise AssertionError(f"{dialect.name} does not take the columns in their order")
-    return str(compiled)
+    return str(compiled) + ending
 
 
-@lru_cache(maxsize=64)
-def _value_statement(table: Table, dialect: Dialect, row_count: int) -> str:
-    values = {column.name: bindparam(column.name, type_=column.type) for column in table.columns}
-    compiled = insert(table).values(values).compile(dialect=dialect)
-    if compiled.positiontup != list(values):
+@lru_cache(maxsize=256)
+def _value_statement(
+    table: Table, dialect: Dialect, ending: str, row_count: int
+) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
+    """The statement, and what selects its values from a row; None where a row is its values."""
+    columns = {
+        column.name: bindparam(column.name, type_=column.type) for column in _given_columns(table)
+    }
+    compiled = insert(table).values(_values(table, dialect, columns)).compile(dialect=dialect)
+    names, taken = list(columns), compiled.positiontup or []
+    if taken[: len(names)] != names:
         # The driver takes values by position; they would end up in wrong columns.
         raise AssertionError(f"{dialect.name} does not take the columns in their order")
+    select_values = None if taken == names else itemgetter(*map(names.index, taken))
     # Repeated here: to compile sixty rows takes longer than to insert a thousand.
     head, keyword, row = str(compiled).partition(" VALUES ")
-    return head + keyword + ", ".join([row] * row_count)
+    return head + keyword + ", ".join([row] * row_count) + ending, select_values
+
+
+def _given_columns(table: Table) -> list[Column[Any]]:
+    return [column for column in table.columns if COMPUTED not in column.info]
+
+
+def _values(
+    table: Table, dialect: Dialect, given_columns: Mapping[str, ColumnElement[Any]]
+) -> dict[str, ColumnElement[Any]]:
+    """The value of each column: as it is given, or computed."""
+    computed = {
+        column.name: column.info[COMPUTED](dialect.name, given_columns)
+        for column in table.columns
+        if COMPUTED in column.info
+    }
+    return {column.name: {**given_columns, **computed}[column.name] for column in table.columns}
 
 
 @compiles(Given, "sqlite")
-def _in_sqlite(table: Given, compiler: SQLCompiler, asfrom: bool = False, **options: Any) -> str:
+def _in_sqlite(
+    table: Given,
+    compiler: SQLCompiler,
+    asfrom: bool = False,
+    driver_columns: list[str] | None = None,
+    **options: Any,
+) -> str:
+    if driver_columns is not None:
+        # Objects of JSON would be parsed again for each column.
+        driver_columns += table.c.keys()
+        columns = ", ".join(f"column{n} AS {one.name}" for n, one in enumerate(table.c, start=1))
+        return f"(SELECT {columns} FROM (VALUES {ROWS_HERE}) AS given) AS given"  # noqa: S608 -- ours
     columns = ", ".join(f"json_extract(value, '$.{one.name}') AS {one.name}" for one in table.c)
     rows = f"json_each({_parameter(compiler, options)})"
     return f"(SELECT {columns} FROM {rows}) AS given"  # noqa: S608 -- names of our own columns
@@ -119,11 +170,18 @@ def _in_sqlite(table: Given, compiler: SQLCompiler, asfrom: bool = False, **opti
 
 @compiles(Given, "postgresql")
 def _in_postgresql(
-    table: Given, compiler: SQLCompiler, asfrom: bool = False, **options: Any
+    table: Given,
+    compiler: SQLCompiler,
+    asfrom: bool = False,
+    driver_columns: list[str] | None = None,
+    **options: Any,
 ) -> str:
     types = compiler.dialect.type_compiler_instance
     columns = ", ".join(f"{one.name} {types.process(one.type)}" for one in table.c)
-    return f"json_to_recordset(CAST({_parameter(compiler, options)} AS JSON)) AS given({columns})"
+    if driver_columns is not None:
+        driver_columns += table.c.keys()
+    rows = _parameter(compiler, options) if driver_columns is None else "$1"
+    return f"json_to_recordset(CAST({rows} AS JSON)) AS given({columns})"
 
 
 def _parameter(compiler: SQLCompiler, options: Mapping[str, Any]) -> str:

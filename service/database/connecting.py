@@ -55,10 +55,11 @@ _UNAVAILABLE = ("08", "25006", "25P03", "40", "53", "55P03", "57", "58")
 
 
 class Connector:
-    """Connects to the server of *url*."""
+    """Connects to the server of *url*; a connection keeps *prepared_max* prepared statements."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, prepared_max: int = 0) -> None:
         self._url = with_tls(url)
+        self._prepared_max = prepared_max
         self._failure_count = 0
         self._retry_at = 0.0
 
@@ -78,8 +79,8 @@ class Connector:
                 connection = await asyncpg.connect(
                     self._url,
                     timeout=CONNECT_SECONDS,
-                    # SQLAlchemy keeps the prepared statements.
-                    statement_cache_size=0,
+                    # Those that the driver runs; SQLAlchemy keeps its own.
+                    statement_cache_size=self._prepared_max,
                     server_settings={**SETTINGS, **settings},
                 )
         except StorageUnavailable:
@@ -96,8 +97,12 @@ class Connector:
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Translate errors about the server into StorageUnavailable; others pass unchanged."""
+def translated(*, is_of_statements: bool = False) -> Iterator[None]:
+    """
+    Translate errors about the server into StorageUnavailable.
+
+    If the block *is_of_statements*, errors about those pass unchanged: they are defects.
+    """
     try:
         yield
     except _REFUSALS as error:
@@ -105,17 +110,16 @@ def translated() -> Iterator[None]:
     except PoolTimeoutError as error:
         # A server that is away refuses connections, or does not answer in `CONNECT_SECONDS`.
         raise StorageBusy("PostgreSQL: all connections were in use for too long") from error
-    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
-        raise _unavailable(error) from error
-    except DBAPIError as error:
-        if _sqlstate(error) == _TIMED_OUT:
-            raise StorageBusy(f"PostgreSQL: {error.orig}") from error
-        if not _is_of_the_server(error):
+    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, DBAPIError) as error:
+        of_driver = error.orig if isinstance(error, DBAPIError) else error
+        if is_of_statements and _sqlstate(of_driver) == _TIMED_OUT:
+            raise StorageBusy(f"PostgreSQL: {of_driver}") from error
+        if is_of_statements and not _is_of_the_server(error, of_driver):
             raise
-        raise StorageUnavailable(f"PostgreSQL: {error.orig}") from error
+        raise _unavailable(of_driver) from error
 
 
-def _unavailable(error: Exception) -> StorageUnavailable:
+def _unavailable(error: object) -> StorageUnavailable:
     if isinstance(error, ConnectionError) and _NO_TLS in str(error):
         return StorageRefused(
             "PostgreSQL: the server does not speak TLS. Switch it on there, or add sslmode=disable "
@@ -124,11 +128,16 @@ def _unavailable(error: Exception) -> StorageUnavailable:
     return StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}")
 
 
-def _is_of_the_server(error: DBAPIError) -> bool:
-    code = _sqlstate(error)
-    return error.connection_invalidated if code is None else code.startswith(_UNAVAILABLE)
+def _is_of_the_server(error: Exception, of_driver: object) -> bool:
+    code = _sqlstate(of_driver)
+    if code is not None:
+        return code.startswith(_UNAVAILABLE)
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    # A value that the driver cannot send is an error of its interface too.
+    return not isinstance(error, ValueError)
 
 
-def _sqlstate(error: DBAPIError) -> str | None:
-    code: str | None = getattr(error.orig, "sqlstate", None)
+def _sqlstate(error: object) -> str | None:
+    code: str | None = getattr(error, "sqlstate", None)
     return code

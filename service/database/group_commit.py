@@ -2,8 +2,8 @@
 Group commit: pending writes share the next transaction.
 
 Waiting for the disk costs the same for one row as for a hundred. While one transaction is being
-committed, the work of other requests is collected; the next transaction runs all of it. There is
-no timer: a lone write is committed at once.
+committed, the work of other requests is collected; the next transaction runs all of it. A lone
+write is committed at once, unless nobody waits for it: then it waits a moment for others.
 
 Keeps invariant 1: `run` returns only after the commit.
 """
@@ -34,6 +34,13 @@ _Futures = dict[Work[Any, Any], list["asyncio.Future[Any]"]]
 
 ObserveSize = Callable[[int], object]
 
+COMPANY_SECONDS = 0.02
+"""
+How long an item for which nobody waits is kept back, so that it shares the transaction of others.
+
+A process that is killed loses it, and then repeats what it records: an attempt, for example.
+"""
+
 
 class GroupCommit:
     """
@@ -51,9 +58,14 @@ class GroupCommit:
         self._observe_size = observe_size
         self._lanes: dict[object, _Lane] = {}
 
-    def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
+    def run(
+        self, work: Work[Item, Result], item: Item, *, is_awaited: bool = True
+    ) -> asyncio.Future[Result]:
         """
         Run *work* for *item*; the future has its result after the commit.
+
+        Unless it *is_awaited*, the transaction begins with the next item that is, and after
+        `COMPANY_SECONDS` at the latest.
 
         An item that cannot be written fails alone: its transaction is halved until it is found,
         and all other items are committed.
@@ -62,7 +74,7 @@ class GroupCommit:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane(self._database, self._observe_size)
-        return lane.run(work, item)
+        return lane.run(work, item, is_awaited)
 
 
 class _Lane:
@@ -74,22 +86,38 @@ class _Lane:
         self._items: Batch = {}
         self._futures: _Futures = {}
         # Looking up the running loop takes longer than making a future of it.
-        self._create_future = asyncio.get_running_loop().create_future
+        self._loop = asyncio.get_running_loop()
+        self._create_future = self._loop.create_future
         self._committing: asyncio.Task[None] | None = None
+        self._is_awaited = False
+        """Whether the next transaction is to begin as soon as the last one has ended."""
+        self._timer: asyncio.TimerHandle | None = None
+        """When it begins at the latest, if nobody waits for any of its items."""
 
-    def run(self, work: Work[Item, Result], item: Item) -> asyncio.Future[Result]:
+    def run(self, work: Work[Item, Result], item: Item, is_awaited: bool) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._create_future()
         self._items.setdefault(work, []).append(item)
         self._futures.setdefault(work, []).append(future)
-        if self._committing is None:
-            self._committing = asyncio.create_task(self._commit_waiting())
+        if is_awaited:
+            self._begin()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(COMPANY_SECONDS, self._begin)
         return future
+
+    def _begin(self) -> None:
+        self._is_awaited = True
+        if self._committing is None:
+            self._committing = self._loop.create_task(self._commit_waiting())
 
     async def _commit_waiting(self) -> None:
         try:
-            while self._items:
+            while self._is_awaited:
                 batch, futures = self._items, self._futures
                 self._items, self._futures = {}, {}
+                self._is_awaited = False
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
                 await self._commit(batch, futures)
         finally:
             # Also after a defect: the next item must be committed.

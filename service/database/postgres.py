@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from service.database.connecting import TRANSACTION_SECONDS, Connector, translated
 from service.database.engine import Database, Lane, Wakes
 from service.database.notifications import Notifications
+from service.database.writers import Writers
 
 T = TypeVar("T")
 
@@ -26,6 +27,9 @@ WRITER_COUNT = 8
 Connections of one process, besides the one that listens: each kind of work has its own, so that a
 beat of the process does not wait for other work.
 """
+
+STATEMENTS_MAX = 64
+"""How many statements a connection keeps prepared that the driver runs: more than there are."""
 
 _UNPREPARED: dict[str, Any] = {
     "prepared_statement_cache_size": 0,
@@ -50,15 +54,17 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: str, *, has_prepared_statements: bool = True) -> None:
         super().__init__()
-        self._connector = Connector(url)
+        self._connector = Connector(url, STATEMENTS_MAX if has_prepared_statements else 0)
         self._notifications = Notifications(self._connector)
         self._statements = {} if has_prepared_statements else _UNPREPARED
         reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._engines = {
-            Lane.WRITE: self._engine(WRITER_COUNT),
+            # `Writers` begins and commits.
+            Lane.WRITE: self._engine(WRITER_COUNT, isolation_level="AUTOCOMMIT"),
             Lane.READ: self._engine(READER_COUNT, **reading),
             Lane.BROWSE: self._engine(BROWSER_COUNT, **reading),
         }
+        self._writers = Writers(self._engines[Lane.WRITE])
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`, without a time limit, and in one process at a time."""
@@ -94,16 +100,20 @@ class PostgresDatabase(Database):
         options: Mapping[str, Any],
         lane: Lane,
     ) -> tuple[T, bool]:
-        engine = self._engines[lane]
         timeout_seconds = None if work is _alone else TRANSACTION_SECONDS
-        with translated():
-            async with asyncio.timeout(timeout_seconds), engine.begin() as connection:
-                result = await connection.run_sync(work, *args, **options)
+        with translated(is_of_statements=True):
+            async with asyncio.timeout(timeout_seconds):
+                if lane is Lane.WRITE:
+                    result = await self._writers.transact(work, args, options)
+                else:
+                    async with self._engines[lane].begin() as connection:
+                        result = await connection.run_sync(work, *args, **options)
         self._connector.is_reached()
         return result, lane is Lane.WRITE
 
     async def _recover(self) -> None:
         """Close all idle connections: each one from before an outage would fail once more."""
+        await self._writers.close()
         for engine in self._engines.values():
             await engine.dispose()
 
@@ -119,6 +129,8 @@ class PostgresDatabase(Database):
 
 def _alone(tx: Connection, work: Callable[[Connection], T]) -> T:
     """Run *work* while no other process changes the schema, without a time limit."""
-    tx.execute(text("SET LOCAL statement_timeout = 0"))
-    tx.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-    return work(tx)
+    # A transaction that SQLAlchemy knows: otherwise Alembic begins some itself.
+    with tx.begin():
+        tx.execute(text("SET LOCAL statement_timeout = 0"))
+        tx.execute(select(func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+        return work(tx)

@@ -15,9 +15,10 @@ from contextlib import asynccontextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from service.database.engine import Database, Lane, Wakes
+from service.database.one_thread import OneThread
 from service.database.sqlite_library import (
     LIBRARY,
     PRODUCT,
@@ -80,12 +81,17 @@ class SqliteDatabase(Database):
     def __init__(self, url: str) -> None:
         super().__init__()
         _create_private(url.removeprefix("sqlite:///").partition("?")[0])
-        counts = {Lane.WRITE: 1, Lane.READ: READER_COUNT, Lane.BROWSE: BROWSER_COUNT}
-        self._engines = {lane: _open(url, count) for lane, count in counts.items()}
+        counts = {Lane.READ: READER_COUNT, Lane.BROWSE: BROWSER_COUNT}
+        self._engines = {
+            Lane.WRITE: _open(url, 1),
+            **{lane: _open(url, count) for lane, count in counts.items()},
+        }
         self._threads = {
             lane: ThreadPoolExecutor(count, thread_name_prefix=f"database-{lane}")
             for lane, count in counts.items()
         }
+        self._writer = _Writer(self._engines[Lane.WRITE])
+        self._write_thread = OneThread(f"database-{Lane.WRITE}")
         self._joined: IO[bytes] | None = None
 
     @asynccontextmanager
@@ -108,7 +114,7 @@ class SqliteDatabase(Database):
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`: there is one writer, and no time limit."""
-        return await self.write(work)
+        return await self.write(_in_transaction, work)
 
     def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Do nothing: no process notifies another here."""
@@ -120,6 +126,8 @@ class SqliteDatabase(Database):
         """Finish what was begun, then close every connection."""
         for threads in reversed(self._threads.values()):
             await asyncio.to_thread(threads.shutdown)
+        await self._write_thread.close()
+        self._writer.close()
         for engine in self._engines.values():
             engine.dispose()
         if self._joined:
@@ -134,25 +142,31 @@ class SqliteDatabase(Database):
     ) -> tuple[T, bool]:
         if lane is Lane.WRITE and HAS_ONE_WRITING_PROCESS and not self._joined:
             await self._as_writer(self._exclude_writers)
-        engine, threads = self._engines[lane], self._threads[lane]
-        transact = _write if lane is Lane.WRITE else _read
         try:
+            if lane is Lane.WRITE:
+                return await self._write_thread.run(_write, self._writer, work, args, options)
             return await asyncio.get_running_loop().run_in_executor(
-                threads, transact, engine, work, args, options
+                self._threads[lane], _read, self._engines[lane], work, args, options
             )
-        except DatabaseError as error:
-            if is_interrupted(error.orig):
-                text = f"{engine.url.database}: a read took longer than {READ_SECONDS} s"
+        except (DatabaseError, LIBRARY.DatabaseError) as error:
+            # SQLAlchemy wraps the errors of the statements that it runs.
+            of_driver = error.orig if isinstance(error, DatabaseError) else error
+            if is_interrupted(of_driver):
+                text = f"{self._path}: a read took longer than {READ_SECONDS} s"
                 raise StorageBusy(text) from error
-            if not _is_of_the_database(error):
+            if not _is_of_the_database(of_driver):
                 raise
-            raise StorageUnavailable(f"{engine.url.database}: {error.orig}") from error
+            raise StorageUnavailable(f"{self._path}: {of_driver}") from error
+
+    @property
+    def _path(self) -> str | None:
+        return self._engines[Lane.WRITE].url.database
 
     async def _as_writer(self, do: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads[Lane.WRITE], do)
+        await self._write_thread.run(do)
 
     def _open_lock(self) -> IO[bytes]:
-        path = f"{self._engines[Lane.WRITE].url.database}-serving"
+        path = f"{self._path}-serving"
         try:
             return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE), "rb+", buffering=0)
         except OSError as error:
@@ -168,7 +182,7 @@ class SqliteDatabase(Database):
         except BlockingIOError:
             lock.close()
             raise StorageRefused(
-                f"Another process writes to {self._engines[Lane.WRITE].url.database}, and SQLite "
+                f"Another process writes to {self._path}, and SQLite "
                 f"{VERSION} can corrupt the file if two do. Stop the service first, or install "
                 "SQLite 3.51.3 or newer: with pip install pysqlite3, for example."
             ) from None
@@ -191,22 +205,62 @@ def _create_private(path: str) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
 
 
-def _is_of_the_database(error: DatabaseError) -> bool:
+def _is_of_the_database(error: object) -> bool:
     """Whether the database is locked, full, missing or damaged, rather than our statement wrong."""
-    return isinstance(error, OperationalError) or type(error) is DatabaseError
+    return isinstance(error, LIBRARY.OperationalError) or type(error) is LIBRARY.DatabaseError
 
 
 def _write(
-    engine: Engine, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
+    writer: "_Writer", work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
 ) -> tuple[T, bool]:
     """Run *work*; its result, and whether it changed a row: only a change is written to disk."""
-    with engine.begin() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE").close()
-        driver_connection: Any = connection.connection.dbapi_connection
+    connection, driver_connection = writer.connected()
+    driver_connection.execute("BEGIN IMMEDIATE")
+    try:
         changes_before = driver_connection.total_changes
         result = work(connection, *args, **options)
         has_written = driver_connection.total_changes > changes_before
+        driver_connection.commit()
+    except BaseException:
+        driver_connection.rollback()
+        raise
+    finally:
+        if connection.in_transaction():
+            # Statements that SQLAlchemy ran; for the driver, the transaction has ended.
+            connection.rollback()
     return result, has_written
+
+
+def _in_transaction(tx: Connection, work: Callable[[Connection], T]) -> T:
+    """Run *work* in a transaction that SQLAlchemy knows: otherwise Alembic begins some itself."""
+    with tx.begin():
+        return work(tx)
+
+
+class _Writer:
+    """
+    The one connection that writes: kept open, and used by the thread of the writer alone.
+
+    A transaction of SQLAlchemy takes its connection from the pool and gives it back: some 250
+    thousand instructions, for each of the transactions of an invoice that comes alone.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kept: tuple[Connection, Any] | None = None
+
+    def connected(self) -> tuple[Connection, Any]:
+        """The connection, and that of the driver below it; opened if there is none."""
+        if self._kept is None:
+            connection = self._engine.connect()
+            self._kept = connection, connection.connection.driver_connection
+        return self._kept
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._kept is not None:
+            self._kept[0].close()
+            self._kept = None
 
 
 def _read(

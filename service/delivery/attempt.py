@@ -16,14 +16,22 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from service.callbacks.answers import Classification, Meaning
-from service.callbacks.declaration import POINTS_TO, Callback
+from service.callbacks.declaration import Callback
 from service.clock import Clock
 from service.delivery.decision import decide, retry_after
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
-from service.domain.delivery import Attempt, Dead, Decision, Delivered, Delivery, Retry
-from service.domain.outcomes import AttemptOutcome
+from service.domain.delivery import (
+    Attempt,
+    Dead,
+    Decision,
+    Delivered,
+    Delivery,
+    Retry,
+    Transmission,
+)
+from service.domain.outcomes import POINTS_TO, AttemptOutcome
 from service.domain.states import Cause, DeadReason
 from service.errors import SendingPrevented, StorageUnavailable
 from service.loops import POLL
@@ -109,6 +117,7 @@ class Attempts:
                     decision=self._decide(delivery, classified, hold),
                     held_until=ended_at + hold if hold else None,
                     is_connected=not isinstance(answer, NoAnswer) or answer.is_connected,
+                    transmission=_transmission(request, answer, callback),
                     is_denied=answer.is_denied,
                 )
                 if span.is_recorded:
@@ -162,6 +171,7 @@ class Attempts:
         headers = callback.select_headers(
             {
                 **signer.headers(delivery.id, at, delivery.body),
+                "webhook-attempt": str(delivery.attempt_count + 1),
                 "Content-Type": "application/json",
                 "User-Agent": self.rules.user_agent,
                 "Invoices-Collector": delivery.collector,
@@ -254,6 +264,21 @@ def log_fields(attempt: Attempt) -> dict[str, Any]:
         "held_until": attempt.held_until,
         "age_ms": round((attempt.ended_at - delivery.created_at).total_seconds() * 1000),
     }
+
+
+def _transmission(
+    request: OutgoingRequest, answer: Answer | NoAnswer, callback: Callback
+) -> Transmission:
+    """What is told of one request and of what came back."""
+    rule = None if isinstance(answer, NoAnswer) else callback.rule_for(answer.status_code)
+    return Transmission(
+        request.method,
+        request.headers,
+        answer.address,
+        answer.phases,
+        answer.head,
+        rule.statuses if rule else None,
+    )
 
 
 def _trace(span: Span, attempt: Attempt, method: str) -> None:

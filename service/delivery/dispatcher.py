@@ -15,7 +15,7 @@ from functools import partial
 from service.callbacks.declaration import Callback
 from service.delivery.attempt import Attempts, log_failure
 from service.delivery.fairness import Receivers, Slot
-from service.delivery.fanout import deliveries_of
+from service.delivery.fanout import deliveries_of, with_bodies
 from service.delivery.lookout import Lookout
 from service.domain.delivery import Attempt, Delivery, Retry
 from service.domain.invoice import Step
@@ -106,6 +106,7 @@ class Dispatcher(Loop):
         """
         # A later event waits for the deliveries of the earlier ones, which only the database knows.
         reserve = self._reserve if step.invoice.event_count == 0 else _reserve_nothing
+        step = with_bodies(step, self._callbacks)
         new = list(deliveries_of(step, self._callbacks, self._new_id, reserve))
         inserted: Sequence[Delivery] | None = None
         try:

@@ -66,6 +66,12 @@ class LeaseRound:
     process_id: int | None = None
 
 
+ENDED = (
+    "The process that made this attempt ended before it could record an answer. "
+    "Your receiver may have seen it, or nothing."
+)
+"""The detail of an attempt that was lost with its process."""
+
 DeliveryToRelease = tuple[Delivery, datetime | None]
 """A leased delivery, and when it is due then; None leaves that as it is."""
 
@@ -221,7 +227,7 @@ def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> Non
     ]
     at = {"until": round_.until, "process_id": round_.process_id}
     tx.execute(_taking, {**given(leased), **at})
-    lost = [_lost_attempt_row(row, round_.now) for row in rows if row["leased_until"]]
+    lost = [lost_attempt_row(row, round_.now, ENDED) for row in rows if row["leased_until"]]
     insert_rows(tx, attempts, lost)
 
 
@@ -263,7 +269,8 @@ def _row(delivery: Delivery, process_id: int | None) -> tuple[Any, ...]:
     )
 
 
-def _lost_attempt_row(row: RowMapping, now: datetime) -> tuple[Any, ...]:
+def lost_attempt_row(row: RowMapping, now: datetime, detail: str) -> tuple[Any, ...]:
+    """The attempt whose result is not known, under a lease that has ended at *now*."""
     return (
         row["account_id"],  # account_id
         row["id"],  # delivery_id
@@ -272,8 +279,8 @@ def _lost_attempt_row(row: RowMapping, now: datetime) -> tuple[Any, ...]:
         0,  # duration_ms
         None,  # status_code
         AttemptOutcome.LOST.value,  # outcome
-        "The process that made this attempt ended before it could record an answer. "
-        "Your receiver may have seen it, or nothing.",  # detail
+        detail,  # detail
         None,  # response_body
         row["cause"],  # cause
+        None,  # transmission
     )

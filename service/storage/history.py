@@ -25,6 +25,7 @@ from sqlalchemy import (
 from service.domain.states import DeliveryStatus
 from service.domain.waiting import Waits
 from service.errors import NotFound, UnknownCursor
+from service.storage import transmissions
 from service.storage.deliveries import is_first_of_its_invoice
 from service.storage.invoices import SCAN_MAX, find_key
 from service.storage.tables import (
@@ -43,13 +44,13 @@ ATTEMPTS_MAX = 100
 """Attempts of one delivery that are kept, the newest: there is no bound on redeliveries."""
 
 BODIES_MAX = 10
-"""How many of them are kept with the body of their answer, the newest."""
+"""How many of them are kept with what was sent and answered, the newest."""
 
 PAGE_CHARACTERS = 500_000
 """Deliveries with all their attempts are added to a page until they have so much text."""
 
 ATTEMPT_CHARACTERS = 1000
-"""What an attempt takes on such a page besides the body of its answer."""
+"""What an attempt takes on such a page besides what was sent and answered."""
 
 Page = tuple[list[dict[str, Any]], str | None]
 """The items of a page, and the cursor of the next one; None on the last."""
@@ -89,6 +90,7 @@ _shown = (
         events.c.paid,
         receivers.c.held_until,
         receivers.c.cooldown_until,
+        receivers.c.failing_since,
         origins.c.held_until.label("origin_until"),
         is_first_of_its_invoice.label("is_first"),
     )
@@ -106,11 +108,22 @@ def find(tx: Connection, account_id: str, delivery_id: str) -> dict[str, Any]:
     Raises:
         NotFound: if the account has no delivery of that id.
     """
+    row = find_row(tx, account_id, delivery_id)
+    return _told(row, _attempts_of(tx, row))
+
+
+def find_row(tx: Connection, account_id: str, delivery_id: str) -> RowMapping:
+    """
+    The row of one delivery of *account_id*, with its event and what it waits for.
+
+    Raises:
+        NotFound: if the account has no delivery of that id.
+    """
     query = _of_account(account_id).where(deliveries.c.id == delivery_id)
     row = tx.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"There is no delivery {delivery_id!r}.")
-    return _told(row, _attempts_of(tx, account_id, delivery_id))
+    return row
 
 
 def of_invoice(
@@ -133,9 +146,14 @@ def of_invoice(
     for row in rows:
         if characters >= PAGE_CHARACTERS:
             return items, items[-1]["id"]
-        made = _attempts_of(tx, account_id, row["id"])
+        made = _attempts_of(tx, row)
         items.append(_told(row, made))
-        characters += sum(len(one["response_body"] or "") + ATTEMPT_CHARACTERS for one in made)
+        characters += sum(
+            len(one["response_body"] or "")
+            + (len(one["transmission"]) + len(row["url"]) if one["transmission"] else 0)
+            + ATTEMPT_CHARACTERS
+            for one in made
+        )
     return items, next_after
 
 
@@ -217,12 +235,12 @@ def _of_account(account_id: str) -> Select[Any]:
     return _shown.where(deliveries.c.account_id == account_id, invoices.c.account_id == account_id)
 
 
-def _told(row: RowMapping, made: Sequence[RowMapping]) -> dict[str, Any]:
+def _told(row: RowMapping, made: Sequence[RowMapping | dict[str, Any]]) -> dict[str, Any]:
     """A delivery as it is told: *row* of `_shown` and its attempts *made*."""
     return {
         **row,
         "due_at": _due_at(row),
-        "waits": _waits(row),
+        "waits": waits_of(row),
         "event": {"description": row["description"], "paid": row["paid"]},
         "attempts": made,
     }
@@ -237,7 +255,8 @@ def _due_at(row: Any) -> datetime | None:
     return due_at if row["is_asked"] else max(due_at, row["held_until"] or due_at)
 
 
-def _waits(row: Any) -> Waits | None:
+def waits_of(row: Any) -> Waits | None:
+    """What the delivery of *row* waits for; None once it is settled."""
     if row["status"] != DeliveryStatus.PENDING:
         return None
     cooldowns = [at for at in (row["cooldown_until"], row["origin_until"]) if at]
@@ -251,7 +270,8 @@ def _waits(row: Any) -> Waits | None:
     )
 
 
-_without_body = [column for column in attempts.columns if column is not attempts.c.response_body]
+_texts = ("response_body", "transmission")
+_without_body = [column for column in attempts.columns if column.name not in _texts]
 _newest = select(*_without_body).join_from(
     deliveries,
     attempts,
@@ -259,20 +279,21 @@ _newest = select(*_without_body).join_from(
 )
 
 
-def _attempts_of(tx: Connection, account_id: str, delivery_id: str) -> Sequence[RowMapping]:
-    """The newest attempts of one delivery in order, the newest of them with their bodies."""
+def _attempts_of(tx: Connection, row: RowMapping) -> list[dict[str, Any]]:
+    """The newest attempts of a delivery in order, the newest of them with all their texts."""
     age = deliveries.c.attempt_count - attempts.c.number
-    body = case((age < BODIES_MAX, attempts.c.response_body)).label("response_body")
+    texts = [case((age < BODIES_MAX, attempts.c[name])).label(name) for name in _texts]
     query = (
-        select(*_without_body, body)
+        select(*_without_body, *texts)
         .join_from(deliveries, attempts, is_attempt_of_delivery)
         .where(
-            deliveries.c.account_id == account_id,
-            deliveries.c.id == delivery_id,
+            deliveries.c.account_id == row["account_id"],
+            deliveries.c.id == row["id"],
             attempts.c.number > deliveries.c.attempt_count - ATTEMPTS_MAX,
         )
     )
-    return tx.execute(query.order_by(attempts.c.number)).mappings().all()
+    made = tx.execute(query.order_by(attempts.c.number)).mappings()
+    return [transmissions.told(one, row["url"]) for one in made]
 
 
 def _newest_attempts(

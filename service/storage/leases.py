@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from service.database.bulk import Given, given
+from service.database.compiled import run_given
 from service.storage.tables import deliveries, invoices, mails, processes
 from service.values import value
 
@@ -180,7 +181,7 @@ def give_up(tx: Connection, statement: Update, rows: Iterable[Mapping[str, Any]]
     """
     # In the same order in every process, so that two of them never wait for each other's rows.
     ordered = sorted(rows, key=_account_and_key)
-    written = tx.execute(statement, given(ordered)).rowcount
+    written = run_given(tx, statement, ordered)
     if written not in (0, len(ordered)) or (written == 0 and len(ordered) > 1):
         raise Undecided
     return written == len(ordered)

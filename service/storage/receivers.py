@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Executable,
     Text,
@@ -24,27 +25,28 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.database.bulk import Given, given
+from service.database.compiled import fetch_given
 from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.storage.tables import microseconds, origins, receivers
 
 ANSWERED_MAX = 5_000
 """Receivers that a process knows from its start as answering: those that did so last."""
 
-_asked = Given(receiver=Text(), origin=Text())
+_asked = Given(receiver=Text(), origin=Text(), now=BigInteger())
 _rests = (
     select(receivers.c.receiver)
     .where(
         receivers.c.receiver == _asked.c.receiver,
         or_(
-            receivers.c.cooldown_until > bindparam("now"),
-            receivers.c.held_until > bindparam("now"),
+            receivers.c.cooldown_until > _asked.c.now,
+            receivers.c.held_until > _asked.c.now,
         ),
     )
     .scalar_subquery()
 )
 _origin_rests = (
     select(origins.c.origin)
-    .where(origins.c.origin == _asked.c.origin, origins.c.held_until > bindparam("now"))
+    .where(origins.c.origin == _asked.c.origin, origins.c.held_until > _asked.c.now)
     .scalar_subquery()
 )
 # One lookup for each receiver: a join might read all of them.
@@ -70,8 +72,11 @@ _origin_states = Given(origin=Text(), held_until=origins.c.held_until.type)
 def resting(tx: Connection, new: Iterable[Delivery], now: datetime) -> set[str]:
     """Those receivers of *new* deliveries that get no attempts at *now*."""
     pairs = {(one.receiver, one.origin) for one in new}
-    rows = [{"receiver": receiver, "origin": origin} for receiver, origin in sorted(pairs)]
-    return set(tx.scalars(_resting, {**given(rows), "now": now}))
+    at = microseconds(now)
+    rows = [
+        {"receiver": receiver, "origin": origin, "now": at} for receiver, origin in sorted(pairs)
+    ]
+    return {receiver for (receiver,) in fetch_given(tx, _resting, rows)}
 
 
 def answered(tx: Connection, since: datetime) -> list[ReceiverState]:

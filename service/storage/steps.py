@@ -31,6 +31,7 @@ from service.domain.mail import Mail
 from service.domain.states import COLLECTING, INVOICE_MOVES
 from service.storage import leases, mails
 from service.storage.deliveries import insert
+from service.storage.feed import stored_callbacks
 from service.storage.invoices import as_invoice
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
@@ -80,7 +81,8 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     rows, new, new_mails = list[tuple[Any, ...]](), list[Delivery](), list[Mail]()
     for step, new_of_step, _ in items:
         if step.event:
-            rows.append(_event_row(step.invoice, step.event, step.invoice.event_count + 1))
+            sequence = step.invoice.event_count + 1
+            rows.append(_event_row(step.invoice, step.event, sequence, new_of_step))
             new += new_of_step
         if step.mail:
             new_mails.append(step.mail)
@@ -99,8 +101,9 @@ def report(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Deliver
     """
     Write reports, without holding the leases of the invoices: see `Step`.
 
-    With an event the invoice loses its lease: a step of its collection in progress would otherwise
-    give its event the same sequence number. The invoice is then leased again.
+    With an event or a status the invoice loses its lease: a step of its collection in progress
+    knows neither the sequence number that its event gets then, nor the status from which it moves.
+    The invoice is then leased again.
 
     Runs inside *tx* and never commits it.
 
@@ -122,7 +125,7 @@ def report_one(
         return None
     if step.event is None:
         return []
-    insert_rows(tx, events, [_event_row(step.invoice, step.event, row.event_count)])
+    insert_rows(tx, events, [_event_row(step.invoice, step.event, row.event_count, new)])
     if row.event_count > 1:
         # It has to wait for the deliveries of the earlier events.
         new = [replace(one, leased_until=None) for one in new]
@@ -141,7 +144,7 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
         changes["status"] = step.status.value
         if step.status not in COLLECTING:
             changes["due_at"] = null()
-    if step.event or "due_at" in changes:
+    if step.event or step.status:
         changes["lease_token"] = invoices.c.lease_token + 1
         changes["leased_until"] = changes["leased_by"] = null()
     if step.event:
@@ -189,7 +192,9 @@ def _move(step: Step, *_: object) -> dict[str, Any]:
     }
 
 
-def _event_row(invoice: Invoice, event: Event, sequence: int) -> tuple[Any, ...]:
+def _event_row(
+    invoice: Invoice, event: Event, sequence: int, new: Sequence[Delivery]
+) -> tuple[Any, ...]:
     return (
         invoice.account_id,  # account_id
         invoice.key,  # invoice_key
@@ -198,4 +203,5 @@ def _event_row(invoice: Invoice, event: Event, sequence: int) -> tuple[Any, ...]
         event.paid,  # paid
         event.collector,  # collector
         microseconds(event.at),  # at
+        stored_callbacks(event, new),  # callbacks
     )

@@ -19,15 +19,18 @@ from sqlalchemy import Connection
 from service.database.engine import Database, Wakes
 from service.database.group_commit import GroupCommit, ObserveSize
 from service.domain.delivery import Attempt, Delivery, ReceiverState
+from service.domain.explanation import DeliveryFacts, InvoiceFacts
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
-from service.domain.states import Acceptance, Cause, DeliveryStatus
+from service.domain.states import COLLECTING, Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
     accounts,
     attempts,
     backlog,
     deliveries,
+    explaining,
+    feed,
     history,
     invoices,
     leases,
@@ -40,6 +43,7 @@ from service.storage import (
     stripe_keys,
     waiting,
 )
+from service.storage.arrivals import Arrivals
 from service.storage.backlog import Backlog
 from service.storage.console import ConsoleStore
 from service.storage.money import MoneyStore
@@ -73,6 +77,10 @@ class Followed:
             self._counts[key] = self._counts.get(key, 0) + 1
         while len(self._counts) > FOLLOWED_MAX:
             del self._counts[next(iter(self._counts))]
+
+    def knows(self, key: str) -> bool:
+        """Whether an event of the invoice waits."""
+        return key in self._counts
 
     def take(self, key: str) -> bool:
         """Whether an event of the invoice waited; it waits no longer."""
@@ -130,6 +138,8 @@ class Store:
         """The operations on checkouts, payments and refunds."""
         self.console = ConsoleStore(database)
         """What the console reads and writes besides."""
+        self.arrivals = Arrivals()
+        """Wakes those who wait for events of an account that this process records."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._signals: dict[str, Wakes] = {
@@ -223,6 +233,8 @@ class Store:
                 self.invoices_due.set()
             if step.mail:
                 self._signal("mails")
+            if step.event:
+                self.arrivals.set_for(step.invoice.account_id)
             self._signal_unleased(inserted)
         return inserted
 
@@ -241,7 +253,11 @@ class Store:
         else:
             inserted = await self._commits.run(steps.report, item)
         if inserted is not None:
-            self._signal("invoices")
+            if step.event:
+                self.arrivals.set_for(step.invoice.account_id)
+            if (step.event or step.status) and (step.status is None or step.status in COLLECTING):
+                # The collection has lost its lease, and goes on.
+                self._signal("invoices")
             self._signal_unleased(inserted)
         return inserted
 
@@ -287,12 +303,16 @@ class Store:
 
     async def settle(self, attempt: Attempt) -> bool:
         """Record *attempt* and what follows from it; False if its lease was lost."""
-        is_settled = await self._commits.run(attempts.settle, attempt)
+        # The later events of an invoice wait for it; otherwise nobody does.
+        is_awaited = self._followed.knows(attempt.delivery.invoice_key)
+        is_settled = await self._commits.run(attempts.settle, attempt, is_awaited=is_awaited)
         if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
             delivery = attempt.delivery
-            # The later events of an invoice wait for a delivery that is delivered again.
-            is_again = delivery.cause is Cause.REDELIVERY
-            if self._followed.take(delivery.invoice_key) or is_again:
+            # The later events of an invoice wait for a delivery that is delivered again: then its
+            # failures are counted anew, and its attempts are not.
+            has_only_failures = delivery.attempt_count == delivery.failure_count
+            is_again = delivery.cause is Cause.REDELIVERY or not has_only_failures
+            if is_again or self._followed.take(delivery.invoice_key):
                 self._signal("deliveries", delivery.receiver)
         return is_settled
 
@@ -317,6 +337,24 @@ class Store:
         receiver = await self._write(redelivery.redeliver, account_id, delivery_id, now)
         if receiver is not None:
             self._signal("asked", receiver)
+        return await self.find_delivery(account_id, delivery_id), receiver is not None
+
+    async def cancel(
+        self, account_id: str, delivery_id: str, now: datetime
+    ) -> tuple[dict[str, Any], bool]:
+        """
+        Make a pending delivery dead, with the reason `cancelled`; see `redelivery.cancel`.
+
+        Returns:
+            The delivery as it is then, and whether it was changed.
+
+        Raises:
+            NotFound: if the account has no delivery of that id.
+        """
+        receiver = await self._write(redelivery.cancel, account_id, delivery_id, now)
+        if receiver is not None:
+            # The later events of the invoice go on.
+            self._signal("deliveries", receiver)
         return await self.find_delivery(account_id, delivery_id), receiver is not None
 
     async def redeliver_all(
@@ -403,6 +441,22 @@ class Store:
         return await self._browse(
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
+
+    async def feed(self, account_id: str, *, after: str | None, limit: int) -> feed.FeedPage:
+        """A page of what happened to the invoices of an account, oldest first; see `feed.page`."""
+        return await self._browse(feed.page, account_id, after=after, limit=limit)
+
+    async def feed_heads(self, account_ids: Sequence[str]) -> Mapping[str, int]:
+        """The newest position of each account; see `feed.heads`."""
+        return await self._read(feed.heads, account_ids)
+
+    async def facts_of_delivery(self, account_id: str, delivery_id: str) -> DeliveryFacts:
+        """What explains why a delivery has come or not, or NotFound."""
+        return await self._browse(explaining.delivery_facts, account_id, delivery_id)
+
+    async def facts_of_invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
+        """What explains why the callback of an invoice has come or not, or NotFound."""
+        return await self._browse(explaining.invoice_facts, account_id, invoice_id)
 
     async def count_open(self, account_id: str, most: int) -> int:
         """How many deliveries of an account are pending, up to *most*."""

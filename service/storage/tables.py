@@ -12,6 +12,7 @@ There are no foreign keys. A row that refers to another one is written by the tr
 writes that other row or holds its lease; checking each reference would cost as much as storing it.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -29,9 +31,16 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     false,
+    func,
+    literal_column,
+    select,
     text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator
+
+from service.database.bulk import COMPUTED
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -62,6 +71,25 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
+class TransactionNumber(ColumnElement[int]):
+    """The number of the present transaction; 0 on SQLite, where transactions have none."""
+
+    inherit_cache = True
+
+
+@compiles(TransactionNumber, "sqlite")
+def _no_number(_element: TransactionNumber, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "0"
+
+
+@compiles(TransactionNumber, "postgresql")
+def _number(_element: TransactionNumber, _compiler: SQLCompiler, **_options: Any) -> str:
+    return TRANSACTION_NUMBER
+
+
+TRANSACTION_NUMBER = "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
+"""On PostgreSQL: 64 bits, which do not wrap around."""
+
 metadata = MetaData()
 
 invoices = Table(
@@ -84,7 +112,7 @@ invoices = Table(
     Column("decimals", Integer),
     Column("status", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
-    # The callbacks evaluated at acceptance, as JSON: [[name, URL, origin], …].
+    # The callbacks evaluated at acceptance, as JSON; see `invoices.stored_callbacks`.
     Column("callbacks", Text),
     Column("event_count", Integer, nullable=False),
     # When the collection continues; null once it has ended.
@@ -121,7 +149,24 @@ events = Table(
     Column("paid", Boolean, nullable=False),
     Column("collector", Text, nullable=False),
     Column("at", Instant, nullable=False),
+    # The callbacks that it names, as JSON: {name: id} or, with a body of its own,
+    # {name: [id, body]}. The id is that of the delivery; null where none was made.
+    Column("callbacks", Text),
+    # Its place in the feed of the account, see `feed`; 0 where a version before 0011 stored it.
+    Column("position", BigInteger, nullable=False, server_default=TransactionNumber()),
     PrimaryKeyConstraint("account_id", "invoice_key", "sequence", name="events_primary"),
+)
+Index(
+    "events_feed",
+    events.c.account_id,
+    events.c.position,
+    events.c.invoice_key,
+    events.c.sequence,
+)
+
+# What is added to the numbers of transactions, on PostgreSQL; the greatest row counts.
+feed_bases = Table(
+    "feed_bases", metadata, Column("base", BigInteger, primary_key=True, autoincrement=False)
 )
 
 deliveries = Table(
@@ -201,6 +246,9 @@ attempts = Table(
     Column("detail", Text),
     Column("response_body", Text),
     Column("cause", Text, nullable=False),
+    # What was sent and what came back, as JSON: see `storage.transmissions`. Null where it is not
+    # known, and of older attempts.
+    Column("transmission", Text),
     PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
 )
 
@@ -514,3 +562,35 @@ is_attempt_of_delivery = and_(
     attempts.c.account_id == deliveries.c.account_id,
     attempts.c.delivery_id == deliveries.c.id,
 )
+
+
+# Literals: `insert_rows` gives statements no parameters but those of the row.
+_ZERO, _ONE = literal_column("0", BigInteger), literal_column("1", BigInteger)
+
+
+def _position(dialect_name: str, event: Mapping[str, ColumnElement[Any]]) -> ColumnElement[int]:
+    """The position of an *event* that is inserted; `feed` says what it is for."""
+    before = events.alias("before")
+    of_account = before.c.account_id == event["account_id"]
+    if dialect_name == "sqlite":
+        newest = select(func.max(before.c.position)).where(of_account).scalar_subquery()
+        return func.coalesce(newest, _ZERO) + _ONE
+    earlier = (
+        select(before.c.position)
+        .where(
+            of_account,
+            before.c.invoice_key == event["invoice_key"],
+            before.c.sequence == event["sequence"] - _ONE,
+        )
+        .scalar_subquery()
+    )
+    return func.greatest(feed_base() + literal_column(TRANSACTION_NUMBER, BigInteger), earlier)
+
+
+def feed_base() -> ColumnElement[int]:
+    """What is added to the numbers of transactions."""
+    base = select(func.max(feed_bases.c.base)).scalar_subquery()
+    return func.coalesce(base, _ZERO)
+
+
+events.c.position.info[COMPUTED] = _position

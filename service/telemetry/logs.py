@@ -12,6 +12,8 @@ import os
 import re
 import sys
 import textwrap
+import time
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -36,6 +38,7 @@ def configure_logs(
     """Log to standard error, from *level* upwards; `debug` of libraries is never logged."""
     # Lines do not show the place in the code, the thread and the process: do not look them up.
     logging._srcfile = None
+    logging.setLogRecordFactory(_Record)
     logging.logThreads = logging.logProcesses = False
     logging.logMultiprocessing = False
     handler = _BatchHandler(sys.stderr)
@@ -57,6 +60,40 @@ def _text_formatter(stream: TextIO) -> "_TextFormatter":
     # https://no-color.org
     is_colored = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return _TextFormatter(stream.fileno(), is_colored=is_colored)
+
+
+class _Record(logging.LogRecord):
+    """
+    A record without the place in the code, the thread and the process.
+
+    The `__init__` of the standard library takes the path of an unknown file apart, for each record.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 -- as the standard library calls it
+        self,
+        name: str,
+        level: int,
+        pathname: str,
+        lineno: int,
+        msg: object,
+        args: Any,
+        exc_info: Any,
+        func: Any = None,
+        sinfo: str | None = None,
+        **_: Any,
+    ) -> None:
+        self.name = name
+        self.levelno, self.levelname = level, logging.getLevelName(level)
+        # As the standard library does: a lone mapping is what the message is formatted with.
+        is_mapping = args and len(args) == 1 and isinstance(args[0], Mapping) and args[0]
+        self.msg: Any = msg
+        self.args = args[0] if is_mapping else args
+        self.exc_info, self.exc_text, self.stack_info = exc_info, None, sinfo
+        self.pathname = self.filename = self.module = pathname
+        self.lineno, self.funcName = lineno, func
+        self.created = time.time()
+        self.msecs = self.relativeCreated = 0.0
+        self.thread = self.threadName = self.process = self.processName = self.taskName = None
 
 
 class _BatchHandler(logging.StreamHandler[TextIO]):

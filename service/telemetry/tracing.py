@@ -80,6 +80,9 @@ class Span:
             self._recorded.set_status(Status(StatusCode.ERROR, reason))
 
 
+_NO_SPAN = Span(None)
+
+
 class Tracing:
     """
     Begins spans with *provider*, or with the global one of the process, if any.
@@ -100,7 +103,8 @@ class Tracing:
         here, and INTERNAL for other work.
         """
         if self._tracer is None:
-            return Span(parent)
+            # Nothing of it changes, so one serves all that have no parent.
+            return Span(parent) if parent else _NO_SPAN
         span = self._tracer.start_span(name, context=_context_of(parent), kind=kind)
         return Span(_traceparent_of(span), span)
 

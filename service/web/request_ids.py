@@ -7,10 +7,11 @@ A proxy in front of the service may have set the id; otherwise it is generated h
 import re
 
 from aiohttp import web
+from multidict import istr
 
 from service.domain.ids import new_id
 
-HEADER = "X-Request-Id"
+HEADER = istr("X-Request-Id")
 
 REQUEST_ID = web.RequestKey("request_id", str)
 """The id of the request, as logged and as answered."""
@@ -21,7 +22,8 @@ _USABLE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 def request_id_of(request: web.BaseRequest) -> str:
     """The id of *request*: from its header if that is usable, else a new one."""
-    if REQUEST_ID not in request:
+    known = request.get(REQUEST_ID)
+    if known is None:
         given = request.headers.get(HEADER, "")
-        request[REQUEST_ID] = given if _USABLE.fullmatch(given) else new_id()
-    return request[REQUEST_ID]
+        known = request[REQUEST_ID] = given if _USABLE.fullmatch(given) else new_id()
+    return known

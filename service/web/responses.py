@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import orjson
 from aiohttp import hdrs, web
+from multidict import istr
 
 
 def json_response(
@@ -22,16 +23,17 @@ def raw_json_response(
     )
 
 
+# The lower case of an `istr`, by which headers are found, is made once.
 _COMMON_HEADERS = {
     hdrs.SERVER: "invoices",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
+    istr("X-Content-Type-Options"): "nosniff",
+    istr("X-Frame-Options"): "DENY",
+    istr("Referrer-Policy"): "no-referrer",
+    istr("Cross-Origin-Opener-Policy"): "same-origin",
+    istr("Cross-Origin-Resource-Policy"): "same-origin",
 }
 
-_NO_REFERRER = "no-referrer"
-"""The console alone has another one: a browser that tells nothing names no origin in a POST."""
+_CONTENT_POLICY = istr("Content-Security-Policy")
 
 _NO_CONTENT_POLICY = "default-src 'none'; frame-ancestors 'none'"
 """The Content-Security-Policy of responses that are not pages, if a browser renders one."""
@@ -41,8 +43,7 @@ def add_common_headers(response: web.StreamResponse) -> None:
     """Add the headers that every response has."""
     headers = response.headers
     headers.update(_COMMON_HEADERS)
-    headers.setdefault("Referrer-Policy", _NO_REFERRER)
     # The pages of the documentation have a policy of their own.
-    headers.setdefault("Content-Security-Policy", _NO_CONTENT_POLICY)
+    headers.setdefault(_CONTENT_POLICY, _NO_CONTENT_POLICY)
     # Only the files of the documentation page have set another value.
     headers.setdefault(hdrs.CACHE_CONTROL, "no-store")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import product
 
+import orjson
 import pytest
 from sqlalchemy import insert
 
+from service.storage.history import BODIES_MAX
 from service.storage.tables import attempts, deliveries, events, invoices
 from tests.clock import START
 
@@ -16,6 +18,11 @@ WIDE = "\N{REPLACEMENT CHARACTER}"
 DETAIL = WIDE * 400
 BODY = WIDE * 4096
 URL = "https://a.example/" + "%F0%9F%98%80" * 360
+HEAD = "\n".join(f"X-{number:02}: " + WIDE * 40 for number in range(32))
+SIGNATURES = " ".join(["v1," + "a" * 44] * 20)
+TRANSMISSION = orjson.dumps(
+    ["POST", {"webhook-signature": SIGNATURES}, "::1", [999] * 5, HEAD, "5XX"]
+).decode()
 INVOICE_COUNT = 201
 DELIVERY_COUNT = 12
 ATTEMPT_COUNT = 100
@@ -79,6 +86,7 @@ def attempt_row(number, attempt_number):
         "detail": DETAIL,
         "response_body": BODY,
         "cause": "redelivery",
+        "transmission": TRANSMISSION if attempt_number > ATTEMPT_COUNT - BODIES_MAX else None,
     }
 
 
@@ -123,8 +131,11 @@ ONE = invoice_row(1)["id"]
         ("GET", f"/invoices/{ONE}/deliveries?limit=200"),
         ("GET", "/deliveries?limit=200"),
         ("GET", f"/deliveries/msg_{1001:032x}"),
+        ("GET", f"/deliveries/msg_{1001:032x}/why"),
+        ("GET", f"/invoices/{ONE}/why"),
         ("POST", f"/deliveries/msg_{1001:032x}/redeliver"),
         ("POST", f"/invoices/{ONE}/void"),
+        ("GET", "/events?limit=200"),
         ("GET", "/healthz"),
         ("GET", "/metrics"),
     ],

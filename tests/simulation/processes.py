@@ -21,15 +21,18 @@ from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing
-from tests.mails import FakeTransport
 from tests.simulation.clocks import SkewedClock
 from tests.simulation.collector import Script
 from tests.simulation.link import Link
 from tests.simulation.loop import OWNER
+from tests.simulation.mail_server import MailTransport
 from tests.simulation.plan import CALLBACKS
 
 KILL_POINTS = ("write", "commit", "read", "send", "answer", "collect")
 """The operations in the middle of which a process may be killed."""
+
+MAIL_KILL_POINTS = ("mail",)
+"""The same in worlds with mails."""
 
 PROCESS = ContextVar("PROCESS", default=None)
 """The running process; log records are assigned to it."""
@@ -105,10 +108,11 @@ class Process:
         self._serving = []
         self._kill_point = world.kill_point()
         self.link = Link(world, self)
+        transport = MailTransport(world, self)
         edges = Edges(
             database=self.link,
             sender=self,
-            mail_transport=FakeTransport(),
+            mail_transport=transport,
             collector=Script(world, self),
             clock=self.clock,
             chance=world.chance.random,
@@ -118,6 +122,8 @@ class Process:
         self.service = assemble(
             world.settings, ALONE, edges, operations=_operations(), metrics=_metrics()
         )
+        # A real mail has random ids, and a pay link, which is not part of a world.
+        self.service.collection._compose = transport.compose
 
     def __str__(self):
         return self.name

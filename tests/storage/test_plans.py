@@ -197,8 +197,8 @@ def invoice_row(number, *, due_at=None):
 
 def event_row(number):
     """A row of `events`."""
-    at = microseconds(START)
-    return account_of(number), f"{number:032x}", 1, "Invoice paid", True, "sandbox", at
+    at, callbacks = microseconds(START), '{"invoice_notification":null}'
+    return account_of(number), f"{number:032x}", 1, "Invoice paid", True, "sandbox", at, callbacks
 
 
 def delivery_row(number):
@@ -221,7 +221,7 @@ def delivery_row(number):
 def attempt_row(number):
     """A row of `attempts`."""
     id_ = f"msg_{number:032x}"
-    made = microseconds(START), 12, 200, "delivered", None, None, "event"
+    made = microseconds(START), 12, 200, "delivered", None, None, "event", None
     return account_of(number), id_, 1, *made
 
 
@@ -286,6 +286,7 @@ async def do_one_of_each(store, do):
 async def clear_one_of_each(store, do):
     """Redeliver, sweep and forget."""
     await do("redeliver", store.redeliver("dev", f"msg_{1:032x}", NOW))
+    await do("cancel", store.cancel("dev", f"msg_{1:032x}", NOW))
     await do("redeliver all", anext(store.redeliver_all("dev", DeliveryFilter(status="dead"), NOW)))
     await do("sweep", store.sweep(SweepPosition("dev"), START + SECOND))
     await do("sweep on", store.sweep(SweepPosition("dev", "n"), START + SECOND))
@@ -330,7 +331,13 @@ async def list_one_of_each(store, do):
     }.items():
         options = {"status": None, "after": None, "limit": 50, **narrowed}
         await do(name, store.list_invoices("dev", **options))
+    page = await do("read the feed", store.feed("dev", after=None, limit=50))
+    await do("read the feed after a cursor", store.feed("dev", after=str(page.next), limit=50))
+    await do("look at the heads of feeds", store.feed_heads(["dev", "other"]))
     await do("find a delivery", store.find_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a delivery", store.facts_of_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a later delivery", store.facts_of_delivery("dev", "msg_2"))
+    await do("explain an invoice", store.facts_of_invoice("dev", "i1"))
     await do("deliveries of an invoice", store.deliveries_of("dev", "i1"))
     for name, wanted, after in (
         ("list deliveries", DeliveryFilter(), None),
@@ -437,6 +444,14 @@ FIRST_COLUMNS |= {
 """The first column of every index."""
 
 
+FEW_ROWS = {"feed_bases"}
+"""Tables that do not grow: one row for each server into which the database was restored."""
+
+
+FEW_ROWS = {"feed_bases"}
+"""Tables that do not grow: one row for each server into which the database was restored."""
+
+
 def columns_of(condition):
     """The names in a *condition* of PostgreSQL, which include the columns."""
     return re.findall(r"\w+", condition)
@@ -452,6 +467,8 @@ def plan_of(statement, explained):
         # Without a condition on its first column, the whole index is scanned.
         if FIRST_COLUMNS.get(node.get("Index Name")) in columns_of(node.get("Index Cond", "")):
             plan.searched[node["Index Name"]] += 1
+        elif node.get("Relation Name") in FEW_ROWS or node.get("Relation Name") in FEW_ROWS:
+            continue
         elif "Index Name" in node or node["Node Type"] == "Seq Scan":
             plan.walked.append(f"{node['Node Type']} {node.get('Relation Name')}")
     return plan
@@ -469,12 +486,15 @@ _LEASED = {"deliveries_order", "events_primary", "invoices_primary"}
 _EVENTS = {"invoices_primary", "events_primary"}
 _DELIVERIES = {"deliveries_primary", *_ROWS}
 _ATTEMPTS = {"deliveries_primary", "attempts_primary"}
+_POSITION = {"events_feed"}
+_POSITION_IN_SERVER = {"events_primary"}
+"""By which the position of a new event is found: on SQLite, and on PostgreSQL."""
 _FILTERED = [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS]
 INDEXES = {
     "accept again": [_ID],
     "lease invoices": [{"invoices_due", "processes_pkey"}, _KEY],
-    "take a step": [_KEY, {"receivers_pkey", "origins_pkey"}],
-    "record an event": [_KEY, {"receivers_pkey", "origins_pkey"}],
+    "take a step": [_KEY, _POSITION, {"receivers_pkey", "origins_pkey"}],
+    "record an event": [_KEY, _POSITION, {"receivers_pkey", "origins_pkey"}],
     "find accounts": [{"deliveries_waiting"}],
     "look at receivers": [_LOOK],
     "look along chains": [_LOOK],
@@ -493,6 +513,16 @@ INDEXES = {
     "list invoices after a cursor": [_ID, _KEY, _EVENTS],
     "list one invoice by its id": [_ID, _EVENTS],
     "find a delivery": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
+    "explain a delivery": [_DELIVERIES, _ATTEMPTS],
+    "explain a later delivery": [_DELIVERIES, _ATTEMPTS, {"deliveries_order", "events_primary"}],
+    "explain an invoice": [
+        _ID,
+        {"deliveries_order"},
+        {"mails_invoice"},
+        {"events_primary"},
+        _DELIVERIES,
+        _ATTEMPTS,
+    ],
     "deliveries of an invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
     "list deliveries": _FILTERED[:2],
     "list deliveries after a cursor": _FILTERED,
@@ -516,6 +546,7 @@ INDEXES = {
         {"deliveries_primary", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
+    "cancel": [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS],
     "redeliver all": [{"deliveries_dead"}],
     "sweep": [{"deliveries_primary"}, {"attempts_primary"}],
     "sweep on": [{"deliveries_primary"}],
@@ -547,6 +578,9 @@ INDEXES = {
     "count deliveries by invoice": [_ID, {"deliveries_order"}],
     "keep a check": [{"receiver_checks_primary"}],
     "find checks": [{"receiver_checks_primary"}],
+    "read the feed": [{"events_feed", "invoices_primary"}],
+    "read the feed after a cursor": [{"events_feed", "invoices_primary"}],
+    "look at the heads of feeds": [{"events_feed"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
@@ -554,6 +588,7 @@ INDEXES = {
 
 WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
 SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
+SORTED |= {"explain an invoice", "explain a later delivery"}
 SORTED |= {name for name, indexes in INDEXES.items() if _EVENTS in indexes}
 SORTED |= {"keep a check", "find checks"}
 SORTED |= {name for name in INDEXES if name.startswith(("list deliveries", "list invoices by"))}
@@ -581,6 +616,7 @@ def test_unbounded_results_are_not_sorted(plans):
 def test_every_statement_uses_its_index(plans, name):
     """Each statement uses the index that was made for it."""
     given = [set(plan.searched) for plan, *_ in plans[name] if plan.searched]
+    given = [_POSITION if one == _POSITION_IN_SERVER else one for one in given]
 
     # The same statement may run for each receiver, one after another.
     assert INDEXES[name] == [one for one, _ in groupby(given)]

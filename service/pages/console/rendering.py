@@ -21,11 +21,7 @@ POLICY = (
     "connect-src 'self'"
 )
 
-HEADERS = {
-    # With `no-referrer`, which all other answers have, browsers send `Origin: null` with a form.
-    "Referrer-Policy": "same-origin",
-    hdrs.VARY: "Cookie, Accept",
-}
+HEADERS = {hdrs.VARY: "Cookie, Accept"}
 
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 KEPT_SECONDS = 365 * 86400

@@ -1,0 +1,101 @@
+"""
+The connections to PostgreSQL that write: they stay checked out, and the driver begins and commits.
+
+SQLAlchemy takes a connection from its pool for each transaction, begins, commits and gives it back:
+a greenlet for each of them, a task and several events, for three transactions of every invoice.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import await_only
+
+T = TypeVar("T")
+
+_Writer = tuple[AsyncConnection, asyncpg.Connection]
+"""A connection, and that of the driver below it."""
+
+
+class Writers:
+    """Connections of *engine*, on which SQLAlchemy begins no transaction itself."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._kept: list[_Writer] = []
+        self._opening_count = 0
+
+    async def transact(
+        self, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> T:
+        """Run *work* in a transaction and commit it; an exception rolls all of it back."""
+        writer = self._kept.pop() if self._kept else await self._open()
+        connection, driver = writer
+        try:
+            result = await connection.run_sync(_transact, driver, work, args, options)
+        except Exception:
+            await self._give_back(writer)
+            raise
+        except BaseException:
+            # Cancelled, at its deadline for example: what the server has done is not known.
+            await _drop(writer)
+            raise
+        await self._give_back(writer)
+        return result
+
+    async def close(self) -> None:
+        """Close the connections that are not in use."""
+        while self._kept:
+            await self._kept.pop()[0].close()
+
+    async def _open(self) -> _Writer:
+        self._opening_count += 1
+        try:
+            connection = await self._engine.connect()
+        finally:
+            self._opening_count -= 1
+        pooled = await connection.get_raw_connection()
+        driver: Any = pooled.driver_connection
+        return connection, driver
+
+    async def _give_back(self, writer: _Writer) -> None:
+        connection, driver = writer
+        if driver.is_closed() or driver.is_in_transaction():
+            await _drop(writer)
+        elif self._opening_count:
+            # Somebody waits for a connection, perhaps for this one.
+            await connection.close()
+        else:
+            self._kept.append(writer)
+
+
+async def _drop(writer: _Writer) -> None:
+    connection, driver = writer
+    driver.terminate()
+    await connection.invalidate()
+    await connection.close()
+
+
+def _transact(
+    tx: Connection,
+    driver: asyncpg.Connection,
+    work: Callable[..., T],
+    args: tuple[Any, ...],
+    options: Mapping[str, Any],
+) -> T:
+    await_only(driver.execute("BEGIN"))
+    try:
+        result = work(tx, *args, **options)
+    except Exception:
+        if not driver.is_closed():
+            await_only(driver.execute("ROLLBACK"))
+        raise
+    else:
+        await_only(driver.execute("COMMIT"))
+        return result
+    finally:
+        if tx.in_transaction():
+            # Statements that SQLAlchemy ran; for the driver, the transaction has ended.
+            tx.rollback()
