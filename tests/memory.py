@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import timedelta
 from enum import Enum
 
 import orjson
 from sqlalchemy import Index, UniqueConstraint
 
 from service.database import group_commit
+from service.domain import attempt_counts, test_events
+from service.domain.attempt_counts import COUNTS, Hour, no_counts
 from service.domain.delivery import Delivery, ReceiverState, account_of
 from service.domain.ids import lower_bound, new_id
 from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
 from service.domain.mail import Mail
 from service.domain.outcomes import AttemptOutcome
+from service.domain.receivers import KnownReceiver, id_of
 from service.domain.states import (
     COLLECTING,
     INVOICE_MOVES,
@@ -39,10 +42,14 @@ from service.storage import (
     attempts,
     backlog,
     deliveries,
+    gates,
     history,
     invoices,
     mails,
+    observations,
     payments,
+    receiver_hours,
+    receiver_list,
     receivers,
     redelivery,
     retention,
@@ -178,6 +185,7 @@ class Tables:
         self.attempts = self._named[tables.attempts]
         self.receivers = self._named[tables.receivers]
         self.origins = self._named[tables.origins]
+        self.receiver_hours = self._named[tables.receiver_hours]
         self.accounts = self._named[tables.accounts]
         self.account_keys = self._named[tables.account_keys]
         self.account_secrets = self._named[tables.account_secrets]
@@ -211,6 +219,11 @@ class Tables:
         """Whether *receiver* has asked for a hold that ends after *now*."""
         state = self.receivers.get(receiver)
         return bool(state and state["held_until"] and state["held_until"] > now)
+
+    def is_paused(self, receiver):
+        """Whether *receiver* gets no attempts until it is resumed."""
+        state = self.receivers.get(receiver)
+        return bool(state and state["paused_at"])
 
     def rests_until(self, row, now):
         """Until when the receiver of a delivery gets no attempts, if *now* is before that."""
@@ -411,7 +424,7 @@ def _insert_event(tx, step, sequence):
 def _insert_delivery(tx, delivery):
     """Insert a delivery, without its lease if the receiver rests; returns it as inserted."""
     names = {"receiver": delivery.receiver, "origin": delivery.origin}
-    if tx.rests_until(names, delivery.created_at):
+    if tx.rests_until(names, delivery.created_at) or tx.is_paused(delivery.receiver):
         delivery = replace(delivery, leased_until=None)
     tx.deliveries.insert(
         {
@@ -435,10 +448,14 @@ def _insert_delivery(tx, delivery):
             "leased_by": None,
             "cause": Cause.EVENT.value,
             "receiver": delivery.receiver,
-            "is_asked": False,
+            "is_asked": delivery.is_asked,
         }
     )
     return delivery
+
+
+def _insert_deliveries(tx, new):
+    return [_insert_delivery(tx, one) for one in new]
 
 
 def _reported(row, step):
@@ -557,10 +574,12 @@ def _lease_deliveries_of(tx, round_):
     pending = _pending_by_receiver(tx)
     found = []
     for receiver in round_.asked:
+        if tx.is_paused(receiver):
+            continue
         asked = [row for row in pending.get(receiver, ()) if row["is_asked"]]
         found += _free(tx, asked, round_.now)[: deliveries.ASKED_MAX]
     for receiver, limit in round_.limits.items():
-        if tx.is_held(receiver, round_.now):
+        if tx.is_held(receiver, round_.now) or tx.is_paused(receiver):
             continue
         due = [row for row in _due(tx, pending.get(receiver, ()), round_.now) if row not in found]
         found += sorted(due, key=_due_at)[:limit]
@@ -608,6 +627,7 @@ def _waiting(tx, rows, now):
         min((row["due_at"] for row in rows if row["due_at"] > now), default=None),
         tx.rests_until(rows[0], now),
         any(row["is_asked"] for row in rows),
+        tx.is_paused(rows[0]["receiver"]),
     )
 
 
@@ -648,8 +668,8 @@ def _lease_delivery(tx, row, round_):
 
 def _leased_delivery(tx, row):
     values = {one.name: row[one.name] for one in fields(Delivery) if one.name in row}
-    event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
-    invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
+    event = _event_of(tx, row)
+    invoice = _invoice_of(tx, row)
     return Delivery(
         **{**values, "cause": Cause(row["cause"])},
         invoice_id=invoice["id"],
@@ -658,6 +678,25 @@ def _leased_delivery(tx, row):
         traceparent=invoice["traceparent"],
         collector=event["collector"],
     )
+
+
+def _invoice_of(tx, row):
+    """The invoice of a delivery; a test event has none."""
+    return tx.invoices.get(row["account_id"], row["invoice_key"]) or {
+        "id": row["invoice_key"],
+        "created_at": row["created_at"],
+        "request_id": row["id"],
+        "traceparent": None,
+    }
+
+
+def _event_of(tx, row):
+    """The event of a delivery; a test event has none that is stored."""
+    return tx.events.get(row["account_id"], row["invoice_key"], row["sequence"]) or {
+        "description": test_events.DESCRIPTION,
+        "paid": test_events.IS_PAID,
+        "collector": test_events.COLLECTOR,
+    }
 
 
 def _release(tx, leased):
@@ -723,13 +762,26 @@ def _settle_one(tx, attempt):
 def _remember(tx, attempt):
     if state := attempt.receiver_state:
         new = {one.name: getattr(state, one.name) for one in fields(state)}
+        new |= {
+            "id": id_of(state.receiver),
+            "reason": receivers.reason_of(attempt) if state.failing_since else None,
+            "failed_at": state.failing_since,
+            "answering_since": state.answered_at,
+        }
         known = tx.receivers.get(state.receiver)
         if known is None:
-            tx.receivers.insert(new)
+            tx.receivers.insert(new | {"paused_at": None, "notice": None})
         else:
             holds = [at for at in (known["held_until"], new["held_until"]) if at]
             since = new["failing_since"] and (known["failing_since"] or new["failing_since"])
-            changes = {**new, "held_until": max(holds, default=None), "failing_since": since}
+            answering = None if known["failing_since"] else known["answering_since"]
+            changes = {
+                **new,
+                "held_until": max(holds, default=None),
+                "failing_since": since,
+                "failed_at": new["failed_at"] or known["failed_at"],
+                "answering_since": new["answered_at"] and (answering or new["answered_at"]),
+            }
             tx.receivers.change(known, **changes)
     if state := attempt.origin_state:
         known = tx.origins.get(state.origin)
@@ -737,6 +789,132 @@ def _remember(tx, attempt):
             tx.origins.insert({"origin": state.origin, "held_until": state.cooldown_until})
         else:
             tx.origins.change(known, held_until=state.cooldown_until)
+
+
+def _observe(tx, observed):
+    for one in observed:
+        for hour in one.hours:
+            _add_hour(tx, hour)
+        known = tx.receivers.get(one.receiver)
+        if one.failed_at:
+            _observe_failing(tx, one, known)
+        elif one.answered_at and known and known["failing_since"]:
+            at = {"answered_at": one.answered_at, "answering_since": one.answered_at}
+            if (known["failed_at"] or known["failing_since"]) < one.answered_at:
+                tx.receivers.change(known, failing_since=None, reason=None, **at)
+
+
+def _observe_failing(tx, one, known):
+    failing = {"failed_at": one.failed_at, "reason": one.reason, "id": id_of(one.receiver)}
+    if known is None:
+        tx.receivers.insert(
+            _new_receiver(one.receiver, one.origin, failing_since=one.failing_since, **failing)
+        )
+    elif known["answered_at"] is None or known["answered_at"] < one.failed_at:
+        failing["failed_at"] = max(known["failed_at"] or one.failed_at, one.failed_at)
+        failing["failing_since"] = known["failing_since"] or one.failing_since
+        tx.receivers.change(known, answering_since=None, **failing)
+
+
+def _new_receiver(receiver, origin, **values):
+    row = dict.fromkeys(column.name for column in tables.receivers.columns)
+    return {**row, "receiver": receiver, "origin": origin, "id": id_of(receiver), **values}
+
+
+def _add_hour(tx, hour):
+    counts = dict(zip(COUNTS, hour.counts, strict=True))
+    known = tx.receiver_hours.get(hour.receiver, hour.hour)
+    if known is None:
+        tx.receiver_hours.insert({"receiver": hour.receiver, "hour": hour.hour, **counts})
+    else:
+        tx.receiver_hours.change(known, **{name: known[name] + counts[name] for name in COUNTS})
+
+
+def _remove_old_hours(tx, now):
+    oldest = min((row["hour"] for row in tx.receiver_hours), default=now)
+    if oldest >= now - receiver_hours.KEPT:
+        return False
+    rows = [row for row in tx.receiver_hours if row["hour"] == oldest]
+    rows.sort(key=lambda row: row["receiver"])
+    for row in rows[: receiver_hours.BATCH]:
+        tx.receiver_hours.remove(row)
+    return True
+
+
+# Receivers by hand
+
+
+def _pause(tx, receiver, origin, now):
+    known = tx.receivers.get(receiver)
+    if known is None:
+        tx.receivers.insert(_new_receiver(receiver, origin, paused_at=now))
+    elif known["paused_at"]:
+        return False
+    else:
+        tx.receivers.change(known, paused_at=now, id=id_of(receiver))
+    return True
+
+
+def _resume(tx, receiver):
+    is_paused = tx.is_paused(receiver)
+    if is_paused:
+        tx.receivers.change(tx.receivers.get(receiver), paused_at=None)
+    return is_paused
+
+
+def _receiver_names(tx, account_id):
+    names = {row["receiver"] for row in tx.receivers} | set(_pending_by_receiver(tx))
+    return sorted(name for name in names if account_of(name) == account_id)
+
+
+def _known_receiver(tx, name, now):
+    pending = _pending_by_receiver(tx).get(name, ())
+    row = tx.receivers.get(name) or _new_receiver(name, pending[0]["origin"])
+    origin = tx.origins.get(row["origin"]) or {"held_until": None}
+    shown = ("answered_at", "answering_since", "failing_since", "failed_at", "reason")
+    counts = [one.counts for one in _series(tx, name, now)]
+    return KnownReceiver(
+        receiver=name,
+        origin=row["origin"],
+        **{one: row[one] for one in (*shown, "held_until", "paused_at")},
+        resting_until=max(
+            (at for at in (row["cooldown_until"], origin["held_until"]) if at), default=None
+        ),
+        oldest_due_at=min(map(_due_at, pending), default=None),
+        counts=attempt_counts.added(counts) if any(map(any, counts)) else (),
+    )
+
+
+def _series(tx, name, now):
+    last = now.replace(minute=0, second=0, microsecond=0)
+    hours = [last - timedelta(hours=23 - number) for number in range(24)]
+    known = [tx.receiver_hours.get(name, hour) for hour in hours]
+    return [
+        Hour(name, hour, [row[one] for one in COUNTS] if row else no_counts())
+        for hour, row in zip(hours, known, strict=True)
+    ]
+
+
+def _find_receiver(tx, account_id, receiver_id, now):
+    for name in _receiver_names(tx, account_id):
+        if id_of(name) == receiver_id:
+            return _known_receiver(tx, name, now)
+    raise NotFound(f"There is no receiver {receiver_id!r}.")
+
+
+def _find_series(tx, account_id, receiver_id, now):
+    known = _find_receiver(tx, account_id, receiver_id, now)
+    return known, _series(tx, known.receiver, now)
+
+
+def _list_receivers(tx, account_id, now, *, after, limit):
+    names = _receiver_names(tx, account_id)
+    if after:
+        if after not in map(id_of, names):
+            raise UnknownCursor
+        names = names[[id_of(one) for one in names].index(after) + 1 :]
+    known = [_known_receiver(tx, name, now) for name in names[:limit]]
+    return known, id_of(names[limit - 1]) if len(names) > limit else None
 
 
 def _answered(tx, since):
@@ -828,8 +1006,10 @@ def _remove_states(tx, kind, after, over_before):
     waited_for = _pending_by_receiver(tx)
     for name in looked:
         row = rows.get(name)
-        ends = [value for value in row.values() if isinstance(value, datetime)]
-        if name not in waited_for and all(end < over_before for end in ends):
+        shown = ("answered_at", "failing_since", "cooldown_until", "held_until")
+        ends = [row[one] for one in shown if row.get(one)]
+        is_used = name in waited_for or row.get("paused_at")
+        if not is_used and all(end < over_before for end in ends):
             rows.remove(row)
     return looked[-1] if len(looked) == retention.BATCH else None
 
@@ -870,6 +1050,10 @@ def _disable_account(tx, account_id, now):
     row = tx.accounts.get(account_id)
     if row and row["disabled_at"] is None:
         tx.accounts.change(row, disabled_at=now)
+
+
+def _set_email(tx, account_id, email):
+    tx.accounts.change(tx.accounts.get(account_id), email=email)
 
 
 def _find_account(tx, name):
@@ -956,8 +1140,7 @@ def _find_delivery(tx, account_id, delivery_id):
 
 
 def _shown_delivery(tx, row):
-    invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
-    event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
+    invoice, event = _invoice_of(tx, row), _event_of(tx, row)
     made = [
         dict(tx.attempts.get(row["account_id"], row["id"], number + 1))
         for number in range(row["attempt_count"])
@@ -966,7 +1149,7 @@ def _shown_delivery(tx, row):
     for attempt in made[: -history.BODIES_MAX]:
         attempt["response_body"] = None
     shown = {name: value for name, value in row.items() if name != "body"}
-    state = tx.receivers.get(row["receiver"]) or {"held_until": None, "cooldown_until": None}
+    state = tx.receivers.get(row["receiver"]) or _new_receiver(row["receiver"], row["origin"])
     origin = tx.origins.get(row["origin"]) or {"held_until": None}
     hold = state["held_until"]
     is_held = hold is not None and not row["is_asked"]
@@ -978,6 +1161,7 @@ def _shown_delivery(tx, row):
         leased_until=row["leased_until"],
         held_until=hold,
         cooldown_until=max(cooldowns, default=None),
+        is_paused=state["paused_at"] is not None,
     )
     due_at = max(row["due_at"], hold) if is_held else row["due_at"]
     return {
@@ -1079,7 +1263,13 @@ def _measure_backlog(tx, now):
         for row in tx.deliveries
         if row["status"] == PENDING and _is_free(row, now) and _is_first_of_its_invoice(tx, row)
     ]
-    due = [row for row in free if row["due_at"] <= now and not tx.is_held(row["receiver"], now)]
+    due = [
+        row
+        for row in free
+        if row["due_at"] <= now
+        and not tx.is_held(row["receiver"], now)
+        and not tx.is_paused(row["receiver"])
+    ]
     collections = [
         row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
     ]
@@ -1131,6 +1321,14 @@ WORK = {
     receivers.answered: _answered,
     deliveries.lease_due: _lease_deliveries,
     deliveries.release: _release,
+    deliveries.insert: _insert_deliveries,
+    gates.pause: _pause,
+    gates.resume: _resume,
+    observations.record: _observe,
+    receiver_hours.remove_old: _remove_old_hours,
+    receiver_list.find: _find_receiver,
+    receiver_list.series_of: _find_series,
+    receiver_list.list_receivers: _list_receivers,
     attempts.settle: _settle,
     history.find: _find_delivery,
     history.of_invoice: _deliveries_of_invoice,
@@ -1143,6 +1341,7 @@ WORK = {
     accounts.add_first: _add_first_account,
     accounts.rotate: _rotate,
     accounts.disable: _disable_account,
+    accounts.set_email: _set_email,
     accounts.find: _find_account,
     accounts.list_accounts: _list_accounts,
     accounts.find_key: _find_key,

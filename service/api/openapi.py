@@ -47,6 +47,7 @@ answered: of each delivery the newest 100.
 TAGS = (
     {"name": "invoices", "description": "Create invoices and follow their collection."},
     {"name": "deliveries", "description": "See what was sent to your API and what it answered."},
+    {"name": "receivers", "description": "See, pause, resume and test your callback URLs."},
     {"name": "operations", "description": "For operators of the service."},
 )
 

@@ -1,4 +1,4 @@
-"""What an account is told about a receiver: its id, and the state that follows from what is stored."""
+"""What an account is told about a receiver: its id, and its state by what is stored."""
 
 from collections.abc import Sequence
 from datetime import datetime

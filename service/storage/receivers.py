@@ -21,14 +21,18 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
-from service.database.bulk import Given, given
+from service.database.bulk import Given, given, insert_of
 from service.domain.delivery import Attempt, Delivery, ReceiverState
+from service.domain.receivers import id_of
+from service.storage.gates import is_closed
 from service.storage.tables import microseconds, origins, receivers
 
 ANSWERED_MAX = 5_000
 """Receivers that a process knows from its start as answering: those that did so last."""
+
+REASON_MAX = 500
+"""Characters of a reason."""
 
 _asked = Given(receiver=Text(), origin=Text())
 _rests = (
@@ -38,6 +42,7 @@ _rests = (
         or_(
             receivers.c.cooldown_until > bindparam("now"),
             receivers.c.held_until > bindparam("now"),
+            is_closed,
         ),
     )
     .scalar_subquery()
@@ -55,14 +60,13 @@ _answered = (
     .order_by(receivers.c.answered_at.desc())
     .limit(ANSWERED_MAX)
 )
+_INSTANTS = ("answered_at", "failing_since", "cooldown_until", "held_until")
 _states = Given(
     receiver=Text(),
     origin=Text(),
-    **{
-        column.name: column.type
-        for column in receivers.columns
-        if column.name not in {"receiver", "origin"}
-    },
+    id=Text(),
+    reason=Text(),
+    **{name: receivers.c[name].type for name in _INSTANTS},
 )
 _origin_states = Given(origin=Text(), held_until=origins.c.held_until.type)
 
@@ -82,13 +86,14 @@ def answered(tx: Connection, since: datetime) -> list[ReceiverState]:
 
 def remember(tx: Connection, made: Sequence[Attempt]) -> None:
     """Store what the attempts *made* have shown; the last one of a receiver applies."""
-    states = dict[str, ReceiverState]()
-    for state in (one.receiver_state for one in made):
-        if state:
+    states, reasons = dict[str, ReceiverState](), dict[str, str | None]()
+    for one in made:
+        if state := one.receiver_state:
             before = states.get(state.receiver)
             states[state.receiver] = _with_longer_hold(state, before) if before else state
+            reasons[state.receiver] = reason_of(one) if state.failing_since else None
     if states:
-        rows = [_row(states[name]) for name in sorted(states)]
+        rows = [_row(states[name], reasons[name]) for name in sorted(states)]
         tx.execute(_remembering(tx.dialect.name), given(rows))
     untils = {
         state.origin: state.cooldown_until for state in (one.origin_state for one in made) if state
@@ -105,10 +110,17 @@ def _with_longer_hold(state: ReceiverState, before: ReceiverState) -> ReceiverSt
     return replace(state, held_until=max(holds, default=None))
 
 
-def _row(state: ReceiverState) -> dict[str, Any]:
+def reason_of(attempt: Attempt) -> str:
+    """What was wrong with *attempt*, as its account is told."""
+    return (attempt.detail or f"The attempt was {attempt.outcome}.")[:REASON_MAX]
+
+
+def _row(state: ReceiverState, reason: str | None) -> dict[str, Any]:
     return {
         "receiver": state.receiver,
         "origin": state.origin,
+        "id": id_of(state.receiver),
+        "reason": reason,
         "answered_at": microseconds(state.answered_at),
         "failing_since": microseconds(state.failing_since),
         "cooldown_until": microseconds(state.cooldown_until),
@@ -118,12 +130,21 @@ def _row(state: ReceiverState) -> dict[str, Any]:
 
 @cache
 def _remembering(dialect_name: str) -> Executable:
-    insert = _insert_of(dialect_name)
-    names = [column.name for column in receivers.columns]
+    insert = insert_of(dialect_name)
+    values = {
+        **{one.name: one for one in _states.c},
+        "failed_at": _states.c.failing_since,
+        "answering_since": _states.c.answered_at,
+    }
     # SQLite reads the ON of "ON CONFLICT" as a join's, unless a WHERE stands in between.
-    rows = select(*(_states.c[name] for name in names)).where(true())
-    statement = insert(receivers).from_select(names, rows)
+    rows = select(*(one.label(name) for name, one in values.items())).where(true())
+    statement = insert(receivers).from_select([*values], rows)
     new = statement.excluded
+    # A version before 0013 has not stored since when it answers.
+    since = case(
+        (receivers.c.failing_since.is_not(None), new.answered_at),
+        else_=func.coalesce(receivers.c.answering_since, new.answered_at),
+    )
     longer = case(
         (receivers.c.held_until > new.held_until, receivers.c.held_until), else_=new.held_until
     )
@@ -139,6 +160,10 @@ def _remembering(dialect_name: str) -> Executable:
             ),
             "cooldown_until": new.cooldown_until,
             "held_until": func.coalesce(longer, receivers.c.held_until),
+            "id": new.id,
+            "reason": new.reason,
+            "failed_at": func.coalesce(new.failed_at, receivers.c.failed_at),
+            "answering_since": case((new.answered_at.is_not(None), since)),
         },
     )
     return upsert
@@ -147,13 +172,9 @@ def _remembering(dialect_name: str) -> Executable:
 @cache
 def _remembering_origins(dialect_name: str) -> Executable:
     rows = select(_origin_states.c.origin, _origin_states.c.held_until).where(true())
-    insert = _insert_of(dialect_name)
+    insert = insert_of(dialect_name)
     statement = insert(origins).from_select(["origin", "held_until"], rows)
     upsert: Executable = statement.on_conflict_do_update(
         index_elements=[origins.c.origin], set_={"held_until": statement.excluded.held_until}
     )
     return upsert
-
-
-def _insert_of(dialect_name: str) -> Any:
-    return sqlite.insert if dialect_name == "sqlite" else postgresql.insert

@@ -304,7 +304,7 @@ receiver_hours = Table(
     *(Column(name, Integer, nullable=False) for name in COUNTS),
     PrimaryKeyConstraint("receiver", "hour", name="receiver_hours_primary"),
 )
-Index("receiver_hours_hour", receiver_hours.c.hour)
+Index("receiver_hours_hour", receiver_hours.c.hour, receiver_hours.c.receiver)
 
 # An origin belongs to no account: while no connection to it can be made, all of them wait.
 origins = Table(

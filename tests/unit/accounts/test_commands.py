@@ -126,7 +126,7 @@ def test_accounts_are_listed(run, accounts):
     assert second.endswith("  disabled")
 
     one, two = accounts("list")
-    assert {"id", "name", "created_at", "disabled_at", "key_prefixes"} == set(one)
+    assert {"id", "name", "created_at", "disabled_at", "email", "key_prefixes"} == set(one)
     assert (None, [prefix_of(acme["key"])]) == (one["disabled_at"], one["key_prefixes"])
     assert datetime.fromisoformat(two["disabled_at"]) <= datetime.now(UTC)
 

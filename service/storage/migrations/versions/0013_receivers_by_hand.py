@@ -53,7 +53,7 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Integer(), nullable=False) for name in _COUNTS),
         sa.PrimaryKeyConstraint("receiver", "hour", name="receiver_hours_primary"),
     )
-    op.create_index("receiver_hours_hour", "receiver_hours", ["hour"])
+    op.create_index("receiver_hours_hour", "receiver_hours", ["hour", "receiver"])
 
 
 def _fill_ids() -> None:
