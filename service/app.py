@@ -40,6 +40,7 @@ from service.collection.events import event_maker
 from service.collection.invoice_mail import InvoiceMails
 from service.collection.loop import Collection, Ports
 from service.collection.mailing import Mailing, MailRules
+from service.collection.notice_mail import NoticeMails
 from service.collection.outbox import Outbox
 from service.collection.payments import Payments
 from service.collection.reversal import Reversals
@@ -56,6 +57,7 @@ from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy, is_single_label
+from service.delivery.notices import Notices
 from service.delivery.observer import Observer
 from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
@@ -283,6 +285,7 @@ def assemble(
     watches = [stripe.watch(settings.stripe_poll_interval)] if stripe else []
     # The observer is drained after the dispatcher, whose last attempts it stores.
     loops: tuple[Loop, ...] = (
+        Notices(store, NoticeMails(settings.mail_from, clock).compose, clock, metrics),
         *(sweeper, collection, *watches, payments, mailing),
         *(dispatcher, observer),
     )

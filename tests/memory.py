@@ -24,6 +24,12 @@ from service.domain.delivery import Delivery, ReceiverState, account_of
 from service.domain.ids import lower_bound, new_id
 from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
 from service.domain.mail import Mail
+from service.domain.notices import (
+    FAILING_AFTER,
+    STILL_FAILING_AFTER,
+    Notice,
+    NoticeKind,
+)
 from service.domain.outcomes import AttemptOutcome
 from service.domain.receivers import KnownReceiver, id_of
 from service.domain.states import (
@@ -46,6 +52,7 @@ from service.storage import (
     history,
     invoices,
     mails,
+    notices,
     observations,
     payments,
     receiver_hours,
@@ -917,6 +924,55 @@ def _list_receivers(tx, account_id, now, *, after, limit):
     return known, id_of(names[limit - 1]) if len(names) > limit else None
 
 
+def _due_notices(tx, now):
+    found = []
+    for kind in NoticeKind:
+        is_recovery = kind is NoticeKind.RECOVERED
+        name = "answering_since" if is_recovery else "failing_since"
+        rows = [row for row in tx.receivers if row[name] and _is_notice_due(row, kind, now)]
+        rows.sort(key=lambda row: row[name])
+        found += [
+            Notice(
+                kind=kind,
+                receiver=row["receiver"],
+                origin=row["origin"],
+                since=row[name],
+                told=row["notice"] and NoticeKind(row["notice"]),
+                reason=row["reason"],
+                email=(tx.accounts.get(account_of(row["receiver"])) or {}).get("email"),
+            )
+            for row in rows[: notices.BATCH]
+        ]
+    return found
+
+
+def _is_notice_due(row, kind, now):
+    if kind is NoticeKind.RECOVERED:
+        is_over = row["answering_since"] <= now - FAILING_AFTER
+        return bool(row["notice"] and is_over and not row["failing_since"])
+    told, after = (
+        (None, FAILING_AFTER)
+        if kind is NoticeKind.FAILING
+        else (NoticeKind.FAILING.value, STILL_FAILING_AFTER)
+    )
+    is_over = row["failing_since"] <= now - after
+    return is_over and row["notice"] == told and not row["paused_at"]
+
+
+def _give_notices(tx, items):
+    given = []
+    for notice, mail in items:
+        row = tx.receivers.get(notice.receiver)
+        is_recovery = notice.kind is NoticeKind.RECOVERED
+        name = "answering_since" if is_recovery else "failing_since"
+        if row and (row["notice"], row[name]) == (notice.told, notice.since):
+            tx.receivers.change(row, notice=None if is_recovery else notice.kind.value)
+            given.append(notice)
+            if mail:
+                _insert_mail(tx, mail)
+    return given
+
+
 def _answered(tx, since):
     states = [row for row in tx.receivers if row["answered_at"] and row["answered_at"] > since]
     states.sort(key=lambda row: row["answered_at"], reverse=True)
@@ -1325,6 +1381,8 @@ WORK = {
     gates.pause: _pause,
     gates.resume: _resume,
     observations.record: _observe,
+    notices.find_due: _due_notices,
+    notices.give: _give_notices,
     receiver_hours.remove_old: _remove_old_hours,
     receiver_list.find: _find_receiver,
     receiver_list.series_of: _find_series,

@@ -22,6 +22,7 @@ from service.domain.attempt_counts import Hour
 from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
+from service.domain.notices import Notice
 from service.domain.receivers import KnownReceiver
 from service.domain.states import Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
@@ -35,6 +36,7 @@ from service.storage import (
     invoices,
     leases,
     mails,
+    notices,
     observations,
     processes,
     receiver_hours,
@@ -535,6 +537,17 @@ class Store:
     async def observe(self, observed: Sequence[observations.Observation]) -> None:
         """Store what attempts have shown beside what was stored with them."""
         await self._write(observations.record, observed)
+
+    async def due_notices(self, now: datetime) -> Sequence[Notice]:
+        """Notices that accounts are to be given; see `notices.find_due`."""
+        return await self._read(notices.find_due, now)
+
+    async def give_notices(self, items: Sequence[notices.NoticeToGive]) -> Sequence[Notice]:
+        """Record notices with their mails; returns those that were still due."""
+        given = await self._write(notices.give, items)
+        if given:
+            self._signal("mails")
+        return given
 
     async def remove_old_hours(self, now: datetime) -> bool:
         """Remove some counts that are no longer told; False if there were none."""

@@ -277,6 +277,7 @@ receivers = Table(
 Index("receivers_id", receivers.c.id)
 Index(
     "receivers_failing",
+    receivers.c.notice,
     receivers.c.failing_since,
     sqlite_where=receivers.c.failing_since.is_not(None),
     postgresql_where=receivers.c.failing_since.is_not(None),

@@ -39,13 +39,12 @@ def upgrade() -> None:
     op.add_column("accounts", sa.Column("email", sa.Text()))
     _fill_ids()
     op.create_index("receivers_id", "receivers", ["id"])
-    for name, column, condition in (
-        ("receivers_failing", "failing_since", sa.text("failing_since IS NOT NULL")),
-        ("receivers_noticed", "answering_since", sa.text("notice IS NOT NULL")),
+    for name, columns, condition in (
+        ("receivers_failing", ["notice", "failing_since"], "failing_since IS NOT NULL"),
+        ("receivers_noticed", ["answering_since"], "notice IS NOT NULL"),
     ):
-        op.create_index(
-            name, "receivers", [column], sqlite_where=condition, postgresql_where=condition
-        )
+        where = sa.text(condition)
+        op.create_index(name, "receivers", columns, sqlite_where=where, postgresql_where=where)
     op.create_table(
         "receiver_hours",
         sa.Column("receiver", sa.Text().with_variant(sa.Text(collation="C"), "postgresql")),
