@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, select, update
 from service.domain.mail import Mail
 from service.domain.notices import FAILING_AFTER, STILL_FAILING_AFTER, Notice, NoticeKind
 from service.storage import gates, mails
-from service.storage.tables import accounts, receivers
+from service.storage.tables import accounts, is_failing_unnoticed, receivers
 
 BATCH = 50
 """Notices of each kind that are found in one read."""
@@ -79,10 +79,10 @@ def _queries(now: datetime) -> dict[NoticeKind, Select[Any]]:
     """The receivers that each kind of notice is due for."""
     failing, notice = receivers.c.failing_since, receivers.c.notice
     # Nobody is told of a receiver that is paused: nothing changes before its end.
-    fails = _shown(failing).where(failing.is_not(None), ~gates.is_closed)
+    fails = _shown(failing).where(~gates.is_closed)
     answering = receivers.c.answering_since
     return {
-        NoticeKind.FAILING: fails.where(notice.is_(None), failing <= now - FAILING_AFTER),
+        NoticeKind.FAILING: fails.where(is_failing_unnoticed, failing <= now - FAILING_AFTER),
         NoticeKind.STILL_FAILING: fails.where(
             notice == NoticeKind.FAILING.value, failing <= now - STILL_FAILING_AFTER
         ),

@@ -75,12 +75,13 @@ def remove_old(tx: Connection, now: datetime) -> bool:
     Runs inside *tx* and never commits it.
     """
     name, hour = receiver_hours.c.receiver, receiver_hours.c.hour
-    oldest = tx.scalar(select(func.min(hour)))
-    if oldest is None or oldest >= now - KEPT:
+    oldest = tx.scalar(select(hour).where(hour < now - KEPT).order_by(hour).limit(1))
+    if oldest is None:
         return False
-    of_hour = hour == oldest
-    last = tx.scalars(select(name).where(of_hour).order_by(name).limit(BATCH)).all()[-1]
-    tx.execute(delete(receiver_hours).where(of_hour, name <= last))
+    names = tx.scalars(select(name).where(hour == oldest).limit(BATCH)).all()
+    of_names = name.in_(select(_named.c.receiver))
+    removing = delete(receiver_hours).where(hour == oldest, of_names)
+    tx.execute(removing, given([{"receiver": one} for one in names]))
     return True
 
 

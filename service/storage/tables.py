@@ -274,16 +274,24 @@ receivers = Table(
     # What the account was told last about its failures; null once it was told of their end.
     Column("notice", Text),
 )
-Index("receivers_id", receivers.c.id)
+Index("receivers_id", receivers.c.id, receivers.c.receiver)
+# Those whose account is to be told: that they fail, that they still fail, that they have recovered.
+is_failing_unnoticed = and_(receivers.c.failing_since.is_not(None), receivers.c.notice.is_(None))
 Index(
     "receivers_failing",
-    receivers.c.notice,
     receivers.c.failing_since,
-    sqlite_where=receivers.c.failing_since.is_not(None),
-    postgresql_where=receivers.c.failing_since.is_not(None),
+    sqlite_where=is_failing_unnoticed,
+    postgresql_where=is_failing_unnoticed,
 )
 Index(
-    "receivers_noticed",
+    "receivers_still_failing",
+    receivers.c.notice,
+    receivers.c.failing_since,
+    sqlite_where=receivers.c.notice.is_not(None),
+    postgresql_where=receivers.c.notice.is_not(None),
+)
+Index(
+    "receivers_recovering",
     receivers.c.answering_since,
     sqlite_where=receivers.c.notice.is_not(None),
     postgresql_where=receivers.c.notice.is_not(None),

@@ -50,6 +50,7 @@ class FaultKind(Enum):
     CUT_OFF = "cut off"
     REDELIVER = "redeliver"
     ROTATE = "rotate a secret"
+    PAUSE = "pause a receiver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +287,7 @@ def _draw_events(chance, number, at, faults_until):
 
 
 def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
-    kinds = [FaultKind.REDELIVER, FaultKind.ROTATE]
+    kinds = [FaultKind.REDELIVER, FaultKind.ROTATE, FaultKind.PAUSE]
     if not is_calm:
         kinds += [
             FaultKind.KILL,

@@ -23,7 +23,7 @@ from service.domain.delivery import Attempt, Dead, base_of
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Acceptance, DeadReason
 from service.errors import StorageUnavailable
-from service.storage import attempts, deliveries
+from service.storage import attempts, deliveries, gates
 from service.storage.store import Followed, Store
 from tests import memory
 from tests.memory import Tables
@@ -328,6 +328,20 @@ def holds_are_not_shared(patch):
     patch.setattr(Tables, "is_held", lambda self, receiver, now: False)
 
 
+def paused_receivers_are_leased(patch):
+    """A pause is stored, and no statement asks for it."""
+    patch.setattr(Tables, "is_paused", lambda self, receiver: False)
+
+
+def resuming_signals_nothing(patch):
+    """What waited for the end of a pause is found only by polling."""
+
+    async def resume(self, known):
+        return await self._write(gates.resume, known.receiver)
+
+    patch.setattr(Store, "resume_receiver", resume)
+
+
 def followers_are_not_announced(patch):
     """A process that settles an event does not know that another process has a later one."""
     patch.setattr(Followed, "set_for", lambda self, keys: None)
@@ -401,6 +415,8 @@ PLANTS = [
     followers_are_not_announced,
     holds_are_not_remembered,
     holds_are_not_shared,
+    paused_receivers_are_leased,
+    resuming_signals_nothing,
     schedules_never_end,
     redelivery_goes_on_with_the_schedule,
     rotated_secrets_end_at_once,

@@ -312,7 +312,12 @@ async def by_hand_of_each(store, do):
     failing = Observation(**values, hours=hours, failing_since=NOW, failed_at=NOW)
     await do("observe a failure", store.observe([failing]))
     await do("observe an answer", store.observe([Observation(**values, answered_at=NOW + SECOND)]))
-    await do("remove old hours", store.remove_old_hours(NOW + timedelta(days=1)))
+    later = NOW + timedelta(days=2)
+    await do("remove old hours", store.remove_old_hours(later))
+    due = await do("find notices", store.due_notices(later))
+    await do("give notices", store.give_notices([(due[0], None)]))
+    test = replace(a_delivery(a_step(an_invoice(), event=an_event())), id="msg_t", invoice_key="t")
+    await do("add a test event", store.add_test_event(test))
 
 
 async def clear_one_of_each(store, do):
@@ -473,6 +478,7 @@ _ROWS = {
     *("receivers_pkey", "origins_pkey"),
 }
 _LOOK = {"deliveries_waiting", "deliveries_asked", "receivers_pkey", "origins_pkey"}
+_STATES, _HOURS = {"receivers_pkey", "origins_pkey"}, {"receiver_hours_primary"}
 _LEASED = {"deliveries_order", "events_primary", "invoices_primary"}
 _EVENTS = {"invoices_primary", "events_primary"}
 _DELIVERIES = {"deliveries_primary", *_ROWS}
@@ -537,6 +543,21 @@ INDEXES = {
         {"mails_due", "processes_pkey"},
     ],
     "count open deliveries": [{"deliveries_waiting"}],
+    "list receivers": [_LOOK, {"receivers_pkey"}, _STATES, _HOURS],
+    "list receivers on": [{"receivers_id"}, _LOOK, {"receivers_pkey"}, _STATES, _HOURS],
+    "find a receiver": [{"receivers_id"}, _LOOK, _STATES, _HOURS],
+    "find an unknown receiver": [{"receivers_id"}, {"deliveries_waiting"}],
+    "hours of a receiver": [{"receivers_id"}, _LOOK, _STATES, _HOURS],
+    "resume": [{"receivers_pkey"}],
+    "observe an answer": [{"receivers_pkey"}],
+    "remove old hours": [{"receiver_hours_hour"}],
+    "find notices": [
+        {"receivers_failing"},
+        {"receivers_still_failing"},
+        {"receivers_recovering"},
+        {"accounts_pkey"},
+    ],
+    "give notices": [{"receivers_pkey"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
@@ -546,9 +567,10 @@ WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary"
 SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
 SORTED |= {name for name, indexes in INDEXES.items() if _EVENTS in indexes}
 SORTED |= {name for name in INDEXES if name.startswith(("list deliveries", "list invoices by"))}
+SORTED |= {name for name, indexes in INDEXES.items() if _HOURS in indexes}
 """These operations sort a bounded number of rows: the few deliveries of an invoice, the one or two
 secrets of an account, at most a hundred attempts of a delivery, the rows and the events of a page,
-or those that match among the rows that a page looks at."""
+those that match among the rows that a page looks at, or a day of hours of the receivers on it."""
 
 
 def all_of(plans):

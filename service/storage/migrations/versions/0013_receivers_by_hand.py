@@ -20,6 +20,12 @@ _ADDED = {
 }
 """Columns that may be null: an older version, which does not know them, inserts rows as well."""
 
+_INDEXES = {
+    "receivers_failing": (["failing_since"], "failing_since IS NOT NULL AND notice IS NULL"),
+    "receivers_still_failing": (["notice", "failing_since"], "notice IS NOT NULL"),
+    "receivers_recovering": (["answering_since"], "notice IS NOT NULL"),
+}
+
 _COUNTS = (
     *("delivered_count", "failed_count"),
     *(
@@ -38,11 +44,8 @@ def upgrade() -> None:
         op.add_column("receivers", sa.Column(name, type_()))
     op.add_column("accounts", sa.Column("email", sa.Text()))
     _fill_ids()
-    op.create_index("receivers_id", "receivers", ["id"])
-    for name, columns, condition in (
-        ("receivers_failing", ["notice", "failing_since"], "failing_since IS NOT NULL"),
-        ("receivers_noticed", ["answering_since"], "notice IS NOT NULL"),
-    ):
+    op.create_index("receivers_id", "receivers", ["id", "receiver"])
+    for name, (columns, condition) in _INDEXES.items():
         where = sa.text(condition)
         op.create_index(name, "receivers", columns, sqlite_where=where, postgresql_where=where)
     op.create_table(
@@ -78,7 +81,7 @@ def _fill_ids() -> None:
 def downgrade() -> None:
     """Remove what was added."""
     op.drop_table("receiver_hours")
-    for name in ("receivers_noticed", "receivers_failing", "receivers_id"):
+    for name in ("receivers_id", *_INDEXES):
         op.drop_index(name, table_name="receivers")
     with op.batch_alter_table("accounts") as batch:
         batch.drop_column("email")
