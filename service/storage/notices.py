@@ -16,7 +16,13 @@ from sqlalchemy import Connection, Select, select, update
 from service.domain.mail import Mail
 from service.domain.notices import FAILING_AFTER, STILL_FAILING_AFTER, Notice, NoticeKind
 from service.storage import gates, mails
-from service.storage.tables import accounts, is_failing_unnoticed, receivers
+from service.storage.tables import (
+    accounts,
+    is_answering_noticed,
+    is_failing_noticed,
+    is_failing_unnoticed,
+    receivers,
+)
 
 BATCH = 50
 """Notices of each kind that are found in one read."""
@@ -77,17 +83,19 @@ _emails = select(accounts.c.id, accounts.c.email)
 
 def _queries(now: datetime) -> dict[NoticeKind, Select[Any]]:
     """The receivers that each kind of notice is due for."""
-    failing, notice = receivers.c.failing_since, receivers.c.notice
+    failing = receivers.c.failing_since
     # Nobody is told of a receiver that is paused: nothing changes before its end.
     fails = _shown(failing).where(~gates.is_closed)
     answering = receivers.c.answering_since
     return {
         NoticeKind.FAILING: fails.where(is_failing_unnoticed, failing <= now - FAILING_AFTER),
         NoticeKind.STILL_FAILING: fails.where(
-            notice == NoticeKind.FAILING.value, failing <= now - STILL_FAILING_AFTER
+            is_failing_noticed,
+            receivers.c.notice == NoticeKind.FAILING.value,
+            failing <= now - STILL_FAILING_AFTER,
         ),
         NoticeKind.RECOVERED: _shown(answering).where(
-            notice.is_not(None), failing.is_(None), answering <= now - FAILING_AFTER
+            is_answering_noticed, answering <= now - FAILING_AFTER
         ),
     }
 

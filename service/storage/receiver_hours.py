@@ -9,7 +9,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 
-from sqlalchemy import Connection, Executable, Integer, Text, bindparam, delete, func, select, true
+from sqlalchemy import (
+    Connection,
+    Executable,
+    Integer,
+    Text,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    true,
+    type_coerce,
+)
 
 from service.database.bulk import Given, given, insert_of
 from service.domain.attempt_counts import COUNTS, Hour, no_counts
@@ -80,7 +92,9 @@ def remove_old(tx: Connection, now: datetime) -> bool:
         return False
     names = tx.scalars(select(name).where(hour == oldest).limit(BATCH)).all()
     of_names = name.in_(select(_named.c.receiver))
-    removing = delete(receiver_hours).where(hour == oldest, of_names)
+    # An expression, so that every plan finds the rows by their receivers.
+    of_hour = type_coerce(hour.op("+")(literal_column("0")), hour.type) == oldest
+    removing = delete(receiver_hours).where(of_names, of_hour)
     tx.execute(removing, given([{"receiver": one} for one in names]))
     return True
 

@@ -108,7 +108,7 @@ def name_of(tx: Connection, account_id: str, receiver_id: str) -> str | None:
         if begin <= name < end:
             return str(name)
     without_id = select(receivers.c.receiver).where(*of_account, receivers.c.id.is_(None))
-    for name in tx.scalars(without_id.order_by(receivers.c.receiver).limit(SCAN_MAX)):
+    for name in tx.scalars(without_id.limit(SCAN_MAX)):
         if id_of(name) == receiver_id:
             return str(name)
     names = names_along(tx, account_id, "", SCAN_MAX)

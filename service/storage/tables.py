@@ -277,6 +277,8 @@ receivers = Table(
 Index("receivers_id", receivers.c.id, receivers.c.receiver)
 # Those whose account is to be told: that they fail, that they still fail, that they have recovered.
 is_failing_unnoticed = and_(receivers.c.failing_since.is_not(None), receivers.c.notice.is_(None))
+is_failing_noticed = and_(receivers.c.failing_since.is_not(None), receivers.c.notice.is_not(None))
+is_answering_noticed = and_(receivers.c.failing_since.is_(None), receivers.c.notice.is_not(None))
 Index(
     "receivers_failing",
     receivers.c.failing_since,
@@ -287,14 +289,14 @@ Index(
     "receivers_still_failing",
     receivers.c.notice,
     receivers.c.failing_since,
-    sqlite_where=receivers.c.notice.is_not(None),
-    postgresql_where=receivers.c.notice.is_not(None),
+    sqlite_where=is_failing_noticed,
+    postgresql_where=is_failing_noticed,
 )
 Index(
     "receivers_recovering",
     receivers.c.answering_since,
-    sqlite_where=receivers.c.notice.is_not(None),
-    postgresql_where=receivers.c.notice.is_not(None),
+    sqlite_where=is_answering_noticed,
+    postgresql_where=is_answering_noticed,
 )
 Index(
     "receivers_answered",

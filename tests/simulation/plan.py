@@ -177,6 +177,7 @@ def draw(seed):
     machine_count = chance.choice((1, 2, 2, 3))
     faults_until = chance.uniform(6, 22)
     receivers = _draw_receivers(chance, faults_until)
+    pauses = _draw_pauses(random.Random(f"pauses of {seed}"), machine_count, faults_until)
     return Plan(
         seed=seed,
         is_calm=is_calm,
@@ -201,7 +202,9 @@ def draw(seed):
         receivers=receivers,
         outages=_draw_outages(chance, {one.origin for one in receivers}, faults_until),
         invoices=_draw_invoices(chance, receivers, faults_until),
-        faults=_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed),
+        faults=_in_order(
+            *_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed), *pauses
+        ),
         faults_until=faults_until,
     )
 
@@ -287,7 +290,7 @@ def _draw_events(chance, number, at, faults_until):
 
 
 def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
-    kinds = [FaultKind.REDELIVER, FaultKind.ROTATE, FaultKind.PAUSE]
+    kinds = [FaultKind.REDELIVER, FaultKind.ROTATE]
     if not is_calm:
         kinds += [
             FaultKind.KILL,
@@ -298,7 +301,7 @@ def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
         ]
     if is_skewed:
         kinds += [FaultKind.JUMP] * 4
-    drawn = [
+    return [
         Fault(
             round(chance.uniform(0, faults_until), 3),
             chance.choice(kinds),
@@ -307,4 +310,21 @@ def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
         )
         for _ in range(chance.randint(0, 6))
     ]
-    return tuple(sorted(drawn, key=lambda one: one.at))
+
+
+def _draw_pauses(chance, machine_count, faults_until):
+    """Some worlds have pauses; they are drawn apart, so that nothing else depends on them."""
+    count = chance.choice((0, 0, 0, 0, 1, 2))
+    return [
+        Fault(
+            round(chance.uniform(0, faults_until), 3),
+            FaultKind.PAUSE,
+            chance.randrange(machine_count),
+            chance.random(),
+        )
+        for _ in range(count)
+    ]
+
+
+def _in_order(*faults):
+    return tuple(sorted(faults, key=lambda one: one.at))

@@ -550,7 +550,7 @@ INDEXES = {
     "hours of a receiver": [{"receivers_id"}, _LOOK, _STATES, _HOURS],
     "resume": [{"receivers_pkey"}],
     "observe an answer": [{"receivers_pkey"}],
-    "remove old hours": [{"receiver_hours_hour"}],
+    "remove old hours": [{"receiver_hours_hour"}, {"receiver_hours_primary"}],
     "find notices": [
         {"receivers_failing"},
         {"receivers_still_failing"},

@@ -22,8 +22,14 @@ _ADDED = {
 
 _INDEXES = {
     "receivers_failing": (["failing_since"], "failing_since IS NOT NULL AND notice IS NULL"),
-    "receivers_still_failing": (["notice", "failing_since"], "notice IS NOT NULL"),
-    "receivers_recovering": (["answering_since"], "notice IS NOT NULL"),
+    "receivers_still_failing": (
+        ["notice", "failing_since"],
+        "failing_since IS NOT NULL AND notice IS NOT NULL",
+    ),
+    "receivers_recovering": (
+        ["answering_since"],
+        "failing_since IS NULL AND notice IS NOT NULL",
+    ),
 }
 
 _COUNTS = (
