@@ -7,7 +7,15 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from aiohttp_apispec import validation_middleware
 
-from service.api import collectors, deliveries, events, invoices, monitoring, payments
+from service.api import (
+    collectors,
+    deliveries,
+    events,
+    invoices,
+    monitoring,
+    payments,
+    receivers,
+)
 from service.api.callbacks import make_callback_evaluation
 from service.api.dependencies import DEPENDENCIES, Dependencies
 from service.api.docs import add_docs
@@ -39,6 +47,11 @@ OPERATIONS: tuple[Operation, ...] = (
     read_operation("POST", "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),
     read_operation("POST", "/deliveries/redeliver", deliveries.redeliver_deliveries),
     read_operation("GET", "/events", events.list_events),
+    read_operation("GET", "/receivers/", receivers.list_receivers),
+    read_operation("GET", "/receivers/{id}", receivers.get_receiver),
+    read_operation("POST", "/receivers/{id}/pause", receivers.pause_receiver),
+    read_operation("POST", "/receivers/{id}/resume", receivers.resume_receiver),
+    read_operation("POST", "/receivers/{id}/test", receivers.send_test_event),
     *MONITORING_OPERATIONS,
 )
 """Every operation of the API, in the order of the document."""

@@ -91,7 +91,8 @@ async def list_deliveries(request: web.Request) -> web.Response:
     operationId="redeliver_delivery",
     summary="Redeliver a delivery",
     description="Attempts a delivery now, in any status, even if your receiver is on hold or in a "
-    "cooldown; then the retry schedule begins again. Only an earlier event of the same invoice "
+    "cooldown; then the retry schedule begins again. If you have paused the receiver, it waits for "
+    "you to resume it. Only an earlier event of the same invoice "
     "that is still `pending` is attempted before. The `webhook-id` and the body stay "
     "the same, so that your receiver can recognise a repeated event; the `cause` of the attempt "
     "is `redelivery`. A delivery whose attempt is in progress does not change.",

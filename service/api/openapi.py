@@ -48,6 +48,7 @@ TAGS = (
     {"name": "invoices", "description": "Create invoices and follow their collection."},
     {"name": "deliveries", "description": "See what was sent to your API and what it answered."},
     {"name": "events", "description": "Follow what happened, without being called."},
+    {"name": "receivers", "description": "See, pause, resume and test your callback URLs."},
     {"name": "operations", "description": "For operators of the service."},
 )
 

@@ -27,7 +27,7 @@ from sqlalchemy import (
     insert,
     select,
 )
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import TableClause
@@ -61,6 +61,11 @@ def insert_rows(
         if rows
         else 0
     )
+
+
+def insert_of(dialect_name: str) -> Any:
+    """The INSERT of that database, which may have an ON CONFLICT."""
+    return sqlite.insert if dialect_name == "sqlite" else postgresql.insert
 
 
 class Given(TableClause):

@@ -77,6 +77,8 @@ class Attempts:
     clock: Clock
     metrics: Metrics
     tracing: Tracing
+    observe: Callable[[Attempt], None] = lambda _attempt: None
+    """Called with each attempt that was recorded."""
     _is_draining: bool = False
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -208,6 +210,7 @@ class Attempts:
     def _count(self, attempt: Attempt) -> None:
         """Count a recorded attempt, and its delivery if the attempt has ended that."""
         self.metrics.attempt_recorded(attempt.outcome_for_operator)
+        self.observe(attempt)
         delivery, decision = attempt.delivery, attempt.decision
         match decision:
             case Retry():

@@ -172,7 +172,7 @@ class Dispatcher(Loop):
     async def _lease(self, looked: Sequence[Waiting], now: datetime) -> int:
         """Lease what those receivers that were *looked* at may have; returns how many."""
         limits = self._reserve_for(looked, now)
-        asked = [one.receiver for one in looked if one.has_asked]
+        asked = [one.receiver for one in looked if one.has_asked and not one.is_closed]
         if not limits and not asked:
             return 0
         found: Sequence[Delivery] = ()
@@ -196,6 +196,10 @@ class Dispatcher(Loop):
         """Reserve leases for what is due, shared among the receivers; returns how many for each."""
         limits, due = dict[str, int](), list[Waiting]()
         for one in looked:
+            if one.is_closed:
+                # What is leased already waits in the database as well; what is in flight ends.
+                self._release_all(self._receivers.take_back(one.receiver, has_asked=True))
+                continue
             resting_until = self._resting_until(one, now)
             if resting_until:
                 self._lookout.alarms.set(one.receiver, resting_until)

@@ -56,6 +56,7 @@ class NextStep(Word):
     ATTEMPT = "attempt", "An attempt is made, at `at` or soon after."
     OUTCOME = "outcome", "The attempt ends, at `at` at the latest; then another one follows."
     EARLIER_EVENT = "earlier_event", "The earlier event is delivered or dead; then this one goes."
+    RESUMPTION = "resumption", "The receiver is resumed by hand; then an attempt is made."
     MAIL = "mail", "The mail of the invoice is sent to the customer."
     COLLECTION = "collection", "The collector is asked whether the money has come."
     PAYMENT = "payment", "The customer pays."
@@ -303,8 +304,20 @@ _WAITING: dict[WaitingFor, tuple[Verdict, str, str | None]] = {
         "The delivery is due. It waits for its turn among the attempts of the service.",
         None,
     ),
+    WaitingFor.PAUSED: (
+        Verdict.PAUSED,
+        "The receiver was paused by hand. Its deliveries wait, and lose nothing.",
+        "Resume the receiver: POST /receivers/{id}/resume.",
+    ),
 }
 """What is said of each reason to wait that this module knows; of others, their own name."""
+
+
+_NEXT = {
+    Verdict.EARLIER_EVENT: NextStep.EARLIER_EVENT,
+    Verdict.PAUSED: NextStep.RESUMPTION,
+}
+"""What happens next where that is not an attempt by itself."""
 
 
 def verdict_of(reason: WaitingFor) -> Verdict:
@@ -323,7 +336,7 @@ def _waiting(facts: DeliveryFacts, reason: WaitingFor, until: datetime | None) -
         )
     if reason is WaitingFor.COOLDOWN and facts.failing_since:
         more["since"] = facts.failing_since
-    what = NextStep.EARLIER_EVENT if verdict is Verdict.EARLIER_EVENT else NextStep.ATTEMPT
+    what = _NEXT.get(verdict, NextStep.ATTEMPT)
     return Explanation(
         verdict=verdict,
         sentence=sentence,

@@ -22,15 +22,17 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
+    literal,
     or_,
     select,
 )
 
 from service.database.bulk import Given, given, insert_rows
+from service.domain import test_events
 from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import SETTLED, Cause, DeliveryStatus
-from service.storage import leases
+from service.storage import gates, leases
 from service.storage.receivers import resting
 from service.storage.tables import (
     attempts,
@@ -104,14 +106,15 @@ is_first_of_its_invoice = or_(
 _free = (
     select(
         *(deliveries.c[name] for name in Delivery.__dataclass_fields__ if name in deliveries.c),
-        invoices.c.id.label("invoice_id"),
-        invoices.c.created_at.label("accepted_at"),
-        invoices.c.request_id,
+        # A test event has neither an invoice nor an event of one.
+        func.coalesce(invoices.c.id, deliveries.c.invoice_key).label("invoice_id"),
+        func.coalesce(invoices.c.created_at, deliveries.c.created_at).label("accepted_at"),
+        func.coalesce(invoices.c.request_id, deliveries.c.id).label("request_id"),
         invoices.c.traceparent,
-        events.c.collector,
+        func.coalesce(events.c.collector, literal(test_events.COLLECTOR)).label("collector"),
     )
-    .join_from(deliveries, invoices, is_invoice_of_delivery)
-    .join(events, is_event_of_delivery)
+    .outerjoin_from(deliveries, invoices, is_invoice_of_delivery)
+    .outerjoin(events, is_event_of_delivery)
     .where(
         is_pending,
         deliveries.c.receiver == bindparam("receiver"),
@@ -121,12 +124,13 @@ _free = (
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True, of=deliveries)
 )
-# Asked again: another process may have been asked for a hold since the receiver was looked at.
-_is_held = exists().where(
-    receivers.c.receiver == bindparam("receiver"), receivers.c.held_until > bindparam("now")
+# Asked again: a hold or a pause may have begun since the receiver was looked at.
+_of_receiver = receivers.c.receiver == bindparam("receiver")
+_rests = exists().where(
+    _of_receiver, or_(receivers.c.held_until > bindparam("now"), gates.is_closed)
 )
-_due = _free.where(deliveries.c.due_at <= bindparam("now"), ~_is_held).order_by(deliveries.c.due_at)
-_asked = _free.where(deliveries.c.is_asked)
+_due = _free.where(deliveries.c.due_at <= bindparam("now"), ~_rests).order_by(deliveries.c.due_at)
+_asked = _free.where(deliveries.c.is_asked, ~exists().where(_of_receiver, gates.is_closed))
 _leased = Given(account_id=Text(), key=Text(), lost_count=Integer())
 _taking = leases.taking(deliveries, _leased).values(
     attempt_count=deliveries.c.attempt_count + _leased.c.lost_count

@@ -18,10 +18,13 @@ from sqlalchemy import Connection
 
 from service.database.engine import Database, Wakes
 from service.database.group_commit import GroupCommit, ObserveSize
+from service.domain.attempt_counts import Hour
 from service.domain.delivery import Attempt, Delivery, ReceiverState
 from service.domain.explanation import DeliveryFacts, InvoiceFacts
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
+from service.domain.notices import Notice
+from service.domain.receivers import KnownReceiver
 from service.domain.states import COLLECTING, Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
@@ -31,11 +34,16 @@ from service.storage import (
     deliveries,
     explaining,
     feed,
+    gates,
     history,
     invoices,
     leases,
     mails,
+    notices,
+    observations,
     processes,
+    receiver_hours,
+    receiver_list,
     receivers,
     redelivery,
     retention,
@@ -91,7 +99,11 @@ class Followed:
 
 
 class Asked:
-    """The receivers of deliveries that were asked for by hand; wakes the loop with *due*."""
+    """
+    Receivers that are looked at whatever is known of them; wakes the loop with *due*.
+
+    Somebody has asked for an attempt by hand, has paused or has resumed.
+    """
 
     def __init__(self, due: Signal) -> None:
         self._due = due
@@ -102,7 +114,7 @@ class Asked:
         self._due.set()
 
     def set_for(self, names: Collection[str]) -> None:
-        """Deliveries to the receivers *names* were asked for."""
+        """Something was asked for by hand of the receivers *names*."""
         self._names.update(names)
         self._due.wake()
 
@@ -490,6 +502,10 @@ class Store:
         """Reject the keys of the account from now on."""
         await self._write(accounts.disable, account_id, now)
 
+    async def set_email(self, account_id: str, email: str | None) -> None:
+        """Let notices of the account go to *email*; None is nowhere."""
+        await self._write(accounts.set_email, account_id, email)
+
     async def find_account(self, name: str) -> accounts.Account | None:
         """The account of that name."""
         return await self._read(accounts.find, name)
@@ -534,6 +550,65 @@ class Store:
     async def stripe_keys_of(self, account_id: str) -> bytes | None:
         """The encrypted keys of Stripe of an account, if it has any."""
         return await self._read(stripe_keys.find, account_id)
+
+    # Receivers by hand
+
+    async def list_receivers(
+        self, account_id: str, now: datetime, *, after: str | None, limit: int
+    ) -> receiver_list.Page:
+        """A page of receivers by their URLs, and the cursor of the next one."""
+        return await self._browse(
+            receiver_list.list_receivers, account_id, now, after=after, limit=limit
+        )
+
+    async def find_receiver(
+        self, account_id: str, receiver_id: str, now: datetime
+    ) -> KnownReceiver:
+        """One receiver, or NotFound."""
+        return await self._browse(receiver_list.find, account_id, receiver_id, now)
+
+    async def receiver_series(
+        self, account_id: str, receiver_id: str, now: datetime
+    ) -> tuple[KnownReceiver, Sequence[Hour]]:
+        """One receiver and its last 24 hours in order, or NotFound."""
+        return await self._browse(receiver_list.series_of, account_id, receiver_id, now)
+
+    async def pause_receiver(self, known: KnownReceiver, now: datetime) -> bool:
+        """Give a receiver no attempts from now on; False if it is paused already."""
+        is_changed = await self._write(gates.pause, known.receiver, known.origin, now)
+        # What is leased and not in flight is given back.
+        self._signal("asked", known.receiver)
+        return is_changed
+
+    async def resume_receiver(self, known: KnownReceiver) -> bool:
+        """Give a paused receiver attempts again; False if it is not paused."""
+        is_changed = await self._write(gates.resume, known.receiver)
+        self._signal("asked", known.receiver)
+        return is_changed
+
+    async def add_test_event(self, delivery: Delivery) -> None:
+        """Insert the *delivery* of a test event, which was asked for by hand."""
+        await self._write(deliveries.insert, [delivery])
+        self._signal("asked", delivery.receiver)
+
+    async def observe(self, observed: Sequence[observations.Observation]) -> None:
+        """Store what attempts have shown beside what was stored with them."""
+        await self._write(observations.record, observed)
+
+    async def due_notices(self, now: datetime) -> Sequence[Notice]:
+        """Notices that accounts are to be given; see `notices.find_due`."""
+        return await self._read(notices.find_due, now)
+
+    async def give_notices(self, items: Sequence[notices.NoticeToGive]) -> Sequence[Notice]:
+        """Record notices with their mails; returns those that were still due."""
+        given = await self._write(notices.give, items)
+        if given:
+            self._signal("mails")
+        return given
+
+    async def remove_old_hours(self, now: datetime) -> bool:
+        """Remove some counts that are no longer told; False if there were none."""
+        return await self._write(receiver_hours.remove_old, now)
 
     async def backlog(self, now: datetime) -> Backlog:
         """What waits to be collected and delivered; see `backlog.measure`."""

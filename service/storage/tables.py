@@ -41,6 +41,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator
 
 from service.database.bulk import COMPUTED
+from service.domain.attempt_counts import COUNTS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -296,7 +297,7 @@ mail_attempts = Table(
     PrimaryKeyConstraint("account_id", "mail_id", "number", name="mail_attempts_primary"),
 )
 
-# What the last attempts have shown, as far as every process has to know it.
+# What the last attempts have shown, as far as every process has to know it, and what people want.
 receivers = Table(
     "receivers",
     metadata,
@@ -308,6 +309,41 @@ receivers = Table(
     # No attempt before then: after a failed probe, and as it asked with Retry-After.
     Column("cooldown_until", Instant),
     Column("held_until", Instant),
+    # As the API names it: see `domain.receivers.id_of`. Null where a version before 0013 wrote it.
+    Column("id", Text),
+    # The account wants no attempts; null is the usual case.
+    Column("paused_at", Instant),
+    # When it failed last, and what was wrong then; the text is null while it answers.
+    Column("failed_at", Instant),
+    Column("reason", Text),
+    # Since when each attempt was answered; null while it fails.
+    Column("answering_since", Instant),
+    # What the account was told last about its failures; null once it was told of their end.
+    Column("notice", Text),
+)
+Index("receivers_id", receivers.c.id, receivers.c.receiver)
+# Those whose account is to be told: that they fail, that they still fail, that they have recovered.
+is_failing_unnoticed = and_(receivers.c.failing_since.is_not(None), receivers.c.notice.is_(None))
+is_failing_noticed = and_(receivers.c.failing_since.is_not(None), receivers.c.notice.is_not(None))
+is_answering_noticed = and_(receivers.c.failing_since.is_(None), receivers.c.notice.is_not(None))
+Index(
+    "receivers_failing",
+    receivers.c.failing_since,
+    sqlite_where=is_failing_unnoticed,
+    postgresql_where=is_failing_unnoticed,
+)
+Index(
+    "receivers_still_failing",
+    receivers.c.notice,
+    receivers.c.failing_since,
+    sqlite_where=is_failing_noticed,
+    postgresql_where=is_failing_noticed,
+)
+Index(
+    "receivers_recovering",
+    receivers.c.answering_since,
+    sqlite_where=is_answering_noticed,
+    postgresql_where=is_answering_noticed,
 )
 Index(
     "receivers_answered",
@@ -315,6 +351,18 @@ Index(
     sqlite_where=receivers.c.answered_at.is_not(None),
     postgresql_where=receivers.c.answered_at.is_not(None),
 )
+
+# What the attempts of one hour came to.
+receiver_hours = Table(
+    "receiver_hours",
+    metadata,
+    Column("receiver", binary_text()),
+    # The beginning of the hour.
+    Column("hour", Instant, autoincrement=False),
+    *(Column(name, Integer, nullable=False) for name in COUNTS),
+    PrimaryKeyConstraint("receiver", "hour", name="receiver_hours_primary"),
+)
+Index("receiver_hours_hour", receiver_hours.c.hour, receiver_hours.c.receiver)
 
 # An origin belongs to no account: while no connection to it can be made, all of them wait.
 origins = Table(
@@ -345,6 +393,8 @@ accounts = Table(
     Column("name", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("disabled_at", Instant),
+    # Where notices about its receivers go; null is nowhere.
+    Column("email", Text),
     UniqueConstraint("name", name="accounts_name"),
 )
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import insert
 
 from service.storage.history import BODIES_MAX
-from service.storage.tables import attempts, deliveries, events, invoices
+from service.storage.tables import attempts, deliveries, events, invoices, receivers
 from tests.clock import START
 
 LARGEST = 2 * 2**20
@@ -73,6 +73,16 @@ def delivery_row(number, invoice_number, sequence):
     }
 
 
+def receiver_row(number):
+    """A receiver with the longest URL and the longest reason."""
+    return {
+        "receiver": f"dev https://a.example/{number:04}{'a' * 2000}",
+        "origin": "https://a.example:443",
+        "failing_since": START,
+        "reason": WIDE * 500,
+    }
+
+
 def attempt_row(number, attempt_number):
     """An attempt with the longest answer."""
     return {
@@ -108,6 +118,7 @@ def fill(tx):
         + [delivery_row(number, 1, number - 999) for number in own],
     )
     tx.execute(insert(attempts), [attempt_row(number, ATTEMPT_COUNT) for number in numbers])
+    tx.execute(insert(receivers), [receiver_row(number) for number in numbers])
     made = product(own, range(1, ATTEMPT_COUNT + 1))
     tx.execute(insert(attempts), [attempt_row(*numbers) for numbers in made])
 
@@ -133,6 +144,7 @@ ONE = invoice_row(1)["id"]
         ("GET", f"/deliveries/msg_{1001:032x}"),
         ("GET", f"/deliveries/msg_{1001:032x}/why"),
         ("GET", f"/invoices/{ONE}/why"),
+        ("GET", "/receivers/?limit=200"),
         ("POST", f"/deliveries/msg_{1001:032x}/redeliver"),
         ("POST", f"/invoices/{ONE}/void"),
         ("GET", "/events?limit=200"),

@@ -7,6 +7,8 @@ write with the right token is never refused.
 * A delivery is leased only while it is pending, after the earlier ones of the same callback of
 its invoice, and not while its origin is on hold. For each expired lease a lost attempt is
 recorded.
+* No delivery is leased from the moment at which a client learns that its receiver is paused until
+it asks for the end of the pause, not even one that was asked for by hand.
 * Every lease expires within the deadline and the margin of an attempt.
 * A delivery fails as often as its schedule allows, and is dead then.
 * The events of an invoice are numbered without gaps. Each is written with one delivery for every
@@ -264,12 +266,14 @@ class Fencing:
             self._log.violate("{} removed {}, which was {}", process, row["id"], row["status"])
 
     def _check_lease(self, process, tx, row):
-        """The lease of a delivery is in order, not of a receiver on hold, and expires."""
+        """The lease of a delivery is in order, not of one that rests or is paused, and expires."""
         for earlier in tx.earlier_of(row):
             if earlier["status"] == PENDING:
                 self._log.violate(
                     "{} leased {} before {} was settled", process, row["id"], earlier["id"]
                 )
+        if row["receiver"] in self._ledger.paused:
+            self._log.violate("{} leased {}, whose receiver is paused", process, row["id"])
         state = tx.receivers.get(row["receiver"])
         held_until = state and state["held_until"]
         if held_until and held_until > process.clock.latest and not row["is_asked"]:

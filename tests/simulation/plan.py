@@ -72,6 +72,7 @@ class FaultKind(Enum):
     CUT_OFF = "cut off"
     REDELIVER = "redeliver"
     ROTATE = "rotate a secret"
+    PAUSE = "pause a receiver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,7 @@ def draw(seed):
     receivers = _draw_receivers(chance, faults_until)
     # A generator of its own: what it draws changes nothing else of a world.
     mail_chance = random.Random(f"mails of {seed}")
+    pauses = _draw_pauses(random.Random(f"pauses of {seed}"), machine_count, faults_until)
     return Plan(
         seed=seed,
         is_calm=is_calm,
@@ -240,7 +242,9 @@ def draw(seed):
             )
         ),
         invoices=_draw_invoices(chance, mail_chance, receivers, faults_until),
-        faults=_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed),
+        faults=_in_order(
+            *_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed), *pauses
+        ),
         faults_until=faults_until,
     )
 
@@ -341,7 +345,7 @@ def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
         ]
     if is_skewed:
         kinds += [FaultKind.JUMP] * 4
-    drawn = [
+    return [
         Fault(
             round(chance.uniform(0, faults_until), 3),
             chance.choice(kinds),
@@ -350,4 +354,21 @@ def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
         )
         for _ in range(chance.randint(0, 6))
     ]
-    return tuple(sorted(drawn, key=lambda one: one.at))
+
+
+def _draw_pauses(chance, machine_count, faults_until):
+    """Some worlds have pauses; they are drawn apart, so that nothing else depends on them."""
+    count = chance.choice((0, 0, 0, 0, 1, 2))
+    return [
+        Fault(
+            round(chance.uniform(0, faults_until), 3),
+            FaultKind.PAUSE,
+            chance.randrange(machine_count),
+            chance.random(),
+        )
+        for _ in range(count)
+    ]
+
+
+def _in_order(*faults):
+    return tuple(sorted(faults, key=lambda one: one.at))

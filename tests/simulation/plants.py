@@ -28,7 +28,7 @@ from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import Acceptance, DeadReason
 from service.domain.waiting import Waits
 from service.errors import SendingRefused, StorageUnavailable
-from service.storage import attempts, deliveries, history
+from service.storage import attempts, deliveries, gates, history
 from service.storage.store import Followed, Store
 from tests import memory
 from tests.memory import Tables
@@ -333,6 +333,20 @@ def holds_are_not_shared(patch):
     patch.setattr(Tables, "is_held", lambda self, receiver, now: False)
 
 
+def paused_receivers_are_leased(patch):
+    """A pause is stored, and no statement asks for it."""
+    patch.setattr(Tables, "is_paused", lambda self, receiver: False)
+
+
+def resuming_signals_nothing(patch):
+    """What waited for the end of a pause is found only by polling."""
+
+    async def resume(self, known):
+        return await self._write(gates.resume, known.receiver)
+
+    patch.setattr(Store, "resume_receiver", resume)
+
+
 def followers_are_not_announced(patch):
     """A process that settles an event does not know that another process has a later one."""
     patch.setattr(Followed, "set_for", lambda self, keys: None)
@@ -514,6 +528,8 @@ PLANTS = [
     followers_are_not_announced,
     holds_are_not_remembered,
     holds_are_not_shared,
+    paused_receivers_are_leased,
+    resuming_signals_nothing,
     schedules_never_end,
     redelivery_goes_on_with_the_schedule,
     mails_need_no_lease,

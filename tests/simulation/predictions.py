@@ -83,13 +83,19 @@ def _is_true(tx, row, predicted, now):
     """Whether what is *predicted* of a delivery agrees with its rows at *now*."""
     if row["status"] != DeliveryStatus.PENDING.value:
         return predicted is None
-    if predicted is None:
-        return False
-    at = predicted.at
-    if predicted.what is NextStep.OUTCOME:
-        return at == row["leased_until"] and at > now
-    if predicted.what is NextStep.EARLIER_EVENT:
-        return any(one["status"] == DeliveryStatus.PENDING.value for one in tx.earlier_of(row))
+    checks = {
+        NextStep.OUTCOME: lambda: predicted.at == row["leased_until"] and predicted.at > now,
+        NextStep.EARLIER_EVENT: lambda: any(
+            one["status"] == DeliveryStatus.PENDING.value for one in tx.earlier_of(row)
+        ),
+        NextStep.RESUMPTION: lambda: tx.is_paused(row["receiver"]),
+        NextStep.ATTEMPT: lambda: _is_attempted_at(tx, row, predicted.at, now),
+    }
+    return predicted is not None and checks[predicted.what]()
+
+
+def _is_attempted_at(tx, row, at, now):
+    """Whether an attempt is possible from *at* on, and not before; now, if that is None."""
     if at is None:
         return _may_be_leased(tx, row, now)
     return at > now and _may_be_leased(tx, row, at) and not _may_be_leased(tx, row, at - MOMENT)
@@ -97,6 +103,6 @@ def _is_true(tx, row, predicted, now):
 
 def _may_be_leased(tx, row, at):
     """Whether a lease round at an instant may lease a delivery, if nothing changes before."""
-    if not memory._free(tx, [row], at):
+    if not memory._free(tx, [row], at) or tx.is_paused(row["receiver"]):
         return False
     return row["is_asked"] or (row["due_at"] <= at and not tx.rests_until(row, at))

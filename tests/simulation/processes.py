@@ -16,7 +16,9 @@ from functools import cache
 
 from service.api.application import OPERATIONS
 from service.app import ALONE, Edges, assemble
+from service.domain.delivery import account_of
 from service.domain.invoice import Event, Step
+from service.domain.receivers import id_of
 from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
 from service.telemetry.metrics import Metrics
@@ -178,6 +180,28 @@ class Process:
     def redeliver(self, account_id, delivery_id):
         """A task that redelivers a delivery."""
         return self._spawn(self._redeliver(account_id, delivery_id))
+
+    def pause(self, receiver):
+        """A task that pauses *receiver*."""
+        return self._serve(self._pause(receiver))
+
+    def resume(self, receiver):
+        """A task that resumes *receiver*."""
+        return self._serve(self._resume(receiver))
+
+    async def _pause(self, receiver):
+        known = await self._known(receiver)
+        await self.service.store.pause_receiver(known, self.clock.now())
+
+    async def _resume(self, receiver):
+        # If the pause was not written, the receiver may be unknown by now.
+        with suppress(NotFound):
+            await self.service.store.resume_receiver(await self._known(receiver))
+
+    async def _known(self, receiver):
+        return await self.service.store.find_receiver(
+            account_of(receiver), id_of(receiver), self.clock.now()
+        )
 
     async def _record(self, invoice, plan):
         row = await self.service.store.find_invoice(invoice.account_id, invoice.id)

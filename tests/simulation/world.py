@@ -114,6 +114,8 @@ class World:
         )
         self._asked = []
         """The requested redeliveries: one may take longer than its caller waits."""
+        self._pauses = set()
+        """The receivers that a client has asked to pause, and not yet resumed."""
         self._id_count = 0
         self._key_count = 0
         self._fault_handlers = {
@@ -124,6 +126,7 @@ class World:
             FaultKind.CUT_OFF: self._cut_off,
             FaultKind.REDELIVER: self._redeliver,
             FaultKind.ROTATE: self._rotate,
+            FaultKind.PAUSE: self._pause,
         }
         """The coroutine for each kind of fault; its arguments are the machine and the fault."""
 
@@ -276,6 +279,8 @@ class World:
         self.memory.is_away = False
         for machine in self._machines:
             machine.is_cut_off = False
+        for receiver in sorted(self._pauses):
+            await self._resume(receiver)
         await asyncio.gather(*self._asked, return_exceptions=True)
 
     async def _wait_for_end(self, clients):
@@ -352,6 +357,31 @@ class World:
             self.log.add(process, "is asked to redeliver {}", row["id"])
             self.rules.ledger.redelivery_requests.add(row["id"])
             self._asked.append(process.redeliver(row["account_id"], row["id"]))
+
+    async def _pause(self, machine, fault):
+        """A client pauses a receiver, and resumes it after a while, perhaps in another process."""
+        process, rows = machine.process, list(self.memory.tables.deliveries)
+        if not rows or not process or not process.is_ready:
+            return
+        receiver = rows[int(fault.size * len(rows))]["receiver"]
+        if receiver in self._pauses:
+            return
+        self._pauses.add(receiver)
+        self.log.add(process, "is asked to pause {}", receiver)
+        if await self._ended(process, process.pause(receiver)):
+            self.log.add(process, "has paused {}", receiver)
+            self.rules.ledger.paused.add(receiver)
+        await asyncio.sleep(8 * fault.size)
+        await self._resume(receiver)
+
+    async def _resume(self, receiver):
+        """Ask to resume a receiver until a response says that it is."""
+        self.rules.ledger.paused.discard(receiver)
+        while receiver in self._pauses:
+            process = await self._ready_process()
+            self.log.add(process, "is asked to resume {}", receiver)
+            if await self._ended(process, process.resume(receiver)):
+                self._pauses.discard(receiver)
 
     async def _rotate(self, _machine, fault):
         """An account gets a new signing secret; the old one stays valid for a while."""

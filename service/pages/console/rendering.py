@@ -21,7 +21,7 @@ POLICY = (
     "connect-src 'self'"
 )
 
-HEADERS = {hdrs.VARY: "Cookie, Accept"}
+HEADERS: dict[str, str] = {hdrs.VARY: "Cookie, Accept"}
 
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 KEPT_SECONDS = 365 * 86400

@@ -13,11 +13,16 @@ from urllib.parse import urlencode
 
 import pytest
 
+from service.domain.receivers import id_of
 from tests.askers import PRIVATE, Asker
 from tests.clock import START
-from tests.rows import ONE, add_delivery
+from tests.rows import ONE, a_receiver, add_delivery
 
-BY_ID = [path for method, path in PRIVATE if "{id}" in path and method == "GET"]
+RECEIVER = "/receivers/{id}"
+BY_HAND = [f"{RECEIVER}/{what}" for what in ("pause", "resume", "test")]
+BY_ID = [
+    path for method, path in PRIVATE if "{id}" in path and method == "GET" and path != RECEIVER
+]
 REDELIVER = "/deliveries/{id}/redeliver"
 REDELIVER_ALL = "/deliveries/redeliver"
 CANCEL = "/deliveries/{id}/cancel"
@@ -50,6 +55,7 @@ def test_every_operation_is_covered():
     known = {("GET", path) for path in (*LISTS, *BY_ID, FEED)}
     changes = (REDELIVER, REDELIVER_ALL, CANCEL, VOID, REFUND)
     known |= {("POST", path) for path in ("/invoices/", *changes)}
+    known |= {("GET", "/receivers/"), ("GET", RECEIVER), *(("POST", path) for path in BY_HAND)}
 
     assert known == set(PRIVATE)
     assert 6 == len(BY_ID)
@@ -215,6 +221,25 @@ async def test_another_account_redelivers_nothing(as_ann, as_ben, anns):
 
         assert (202, b'{"count":0}') == (answer.status, answer.body)
     assert before == [await as_ann.ask("GET", path) for path in LISTS]
+
+
+async def test_receivers_of_another_account_are_not_found(as_ann, as_ben, ann, anns):
+    """Another account neither sees, pauses, resumes nor tests a receiver, and knows no URL."""
+    id_ = id_of(a_receiver(account_id=ann.account_id))
+    unknown = id_[:-1] + ("0" if id_[-1] != "0" else "1")
+    before = await as_ann.ask("GET", RECEIVER.format(id=id_))
+
+    for method, path in (("GET", RECEIVER), *(("POST", path) for path in BY_HAND)):
+        there = await as_ben.ask(method, path.format(id=id_))
+        not_there = await as_ben.ask(method, path.format(id=unknown))
+
+        assert 404 == there.status
+        assert there.without(id_) == not_there.without(unknown)
+    assert 200 == before.status
+    assert before == await as_ann.ask("GET", RECEIVER.format(id=id_))
+    assert {"items": [], "next": None} == await as_ben.get("/receivers/")
+    assert 422 == (await as_ben.ask("GET", f"/receivers/?after={id_}")).status
+    assert [ONE] == [one["url"] for one in (await as_ann.get("/receivers/"))["items"]]
 
 
 async def test_every_key_of_an_account_sees_the_same_rows(as_ann, client, administration, anns):
