@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from service.domain.states import DeliveryStatus
+from service.domain.test_events import ID_PREFIX as TEST_PREFIX
 from service.pages.console.filters import PAGE_SIZE, STATUSES, Wanted, text_of, wanted_deliveries
 from service.pages.console.screens import Screen, log_fields
 from service.pages.console.visits import Visit
@@ -123,7 +124,10 @@ def shown(row: Mapping[str, Any], visit: Visit) -> dict[str, Any]:
         "waiting_for": reason,
         "waiting_until": until,
         "page_url": visit.url(SECTION, row["id"]),
-        "invoice_url": visit.url("invoices", row["invoice_id"]),
+        # The delivery of a test event has no invoice.
+        "invoice_url": ""
+        if row["invoice_key"].startswith(TEST_PREFIX)
+        else visit.url("invoices", row["invoice_id"]),
         "newest": row["attempts"][-1] if row["attempts"] else None,
     }
 

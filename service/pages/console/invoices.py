@@ -9,6 +9,8 @@ from service.localization import decimals_of
 from service.pages.console.deliveries import shown
 from service.pages.console.filters import INVOICE_STATUSES, PAGE_SIZE, one_of, text_of
 from service.pages.console.screens import Screen
+from service.pages.console.texts import words
+from service.pages.console.verdicts import why_invoice
 from service.pages.console.visits import Visit
 from service.pages.console.wiring import Console
 
@@ -56,12 +58,14 @@ class Invoices:
         deliveries, more = await store.deliveries_of(
             visit.account_id, invoice_id, limit=DELIVERIES_SHOWN
         )
+        why = await why_invoice(self._console, visit, invoice_id)
         pay_url = await self._console.pay_url_of(visit.account_id, row["key"])
         return Screen(
             template="invoice.html",
             title=f"Invoice {row['id']}",
             section=SECTION,
             values={
+                "why": why,
                 "row": _shown(row, visit),
                 "events": list(reversed(row["events"])),
                 "mails": mails,
@@ -69,7 +73,7 @@ class Invoices:
                 "deliveries_url": visit.url("deliveries", invoice_id=row["id"]) if more else None,
                 "pay_url": pay_url,
             },
-            announcement=f"The invoice is {row['status']}.",
+            announcement=f"The invoice is {words(row['status'])}. {why.sentence}",
         )
 
 

@@ -71,6 +71,7 @@ def _screens(console: Console, screens: Screens) -> Iterable[Route]:
         (POST, "/deliveries/redeliver", doing(deliveries.redeliver)),
         (GET, "/deliveries/{id}", showing(delivery.show, is_live=True)),
         (POST, "/deliveries/{id}/redeliver", doing(delivery.redeliver)),
+        (POST, "/deliveries/{id}/cancel", doing(delivery.cancel)),
         (GET, "/invoices", showing(invoices.show, is_live=True)),
         (GET, "/invoices/{id}", showing(invoices.show_one, is_live=True)),
         (GET, "/overview", showing(overview.show, is_live=True)),
