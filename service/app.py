@@ -32,6 +32,7 @@ from service.api.callbacks import example_exchange
 from service.api.dependencies import Dependencies
 from service.api.openapi import build_document
 from service.api.operations import Operation
+from service.api.receivers import test_event
 from service.callbacks.declaration import Callback
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl, parse_url
@@ -68,6 +69,7 @@ from service.delivery.sweeper import Sweeper
 from service.development import DEV_ACCOUNT, DEV_SECRET, served_hosts
 from service.domain.delivery import Attempt
 from service.domain.ids import new_id
+from service.domain.receivers import KnownReceiver
 from service.errors import ConfigurationError, StorageUnavailable
 from service.heartbeat import Heartbeat
 from service.loops import Loop, running_loops
@@ -364,6 +366,12 @@ def _console(
             return DEV_SECRET
         return (await signing_secrets.secrets_of(account_id))[0]
 
+    async def send_test(account_id: str, known: KnownReceiver, request_id: str) -> str:
+        delivery = test_event(account_id, known, clock.now(), request_id)
+        await dependencies.admit_delivery(account_id)
+        await store.add_test_event(delivery)
+        return delivery.id
+
     checks = ReceiverChecks(
         egress_policy_of(settings),
         Proxy.of(settings.callback_proxy) if settings.callback_proxy else None,
@@ -382,6 +390,7 @@ def _console(
         loops=lambda: {type(one).__name__: one.is_running for one in loops},
         is_mail_paused=dependencies.is_mail_paused,
         check_receiver=checks.run,
+        send_test=send_test,
         metrics=dependencies.metrics,
         clock=clock,
         public_url=settings.public_url,

@@ -1,6 +1,7 @@
 """The operations that list, pause, resume and test receivers."""
 
 import logging
+from datetime import datetime
 
 from aiohttp import web
 from aiohttp_apispec import docs, match_info_schema, querystring_schema
@@ -132,7 +133,9 @@ async def send_test_event(request: web.Request) -> web.Response:
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     async with dependencies.reads.turn(account_id):
         known = await _find(request)
-    delivery = _test_event(request, known)
+    delivery = test_event(
+        account_id, known, dependencies.clock.now(), request_id_of(request), request[TRACEPARENT]
+    )
     await dependencies.admit_delivery(account_id)
     await dependencies.store.add_test_event(delivery)
     fields = {**_fields(request, known), "delivery_id": delivery.id}
@@ -161,7 +164,13 @@ def _fields(request: web.Request, known: KnownReceiver) -> dict[str, str]:
     }
 
 
-def _test_event(request: web.Request, known: KnownReceiver) -> Delivery:
+def test_event(
+    account_id: str,
+    known: KnownReceiver,
+    now: datetime,
+    request_id: str,
+    traceparent: str | None = None,
+) -> Delivery:
     """
     The delivery of a test event for a receiver, asked for by hand.
 
@@ -181,10 +190,9 @@ def _test_event(request: web.Request, known: KnownReceiver) -> Delivery:
         "invoice_id": invoice_id,
         "test": True,
     }
-    now = request.app[DEPENDENCIES].clock.now()
     return Delivery(
         id=f"msg_{new_id()}",
-        account_id=request[ACCOUNT_ID],
+        account_id=account_id,
         invoice_key=invoice_id,
         invoice_id=invoice_id,
         sequence=1,
@@ -199,6 +207,6 @@ def _test_event(request: web.Request, known: KnownReceiver) -> Delivery:
         created_at=now,
         leased_until=None,
         lease_token=0,
-        request_id=request_id_of(request),
-        traceparent=request[TRACEPARENT],
+        request_id=request_id,
+        traceparent=traceparent,
     )

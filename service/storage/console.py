@@ -5,20 +5,28 @@ Everything that it reads is bounded: by the rows that a count looks at, by the r
 asked, and by the results of checks that are kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select
 
 from service.database.engine import Database
+from service.domain.attempt_counts import Hour
 from service.domain.states import DeliveryStatus
 from service.storage import history, sessions, waiting
 from service.storage.history import DeliveryFilter
 from service.storage.invoices import find_key
+from service.storage.receiver_hours import HOUR_COUNT, series_of
 from service.storage.sessions import Link, Session
-from service.storage.tables import accounts, deliveries, receiver_checks
+from service.storage.tables import (
+    accounts,
+    deliveries,
+    receiver_checks,
+    receiver_hours,
+    receivers,
+)
 from service.storage.waiting import Chain, Waiting
 
 P = ParamSpec("P")
@@ -37,6 +45,15 @@ class Counted:
 
     count: int
     after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HourCounts:
+    """What the attempts within an hour from *hour* on came to."""
+
+    hour: datetime
+    delivered: int
+    failed: int
 
 
 class ConsoleStore:
@@ -95,6 +112,16 @@ class ConsoleStore:
     async def waiting_receivers(self, account_id: str, now: datetime) -> list[Waiting]:
         """The first `RECEIVERS_MAX` receivers of an account with pending deliveries."""
         return await self._browse(_waiting_receivers, account_id, now)
+
+    async def hours_of(
+        self, receivers: Sequence[str], now: datetime
+    ) -> dict[str, list[HourCounts]]:
+        """The attempts of each of *receivers* in the last 24 hours, in order, by hour."""
+        return await self._browse(_hours_of, receivers, now)
+
+    async def hours_of_account(self, account_id: str, now: datetime) -> list[HourCounts]:
+        """The attempts of the first `RECEIVERS_MAX` receivers of an account, as `hours_of`."""
+        return await self._browse(_hours_of_account, account_id, now)
 
     async def keep_check(self, row: dict[str, Any]) -> None:
         """Keep a *row* of `receiver_checks` in place of the last one of its URL."""
@@ -167,6 +194,42 @@ def _matching(
 
 def _waiting_receivers(tx: Connection, account_id: str, now: datetime) -> list[Waiting]:
     return list(waiting.look_along(tx, [Chain(account_id, "", "", RECEIVERS_MAX)], now))
+
+
+def _hours_of(tx: Connection, names: Sequence[str], now: datetime) -> dict[str, list[HourCounts]]:
+    return {name: list(map(_counts, series_of(tx, name, now))) for name in names}
+
+
+def _counts(hour: Hour) -> HourCounts:
+    return HourCounts(hour.hour, hour.delivered_count, hour.failed_count)
+
+
+def _hours_of_account(tx: Connection, account_id: str, now: datetime) -> list[HourCounts]:
+    begin, end = waiting.bounds_of(account_id)
+    since = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOUR_COUNT - 1)
+    last = (
+        select(receivers.c.receiver)
+        .where(receivers.c.receiver >= begin, receivers.c.receiver < end)
+        .order_by(receivers.c.receiver)
+        .offset(RECEIVERS_MAX)
+        .limit(1)
+    )
+    query = (
+        select(
+            receiver_hours.c.hour,
+            func.sum(receiver_hours.c.delivered_count),
+            func.sum(receiver_hours.c.failed_count),
+        )
+        .where(
+            receiver_hours.c.receiver >= begin,
+            receiver_hours.c.receiver < (tx.scalar(last) or end),
+            receiver_hours.c.hour >= since,
+        )
+        .group_by(receiver_hours.c.hour)
+    )
+    known = {row[0]: HourCounts(row[0], int(row[1]), int(row[2])) for row in tx.execute(query)}
+    hours = (since + timedelta(hours=number) for number in range(HOUR_COUNT))
+    return [known.get(hour) or HourCounts(hour, 0, 0) for hour in hours]
 
 
 def _keep_check(tx: Connection, row: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from aiohttp import web
 
+from service.pages.console.charts import chart_of
 from service.pages.console.screens import Screen
 from service.pages.console.visits import Visit
 from service.pages.console.wiring import Console
@@ -29,6 +30,7 @@ class Overview:
         due = [one for one in waiting if one.first_due_at <= now]
         dead = await store.console.count_dead_since(account_id, now - DAY)
         pending = await store.count_open(account_id, PENDING_MAX)
+        hours = await store.console.hours_of_account(account_id, now)
         oldest = min(due, key=lambda one: one.first_due_at, default=None)
         return Screen(
             template="overview.html",
@@ -42,6 +44,10 @@ class Overview:
                 "receivers_due": len(due),
                 "dead": dead.count,
                 "is_dead_counted": dead.after is None,
+                "chart": chart_of(hours),
+                "this_hour": hours[-1],
+                "delivered": sum(one.delivered for one in hours),
+                "failed": sum(one.failed for one in hours),
                 "loops": self._console.loops(),
                 "is_mail_paused": self._console.is_mail_paused(),
                 "pending_url": visit.url("deliveries", status="pending"),

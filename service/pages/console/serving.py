@@ -10,6 +10,7 @@ from service.pages.console.deliveries import Deliveries
 from service.pages.console.delivery import Delivery
 from service.pages.console.invoices import Invoices
 from service.pages.console.overview import Overview
+from service.pages.console.receivers import Receivers
 from service.pages.console.rendering import Pages
 from service.pages.console.screens import Screens
 from service.pages.console.searching import Searching
@@ -62,6 +63,7 @@ def _around(console: Console, pages: Pages, screens: Screens) -> Iterable[Route]
 def _screens(console: Console, screens: Screens) -> Iterable[Route]:
     """The screens, in the order of the navigation, and what their forms do."""
     searching, deliveries, delivery = Searching(console), Deliveries(console), Delivery(console)
+    receivers = Receivers(console)
     invoices, overview, contract = Invoices(console), Overview(console), Contract(console)
     showing, doing = screens.showing, screens.doing
     return (
@@ -72,6 +74,10 @@ def _screens(console: Console, screens: Screens) -> Iterable[Route]:
         (GET, "/deliveries/{id}", showing(delivery.show, is_live=True)),
         (POST, "/deliveries/{id}/redeliver", doing(delivery.redeliver)),
         (POST, "/deliveries/{id}/cancel", doing(delivery.cancel)),
+        (GET, "/receivers", showing(receivers.show, is_live=True)),
+        (POST, "/receivers/{id}/pause", doing(receivers.pause)),
+        (POST, "/receivers/{id}/resume", doing(receivers.resume)),
+        (POST, "/receivers/{id}/test", doing(receivers.test)),
         (GET, "/invoices", showing(invoices.show, is_live=True)),
         (GET, "/invoices/{id}", showing(invoices.show_one, is_live=True)),
         (GET, "/overview", showing(overview.show, is_live=True)),

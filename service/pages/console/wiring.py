@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from service.clock import Clock
+from service.domain.receivers import KnownReceiver
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 
@@ -83,6 +84,8 @@ class Console:
     """Whether this process sends no mail until the operator changes something."""
     check_receiver: Callable[[str, str], Awaitable[dict[str, Any]]]
     """Runs the checks of a receiver, by account and URL; ValueError with a reason."""
+    send_test: Callable[[str, KnownReceiver, str], Awaitable[str]]
+    """Sends a receiver of an account a test event, for the request of an id; its delivery."""
     metrics: Metrics
     clock: Clock
     public_url: str
