@@ -10,7 +10,7 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.ids, self.fields = set(), {}
+        self.ids, self.fields, self.labels = set(), {}, []
         self.words, self.elements, self.forms, self.links, self.buttons = "", [], [], [], []
         self._open = ""
         self.feed(html)
@@ -25,6 +25,8 @@ class Page(HTMLParser):
             self.links.append(attributes["href"])
         if "id" in attributes:
             self.ids.add(attributes["id"])
+        if "aria-label" in attributes:
+            self.labels.append(attributes["aria-label"])
         if tag == "input":
             self.fields[attributes.get("name")] = attributes.get("value", "")
 

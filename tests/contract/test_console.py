@@ -10,14 +10,19 @@ from hashlib import sha256
 
 import pytest
 
+from service.domain.attempt_counts import Hour, no_counts
+from service.domain.receivers import id_of
 from service.domain.states import DeliveryStatus
 from service.errors import StorageUnavailable
 from service.pages.console import streams
 from service.storage import history
+from service.storage.observations import Observation
 from tests.clock import START
 from tests.rows import (
+    ONE,
     SECOND,
     TWO,
+    a_receiver,
     add_delivery,
     add_two_events,
     an_attempt,
@@ -109,14 +114,37 @@ async def test_no_query_is_an_error_of_ours(browser, query):
         ("msg_1", "/console/deliveries/msg_1"),
         ("%20msg_1%20", "/console/deliveries/msg_1"),
         ("1", "/console/invoices/1"),
-        ("https://one.example/x", "/console/deliveries?origin=https%3A%2F%2Fone.example%3A443"),
     ],
 )
 async def test_the_search_leads_to_the_page(browser, dead, text, path):
-    """An id of a delivery or an invoice, or a URL, leads to the page that explains it."""
+    """An id of a delivery or an invoice leads to the page that explains it."""
     _, answer = await browser.get(f"/?q={text}")
 
     assert (303, path) == (answer.status, answer.headers["Location"])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("https://one.example", {"msg_1", "msg_2"}),
+        ("https://one.example:443/", {"msg_1", "msg_2"}),
+        ("https://one.example:443/invoices/2", {"msg_2"}),
+        ("https://one.example:443/inv", set()),
+        ("https://two.example", set()),
+        ("https://[", set()),
+    ],
+)
+async def test_a_url_is_explained(browser, store, text, found):
+    """The newest deliveries to a URL are listed, each with the reason why it came or not."""
+    await add_delivery(store, "1")
+    await store.settle(failed(await lease_delivery(store), due_at=START + 100 * SECOND))
+    await add_delivery(store, "2", at=START + SECOND)
+
+    page, answer = await browser.get(f"/?q={text}")
+
+    assert (200 if found else 404, found) == (answer.status, rows_in(page))
+    if "msg_1" in found:
+        assert "it answered 500" in page.words
 
 
 async def test_an_id_with_any_characters_has_a_page(browser, store):
@@ -227,6 +255,50 @@ async def test_a_delivery_shows_its_attempts(browser, store):
     assert '{"description":"Invoice paid","paid":true}' in page.words
 
 
+async def test_a_page_says_why(browser, store):
+    """The verdict stands at the top of a delivery and of its invoice, with what happens next."""
+    await add_two_events(store, "1")
+    await store.settle(failed(await lease_delivery(store), due_at=START + 100 * SECOND))
+
+    page, _ = await browser.get("/deliveries/msg_1a")
+    assert "Your receiver refused the event: it answered 500." in page.words
+    assert "An attempt is made, at 2026-01-31 12:01:40 UTC or soon after." in page.words
+    assert page.words.index("refused the event") < page.words.index("The delivery")
+    page, _ = await browser.get("/deliveries/msg_1b")
+    assert "an earlier one is not delivered yet" in page.words
+    assert "/console/deliveries/msg_1a" in page.links
+    page, _ = await browser.get("/invoices/1")
+    assert "it answered 500" in page.words
+
+
+async def test_an_invoice_without_a_callback_says_why(browser, store):
+    """Nobody is called, and the page says what to do."""
+    await store.accept(an_invoice("1", origin=None))
+
+    page, _ = await browser.get("/invoices/1")
+
+    assert "sent without a callback_url, so nobody is called" in page.words
+
+
+async def test_a_delivery_is_cancelled(browser, store):
+    """One that waits is dead then; one that has ended stays as it is, and the page says so."""
+    await add_delivery(store, "1")
+    page, _ = await browser.get("/deliveries/msg_1")
+    assert "Cancel the delivery" in page.buttons
+
+    _, answer = await browser.post("/deliveries/msg_1/cancel")
+
+    page, _ = await browser.get(answer.headers["Location"].removeprefix("/console"))
+    assert "It was cancelled" in page.words
+    assert "Cancel the delivery" not in page.buttons
+    assert "cancelled" == (await store.find_delivery("dev", "msg_1"))["reason"]
+    await add_delivery(store, "2", at=START + SECOND)
+    await store.settle(delivered(await lease_delivery(store, now=START + SECOND)))
+    _, answer = await browser.post("/deliveries/msg_2/cancel")
+    page, _ = await browser.get(answer.headers["Location"].removeprefix("/console"))
+    assert "had ended before" in page.words
+
+
 @pytest.mark.parametrize(("is_dead", "label"), [(True, "Redeliver"), (False, "Attempt now")])
 async def test_a_button_attempts_a_delivery_now(browser, store, is_dead, label):
     """One that has ended is redelivered, one that waits is attempted now."""
@@ -243,6 +315,70 @@ async def test_a_button_attempts_a_delivery_now(browser, store, is_dead, label):
     assert "It is attempted now." in page.words
     found = await store.find_delivery("dev", "msg_1")
     assert ("pending", True) == (found["status"], bool(found["is_asked"]))
+
+
+# Receivers
+
+
+@pytest.fixture
+async def receiver(store):
+    """The id of a receiver that has a delivery waiting."""
+    await add_delivery(store, "1", path="/<b>")
+    ((known,), _) = await store.list_receivers("dev", START, after=None, limit=1)
+    return id_of(known.receiver)
+
+
+async def test_a_receiver_shows_its_state(browser, store, receiver, clock):
+    """Its URL, since when something waits, and a picture with words of the last day."""
+    clock.advance(timedelta(minutes=3))
+    name = a_receiver(path="/<b>")
+    counts = [3, 1, 4, *no_counts()[3:]]
+    hours = [Hour(name, START, counts)]
+    await store.observe([Observation(receiver=name, origin=ONE, hours=hours)])
+
+    page, _ = await browser.get("/receivers")
+
+    assert {receiver} == rows_in(page)
+    for word in ("https://one.example:443/<b>", "due for 3 min", "75 %", "unknown"):
+        assert word in page.words, word
+    assert "3 of 4 attempts; 1 failed, in the hours from 12:00" in "".join(page.labels)
+    overview, _ = await browser.get("/overview")
+    assert "3 delivered, 1 failed" in overview.words
+
+
+async def test_a_receiver_is_paused_and_resumed(browser, store, receiver):
+    """The button that is there says what can be done; nothing is done twice."""
+    for action, label, is_paused in (
+        ("pause", "Pause", True),
+        ("resume", "Resume", False),
+    ):
+        page, _ = await browser.get("/receivers")
+        assert label in page.buttons
+        _, answer = await browser.post(f"/receivers/{receiver}/{action}")
+        page, _ = await browser.get(answer.headers["Location"].removeprefix("/console"))
+        assert f"It is {action}d" in page.words
+        known = await store.find_receiver("dev", receiver, START)
+        assert is_paused is (known.paused_at is not None)
+        _, answer = await browser.post(f"/receivers/{receiver}/{action}")
+        assert answer.headers["Location"].endswith("done=unchanged")
+
+
+async def test_a_test_event_is_sent(browser, store, receiver):
+    """Its button leads to the delivery of the test, which has no invoice."""
+    _, answer = await browser.post(f"/receivers/{receiver}/test")
+
+    page, shown = await browser.get(answer.headers["Location"].removeprefix("/console"))
+    assert 200 == shown.status
+    assert "Test event" in page.words
+    assert "(a test)" in page.words
+    assert [] == [one for one in page.links if "/invoices/test_" in one]
+    assert '"test":true' in page.words
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "test"])
+async def test_a_receiver_that_does_not_exist_is_not_found(browser, action):
+    """Nothing is done for an unknown id."""
+    assert 404 == (await browser.post(f"/receivers/rcv_0/{action}"))[1].status
 
 
 # Invoices and the overview
@@ -424,15 +560,15 @@ async def test_a_live_page_sends_what_changes(live, store, clock):
     """At first every part, then only those that differ, once a second at most."""
     await add_delivery(store, "1")
     stream = await live("/deliveries/msg_1")
-    first = await stream.parts(2)
+    first = await stream.parts(3)
     assert "There was no attempt yet" in first["live_attempts"]
     await clock.parked()
 
     await store.settle(delivered(await lease_delivery(store)))
     clock.advance(streams.PAUSE)
 
-    changed = await stream.parts(2)
-    assert {"live_facts", "live_attempts"} == changed.keys()
+    changed = await stream.parts(3)
+    assert {"live_why", "live_facts", "live_attempts"} == changed.keys()
     assert "attempt-1" in changed["live_attempts"]
 
 

@@ -1,4 +1,4 @@
-"""Bars of the last 24 hours, as a template draws them in SVG: what was delivered, and what failed."""
+"""Bars of the last 24 hours, as a template draws them: what was delivered, and what failed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,11 +10,13 @@ import pytest
 
 from service.accounts.console_sessions import LINK_LASTS, SESSION_LASTS, new_link
 from service.api.application import make_application
+from service.domain.receivers import id_of
 from service.pages.console.serving import add_console
 from service.pages.console.visits import COOKIE
 from service.settings import Settings
 from service.storage.sessions import SESSIONS_MAX
 from service.storage.tables import console_links, console_sessions
+from tests.clock import START
 from tests.pages import ConsoleBrowser
 from tests.rows import rows_of
 
@@ -25,12 +27,21 @@ SCREENS = [
     "/deliveries?status=dead",
     "/deliveries/redeliver",
     "/deliveries/msg_dead1",
+    "/receivers",
     "/invoices",
     "/invoices/dead1",
     "/overview",
     "/contract",
 ]
-FORMS = ["/deliveries/msg_dead1/redeliver", "/deliveries/redeliver", "/contract/check"]
+FORMS = [
+    "/deliveries/msg_pending1/cancel",
+    "/receivers/rcv_1/pause",
+    "/receivers/rcv_1/resume",
+    "/receivers/rcv_1/test",
+    "/deliveries/msg_dead1/redeliver",
+    "/deliveries/redeliver",
+    "/contract/check",
+]
 
 
 @pytest.fixture
@@ -336,12 +347,18 @@ async def test_rows_of_another_account_are_not_found(of_ben, anns, path):
 
 async def test_lists_have_no_row_of_another_account(of_ben, anns):
     """Lists, counts and searches of another account are empty."""
-    for path in ("/deliveries", "/deliveries?status=dead", "/invoices", "/invoices?id=dead1"):
+    for path in (
+        "/deliveries",
+        "/deliveries?status=dead",
+        "/receivers",
+        "/invoices",
+        "/invoices?id=dead1",
+    ):
         page, answer = await of_ben.get(path)
         assert (200, set()) == (answer.status, {one for one in page.ids if "row-" in one})
     page, _ = await of_ben.get("/deliveries/redeliver")
     assert "No dead delivery matches" in page.words
-    for text in ("dead1", "msg_dead1"):
+    for text in ("dead1", "msg_dead1", "https://one.example"):
         assert 404 == (await of_ben.get(f"/?q={text}"))[1].status
 
 
@@ -352,6 +369,13 @@ async def test_what_is_done_concerns_no_other_account(of_ben, anns, store, ann):
     _, all_ = await of_ben.post("/deliveries/redeliver")
 
     assert (404, 404, 303) == (answer.status, unknown.status, all_.status)
+    assert 404 == (await of_ben.post("/deliveries/msg_pending1/cancel"))[1].status
+    ((known,), _) = await store.list_receivers(ann.account_id, START, after=None, limit=1)
+    for action in ("pause", "resume", "test"):
+        path = f"/receivers/{id_of(known.receiver)}/{action}"
+        assert 404 == (await of_ben.post(path))[1].status
+    assert "pending" == (await store.find_delivery(ann.account_id, "msg_pending1"))["status"]
+    assert known == await store.find_receiver(ann.account_id, id_of(known.receiver), START)
     assert "count=0" in all_.headers["Location"]
     assert "dead" == (await store.find_delivery(ann.account_id, "msg_dead1"))["status"]
 

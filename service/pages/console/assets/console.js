@@ -112,7 +112,7 @@ class Live {
   follow() {
     this.close();
     if (this.hasEnded) return;
-    this.button.textContent = this.isPaused ? "Go on" : "Pause";
+    this.button.textContent = this.isPaused ? "Go on with updates" : "Pause updates";
     if (this.isPaused) {
       this.tell("This page does not change now.");
     } else if (!document.hidden) {
