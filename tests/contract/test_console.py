@@ -323,7 +323,7 @@ async def test_a_button_attempts_a_delivery_now(browser, store, is_dead, label):
 @pytest.fixture
 async def receiver(store):
     """The id of a receiver that has a delivery waiting."""
-    await add_delivery(store, "1", path="/<b>")
+    await add_delivery(store, "1", path="/a&amp;b")
     ((known,), _) = await store.list_receivers("dev", START, after=None, limit=1)
     return id_of(known.receiver)
 
@@ -331,7 +331,7 @@ async def receiver(store):
 async def test_a_receiver_shows_its_state(browser, store, receiver, clock):
     """Its URL, since when something waits, and a picture with words of the last day."""
     clock.advance(timedelta(minutes=3))
-    name = a_receiver(path="/<b>")
+    name = a_receiver(path="/a&amp;b")
     counts = [3, 1, 4, *no_counts()[3:]]
     hours = [Hour(name, START, counts)]
     await store.observe([Observation(receiver=name, origin=ONE, hours=hours)])
@@ -339,7 +339,7 @@ async def test_a_receiver_shows_its_state(browser, store, receiver, clock):
     page, _ = await browser.get("/receivers")
 
     assert {receiver} == rows_in(page)
-    for word in ("https://one.example:443/<b>", "due for 3 min", "75 %", "unknown"):
+    for word in ("https://one.example:443/a&amp;b", "due for 3 min", "75 %", "unknown"):
         assert word in page.words, word
     assert "3 of 4 attempts; 1 failed, in the hours from 12:00" in "".join(page.labels)
     overview, _ = await browser.get("/overview")

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -80,13 +81,13 @@ class Searching:
             origin = self._console.origin_of(url)
         except ValueError:
             return "", []
-        wanted, base, after = DeliveryFilter(origin=origin), url.removesuffix("/"), None
+        wanted, path, after = DeliveryFilter(origin=origin), _path_of(url), None
         found = list[dict[str, Any]]()
         for _ in range(PAGES_MAX):
             rows, after = await self._console.store.list_deliveries(
                 visit.account_id, wanted, after=after, limit=PAGE
             )
-            found += [row for row in rows if _is_at(row["url"], base)]
+            found += [row for row in rows if _is_at(row["url"], path)]
             if after is None or len(found) >= EXPLAINED_MAX:
                 break
         return origin, [
@@ -95,6 +96,13 @@ class Searching:
         ]
 
 
-def _is_at(called: str, base: str) -> bool:
-    """Whether the URL *called* is that of *base*, as a callback URL or as a whole."""
-    return called in {base, f"{base}/"} or called.startswith(f"{base}/")
+def _path_of(url: str) -> str:
+    """What a URL has behind its origin, without a slash at the end."""
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path.removesuffix("/")
+
+
+def _is_at(called: str, path: str) -> bool:
+    """Whether the URL *called* is at *path* of its origin, or below it."""
+    own = _path_of(called)
+    return own == path or own.startswith(f"{path}/")
