@@ -79,11 +79,11 @@ def browser(tmp_path, service_url):
 
 
 @pytest.fixture
-def screens(service_url, send):
+def screens(service_url, receiver_url, send):
     """The URL of every screen, with a delivery that failed and one that did not."""
     bad, good = send("bad"), send("good")
     return [
-        f"{service_url}/console{path}"
+        f"{service_url}/console{path.replace('{receiver}', receiver_url)}"
         for path in (
             "/",
             "/?q=none",
@@ -92,6 +92,8 @@ def screens(service_url, send):
             "/deliveries/redeliver",
             f"/deliveries/{bad}",
             f"/deliveries/{good}",
+            "/receivers",
+            "/?q={receiver}",
             "/invoices",
             "/invoices/bad",
             "/overview",
@@ -186,6 +188,26 @@ def test_a_delivery_is_found_and_attempted(browser, service_url, send, has_scrip
         return browser.find_elements(By.ID, "attempt-2")
 
     assert until(browser, has_a_second_attempt)
+
+
+def test_a_receiver_is_paused_and_its_delivery_cancelled(browser, service_url, send):
+    """Without scripts: pause a receiver, see that its delivery waits for that, and cancel it."""
+    id_ = send("bad")
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    browser.get(f"{service_url}/console/receivers")
+    assert "failing" in words(browser)
+    press(browser, "Pause")
+    assert "It is paused" in words(browser)
+    browser.get(f"{service_url}/console/deliveries/{id_}")
+    assert "paused by hand" in words(browser)
+    browser.find_element(By.XPATH, "//summary[contains(., 'Cancel')]").click()
+
+    press(browser, "Cancel the delivery")
+
+    assert "It was cancelled" in words(browser)
+    browser.get(f"{service_url}/console/receivers")
+    press(browser, "Resume")
+    assert "It is resumed" in words(browser)
 
 
 def test_the_dead_are_redelivered_after_a_question(browser, service_url, send):

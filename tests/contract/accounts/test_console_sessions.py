@@ -12,6 +12,7 @@ from service.accounts.console_sessions import LINK_LASTS, SESSION_LASTS, new_lin
 from service.api.application import make_application
 from service.domain.receivers import id_of
 from service.pages.console.serving import add_console
+from service.pages.console.streams import PAUSE
 from service.pages.console.visits import COOKIE
 from service.settings import Settings
 from service.storage.sessions import SESSIONS_MAX
@@ -171,6 +172,21 @@ async def test_a_session_ends_after_twelve_hours(of_ann, clock):
     clock.advance(SECOND)
 
     assert 303 == (await of_ann.get("/deliveries"))[1].status
+
+
+async def test_a_live_page_ends_with_its_session(of_ann, clock):
+    """The page is told that the session has ended, and asks no more."""
+    answer = await of_ann.client.get(
+        "/console/overview",
+        headers={"Accept": "text/event-stream", "Cookie": f"{COOKIE}={of_ann.cookie}"},
+    )
+    assert b"retry: 2000\n" == await answer.content.readline()
+    await clock.parked()
+
+    clock.jump(SESSION_LASTS)
+    clock.advance(PAUSE)
+
+    assert (await answer.content.read()).endswith(b"event: ended\ndata:\n\n")
 
 
 async def test_a_rotation_of_the_key_ends_the_sessions(of_ann, of_ben, administration):

@@ -47,8 +47,7 @@ function becomeInside(old, now) {
   }
   while (next) {
     const following = next.nextSibling;
-    // What the reader added, such as a button to copy, stays.
-    if (!(next instanceof HTMLElement && next.dataset.added)) next.remove();
+    next.remove();
     next = following;
   }
 }
