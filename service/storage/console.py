@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, 
 from service.database.engine import Database
 from service.domain.attempt_counts import Hour
 from service.domain.states import DeliveryStatus
-from service.storage import history, sessions, waiting
+from service.storage import history, redelivery, sessions, waiting
 from service.storage.history import DeliveryFilter
 from service.storage.invoices import find_key
 from service.storage.receiver_hours import HOUR_COUNT, series_of
@@ -105,6 +105,12 @@ class ConsoleStore:
         """Count the *wanted* deliveries among the next `SCAN_MAX` after *after*, newest first."""
         return await self._browse(_count_deliveries, account_id, wanted, after)
 
+    async def count_redeliverable(
+        self, account_id: str, wanted: DeliveryFilter, after: str | None = None
+    ) -> Counted:
+        """As `count_deliveries`, without those that a redelivery of all of them leaves out."""
+        return await self._browse(_count_redeliverable, account_id, wanted, after)
+
     async def count_dead_since(self, account_id: str, since: datetime) -> Counted:
         """Count the deliveries that died *since*, among the newest `SCAN_MAX` dead ones."""
         return await self._browse(_count_dead_since, account_id, since)
@@ -158,6 +164,12 @@ def _count_deliveries(
         matching = _matching(account_id, wanted, deliveries.c.invoice_key == key)
         return Counted(tx.scalar(matching) or 0, None)
     return _count_scanned(tx, account_id, wanted, after)
+
+
+def _count_redeliverable(
+    tx: Connection, account_id: str, wanted: DeliveryFilter, after: str | None
+) -> Counted:
+    return _count_scanned(tx, account_id, wanted, after, redelivery.is_not_cancelled)
 
 
 def _count_dead_since(tx: Connection, account_id: str, since: datetime) -> Counted:

@@ -22,6 +22,9 @@ from service.storage.waiting import PENDING
 BATCH = 500
 """Deliveries in one transaction, which blocks other writers of SQLite for milliseconds."""
 
+is_not_cancelled = func.coalesce(deliveries.c.reason, "") != DeadReason.CANCELLED.value
+"""Who has cancelled one does not get it back with all others."""
+
 INTERRUPTED = (
     "The delivery was cancelled during this attempt, or directly before it. "
     "Your receiver may have seen it, or nothing."
@@ -134,8 +137,7 @@ def redeliver_batch(
         return Redelivered(0, None)
     redelivering = _redelivering(account_id, now).where(
         deliveries.c.status.in_(sorted(SETTLED)),
-        # Who has cancelled one does not get it back with all others.
-        func.coalesce(deliveries.c.reason, "") != DeadReason.CANCELLED.value,
+        is_not_cancelled,
         deliveries.c.id > after,
         deliveries.c.id <= ids[-1],
         *history.conditions_of(wanted),

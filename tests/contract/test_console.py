@@ -216,6 +216,8 @@ async def test_redelivering_says_how_many_first(browser, store, dead):
     await store.settle(
         failed(await lease_delivery(store, now=START + SECOND), status=DeliveryStatus.DEAD)
     )
+    await add_delivery(store, "3", origin=TWO, at=START + 2 * SECOND)
+    await store.cancel("dev", "msg_3", START + 2 * SECOND)
     page, _ = await browser.get("/deliveries?status=dead&origin=https://two.example")
     (confirm,) = [one for one in page.links if "/redeliver" in one]
 

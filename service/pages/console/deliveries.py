@@ -101,7 +101,9 @@ class Deliveries:
         count, after, clock = 0, None, self._console.clock
         until = clock.elapsed() + COUNTING
         while clock.elapsed() <= until:
-            counted = await self._console.store.console.count_deliveries(account_id, wanted, after)
+            counted = await self._console.store.console.count_redeliverable(
+                account_id, wanted, after
+            )
             count, after = count + counted.count, counted.after
             if after is None:
                 return count, True
