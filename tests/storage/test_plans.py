@@ -300,7 +300,6 @@ async def do_one_of_each(store, do):
     await clear_one_of_each(store, do)
     await do("measure the backlog", store.backlog(NOW))
     await do("count open deliveries", store.count_open("dev", 9))
-    await browse_one_of_each(store.console, do)
     await by_hand_of_each(store, do)
     await do("find a key", store.find_key("p1000", NOW))
     await do("find secrets", store.secrets_of("acct_1000", NOW))
@@ -406,6 +405,7 @@ async def list_one_of_each(store, do):
         ),
     ):
         await do(name, store.list_deliveries("dev", wanted, after=after, limit=50))
+    await browse_one_of_each(store.console, do)
 
 
 # Plans
