@@ -5,20 +5,20 @@ Everything that it reads is bounded: by the rows that a count looks at, by the r
 asked, and by the results of checks that are kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, Text, delete, func, insert, select
 
+from service.database.bulk import Given, given
 from service.database.engine import Database
-from service.domain.attempt_counts import Hour
 from service.domain.states import DeliveryStatus
 from service.storage import history, redelivery, sessions, waiting
 from service.storage.history import DeliveryFilter
 from service.storage.invoices import find_key
-from service.storage.receiver_hours import HOUR_COUNT, series_of
+from service.storage.receiver_hours import HOUR_COUNT
 from service.storage.sessions import Link, Session
 from service.storage.tables import (
     accounts,
@@ -208,17 +208,32 @@ def _waiting_receivers(tx: Connection, account_id: str, now: datetime) -> list[W
     return list(waiting.look_along(tx, [Chain(account_id, "", "", RECEIVERS_MAX)], now))
 
 
+_named = Given(receiver=Text())
+_hours = select(
+    receiver_hours.c.receiver,
+    receiver_hours.c.hour,
+    receiver_hours.c.delivered_count,
+    receiver_hours.c.failed_count,
+).join_from(_named, receiver_hours, receiver_hours.c.receiver == _named.c.receiver)
+
+
 def _hours_of(tx: Connection, names: Sequence[str], now: datetime) -> dict[str, list[HourCounts]]:
-    return {name: list(map(_counts, series_of(tx, name, now))) for name in names}
+    found: dict[str, dict[datetime, HourCounts]] = {name: {} for name in names}
+    if names:
+        for row in tx.execute(_hours, given([{"receiver": one} for one in names])):
+            found[row[0]][row[1]] = HourCounts(*row[1:])
+    return {name: _of_a_day(known, now) for name, known in found.items()}
 
 
-def _counts(hour: Hour) -> HourCounts:
-    return HourCounts(hour.hour, hour.delivered_count, hour.failed_count)
+def _of_a_day(known: Mapping[datetime, HourCounts], now: datetime) -> list[HourCounts]:
+    """The last 24 hours in order, also those of which nothing is *known*."""
+    since = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOUR_COUNT - 1)
+    wanted = (since + timedelta(hours=number) for number in range(HOUR_COUNT))
+    return [known.get(at) or HourCounts(at, 0, 0) for at in wanted]
 
 
 def _hours_of_account(tx: Connection, account_id: str, now: datetime) -> list[HourCounts]:
     begin, end = waiting.bounds_of(account_id)
-    since = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOUR_COUNT - 1)
     last = (
         select(receivers.c.receiver)
         .where(receivers.c.receiver >= begin, receivers.c.receiver < end)
@@ -227,7 +242,7 @@ def _hours_of_account(tx: Connection, account_id: str, now: datetime) -> list[Ho
         .limit(1)
     )
     # An expression, so that no plan reads the hours of all accounts in the order of their index.
-    # Of the few hours that are kept, those before *since* are left out below.
+    # Of the few hours that are kept, those before the last day are left out below.
     hour = func.abs(receiver_hours.c.hour, type_=receiver_hours.c.hour.type)
     query = (
         select(
@@ -242,8 +257,7 @@ def _hours_of_account(tx: Connection, account_id: str, now: datetime) -> list[Ho
         .group_by(hour)
     )
     known = {row[0]: HourCounts(row[0], int(row[1]), int(row[2])) for row in tx.execute(query)}
-    wanted = (since + timedelta(hours=number) for number in range(HOUR_COUNT))
-    return [known.get(at) or HourCounts(at, 0, 0) for at in wanted]
+    return _of_a_day(known, now)
 
 
 def _keep_check(tx: Connection, row: dict[str, Any]) -> None:
