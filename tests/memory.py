@@ -382,12 +382,14 @@ def _take_steps(tx, items):
 
 def _take_step(tx, step, new):
     row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
-    is_legal = row["status"] in COLLECTING and step.status in INVOICE_MOVES[row["status"]]
+    status = _status_after(row, step)
+    is_known = status == row["status"] or status in INVOICE_MOVES[row["status"]]
+    is_legal = row["status"] in COLLECTING and is_known
     if not _holds(row, step.invoice.lease_token) or not is_legal:
         return None
     tx.invoices.change(
         row,
-        status=step.status.value,
+        status=status,
         due_at=step.due_at,
         leased_until=None,
         event_count=row["event_count"] + (1 if step.event else 0),
@@ -397,6 +399,11 @@ def _take_step(tx, step, new):
     if step.mail:
         _insert_mail(tx, step.mail)
     return [_insert_delivery(tx, one) for one in new]
+
+
+def _status_after(row, step):
+    """The status to which a step moves an invoice; a step to `received` moves nothing."""
+    return row["status"] if step.status is InvoiceStatus.RECEIVED else step.status.value
 
 
 def _report(tx, items):
@@ -484,7 +491,7 @@ def _reported(row, step):
         changes["status"] = step.status.value
     if is_collected:
         changes["due_at"] = None
-    if step.event or step.status:
+    if step.event or is_collected:
         changes |= {"leased_until": None, "lease_token": row["lease_token"] + 1}
     return {**changes, "mismatch": True} if step.is_mismatch else changes
 

@@ -264,7 +264,7 @@ class Store:
         if inserted is not None:
             if step.event:
                 self.arrivals.set_for(step.invoice.account_id)
-            if (step.event or step.status) and (step.status is None or step.status in COLLECTING):
+            if step.event and (step.status is None or step.status in COLLECTING):
                 # The collection has lost its lease, and goes on.
                 self._signal("invoices")
             self._signal_unleased(inserted)
