@@ -507,11 +507,16 @@ def descriptors_needed(settings: Settings) -> int:
 
 @asynccontextmanager
 async def _watched_descriptors(sender: Sender, metrics: Metrics) -> AsyncIterator[None]:
-    """Inside the block, descriptors are counted; if none is left, idle connections are closed."""
+    """
+    Inside the block, descriptors are counted; if none is left, idle connections are closed.
+
+    Workers share what their accounts have at the same interval.
+    """
 
     def report(used: int, allowed: int) -> None:
         metrics.descriptors(used, allowed)
         metrics.connections_kept(sender.kept_count)
+        metrics.accounts.share()
 
     descriptors = Descriptors(metrics.descriptors_exhausted, report, sender.close_kept)
     sender.on_exhausted = descriptors.exhausted

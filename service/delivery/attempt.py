@@ -199,6 +199,8 @@ class Attempts:
         """Count a recorded attempt, and its delivery if the attempt has ended that."""
         self.metrics.attempt_recorded(attempt.outcome_for_operator)
         delivery, decision = attempt.delivery, attempt.decision
+        if attempt.outcome is AttemptOutcome.REFUSED:
+            self.metrics.accounts.attempt_refused(delivery.account_id)
         match decision:
             case Retry():
                 return

@@ -81,6 +81,7 @@ class Dispatcher(Loop):
         self._lookout = Lookout(
             self._store, self._receivers.count_in_flight, self._receivers.capacity_of
         )
+        self._metrics.accounts.count = self._receivers.count_by_account
         self._knows_answered = False
         self._backlogged: set[str] = set()
         self._is_full = False

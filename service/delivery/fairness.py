@@ -283,6 +283,16 @@ class Receivers:
         account = self._accounts.get(account_id)
         return account.slots.count if account else 0
 
+    def count_by_account(self) -> dict[str, tuple[int, int]]:
+        """Of each account with a lease: how many attempts are in flight, and how many wait."""
+        return {
+            one.account_id: (
+                one.account.slots.count,
+                one.account.leases.count - one.account.slots.count,
+            )
+            for one in self._busy.values()
+        }
+
     def wait(self, delivery: Delivery) -> None:
         """Queue a delivery, whose lease is counted, for a slot."""
         receiver = self._known[delivery.receiver]
