@@ -311,6 +311,7 @@ def assemble(
         judge=judge_of(settings, is_development=process.is_development),
         is_ready=lambda: all(loop.is_running for loop in loops),
         is_mail_paused=lambda: mailing.is_paused,
+        is_queued=dispatcher.is_queued,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,

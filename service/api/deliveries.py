@@ -137,7 +137,11 @@ def shown(request: web.Request, row: Mapping[str, Any]) -> dict[str, Any]:
     """A delivery as it is stored, with what it waits for."""
     reason = until = None
     if row["waits"]:
-        reason, until = row["waits"].reason_at(request.app[DEPENDENCIES].clock.now())
+        dependencies = request.app[DEPENDENCIES]
+        now = dependencies.clock.now()
+        is_paced = dependencies.store.is_paced(row["account_id"], now)
+        is_queued = is_paced and dependencies.is_queued(row["receiver"], row["id"])
+        reason, until = row["waits"].reason_at(now, is_paced=is_paced, is_queued=is_queued)
     return {**row, "waiting_for": reason, "waiting_until": until}
 
 

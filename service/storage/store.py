@@ -42,6 +42,7 @@ from service.storage import (
 )
 from service.storage.backlog import Backlog
 from service.storage.money import MoneyStore
+from service.storage.paced import Paced
 
 log = logging.getLogger("invoices.storage")
 
@@ -129,12 +130,14 @@ class Store:
         """The operations on checkouts, payments and refunds."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
+        self._paced = Paced()
         self._signals: dict[str, Wakes] = {
             "invoices": self.invoices_due,
             "deliveries": self.deliveries_due,
             "mails": self.mails_due,
             "asked": self.deliveries_asked,
             "followed": self._followed,
+            "paced": self._paced,
             **self.money.signals,
         }
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
@@ -335,6 +338,15 @@ class Store:
                 if batch.count:
                     self._signal("deliveries")
                 yield batch.count
+
+    def note_paced(self, account_ids: Collection[str], now: datetime) -> None:
+        """Have every process know that *account_ids* exceed their attempt rate at *now*."""
+        if told := self._paced.renew(account_ids, now):
+            self._database.notify("paced", told)
+
+    def is_paced(self, account_id: str, now: datetime) -> bool:
+        """Whether an account exceeds its attempt rate in some process at *now*; see `paced`."""
+        return self._paced.holds(account_id, now)
 
     def _signal(self, name: str, *names: str) -> None:
         """Wake the loops of every process, because a row is due that is not leased."""
