@@ -478,7 +478,7 @@ INDEXES = {
         _ATTEMPTS,
     ],
     "redeliver": [
-        {"deliveries_primary"},
+        {"deliveries_primary", "processes_pkey"},
         {"deliveries_primary", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],

@@ -59,6 +59,20 @@ async def passes(time, clock, *heartbeats):
             await one.run_round()
 
 
+async def test_a_lease_of_a_dead_process_delays_nobody_who_asks(store, other, heartbeat, clock):
+    """Whoever asks by hand is attempted now, also if the process that has the lease is dead."""
+    await add_delivery(other)
+    await lease_delivery(other)
+    _, while_alive = await store.redeliver("dev", "msg_1", LATER)
+
+    await passes(SILENCE + BEAT, clock, heartbeat)
+    _, is_changed = await store.redeliver("dev", "msg_1", LATER)
+
+    assert (False, True) == (while_alive, is_changed)
+    (delivery,) = await lease_deliveries(store, now=LATER)
+    assert delivery.is_asked
+
+
 async def id_of(store, database):
     """The id of the only process that is recorded and not *store*."""
     (id_,) = await store.beat(START)
