@@ -15,6 +15,7 @@ from service.storage import attempts
 from tests.simulation.clocks import true_now
 from tests.simulation.ending import Ending
 from tests.simulation.fencing import Fencing
+from tests.simulation.greedy import Fairness
 from tests.simulation.ledger import Ledger
 from tests.simulation.requests import Requests
 
@@ -28,6 +29,7 @@ class Invariants:
         self.ledger = Ledger()
         self.ending = Ending(world, self.ledger)
         fencing, requests = Fencing(world, self.ledger), Requests(world, self.ledger)
+        self.fairness = Fairness(world) if world.plan.reads else None
         self._log = world.log
         self._memory = world.memory
         self._statuses = {}

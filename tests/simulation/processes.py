@@ -19,6 +19,7 @@ from service.app import ALONE, Edges, assemble
 from service.domain.invoice import Event, Step
 from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
+from service.storage.history import DeliveryFilter
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing
 from tests.mails import FakeTransport
@@ -172,6 +173,17 @@ class Process:
     def redeliver(self, account_id, delivery_id):
         """A task that redelivers a delivery."""
         return self._spawn(self._redeliver(account_id, delivery_id))
+
+    def read(self, account_id):
+        """A task that lists the deliveries of an account."""
+        return self._serve(self._read(account_id))
+
+    async def _read(self, account_id):
+        """Do the same as the operation that lists deliveries."""
+        async with self.service.dependencies.reads.turn(account_id):
+            await self.service.store.list_deliveries(
+                account_id, DeliveryFilter(), after=None, limit=50
+            )
 
     async def _record(self, invoice, plan):
         row = await self.service.store.find_invoice(invoice.account_id, invoice.id)

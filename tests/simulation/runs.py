@@ -12,6 +12,7 @@ from service import loops
 from service.collection import loop as collection
 from service.collection import payments
 from service.delivery import attempt, dispatcher, lookout, sweeper
+from tests.simulation.greedy import CHAINS, draw_greedy
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import Plan, draw
 from tests.simulation.processes import PROCESS
@@ -32,28 +33,32 @@ class Run:
     has_twin: bool = False
 
     @property
+    def _options(self):
+        return "--greedy " if self.plan.reads else "--twin " if self.has_twin else ""
+
+    @property
     def failure(self):
         """The broken promise, its instant, and the command that repeats the run; else empty."""
         if self.log.violation is None:
             return ""
-        seed, twin = self.plan.seed, "--twin " if self.has_twin else ""
+        seed = self.plan.seed
         return (
             f"seed {seed}, after {self.seconds:.3f} virtual seconds: {self.log.violation}\n"
-            f"replay: python -m tests.simulation {twin}{seed}"
+            f"replay: python -m tests.simulation {self._options}{seed}"
         )
 
 
-def run(seed, *, has_twin=False):
+def run(seed, *, has_twin=False, is_greedy=False):
     """
-    Run the world of *seed* to its end, or to the first broken promise.
+    Run the world of *seed*, or its greedy world, to its end or to the first broken promise.
 
     With a twin, SQLite executes every transaction too: slower, but it tests the statements.
     """
-    plan = draw(seed)
+    plan = draw_greedy(seed) if is_greedy else draw(seed)
     loop = VirtualLoop()
     twin = Twin() if has_twin else None
     try:
-        with _polling_every(plan.poll):
+        with _polling_every(plan.poll), _scanning_along(CHAINS if is_greedy else lookout.CHAINS):
             return loop.run_until_complete(_run(plan, twin))
     finally:
         loop.close()
@@ -118,6 +123,16 @@ def _polling_every(poll):
         payments.IDLE_POLL = before_idle
         for module, usual in zip(modules, before, strict=True):
             module.POLL = usual
+
+
+@contextmanager
+def _scanning_along(count):
+    """Let a scan go along *count* accounts at once."""
+    before, lookout.CHAINS = lookout.CHAINS, count
+    try:
+        yield
+    finally:
+        lookout.CHAINS = before
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from service.storage.store import Store
 from tests.memory import Loss, Memory
 from tests.rows import a_callback, an_invoice
 from tests.simulation.clocks import SkewedClock, true_now
+from tests.simulation.greedy import GREEDY, QUIET
 from tests.simulation.invariants import Invariants
 from tests.simulation.link import WatchedDatabase
 from tests.simulation.plan import ACCOUNT_COUNT, CALLBACKS, CLOCK_LIMIT, FaultKind, InvoicePlan
@@ -40,6 +41,9 @@ origin that does not answer."""
 
 CHECK_SECONDS = 0.5
 """How often the world checks whether everything has finished."""
+
+READ_COUNT = 10
+"""How many reads the greedy account begins at once."""
 
 JUMP = timedelta(seconds=16)
 """The range between the largest jump back and the largest jump forward of a clock."""
@@ -185,11 +189,14 @@ class World:
             for one in self.plan.invoices
             for event in one.events
         ]
+        clients += [self._begin(self._read(at)) for at in self.plan.reads]
         faults = [self._begin(self._apply(one)) for one in self.plan.faults]
         await asyncio.sleep(self.plan.faults_until)
         await self._end_faults(faults)
         await self._wait_for_end(clients)
         self.rules.ending.check()
+        if self.rules.fairness:
+            self.rules.fairness.check(self._accounts[QUIET])
         await _cancelled(keepers)
         await self._drain_all()
 
@@ -226,6 +233,13 @@ class World:
             if task:
                 self.rules.event_acknowledged(event)
                 return
+
+    async def _read(self, at):
+        """The greedy account reads its deliveries many times at once."""
+        await asyncio.sleep(at)
+        process = await self._ready_process()
+        reads = [process.read(self._accounts[GREEDY]) for _ in range(READ_COUNT)]
+        await asyncio.gather(*reads)
 
     async def _ready_process(self):
         while True:
