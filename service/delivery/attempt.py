@@ -5,7 +5,6 @@ The result is one value, `Attempt`. Its decision is `Delivered`, `Retry` or `Dea
 `service.domain.delivery`), and determines the next status of the delivery.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,7 +25,7 @@ from service.domain.delivery import Attempt, Dead, Decision, Delivered, Delivery
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Cause, DeadReason
 from service.errors import SendingPrevented, StorageUnavailable
-from service.loops import POLL
+from service.loops import Drain, persist
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import TRACEPARENT, Span, SpanKind, Tracing
@@ -69,13 +68,11 @@ class Attempts:
     clock: Clock
     metrics: Metrics
     tracing: Tracing
-    _is_draining: bool = False
-    _drained: asyncio.Event = field(default_factory=asyncio.Event)
+    _drain: Drain = field(default_factory=Drain)
 
     def drain(self) -> None:
         """Repeat the writes that wait for the database now; after that, repeat no failed write."""
-        self._is_draining = True
-        self._drained.set()
+        self._drain.begin()
 
     async def make(self, delivery: Delivery) -> Attempt:
         """
@@ -145,14 +142,7 @@ class Attempts:
         Raises:
             StorageUnavailable: if it was unavailable until the lease ran out, or until the drain.
         """
-        while True:
-            try:
-                return await write()
-            except StorageUnavailable:
-                again_at = self.clock.now() + POLL
-                if self._is_draining or leased_until is None or again_at >= leased_until:
-                    raise
-            await self.clock.wait(self._drained, again_at)
+        return await persist(write, leased_until, self.clock, self._drain)
 
     async def _sign(
         self, delivery: Delivery, callback: Callback, at: datetime, traceparent: str | None

@@ -190,6 +190,8 @@ class Store:
         if has_ended:
             self._signal("invoices")
             self._signal("deliveries")
+            self._signal("mails")
+            self.money.signal_all()
         return has_ended
 
     async def accept(self, invoice: Invoice, leased_until: datetime | None = None) -> Acceptance:
@@ -253,6 +255,10 @@ class Store:
         """Lease mails that are due."""
         round_ = replace(round_, process_id=self._process_id)
         return await self._commits.run(mails.lease_due, round_)
+
+    async def has_mail_attempt(self, attempt: MailAttempt) -> bool:
+        """Whether *attempt* is recorded."""
+        return await self._read(mails.has_attempt, attempt)
 
     async def settle_mail(self, attempt: MailAttempt) -> bool:
         """Record *attempt*, which changes nothing of the invoice; False if its lease was lost."""
