@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service import loops
+from service.collection import looking, payments
 from service.collection import loop as collection
-from service.collection import payments
-from service.delivery import attempt, dispatcher, lookout, sweeper
+from service.delivery import dispatcher, lookout, sweeper
 from tests.simulation.greedy import CHAINS, draw_greedy
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import Plan, draw
@@ -112,7 +112,7 @@ def _fail(world, context):
 @contextmanager
 def _polling_every(poll):
     """Let the loops of the service poll at the interval of the plan."""
-    modules = (loops, collection, payments, dispatcher, lookout, attempt, sweeper)
+    modules = (loops, collection, looking, dispatcher, lookout, sweeper)
     before, before_idle = [module.POLL for module in modules], payments.IDLE_POLL
     for module in modules:
         module.POLL = poll
