@@ -29,6 +29,7 @@ from service.accounts.stripe_keys import StripeKeyring
 from service.api.application import OPERATIONS, make_application, make_health_application
 from service.api.callbacks import example_exchange
 from service.api.dependencies import Dependencies
+from service.api.hosted_pages import HOSTED_PAGES
 from service.api.openapi import build_document
 from service.api.operations import Operation
 from service.callbacks.declaration import Callback
@@ -356,6 +357,7 @@ def document_of(
         callback_timeout=settings.callback_timeout,
         is_strict=settings.receiver_contract == "strict",
         is_development=is_development,
+        pages=HOSTED_PAGES,
     )
 
 
