@@ -74,6 +74,8 @@ HOSTED_PAGES: Mapping[str, Mapping[str, Any]] = {
             "security": [],
             "parameters": [_TOKEN],
             "responses": {
+                # Many clients follow redirects, and generators and linters expect a success.
+                "200": _page("For clients that follow the 303: the page to which it leads."),
                 "303": {
                     "description": "To the payment, or to the page.",
                     "headers": {"Location": _LOCATION},
