@@ -9,7 +9,7 @@ or runs outside the event loop, so that a test controls the order of events.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import fields, replace
 from datetime import timedelta
 from enum import Enum
@@ -382,12 +382,14 @@ def _take_steps(tx, items):
 
 def _take_step(tx, step, new):
     row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
-    is_legal = row["status"] in COLLECTING and step.status in INVOICE_MOVES[row["status"]]
+    status = _status_after(row, step)
+    is_known = status == row["status"] or status in INVOICE_MOVES[row["status"]]
+    is_legal = row["status"] in COLLECTING and is_known
     if not _holds(row, step.invoice.lease_token) or not is_legal:
         return None
     tx.invoices.change(
         row,
-        status=step.status.value,
+        status=status,
         due_at=step.due_at,
         leased_until=None,
         event_count=row["event_count"] + (1 if step.event else 0),
@@ -397,6 +399,11 @@ def _take_step(tx, step, new):
     if step.mail:
         _insert_mail(tx, step.mail)
     return [_insert_delivery(tx, one) for one in new]
+
+
+def _status_after(row, step):
+    """The status to which a step moves an invoice; a step to `received` moves nothing."""
+    return row["status"] if step.status is InvoiceStatus.RECEIVED else step.status.value
 
 
 def _report(tx, items):
@@ -484,7 +491,7 @@ def _reported(row, step):
         changes["status"] = step.status.value
     if is_collected:
         changes["due_at"] = None
-    if step.event or step.status:
+    if step.event or is_collected:
         changes |= {"leased_until": None, "lease_token": row["lease_token"] + 1}
     return {**changes, "mismatch": True} if step.is_mismatch else changes
 
@@ -505,6 +512,12 @@ def _has_mail(tx, account_id, invoice_key):
     )
 
 
+def _has_mail_attempt(tx, attempt):
+    wanted = (attempt.mail.account_id, attempt.mail.id, attempt.number, attempt.started_at)
+    names = ("account_id", "mail_id", "number", "started_at")
+    return any(wanted == tuple(row[name] for name in names) for row in tx.mail_attempts)
+
+
 def _lease_mails(tx, rounds):
     return [_lease_mails_of(tx, one) for one in rounds]
 
@@ -513,7 +526,11 @@ def _lease_mails_of(tx, round_):
     now = round_.now
     waiting = [row for row in tx.mails if row["status"] == PENDING]
     due = [row for row in waiting if row["due_at"] <= now and _is_free(row, now)]
-    leased = sorted(due, key=_due_at)[: round_.limit]
+    counts, turns = Counter(round_.held), {}
+    for row in sorted(due, key=_due_at):
+        turns[row["id"]] = counts[row["account_id"]]
+        counts[row["account_id"]] += 1
+    leased = sorted(due, key=lambda row: (turns[row["id"]], row["due_at"]))[: round_.limit]
     for row in leased:
         _lease(tx.mails, row, round_.until)
     later = min((row["due_at"] for row in waiting if row["due_at"] > now), default=None)
@@ -1458,6 +1475,7 @@ WORK = {
     steps.report: _report,
     invoices.by_key: _invoice_by_key,
     mails.has_mail: _has_mail,
+    mails.has_attempt: _has_mail_attempt,
     mails.lease_due: _lease_mails,
     mails.settle: _settle_mails,
     mails.release: _release_mails,

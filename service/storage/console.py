@@ -185,7 +185,7 @@ def _count_scanned(
     *conditions: ColumnElement[bool],
 ) -> Counted:
     """Count those that meet all conditions among the next `SCAN_MAX` deliveries after *after*."""
-    query = _matching(account_id, wanted, *conditions)
+    query = _matching(account_id, wanted, *history.bounds_of(wanted), *conditions)
     end = history.end_of_scan(tx, account_id, wanted, after)
     if after is not None:
         query = query.where(deliveries.c.id < after)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Text,
+    case,
     func,
     null,
     true,
@@ -28,7 +29,7 @@ from service.database.bulk import insert_rows
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import Mail
-from service.domain.states import COLLECTING, INVOICE_MOVES
+from service.domain.states import COLLECTING, INVOICE_MOVES, InvoiceStatus
 from service.storage import leases, mails
 from service.storage.deliveries import insert
 from service.storage.feed import stored_callbacks
@@ -101,9 +102,8 @@ def report(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Deliver
     """
     Write reports, without holding the leases of the invoices: see `Step`.
 
-    With an event or a status the invoice loses its lease: a step of its collection in progress
-    knows neither the sequence number that its event gets then, nor the status from which it moves.
-    The invoice is then leased again.
+    With an event the invoice loses its lease: a step of its collection in progress would otherwise
+    give its event the same sequence number. The invoice is then leased again.
 
     Runs inside *tx* and never commits it.
 
@@ -144,7 +144,7 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
         changes["status"] = step.status.value
         if step.status not in COLLECTING:
             changes["due_at"] = null()
-    if step.event or step.status:
+    if step.event or "due_at" in changes:
         changes["lease_token"] = invoices.c.lease_token + 1
         changes["leased_until"] = changes["leased_by"] = null()
     if step.event:
@@ -169,12 +169,19 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
     )
 
 
+_AS_IT_IS = InvoiceStatus.RECEIVED
+"""A step to this status moves nothing: the mail may have made the invoice `sent` meanwhile."""
+
 _moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, new_event_count=Integer())
 _moving = (
     leases.giving_up(invoices, _moved)
-    .where(leases.is_legal(invoices, _moved, {one: INVOICE_MOVES[one] for one in COLLECTING}))
+    .where(
+        leases.is_legal(
+            invoices, _moved, {one: INVOICE_MOVES[one] | {_AS_IT_IS} for one in COLLECTING}
+        )
+    )
     .values(
-        status=_moved.c.status,
+        status=case((_moved.c.status == _AS_IT_IS.value, invoices.c.status), else_=_moved.c.status),
         due_at=_moved.c.due_at,
         event_count=invoices.c.event_count + _moved.c.new_event_count,
     )

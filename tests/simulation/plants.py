@@ -13,6 +13,7 @@ from itertools import islice
 
 from pytest import MonkeyPatch
 
+from service.api import reads
 from service.clock import SystemClock
 from service.collection import mailing
 from service.collection.mailing import Mailing
@@ -22,7 +23,8 @@ from service.delivery.attempt import Attempts
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.fairness import Receivers
 from service.delivery.health import Cooldowns
-from service.delivery.shares import Division
+from service.delivery.lookout import Lookout
+from service.delivery.shares import Division, Taken
 from service.domain.delivery import Attempt, Dead, base_of
 from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import Acceptance, DeadReason
@@ -383,17 +385,9 @@ def mails_need_no_lease(patch):
     patch.setattr(memory, "_settle_mail", _without_lease(memory._settle_mail))
 
 
-def sent_mails_leave_the_lease(patch):
-    """A step continues from a status that the invoice no longer has."""
-    reported = memory._reported
-
-    def without_lease(row, step):
-        changes = reported(row, step)
-        if step.mail_attempt and not step.event:
-            del changes["leased_until"], changes["lease_token"]
-        return changes
-
-    patch.setattr(memory, "_reported", without_lease)
+def steps_move_from_what_was_leased(patch):
+    """A step of an invoice does not count if its mail has gone meanwhile."""
+    patch.setattr(memory, "_status_after", lambda row, step: step.status.value)
 
 
 def mails_are_composed_for_each_step(patch):
@@ -496,6 +490,38 @@ def rotated_secrets_end_at_once(patch):
     )
 
 
+def accounts_do_not_share(patch):
+    """Slots and leases are divided among receivers, whatever their accounts have already."""
+    capacity_of, permits = Division.capacity_of, Division.permits
+
+    def capacity(self, account, receiver_count, *, is_probed):
+        return capacity_of(self, Taken(), receiver_count, is_probed=is_probed)
+
+    def permit(self, account, receiver_count, *, is_probed):
+        return permits(self, Taken(), receiver_count, is_probed=is_probed)
+
+    patch.setattr(Division, "capacity_of", capacity)
+    patch.setattr(Division, "permits", permit)
+
+
+def scans_begin_with_any_account(patch):
+    """A scan goes along the accounts in the order of the database."""
+    init = Lookout.__init__
+
+    def made(self, store, count_in_flight, capacity_of):
+        init(self, store, lambda account_id: 0, capacity_of)
+
+    patch.setattr(Lookout, "__init__", made)
+
+
+def reads_are_not_bounded(patch):
+    """An account has as many reads at a time as it asks for."""
+    patch.setattr(reads, "READS_PER_ACCOUNT", 1000)
+
+
+GREEDY_PLANTS = [accounts_do_not_share, scans_begin_with_any_account, reads_are_not_bounded]
+"""Found in the worlds with a greedy account."""
+
 PLANTS = [
     settling_needs_no_lease,
     steps_need_no_lease,
@@ -533,7 +559,7 @@ PLANTS = [
     schedules_never_end,
     redelivery_goes_on_with_the_schedule,
     mails_need_no_lease,
-    sent_mails_leave_the_lease,
+    steps_move_from_what_was_leased,
     mails_are_composed_for_each_step,
     mails_are_not_announced,
     deferred_mails_are_forgotten,
