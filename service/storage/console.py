@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, Text, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, Text, delete, func, insert, or_, select
 
 from service.database.bulk import Given, given
 from service.database.engine import Database
@@ -99,6 +99,12 @@ class ConsoleStore:
         """The bytes that a delivery sends; None if the account has none of that id."""
         return await self._browse(_body_of, account_id, delivery_id)
 
+    async def find_called(
+        self, account_id: str, origin: str, urls: Sequence[str], limit: int
+    ) -> list[str]:
+        """The ids of the newest deliveries to *origin* at one of *urls* or below, in `SCAN_MAX`."""
+        return await self._browse(_find_called, account_id, origin, urls, limit)
+
     async def count_deliveries(
         self, account_id: str, wanted: DeliveryFilter, after: str | None = None
     ) -> Counted:
@@ -154,6 +160,19 @@ def _body_of(tx: Connection, account_id: str, delivery_id: str) -> bytes | None:
     )
     body: bytes | None = tx.scalar(query)
     return body
+
+
+def _find_called(
+    tx: Connection, account_id: str, origin: str, urls: Sequence[str], limit: int
+) -> list[str]:
+    wanted, url = DeliveryFilter(origin=origin), deliveries.c.url
+    is_called = or_(*(or_(url == one, url.startswith(f"{one}/", autoescape=True)) for one in urls))
+    query = select(deliveries.c.id).where(
+        deliveries.c.account_id == account_id, *history.conditions_of(wanted), is_called
+    )
+    if end := history.end_of_scan(tx, account_id, wanted, None):
+        query = query.where(deliveries.c.id >= end)
+    return list(tx.scalars(query.order_by(deliveries.c.id.desc()).limit(limit)))
 
 
 def _count_deliveries(

@@ -147,6 +147,22 @@ async def test_deliveries_are_counted_by_parts(store, monkeypatch):
     assert Counted(1, None) == await count("dev", wanted, "msg_1")
 
 
+async def test_deliveries_are_found_by_their_url(store):
+    """At a URL or below it, the newest first; what only begins alike is another URL."""
+    for number, path in enumerate(("/a", "/a_b", "/ab", "/a")):
+        await add_delivery(store, f"{number}", path=path, at=START + number * SECOND)
+
+    async def find(*urls, limit=9):
+        return await store.console.find_called("dev", ONE, urls, limit)
+
+    assert ["msg_3", "msg_0"] == await find(f"{ONE}/a")
+    assert ["msg_3"] == await find(f"{ONE}/a", limit=1)
+    assert ["msg_1"] == await find(f"{ONE}/a_b", "https://nowhere")
+    assert ["msg_2"] == await find(f"{ONE}/ab/invoices/2")
+    assert [] == await find(f"{TWO}/a")
+    assert [] == await store.console.find_called("other", ONE, [f"{ONE}/a"], 9)
+
+
 async def test_what_died_of_late_is_counted(store):
     """By when it died, and not by when it was created."""
     for number in range(3):

@@ -375,6 +375,8 @@ async def browse_one_of_each(console, do):
     await do("find the body of a delivery", console.body_of("dev", f"msg_{1:032x}"))
     await do("find receivers of an account", console.waiting_receivers("dev", NOW))
     await do("count dead deliveries of a day", console.count_dead_since("dev", START))
+    urls = ["https://a", "https://b"]
+    await do("find deliveries to a URL", console.find_called("dev", ORIGIN, urls, 5))
     await do("hours of receivers", console.hours_of([receiver_of(1)], NOW))
     await do("hours of an account", console.hours_of_account("dev", NOW))
     for name, wanted in {
@@ -643,6 +645,7 @@ INDEXES = {
     "find an account by its id": [{"accounts_pkey"}],
     "find the body of a delivery": [{"deliveries_primary"}],
     "find receivers of an account": [_LOOK],
+    "find deliveries to a URL": [{"deliveries_primary"}],
     "hours of receivers": [{"receiver_hours_primary"}],
     "hours of an account": [{"receivers_pkey"}, {"receiver_hours_primary"}],
     "count dead deliveries of a day": [{"deliveries_dead"}],

@@ -13,16 +13,11 @@ from service.pages.console.screens import Found, Screen
 from service.pages.console.verdicts import why_delivery
 from service.pages.console.visits import Visit
 from service.pages.console.wiring import Console
-from service.storage.history import DeliveryFilter
 
 SECTION = "search"
 
 URL_BEGINNINGS = ("http://", "https://")
 
-
-PAGE = 200
-PAGES_MAX = 3
-"""Pages of deliveries to an origin that are looked through for a URL."""
 
 EXPLAINED_MAX = 5
 """Deliveries to a URL that are explained, the newest."""
@@ -81,28 +76,22 @@ class Searching:
             origin = self._console.origin_of(url)
         except ValueError:
             return "", []
-        wanted, path, after = DeliveryFilter(origin=origin), _path_of(url), None
-        found = list[dict[str, Any]]()
-        for _ in range(PAGES_MAX):
-            rows, after = await self._console.store.list_deliveries(
-                visit.account_id, wanted, after=after, limit=PAGE
-            )
-            found += [row for row in rows if _is_at(row["url"], path)]
-            if after is None or len(found) >= EXPLAINED_MAX:
-                break
+        store = self._console.store
+        ids = await store.console.find_called(
+            visit.account_id, origin, _spellings(url, origin), EXPLAINED_MAX
+        )
         return origin, [
-            {**shown(row, visit), "why": await why_delivery(self._console, visit, row["id"])}
-            for row in found[:EXPLAINED_MAX]
+            {
+                **shown(await store.find_delivery(visit.account_id, id_), visit),
+                "why": await why_delivery(self._console, visit, id_),
+            }
+            for id_ in ids
         ]
 
 
-def _path_of(url: str) -> str:
-    """What a URL has behind its origin, without a slash at the end."""
+def _spellings(url: str, origin: str) -> list[str]:
+    """*url* as it may be stored: as it was typed, or with or without the port of its scheme."""
     parts = urlsplit(url)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path.removesuffix("/")
-
-
-def _is_at(called: str, path: str) -> bool:
-    """Whether the URL *called* is at *path* of its origin, or below it."""
-    own = _path_of(called)
-    return own == path or own.startswith(f"{path}/")
+    path = (f"{parts.path}?{parts.query}" if parts.query else parts.path).removesuffix("/")
+    without = origin.removesuffix(":443" if origin.startswith("https:") else ":80")
+    return sorted({url.removesuffix("/"), origin + path, without + path})
