@@ -21,6 +21,7 @@ from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, make_key_file
+from service.accounts.listen_keys import ListenKeys
 from service.accounts.open_deliveries import OpenDeliveries
 from service.accounts.pay_links import PayLinks
 from service.accounts.rate_limit import RateLimit
@@ -33,6 +34,7 @@ from service.api.openapi import build_document
 from service.api.operations import Operation
 from service.callbacks.declaration import Callback
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.callbacks.listening import ListenUrls
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
@@ -56,6 +58,7 @@ from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy, is_single_label
+from service.delivery.listening import Listeners
 from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
@@ -89,6 +92,9 @@ KEPT_MIN = 16
 
 OTHER_DESCRIPTORS = 128
 """Descriptors for the database, the log, lookups of names and connections that are refused."""
+
+LISTENER_SHARE = 4
+"""Of the connections of clients, one in so many may be that of a listener."""
 
 LEAVE_SECONDS = 2
 """How long a stop waits until the database has recorded it."""
@@ -241,14 +247,9 @@ def assemble(
     callbacks = {one.name: one for operation in operations for one in operation.callbacks}
     cipher = SecretCipher(settings.encryption_key) if settings.encryption_key else None
     signing_secrets = SigningSecrets(store, cipher, clock)
-    attempts = _attempts(settings, edges, store, callbacks, signing_secrets, metrics)
-    limits = Limits(
-        concurrency=settings.callback_concurrency,
-        origin_concurrency=settings.origin_concurrency,
-        account_rate=settings.account_attempt_rate,
-        timeout=settings.callback_timeout,
-    )
-    dispatcher = Dispatcher(attempts, limits, edges.new_id)
+    listeners = _listeners(settings, edges, store, metrics)
+    attempts = _attempts(settings, edges, store, callbacks, signing_secrets, metrics, listeners)
+    dispatcher = Dispatcher(attempts, _limits(settings), edges.new_id)
     default_account_id = DEV_ACCOUNT if process.is_development else None
     pay_links = PayLinks(
         store, cipher, clock, settings.public_url, dev_account_id=default_account_id
@@ -272,7 +273,6 @@ def assemble(
         metrics,
         tracing,
     )
-    sweeper = Sweeper(store, settings.retention, clock, metrics)
     mailing = Mailing(
         store,
         edges.mail_transport,
@@ -282,13 +282,22 @@ def assemble(
         metrics,
     )
     watches = [stripe.watch(settings.stripe_poll_interval)] if stripe else []
-    loops: tuple[Loop, ...] = (sweeper, collection, *watches, payments, mailing, dispatcher)
+    loops: tuple[Loop, ...] = (
+        Sweeper(store, settings.retention, clock, metrics),
+        collection,
+        *watches,
+        payments,
+        mailing,
+        listeners,
+        dispatcher,
+    )
     if edges.database.is_shared:
         # Drained last: until then the process holds leases.
         loops = (*loops, Heartbeat(store, clock, metrics))
     if process.role is Role.API:
         loops = ()
     open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
+    authenticator, listen_keys = _access(store, clock, default_account_id)
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
@@ -299,9 +308,7 @@ def assemble(
         document=dict(document or {}),
         receiver_documents=receiver_documents or {one: {} for one in VERSIONS},
         vectors=vectors_document(INVOICE_NOTIFICATION),
-        authenticate=Authenticator(
-            store, clock, default_account_id=default_account_id
-        ).authenticate,
+        authenticate=authenticator.authenticate,
         admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
@@ -309,6 +316,10 @@ def assemble(
         reversals=reversals,
         stripe=stripe,
         judge=judge_of(settings, is_development=process.is_development),
+        listener_of=listeners.urls.origin_of,
+        listeners=listeners,
+        authenticate_listener=listen_keys.authenticate,
+        issue_listen_key=listen_keys.issue,
         is_ready=lambda: all(loop.is_running for loop in loops),
         is_mail_paused=lambda: mailing.is_paused,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
@@ -389,6 +400,7 @@ def judge_of(
     """The function that returns why a URL may not be called; it reveals nothing of our network."""
     # Many invoices have the same receiver.
     permits_host = lru_cache(maxsize=4096)(egress_policy_of(settings).permits_host)
+    listen_urls = ListenUrls(settings.public_url)
 
     def judge(url: CallbackUrl) -> str | None:
         if settings.callback_require_https and url.scheme != "https":
@@ -397,7 +409,7 @@ def judge_of(
             return "is an address that cannot be called"
         if not is_development and is_single_label(url.host):
             return "must have a complete host name, such as api.example.com"
-        return None
+        return listen_urls.mistake_in(url)
 
     return judge
 
@@ -426,10 +438,12 @@ def _attempts(
     callbacks: Mapping[str, Callback],
     signing_secrets: SigningSecrets,
     metrics: Metrics,
+    listeners: Listeners,
 ) -> Attempts:
     return Attempts(
         store=store,
         sender=edges.sender,
+        listeners=listeners,
         signer_of=signer_of(signing_secrets),
         callbacks=callbacks,
         rules=Rules(
@@ -441,6 +455,35 @@ def _attempts(
         clock=edges.clock,
         metrics=metrics,
         tracing=edges.tracing,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        concurrency=settings.callback_concurrency,
+        origin_concurrency=settings.origin_concurrency,
+        account_rate=settings.account_attempt_rate,
+        timeout=settings.callback_timeout,
+    )
+
+
+def _access(
+    store: Store, clock: Clock, default_account_id: str | None
+) -> tuple[Authenticator, ListenKeys]:
+    """What finds the account of a request: by its keys, and by keys that permit to listen."""
+    authenticator = Authenticator(store, clock, default_account_id=default_account_id)
+    return authenticator, ListenKeys(store, clock, authenticator.authenticate)
+
+
+def _listeners(settings: Settings, edges: Edges, store: Store, metrics: Metrics) -> Listeners:
+    return Listeners(
+        store,
+        ListenUrls(settings.public_url),
+        settings.callback_timeout,
+        edges.new_id,
+        edges.clock,
+        metrics,
+        streams_max=max(1, settings.connection_limit // LISTENER_SHARE),
     )
 
 

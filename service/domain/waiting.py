@@ -3,6 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
+from service.domain.listening import LISTENER_SILENCE
 from service.values import value
 
 
@@ -14,6 +15,7 @@ class WaitingFor(StrEnum):
     HOLD = "hold"
     COOLDOWN = "cooldown"
     SLOT = "slot"
+    LISTENER = "listener"
 
 
 @value(kw_only=True)
@@ -22,7 +24,8 @@ class Waits:
     All that a pending delivery may wait for.
 
     *is_first* says that no earlier event of its invoice is pending. *held_until* is what the
-    receiver asked for with Retry-After, *cooldown_until* follows from failed attempts.
+    receiver asked for with Retry-After, *cooldown_until* follows from failed attempts. A delivery
+    that *is_for_listener* is for a listener, whose connection worked last at *beat_at*.
     """
 
     is_first: bool
@@ -31,6 +34,8 @@ class Waits:
     leased_until: datetime | None
     held_until: datetime | None
     cooldown_until: datetime | None
+    is_for_listener: bool = False
+    beat_at: datetime | None = None
 
     def reason_at(self, now: datetime) -> tuple[WaitingFor | None, datetime | None]:
         """
@@ -43,6 +48,8 @@ class Waits:
             return None, None
         if not self.is_first:
             return WaitingFor.EARLIER_EVENT, None
+        if self.is_for_listener and (not self.beat_at or now - self.beat_at >= LISTENER_SILENCE):
+            return WaitingFor.LISTENER, None
         if self.is_asked:
             return WaitingFor.SLOT, None
         ends = [

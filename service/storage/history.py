@@ -22,6 +22,7 @@ from sqlalchemy import (
     select,
 )
 
+from service.domain.listening import is_for_listener
 from service.domain.states import DeliveryStatus
 from service.domain.waiting import Waits
 from service.errors import NotFound, UnknownCursor
@@ -35,6 +36,7 @@ from service.storage.tables import (
     is_attempt_of_delivery,
     is_event_of_delivery,
     is_invoice_of_delivery,
+    listeners,
     origins,
     receivers,
 )
@@ -91,11 +93,19 @@ _shown = (
         receivers.c.cooldown_until,
         origins.c.held_until.label("origin_until"),
         is_first_of_its_invoice.label("is_first"),
+        listeners.c.beat_at,
     )
     .join_from(deliveries, invoices, is_invoice_of_delivery)
     .join(events, is_event_of_delivery)
     .outerjoin(receivers, receivers.c.receiver == deliveries.c.receiver)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
+    .outerjoin(
+        listeners,
+        and_(
+            listeners.c.account_id == deliveries.c.account_id,
+            listeners.c.origin == deliveries.c.origin,
+        ),
+    )
 )
 
 
@@ -248,6 +258,8 @@ def _waits(row: Any) -> Waits | None:
         leased_until=row["leased_until"],
         held_until=row["held_until"],
         cooldown_until=max(cooldowns, default=None),
+        is_for_listener=is_for_listener(row["origin"]),
+        beat_at=row["beat_at"],
     )
 
 

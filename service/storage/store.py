@@ -41,6 +41,7 @@ from service.storage import (
     waiting,
 )
 from service.storage.backlog import Backlog
+from service.storage.listening import ListeningStore
 from service.storage.money import MoneyStore
 
 log = logging.getLogger("invoices.storage")
@@ -127,6 +128,8 @@ class Store:
         """Set when a mail may have become due."""
         self.money = MoneyStore(database)
         """The operations on checkouts, payments and refunds."""
+        self.listening = ListeningStore(database, self._commits)
+        """The operations on listeners."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._signals: dict[str, Wakes] = {
@@ -136,6 +139,7 @@ class Store:
             "asked": self.deliveries_asked,
             "followed": self._followed,
             **self.money.signals,
+            **self.listening.signals,
         }
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
         self._process_id: int | None = None

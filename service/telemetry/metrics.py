@@ -152,6 +152,9 @@ class Metrics:
         self.receivers_cooling_down = gauge(
             "receivers_cooling_down", "Receivers and origins that get no attempts for a while."
         ).set
+        self.listeners_connected = gauge(
+            "listeners_connected", "Listeners that are connected to take callbacks."
+        ).set
         self.connections_open = gauge("connections_open", "Connections that clients have open.").set
         self.connections_kept = gauge(
             "connections_kept", "Idle connections to receivers that are kept."
