@@ -58,7 +58,7 @@ from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy, is_single_label
-from service.delivery.listening import Listeners
+from service.delivery.listening import ListenerLimits, Listeners
 from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
@@ -479,11 +479,14 @@ def _listeners(settings: Settings, edges: Edges, store: Store, metrics: Metrics)
     return Listeners(
         store,
         ListenUrls(settings.public_url),
-        settings.callback_timeout,
+        ListenerLimits(
+            timeout=settings.callback_timeout,
+            streams_max=max(1, settings.connection_limit // LISTENER_SHARE),
+            body_limit=settings.body_limit,
+        ),
         edges.new_id,
         edges.clock,
         metrics,
-        streams_max=max(1, settings.connection_limit // LISTENER_SHARE),
     )
 
 

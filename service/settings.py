@@ -76,6 +76,11 @@ def parse_public_url(text: str) -> str:
     raise ValueError(f"{text!r} is not a URL such as https://invoices.example.com.")
 
 
+def parse_api_url(text: str) -> str:
+    """As a public URL; an empty text is none."""
+    return parse_public_url(text) if text else text
+
+
 def parse_proxy(text: str) -> str:
     """`http://host:port` of a proxy, perhaps with `user:password@`; an empty text is none."""
     if not text:
@@ -563,6 +568,20 @@ class Settings:
         "Least severe level that is logged: debug, info, warning or error. Above info, the log "
         "does not say what was accepted and delivered.",
         bounds=_one_of("debug", "info", "warning", "error"),
+    )
+
+    api_url: str = _setting(
+        "",
+        parse_api_url,
+        "Where commands find the service, an http:// or https:// URL. If it is not set, they look "
+        "for one on this machine, at INVOICES_PUBLIC_URL. serve ignores it.",
+    )
+    api_key: str = _setting(
+        "",
+        str,
+        "As whom commands ask: the key of an account, or one that permits nothing but to listen. "
+        "With --dev the service needs none. serve ignores it.",
+        is_secret=True,
     )
 
     @property

@@ -211,6 +211,9 @@ class NoListeners:
         """Raise that there is no listener."""
         raise ListenerAway
 
+    def tell(self, _attempt):
+        """Do nothing."""
+
 
 def making_attempts(
     sender,

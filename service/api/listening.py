@@ -63,9 +63,9 @@ _key = ListenKeySchema()
     "answer. Without a connection they wait, and lose no attempts. Of several connections the "
     "newest is the one.\n\n"
     "`connected`: first. `delivery`: a request to make, with its `deadline_at`; send the answer "
-    "to `POST /listen/{name}/{id}/{attempt}`. `ping`: every 10 seconds. `displaced`: another "
-    "connection has taken the name, and this one ends. `closed`: this one ends for another "
-    "`reason`.",
+    "to `POST /listen/{name}/{id}/{attempt}`. `settled`: what an attempt came to. `ping`: "
+    "every 10 seconds. `displaced`: another connection has taken the name, and this one ends. "
+    "`closed`: this one ends for another `reason`.",
     security=KEYS,
 )
 @match_info_schema(ListenerPathSchema)

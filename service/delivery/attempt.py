@@ -58,6 +58,10 @@ class Listens(Protocol):
         """Have the listener of *delivery* send *request* once; ListenerAway without a listener."""
         ...
 
+    def tell(self, attempt: Attempt) -> None:
+        """Tell the listener that *attempt* is recorded, and what follows from it."""
+        ...
+
 
 @value(kw_only=True)
 class Rules:
@@ -146,6 +150,8 @@ class Attempts:
             )
             if is_settled:
                 self._count(attempt)
+                if is_for_listener(attempt.delivery.origin):
+                    self.listeners.tell(attempt)
             else:
                 self.metrics.attempt_outlived_lease()
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"

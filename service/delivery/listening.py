@@ -23,7 +23,15 @@ from service.delivery.failures import NoAnswer
 from service.delivery.listener_answers import no_answer_within, read_answer
 from service.delivery.listener_stream import Stream
 from service.delivery.sender import Answer, OutgoingRequest
-from service.domain.delivery import Delivery, account_of, base_of, receiver_of
+from service.domain.delivery import (
+    Attempt,
+    Dead,
+    Delivery,
+    Retry,
+    account_of,
+    base_of,
+    receiver_of,
+)
 from service.domain.listening import (
     LISTENER_PING,
     AttemptKey,
@@ -59,6 +67,9 @@ LOOK_FOR_ANSWERS = timedelta(milliseconds=250)
 IDLE = timedelta(hours=1)
 """The wait of the loop while no listener is connected: a connection ends it."""
 
+ANSWER_HEADERS_BYTES = 3 * 1024
+"""What an answer of a listener takes besides its body, which becomes longer by a third."""
+
 NOT_HERE = (
     "This process does not deliver, and listeners connect to one that does: of the role "
     "all or dispatcher."
@@ -85,32 +96,37 @@ class Pending:
         return True
 
 
-class Listeners(Loop):
-    """
-    The connected listeners of a process.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerLimits:
+    """How long an attempt takes, how many listeners may be connected, and what they may send."""
 
-    An attempt takes *timeout* at most; *streams_max* listeners may be connected.
-    """
+    timeout: timedelta
+    streams_max: int
+    body_limit: int
+    """Bytes of the body of a request."""
+
+
+class Listeners(Loop):
+    """The connected listeners of a process, whose callback URLs are *urls*."""
 
     def __init__(
         self,
         store: Store,
         urls: ListenUrls,
-        timeout: timedelta,
+        limits: ListenerLimits,
         new_token: Callable[[], str],
         clock: Clock,
         metrics: Metrics,
-        *,
-        streams_max: int,
     ) -> None:
         super().__init__(clock, signal=store.listening.changed)
         self._store = store.listening
         self._deliveries_due = store.deliveries_due
         self.urls = urls
-        self._timeout = timeout
+        self._timeout = limits.timeout
         self._new_token = new_token
         self._metrics = metrics
-        self._streams_max = streams_max
+        self._streams_max = limits.streams_max
+        self._answer_bytes_max = (limits.body_limit - ANSWER_HEADERS_BYTES) * 3 // 4
         self._streams: dict[tuple[str, str], Stream] = {}
         self._pending: dict[AttemptKey, Pending] = {}
         self._connecting = asyncio.Lock()
@@ -161,6 +177,23 @@ class Listeners(Loop):
         finally:
             del self._pending[key]
         return await self._finish(key, pending)
+
+    def tell(self, attempt: Attempt) -> None:
+        """Tell the listener that *attempt* is recorded, and what follows from it."""
+        delivery, decision = attempt.delivery, attempt.decision
+        stream = self._streams.get((delivery.account_id, delivery.origin))
+        if stream is not None:
+            due_at = attempt.ended_at + decision.delay if isinstance(decision, Retry) else None
+            event = {
+                "id": delivery.id,
+                "attempt": attempt.number,
+                "outcome": attempt.outcome.value,
+                "detail": attempt.detail,
+                "status": decision.status.value,
+                "reason": decision.reason.value if isinstance(decision, Dead) else None,
+                "due_at": due_at,
+            }
+            stream.put("settled", event)
 
     async def _finish(self, key: AttemptKey, pending: Pending) -> Answer | NoAnswer:
         """What became of an attempt that has ended; no process takes its answer after this."""
@@ -213,6 +246,7 @@ class Listeners(Loop):
                 "callback_url": self.urls.url_of(name),
                 "waiting_count": waiting_count,
                 "has_displaced": has_displaced,
+                "answer_bytes_max": self._answer_bytes_max,
                 "now": self.clock.now(),
             },
         )
