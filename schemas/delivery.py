@@ -129,7 +129,7 @@ class ListedDeliverySchema(AnswerSchema):
             "earlier event of the invoice, which is not delivered yet. `hold`: your receiver asked "
             "for a pause with `Retry-After`. `cooldown`: attempts for this `callback_url` failed, "
             "or no connection to its host was possible; a single attempt follows. `slot`: its "
-            "turn.",
+            "turn. `listener`: a connection of `invoices listen`.",
             example=None,
         ),
     )

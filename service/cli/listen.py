@@ -60,6 +60,7 @@ KEYS = "Keys: r redeliver the last, p pause, q quit."
     "allowed_hosts",
     multiple=True,
     metavar="HOST",
+    show_default="this machine alone",
     help="Forward to this host although it is not this machine; may be repeated.",
 )
 @click.option("--once", is_flag=True, help="Exit after one delivery.")

@@ -40,7 +40,7 @@ COUNTS = {
     *("invoices_connections_open", "invoices_receivers_cooling_down", "invoices_deliveries_due"),
     *("invoices_deliveries_waiting", "invoices_due_receivers", "invoices_collections_due"),
     *("invoices_connections_kept", "invoices_descriptors_open", "invoices_descriptors_allowed"),
-    *("invoices_mails_due", "invoices_mail_paused"),
+    *("invoices_mails_due", "invoices_mail_paused", "invoices_listeners_connected"),
 }
 """Gauges, and histograms of counts: their names say what they count."""
 

@@ -59,6 +59,8 @@ DEFAULTS = {
     "idle_timeout": 30 * SECOND,
     "connection_limit": 512,
     "log_level": "info",
+    "api_url": "",
+    "api_key": "",
     "smtp_url": "",
     "smtp_allow_plaintext": False,
     "mail_from": "",
