@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     delete,
     false,
     func,
@@ -149,7 +150,9 @@ def answer(tx: Connection, key: AttemptKey, content: bytes, now: datetime) -> bo
 
     Runs inside *tx* and never commits it.
     """
-    is_open = (listener_attempts.c.answer.is_(None), listener_attempts.c.deadline_at > now)
+    # An expression: otherwise a plan could look for it by the deadline.
+    is_in_time = case((listener_attempts.c.deadline_at > now, 1), else_=0) == 1
+    is_open = (listener_attempts.c.answer.is_(None), is_in_time)
     taking = update(listener_attempts).where(*_is_attempt(key), *is_open)
     return bool(tx.execute(taking.values(answer=content)).rowcount)
 
