@@ -87,13 +87,10 @@ class Pending:
     content: bytes | None = None
     signal: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def answer(self, content: bytes) -> bool:
-        """Take the answer; False if there is one."""
-        if self.content is not None:
-            return False
+    def answer(self, content: bytes) -> None:
+        """End the wait: there is an answer."""
         self.content = content
         self.signal.set()
-        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,10 +273,11 @@ class Listeners(Loop):
 
     async def answer(self, key: AttemptKey, content: bytes) -> bool:
         """Take the answer of an attempt; False if it has ended, or is answered already."""
-        pending = self._pending.get(key)
-        if pending is not None:
-            return pending.answer(content)
-        return await self._store.answer(key, content, self.clock.now())
+        # Always by the database: of answers that reach several processes, one counts.
+        is_taken = await self._store.answer(key, content, self.clock.now())
+        if is_taken and (pending := self._pending.get(key)):
+            pending.answer(content)
+        return is_taken
 
     def close(self) -> None:
         """End all connections; what their listeners have not answered yet is due again."""

@@ -303,6 +303,8 @@ class Listener:
         for number in range(ANSWER_TRIES):
             try:
                 status, detail = await self._service.answer(*key, answer.as_object())
+                if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise LinkLost(f"{status}: {detail}")
             except LinkLost as error:
                 detail = f"the answer did not reach the service: {error}"
                 if number + 1 < ANSWER_TRIES:

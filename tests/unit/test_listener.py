@@ -102,7 +102,6 @@ async def local_server(handle):
 @asynccontextmanager
 async def raw_server(answer):
     """The URL of a server that sends the bytes *answer*, or nothing if there are none."""
-
     handling = []
 
     async def handle(reader, writer):
