@@ -75,7 +75,7 @@ class StreamQuerySchema(Schema):
     )
 
 
-class SeenSchema(Schema):
+class ArrivedSchema(Schema):
     """Which events of a connection have arrived."""
 
     class Meta:

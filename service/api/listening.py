@@ -13,7 +13,7 @@ from schemas.listening import (
     ListenerAttemptPathSchema,
     ListenerPathSchema,
     ListenKeySchema,
-    SeenSchema,
+    ArrivedSchema,
     StreamQuerySchema,
 )
 from service.api.dependencies import DEPENDENCIES, Dependencies, ListenerStream
@@ -150,7 +150,7 @@ async def _is_valid(request: web.Request, dependencies: Dependencies) -> bool:
     security=KEYS,
 )
 @match_info_schema(ListenerPathSchema)
-@json_schema(SeenSchema)
+@json_schema(ArrivedSchema)
 @answers_nothing("Noted.")
 @refuses(400, 401, 408, 409, 413, 415, 422, 429, 503, descriptions={409: ENDED})
 async def acknowledge_events(request: web.Request) -> web.Response:

@@ -477,7 +477,7 @@ def test_answers_are_open_and_complete(document):
     for name, schema in document["components"]["schemas"].items():
         if name in {"InvoiceRequest", "InvoiceEventReceived", "Redelivery", "RefundRequest"}:
             continue
-        if name in {"Seen", "ListenerAnswer"}:
+        if name in {"Arrived", "ListenerAnswer"}:
             continue
         optional = {"errors"} if name == "Problem" else set()
 
