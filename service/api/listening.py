@@ -1,19 +1,21 @@
 """The operations of listeners, which take callbacks over a connection of their own."""
 
 import asyncio
+import socket
 from contextlib import suppress
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
 from schemas.listening import (
+    ArrivedSchema,
     ListenerAnswerSchema,
     ListenerAttemptPathSchema,
     ListenerPathSchema,
     ListenKeySchema,
-    ArrivedSchema,
     StreamQuerySchema,
 )
 from service.api.dependencies import DEPENDENCIES, Dependencies, ListenerStream
@@ -88,6 +90,7 @@ async def open_stream(request: web.Request) -> web.StreamResponse:
     end = StreamEnd.GONE
     response = web.StreamResponse(headers=headers)
     try:
+        _notice_a_dead_link(request)
         await response.prepare(request)
         end = await _send_events(request, response, stream)
     except (ConnectionError, TimeoutError):
@@ -101,6 +104,15 @@ async def open_stream(request: web.Request) -> web.StreamResponse:
     if request.transport is not None and stream.end is StreamEnd.SILENT:
         request.transport.abort()
     return response
+
+
+def _notice_a_dead_link(request: web.Request) -> None:
+    """Have the kernel end the connection if what is sent does not arrive, where it can do so."""
+    transport = request.transport
+    connection: Any = transport.get_extra_info("socket") if transport else None
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = round(LISTENER_SILENCE.total_seconds() * 1000)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 async def _send_events(

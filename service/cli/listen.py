@@ -15,7 +15,7 @@ import orjson
 from service.callbacks.url import parse_url
 from service.cli.event_loop import run, stop_signal
 from service.cli.terminal_keys import keys_pressed
-from service.domain.listening import is_listener_name
+from service.domain.listening import WAITING_MAX, is_listener_name
 from service.listener.connection import ServiceConnection
 from service.listener.forwarding import Forwarder, loopback_only
 from service.listener.listener import Listener
@@ -182,6 +182,8 @@ def _lines(notice: Notice) -> list[str]:
 def _lines_of_connection(notice: Connected) -> list[str]:
     count = notice.waiting_count
     waiting = {0: "No callback waits.", 1: "One callback waits."}.get(count)
+    if count >= WAITING_MAX:
+        waiting = f"{WAITING_MAX} or more callbacks wait."
     lines = [
         f"Connected. The callback_url is {notice.callback_url}",
         f"Forwarding to {notice.forward_to}. {waiting or f'{count} callbacks wait.'}",

@@ -34,6 +34,7 @@ from service.domain.delivery import (
 )
 from service.domain.listening import (
     LISTENER_PING,
+    WAITING_MAX,
     AttemptKey,
     StreamEnd,
     is_for_listener,
@@ -54,9 +55,6 @@ log = logging.getLogger("invoices.delivery")
 
 ACCOUNT_STREAMS_MAX = 10
 """Listeners of one account that may be connected to one process."""
-
-WAITING_MAX = 1_000
-"""Up to so many deliveries are counted for a listener that connects."""
 
 LOOK = timedelta(seconds=1)
 """How often the loop looks while a listener is connected."""

@@ -23,6 +23,9 @@ LISTENER_SILENCE = timedelta(seconds=22)
 LISTENER_PING = timedelta(seconds=10)
 """How often the service says that the link works."""
 
+WAITING_MAX = 1_000
+"""Up to so many deliveries are counted for a listener that connects."""
+
 is_listener_name = re.compile(LISTENER_NAME, re.ASCII).fullmatch
 
 
