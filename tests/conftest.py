@@ -8,6 +8,7 @@ import os
 import pytest
 
 from tests.rows import a_database
+from tests.warm import Warm
 
 pytest_plugins = ["tests.postgres"]
 
@@ -23,6 +24,13 @@ def new_database(tmp_path_factory):
 
     asyncio.run(make())
     return folder / "invoices.db"
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Starts processes of the service quickly."""
+    with Warm() as warm:
+        yield warm
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
