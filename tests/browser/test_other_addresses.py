@@ -54,7 +54,7 @@ def removing_prefix():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}{PREFIX}", leads_to.append
     server.shutdown()
     server.server_close()

@@ -69,7 +69,7 @@ def receiver():
 
     with closing(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         server.close = server.server_close
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", arrived
         server.shutdown()
