@@ -64,6 +64,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take long first; the tests of a file keep their order."""
     ranks: dict[Path, int] = {}
     for item in items:
+        if not item.nodeid.endswith(item.name):
+            # All operations that schemathesis tries in a test have one id: a run with several
+            # processes would try one operation.
+            item._id = item.id.with_params(item.name.partition("[")[2].removesuffix("]"))
         if item.path not in ranks:
             name = item.path.relative_to(TESTS).as_posix()
             found = (rank for rank, start in enumerate(LONGEST) if name.startswith(start))
