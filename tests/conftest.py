@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,16 +50,25 @@ MEMORY_BYTES = 2 * 2**30
 """The free memory above which temporary files are in memory; a run needs a part of it."""
 
 
-def pytest_configure() -> None:
-    """Keep temporary files in memory where that is possible: a commit waits for a disk."""
+def pytest_configure(config: pytest.Config) -> None:
+    """
+    Keep temporary files in memory where that is possible: a commit waits for a disk.
+
+    They are removed at the end of the run. With TMPDIR set, they are there, and those of failed
+    tests stay.
+    """
     if "TMPDIR" in os.environ or not MEMORY.is_dir():
         return
     found = os.statvfs(MEMORY)
     # Tests build programs in temporary folders, and run them.
     can_run = not found.f_flag & os.ST_NOEXEC
     if can_run and found.f_bavail * found.f_frsize > MEMORY_BYTES:
+        folder = tempfile.mkdtemp(prefix="invoices-tests-", dir=MEMORY)
+        config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
+        # PostgreSQL runs as another user if the tests run as root.
+        os.chmod(folder, 0o711)
         # The other processes of the run have the same environment.
-        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
