@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="invoices-tests-", dir=MEMORY)
         config.add_cleanup(partial(shutil.rmtree, folder, ignore_errors=True))
         # PostgreSQL runs as another user if the tests run as root.
-        os.chmod(folder, 0o711)
+        Path(folder).chmod(0o711)
         # The other processes of the run have the same environment.
         os.environ["TMPDIR"] = tempfile.tempdir = folder
 

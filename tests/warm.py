@@ -43,6 +43,8 @@ class Warm:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Ctrl-C must reach only the tests; the starter kills all processes when its input ends.
+            start_new_session=True,
         )
         # The process prints a line when it listens.
         assert self._starter.stdout.readline()
