@@ -221,6 +221,11 @@ class Tables:
                 undo()
         self._undo.clear()
 
+    @property
+    def has_changed(self):
+        """Whether the running transaction has written anything."""
+        return bool(self._undo)
+
     def rows_of(self, table):
         """Copies of all rows of *table*, in the order of its key."""
         return [dict(row) for _, row in sorted(self._named[table].by_key.items())]

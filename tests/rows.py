@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 
 from sqlalchemy import select
 
@@ -271,5 +272,10 @@ def rows_in(tx, table):
     """Every row of *table* that *tx* sees, in the order of its key."""
     if isinstance(tx, Tables):
         return tx.rows_of(table)
-    query = select(table).order_by(*table.primary_key)
-    return [dict(row) for row in tx.execute(query).mappings()]
+    return [dict(row) for row in tx.execute(_all_rows(table)).mappings()]
+
+
+@cache
+def _all_rows(table):
+    """The statement that reads every row of *table*: making it takes longer than running it."""
+    return select(table).order_by(*table.primary_key)
