@@ -562,6 +562,10 @@ class Store:
             *await self._read(stripe_keys.find_all),
         ]
 
+    async def renew_secrets(self, renew: Callable[[bytes], bytes], now: datetime) -> int:
+        """Replace all ciphertexts by what *renew* makes of them; returns how many there are."""
+        return await self._write(accounts.renew_secrets, renew, now)
+
     async def put_stripe_keys(self, account_id: str, ciphertext: bytes, now: datetime) -> None:
         """Store the encrypted keys of Stripe of an account in place of those that it has."""
         await self._write(stripe_keys.put, account_id, ciphertext, now)
