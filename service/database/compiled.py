@@ -38,7 +38,7 @@ def fetch_given(tx: Connection, query: ClauseElement, rows: Sequence[Row]) -> li
 
 def run_text(tx: Connection, text: str, values: Sequence[Any]) -> int:
     """Run the statement *text* with *values* as the driver takes them; returns the row count."""
-    if tx.engine._has_events:
+    if tx.dispatch.before_cursor_execute:
         # Who listens to statements, such as a tracer, is to see all of them.
         return tx.exec_driver_sql(text, tuple(values)).rowcount
     driver: Any = tx.connection.driver_connection
@@ -50,7 +50,7 @@ def run_text(tx: Connection, text: str, values: Sequence[Any]) -> int:
 
 
 def _fetch(tx: Connection, text: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
-    if tx.engine._has_events:
+    if tx.dispatch.before_cursor_execute:
         return tx.exec_driver_sql(text, tuple(values)).all()
     driver: Any = tx.connection.driver_connection
     rows: Sequence[Sequence[Any]] = (
