@@ -21,6 +21,20 @@ REASONS_TO_WAIT = tuple(reason.value for reason in WaitingFor)
 OUTCOMES = tuple(outcome.value for outcome in AttemptOutcome)
 
 
+def invoice_reference() -> fields.String:
+    """The field `invoice_id` of what belongs to an invoice."""
+    return fields.String(metadata=documented("The `id` of the invoice.", example="2expen51ve"))
+
+
+def callback_name() -> fields.String:
+    """The field `callback` of what is sent by one."""
+    return fields.String(
+        metadata=documented(
+            "Name of the callback in this document.", example="invoice_notification"
+        )
+    )
+
+
 class ListedAttemptSchema(AnswerSchema):
     """One HTTP request made for a delivery, without the answer's body."""
 
@@ -59,14 +73,89 @@ class ListedAttemptSchema(AnswerSchema):
     )
 
 
+class RequestSchema(AnswerSchema):
+    """A request as it was sent."""
+
+    method = fields.String(metadata=documented("The HTTP method.", example="POST"))
+    url = fields.String(
+        metadata=documented(
+            "The URL, byte for byte.", example="https://api.example.com/invoices/2expen51ve"
+        )
+    )
+    headers = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        metadata=documented(
+            "The headers, without those of every HTTP request: `Host`, `Accept`, "
+            "`Accept-Encoding: identity` and `Content-Length`.",
+            example={"webhook-id": "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57", "webhook-attempt": "1"},
+        ),
+    )
+
+
+def _phase(description: str, example: float | None) -> fields.Float:
+    return fields.Float(allow_none=True, metadata=documented(description, example=example))
+
+
+class PhasesSchema(AnswerSchema):
+    """How long each part of an attempt took, in milliseconds."""
+
+    name = _phase("To look up the name; null if a kept connection was used.", 1.2)
+    connect = _phase("To connect; null if a kept connection was used.", 3.1)
+    tls = _phase("To agree on TLS; null without TLS, or if a kept connection was used.", 4.6)
+    send = _phase("To send the request; null if it was not sent completely.", 0.1)
+    wait = _phase("From then on, to the end of the answer or of the wait for it.", 3.0)
+
+
+NEWEST_TEN = "Only of the newest ten attempts; null for older ones"
+
+
 class AttemptSchema(ListedAttemptSchema):
     """One HTTP request made for a delivery."""
+
+    request = fields.Nested(
+        RequestSchema,
+        allow_none=True,
+        metadata=documented(
+            f"The request as it was sent. {NEWEST_TEN}, and where it is not known, as for `lost`."
+        ),
+    )
+    address = fields.String(
+        allow_none=True,
+        metadata=documented(
+            f"The address that was connected to; null without a connection. {NEWEST_TEN}.",
+            example="93.184.216.34",
+        ),
+    )
+    phases_ms = fields.Nested(
+        PhasesSchema,
+        allow_none=True,
+        metadata=documented(f"How long each part took; null without a connection. {NEWEST_TEN}."),
+    )
+    response_headers = fields.Dict(
+        keys=fields.String(),
+        values=fields.String(),
+        allow_none=True,
+        metadata=documented(
+            "The first 32 headers of the answer, of 4 KiB together at most; control characters are "
+            f"replaced, and a repeated header has its values separated by commas. {NEWEST_TEN}.",
+            example={"Content-Type": "application/json"},
+        ),
+    )
+    rule = fields.String(
+        allow_none=True,
+        metadata=documented(
+            "The rule of the callback in this document by which the answer was read; null without "
+            f"an answer. {NEWEST_TEN}.",
+            example="2XX",
+        ),
+    )
 
     response_body = fields.String(
         allow_none=True,
         metadata=documented(
             "The first 4 KiB of the body of the answer, as text; control characters are replaced. "
-            "Only of the newest ten attempts; null for older ones.",
+            f"{NEWEST_TEN}.",
             example='{"ok": true}',
         ),
     )
@@ -81,14 +170,8 @@ class ListedDeliverySchema(AnswerSchema):
             example="msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
         )
     )
-    invoice_id = fields.String(
-        metadata=documented("The `id` of the invoice.", example="2expen51ve")
-    )
-    callback = fields.String(
-        metadata=documented(
-            "Name of the callback in this document.", example="invoice_notification"
-        )
-    )
+    invoice_id = invoice_reference()
+    callback = callback_name()
     url = fields.String(
         metadata=documented(
             "The URL that is called.", example="https://api.example.com/invoices/2expen51ve"
@@ -108,7 +191,7 @@ class ListedDeliverySchema(AnswerSchema):
         metadata=documented(
             "Why the delivery is dead. `exhausted`: the last attempt of the retry "
             "schedule failed. `gone`: the receiver answered 410. `blocked`: the address in the "
-            "URL is denied by policy.",
+            "URL is denied by policy. `cancelled`: you cancelled it.",
             example=None,
         ),
     )
@@ -129,7 +212,7 @@ class ListedDeliverySchema(AnswerSchema):
             "earlier event of the invoice, which is not delivered yet. `hold`: your receiver asked "
             "for a pause with `Retry-After`. `cooldown`: attempts for this `callback_url` failed, "
             "or no connection to its host was possible; a single attempt follows. `slot`: its "
-            "turn.",
+            "turn. `paused`: you have paused the receiver; nothing is sent before you resume it.",
             example=None,
         ),
     )
@@ -170,6 +253,16 @@ PENDING_EXAMPLE = {
     "settled_at": None,
 }
 """A delivery that was delivered once and is delivered again."""
+
+
+CANCELLED_EXAMPLE = {
+    **example_of(DeliverySchema),
+    "status": "dead",
+    "reason": "cancelled",
+    "attempt_count": 0,
+    "attempts": [],
+}
+"""A delivery that was cancelled before its first attempt."""
 
 
 class ListedDeliveryPageSchema(AnswerSchema):

@@ -11,11 +11,22 @@ def documented(description: str = "", **more: Any) -> dict[str, Any]:
 
 
 def example_of(schema: type[Schema] | Schema) -> dict[str, Any]:
-    """An example of what *schema* describes; a field without an example gives None."""
+    """
+    An example of what *schema* describes; a field without an example gives None.
+
+    One that is usually absent (`optional`) and has no example is left out.
+    """
     instance = schema if isinstance(schema, Schema) else schema()
     return {
-        field.data_key or name: _example_of_field(field) for name, field in instance.fields.items()
+        field.data_key or name: _example_of_field(field)
+        for name, field in instance.fields.items()
+        if not _is_left_out(field)
     }
+
+
+def _is_left_out(field: fields.Field[Any]) -> bool:
+    is_plain = not isinstance(field, (fields.Nested, fields.List))
+    return is_plain and "optional" in field.metadata and "example" not in field.metadata
 
 
 def _example_of_field(field: fields.Field[Any]) -> Any:

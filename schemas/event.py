@@ -41,6 +41,13 @@ class InvoiceNotificationSchema(InvoiceEventSchema):
             **{"x-path-parameter": "id"},
         ),
     )
+    test = StrictBoolean(
+        metadata=documented(
+            "True for a test event, which was asked for by hand and is about no invoice: "
+            "acknowledge it, and do nothing else. Absent from every other event.",
+            optional=True,
+        )
+    )
 
 
 def _check_true(ok: bool) -> None:

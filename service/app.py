@@ -40,6 +40,7 @@ from service.collection.events import event_maker
 from service.collection.invoice_mail import InvoiceMails
 from service.collection.loop import Collection, Ports
 from service.collection.mailing import Mailing, MailRules
+from service.collection.notice_mail import NoticeMails
 from service.collection.outbox import Outbox
 from service.collection.payments import Payments
 from service.collection.reversal import Reversals
@@ -56,11 +57,14 @@ from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy, is_single_label
+from service.delivery.notices import Notices
+from service.delivery.observer import Observer
 from service.delivery.proxy import Proxy
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
 from service.development import DEV_ACCOUNT, DEV_SECRET, served_hosts
+from service.domain.delivery import Attempt
 from service.domain.ids import new_id
 from service.errors import ConfigurationError, StorageUnavailable
 from service.heartbeat import Heartbeat
@@ -241,14 +245,11 @@ def assemble(
     callbacks = {one.name: one for operation in operations for one in operation.callbacks}
     cipher = SecretCipher(settings.encryption_key) if settings.encryption_key else None
     signing_secrets = SigningSecrets(store, cipher, clock)
-    attempts = _attempts(settings, edges, store, callbacks, signing_secrets, metrics)
-    limits = Limits(
-        concurrency=settings.callback_concurrency,
-        origin_concurrency=settings.origin_concurrency,
-        account_rate=settings.account_attempt_rate,
-        timeout=settings.callback_timeout,
+    observer = Observer(store, clock)
+    attempts = _attempts(
+        settings, edges, store, callbacks, signing_secrets, metrics, observer.count
     )
-    dispatcher = Dispatcher(attempts, limits, edges.new_id)
+    dispatcher = Dispatcher(attempts, _limits(settings), edges.new_id)
     default_account_id = DEV_ACCOUNT if process.is_development else None
     pay_links = PayLinks(
         store, cipher, clock, settings.public_url, dev_account_id=default_account_id
@@ -282,7 +283,12 @@ def assemble(
         metrics,
     )
     watches = [stripe.watch(settings.stripe_poll_interval)] if stripe else []
-    loops: tuple[Loop, ...] = (sweeper, collection, *watches, payments, mailing, dispatcher)
+    # The observer is drained after the dispatcher, whose last attempts it stores.
+    loops: tuple[Loop, ...] = (
+        Notices(store, NoticeMails(settings.mail_from, clock).compose, clock, metrics),
+        *(sweeper, collection, *watches, payments, mailing),
+        *(dispatcher, observer),
+    )
     if edges.database.is_shared:
         # Drained last: until then the process holds leases.
         loops = (*loops, Heartbeat(store, clock, metrics))
@@ -314,6 +320,8 @@ def assemble(
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,
+        callbacks=callbacks,
+        waiting_max=max(1, settings.connection_limit // 2),
     )
     return Service(
         store=store,
@@ -419,6 +427,15 @@ def signer_of(signing_secrets: SigningSecrets) -> Callable[[str], Awaitable[Sign
     return find
 
 
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        concurrency=settings.callback_concurrency,
+        origin_concurrency=settings.origin_concurrency,
+        account_rate=settings.account_attempt_rate,
+        timeout=settings.callback_timeout,
+    )
+
+
 def _attempts(
     settings: Settings,
     edges: Edges,
@@ -426,9 +443,11 @@ def _attempts(
     callbacks: Mapping[str, Callback],
     signing_secrets: SigningSecrets,
     metrics: Metrics,
+    observe: Callable[[Attempt], None],
 ) -> Attempts:
     return Attempts(
         store=store,
+        observe=observe,
         sender=edges.sender,
         signer_of=signer_of(signing_secrets),
         callbacks=callbacks,

@@ -28,11 +28,9 @@ from marshmallow.validate import OneOf, Range
 
 from schemas.money import CURRENCIES
 from service.errors import SettingsError
+from service.web.addresses import EVERY_ADDRESS
 
 PREFIX = "INVOICES_"
-
-EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 -- compared with what an operator has set
-"""Hosts that stand for every address of the machine; they cannot be called."""
 
 # How values are written, in settings and in options of commands. Every function raises ValueError
 # with a sentence that names the expected form.
@@ -96,6 +94,11 @@ def parse_proxy(text: str) -> str:
 
 
 _SMTP_SCHEMES = ("smtp", "smtp+starttls", "smtps")
+
+
+def parse_api_url(text: str) -> str:
+    """As a public URL; empty is none."""
+    return parse_public_url(text) if text else ""
 
 
 def parse_smtp_url(text: str) -> str:
@@ -549,6 +552,18 @@ class Settings:
         "How long a stop waits for collections and attempts in flight, a duration. Wait at least "
         "five seconds longer before you kill the process; else what is in flight waits until its "
         "lease runs out.",
+    )
+    api_url: str = _setting(
+        "",
+        parse_api_url,
+        "Where commands that ask a running service find it, such as https://invoices.example.com. "
+        "If it is not set, they read the database. The service itself ignores it.",
+    )
+    api_key: str = _setting(
+        "",
+        str,
+        "The API key that these commands use. The service itself ignores it.",
+        is_secret=True,
     )
     log_format: Literal["json", "text"] = _setting(
         "json",

@@ -11,24 +11,35 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import timedelta
 from enum import Enum
 
 import orjson
 from sqlalchemy import Index, UniqueConstraint
 
 from service.database import group_commit
+from service.domain import attempt_counts, test_events
+from service.domain.attempt_counts import COUNTS, Hour, no_counts
 from service.domain.delivery import Delivery, ReceiverState, account_of
+from service.domain.explanation import EarlierDelivery
 from service.domain.ids import lower_bound, new_id
 from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
 from service.domain.mail import Mail
+from service.domain.notices import (
+    FAILING_AFTER,
+    STILL_FAILING_AFTER,
+    Notice,
+    NoticeKind,
+)
 from service.domain.outcomes import AttemptOutcome
+from service.domain.receivers import KnownReceiver, id_of
 from service.domain.states import (
     COLLECTING,
     INVOICE_MOVES,
     SETTLED,
     Acceptance,
     Cause,
+    DeadReason,
     DeliveryStatus,
     InvoiceStatus,
 )
@@ -39,21 +50,29 @@ from service.storage import (
     attempts,
     backlog,
     deliveries,
+    explaining,
+    gates,
     history,
     invoices,
     mails,
+    notices,
+    observations,
     payments,
+    receiver_hours,
+    receiver_list,
     receivers,
     redelivery,
     retention,
     steps,
     stripe_keys,
     tables,
+    transmissions,
     waiting,
 )
 from service.storage.accounts import PayKey
 from service.storage.backlog import Backlog
 from service.storage.deliveries import DueDeliveries
+from service.storage.feed import stored_callbacks
 from service.storage.mails import DueMails
 from service.storage.steps import DueInvoices
 from service.storage.store import Store
@@ -178,6 +197,7 @@ class Tables:
         self.attempts = self._named[tables.attempts]
         self.receivers = self._named[tables.receivers]
         self.origins = self._named[tables.origins]
+        self.receiver_hours = self._named[tables.receiver_hours]
         self.accounts = self._named[tables.accounts]
         self.account_keys = self._named[tables.account_keys]
         self.account_secrets = self._named[tables.account_secrets]
@@ -211,6 +231,11 @@ class Tables:
         """Whether *receiver* has asked for a hold that ends after *now*."""
         state = self.receivers.get(receiver)
         return bool(state and state["held_until"] and state["held_until"] > now)
+
+    def is_paused(self, receiver):
+        """Whether *receiver* gets no attempts until it is resumed."""
+        state = self.receivers.get(receiver)
+        return bool(state and state["paused_at"])
 
     def rests_until(self, row, now):
         """Until when the receiver of a delivery gets no attempts, if *now* is before that."""
@@ -357,21 +382,28 @@ def _take_steps(tx, items):
 
 def _take_step(tx, step, new):
     row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
-    is_legal = row["status"] in COLLECTING and step.status in INVOICE_MOVES[row["status"]]
+    status = _status_after(row, step)
+    is_known = status == row["status"] or status in INVOICE_MOVES[row["status"]]
+    is_legal = row["status"] in COLLECTING and is_known
     if not _holds(row, step.invoice.lease_token) or not is_legal:
         return None
     tx.invoices.change(
         row,
-        status=step.status.value,
+        status=status,
         due_at=step.due_at,
         leased_until=None,
         event_count=row["event_count"] + (1 if step.event else 0),
     )
     if step.event:
-        _insert_event(tx, step, step.invoice.event_count + 1)
+        _insert_event(tx, step, step.invoice.event_count + 1, new)
     if step.mail:
         _insert_mail(tx, step.mail)
     return [_insert_delivery(tx, one) for one in new]
+
+
+def _status_after(row, step):
+    """The status to which a step moves an invoice; a step to `received` moves nothing."""
+    return row["status"] if step.status is InvoiceStatus.RECEIVED else step.status.value
 
 
 def _report(tx, items):
@@ -388,13 +420,13 @@ def _report_one(tx, step, new):
     tx.invoices.change(row, event_count=sequence, **_reported(row, step))
     if step.event is None:
         return []
-    _insert_event(tx, step, sequence)
+    _insert_event(tx, step, sequence, new)
     if sequence > 1:
         new = [replace(one, leased_until=None) for one in new]
     return [_insert_delivery(tx, replace(one, sequence=sequence)) for one in new]
 
 
-def _insert_event(tx, step, sequence):
+def _insert_event(tx, step, sequence, new):
     tx.events.insert(
         {
             "account_id": step.invoice.account_id,
@@ -404,6 +436,8 @@ def _insert_event(tx, step, sequence):
             "paid": step.event.paid,
             "collector": step.event.collector,
             "at": step.event.at,
+            "callbacks": stored_callbacks(step.event, new),
+            "position": len(tx.events.by_key) + 1,
         }
     )
 
@@ -411,7 +445,7 @@ def _insert_event(tx, step, sequence):
 def _insert_delivery(tx, delivery):
     """Insert a delivery, without its lease if the receiver rests; returns it as inserted."""
     names = {"receiver": delivery.receiver, "origin": delivery.origin}
-    if tx.rests_until(names, delivery.created_at):
+    if tx.rests_until(names, delivery.created_at) or tx.is_paused(delivery.receiver):
         delivery = replace(delivery, leased_until=None)
     tx.deliveries.insert(
         {
@@ -435,10 +469,14 @@ def _insert_delivery(tx, delivery):
             "leased_by": None,
             "cause": Cause.EVENT.value,
             "receiver": delivery.receiver,
-            "is_asked": False,
+            "is_asked": delivery.is_asked,
         }
     )
     return delivery
+
+
+def _insert_deliveries(tx, new):
+    return [_insert_delivery(tx, one) for one in new]
 
 
 def _reported(row, step):
@@ -557,10 +595,12 @@ def _lease_deliveries_of(tx, round_):
     pending = _pending_by_receiver(tx)
     found = []
     for receiver in round_.asked:
+        if tx.is_paused(receiver):
+            continue
         asked = [row for row in pending.get(receiver, ()) if row["is_asked"]]
         found += _free(tx, asked, round_.now)[: deliveries.ASKED_MAX]
     for receiver, limit in round_.limits.items():
-        if tx.is_held(receiver, round_.now):
+        if tx.is_held(receiver, round_.now) or tx.is_paused(receiver):
             continue
         due = [row for row in _due(tx, pending.get(receiver, ()), round_.now) if row not in found]
         found += sorted(due, key=_due_at)[:limit]
@@ -608,6 +648,7 @@ def _waiting(tx, rows, now):
         min((row["due_at"] for row in rows if row["due_at"] > now), default=None),
         tx.rests_until(rows[0], now),
         any(row["is_asked"] for row in rows),
+        tx.is_paused(rows[0]["receiver"]),
     )
 
 
@@ -627,29 +668,34 @@ def _is_first_of_its_invoice(tx, row):
 def _lease_delivery(tx, row, round_):
     lost_at, number = row["leased_until"], row["attempt_count"] + 1
     if lost_at:
-        tx.attempts.insert(
-            {
-                "account_id": row["account_id"],
-                "delivery_id": row["id"],
-                "number": number,
-                "started_at": min(lost_at, round_.now),
-                "duration_ms": 0,
-                "status_code": None,
-                "outcome": AttemptOutcome.LOST.value,
-                "detail": "The process that made this attempt ended.",
-                "response_body": None,
-                "cause": row["cause"],
-            }
-        )
+        _insert_lost_attempt(tx, row, round_.now, deliveries.ENDED)
         tx.deliveries.change(row, attempt_count=number)
     _lease(tx.deliveries, row, round_.until)
     return _leased_delivery(tx, row)
 
 
+def _insert_lost_attempt(tx, row, now, detail):
+    tx.attempts.insert(
+        {
+            "account_id": row["account_id"],
+            "delivery_id": row["id"],
+            "number": row["attempt_count"] + 1,
+            "started_at": min(row["leased_until"], now),
+            "duration_ms": 0,
+            "status_code": None,
+            "outcome": AttemptOutcome.LOST.value,
+            "detail": detail,
+            "response_body": None,
+            "cause": row["cause"],
+            "transmission": None,
+        }
+    )
+
+
 def _leased_delivery(tx, row):
     values = {one.name: row[one.name] for one in fields(Delivery) if one.name in row}
-    event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
-    invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
+    event = _event_of(tx, row)
+    invoice = _invoice_of(tx, row)
     return Delivery(
         **{**values, "cause": Cause(row["cause"])},
         invoice_id=invoice["id"],
@@ -658,6 +704,25 @@ def _leased_delivery(tx, row):
         traceparent=invoice["traceparent"],
         collector=event["collector"],
     )
+
+
+def _invoice_of(tx, row):
+    """The invoice of a delivery; a test event has none."""
+    return tx.invoices.get(row["account_id"], row["invoice_key"]) or {
+        "id": row["invoice_key"],
+        "created_at": row["created_at"],
+        "request_id": row["id"],
+        "traceparent": None,
+    }
+
+
+def _event_of(tx, row):
+    """The event of a delivery; a test event has none that is stored."""
+    return tx.events.get(row["account_id"], row["invoice_key"], row["sequence"]) or {
+        "description": test_events.DESCRIPTION,
+        "paid": test_events.IS_PAID,
+        "collector": test_events.COLLECTOR,
+    }
 
 
 def _release(tx, leased):
@@ -707,6 +772,7 @@ def _settle_one(tx, attempt):
             "detail": attempt.detail,
             "response_body": attempt.response_body,
             "cause": delivery.cause.value,
+            "transmission": transmissions.encoded(attempt),
         }
     )
     _remember(tx, attempt)
@@ -716,20 +782,33 @@ def _settle_one(tx, attempt):
         if number <= attempt.number - history.ATTEMPTS_MAX:
             tx.attempts.remove(older)
         else:
-            tx.attempts.change(older, response_body=None)
+            tx.attempts.change(older, response_body=None, transmission=None)
     return True
 
 
 def _remember(tx, attempt):
     if state := attempt.receiver_state:
         new = {one.name: getattr(state, one.name) for one in fields(state)}
+        new |= {
+            "id": id_of(state.receiver),
+            "reason": receivers.reason_of(attempt) if state.failing_since else None,
+            "failed_at": state.failing_since,
+            "answering_since": state.answered_at,
+        }
         known = tx.receivers.get(state.receiver)
         if known is None:
-            tx.receivers.insert(new)
+            tx.receivers.insert(new | {"paused_at": None, "notice": None})
         else:
             holds = [at for at in (known["held_until"], new["held_until"]) if at]
             since = new["failing_since"] and (known["failing_since"] or new["failing_since"])
-            changes = {**new, "held_until": max(holds, default=None), "failing_since": since}
+            answering = None if known["failing_since"] else known["answering_since"]
+            changes = {
+                **new,
+                "held_until": max(holds, default=None),
+                "failing_since": since,
+                "failed_at": new["failed_at"] or known["failed_at"],
+                "answering_since": new["answered_at"] and (answering or new["answered_at"]),
+            }
             tx.receivers.change(known, **changes)
     if state := attempt.origin_state:
         known = tx.origins.get(state.origin)
@@ -737,6 +816,181 @@ def _remember(tx, attempt):
             tx.origins.insert({"origin": state.origin, "held_until": state.cooldown_until})
         else:
             tx.origins.change(known, held_until=state.cooldown_until)
+
+
+def _observe(tx, observed):
+    for one in observed:
+        for hour in one.hours:
+            _add_hour(tx, hour)
+        known = tx.receivers.get(one.receiver)
+        if one.failed_at:
+            _observe_failing(tx, one, known)
+        elif one.answered_at and known and known["failing_since"]:
+            at = {"answered_at": one.answered_at, "answering_since": one.answered_at}
+            if (known["failed_at"] or known["failing_since"]) < one.answered_at:
+                tx.receivers.change(known, failing_since=None, reason=None, **at)
+
+
+def _observe_failing(tx, one, known):
+    failing = {"failed_at": one.failed_at, "reason": one.reason, "id": id_of(one.receiver)}
+    if known is None:
+        tx.receivers.insert(
+            _new_receiver(one.receiver, one.origin, failing_since=one.failing_since, **failing)
+        )
+    elif known["answered_at"] is None or known["answered_at"] < one.failed_at:
+        failing["failed_at"] = max(known["failed_at"] or one.failed_at, one.failed_at)
+        failing["failing_since"] = known["failing_since"] or one.failing_since
+        tx.receivers.change(known, answering_since=None, **failing)
+
+
+def _new_receiver(receiver, origin, **values):
+    row = dict.fromkeys(column.name for column in tables.receivers.columns)
+    return {**row, "receiver": receiver, "origin": origin, "id": id_of(receiver), **values}
+
+
+def _add_hour(tx, hour):
+    counts = dict(zip(COUNTS, hour.counts, strict=True))
+    known = tx.receiver_hours.get(hour.receiver, hour.hour)
+    if known is None:
+        tx.receiver_hours.insert({"receiver": hour.receiver, "hour": hour.hour, **counts})
+    else:
+        tx.receiver_hours.change(known, **{name: known[name] + counts[name] for name in COUNTS})
+
+
+def _remove_old_hours(tx, now):
+    oldest = min((row["hour"] for row in tx.receiver_hours), default=now)
+    if oldest >= now - receiver_hours.KEPT:
+        return False
+    rows = [row for row in tx.receiver_hours if row["hour"] == oldest]
+    rows.sort(key=lambda row: row["receiver"])
+    for row in rows[: receiver_hours.BATCH]:
+        tx.receiver_hours.remove(row)
+    return True
+
+
+# Receivers by hand
+
+
+def _pause(tx, receiver, origin, now):
+    known = tx.receivers.get(receiver)
+    if known is None:
+        tx.receivers.insert(_new_receiver(receiver, origin, paused_at=now))
+    elif known["paused_at"]:
+        return False
+    else:
+        tx.receivers.change(known, paused_at=now, id=id_of(receiver))
+    return True
+
+
+def _resume(tx, receiver):
+    is_paused = tx.is_paused(receiver)
+    if is_paused:
+        tx.receivers.change(tx.receivers.get(receiver), paused_at=None)
+    return is_paused
+
+
+def _receiver_names(tx, account_id):
+    names = {row["receiver"] for row in tx.receivers} | set(_pending_by_receiver(tx))
+    return sorted(name for name in names if account_of(name) == account_id)
+
+
+def _known_receiver(tx, name, now):
+    pending = _pending_by_receiver(tx).get(name, ())
+    stored = tx.receivers.get(name)
+    row = stored or _new_receiver(name, pending[0]["origin"])
+    origin = tx.origins.get(row["origin"]) or {"held_until": None}
+    ends = [at for at in (row["cooldown_until"], origin["held_until"]) if at]
+    shown = ("answered_at", "answering_since", "failing_since", "failed_at", "reason")
+    counts = [one.counts for one in _series(tx, name, now)]
+    return KnownReceiver(
+        receiver=name,
+        origin=row["origin"],
+        **{one: row[one] for one in (*shown, "held_until", "paused_at")},
+        resting_until=max((at for at in ends if stored or at > now), default=None),
+        oldest_due_at=min(map(_due_at, pending), default=None),
+        counts=attempt_counts.added(counts) if any(map(any, counts)) else (),
+    )
+
+
+def _series(tx, name, now):
+    last = now.replace(minute=0, second=0, microsecond=0)
+    hours = [last - timedelta(hours=23 - number) for number in range(24)]
+    known = [tx.receiver_hours.get(name, hour) for hour in hours]
+    return [
+        Hour(name, hour, [row[one] for one in COUNTS] if row else no_counts())
+        for hour, row in zip(hours, known, strict=True)
+    ]
+
+
+def _find_receiver(tx, account_id, receiver_id, now):
+    for name in _receiver_names(tx, account_id):
+        if id_of(name) == receiver_id:
+            return _known_receiver(tx, name, now)
+    raise NotFound(f"There is no receiver {receiver_id!r}.")
+
+
+def _find_series(tx, account_id, receiver_id, now):
+    known = _find_receiver(tx, account_id, receiver_id, now)
+    return known, _series(tx, known.receiver, now)
+
+
+def _list_receivers(tx, account_id, now, *, after, limit):
+    names = _receiver_names(tx, account_id)
+    if after:
+        if after not in map(id_of, names):
+            raise UnknownCursor
+        names = names[[id_of(one) for one in names].index(after) + 1 :]
+    known = [_known_receiver(tx, name, now) for name in names[:limit]]
+    return known, id_of(names[limit - 1]) if len(names) > limit else None
+
+
+def _due_notices(tx, now):
+    found = []
+    for kind in NoticeKind:
+        is_recovery = kind is NoticeKind.RECOVERED
+        name = "answering_since" if is_recovery else "failing_since"
+        rows = [row for row in tx.receivers if row[name] and _is_notice_due(row, kind, now)]
+        rows.sort(key=lambda row: row[name])
+        found += [
+            Notice(
+                kind=kind,
+                receiver=row["receiver"],
+                origin=row["origin"],
+                since=row[name],
+                told=row["notice"] and NoticeKind(row["notice"]),
+                reason=row["reason"],
+                email=(tx.accounts.get(account_of(row["receiver"])) or {}).get("email"),
+            )
+            for row in rows[: notices.BATCH]
+        ]
+    return found
+
+
+def _is_notice_due(row, kind, now):
+    if kind is NoticeKind.RECOVERED:
+        is_over = row["answering_since"] <= now - FAILING_AFTER
+        return bool(row["notice"] and is_over and not row["failing_since"])
+    told, after = (
+        (None, FAILING_AFTER)
+        if kind is NoticeKind.FAILING
+        else (NoticeKind.FAILING.value, STILL_FAILING_AFTER)
+    )
+    is_over = row["failing_since"] <= now - after
+    return is_over and row["notice"] == told and not row["paused_at"]
+
+
+def _give_notices(tx, items):
+    given = []
+    for notice, mail in items:
+        row = tx.receivers.get(notice.receiver)
+        is_recovery = notice.kind is NoticeKind.RECOVERED
+        name = "answering_since" if is_recovery else "failing_since"
+        if row and (row["notice"], row[name]) == (notice.told, notice.since):
+            tx.receivers.change(row, notice=None if is_recovery else notice.kind.value)
+            given.append(notice)
+            if mail:
+                _insert_mail(tx, mail)
+    return given
 
 
 def _answered(tx, since):
@@ -757,6 +1011,27 @@ def _redeliver(tx, account_id, delivery_id, now):
     return row["receiver"]
 
 
+def _cancel(tx, account_id, delivery_id, now):
+    row = tx.deliveries.get(account_id, delivery_id)
+    if row is None or row["status"] != PENDING:
+        return None
+    lost_at = row["leased_until"]
+    if lost_at:
+        detail = redelivery.INTERRUPTED if lost_at > now else deliveries.ENDED
+        _insert_lost_attempt(tx, row, now, detail)
+    tx.deliveries.change(
+        row,
+        status=DeliveryStatus.DEAD.value,
+        reason=DeadReason.CANCELLED.value,
+        settled_at=now,
+        is_asked=False,
+        attempt_count=row["attempt_count"] + (1 if lost_at else 0),
+        leased_until=None,
+        lease_token=row["lease_token"] + 1,
+    )
+    return row["receiver"]
+
+
 def _redeliver_batch(tx, account_id, wanted, now, *, after):
     behind = [
         row
@@ -767,7 +1042,9 @@ def _redeliver_batch(tx, account_id, wanted, now, *, after):
     chosen = [
         row
         for row in looked
-        if row["status"] in SETTLED and _is_wanted(_shown_delivery(tx, row), wanted)
+        if row["status"] in SETTLED
+        and row["reason"] != DeadReason.CANCELLED
+        and _is_wanted(_shown_delivery(tx, row), wanted)
     ]
     for row in chosen:
         _redeliver_row(tx, row, now)
@@ -828,8 +1105,10 @@ def _remove_states(tx, kind, after, over_before):
     waited_for = _pending_by_receiver(tx)
     for name in looked:
         row = rows.get(name)
-        ends = [value for value in row.values() if isinstance(value, datetime)]
-        if name not in waited_for and all(end < over_before for end in ends):
+        shown = ("answered_at", "failing_since", "cooldown_until", "held_until")
+        ends = [row[one] for one in shown if row.get(one)]
+        is_used = name in waited_for or row.get("paused_at")
+        if not is_used and all(end < over_before for end in ends):
             rows.remove(row)
     return looked[-1] if len(looked) == retention.BATCH else None
 
@@ -870,6 +1149,10 @@ def _disable_account(tx, account_id, now):
     row = tx.accounts.get(account_id)
     if row and row["disabled_at"] is None:
         tx.accounts.change(row, disabled_at=now)
+
+
+def _set_email(tx, account_id, email):
+    tx.accounts.change(tx.accounts.get(account_id), email=email)
 
 
 def _find_account(tx, name):
@@ -956,17 +1239,17 @@ def _find_delivery(tx, account_id, delivery_id):
 
 
 def _shown_delivery(tx, row):
-    invoice = tx.invoices.get(row["account_id"], row["invoice_key"])
-    event = tx.events.get(row["account_id"], row["invoice_key"], row["sequence"])
+    invoice, event = _invoice_of(tx, row), _event_of(tx, row)
     made = [
         dict(tx.attempts.get(row["account_id"], row["id"], number + 1))
         for number in range(row["attempt_count"])
         if number >= row["attempt_count"] - history.ATTEMPTS_MAX
     ]
     for attempt in made[: -history.BODIES_MAX]:
-        attempt["response_body"] = None
+        attempt["response_body"] = attempt["transmission"] = None
+    made = [transmissions.told(one, row["url"]) for one in made]
     shown = {name: value for name, value in row.items() if name != "body"}
-    state = tx.receivers.get(row["receiver"]) or {"held_until": None, "cooldown_until": None}
+    state = tx.receivers.get(row["receiver"]) or _new_receiver(row["receiver"], row["origin"])
     origin = tx.origins.get(row["origin"]) or {"held_until": None}
     hold = state["held_until"]
     is_held = hold is not None and not row["is_asked"]
@@ -978,6 +1261,7 @@ def _shown_delivery(tx, row):
         leased_until=row["leased_until"],
         held_until=hold,
         cooldown_until=max(cooldowns, default=None),
+        is_paused=state["paused_at"] is not None,
     )
     due_at = max(row["due_at"], hold) if is_held else row["due_at"]
     return {
@@ -988,6 +1272,59 @@ def _shown_delivery(tx, row):
         "event": {"description": event["description"], "paid": event["paid"]},
         "attempts": made,
     }
+
+
+def _delivery_facts(tx, account_id, delivery_id):
+    row = tx.deliveries.get(account_id, delivery_id)
+    if row is None:
+        raise NotFound(f"There is no delivery {delivery_id!r}.")
+    state = tx.receivers.get(row["receiver"]) or {}
+    origin = tx.origins.get(row["origin"]) or {}
+    waiting = [one for one in tx.earlier_of(row) if one["status"] == PENDING]
+    told = {
+        **row,
+        "invoice_id": _invoice_of(tx, row)["id"],
+        "description": _description_of(tx, row),
+        "is_first": not waiting,
+        "held_until": state.get("held_until"),
+        "cooldown_until": state.get("cooldown_until"),
+        "failing_since": state.get("failing_since"),
+        "paused_at": state.get("paused_at"),
+        "origin_until": origin.get("held_until"),
+    }
+    earlier = [
+        EarlierDelivery(
+            id=one["id"], description=_description_of(tx, one), attempt_count=one["attempt_count"]
+        )
+        for one in waiting[:1]
+    ]
+    last = tx.attempts.get(account_id, delivery_id, row["attempt_count"])
+    return explaining.delivery_facts_of(told, last, *earlier or [None])
+
+
+def _description_of(tx, row):
+    return _event_of(tx, row)["description"]
+
+
+def _invoice_facts(tx, account_id, invoice_id):
+    row = _find_invoice(tx, account_id, invoice_id)
+    key = row["key"]
+    rows = [one for one in tx.deliveries if one["invoice_key"] == key]
+    rows.sort(key=_matters)
+    delivery = _delivery_facts(tx, account_id, rows[0]["id"]) if rows else None
+    mail = max((one for one in tx.mails if one["invoice_key"] == key), key=_id_of, default=None)
+    last = tx.events.get(account_id, key, row["event_count"])
+    return explaining.invoice_facts_of(row, mail, last and last["at"], delivery)
+
+
+def _matters(row):
+    if row["status"] == PENDING:
+        return 0, row["sequence"]
+    return 1 if row["status"] == DeliveryStatus.DEAD else 2, -row["sequence"]
+
+
+def _id_of(row):
+    return row["id"]
 
 
 def _deliveries_of_invoice(tx, account_id, invoice_id, *, after, limit):
@@ -1001,7 +1338,8 @@ def _list_deliveries(tx, account_id, wanted, *, after, limit):
     for one in shown:
         one["attempts"] = one["attempts"][-1:]
         for attempt in one["attempts"]:
-            del attempt["response_body"]
+            for name in ("response_body", "transmission", *transmissions.UNKNOWN):
+                del attempt[name]
     return shown, cursor
 
 
@@ -1079,7 +1417,13 @@ def _measure_backlog(tx, now):
         for row in tx.deliveries
         if row["status"] == PENDING and _is_free(row, now) and _is_first_of_its_invoice(tx, row)
     ]
-    due = [row for row in free if row["due_at"] <= now and not tx.is_held(row["receiver"], now)]
+    due = [
+        row
+        for row in free
+        if row["due_at"] <= now
+        and not tx.is_held(row["receiver"], now)
+        and not tx.is_paused(row["receiver"])
+    ]
     collections = [
         row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
     ]
@@ -1131,11 +1475,24 @@ WORK = {
     receivers.answered: _answered,
     deliveries.lease_due: _lease_deliveries,
     deliveries.release: _release,
+    deliveries.insert: _insert_deliveries,
+    gates.pause: _pause,
+    gates.resume: _resume,
+    observations.record: _observe,
+    notices.find_due: _due_notices,
+    notices.give: _give_notices,
+    receiver_hours.remove_old: _remove_old_hours,
+    receiver_list.find: _find_receiver,
+    receiver_list.series_of: _find_series,
+    receiver_list.list_receivers: _list_receivers,
     attempts.settle: _settle,
     history.find: _find_delivery,
     history.of_invoice: _deliveries_of_invoice,
     history.list_deliveries: _list_deliveries,
+    explaining.delivery_facts: _delivery_facts,
+    explaining.invoice_facts: _invoice_facts,
     redelivery.redeliver: _redeliver,
+    redelivery.cancel: _cancel,
     redelivery.redeliver_batch: _redeliver_batch,
     retention.sweep: _sweep,
     retention.remove_states: _remove_states,
@@ -1143,6 +1500,7 @@ WORK = {
     accounts.add_first: _add_first_account,
     accounts.rotate: _rotate,
     accounts.disable: _disable_account,
+    accounts.set_email: _set_email,
     accounts.find: _find_account,
     accounts.list_accounts: _list_accounts,
     accounts.find_key: _find_key,

@@ -239,6 +239,17 @@ def a_failing_state(delivery, *, at=START, **until):
     return ReceiverState(**known, answered_at=None, failing_since=at, **until)
 
 
+async def read_all(store, account_id="dev", *, after=None, limit=200):
+    """All items of a feed behind a cursor, page by page, and the cursor of the last page."""
+    items = []
+    while True:
+        page = await store.feed(account_id, after=after, limit=limit)
+        if not page.items:
+            return items, str(page.next)
+        items += page.items
+        after = str(page.next)
+
+
 async def rows_of(database, table):
     """Every row of *table*, as committed, in the order of its key."""
     return await database.read(lambda tx: rows_in(tx, table))

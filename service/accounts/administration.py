@@ -48,16 +48,16 @@ class AccountAdministration:
         self._cipher = cipher
         self._clock = clock
 
-    async def add(self, name: str) -> IssuedCredentials:
+    async def add(self, name: str, email: str | None = None) -> IssuedCredentials:
         """
-        Add an account with a key and a signing secret.
+        Add an account with a key and a signing secret; notices of it go to *email*, if any.
 
         Raises:
             NameTaken: if there is one of that name.
             ConfigurationError: if the stored secrets were encrypted with another key.
         """
         await self._check_encryption_key()
-        account, issued, credentials = self._new(name)
+        account, issued, credentials = self._new(name, email)
         if not await self._store.add_account(account, credentials):
             raise NameTaken(f"There is an account {name!r} already.")
         return issued
@@ -114,6 +114,16 @@ class AccountAdministration:
         await self._store.put_stripe_keys(account.id, ciphertext, self._clock.now())
         return account.id
 
+    async def set_email(self, name: str, email: str | None) -> None:
+        """
+        Let notices of the account go to *email* from now on; None is nowhere.
+
+        Raises:
+            UnknownAccount: if there is none of that name.
+        """
+        account = await self._find(name)
+        await self._store.set_email(account.id, email)
+
     async def disable(self, name: str) -> None:
         """Refuse the keys of the account from now on; its invoices are collected and delivered."""
         account = await self._find(name)
@@ -133,9 +143,11 @@ class AccountAdministration:
         now = self._clock.now()
         await self._store.rotate(account.id, credentials, now=now, until=now + overlap)
 
-    def _new(self, name: str) -> tuple[Account, IssuedCredentials, Credentials]:
+    def _new(
+        self, name: str, email: str | None = None
+    ) -> tuple[Account, IssuedCredentials, Credentials]:
         key, secret = new_api_key(), new_signing_secret()
-        account = Account(f"acct_{self._new_id()}", name, self._clock.now())
+        account = Account(f"acct_{self._new_id()}", name, self._clock.now(), email=email)
         credentials = Credentials(_hashed(key), self._cipher.encrypt(secret))
         return account, IssuedCredentials(name, account.id, key, secret), credentials
 

@@ -22,7 +22,7 @@ SECRET_BYTES = 32
 
 class SecretCipher:
     """
-    Encrypts and decrypts signing secrets and pay keys.
+    Encrypts and decrypts what accounts have secret: signing secrets, pay keys and Stripe keys.
 
     Raises:
         ValueError: if there is no key, or one is not 32 bytes in URL-safe base64.

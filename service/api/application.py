@@ -7,7 +7,15 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from aiohttp_apispec import validation_middleware
 
-from service.api import collectors, deliveries, invoices, monitoring, payments
+from service.api import (
+    collectors,
+    deliveries,
+    events,
+    invoices,
+    monitoring,
+    payments,
+    receivers,
+)
 from service.api.callbacks import make_callback_evaluation
 from service.api.dependencies import DEPENDENCIES, Dependencies
 from service.api.docs import add_docs
@@ -27,14 +35,23 @@ OPERATIONS: tuple[Operation, ...] = (
     read_operation("GET", "/invoices/", invoices.list_invoices),
     read_operation("GET", "/invoices/{id}", invoices.get_invoice),
     read_operation("GET", "/invoices/{id}/deliveries", invoices.list_deliveries_of_invoice),
+    read_operation("GET", "/invoices/{id}/why", invoices.get_invoice_why),
     read_operation("POST", "/invoices/{id}/void", payments.void_invoice),
     read_operation("POST", "/invoices/{id}/refund", payments.refund_invoice),
     read_operation("POST", "/collectors/stripe/{account_id}", collectors.take_stripe_webhook),
     read_operation("GET", "/invoices/{id}/mails", invoices.list_mails_of_invoice),
     read_operation("GET", "/deliveries", deliveries.list_deliveries),
     read_operation("GET", "/deliveries/{id}", deliveries.get_delivery),
+    read_operation("GET", "/deliveries/{id}/why", deliveries.get_delivery_why),
+    read_operation("POST", "/deliveries/{id}/cancel", deliveries.cancel_delivery),
     read_operation("POST", "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),
     read_operation("POST", "/deliveries/redeliver", deliveries.redeliver_deliveries),
+    read_operation("GET", "/events", events.list_events),
+    read_operation("GET", "/receivers/", receivers.list_receivers),
+    read_operation("GET", "/receivers/{id}", receivers.get_receiver),
+    read_operation("POST", "/receivers/{id}/pause", receivers.pause_receiver),
+    read_operation("POST", "/receivers/{id}/resume", receivers.resume_receiver),
+    read_operation("POST", "/receivers/{id}/test", receivers.send_test_event),
     *MONITORING_OPERATIONS,
 )
 """Every operation of the API, in the order of the document."""
@@ -91,8 +108,13 @@ def _application(
         is_public_over_tls=dependencies.is_public_over_tls,
     )
     app.on_response_prepare.append(hook)
+    app.on_shutdown.append(lambda _: _end_waits(dependencies))
     app.on_cleanup.append(lambda _: _close(dependencies))
     return app
+
+
+async def _end_waits(dependencies: Dependencies) -> None:
+    dependencies.feed.end()
 
 
 async def _close(dependencies: Dependencies) -> None:

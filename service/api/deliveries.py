@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
 from schemas.delivery import (
+    CANCELLED_EXAMPLE,
     PENDING_EXAMPLE,
     REDELIVERY_EXAMPLE,
     DeliveryListQuerySchema,
@@ -18,10 +19,13 @@ from schemas.delivery import (
     RedeliveredSchema,
     RedeliverySchema,
 )
+from schemas.explanation import ExplanationSchema
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
 from service.callbacks.url import parse_url
-from service.errors import FieldError, InvalidInput
+from service.domain.explanation import explain_delivery
+from service.domain.states import DeadReason, DeliveryStatus
+from service.errors import Conflict, FieldError, InvalidInput
 from service.storage.history import DeliveryFilter
 from service.web.middlewares import ACCOUNT_ID
 from service.web.request_ids import request_id_of
@@ -31,6 +35,7 @@ log = logging.getLogger("invoices.api")
 
 _delivery = DeliverySchema()
 _listed = ListedDeliverySchema()
+_explanation = ExplanationSchema()
 _redelivered = RedeliveredSchema()
 
 
@@ -39,7 +44,7 @@ _redelivered = RedeliveredSchema()
     operationId="get_delivery",
     summary="Get a delivery",
     description="The delivery and its newest 100 attempts, ten of them with the body of your "
-    "answer. Its id is the `webhook-id` that was "
+    "answer, and with what was sent. Its id is the `webhook-id` that was "
     "sent to you.",
 )
 @match_info_schema(DeliveryPathSchema)
@@ -86,7 +91,8 @@ async def list_deliveries(request: web.Request) -> web.Response:
     operationId="redeliver_delivery",
     summary="Redeliver a delivery",
     description="Attempts a delivery now, in any status, even if your receiver is on hold or in a "
-    "cooldown; then the retry schedule begins again. Only an earlier event of the same invoice "
+    "cooldown; then the retry schedule begins again. If you have paused the receiver, it waits for "
+    "you to resume it. Only an earlier event of the same invoice "
     "that is still `pending` is attempted before. The `webhook-id` and the body stay "
     "the same, so that your receiver can recognise a repeated event; the `cause` of the attempt "
     "is `redelivery`. A delivery whose attempt is in progress does not change.",
@@ -109,12 +115,81 @@ async def redeliver_delivery(request: web.Request) -> web.Response:
 
 @docs(
     tags=["deliveries"],
+    operationId="cancel_delivery",
+    summary="Cancel a delivery",
+    description="Makes a pending delivery dead, with the reason `cancelled`: it is not attempted "
+    "again, and the later events of its invoice go on. An attempt that is in progress is not "
+    "stopped, so your receiver may still get one request; whatever it answers changes nothing, "
+    "and that attempt is told as `lost`. Cancelling it again changes nothing and is answered the "
+    "same. Redelivering it makes it pending again.",
+)
+@match_info_schema(DeliveryPathSchema)
+@answers(DeliverySchema, "The delivery, now dead.", example=CANCELLED_EXAMPLE)
+@refuses(
+    400,
+    401,
+    404,
+    409,
+    422,
+    429,
+    503,
+    descriptions={409: "The delivery has ended already: delivered, or dead for another reason."},
+)
+async def cancel_delivery(request: web.Request) -> web.Response:
+    """Make a pending delivery dead."""
+    delivery_id = request["match_info"]["id"]
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    now = dependencies.clock.now()
+    async with dependencies.reads.turn(account_id):
+        row, is_cancelled = await dependencies.store.cancel(account_id, delivery_id, now)
+        if is_cancelled:
+            dependencies.metrics.settled(DeliveryStatus.DEAD, DeadReason.CANCELLED)
+            fields = {
+                "request_id": request_id_of(request),
+                "account_id": account_id,
+                "delivery_id": delivery_id,
+            }
+            log.info("delivery.cancelled", extra={"fields": fields})
+        elif row["reason"] != DeadReason.CANCELLED:
+            because = f", with the reason {row['reason']}" if row["reason"] else ""
+            raise Conflict(
+                f"The delivery {delivery_id!r} is {row['status']}{because}: only a pending one can "
+                "be cancelled."
+            )
+        return await dependencies.reads.answer(
+            _delivery, shown(request, row), weight=len(row["attempts"])
+        )
+
+
+@docs(
+    tags=["deliveries"],
+    operationId="explain_delivery",
+    summary="Explain a delivery",
+    description="Why the callback came or not: one verdict, what it was concluded from, what "
+    "happens next and when, and what you can do. Where a pending delivery only waits for the next "
+    "attempt of the schedule, the verdict says how the last attempt failed; where anything else "
+    "holds it, the verdict says what that is.",
+)
+@match_info_schema(DeliveryPathSchema)
+@answers(ExplanationSchema, "The explanation.")
+@refuses(400, 401, 404, 422, 429, 503)
+async def get_delivery_why(request: web.Request) -> web.Response:
+    """Why one delivery has come, or not."""
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    async with dependencies.reads.turn(account_id):
+        facts = await dependencies.store.facts_of_delivery(account_id, request["match_info"]["id"])
+        explanation = explain_delivery(facts, dependencies.clock.now())
+        return await dependencies.reads.answer(_explanation, explanation)
+
+
+@docs(
+    tags=["deliveries"],
     operationId="redeliver_deliveries",
     summary="Redeliver dead deliveries",
-    description="Redelivers every dead delivery that matches the filter, for example after an "
-    "outage of your receiver. Their number is not limited. The request is safe to repeat: "
-    "pending deliveries are not counted again. If the connection is lost before the answer, send "
-    "the request again to redeliver the rest.",
+    description="Redelivers every dead delivery that matches the filter, except those that you "
+    "cancelled, for example after an outage of your receiver. Their number is not limited. The "
+    "request is safe to repeat: pending deliveries are not counted again. If the "
+    "connection is lost before the answer, send the request again to redeliver the rest.",
 )
 @json_schema(RedeliverySchema, example=REDELIVERY_EXAMPLE)
 @answers(RedeliveredSchema, "All of them are now pending.", 202)

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from service.api.exposition import Exposition
+from service.api.feed import WAITING_MAX, Feed
 from service.api.reads import Reads
+from service.callbacks.declaration import Callback
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
 from service.domain.invoice import Invoice, Step
@@ -100,11 +102,18 @@ class Dependencies:
     """What links begin with: the path that a proxy in front removes."""
     tracing: Tracing = field(default_factory=Tracing)
     reads: Reads = field(default_factory=Reads)
+    callbacks: Mapping[str, Callback] = field(default_factory=dict)
+    """The callbacks of all operations, by name: they make the bodies in the feed."""
+    waiting_max: int = WAITING_MAX
+    """How many requests may wait for events."""
     exposition: Exposition = field(init=False)
+    feed: Feed = field(init=False)
 
     def __post_init__(self) -> None:
         exposition = Exposition(self.store, self.metrics, self.clock)
         object.__setattr__(self, "exposition", exposition)
+        feed = Feed(self.store, self.reads, self.clock, self.callbacks, self.waiting_max)
+        object.__setattr__(self, "feed", feed)
 
 
 DEPENDENCIES = web.AppKey("dependencies", Dependencies)

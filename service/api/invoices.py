@@ -9,6 +9,7 @@ from aiohttp import web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
 from schemas.delivery import DeliveryPageSchema, DeliverySchema
+from schemas.explanation import ExplanationSchema
 from schemas.invoice import (
     EXAMPLE,
     CallbackQuerySchema,
@@ -27,6 +28,7 @@ from service.api.deliveries import shown
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.domain.explanation import explain_invoice
 from service.domain.invoice import Invoice
 from service.domain.states import Acceptance, MailStatus
 from service.errors import Conflict, FieldError, InvalidInput
@@ -42,6 +44,7 @@ RECEIVED = orjson.dumps({"msg": "Invoice received"})
 
 _invoice = InvoiceSchema()
 _delivery = DeliverySchema()
+_explanation = ExplanationSchema()
 _mails = MailListSchema()
 
 
@@ -178,6 +181,26 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
         return await dependencies.reads.answer_page(
             _delivery.dump, [shown(request, row) for row in rows], after
         )
+
+
+@docs(
+    tags=["invoices"],
+    operationId="explain_invoice",
+    summary="Explain the callback of an invoice",
+    description="Why the callback of an invoice came or not. It explains the delivery that "
+    "matters: the first that is pending; if there is none, the newest dead one; if there is none, "
+    "the newest. Without a delivery, it says why there is none.",
+)
+@match_info_schema(InvoicePathSchema)
+@answers(ExplanationSchema, "The explanation.")
+@refuses(400, 401, 404, 422, 429, 503)
+async def get_invoice_why(request: web.Request) -> web.Response:
+    """Why the callback of one invoice has come, or not."""
+    account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
+    async with dependencies.reads.turn(account_id):
+        facts = await dependencies.store.facts_of_invoice(account_id, request["match_info"]["id"])
+        explanation = explain_invoice(facts, dependencies.clock.now())
+        return await dependencies.reads.answer(_explanation, explanation)
 
 
 @docs(

@@ -41,12 +41,14 @@ back** with every event. An invoice that was answered 202 is never lost.
 3. Answer `{"ok": true}`. After any other answer the event is sent again.
 
 If a callback does not arrive, `GET /invoices/{id}/deliveries` shows the attempts and what was
-answered: of each delivery the newest 100.
+answered: of each delivery the newest 100. `GET /events` tells what happened without calling you.
 """
 
 TAGS = (
     {"name": "invoices", "description": "Create invoices and follow their collection."},
     {"name": "deliveries", "description": "See what was sent to your API and what it answered."},
+    {"name": "events", "description": "Follow what happened, without being called."},
+    {"name": "receivers", "description": "See, pause, resume and test your callback URLs."},
     {"name": "operations", "description": "For operators of the service."},
 )
 

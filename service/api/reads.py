@@ -8,9 +8,10 @@ database; large answers are made in threads, and a page ends before it is too la
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from operator import itemgetter
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -92,14 +93,19 @@ class Reads:
         return raw_json_response(body, status=status)
 
     async def answer_page(
-        self, dump: Dump, rows: Sequence[Mapping[str, Any]], after: str | None
+        self,
+        dump: Dump,
+        rows: Sequence[Any],
+        after: str | None,
+        cursor_of: Callable[[Any], str] = itemgetter("id"),
     ) -> web.Response:
         """
         The answer with a page of *rows*, each made by *dump*, and the cursor *after*.
 
-        A page that would be too large ends earlier, with a cursor of its own.
+        A page that would be too large ends earlier, with the cursor of its last row.
         """
-        return raw_json_response(await self._made(len(rows), _json_of_page, dump, rows, after))
+        body = await self._made(len(rows), _json_of_page, dump, rows, after, cursor_of)
+        return raw_json_response(body)
 
     def close(self) -> None:
         """End the threads."""
@@ -135,7 +141,9 @@ def _json_of_row(dump: Dump, row: Any) -> bytes:
     return orjson.dumps(dump(row))
 
 
-def _json_of_page(dump: Dump, rows: Sequence[Mapping[str, Any]], after: str | None) -> bytes:
+def _json_of_page(
+    dump: Dump, rows: Sequence[Any], after: str | None, cursor_of: Callable[[Any], str]
+) -> bytes:
     items, size = list[bytes](), 0
     for number, row in enumerate(rows):
         if number and number % ITEMS_BETWEEN_PAUSES == 0:
@@ -143,7 +151,7 @@ def _json_of_page(dump: Dump, rows: Sequence[Mapping[str, Any]], after: str | No
         item = orjson.dumps(dump(row))
         size += len(item)
         if items and size > PAGE_BYTES:
-            after = rows[number - 1]["id"]
+            after = cursor_of(rows[number - 1])
             break
         items.append(item)
     return b'{"items":[%b],"next":%b}' % (b",".join(items), orjson.dumps(after))

@@ -38,7 +38,7 @@ from service.callbacks.expression import (
 from service.callbacks.grammar import parse_template
 from service.callbacks.headers import IMPLIED_HEADERS, STANDARD_HEADERS, CallbackHeader
 from service.callbacks.url import CallbackUrl
-from service.domain.outcomes import AttemptOutcome
+from service.domain.outcomes import POINTS_TO, AttemptOutcome
 from service.errors import DeclarationError
 
 KNOWN_ANSWERS = 64
@@ -48,9 +48,6 @@ How many different answers a callback remembers as valid, and how long one may b
 
 Receivers have one or two acknowledgements each; 16 KiB in all is enough for most of them.
 """
-
-POINTS_TO = "; it points to "
-"""The text before the target of a redirect in the detail of an attempt."""
 
 
 class InvalidAnswer(ValueError):

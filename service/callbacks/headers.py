@@ -57,6 +57,14 @@ STANDARD_HEADERS = (
         # Base64, without naming its =: python-fastapi would write an HTML entity for it.
         pattern="^v1,[^ ]{44}( v1,[^ ]{44})*$",
     ),
+    CallbackHeader(
+        "webhook-attempt",
+        "The number of this attempt to deliver the event, from 1.",
+        "1",
+        # A process of an older version does not send it.
+        is_required=False,
+        pattern="^[0-9]+$",
+    ),
     CallbackHeader("content-type", "The body is JSON in UTF-8.", "application/json"),
     CallbackHeader("user-agent", "The service and its version.", "invoices/0.1.0"),
 )

@@ -1,5 +1,7 @@
 """The callback about an invoice; no other module contains its URL."""
 
+from typing import Any
+
 from schemas.event import InvoiceEventReceivedSchema, InvoiceNotificationSchema
 from service.callbacks.declaration import Callback
 from service.callbacks.headers import STANDARD_HEADERS, CallbackHeader
@@ -40,3 +42,8 @@ INVOICE_NOTIFICATION = Callback(
     ),
 )
 """The callback of `POST /invoices/`."""
+
+
+def invoice_content(description: str, paid: bool, invoice_id: str) -> dict[str, Any]:
+    """What the body is made of, where an event has no content of its own."""
+    return {"description": description, "paid": paid, "invoice_id": invoice_id}

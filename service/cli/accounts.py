@@ -12,7 +12,9 @@ from typing import TypeVar
 
 import click
 import orjson
+from marshmallow import ValidationError
 
+from schemas.fields import EmailAddress
 from service.accounts.administration import AccountAdministration, IssuedCredentials
 from service.accounts.stripe_keys import StripeKeys, parse_stripe_keys
 from service.app import administration_of
@@ -31,6 +33,16 @@ def _check_name(_context: click.Context, _option: click.Parameter, text: str) ->
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text):
         raise click.BadParameter("up to 63 letters, digits, dots, hyphens and underscores.")
     return text
+
+
+def _check_email(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        address: str = EmailAddress().deserialize(text)
+    except ValidationError:
+        raise click.BadParameter("this is not an e-mail address.") from None
+    return address
 
 
 def _read_overlap(_context: click.Context, _option: click.Parameter, text: str | None) -> timedelta:
@@ -59,10 +71,29 @@ def accounts_group() -> None:
 
 @accounts_group.command("add")
 @NAME
+@click.option(
+    "--email",
+    callback=_check_email,
+    metavar="ADDRESS",
+    help="Where mails go that say that a receiver of the account fails, and that it has recovered.",
+)
 @AS_JSON
-def add_command(name: str, as_json: bool) -> None:
+def add_command(name: str, email: str | None, as_json: bool) -> None:
     """Add an account; its key and its signing secret are printed only this once."""
-    _print(_administer(lambda accounts: accounts.add(name)), as_json=as_json)
+    _print(_administer(lambda accounts: accounts.add(name, email)), as_json=as_json)
+
+
+@accounts_group.command("email")
+@NAME
+@click.argument("address", required=False, callback=_check_email)
+@AS_JSON
+def email_command(name: str, address: str | None, as_json: bool) -> None:
+    """Set where notices of an account go; without ADDRESS, it gets no mails any more."""
+    _administer(lambda accounts: accounts.set_email(name, address))
+    if as_json:
+        click.echo(orjson.dumps({"name": name, "email": address}))
+    else:
+        click.echo(f"Notices of {name} go to {address}." if address else f"{name} gets no mails.")
 
 
 @accounts_group.command("list")
@@ -78,7 +109,9 @@ def list_command(as_json: bool) -> None:
     for row in rows:
         prefixes = ", ".join(f"inv_{prefix}_…" for prefix in row["key_prefixes"]) or "no key"
         state = "disabled" if row["disabled_at"] else prefixes
-        click.echo(f"{row['name']}  {row['id']}  since {row['created_at']:%Y-%m-%d}  {state}")
+        email = f"  {row['email']}" if row["email"] else ""
+        since = f"since {row['created_at']:%Y-%m-%d}"
+        click.echo(f"{row['name']}  {row['id']}  {since}  {state}{email}")
 
 
 @accounts_group.command("rotate-key")

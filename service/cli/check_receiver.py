@@ -13,6 +13,7 @@ from service.app import egress_policy_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.cli.event_loop import run
+from service.cli.terminal import printable
 from service.clock import SystemClock
 from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, verified_tls
 from service.delivery.egress import EgressPolicy
@@ -59,7 +60,7 @@ class Progress:
         line = f"{MARKS[result.status]} {result.name}"
         click.echo(f"{line:<32} {result.duration_ms:>6} ms")
         for text in _explained(result):
-            click.echo("          " + _printable(text))
+            click.echo("          " + printable(text))
 
     def end(self, results: list[Result]) -> None:
         """Show what all of it came to."""
@@ -74,13 +75,6 @@ def _explained(result: Result) -> list[str]:
     if result.finding is None:
         return [result.cause] if result.cause else []
     return [result.finding.cause, result.finding.mending, curl_of(result.finding)]
-
-
-def _printable(text: str) -> str:
-    """*text* without characters that a terminal would obey, but line breaks."""
-    return "".join(
-        one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text
-    )
 
 
 @click.command("check-receiver")

@@ -18,6 +18,7 @@ from service.cli.group import WholeHelpGroup
 from service.cli.receiver import receiver_group
 from service.cli.serve import serve_command
 from service.cli.supervisor import WRONG_USAGE
+from service.cli.why import why_command
 from service.errors import ConfigurationError, InvoicesError
 from service.receiver.document import VERSIONS
 from service.settings import declared_settings, read_settings
@@ -66,6 +67,7 @@ for command in (
     migrate_command,
     receiver_group,
     check_receiver_command,
+    why_command,
     demo_command,
 ):
     main.add_command(command)

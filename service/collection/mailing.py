@@ -1,5 +1,5 @@
 """
-The loop that sends the mails of invoices: lease what is due, hand it over, record the attempt.
+The loop that sends mails, of invoices and of notices: what is due is leased, handed over, recorded.
 
 What a mail server says about one mail changes that mail: later, or never. A failure that would
 meet every mail pauses the loop instead: no attempt is recorded, no schedule is used up, and one
@@ -18,7 +18,7 @@ from service.clock import Clock
 from service.collection.loop import Record
 from service.collection.sending import Sending, Transport
 from service.domain.invoice import Event, Invoice, Step
-from service.domain.mail import Mail, MailAttempt
+from service.domain.mail import OF_NO_INVOICE, Mail, MailAttempt
 from service.domain.outcomes import MailOutcome
 from service.domain.states import InvoiceStatus, MailStatus
 from service.errors import SendingRefused, StorageUnavailable
@@ -139,10 +139,7 @@ class Mailing(Loop):
 
     async def _send(self, mail: Mail, leased_until: datetime) -> None:
         try:
-            row = await self._store.invoice_by_key(mail.account_id, mail.invoice_key)
-            if row is None:
-                raise LookupError(f"{mail.id} has no invoice")
-            invoice, started_at = as_invoice(row), self.clock.now()
+            invoice, started_at = await self._invoice_of(mail), self.clock.now()
             try:
                 sending = await self._hand_over(mail, invoice)
             except SendingRefused as error:
@@ -155,6 +152,9 @@ class Mailing(Loop):
             if is_recorded:
                 self._metrics.mail_attempted(attempt.outcome)
             _log_attempt(attempt, is_recorded=is_recorded)
+            if attempt.due_at:
+                # The next round finds out when that is.
+                self.signal.set()
         except StorageUnavailable as error:
             log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
         except Exception:  # one bad mail must not stop the others
@@ -164,8 +164,16 @@ class Mailing(Loop):
             if self._has_more or self.is_draining:
                 self.signal.set()
 
-    async def _hand_over(self, mail: Mail, invoice: Invoice) -> Sending:
-        if invoice.status is InvoiceStatus.VOID:
+    async def _invoice_of(self, mail: Mail) -> Invoice | None:
+        if mail.invoice_key == OF_NO_INVOICE:
+            return None
+        row = await self._store.invoice_by_key(mail.account_id, mail.invoice_key)
+        if row is None:
+            raise LookupError(f"{mail.id} has no invoice")
+        return as_invoice(row)
+
+    async def _hand_over(self, mail: Mail, invoice: Invoice | None) -> Sending:
+        if invoice and invoice.status is InvoiceStatus.VOID:
             return VOID
         sending = await self._transport.send(mail)
         if sending.outcome is MailOutcome.DEFERRED and self._paused_until:
@@ -199,9 +207,9 @@ class Mailing(Loop):
             due_at=due_at,
         )
 
-    async def _settle(self, invoice: Invoice, attempt: MailAttempt) -> bool:
-        """Record *attempt*, and what it means for the invoice; False if the lease was lost."""
-        if attempt.status is MailStatus.PENDING:
+    async def _settle(self, invoice: Invoice | None, attempt: MailAttempt) -> bool:
+        """Record *attempt*, and what it means for its invoice; False if the lease was lost."""
+        if attempt.status is MailStatus.PENDING or invoice is None:
             return await self._store.settle_mail(attempt)
         status, event = InvoiceStatus.SENT, None
         if attempt.status is MailStatus.UNDELIVERABLE:
@@ -241,6 +249,7 @@ class Mailing(Loop):
             log.error("mail.paused", extra={"fields": {"detail": str(error), "meaning": meaning}})
         self._paused_until = self.clock.now() + PAUSE
         self._metrics.mail_paused(1)
+        self.signal.set()
 
     def _resume(self) -> None:
         if self._paused_until is not None:

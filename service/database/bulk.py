@@ -7,20 +7,42 @@ under load, getting it back takes time. Databases prepare a statement once and r
 statement with parameters for each row is another statement for each number of rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Dialect, Table, Text, bindparam, column, func, insert, select
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Table,
+    Text,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
 from service.database.compiled import ROWS_HERE, chunks, run_text
+
+COMPUTED = "computed"
+"""
+The key in `Column.info` of a function that makes the value of the column.
+
+It is called with the name of the dialect and with the given columns of the row.
+"""
+
+Compute = Callable[[str, Mapping[str, ColumnElement[Any]]], ColumnElement[Any]]
 
 
 def insert_rows(
@@ -29,9 +51,9 @@ def insert_rows(
     """
     Insert *rows* into *table*; returns how many were inserted.
 
-    Each row has a value for every column, in the order of the table and as the database stores
-    it: an instant in microseconds since 1970. With *unless_known*, rows that violate a unique key
-    are left out; otherwise one of them fails all.
+    Each row has a value for every column that is not `COMPUTED`, in the order of the table and as
+    the database stores it: an instant in microseconds since 1970. With *unless_known*, rows that
+    violate a unique key are left out; otherwise one of them fails all.
     """
     insert_all = _insert_arrays if tx.dialect.name == "postgresql" else _insert_values
     return (
@@ -39,6 +61,11 @@ def insert_rows(
         if rows
         else 0
     )
+
+
+def insert_of(dialect_name: str) -> Any:
+    """The INSERT of that database, which may have an ON CONFLICT."""
+    return sqlite.insert if dialect_name == "sqlite" else postgresql.insert
 
 
 class Given(TableClause):
@@ -69,20 +96,25 @@ def _insert_values(
 ) -> int:
     inserted = 0
     for chunk in chunks(rows):
-        statement = _value_statement(table, tx.dialect, ending, len(chunk))
-        inserted += run_text(tx, statement, tuple(chain.from_iterable(chunk)))
+        statement, select_values = _value_statement(table, tx.dialect, ending, len(chunk))
+        values = chain.from_iterable(map(select_values, chunk) if select_values else chunk)
+        inserted += run_text(tx, statement, tuple(values))
     return inserted
 
 
 @lru_cache(maxsize=32)
 def _array_statement(table: Table, dialect: Dialect, ending: str) -> str:
-    names = [column.name for column in table.columns]
+    columns = _given_columns(table)
+    names = [column.name for column in columns]
     arrays = [
         bindparam(f"column_{number}", type_=postgresql.ARRAY(column.type))
-        for number, column in enumerate(table.columns)
+        for number, column in enumerate(columns)
     ]
     rows = func.unnest(*arrays).table_valued(*names).render_derived("given")
-    compiled = insert(table).from_select(names, select(*rows.c)).compile(dialect=dialect)
+    values = _values(table, dialect, dict(rows.c.items()))
+    compiled = (
+        insert(table).from_select(list(values), select(*values.values())).compile(dialect=dialect)
+    )
     if compiled.positiontup != [array.key for array in arrays]:
         # The driver takes values by position; they would end up in wrong columns.
         raise AssertionError(f"{dialect.name} does not take the columns in their order")
@@ -90,15 +122,38 @@ def _array_statement(table: Table, dialect: Dialect, ending: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _value_statement(table: Table, dialect: Dialect, ending: str, row_count: int) -> str:
-    values = {column.name: bindparam(column.name, type_=column.type) for column in table.columns}
-    compiled = insert(table).values(values).compile(dialect=dialect)
-    if compiled.positiontup != list(values):
+def _value_statement(
+    table: Table, dialect: Dialect, ending: str, row_count: int
+) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
+    """The statement, and what selects its values from a row; None where a row is its values."""
+    columns = {
+        column.name: bindparam(column.name, type_=column.type) for column in _given_columns(table)
+    }
+    compiled = insert(table).values(_values(table, dialect, columns)).compile(dialect=dialect)
+    names, taken = list(columns), compiled.positiontup or []
+    if taken[: len(names)] != names:
         # The driver takes values by position; they would end up in wrong columns.
         raise AssertionError(f"{dialect.name} does not take the columns in their order")
+    select_values = None if taken == names else itemgetter(*map(names.index, taken))
     # Repeated here: to compile sixty rows takes longer than to insert a thousand.
     head, keyword, row = str(compiled).partition(" VALUES ")
-    return head + keyword + ", ".join([row] * row_count) + ending
+    return head + keyword + ", ".join([row] * row_count) + ending, select_values
+
+
+def _given_columns(table: Table) -> list[Column[Any]]:
+    return [column for column in table.columns if COMPUTED not in column.info]
+
+
+def _values(
+    table: Table, dialect: Dialect, given_columns: Mapping[str, ColumnElement[Any]]
+) -> dict[str, ColumnElement[Any]]:
+    """The value of each column: as it is given, or computed."""
+    computed = {
+        column.name: column.info[COMPUTED](dialect.name, given_columns)
+        for column in table.columns
+        if COMPUTED in column.info
+    }
+    return {column.name: {**given_columns, **computed}[column.name] for column in table.columns}
 
 
 @compiles(Given, "sqlite")

@@ -16,14 +16,22 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from service.callbacks.answers import Classification, Meaning
-from service.callbacks.declaration import POINTS_TO, Callback
+from service.callbacks.declaration import Callback
 from service.clock import Clock
 from service.delivery.decision import decide, retry_after
 from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
-from service.domain.delivery import Attempt, Dead, Decision, Delivered, Delivery, Retry
-from service.domain.outcomes import AttemptOutcome
+from service.domain.delivery import (
+    Attempt,
+    Dead,
+    Decision,
+    Delivered,
+    Delivery,
+    Retry,
+    Transmission,
+)
+from service.domain.outcomes import POINTS_TO, AttemptOutcome
 from service.domain.states import Cause, DeadReason
 from service.errors import SendingPrevented, StorageUnavailable
 from service.loops import POLL
@@ -69,6 +77,8 @@ class Attempts:
     clock: Clock
     metrics: Metrics
     tracing: Tracing
+    observe: Callable[[Attempt], None] = lambda _attempt: None
+    """Called with each attempt that was recorded."""
     _is_draining: bool = False
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -109,6 +119,7 @@ class Attempts:
                     decision=self._decide(delivery, classified, hold),
                     held_until=ended_at + hold if hold else None,
                     is_connected=not isinstance(answer, NoAnswer) or answer.is_connected,
+                    transmission=_transmission(request, answer, callback),
                     is_denied=answer.is_denied,
                 )
                 if span.is_recorded:
@@ -162,6 +173,7 @@ class Attempts:
         headers = callback.select_headers(
             {
                 **signer.headers(delivery.id, at, delivery.body),
+                "webhook-attempt": str(delivery.attempt_count + 1),
                 "Content-Type": "application/json",
                 "User-Agent": self.rules.user_agent,
                 "Invoices-Collector": delivery.collector,
@@ -198,6 +210,7 @@ class Attempts:
     def _count(self, attempt: Attempt) -> None:
         """Count a recorded attempt, and its delivery if the attempt has ended that."""
         self.metrics.attempt_recorded(attempt.outcome_for_operator)
+        self.observe(attempt)
         delivery, decision = attempt.delivery, attempt.decision
         match decision:
             case Retry():
@@ -254,6 +267,21 @@ def log_fields(attempt: Attempt) -> dict[str, Any]:
         "held_until": attempt.held_until,
         "age_ms": round((attempt.ended_at - delivery.created_at).total_seconds() * 1000),
     }
+
+
+def _transmission(
+    request: OutgoingRequest, answer: Answer | NoAnswer, callback: Callback
+) -> Transmission:
+    """What is told of one request and of what came back."""
+    rule = None if isinstance(answer, NoAnswer) else callback.rule_for(answer.status_code)
+    return Transmission(
+        request.method,
+        request.headers,
+        answer.address,
+        answer.phases,
+        answer.head,
+        rule.statuses if rule else None,
+    )
 
 
 def _trace(span: Span, attempt: Attempt, method: str) -> None:

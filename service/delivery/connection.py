@@ -8,13 +8,14 @@ parts of aiohttp that are not public (docs/architecture.md, "Private parts of li
 import asyncio
 import re
 import ssl
+import time
 from collections import OrderedDict
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
 
 import aiohttp
-from aiohttp import AddrInfoType
+from aiohttp import AddrInfoType, ClientRequest
 from aiohttp import client_exceptions as lower
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
@@ -24,6 +25,8 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from service.delivery.egress import EgressPolicy, socket_factory
 from service.delivery.proxy import Proxy
 from service.delivery.resolver import Resolver
+from service.domain.delivery import Phases
+from service.values import value
 
 # Bytes of a body that are read: more than any acknowledgement has, few enough to hold 256 of them.
 ANSWER_LIMIT = 64 * 1024
@@ -87,9 +90,31 @@ class _BoundedConnection(ResponseHandler):
     _body: StreamReader = EMPTY_PAYLOAD
     _body_bytes = 0
 
+    address: str | None = None
+    """The numeric address of the peer."""
+    named_at = 0.0
+    """When the addresses of the name were known; this and the others are monotonic seconds."""
+    ready_at = 0.0
+    """When the connection was ready for its first request, with TLS if there is any."""
+    sent_at = 0.0
+    """When a request was last complete in the buffer of the system."""
+
     def __init__(self, kept: "Kept", loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self._kept = kept
+        # Called as soon as there is a socket, before any TLS.
+        self.opened_at = time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.ready_at = time.monotonic()
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else None
+
+    def start_timeout(self) -> None:
+        # aiohttp calls it after the last byte of a request.
+        self.sent_at = time.monotonic()
+        super().start_timeout()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._kept.pop(self, None)
@@ -183,8 +208,36 @@ def _announces_body(message: RawResponseMessage) -> bool:
     return message.chunked or message.headers.get("Content-Length", "0") != "0"
 
 
-IS_CONNECTED = ContextVar("IS_CONNECTED", default=False)
-"""Whether the request of this task has got a connection."""
+@value()
+class Connected:
+    """The connection that a request has got, and when it began to want one and got it."""
+
+    protocol: _BoundedConnection
+    is_tls: bool
+    began_at: float
+    connected_at: float
+
+    def phases(self) -> Phases:
+        """How long each part of the request took that ends now."""
+        one, got_at, ended_at = self.protocol, self.connected_at, time.monotonic()
+        send, sent_at = None, got_at
+        if one.sent_at >= got_at:
+            sent_at = one.sent_at
+            send = int((sent_at - got_at) * 10_000)
+        wait = int((ended_at - sent_at) * 10_000)
+        if one.opened_at < self.began_at:
+            return None, None, None, send, wait
+        return (
+            int((one.named_at - self.began_at) * 10_000),
+            int((one.opened_at - one.named_at) * 10_000),
+            int((one.ready_at - one.opened_at) * 10_000) if self.is_tls else None,
+            send,
+            wait,
+        )
+
+
+CONNECTED = ContextVar[Connected | None]("CONNECTED", default=None)
+"""The connection that the request of this task has got, if it has got one."""
 
 Kept = OrderedDict[ResponseHandler, Any]
 """The idle connections, each with its key in the pool, in the order in which they became idle."""
@@ -226,10 +279,12 @@ class BoundedConnector(aiohttp.TCPConnector):
         factory = partial(_BoundedConnection, self.kept, loop=self._loop)
         self._factory = cast("partial[ResponseHandler]", factory)
 
-    async def connect(self, *args: Any, **options: Any) -> Connection:
-        """As `TCPConnector` does; notes that there was a connection."""
-        connection = await super().connect(*args, **options)
-        IS_CONNECTED.set(True)
+    async def connect(self, req: ClientRequest, *args: Any, **options: Any) -> Connection:
+        """As `TCPConnector` does; notes that there was a connection, and when."""
+        began_at = time.monotonic()
+        connection = await super().connect(req, *args, **options)
+        protocol = cast("_BoundedConnection", connection.protocol)
+        CONNECTED.set(Connected(protocol, req.is_ssl(), began_at, time.monotonic()))
         return connection
 
     def close_kept(self, count: int) -> None:
@@ -254,17 +309,24 @@ class BoundedConnector(aiohttp.TCPConnector):
     async def _wrap_create_connection(
         self, *args: Any, addr_infos: list[AddrInfoType], req: Any, **options: Any
     ) -> tuple[asyncio.Transport, ResponseHandler]:
+        named_at = time.monotonic()
         if self._egress_proxy is None:
-            return await super()._wrap_create_connection(
+            transport, protocol = await super()._wrap_create_connection(
                 *args, addr_infos=addr_infos, req=req, **options
             )
+            cast("_BoundedConnection", protocol).named_at = named_at
+            return transport, protocol
         try:
-            tunnel = await self._egress_proxy.open_tunnel(addr_infos, self._egress_policy)
+            tunnel, address = await self._egress_proxy.open_tunnel(addr_infos, self._egress_policy)
         except OSError as failure:
             # All addresses were tried. aiohttp would otherwise try each of them again.
             addr_infos.clear()
             raise lower.ClientConnectorError(req.connection_key, failure) from failure
-        return await self._wrap_existing_connection(*args, sock=tunnel, req=req, **options)
+        made = await self._wrap_existing_connection(*args, sock=tunnel, req=req, **options)
+        bounded = cast("_BoundedConnection", made[1])
+        # The peer of the socket is the proxy, which is nobody's business.
+        bounded.named_at, bounded.address = named_at, address
+        return made
 
 
 def verified_tls() -> ssl.SSLContext:

@@ -15,7 +15,7 @@ from functools import partial
 from service.callbacks.declaration import Callback
 from service.delivery.attempt import Attempts, log_failure
 from service.delivery.fairness import Receivers, Slot
-from service.delivery.fanout import deliveries_of
+from service.delivery.fanout import deliveries_of, with_bodies
 from service.delivery.lookout import Lookout
 from service.domain.delivery import Attempt, Delivery, Retry
 from service.domain.invoice import Step
@@ -106,6 +106,7 @@ class Dispatcher(Loop):
         """
         # A later event waits for the deliveries of the earlier ones, which only the database knows.
         reserve = self._reserve if step.invoice.event_count == 0 else _reserve_nothing
+        step = with_bodies(step, self._callbacks)
         new = list(deliveries_of(step, self._callbacks, self._new_id, reserve))
         inserted: Sequence[Delivery] | None = None
         try:
@@ -171,7 +172,7 @@ class Dispatcher(Loop):
     async def _lease(self, looked: Sequence[Waiting], now: datetime) -> int:
         """Lease what those receivers that were *looked* at may have; returns how many."""
         limits = self._reserve_for(looked, now)
-        asked = [one.receiver for one in looked if one.has_asked]
+        asked = [one.receiver for one in looked if one.has_asked and not one.is_closed]
         if not limits and not asked:
             return 0
         found: Sequence[Delivery] = ()
@@ -195,6 +196,10 @@ class Dispatcher(Loop):
         """Reserve leases for what is due, shared among the receivers; returns how many for each."""
         limits, due = dict[str, int](), list[Waiting]()
         for one in looked:
+            if one.is_closed:
+                # What is leased already waits in the database as well; what is in flight ends.
+                self._release_all(self._receivers.take_back(one.receiver, has_asked=True))
+                continue
             resting_until = self._resting_until(one, now)
             if resting_until:
                 self._lookout.alarms.set(one.receiver, resting_until)

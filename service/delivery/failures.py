@@ -7,7 +7,7 @@ text of the value is shown to the developer of the receiver, and reveals nothing
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import client_exceptions as lower
 from aiohttp.http import HttpProcessingError
@@ -22,6 +22,7 @@ from service.delivery.connection import (
     HeadTooLong,
 )
 from service.delivery.egress import AddressDenied
+from service.domain.delivery import Phases
 from service.domain.outcomes import AttemptOutcome
 from service.errors import DescriptorsExhausted, SendingPrevented
 from service.telemetry.descriptors import RUN_OUT
@@ -42,7 +43,8 @@ class NoAnswer:
     There was no usable answer; *detail* says why, to the developer of the receiver.
 
     *status_code* is set if the head of a 2xx answer arrived and its body did not. *is_connected*
-    says whether there was a connection to the origin. *is_denied* says to the operator alone that
+    says whether there was a connection to the origin: only then there is an *address* that it was
+    made to, and *phases*. *is_denied* says to the operator alone that
     the policy denied the addresses of a name.
 
     The detail is the same for a denied address, a name without address and a connection that
@@ -56,6 +58,9 @@ class NoAnswer:
     retry_after: None = None
     is_connected: bool = True
     is_denied: bool = False
+    address: str | None = field(default=None, compare=False)
+    phases: Phases | None = field(default=None, compare=False)
+    head: None = None
 
 
 def no_answer(failure: Exception, timeout_seconds: float) -> NoAnswer:

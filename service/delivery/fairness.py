@@ -358,9 +358,14 @@ class Receivers:
         if origin.waiting_count:
             self._call_waiting(origin)
 
-    def take_back(self, name: str) -> list[Delivery]:
-        """Remove the deliveries of one receiver that wait for a slot, but none asked for."""
-        receiver = self._known[name]
+    def take_back(self, name: str, *, has_asked: bool = False) -> list[Delivery]:
+        """Remove the deliveries of one receiver that wait for a slot; with *has_asked*, all."""
+        receiver = self._known.get(name)
+        if receiver is None:
+            return []
+        if has_asked:
+            taken, receiver.waiting = [*receiver.waiting], deque()
+            return taken
         kept = deque(one for one in receiver.waiting if one.is_asked)
         taken, receiver.waiting = [one for one in receiver.waiting if not one.is_asked], kept
         return taken

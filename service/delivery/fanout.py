@@ -1,14 +1,31 @@
 """Makes the deliveries of an event: one for each of its callbacks that the invoice asks for."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from service.callbacks.declaration import Callback
+from service.callbacks.invoices import invoice_content
 from service.domain.delivery import Delivery, receiver_of
 from service.domain.invoice import FIRST_LEASE_TOKEN, Step
 
 Reserve = Callable[[str, str], datetime | None]
 """Reserves a lease for a receiver at an origin; returns its end, or None without capacity."""
+
+
+def with_bodies(step: Step, callbacks: Mapping[str, Callback]) -> Step:
+    """
+    *step* with the body that each callback of its event declares, if the event has a content.
+
+    The bodies are stored with the event: it is told in the feed also where nobody is called.
+    """
+    event = step.event
+    if event is None or event.content is None:
+        return step
+    bodies = {
+        name: callbacks[name].render(event.content) for name in event.callbacks if name in callbacks
+    }
+    return replace(step, event=replace(event, bodies=bodies))
 
 
 def deliveries_of(
@@ -24,13 +41,10 @@ def deliveries_of(
         return
     content = event.content
     if content is None:
-        content = {
-            "description": event.description,
-            "paid": event.paid,
-            "invoice_id": invoice.id,
-        }
+        content = invoice_content(event.description, event.paid, invoice.id)
+    known = event.bodies or {}
     bodies = [
-        (evaluated, callbacks[evaluated.callback].render(content))
+        (evaluated, known.get(evaluated.callback) or callbacks[evaluated.callback].render(content))
         for evaluated in invoice.callbacks
         if evaluated.callback in event.callbacks
     ]

@@ -65,9 +65,9 @@ class Proxy:
 
     async def open_tunnel(
         self, addresses: Sequence[AddrInfoType], policy: EgressPolicy
-    ) -> socket.socket:
+    ) -> tuple[socket.socket, str]:
         """
-        A connection to the first of *addresses* that the proxy reaches.
+        A connection to the first of *addresses* that the proxy reaches, and that address.
 
         Raises:
             AddressDenied: if *policy* denies an address; the proxy is not asked for it.
@@ -81,7 +81,8 @@ class Proxy:
             seconds = ADDRESS_SECONDS if number < len(addresses) else None
             try:
                 async with asyncio.timeout(seconds):
-                    return await self._connect(str(address[0]), int(address[1]))
+                    tunnel = await self._connect(str(address[0]), int(address[1]))
+                    return tunnel, str(address[0])
             except TimeoutError:
                 failure = TunnelRefused(f"no tunnel to {address[0]} within {ADDRESS_SECONDS} s")
             except TunnelRefused as error:

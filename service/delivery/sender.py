@@ -1,15 +1,15 @@
 """
 Sends one HTTP request to a receiver that may be broken or hostile.
 
-The only module with an `aiohttp.ClientSession`. Whatever a receiver does, `Sender.send` ends within
-the deadline, uses little memory, follows no redirect, decodes nothing, and returns a value: an
-`Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
+Of the modules of delivery, this one alone calls over HTTP. Whatever a receiver does, `Sender.send`
+ends within the deadline, uses little memory, follows no redirect, decodes nothing, and returns a
+value: an `Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
 """
 
 import asyncio
 import ssl
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, replace
 from http import HTTPStatus
 from types import TracebackType
 from typing import ClassVar, Self
@@ -20,9 +20,9 @@ from yarl import URL
 
 from service.delivery.connection import (
     ANSWER_LIMIT,
+    CONNECTED,
     HEAD_COUNT_LIMIT,
     HEAD_LINE_LIMIT,
-    IS_CONNECTED,
     KEPT_MAX,
     BoundedConnector,
     verified_tls,
@@ -31,11 +31,16 @@ from service.delivery.egress import EgressPolicy, literal_address
 from service.delivery.failures import NoAnswer, no_answer
 from service.delivery.proxy import Proxy
 from service.delivery.resolver import Lookup, Resolver, look_up
+from service.domain.delivery import Phases
 from service.domain.outcomes import AttemptOutcome
 from service.errors import DescriptorsExhausted
 from service.values import value
 
 READ_BUFFER_BYTES = 16 * 1024
+
+TOLD_HEADERS = 32
+TOLD_BYTES = 4096
+"""How much of the headers of an answer is kept for the developer of the receiver."""
 
 
 @value()
@@ -60,7 +65,8 @@ class Answer:
 
     The body of a 2xx was read to its end; any other body may be incomplete. A body longer than
     `ANSWER_LIMIT` is cut there and *is_truncated*. *retry_after*, *location* (of a redirect) and
-    *content_encoding* are the headers as they came.
+    *content_encoding* are the headers as they came. *head* is for people: the first headers of
+    all, bounded by `TOLD_HEADERS` and `TOLD_BYTES`. *address* is the one of the connection.
     """
 
     status_code: int
@@ -69,6 +75,9 @@ class Answer:
     is_truncated: bool
     location: str | None = None
     content_encoding: str | None = None
+    head: str | None = field(default=None, compare=False)
+    address: str | None = field(default=None, compare=False)
+    phases: Phases | None = field(default=None, compare=False)
     is_denied: ClassVar = False
 
 
@@ -173,7 +182,7 @@ class Sender:
             Exception: on a defect of the service.
         """
         response, body = None, bytearray()
-        IS_CONNECTED.set(False)
+        CONNECTED.set(None)
         url = _url(request.url)
         if url is None:
             return no_answer(InvalidURL(request.url), self._timeout_seconds)
@@ -196,7 +205,7 @@ class Sender:
             if missing.outcome is AttemptOutcome.BLOCKED and not _is_address(url):
                 # Otherwise API users could find out which names our network knows.
                 missing = replace(missing, outcome=AttemptOutcome.UNREACHABLE, is_denied=True)
-            missing = replace(missing, is_connected=IS_CONNECTED.get())
+            missing = _with_connection(missing)
             # The connection refers to the failure, and its frames to the connection: this cycle
             # would keep what was read until the garbage collector runs.
             failure.__traceback__ = None
@@ -249,8 +258,17 @@ def _partial_answer(
     return replace(missing, status_code=response.status)
 
 
+def _with_connection(missing: NoAnswer) -> NoAnswer:
+    """*missing* with what is known of the connection; of none, nothing is told."""
+    connected = CONNECTED.get()
+    if connected is None:
+        return replace(missing, is_connected=False)
+    return replace(missing, address=connected.protocol.address, phases=connected.phases())
+
+
 def _answer(response: aiohttp.ClientResponse, body: bytearray) -> Answer:
     headers, is_redirect = response.headers, response.status // 100 == 3
+    connected = CONNECTED.get()
     return Answer(
         response.status,
         headers.get("Retry-After"),
@@ -258,7 +276,16 @@ def _answer(response: aiohttp.ClientResponse, body: bytearray) -> Answer:
         len(body) > ANSWER_LIMIT,
         headers.get("Location") if is_redirect else None,
         headers.get("Content-Encoding"),
+        told_head(response.raw_headers),
+        connected.protocol.address if connected else None,
+        connected.phases() if connected else None,
     )
+
+
+def told_head(raw_headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The first headers of an answer, one on each line; `storage.transmissions` reads them."""
+    lines = b"\n".join(map(b": ".join, raw_headers[:TOLD_HEADERS]))
+    return lines[:TOLD_BYTES].decode("utf-8", "replace")
 
 
 def _is_final(status_code: int) -> bool:

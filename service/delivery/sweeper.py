@@ -20,7 +20,11 @@ SWEEP_INTERVAL = timedelta(hours=1)
 
 
 class Sweeper(Loop):
-    """Removes the deliveries that were settled more than *retention* ago, with their attempts."""
+    """
+    Removes the deliveries that were settled more than *retention* ago, with their attempts.
+
+    After them, it removes states of receivers and counts of hours that mean nothing any more.
+    """
 
     def __init__(self, store: Store, retention: timedelta, clock: Clock, metrics: Metrics) -> None:
         super().__init__(clock, signal=Signal())
@@ -40,6 +44,8 @@ class Sweeper(Loop):
             return Round(swept.count, AT_ONCE)
         for kind in ("receivers", "origins"):
             await self._remove_states(kind, settled_before)
+        while not self.is_draining and await self._store.remove_old_hours(self.clock.now()):
+            pass
         if self._count:
             log.info("deliveries.swept", extra={"fields": {"count": self._count}})
         self._count = 0

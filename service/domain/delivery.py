@@ -1,5 +1,7 @@
 """The values that stand for a delivery, an attempt, and the decision that follows from it."""
 
+from collections.abc import Mapping
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import ClassVar
 
@@ -117,6 +119,33 @@ _ANSWERED = frozenset(
 )
 
 
+Phases = tuple[int | None, int | None, int | None, int | None, int]
+"""
+How long each part of an attempt took, in tenths of a millisecond.
+
+To look up the name, to connect, to agree on TLS, to send the request, and from then on to the end.
+None is a part that there was not: a connection that was kept has no first three.
+"""
+
+
+@value()
+class Transmission:
+    """
+    What was sent in one attempt and what came back, for the developer of the receiver.
+
+    *address* is the one that was connected to, None without a connection. *answer_head* has the
+    first headers of the answer, one on each line. *rule* has the statuses of the rule that the
+    answer was read by.
+    """
+
+    method: str
+    headers: Mapping[str, str]
+    address: str | None = None
+    phases: Phases | None = None
+    answer_head: str | None = None
+    rule: str | None = None
+
+
 @value(kw_only=True)
 class Attempt:
     """
@@ -144,6 +173,7 @@ class Attempt:
     is_connected: bool = True
     receiver_state: ReceiverState | None = None
     origin_state: OriginState | None = None
+    transmission: Transmission | None = field(default=None, hash=False)
     is_denied: bool = False
     """Whether the policy denied the addresses of the name; accounts are told `unreachable`."""
 

@@ -1,5 +1,6 @@
 """The values that stand for an invoice, its events, and one step of its collection."""
 
+from collections.abc import Mapping
 from dataclasses import field
 from datetime import datetime
 
@@ -76,8 +77,8 @@ class Event:
     Something that happened to an invoice.
 
     *callbacks* names the callbacks that it fires. Their schemas dump *content*; where there is
-    none, `description`, `paid` and `invoice_id`. *collector* is the name of the collector that
-    reported it.
+    none, `description`, `paid` and `invoice_id`. *bodies* are what the schemas made of *content*,
+    by the name of the callback. *collector* is the name of the collector that reported it.
     """
 
     description: str
@@ -86,6 +87,7 @@ class Event:
     collector: str
     callbacks: tuple[str, ...]
     content: object = None
+    bodies: Mapping[str, bytes] | None = None
 
 
 @value(kw_only=True)

@@ -1,4 +1,4 @@
-"""The values that stand for the mail of an invoice, and one attempt to hand it over."""
+"""The values that stand for a mail, of an invoice or of none, and one attempt to hand it over."""
 
 from datetime import datetime
 
@@ -6,12 +6,16 @@ from service.domain.outcomes import MailOutcome
 from service.domain.states import MailStatus
 from service.values import value
 
+OF_NO_INVOICE = ""
+"""The invoice key of a mail that is not about an invoice."""
+
 
 @value(kw_only=True)
 class Mail:
     """
-    The mail that brings an invoice to its customer, as the holder of its lease sees it.
+    A mail, as the holder of its lease sees it.
 
+    It brings an invoice to its customer; with `OF_NO_INVOICE`, it tells an account something.
     *body* holds the exact bytes of every attempt, with its Message-ID and Date.
     """
 

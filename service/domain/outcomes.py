@@ -1,21 +1,13 @@
 """The outcomes of attempts: to deliver an event, and to hand a mail over."""
 
-from enum import StrEnum
-from typing import Self
+from service.domain.words import Word
+
+POINTS_TO = "; it points to "
+"""The text before the target of a redirect in the detail of an attempt."""
 
 
-class Outcome(StrEnum):
+class Outcome(Word):
     """The classified result of an attempt."""
-
-    meaning: str
-    """The outcome in one sentence, for API users."""
-
-    def __new__(cls, name: str, meaning: str) -> Self:
-        """Make the outcome *name*."""
-        outcome = str.__new__(cls, name)
-        outcome._value_ = name
-        outcome.meaning = meaning
-        return outcome
 
 
 class AttemptOutcome(Outcome):

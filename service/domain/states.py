@@ -52,6 +52,7 @@ class DeadReason(StrEnum):
     EXHAUSTED = "exhausted"
     GONE = "gone"
     BLOCKED = "blocked"
+    CANCELLED = "cancelled"
 
 
 class Cause(StrEnum):
@@ -137,7 +138,8 @@ DELIVERY_MOVES: dict[DeliveryStatus, frozenset[DeliveryStatus]] = {
 """
 From each state, the states that may follow.
 
-Settling an attempt leads out of `pending`; `pending` again is a retry. Redelivery leads back to it.
+Settling an attempt leads out of `pending`, and so does cancelling, to `dead`; `pending` again is a
+retry. Redelivery leads back to it.
 """
 
 SETTLED = frozenset(DeliveryStatus) - {DeliveryStatus.PENDING}

@@ -14,6 +14,7 @@ class WaitingFor(StrEnum):
     HOLD = "hold"
     COOLDOWN = "cooldown"
     SLOT = "slot"
+    PAUSED = "paused"
 
 
 @value(kw_only=True)
@@ -22,7 +23,8 @@ class Waits:
     All that a pending delivery may wait for.
 
     *is_first* says that no earlier event of its invoice is pending. *held_until* is what the
-    receiver asked for with Retry-After, *cooldown_until* follows from failed attempts.
+    receiver asked for with Retry-After, *cooldown_until* follows from failed attempts. *is_paused*
+    says that the receiver was paused by hand: even what is asked for waits then.
     """
 
     is_first: bool
@@ -31,6 +33,7 @@ class Waits:
     leased_until: datetime | None
     held_until: datetime | None
     cooldown_until: datetime | None
+    is_paused: bool = False
 
     def reason_at(self, now: datetime) -> tuple[WaitingFor | None, datetime | None]:
         """
@@ -41,6 +44,8 @@ class Waits:
         """
         if self.leased_until and self.leased_until > now:
             return None, None
+        if self.is_paused:
+            return WaitingFor.PAUSED, None
         if not self.is_first:
             return WaitingFor.EARLIER_EVENT, None
         if self.is_asked:

@@ -29,6 +29,8 @@ class Account:
     name: str
     created_at: datetime
     disabled_at: datetime | None = None
+    email: str | None = None
+    """Where notices about its receivers go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class PayKey:
 
 def add(tx: Connection, account: Account, credentials: Credentials) -> bool:
     """Add *account*; False if its name is taken, and nothing was written."""
-    row = (account.id, account.name, microseconds(account.created_at), None)
+    row = (account.id, account.name, microseconds(account.created_at), None, account.email)
     # Two processes may add the same name at once: for the second one the insert adds no row.
     if not insert_rows(tx, accounts, [row], unless_known=True):
         return False
@@ -102,6 +104,7 @@ def list_accounts(tx: Connection, now: datetime) -> list[dict[str, Any]]:
             "name": row.name,
             "created_at": row.created_at,
             "disabled_at": row.disabled_at,
+            "email": row.email,
             "key_prefixes": prefixes.get(row.id, []),
         }
         for row in tx.execute(select(accounts).order_by(accounts.c.name))
@@ -183,6 +186,11 @@ def rotate(
                 .values(expires_at=until)
             )
     _add_credentials(tx, account_id, credentials, now)
+
+
+def set_email(tx: Connection, account_id: str, email: str | None) -> None:
+    """Let notices of the account go to *email*; None is nowhere."""
+    tx.execute(update(accounts).where(accounts.c.id == account_id).values(email=email))
 
 
 def disable(tx: Connection, account_id: str, now: datetime) -> None:

@@ -7,13 +7,14 @@ Keeps invariant 3: only the holder of a lease can settle, because the write matc
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Text, delete, func, update
+from sqlalchemy import Connection, Integer, Text, delete, func, or_, update
 
 from service.database.bulk import insert_rows
 from service.domain.delivery import Attempt, Dead, Delivered, Retry
 from service.domain.states import DELIVERY_MOVES, Cause, DeliveryStatus
 from service.storage import history, leases, receivers
 from service.storage.tables import attempts, deliveries, microseconds
+from service.storage.transmissions import encoded
 
 
 def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
@@ -64,8 +65,11 @@ _settling = (
 )
 
 
+_has_texts = or_(attempts.c.response_body.is_not(None), attempts.c.transmission.is_not(None))
+
+
 def _prune(tx: Connection, made: Sequence[Attempt]) -> None:
-    """Remove the attempts that the attempts *made* push out of the history, and older bodies."""
+    """Remove the attempts that the attempts *made* push out of the history, and older texts."""
     for attempt in made:
         older = attempts.c.number <= attempt.number - history.BODIES_MAX
         of_delivery = (
@@ -74,8 +78,8 @@ def _prune(tx: Connection, made: Sequence[Attempt]) -> None:
         )
         tx.execute(
             update(attempts)
-            .where(*of_delivery, older, attempts.c.response_body.is_not(None))
-            .values(response_body=None)
+            .where(*of_delivery, older, _has_texts)
+            .values(response_body=None, transmission=None)
         )
         if attempt.number > history.ATTEMPTS_MAX:
             oldest = attempts.c.number <= attempt.number - history.ATTEMPTS_MAX
@@ -115,4 +119,5 @@ def _row(attempt: Attempt) -> tuple[Any, ...]:
         attempt.detail,  # detail
         attempt.response_body,  # response_body
         attempt.delivery.cause.value,  # cause
+        encoded(attempt),  # transmission
     )

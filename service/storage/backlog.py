@@ -21,10 +21,11 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    or_,
     select,
 )
 
-from service.storage import leases
+from service.storage import gates, leases
 from service.storage.deliveries import is_first_of_its_invoice
 from service.storage.tables import checkouts, deliveries, invoices, mails, payments, receivers
 from service.storage.waiting import bounds_of, is_pending, next_receiver
@@ -136,10 +137,12 @@ def _step(here: CTE) -> Select[Any]:
     It uses subqueries and not a join: a planner that takes the pending deliveries for few would
     begin the join with them.
     """
-    held_until = select(receivers.c.held_until).where(receivers.c.receiver == here.c.receiver)
-    is_held = held_until.correlate(here).scalar_subquery() > _NOW
-    # Nothing is due for a receiver that is held.
-    is_due = deliveries.c.due_at <= case((is_held, _BEGINNING), else_=_NOW)
+    rests = or_(receivers.c.held_until > _NOW, gates.is_closed)
+    of_receiver = select(rests).where(receivers.c.receiver == here.c.receiver)
+    # Nothing is due for a receiver that is held or paused.
+    is_due = deliveries.c.due_at <= case(
+        (of_receiver.correlate(here).scalar_subquery(), _BEGINNING), else_=_NOW
+    )
     free = (
         select(deliveries.c.due_at)
         .where(is_pending, deliveries.c.receiver == here.c.receiver)

@@ -22,15 +22,17 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
+    literal,
     or_,
     select,
 )
 
 from service.database.bulk import Given, given, insert_rows
+from service.domain import test_events
 from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import SETTLED, Cause, DeliveryStatus
-from service.storage import leases
+from service.storage import gates, leases
 from service.storage.receivers import resting
 from service.storage.tables import (
     attempts,
@@ -66,6 +68,12 @@ class LeaseRound:
     process_id: int | None = None
 
 
+ENDED = (
+    "The process that made this attempt ended before it could record an answer. "
+    "Your receiver may have seen it, or nothing."
+)
+"""The detail of an attempt that was lost with its process."""
+
 DeliveryToRelease = tuple[Delivery, datetime | None]
 """A leased delivery, and when it is due then; None leaves that as it is."""
 
@@ -98,14 +106,15 @@ is_first_of_its_invoice = or_(
 _free = (
     select(
         *(deliveries.c[name] for name in Delivery.__dataclass_fields__ if name in deliveries.c),
-        invoices.c.id.label("invoice_id"),
-        invoices.c.created_at.label("accepted_at"),
-        invoices.c.request_id,
+        # A test event has neither an invoice nor an event of one.
+        func.coalesce(invoices.c.id, deliveries.c.invoice_key).label("invoice_id"),
+        func.coalesce(invoices.c.created_at, deliveries.c.created_at).label("accepted_at"),
+        func.coalesce(invoices.c.request_id, deliveries.c.id).label("request_id"),
         invoices.c.traceparent,
-        events.c.collector,
+        func.coalesce(events.c.collector, literal(test_events.COLLECTOR)).label("collector"),
     )
-    .join_from(deliveries, invoices, is_invoice_of_delivery)
-    .join(events, is_event_of_delivery)
+    .outerjoin_from(deliveries, invoices, is_invoice_of_delivery)
+    .outerjoin(events, is_event_of_delivery)
     .where(
         is_pending,
         deliveries.c.receiver == bindparam("receiver"),
@@ -115,12 +124,13 @@ _free = (
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True, of=deliveries)
 )
-# Asked again: another process may have been asked for a hold since the receiver was looked at.
-_is_held = exists().where(
-    receivers.c.receiver == bindparam("receiver"), receivers.c.held_until > bindparam("now")
+# Asked again: a hold or a pause may have begun since the receiver was looked at.
+_of_receiver = receivers.c.receiver == bindparam("receiver")
+_rests = exists().where(
+    _of_receiver, or_(receivers.c.held_until > bindparam("now"), gates.is_closed)
 )
-_due = _free.where(deliveries.c.due_at <= bindparam("now"), ~_is_held).order_by(deliveries.c.due_at)
-_asked = _free.where(deliveries.c.is_asked)
+_due = _free.where(deliveries.c.due_at <= bindparam("now"), ~_rests).order_by(deliveries.c.due_at)
+_asked = _free.where(deliveries.c.is_asked, ~exists().where(_of_receiver, gates.is_closed))
 _leased = Given(account_id=Text(), key=Text(), lost_count=Integer())
 _taking = leases.taking(deliveries, _leased).values(
     attempt_count=deliveries.c.attempt_count + _leased.c.lost_count
@@ -221,7 +231,7 @@ def _take(tx: Connection, rows: Sequence[RowMapping], round_: LeaseRound) -> Non
     ]
     at = {"until": round_.until, "process_id": round_.process_id}
     tx.execute(_taking, {**given(leased), **at})
-    lost = [_lost_attempt_row(row, round_.now) for row in rows if row["leased_until"]]
+    lost = [lost_attempt_row(row, round_.now, ENDED) for row in rows if row["leased_until"]]
     insert_rows(tx, attempts, lost)
 
 
@@ -263,7 +273,8 @@ def _row(delivery: Delivery, process_id: int | None) -> tuple[Any, ...]:
     )
 
 
-def _lost_attempt_row(row: RowMapping, now: datetime) -> tuple[Any, ...]:
+def lost_attempt_row(row: RowMapping, now: datetime, detail: str) -> tuple[Any, ...]:
+    """The attempt whose result is not known, under a lease that has ended at *now*."""
     return (
         row["account_id"],  # account_id
         row["id"],  # delivery_id
@@ -272,8 +283,8 @@ def _lost_attempt_row(row: RowMapping, now: datetime) -> tuple[Any, ...]:
         0,  # duration_ms
         None,  # status_code
         AttemptOutcome.LOST.value,  # outcome
-        "The process that made this attempt ended before it could record an answer. "
-        "Your receiver may have seen it, or nothing.",  # detail
+        detail,  # detail
         None,  # response_body
         row["cause"],  # cause
+        None,  # transmission
     )

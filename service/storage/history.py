@@ -18,13 +18,17 @@ from sqlalchemy import (
     Select,
     and_,
     case,
+    func,
+    literal,
     literal_column,
     select,
 )
 
+from service.domain import test_events
 from service.domain.states import DeliveryStatus
 from service.domain.waiting import Waits
 from service.errors import NotFound, UnknownCursor
+from service.storage import transmissions
 from service.storage.deliveries import is_first_of_its_invoice
 from service.storage.invoices import SCAN_MAX, find_key
 from service.storage.tables import (
@@ -43,13 +47,13 @@ ATTEMPTS_MAX = 100
 """Attempts of one delivery that are kept, the newest: there is no bound on redeliveries."""
 
 BODIES_MAX = 10
-"""How many of them are kept with the body of their answer, the newest."""
+"""How many of them are kept with what was sent and answered, the newest."""
 
 PAGE_CHARACTERS = 500_000
 """Deliveries with all their attempts are added to a page until they have so much text."""
 
 ATTEMPT_CHARACTERS = 1000
-"""What an attempt takes on such a page besides the body of its answer."""
+"""What an attempt takes on such a page besides what was sent and answered."""
 
 Page = tuple[list[dict[str, Any]], str | None]
 """The items of a page, and the cursor of the next one; None on the last."""
@@ -84,16 +88,19 @@ def conditions_of(wanted: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
 _shown = (
     select(
         *(column for column in deliveries.columns if column is not deliveries.c.body),
-        invoices.c.id.label("invoice_id"),
-        events.c.description,
-        events.c.paid,
+        # A test event has neither an invoice nor an event of one.
+        func.coalesce(invoices.c.id, deliveries.c.invoice_key).label("invoice_id"),
+        func.coalesce(events.c.description, literal(test_events.DESCRIPTION)).label("description"),
+        func.coalesce(events.c.paid, literal(test_events.IS_PAID)).label("paid"),
         receivers.c.held_until,
         receivers.c.cooldown_until,
+        receivers.c.failing_since,
+        receivers.c.paused_at,
         origins.c.held_until.label("origin_until"),
         is_first_of_its_invoice.label("is_first"),
     )
-    .join_from(deliveries, invoices, is_invoice_of_delivery)
-    .join(events, is_event_of_delivery)
+    .outerjoin_from(deliveries, invoices, is_invoice_of_delivery)
+    .outerjoin(events, is_event_of_delivery)
     .outerjoin(receivers, receivers.c.receiver == deliveries.c.receiver)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
 )
@@ -106,11 +113,22 @@ def find(tx: Connection, account_id: str, delivery_id: str) -> dict[str, Any]:
     Raises:
         NotFound: if the account has no delivery of that id.
     """
+    row = find_row(tx, account_id, delivery_id)
+    return _told(row, _attempts_of(tx, row))
+
+
+def find_row(tx: Connection, account_id: str, delivery_id: str) -> RowMapping:
+    """
+    The row of one delivery of *account_id*, with its event and what it waits for.
+
+    Raises:
+        NotFound: if the account has no delivery of that id.
+    """
     query = _of_account(account_id).where(deliveries.c.id == delivery_id)
     row = tx.execute(query).mappings().one_or_none()
     if row is None:
         raise NotFound(f"There is no delivery {delivery_id!r}.")
-    return _told(row, _attempts_of(tx, account_id, delivery_id))
+    return row
 
 
 def of_invoice(
@@ -133,9 +151,14 @@ def of_invoice(
     for row in rows:
         if characters >= PAGE_CHARACTERS:
             return items, items[-1]["id"]
-        made = _attempts_of(tx, account_id, row["id"])
+        made = _attempts_of(tx, row)
         items.append(_told(row, made))
-        characters += sum(len(one["response_body"] or "") + ATTEMPT_CHARACTERS for one in made)
+        characters += sum(
+            len(one["response_body"] or "")
+            + (len(one["transmission"]) + len(row["url"]) if one["transmission"] else 0)
+            + ATTEMPT_CHARACTERS
+            for one in made
+        )
     return items, next_after
 
 
@@ -172,6 +195,8 @@ def _page(
     scanned_to = None
     if wanted.invoice_id is not None:
         key = find_key(tx, account_id, wanted.invoice_id)
+        if key is None and wanted.invoice_id.startswith(test_events.ID_PREFIX):
+            key = wanted.invoice_id
         query = query.where(deliveries.c.invoice_key == key)
         # An expression, so that SQLite finds the few deliveries by their invoice. For the order
         # of the column, it would scan all deliveries of the account.
@@ -213,16 +238,15 @@ def _end_of_scan(
 
 
 def _of_account(account_id: str) -> Select[Any]:
-    # Conditions on both tables, because the index of invoices begins with the account too.
-    return _shown.where(deliveries.c.account_id == account_id, invoices.c.account_id == account_id)
+    return _shown.where(deliveries.c.account_id == account_id)
 
 
-def _told(row: RowMapping, made: Sequence[RowMapping]) -> dict[str, Any]:
+def _told(row: RowMapping, made: Sequence[RowMapping | dict[str, Any]]) -> dict[str, Any]:
     """A delivery as it is told: *row* of `_shown` and its attempts *made*."""
     return {
         **row,
         "due_at": _due_at(row),
-        "waits": _waits(row),
+        "waits": waits_of(row),
         "event": {"description": row["description"], "paid": row["paid"]},
         "attempts": made,
     }
@@ -237,7 +261,8 @@ def _due_at(row: Any) -> datetime | None:
     return due_at if row["is_asked"] else max(due_at, row["held_until"] or due_at)
 
 
-def _waits(row: Any) -> Waits | None:
+def waits_of(row: Any) -> Waits | None:
+    """What the delivery of *row* waits for; None once it is settled."""
     if row["status"] != DeliveryStatus.PENDING:
         return None
     cooldowns = [at for at in (row["cooldown_until"], row["origin_until"]) if at]
@@ -248,10 +273,12 @@ def _waits(row: Any) -> Waits | None:
         leased_until=row["leased_until"],
         held_until=row["held_until"],
         cooldown_until=max(cooldowns, default=None),
+        is_paused=row["paused_at"] is not None,
     )
 
 
-_without_body = [column for column in attempts.columns if column is not attempts.c.response_body]
+_texts = ("response_body", "transmission")
+_without_body = [column for column in attempts.columns if column.name not in _texts]
 _newest = select(*_without_body).join_from(
     deliveries,
     attempts,
@@ -259,20 +286,21 @@ _newest = select(*_without_body).join_from(
 )
 
 
-def _attempts_of(tx: Connection, account_id: str, delivery_id: str) -> Sequence[RowMapping]:
-    """The newest attempts of one delivery in order, the newest of them with their bodies."""
+def _attempts_of(tx: Connection, row: RowMapping) -> list[dict[str, Any]]:
+    """The newest attempts of a delivery in order, the newest of them with all their texts."""
     age = deliveries.c.attempt_count - attempts.c.number
-    body = case((age < BODIES_MAX, attempts.c.response_body)).label("response_body")
+    texts = [case((age < BODIES_MAX, attempts.c[name])).label(name) for name in _texts]
     query = (
-        select(*_without_body, body)
+        select(*_without_body, *texts)
         .join_from(deliveries, attempts, is_attempt_of_delivery)
         .where(
-            deliveries.c.account_id == account_id,
-            deliveries.c.id == delivery_id,
+            deliveries.c.account_id == row["account_id"],
+            deliveries.c.id == row["id"],
             attempts.c.number > deliveries.c.attempt_count - ATTEMPTS_MAX,
         )
     )
-    return tx.execute(query.order_by(attempts.c.number)).mappings().all()
+    made = tx.execute(query.order_by(attempts.c.number)).mappings()
+    return [transmissions.told(one, row["url"]) for one in made]
 
 
 def _newest_attempts(

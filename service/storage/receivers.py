@@ -4,8 +4,8 @@ The states of receivers and origins: what attempts have shown, for every process
 Only changes are stored. A receiver that goes on answering is not written to with each attempt.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -22,15 +22,19 @@ from sqlalchemy import (
     select,
     true,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
-from service.database.bulk import Given, given
+from service.database.bulk import Given, given, insert_of
 from service.database.compiled import fetch_given
 from service.domain.delivery import Attempt, Delivery, ReceiverState
+from service.domain.receivers import id_of
+from service.storage.gates import is_closed
 from service.storage.tables import microseconds, origins, receivers
 
 ANSWERED_MAX = 5_000
 """Receivers that a process knows from its start as answering: those that did so last."""
+
+REASON_MAX = 500
+"""Characters of a reason."""
 
 _asked = Given(receiver=Text(), origin=Text(), now=BigInteger())
 _rests = (
@@ -40,6 +44,7 @@ _rests = (
         or_(
             receivers.c.cooldown_until > _asked.c.now,
             receivers.c.held_until > _asked.c.now,
+            is_closed,
         ),
     )
     .scalar_subquery()
@@ -57,14 +62,16 @@ _answered = (
     .order_by(receivers.c.answered_at.desc())
     .limit(ANSWERED_MAX)
 )
+_INSTANTS = (
+    *("answered_at", "answering_since", "failing_since", "failed_at"),
+    *("cooldown_until", "held_until"),
+)
 _states = Given(
     receiver=Text(),
     origin=Text(),
-    **{
-        column.name: column.type
-        for column in receivers.columns
-        if column.name not in {"receiver", "origin"}
-    },
+    id=Text(),
+    reason=Text(),
+    **{name: receivers.c[name].type for name in _INSTANTS},
 )
 _origin_states = Given(origin=Text(), held_until=origins.c.held_until.type)
 
@@ -86,15 +93,10 @@ def answered(tx: Connection, since: datetime) -> list[ReceiverState]:
 
 
 def remember(tx: Connection, made: Sequence[Attempt]) -> None:
-    """Store what the attempts *made* have shown; the last one of a receiver applies."""
-    states = dict[str, ReceiverState]()
-    for state in (one.receiver_state for one in made):
-        if state:
-            before = states.get(state.receiver)
-            states[state.receiver] = _with_longer_hold(state, before) if before else state
-    if states:
-        rows = [_row(states[name]) for name in sorted(states)]
-        tx.execute(_remembering(tx.dialect.name), given(rows))
+    """Store what the attempts *made* have shown, as if each of them were stored by itself."""
+    for changed in _changes(made):
+        ordered = [changed[name] for name in sorted(changed)]
+        tx.execute(_remembering(tx.dialect.name), given(ordered))
     untils = {
         state.origin: state.cooldown_until for state in (one.origin_state for one in made) if state
     }
@@ -105,17 +107,52 @@ def remember(tx: Connection, made: Sequence[Attempt]) -> None:
         tx.execute(_remembering_origins(tx.dialect.name), given(rows))
 
 
-def _with_longer_hold(state: ReceiverState, before: ReceiverState) -> ReceiverState:
-    holds = [one.held_until for one in (state, before) if one.held_until]
-    return replace(state, held_until=max(holds, default=None))
+def _changes(made: Sequence[Attempt]) -> list[dict[str, dict[str, Any]]]:
+    """
+    The rows to store one after the other, by receiver.
+
+    There is more than one only for a receiver that answers and fails in turn.
+    """
+    changes, counts = list[dict[str, dict[str, Any]]](), Counter[str]()
+    for one in made:
+        state = one.receiver_state
+        if state is None:
+            continue
+        row, number = _row(state, one), counts[state.receiver]
+        before = changes[number - 1][state.receiver] if number else None
+        if before and (before["failing_since"] is None) == (row["failing_since"] is None):
+            changes[number - 1][state.receiver] = _merged(before, row)
+            continue
+        if number == len(changes):
+            changes.append({})
+        changes[number][state.receiver] = row
+        counts[state.receiver] += 1
+    return changes
 
 
-def _row(state: ReceiverState) -> dict[str, Any]:
+def _merged(before: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """*row*, since when the one *before* it says, with the longer hold."""
+    holds = [one["held_until"] for one in (before, row) if one["held_until"]]
+    since = {name: before[name] for name in ("answering_since", "failing_since")}
+    return {**row, **since, "held_until": max(holds, default=None)}
+
+
+def reason_of(attempt: Attempt) -> str:
+    """What was wrong with *attempt*, as its account is told."""
+    return (attempt.detail or f"The attempt was {attempt.outcome}.")[:REASON_MAX]
+
+
+def _row(state: ReceiverState, attempt: Attempt) -> dict[str, Any]:
+    answered_at, failed_at = microseconds(state.answered_at), microseconds(state.failing_since)
     return {
         "receiver": state.receiver,
         "origin": state.origin,
-        "answered_at": microseconds(state.answered_at),
-        "failing_since": microseconds(state.failing_since),
+        "id": id_of(state.receiver),
+        "reason": reason_of(attempt) if state.failing_since else None,
+        "answered_at": answered_at,
+        "answering_since": answered_at,
+        "failing_since": failed_at,
+        "failed_at": failed_at,
         "cooldown_until": microseconds(state.cooldown_until),
         "held_until": microseconds(state.held_until),
     }
@@ -123,12 +160,16 @@ def _row(state: ReceiverState) -> dict[str, Any]:
 
 @cache
 def _remembering(dialect_name: str) -> Executable:
-    insert = _insert_of(dialect_name)
-    names = [column.name for column in receivers.columns]
+    insert = insert_of(dialect_name)
     # SQLite reads the ON of "ON CONFLICT" as a join's, unless a WHERE stands in between.
-    rows = select(*(_states.c[name] for name in names)).where(true())
-    statement = insert(receivers).from_select(names, rows)
+    rows = select(*_states.c).where(true())
+    statement = insert(receivers).from_select([one.name for one in _states.c], rows)
     new = statement.excluded
+    # A version before 0013 has not stored since when it answers.
+    since = case(
+        (receivers.c.failing_since.is_not(None), new.answering_since),
+        else_=func.coalesce(receivers.c.answering_since, new.answering_since),
+    )
     longer = case(
         (receivers.c.held_until > new.held_until, receivers.c.held_until), else_=new.held_until
     )
@@ -144,6 +185,10 @@ def _remembering(dialect_name: str) -> Executable:
             ),
             "cooldown_until": new.cooldown_until,
             "held_until": func.coalesce(longer, receivers.c.held_until),
+            "id": new.id,
+            "reason": new.reason,
+            "failed_at": func.coalesce(new.failed_at, receivers.c.failed_at),
+            "answering_since": case((new.answered_at.is_not(None), since)),
         },
     )
     return upsert
@@ -152,13 +197,9 @@ def _remembering(dialect_name: str) -> Executable:
 @cache
 def _remembering_origins(dialect_name: str) -> Executable:
     rows = select(_origin_states.c.origin, _origin_states.c.held_until).where(true())
-    insert = _insert_of(dialect_name)
+    insert = insert_of(dialect_name)
     statement = insert(origins).from_select(["origin", "held_until"], rows)
     upsert: Executable = statement.on_conflict_do_update(
         index_elements=[origins.c.origin], set_={"held_until": statement.excluded.held_until}
     )
     return upsert
-
-
-def _insert_of(dialect_name: str) -> Any:
-    return sqlite.insert if dialect_name == "sqlite" else postgresql.insert

@@ -1,23 +1,32 @@
 """
-Redelivery: a delivered or dead delivery is made pending again on request.
+What an API user decides about deliveries: to deliver once more, and to cancel.
 
-The delivery keeps its id and its body, so that receivers can recognise it. Its retry schedule
-starts anew, the numbers of its attempts continue, and the next attempt has the cause `redelivery`.
+On redelivery, a delivered or dead delivery is made pending again. It keeps its id and its body, so
+that receivers can recognise it. Its retry schedule starts anew, the numbers of its attempts
+continue, and the next attempt has the cause `redelivery`.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Update, case, or_, select, update
+from sqlalchemy import Connection, Update, case, func, or_, select, update
 
-from service.domain.states import SETTLED, Cause, DeliveryStatus
+from service.database.bulk import insert_rows
+from service.domain.states import SETTLED, Cause, DeadReason, DeliveryStatus
 from service.storage import history
+from service.storage.deliveries import ENDED, lost_attempt_row
 from service.storage.history import DeliveryFilter
-from service.storage.tables import deliveries
+from service.storage.tables import attempts, deliveries
 from service.storage.waiting import PENDING
 
 BATCH = 500
 """Deliveries in one transaction, which blocks other writers of SQLite for milliseconds."""
+
+INTERRUPTED = (
+    "The delivery was cancelled during this attempt, or directly before it. "
+    "Your receiver may have seen it, or nothing."
+)
+"""The detail of an attempt whose delivery was cancelled meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,62 @@ def redeliver(tx: Connection, account_id: str, delivery_id: str, now: datetime) 
     return tx.scalars(asking).first()
 
 
+_cancellable = select(
+    *(
+        deliveries.c[name]
+        for name in (
+            "account_id",
+            "id",
+            "receiver",
+            "status",
+            "leased_until",
+            "attempt_count",
+            "cause",
+        )
+    )
+).with_for_update()
+
+
+def cancel(tx: Connection, account_id: str, delivery_id: str, now: datetime) -> str | None:
+    """
+    Make one pending delivery dead: it is not attempted again.
+
+    The lease of an attempt in progress ends. What comes of that attempt is not recorded; in its
+    place stands an attempt with the outcome `lost`, because the receiver may have seen it.
+
+    Runs inside *tx* and never commits it.
+
+    Returns:
+        The receiver if the delivery was changed; None if it was not pending, or the account has no
+        such delivery.
+    """
+    is_it = (deliveries.c.account_id == account_id, deliveries.c.id == delivery_id)
+    row = tx.execute(_cancellable.where(*is_it)).mappings().one_or_none()
+    if row is None or row["status"] != DeliveryStatus.PENDING:
+        return None
+    leased_until = row["leased_until"]
+    if leased_until:
+        detail = INTERRUPTED if leased_until > now else ENDED
+        insert_rows(tx, attempts, [lost_attempt_row(row, now, detail)])
+    tx.execute(
+        update(deliveries)
+        .where(*is_it)
+        .values(
+            status=DeliveryStatus.DEAD.value,
+            reason=DeadReason.CANCELLED.value,
+            settled_at=now,
+            is_asked=False,
+            attempt_count=deliveries.c.attempt_count + (1 if leased_until else 0),
+            # Whoever holds the lease changes nothing any more.
+            leased_until=None,
+            leased_by=None,
+            lease_token=deliveries.c.lease_token + 1,
+        )
+    )
+    receiver: str = row["receiver"]
+    return receiver
+
+
 def redeliver_batch(
     tx: Connection, account_id: str, wanted: DeliveryFilter, now: datetime, *, after: str
 ) -> Redelivered:
@@ -69,6 +134,8 @@ def redeliver_batch(
         return Redelivered(0, None)
     redelivering = _redelivering(account_id, now).where(
         deliveries.c.status.in_(sorted(SETTLED)),
+        # Who has cancelled one does not get it back with all others.
+        func.coalesce(deliveries.c.reason, "") != DeadReason.CANCELLED.value,
         deliveries.c.id > after,
         deliveries.c.id <= ids[-1],
         *history.conditions_of(wanted),

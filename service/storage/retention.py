@@ -29,6 +29,7 @@ from sqlalchemy import (
 from service.database.bulk import Given, given
 from service.domain.ids import lower_bound
 from service.domain.states import SETTLED
+from service.storage import gates
 from service.storage.tables import attempts, deliveries, origins, receivers
 from service.storage.waiting import is_pending
 
@@ -73,7 +74,7 @@ def remove_states(tx: Connection, kind: str, after: str, over_before: datetime) 
     Remove states of that *kind* that mean nothing since *over_before*.
 
     *kind* is `receivers` or `origins`. The next `BATCH` states after the name *after* are looked
-    at. A receiver that deliveries wait for keeps its state.
+    at. A receiver that is paused, or that deliveries wait for, keeps its state.
 
     Runs inside *tx* and never commits it.
 
@@ -101,6 +102,7 @@ _STATES: dict[str, tuple[Column[str], ColumnElement[bool]]] = {
                 _is_over(receivers.c[name])
                 for name in ("answered_at", "failing_since", "cooldown_until", "held_until")
             ),
+            ~gates.is_closed,
             ~exists().where(is_pending, deliveries.c.receiver == receivers.c.receiver),
         ),
     ),

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from service.database.engine import Database
 from service.errors import SchemaError
+from service.storage import feed
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -27,7 +28,9 @@ async def migrate(database: Database) -> tuple[str | None, str | None]:
     Raises:
         SchemaError: if a newer version has made the database.
     """
-    return await database.change_schema(_upgrade)
+    revisions = await database.change_schema(_upgrade)
+    await _rebase(database)
+    return revisions
 
 
 async def prepare(database: Database) -> None:
@@ -51,6 +54,13 @@ async def prepare(database: Database) -> None:
 
     if await database.read(_revision) != _head():
         await database.change_schema(upgrade_if_empty)
+    await _rebase(database)
+
+
+async def _rebase(database: Database) -> None:
+    """Prepare the feed if the database was restored from a dump of another server."""
+    if await database.read(feed.is_behind):
+        await database.write(feed.rebase)
 
 
 def _upgrade(tx: Connection) -> tuple[str | None, str | None]:

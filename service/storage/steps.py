@@ -17,6 +17,7 @@ from sqlalchemy import (
     Connection,
     Integer,
     Text,
+    case,
     func,
     null,
     true,
@@ -28,9 +29,10 @@ from service.database.bulk import insert_rows
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import Mail
-from service.domain.states import COLLECTING, INVOICE_MOVES
+from service.domain.states import COLLECTING, INVOICE_MOVES, InvoiceStatus
 from service.storage import leases, mails
 from service.storage.deliveries import insert
+from service.storage.feed import stored_callbacks
 from service.storage.invoices import as_invoice
 from service.storage.tables import events, invoices, microseconds
 from service.values import value
@@ -80,7 +82,8 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     rows, new, new_mails = list[tuple[Any, ...]](), list[Delivery](), list[Mail]()
     for step, new_of_step, _ in items:
         if step.event:
-            rows.append(_event_row(step.invoice, step.event, step.invoice.event_count + 1))
+            sequence = step.invoice.event_count + 1
+            rows.append(_event_row(step.invoice, step.event, sequence, new_of_step))
             new += new_of_step
         if step.mail:
             new_mails.append(step.mail)
@@ -122,7 +125,7 @@ def report_one(
         return None
     if step.event is None:
         return []
-    insert_rows(tx, events, [_event_row(step.invoice, step.event, row.event_count)])
+    insert_rows(tx, events, [_event_row(step.invoice, step.event, row.event_count, new)])
     if row.event_count > 1:
         # It has to wait for the deliveries of the earlier events.
         new = [replace(one, leased_until=None) for one in new]
@@ -166,12 +169,19 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
     )
 
 
+_AS_IT_IS = InvoiceStatus.RECEIVED
+"""A step to this status moves nothing: the mail may have made the invoice `sent` meanwhile."""
+
 _moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, new_event_count=Integer())
 _moving = (
     leases.giving_up(invoices, _moved)
-    .where(leases.is_legal(invoices, _moved, {one: INVOICE_MOVES[one] for one in COLLECTING}))
+    .where(
+        leases.is_legal(
+            invoices, _moved, {one: INVOICE_MOVES[one] | {_AS_IT_IS} for one in COLLECTING}
+        )
+    )
     .values(
-        status=_moved.c.status,
+        status=case((_moved.c.status == _AS_IT_IS.value, invoices.c.status), else_=_moved.c.status),
         due_at=_moved.c.due_at,
         event_count=invoices.c.event_count + _moved.c.new_event_count,
     )
@@ -189,7 +199,9 @@ def _move(step: Step, *_: object) -> dict[str, Any]:
     }
 
 
-def _event_row(invoice: Invoice, event: Event, sequence: int) -> tuple[Any, ...]:
+def _event_row(
+    invoice: Invoice, event: Event, sequence: int, new: Sequence[Delivery]
+) -> tuple[Any, ...]:
     return (
         invoice.account_id,  # account_id
         invoice.key,  # invoice_key
@@ -198,4 +210,5 @@ def _event_row(invoice: Invoice, event: Event, sequence: int) -> tuple[Any, ...]
         event.paid,  # paid
         event.collector,  # collector
         microseconds(event.at),  # at
+        stored_callbacks(event, new),  # callbacks
     )

@@ -18,9 +18,13 @@ from sqlalchemy import Connection
 
 from service.database.engine import Database, Wakes
 from service.database.group_commit import GroupCommit, ObserveSize
+from service.domain.attempt_counts import Hour
 from service.domain.delivery import Attempt, Delivery, ReceiverState
+from service.domain.explanation import DeliveryFacts, InvoiceFacts
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
+from service.domain.notices import Notice
+from service.domain.receivers import KnownReceiver
 from service.domain.states import COLLECTING, Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
@@ -28,11 +32,18 @@ from service.storage import (
     attempts,
     backlog,
     deliveries,
+    explaining,
+    feed,
+    gates,
     history,
     invoices,
     leases,
     mails,
+    notices,
+    observations,
     processes,
+    receiver_hours,
+    receiver_list,
     receivers,
     redelivery,
     retention,
@@ -40,6 +51,7 @@ from service.storage import (
     stripe_keys,
     waiting,
 )
+from service.storage.arrivals import Arrivals
 from service.storage.backlog import Backlog
 from service.storage.money import MoneyStore
 
@@ -86,7 +98,11 @@ class Followed:
 
 
 class Asked:
-    """The receivers of deliveries that were asked for by hand; wakes the loop with *due*."""
+    """
+    Receivers that are looked at whatever is known of them; wakes the loop with *due*.
+
+    Somebody has asked for an attempt by hand, has paused or has resumed.
+    """
 
     def __init__(self, due: Signal) -> None:
         self._due = due
@@ -97,7 +113,7 @@ class Asked:
         self._due.set()
 
     def set_for(self, names: Collection[str]) -> None:
-        """Deliveries to the receivers *names* were asked for."""
+        """Something was asked for by hand of the receivers *names*."""
         self._names.update(names)
         self._due.wake()
 
@@ -131,6 +147,8 @@ class Store:
         """Set when a mail may have become due."""
         self.money = MoneyStore(database)
         """The operations on checkouts, payments and refunds."""
+        self.arrivals = Arrivals()
+        """Wakes those who wait for events of an account that this process records."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._signals: dict[str, Wakes] = {
@@ -224,6 +242,8 @@ class Store:
                 self.invoices_due.set()
             if step.mail:
                 self._signal("mails")
+            if step.event:
+                self.arrivals.set_for(step.invoice.account_id)
             self._signal_unleased(inserted)
         return inserted
 
@@ -242,6 +262,8 @@ class Store:
         else:
             inserted = await self._commits.run(steps.report, item)
         if inserted is not None:
+            if step.event:
+                self.arrivals.set_for(step.invoice.account_id)
             if step.event and (step.status is None or step.status in COLLECTING):
                 # The collection has lost its lease, and goes on.
                 self._signal("invoices")
@@ -295,9 +317,11 @@ class Store:
         is_settled = await self._commits.run(attempts.settle, attempt, is_awaited=is_awaited)
         if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
             delivery = attempt.delivery
-            # The later events of an invoice wait for a delivery that is delivered again.
-            is_again = delivery.cause is Cause.REDELIVERY
-            if self._followed.take(delivery.invoice_key) or is_again:
+            # The later events of an invoice wait for a delivery that is delivered again: then its
+            # failures are counted anew, and its attempts are not.
+            has_only_failures = delivery.attempt_count == delivery.failure_count
+            is_again = delivery.cause is Cause.REDELIVERY or not has_only_failures
+            if is_again or self._followed.take(delivery.invoice_key):
                 self._signal("deliveries", delivery.receiver)
         return is_settled
 
@@ -322,6 +346,24 @@ class Store:
         receiver = await self._write(redelivery.redeliver, account_id, delivery_id, now)
         if receiver is not None:
             self._signal("asked", receiver)
+        return await self.find_delivery(account_id, delivery_id), receiver is not None
+
+    async def cancel(
+        self, account_id: str, delivery_id: str, now: datetime
+    ) -> tuple[dict[str, Any], bool]:
+        """
+        Make a pending delivery dead, with the reason `cancelled`; see `redelivery.cancel`.
+
+        Returns:
+            The delivery as it is then, and whether it was changed.
+
+        Raises:
+            NotFound: if the account has no delivery of that id.
+        """
+        receiver = await self._write(redelivery.cancel, account_id, delivery_id, now)
+        if receiver is not None:
+            # The later events of the invoice go on.
+            self._signal("deliveries", receiver)
         return await self.find_delivery(account_id, delivery_id), receiver is not None
 
     async def redeliver_all(
@@ -409,6 +451,22 @@ class Store:
             history.list_deliveries, account_id, wanted, after=after, limit=limit
         )
 
+    async def feed(self, account_id: str, *, after: str | None, limit: int) -> feed.FeedPage:
+        """A page of what happened to the invoices of an account, oldest first; see `feed.page`."""
+        return await self._browse(feed.page, account_id, after=after, limit=limit)
+
+    async def feed_heads(self, account_ids: Sequence[str]) -> Mapping[str, int]:
+        """The newest position of each account; see `feed.heads`."""
+        return await self._read(feed.heads, account_ids)
+
+    async def facts_of_delivery(self, account_id: str, delivery_id: str) -> DeliveryFacts:
+        """What explains why a delivery has come or not, or NotFound."""
+        return await self._browse(explaining.delivery_facts, account_id, delivery_id)
+
+    async def facts_of_invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
+        """What explains why the callback of an invoice has come or not, or NotFound."""
+        return await self._browse(explaining.invoice_facts, account_id, invoice_id)
+
     async def count_open(self, account_id: str, most: int) -> int:
         """How many deliveries of an account are pending, up to *most*."""
         return await self._browse(backlog.count_open, account_id, most)
@@ -440,6 +498,10 @@ class Store:
     async def disable_account(self, account_id: str, now: datetime) -> None:
         """Reject the keys of the account from now on."""
         await self._write(accounts.disable, account_id, now)
+
+    async def set_email(self, account_id: str, email: str | None) -> None:
+        """Let notices of the account go to *email*; None is nowhere."""
+        await self._write(accounts.set_email, account_id, email)
 
     async def find_account(self, name: str) -> accounts.Account | None:
         """The account of that name."""
@@ -485,6 +547,65 @@ class Store:
     async def stripe_keys_of(self, account_id: str) -> bytes | None:
         """The encrypted keys of Stripe of an account, if it has any."""
         return await self._read(stripe_keys.find, account_id)
+
+    # Receivers by hand
+
+    async def list_receivers(
+        self, account_id: str, now: datetime, *, after: str | None, limit: int
+    ) -> receiver_list.Page:
+        """A page of receivers by their URLs, and the cursor of the next one."""
+        return await self._browse(
+            receiver_list.list_receivers, account_id, now, after=after, limit=limit
+        )
+
+    async def find_receiver(
+        self, account_id: str, receiver_id: str, now: datetime
+    ) -> KnownReceiver:
+        """One receiver, or NotFound."""
+        return await self._browse(receiver_list.find, account_id, receiver_id, now)
+
+    async def receiver_series(
+        self, account_id: str, receiver_id: str, now: datetime
+    ) -> tuple[KnownReceiver, Sequence[Hour]]:
+        """One receiver and its last 24 hours in order, or NotFound."""
+        return await self._browse(receiver_list.series_of, account_id, receiver_id, now)
+
+    async def pause_receiver(self, known: KnownReceiver, now: datetime) -> bool:
+        """Give a receiver no attempts from now on; False if it is paused already."""
+        is_changed = await self._write(gates.pause, known.receiver, known.origin, now)
+        # What is leased and not in flight is given back.
+        self._signal("asked", known.receiver)
+        return is_changed
+
+    async def resume_receiver(self, known: KnownReceiver) -> bool:
+        """Give a paused receiver attempts again; False if it is not paused."""
+        is_changed = await self._write(gates.resume, known.receiver)
+        self._signal("asked", known.receiver)
+        return is_changed
+
+    async def add_test_event(self, delivery: Delivery) -> None:
+        """Insert the *delivery* of a test event, which was asked for by hand."""
+        await self._write(deliveries.insert, [delivery])
+        self._signal("asked", delivery.receiver)
+
+    async def observe(self, observed: Sequence[observations.Observation]) -> None:
+        """Store what attempts have shown beside what was stored with them."""
+        await self._write(observations.record, observed)
+
+    async def due_notices(self, now: datetime) -> Sequence[Notice]:
+        """Notices that accounts are to be given; see `notices.find_due`."""
+        return await self._read(notices.find_due, now)
+
+    async def give_notices(self, items: Sequence[notices.NoticeToGive]) -> Sequence[Notice]:
+        """Record notices with their mails; returns those that were still due."""
+        given = await self._write(notices.give, items)
+        if given:
+            self._signal("mails")
+        return given
+
+    async def remove_old_hours(self, now: datetime) -> bool:
+        """Remove some counts that are no longer told; False if there were none."""
+        return await self._write(receiver_hours.remove_old, now)
 
     async def backlog(self, now: datetime) -> Backlog:
         """What waits to be collected and delivered; see `backlog.measure`."""

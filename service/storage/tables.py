@@ -12,6 +12,7 @@ There are no foreign keys. A row that refers to another one is written by the tr
 writes that other row or holds its lease; checking each reference would cost as much as storing it.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Index,
     Integer,
     LargeBinary,
@@ -29,9 +31,17 @@ from sqlalchemy import (
     UniqueConstraint,
     and_,
     false,
+    func,
+    literal_column,
+    select,
     text,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeDecorator
+
+from service.database.bulk import COMPUTED
+from service.domain.attempt_counts import COUNTS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -61,6 +71,25 @@ class Instant(TypeDecorator[datetime]):
         """The instant, from whole microseconds."""
         return None if value is None else _EPOCH + timedelta(microseconds=value)
 
+
+class TransactionNumber(ColumnElement[int]):
+    """The number of the present transaction; 0 on SQLite, where transactions have none."""
+
+    inherit_cache = True
+
+
+@compiles(TransactionNumber, "sqlite")
+def _no_number(_element: TransactionNumber, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "0"
+
+
+@compiles(TransactionNumber, "postgresql")
+def _number(_element: TransactionNumber, _compiler: SQLCompiler, **_options: Any) -> str:
+    return TRANSACTION_NUMBER
+
+
+TRANSACTION_NUMBER = "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
+"""On PostgreSQL: 64 bits, which do not wrap around."""
 
 metadata = MetaData()
 
@@ -121,7 +150,24 @@ events = Table(
     Column("paid", Boolean, nullable=False),
     Column("collector", Text, nullable=False),
     Column("at", Instant, nullable=False),
+    # The callbacks that it names, as JSON: {name: id} or, with a body of its own,
+    # {name: [id, body]}. The id is that of the delivery; null where none was made.
+    Column("callbacks", Text),
+    # Its place in the feed of the account, see `feed`; 0 where a version before 0011 stored it.
+    Column("position", BigInteger, nullable=False, server_default=TransactionNumber()),
     PrimaryKeyConstraint("account_id", "invoice_key", "sequence", name="events_primary"),
+)
+Index(
+    "events_feed",
+    events.c.account_id,
+    events.c.position,
+    events.c.invoice_key,
+    events.c.sequence,
+)
+
+# What is added to the numbers of transactions, on PostgreSQL; the greatest row counts.
+feed_bases = Table(
+    "feed_bases", metadata, Column("base", BigInteger, primary_key=True, autoincrement=False)
 )
 
 deliveries = Table(
@@ -201,6 +247,9 @@ attempts = Table(
     Column("detail", Text),
     Column("response_body", Text),
     Column("cause", Text, nullable=False),
+    # What was sent and what came back, as JSON: see `storage.transmissions`. Null where it is not
+    # known, and of older attempts.
+    Column("transmission", Text),
     PrimaryKeyConstraint("account_id", "delivery_id", "number", name="attempts_primary"),
 )
 
@@ -248,7 +297,7 @@ mail_attempts = Table(
     PrimaryKeyConstraint("account_id", "mail_id", "number", name="mail_attempts_primary"),
 )
 
-# What the last attempts have shown, as far as every process has to know it.
+# What the last attempts have shown, as far as every process has to know it, and what people want.
 receivers = Table(
     "receivers",
     metadata,
@@ -260,6 +309,41 @@ receivers = Table(
     # No attempt before then: after a failed probe, and as it asked with Retry-After.
     Column("cooldown_until", Instant),
     Column("held_until", Instant),
+    # As the API names it: see `domain.receivers.id_of`. Null where a version before 0013 wrote it.
+    Column("id", Text),
+    # The account wants no attempts; null is the usual case.
+    Column("paused_at", Instant),
+    # When it failed last, and what was wrong then; the text is null while it answers.
+    Column("failed_at", Instant),
+    Column("reason", Text),
+    # Since when each attempt was answered; null while it fails.
+    Column("answering_since", Instant),
+    # What the account was told last about its failures; null once it was told of their end.
+    Column("notice", Text),
+)
+Index("receivers_id", receivers.c.id, receivers.c.receiver)
+# Those whose account is to be told: that they fail, that they still fail, that they have recovered.
+is_failing_unnoticed = and_(receivers.c.failing_since.is_not(None), receivers.c.notice.is_(None))
+is_failing_noticed = and_(receivers.c.failing_since.is_not(None), receivers.c.notice.is_not(None))
+is_answering_noticed = and_(receivers.c.failing_since.is_(None), receivers.c.notice.is_not(None))
+Index(
+    "receivers_failing",
+    receivers.c.failing_since,
+    sqlite_where=is_failing_unnoticed,
+    postgresql_where=is_failing_unnoticed,
+)
+Index(
+    "receivers_still_failing",
+    receivers.c.notice,
+    receivers.c.failing_since,
+    sqlite_where=is_failing_noticed,
+    postgresql_where=is_failing_noticed,
+)
+Index(
+    "receivers_recovering",
+    receivers.c.answering_since,
+    sqlite_where=is_answering_noticed,
+    postgresql_where=is_answering_noticed,
 )
 Index(
     "receivers_answered",
@@ -267,6 +351,18 @@ Index(
     sqlite_where=receivers.c.answered_at.is_not(None),
     postgresql_where=receivers.c.answered_at.is_not(None),
 )
+
+# What the attempts of one hour came to.
+receiver_hours = Table(
+    "receiver_hours",
+    metadata,
+    Column("receiver", binary_text()),
+    # The beginning of the hour.
+    Column("hour", Instant, autoincrement=False),
+    *(Column(name, Integer, nullable=False) for name in COUNTS),
+    PrimaryKeyConstraint("receiver", "hour", name="receiver_hours_primary"),
+)
+Index("receiver_hours_hour", receiver_hours.c.hour, receiver_hours.c.receiver)
 
 # An origin belongs to no account: while no connection to it can be made, all of them wait.
 origins = Table(
@@ -297,6 +393,8 @@ accounts = Table(
     Column("name", Text, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("disabled_at", Instant),
+    # Where notices about its receivers go; null is nowhere.
+    Column("email", Text),
     UniqueConstraint("name", name="accounts_name"),
 )
 
@@ -478,3 +576,35 @@ is_attempt_of_delivery = and_(
     attempts.c.account_id == deliveries.c.account_id,
     attempts.c.delivery_id == deliveries.c.id,
 )
+
+
+# Literals: `insert_rows` gives statements no parameters but those of the row.
+_ZERO, _ONE = literal_column("0", BigInteger), literal_column("1", BigInteger)
+
+
+def _position(dialect_name: str, event: Mapping[str, ColumnElement[Any]]) -> ColumnElement[int]:
+    """The position of an *event* that is inserted; `feed` says what it is for."""
+    before = events.alias("before")
+    of_account = before.c.account_id == event["account_id"]
+    if dialect_name == "sqlite":
+        newest = select(func.max(before.c.position)).where(of_account).scalar_subquery()
+        return func.coalesce(newest, _ZERO) + _ONE
+    earlier = (
+        select(before.c.position)
+        .where(
+            of_account,
+            before.c.invoice_key == event["invoice_key"],
+            before.c.sequence == event["sequence"] - _ONE,
+        )
+        .scalar_subquery()
+    )
+    return func.greatest(feed_base() + literal_column(TRANSACTION_NUMBER, BigInteger), earlier)
+
+
+def feed_base() -> ColumnElement[int]:
+    """What is added to the numbers of transactions."""
+    base = select(func.max(feed_bases.c.base)).scalar_subquery()
+    return func.coalesce(base, _ZERO)
+
+
+events.c.position.info[COMPUTED] = _position

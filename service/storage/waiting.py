@@ -30,6 +30,7 @@ from sqlalchemy import (
 
 from service.database.bulk import Given, given
 from service.domain.delivery import account_of
+from service.storage.gates import is_closed
 from service.storage.tables import deliveries, origins, receivers
 from service.values import value
 
@@ -69,7 +70,7 @@ class Waiting:
 
     *first_due_at* is when the first of them is or was due, *next_due_at* when the first of those
     that are not due yet. Before *resting_until* none is attempted, except those that were asked for
-    by hand, if *has_asked*.
+    by hand, if *has_asked*. While it *is_closed* none is attempted at all.
     """
 
     receiver: str
@@ -78,6 +79,7 @@ class Waiting:
     next_due_at: datetime | None
     resting_until: datetime | None
     has_asked: bool
+    is_closed: bool = False
 
 
 def next_receiver(
@@ -120,6 +122,13 @@ def look_along(tx: Connection, chains: Sequence[Chain], now: datetime) -> Sequen
     return _look(tx, _along, rows, now)
 
 
+def names_along(tx: Connection, account_id: str, after: str, look: int) -> Sequence[str]:
+    """Up to *look* receivers of an account with pending deliveries, in their order, after one."""
+    _, end = bounds_of(account_id)
+    rows = [{"start": f"{after or account_id} ", "stop": end, "look": look}]
+    return tx.scalars(_names, given(rows)).all()
+
+
 def look_at(tx: Connection, names: Sequence[str], now: datetime) -> Sequence[Waiting]:
     """Those of the receivers *names* that have pending deliveries."""
     return _look(tx, _named, [{"receiver": one} for one in names], now)
@@ -142,6 +151,7 @@ def _waiting(row: RowMapping, now: datetime) -> Waiting:
         row["next_due_at"],
         max((one for one in ends if one and one > now), default=None),
         bool(row["has_asked"]),
+        bool(row["is_closed"]),
     )
 
 
@@ -197,6 +207,7 @@ def _details(named: Any) -> Select[Any]:
         .label("next_due_at"),
         of_state(receivers.c.cooldown_until).label("cooldown_until"),
         of_state(receivers.c.held_until).label("held_until"),
+        of_state(is_closed).label("is_closed"),
         select(origins.c.held_until)
         .where(origins.c.origin == origin)
         .scalar_subquery()
@@ -212,5 +223,7 @@ def _details(named: Any) -> Select[Any]:
 
 
 _accounts = _account_chain()
+_chain = _receiver_chains()
+_names = select(_chain.c.receiver).where(_chain.c.receiver.is_not(None))
 _along = _details(_receiver_chains())
 _named = _details(Given(receiver=Text()))

@@ -22,6 +22,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from service.domain.notices import NoticeKind
 from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.payment import PaymentKind, RefundStatus
 from service.domain.states import (
@@ -138,6 +139,12 @@ class Metrics:
         ).inc
         self.swept = counter("deliveries_swept", "Deliveries that retention has removed.").inc
 
+        self._notices = _by_labels(
+            counter(
+                "receiver_notices", "Notices that accounts were given about receivers.", ["kind"]
+            ),
+            ((kind,) for kind in NoticeKind),
+        )
         self._mail_attempts = _by_labels(
             counter("mail_attempts", "Attempts at mails, by their outcome.", ["outcome"]),
             ((outcome,) for outcome in MailOutcome),
@@ -193,6 +200,10 @@ class Metrics:
     def refund_settled(self, status: RefundStatus) -> None:
         """Count a refund that has ended in *status*."""
         self._refunds(status).inc()
+
+    def noticed(self, kind: NoticeKind) -> None:
+        """Count a notice that an account was given about a receiver."""
+        self._notices(kind).inc()
 
     def mail_attempted(self, outcome: MailOutcome) -> None:
         """Count an attempt at a mail that was recorded."""

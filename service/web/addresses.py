@@ -16,6 +16,9 @@ from service.errors import AddressError
 BACKLOG = 1024
 """How many connections may wait to be accepted."""
 
+EVERY_ADDRESS = ("::", "0.0.0.0")  # noqa: S104 -- compared with what an operator has set
+"""Hosts that stand for every address of the machine; they cannot be called."""
+
 _NOT_OF_THIS_MACHINE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
@@ -73,20 +76,17 @@ def _addresses(hosts: Sequence[str], names: Names) -> list[tuple[str, _Address]]
     for host in hosts:
         for address in _look_up(host, names):
             found.setdefault(address.sockaddr, (host, address))
-    everything = {one.family for _, one in found.values() if one.sockaddr[0] in _EVERY_ADDRESS}
+    everything = {one.family for _, one in found.values() if one.sockaddr[0] in EVERY_ADDRESS}
     return [
         (host, one)
         for host, one in found.values()
-        if one.family not in everything or one.sockaddr[0] in _EVERY_ADDRESS
+        if one.family not in everything or one.sockaddr[0] in EVERY_ADDRESS
     ]
-
-
-_EVERY_ADDRESS = ("::", "0.0.0.0")  # noqa: S104 -- compared with what an operator has set
 
 
 def _look_up(host: str, names: Names) -> list[_Address]:
     found = []
-    for one in _EVERY_ADDRESS if host == "::" else (host,):
+    for one in EVERY_ADDRESS if host == "::" else (host,):
         try:
             found += socket.getaddrinfo(one, None, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):

@@ -14,8 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from service.errors import MisdirectedRequest
-
-EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- compared with what an operator has set
+from service.web.addresses import EVERY_ADDRESS
 
 
 def make_host_check(names: Iterable[str]) -> Middleware:

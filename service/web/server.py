@@ -42,12 +42,13 @@ TOO_LONG = "The request has a header or a first line that is too long."
 class Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered here and does not reach the application."""
 
-    __slots__ = ("_is_unreadable", "_open")
+    __slots__ = ("_is_unreadable", "_open", "when_lost")
 
     def __init__(self, open_: OpenConnections, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._open = open_
         self._is_unreadable = False
+        self.when_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to wait for requests, unless the limit is reached."""
@@ -74,6 +75,8 @@ class Connection(web.RequestHandler):
         """Remove the connection from the open ones."""
         self._open.leave(self)
         super().connection_lost(exc)
+        if self.when_lost:
+            self.when_lost()
 
     def is_waiting(self) -> bool:
         """Whether it waits for a request, or for the end of a request's head."""
@@ -85,6 +88,7 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """Send the answer; from now on the connection waits for the next request."""
         self._open.has_answered(self)
+        self.when_lost = None
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -173,6 +177,17 @@ class Server:
             server.close()
         await self._runner.cleanup()
         self._open.close()
+
+
+def is_lost(request: web.Request) -> bool:
+    """Whether the client of *request* has closed its connection."""
+    return request.transport is None or request.transport.is_closing()
+
+
+def when_lost(request: web.Request, wake: Callable[[], None]) -> None:
+    """Call *wake* when the client closes its connection before *request* is answered."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.when_lost = wake
 
 
 def _answer_above_limit() -> bytes:

@@ -137,7 +137,10 @@ async def test_a_second_callback_is_delivered(serving):
         assert (202, {"number": "1Z 9"}) == await api.send("1Z%209", notify=f"{receiver.url}/api/")
         ((method, path, headers, body),) = await receiver.arrived.reaches(1)
         delivery = await api.settled("1Z%209")
+        items = {one["id"]: one for one in (await api.get("/events"))["items"]}
 
+    told = items[headers["webhook-id"]]
+    assert ("parcel_picked_up", json.loads(body)) == (told["callback"], told["body"])
     assert ("PUT", "/api/parcels/1Z 9") == (method, path)
     assert {"place": "Zürich"} == json.loads(body)
     Webhook(DEV_SECRET).verify(body, headers)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
+import orjson
 import pytest
 from sqlalchemy import insert
 
-from service.storage.tables import attempts, deliveries, events, invoices
+from service.storage.history import BODIES_MAX
+from service.storage.tables import attempts, deliveries, events, invoices, receivers
 from tests.clock import START
 
 LARGEST = 2 * 2**20
@@ -16,6 +18,11 @@ WIDE = "\N{REPLACEMENT CHARACTER}"
 DETAIL = WIDE * 400
 BODY = WIDE * 4096
 URL = "https://a.example/" + "%F0%9F%98%80" * 360
+HEAD = "\n".join(f"X-{number:02}: " + WIDE * 40 for number in range(32))
+SIGNATURES = " ".join(["v1," + "a" * 44] * 20)
+TRANSMISSION = orjson.dumps(
+    ["POST", {"webhook-signature": SIGNATURES}, "::1", [999] * 5, HEAD, "5XX"]
+).decode()
 INVOICE_COUNT = 201
 DELIVERY_COUNT = 12
 ATTEMPT_COUNT = 100
@@ -66,6 +73,16 @@ def delivery_row(number, invoice_number, sequence):
     }
 
 
+def receiver_row(number):
+    """A receiver with the longest URL and the longest reason."""
+    return {
+        "receiver": f"dev https://a.example/{number:04}{'a' * 2000}",
+        "origin": "https://a.example:443",
+        "failing_since": START,
+        "reason": WIDE * 500,
+    }
+
+
 def attempt_row(number, attempt_number):
     """An attempt with the longest answer."""
     return {
@@ -79,6 +96,7 @@ def attempt_row(number, attempt_number):
         "detail": DETAIL,
         "response_body": BODY,
         "cause": "redelivery",
+        "transmission": TRANSMISSION if attempt_number > ATTEMPT_COUNT - BODIES_MAX else None,
     }
 
 
@@ -100,6 +118,7 @@ def fill(tx):
         + [delivery_row(number, 1, number - 999) for number in own],
     )
     tx.execute(insert(attempts), [attempt_row(number, ATTEMPT_COUNT) for number in numbers])
+    tx.execute(insert(receivers), [receiver_row(number) for number in numbers])
     made = product(own, range(1, ATTEMPT_COUNT + 1))
     tx.execute(insert(attempts), [attempt_row(*numbers) for numbers in made])
 
@@ -123,8 +142,12 @@ ONE = invoice_row(1)["id"]
         ("GET", f"/invoices/{ONE}/deliveries?limit=200"),
         ("GET", "/deliveries?limit=200"),
         ("GET", f"/deliveries/msg_{1001:032x}"),
+        ("GET", f"/deliveries/msg_{1001:032x}/why"),
+        ("GET", f"/invoices/{ONE}/why"),
+        ("GET", "/receivers/?limit=200"),
         ("POST", f"/deliveries/msg_{1001:032x}/redeliver"),
         ("POST", f"/invoices/{ONE}/void"),
+        ("GET", "/events?limit=200"),
         ("GET", "/healthz"),
         ("GET", "/metrics"),
     ],

@@ -62,6 +62,11 @@ async def test_delivered_delivery_shows_its_attempt(api, store):
         "status_code": 200,
         "outcome": "delivered",
         "detail": None,
+        "request": None,
+        "address": None,
+        "phases_ms": None,
+        "response_headers": None,
+        "rule": None,
         "response_body": '{"ok": true}',
     }
     shown = await (await api.get("/deliveries/msg_1")).json()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from service.collection import mailing
 from service.domain.delivery import base_of
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeliveryStatus
@@ -112,7 +113,8 @@ class Ending:
             if event is None:
                 self._log.violate("event {} of {} is missing", sequence, row["id"])
                 return
-            counts[event.description if event.collector == "operator" else None] += 1
+            if event.collector != mailing.NAME:
+                counts[event.description if event.collector == "operator" else None] += 1
             for callback in plan.asked_for(event.callbacks):
                 key = (*invoice_key, callback, sequence)
                 if key not in ordered and key not in self._ledger.swept.values():

@@ -7,6 +7,8 @@ write with the right token is never refused.
 * A delivery is leased only while it is pending, after the earlier ones of the same callback of
 its invoice, and not while its origin is on hold. For each expired lease a lost attempt is
 recorded.
+* No delivery is leased from the moment at which a client learns that its receiver is paused until
+it asks for the end of the pause, not even one that was asked for by hand.
 * Every lease expires within the deadline and the margin of an attempt.
 * A delivery fails as often as its schedule allows, and is dead then.
 * The events of an invoice are numbered without gaps. Each is written with one delivery for every
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 from service.delivery.dispatcher import LEASE_MARGIN
 from service.domain.delivery import Dead
@@ -36,11 +39,13 @@ SETTLING_SLACK = timedelta(seconds=4)
 class Fencing:
     """Checks the transactions of one run."""
 
-    def __init__(self, world, ledger):
+    def __init__(self, world, ledger, leases, mail_rules):
         self._world = world
         self._plan = world.plan
         self._log = world.log
         self._ledger = ledger
+        self._leases = leases
+        self._mails = mail_rules
         self._lease = world.plan.timeout + LEASE_MARGIN
         self._watched = {
             invoices.accept: self._accept,
@@ -50,9 +55,9 @@ class Fencing:
             deliveries.lease_due: self._lease_deliveries,
             deliveries.release: self._release,
             attempts.settle: self._settle,
-            mails.lease_due: self._pass,
-            mails.settle: self._pass,
-            mails.release: self._pass,
+            mails.lease_due: mail_rules.lease,
+            mails.settle: mail_rules.settle,
+            mails.release: mail_rules.release,
         }
 
     def watch_items(self, process, work, tx, items):
@@ -75,10 +80,6 @@ class Fencing:
                 self._check_removal(process, row)
         return result
 
-    def _pass(self, process, run, tx, item):
-        """Do work that no check is about: invoices of a run have no mails."""
-        return run(item)
-
     # Invoices
 
     def _accept(self, process, run, tx, item):
@@ -95,7 +96,7 @@ class Fencing:
         for one in due.invoices:
             self._log.add(process, "leases {} (token {})", one.id, one.lease_token)
             until, token = before[one.key]
-            self._check_taking(process, one.id, until, token + 1 == one.lease_token)
+            self._leases.check_taking(process, one.id, until, token + 1 == one.lease_token)
             self._ledger.holders["invoices", one.account_id, one.key] = (process, one.lease_token)
         return due
 
@@ -107,7 +108,9 @@ class Fencing:
         inserted = run(item)
         is_taken = inserted is not None
         name = f"a step of {invoice.id}"
-        self._check_giving_up(process, name, invoice.lease_token, before, row, is_done=is_taken)
+        self._leases.check_giving_up(
+            process, name, invoice.lease_token, before, row, is_done=is_taken
+        )
         if is_taken:
             self._log.add(process, "takes {} to {}", name, step.status.value)
             if before["event_count"] != invoice.event_count:
@@ -119,9 +122,12 @@ class Fencing:
         step, *_ = item
         row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
         before = dict(row)
-        inserted = run(item)
-        self._log.add(process, "records {!r}", step.event.description)
-        self._check_event(process, tx, step, before, row, inserted)
+        write = partial(self._mails.report, process, run, tx) if step.mail_attempt else run
+        inserted = write(item)
+        if inserted is not None:
+            event = step.event and step.event.description
+            self._log.add(process, "records {!r} of {}", event, step.invoice.id)
+            self._check_event(process, tx, step, before, row, inserted)
         return inserted
 
     def _check_event(self, process, tx, step, before, row, inserted):
@@ -174,7 +180,7 @@ class Fencing:
                 continue
             was = before[one.id]
             is_next = was["lease_token"] + 1 == one.lease_token == row["lease_token"]
-            self._check_taking(process, one.id, was["leased_until"], is_next)
+            self._leases.check_taking(process, one.id, was["leased_until"], is_next)
             self._check_lease(process, tx, row)
             if was["leased_until"]:
                 self._check_loss(process, tx, was, row)
@@ -193,7 +199,9 @@ class Fencing:
         is_done = run(item)
         name = f"the release of {delivery.id}"
         self._log.add(process, "releases {}: {}", delivery.id, is_done)
-        self._check_giving_up(process, name, delivery.lease_token, before, row, is_done=is_done)
+        self._leases.check_giving_up(
+            process, name, delivery.lease_token, before, row, is_done=is_done
+        )
         return is_done
 
     def _settle(self, process, run, tx, attempt):
@@ -202,7 +210,9 @@ class Fencing:
         before = row and dict(row)
         is_done = run(attempt)
         name = f"the settlement of {delivery.id}"
-        self._check_giving_up(process, name, delivery.lease_token, before, row, is_done=is_done)
+        self._leases.check_giving_up(
+            process, name, delivery.lease_token, before, row, is_done=is_done
+        )
         if is_done:
             decision = attempt.decision
             self._log.add(
@@ -255,34 +265,15 @@ class Fencing:
         if row["status"] == PENDING or row["settled_at"] >= limit:
             self._log.violate("{} removed {}, which was {}", process, row["id"], row["status"])
 
-    # Promises of every lease
-
-    def _check_taking(self, process, id_, until, is_next):
-        if until and until > process.clock.latest:
-            self._log.violate("{} leased {}, whose lease holds until {}", process, id_, until)
-        if not is_next:
-            self._log.violate("the token of {} did not grow by one", id_)
-
-    def _check_giving_up(self, process, name, token, before, row, *, is_done):
-        holds = before is not None and before["lease_token"] == token and before["leased_until"]
-        if is_done and not holds:
-            self._log.violate("{} wrote {} without holding its lease", process, name)
-        elif holds and not is_done:
-            self._log.violate("{} holds the lease, and {} was refused", process, name)
-        elif not is_done:
-            self._log.add(process, "has a stale lease (token {}): {} is refused", token, name)
-            if before != row:
-                self._log.violate("{} had a stale lease, and {} changed the row", process, name)
-        elif row["leased_until"] is not None:
-            self._log.violate("{} left its row leased", name)
-
     def _check_lease(self, process, tx, row):
-        """The lease of a delivery is in order, not of a receiver on hold, and expires."""
+        """The lease of a delivery is in order, not of one that rests or is paused, and expires."""
         for earlier in tx.earlier_of(row):
             if earlier["status"] == PENDING:
                 self._log.violate(
                     "{} leased {} before {} was settled", process, row["id"], earlier["id"]
                 )
+        if row["receiver"] in self._ledger.paused:
+            self._log.violate("{} leased {}, whose receiver is paused", process, row["id"])
         state = tx.receivers.get(row["receiver"])
         held_until = state and state["held_until"]
         if held_until and held_until > process.clock.latest and not row["is_asked"]:

@@ -1,8 +1,9 @@
 """
 All promises that are checked during a run; each kind of promise has its own module.
 
-`fencing` checks transactions, `requests` checks what receivers get, `ending` checks the rows at the
-end. This module compares the memory with the responses and the log of each process.
+`fencing` checks transactions, `requests` checks what receivers get, `mails` what the mail server
+gets, `ending` checks the rows at the end. This module compares the memory with the responses and
+the log of each process.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from service.storage import attempts
 from tests.simulation.clocks import true_now
 from tests.simulation.ending import Ending
 from tests.simulation.fencing import Fencing
+from tests.simulation.lease_rules import LeaseRules
 from tests.simulation.ledger import Ledger
+from tests.simulation.mails import Mails
+from tests.simulation.predictions import Predictions
 from tests.simulation.requests import Requests
 
 PENDING = DeliveryStatus.PENDING.value
@@ -27,7 +31,10 @@ class Invariants:
     def __init__(self, world):
         self.ledger = Ledger()
         self.ending = Ending(world, self.ledger)
-        fencing, requests = Fencing(world, self.ledger), Requests(world, self.ledger)
+        leases = LeaseRules(world.log)
+        self.mails = Mails(world, self.ledger, leases)
+        fencing = Fencing(world, self.ledger, leases, self.mails)
+        requests = Requests(world, self.ledger)
         self._log = world.log
         self._memory = world.memory
         self._statuses = {}
@@ -35,7 +42,8 @@ class Invariants:
         self.watch_items = fencing.watch_items
         self.attempt_begins = requests.attempt_begins
         self.attempt_ends = requests.attempt_ends
-        self.request_begins = requests.request_begins
+        self.predictions = Predictions(world, self.ledger)
+        self._requests = requests
         self.drained = self.ending.check_drained
 
     def batch_begins(self, batch):
@@ -44,8 +52,15 @@ class Invariants:
             key = attempt.delivery.id, attempt.delivery.lease_token
             self.ledger.tried_at[key] = true_now()
 
+    def request_begins(self, attempt, outgoing):
+        """A request is made; see `Requests.request_begins`."""
+        request = self._requests.request_begins(attempt, outgoing)
+        self.predictions.check_request(request.delivery)
+        return request
+
     def check_states(self, tx):
         """A settled delivery keeps its state, unless a redelivery was requested."""
+        self.predictions.look(tx)
         for row in tx.deliveries:
             id_, status = row["id"], row["status"]
             was = self._statuses.get(id_, PENDING)

@@ -36,5 +36,8 @@ class Ledger:
         """The number of settled failures of a delivery since its last redelivery."""
         self.tried_at = {}
         """Delivery and token -> when its process last tried to settle it."""
-        self.redelivery_requests = set()
-        """The deliveries for which a redelivery was requested."""
+        self.redelivery_requests, self.paused = set(), set()
+        """
+        The deliveries for which a redelivery was requested, and the receivers whose pause was
+        acknowledged, and whose end nobody has asked for.
+        """

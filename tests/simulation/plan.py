@@ -23,6 +23,12 @@ CLOCK_LIMIT = timedelta(seconds=10)
 
 ACCOUNT_COUNT = 2
 
+MAIL_LEASE = timedelta(seconds=15)
+"""The lease of a mail in a world; that of the service is longer."""
+
+MAIL_PAUSE = timedelta(seconds=3)
+"""How long no mail is sent after the service itself was refused."""
+
 CALLBACKS = ("invoice_notification", "invoice_copy")
 """The callback of the service and one more; the collection fires only the first one."""
 
@@ -40,6 +46,22 @@ class Behaviour(Enum):
     GONE = "gone"
 
 
+class MailBehaviour(Enum):
+    """The behaviour of the mail server for a while."""
+
+    WELL = "well"
+    FLAKY = "flaky"
+    AWAY = "away"
+    CLOSED = "taking no mail of the service"
+
+
+class Recipient(Enum):
+    """Whether the mail server knows the customer of an invoice."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+
+
 class FaultKind(Enum):
     """The kinds of faults and operations in a world; `world` implements them."""
 
@@ -50,6 +72,7 @@ class FaultKind(Enum):
     CUT_OFF = "cut off"
     REDELIVER = "redeliver"
     ROTATE = "rotate a secret"
+    PAUSE = "pause a receiver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +141,8 @@ class InvoicePlan:
     is_sent_twice: bool
     events: tuple[EventPlan, ...]
     """The events that are recorded beside its collection."""
+    recipient: Recipient | None
+    """The customer that gets a mail; None if its account gives no address."""
 
     @property
     def id(self):
@@ -163,6 +188,9 @@ class Plan:
     """The probability that a collector takes about as long as a lease."""
     receivers: tuple[ReceiverPlan, ...]
     outages: tuple[OutagePlan, ...]
+    mail_schedule: tuple[timedelta, ...]
+    mail_behaviours: tuple[tuple[float, MailBehaviour], ...]
+    """The behaviours of the mail server, each from an instant on."""
     invoices: tuple[InvoicePlan, ...]
     faults: tuple[Fault, ...]
     faults_until: float
@@ -176,6 +204,9 @@ def draw(seed):
     machine_count = chance.choice((1, 2, 2, 3))
     faults_until = chance.uniform(6, 22)
     receivers = _draw_receivers(chance, faults_until)
+    # A generator of its own: what it draws changes nothing else of a world.
+    mail_chance = random.Random(f"mails of {seed}")
+    pauses = _draw_pauses(random.Random(f"pauses of {seed}"), machine_count, faults_until)
     return Plan(
         seed=seed,
         is_calm=is_calm,
@@ -199,8 +230,21 @@ def draw(seed):
         slow_chance=0 if is_calm else chance.choice((0, 0, 0.2)),
         receivers=receivers,
         outages=_draw_outages(chance, {one.origin for one in receivers}, faults_until),
-        invoices=_draw_invoices(chance, receivers, faults_until),
-        faults=_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed),
+        mail_schedule=tuple(
+            timedelta(seconds=mail_chance.choice((0.5, 1, 2)))
+            for _ in range(mail_chance.randint(1, 4))
+        ),
+        mail_behaviours=tuple(
+            (at, mail_chance.choice((*MailBehaviour, MailBehaviour.FLAKY)))
+            for at in sorted(
+                mail_chance.choice((0, mail_chance.uniform(0, faults_until)))
+                for _ in range(mail_chance.randint(1, 4))
+            )
+        ),
+        invoices=_draw_invoices(chance, mail_chance, receivers, faults_until),
+        faults=_in_order(
+            *_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed), *pauses
+        ),
         faults_until=faults_until,
     )
 
@@ -246,9 +290,12 @@ def _draw_retention(chance, is_calm):
     return timedelta(seconds=chance.choice((4, 12)))
 
 
-def _draw_invoices(chance, receivers, faults_until):
+def _draw_invoices(chance, mail_chance, receivers, faults_until):
     """Some invoices come one by one, others in a burst for the same receiver."""
     at, receiver, drawn = 0.0, chance.choice(receivers), []
+    recipients = (None,)
+    if mail_chance.random() < 0.5:
+        recipients = (None, None, *2 * (Recipient.KNOWN,), Recipient.UNKNOWN)
     for number in range(1, chance.randint(2, 9) + 1):
         if chance.random() < 0.6:
             at, receiver = chance.uniform(0, faults_until * 0.7), chance.choice(receivers)
@@ -266,6 +313,7 @@ def _draw_invoices(chance, receivers, faults_until):
                 wait=chance.choice((0.02, 0.5, 2)),
                 is_sent_twice=chance.random() < 0.1,
                 events=_draw_events(chance, number, at, faults_until),
+                recipient=mail_chance.choice(recipients),
             )
         )
     return tuple(sorted(drawn, key=lambda one: one.at))
@@ -297,7 +345,7 @@ def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
         ]
     if is_skewed:
         kinds += [FaultKind.JUMP] * 4
-    drawn = [
+    return [
         Fault(
             round(chance.uniform(0, faults_until), 3),
             chance.choice(kinds),
@@ -306,4 +354,21 @@ def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
         )
         for _ in range(chance.randint(0, 6))
     ]
-    return tuple(sorted(drawn, key=lambda one: one.at))
+
+
+def _draw_pauses(chance, machine_count, faults_until):
+    """Some worlds have pauses; they are drawn apart, so that nothing else depends on them."""
+    count = chance.choice((0, 0, 0, 0, 1, 2))
+    return [
+        Fault(
+            round(chance.uniform(0, faults_until), 3),
+            FaultKind.PAUSE,
+            chance.randrange(machine_count),
+            chance.random(),
+        )
+        for _ in range(count)
+    ]
+
+
+def _in_order(*faults):
+    return tuple(sorted(faults, key=lambda one: one.at))

@@ -7,12 +7,16 @@ find similar bugs either.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
 
 from pytest import MonkeyPatch
 
 from service.clock import SystemClock
+from service.collection import mailing
+from service.collection.mailing import Mailing
+from service.collection.sending import Sending
 from service.delivery import attempt, dispatcher
 from service.delivery.attempt import Attempts
 from service.delivery.dispatcher import Dispatcher
@@ -20,10 +24,11 @@ from service.delivery.fairness import Receivers
 from service.delivery.health import Cooldowns
 from service.delivery.shares import Division
 from service.domain.delivery import Attempt, Dead, base_of
-from service.domain.outcomes import AttemptOutcome
+from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import Acceptance, DeadReason
-from service.errors import StorageUnavailable
-from service.storage import attempts, deliveries
+from service.domain.waiting import Waits
+from service.errors import SendingRefused, StorageUnavailable
+from service.storage import attempts, deliveries, gates, history
 from service.storage.store import Followed, Store
 from tests import memory
 from tests.memory import Tables
@@ -328,6 +333,20 @@ def holds_are_not_shared(patch):
     patch.setattr(Tables, "is_held", lambda self, receiver, now: False)
 
 
+def paused_receivers_are_leased(patch):
+    """A pause is stored, and no statement asks for it."""
+    patch.setattr(Tables, "is_paused", lambda self, receiver: False)
+
+
+def resuming_signals_nothing(patch):
+    """What waited for the end of a pause is found only by polling."""
+
+    async def resume(self, known):
+        return await self._write(gates.resume, known.receiver)
+
+    patch.setattr(Store, "resume_receiver", resume)
+
+
 def followers_are_not_announced(patch):
     """A process that settles an event does not know that another process has a later one."""
     patch.setattr(Followed, "set_for", lambda self, keys: None)
@@ -354,6 +373,106 @@ def redelivery_goes_on_with_the_schedule(patch):
         tx.deliveries.change(row, failure_count=failure_count)
 
     patch.setattr(memory, "_redeliver_row", go_on)
+
+
+# Mails
+
+
+def mails_need_no_lease(patch):
+    """Any process may record an attempt at a mail."""
+    patch.setattr(memory, "_settle_mail", _without_lease(memory._settle_mail))
+
+
+def steps_move_from_what_was_leased(patch):
+    """A step of an invoice does not count if its mail has gone meanwhile."""
+    patch.setattr(memory, "_status_after", lambda row, step: step.status.value)
+
+
+def mails_are_composed_for_each_step(patch):
+    """A collection that continues does not see that the mail of its invoice is committed."""
+
+    async def has_mail(self, invoice):
+        return False
+
+    patch.setattr(Store, "has_mail", has_mail)
+
+
+def mails_are_not_announced(patch):
+    """The loop that sends mails does not learn of new ones."""
+    signal = Store._signal
+
+    def signal_others(self, name, *names):
+        if name != "mails":
+            signal(self, name, *names)
+
+    patch.setattr(Store, "_signal", signal_others)
+
+
+def deferred_mails_are_forgotten(patch):
+    """The loop waits without an eye on when a deferred mail is due again."""
+    run_round = Mailing.run_round
+
+    async def run_without_eye(self):
+        found = await run_round(self)
+        return replace(found, wait=mailing.POLL) if not self._paused_until else found
+
+    patch.setattr(Mailing, "run_round", run_without_eye)
+
+
+def refusals_of_the_service_are_attempts(patch):
+    """A wrong password counts as a failure of the mail."""
+    hand_over = Mailing._hand_over
+
+    async def defer(self, mail, invoice):
+        try:
+            return await hand_over(self, mail, invoice)
+        except SendingRefused:
+            return Sending(MailOutcome.DEFERRED, 535)
+
+    patch.setattr(Mailing, "_hand_over", defer)
+
+
+def undeliverable_mails_are_not_told(patch):
+    """The last attempt is recorded without what it means for the invoice."""
+
+    async def settle(self, invoice, attempt):
+        return await self._store.settle_mail(attempt)
+
+    patch.setattr(Mailing, "_settle", settle)
+
+
+# Explanations
+
+
+def holds_are_not_told(patch):
+    """An explanation does not know that a receiver has asked for a hold."""
+    _waits_are_told_with(patch, held_until=None)
+
+
+def order_is_not_told(patch):
+    """An explanation does not know that an earlier event goes first."""
+    _waits_are_told_with(patch, is_first=True)
+
+
+def _waits_are_told_with(patch, **changes):
+    waits_of = history.waits_of
+
+    def wrong(row):
+        waits = waits_of(row)
+        return waits and replace(waits, **changes)
+
+    patch.setattr(history, "waits_of", wrong)
+
+
+def attempts_are_told_too_late(patch):
+    """An explanation gives a later instant than that of the next attempt."""
+    reason_at = Waits.reason_at
+
+    def late(self, now):
+        reason, until = reason_at(self, now)
+        return reason, until and until + timedelta(seconds=1)
+
+    patch.setattr(Waits, "reason_at", late)
 
 
 # Accounts
@@ -401,7 +520,19 @@ PLANTS = [
     followers_are_not_announced,
     holds_are_not_remembered,
     holds_are_not_shared,
+    paused_receivers_are_leased,
+    resuming_signals_nothing,
     schedules_never_end,
     redelivery_goes_on_with_the_schedule,
+    mails_need_no_lease,
+    steps_move_from_what_was_leased,
+    mails_are_composed_for_each_step,
+    mails_are_not_announced,
+    deferred_mails_are_forgotten,
+    refusals_of_the_service_are_attempts,
+    undeliverable_mails_are_not_told,
+    holds_are_not_told,
+    order_is_not_told,
+    attempts_are_told_too_late,
     rotated_secrets_end_at_once,
 ]

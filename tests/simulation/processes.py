@@ -16,20 +16,25 @@ from functools import cache
 
 from service.api.application import OPERATIONS
 from service.app import ALONE, Edges, assemble
+from service.domain.delivery import account_of
 from service.domain.invoice import Event, Step
+from service.domain.receivers import id_of
 from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing
-from tests.mails import FakeTransport
 from tests.simulation.clocks import SkewedClock
 from tests.simulation.collector import Script
 from tests.simulation.link import Link
 from tests.simulation.loop import OWNER
+from tests.simulation.mail_server import MailTransport
 from tests.simulation.plan import CALLBACKS
 
 KILL_POINTS = ("write", "commit", "read", "send", "answer", "collect")
 """The operations in the middle of which a process may be killed."""
+
+MAIL_KILL_POINTS = ("mail",)
+"""The same in worlds with mails."""
 
 PROCESS = ContextVar("PROCESS", default=None)
 """The running process; log records are assigned to it."""
@@ -105,10 +110,11 @@ class Process:
         self._serving = []
         self._kill_point = world.kill_point()
         self.link = Link(world, self)
+        transport = MailTransport(world, self)
         edges = Edges(
             database=self.link,
             sender=self,
-            mail_transport=FakeTransport(),
+            mail_transport=transport,
             collector=Script(world, self),
             clock=self.clock,
             chance=world.chance.random,
@@ -118,6 +124,8 @@ class Process:
         self.service = assemble(
             world.settings, ALONE, edges, operations=_operations(), metrics=_metrics()
         )
+        # A real mail has random ids, and a pay link, which is not part of a world.
+        self.service.collection._compose = transport.compose
 
     def __str__(self):
         return self.name
@@ -172,6 +180,28 @@ class Process:
     def redeliver(self, account_id, delivery_id):
         """A task that redelivers a delivery."""
         return self._spawn(self._redeliver(account_id, delivery_id))
+
+    def pause(self, receiver):
+        """A task that pauses *receiver*."""
+        return self._serve(self._pause(receiver))
+
+    def resume(self, receiver):
+        """A task that resumes *receiver*."""
+        return self._serve(self._resume(receiver))
+
+    async def _pause(self, receiver):
+        known = await self._known(receiver)
+        await self.service.store.pause_receiver(known, self.clock.now())
+
+    async def _resume(self, receiver):
+        # If the pause was not written, the receiver may be unknown by now.
+        with suppress(NotFound):
+            await self.service.store.resume_receiver(await self._known(receiver))
+
+    async def _known(self, receiver):
+        return await self.service.store.find_receiver(
+            account_of(receiver), id_of(receiver), self.clock.now()
+        )
 
     async def _record(self, invoice, plan):
         row = await self.service.store.find_invoice(invoice.account_id, invoice.id)

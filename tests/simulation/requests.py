@@ -119,10 +119,13 @@ class Requests:
         history.is_open.append((at, is_open))
         if is_open:
             self._answered.add(attempt.receiver)
-        is_failed_probe = attempt.is_probe and not is_open
+        now = attempt.process.clock.now()
+        # What was asked for by hand is attempted in a cooldown, and begins no other one.
+        is_cooling_down = attempt.is_asked and any(now < end for _, end in history.blocked_until)
+        is_failed_probe = attempt.is_probe and not is_open and not is_cooling_down
         wait = max(_asked_for(answer), COOLDOWN_FIRST if is_failed_probe else timedelta(0))
         if wait:
-            history.blocked_until.append((at, attempt.process.clock.now() + wait))
+            history.blocked_until.append((at, now + wait))
 
     def request_begins(self, attempt, outgoing):
         """A request is made; the bytes of its body identify its lease."""

@@ -8,12 +8,14 @@ import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from pytest import MonkeyPatch
+
 from service import loops
 from service.collection import loop as collection
-from service.collection import payments
+from service.collection import mailing, payments
 from service.delivery import attempt, dispatcher, lookout, sweeper
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.plan import Plan, draw
+from tests.simulation.plan import MAIL_LEASE, MAIL_PAUSE, Plan, draw
 from tests.simulation.processes import PROCESS
 from tests.simulation.run_log import RunLog
 from tests.simulation.twin import Twin
@@ -53,7 +55,7 @@ def run(seed, *, has_twin=False):
     loop = VirtualLoop()
     twin = Twin() if has_twin else None
     try:
-        with _polling_every(plan.poll):
+        with _with_delays(plan.poll):
             return loop.run_until_complete(_run(plan, twin))
     finally:
         loop.close()
@@ -105,19 +107,16 @@ def _fail(world, context):
 
 
 @contextmanager
-def _polling_every(poll):
-    """Let the loops of the service poll at the interval of the plan."""
-    modules = (loops, collection, payments, dispatcher, lookout, attempt, sweeper)
-    before, before_idle = [module.POLL for module in modules], payments.IDLE_POLL
-    for module in modules:
-        module.POLL = poll
-    payments.IDLE_POLL = poll
-    try:
+def _with_delays(poll):
+    """Let the loops of the service poll at the interval of the plan, and mails wait less."""
+    modules = (loops, collection, mailing, payments, dispatcher, lookout, attempt, sweeper)
+    with MonkeyPatch.context() as patch:
+        for module in modules:
+            patch.setattr(module, "POLL", poll)
+        patch.setattr(payments, "IDLE_POLL", poll)
+        patch.setattr(mailing, "LEASE", MAIL_LEASE)
+        patch.setattr(mailing, "PAUSE", MAIL_PAUSE)
         yield
-    finally:
-        payments.IDLE_POLL = before_idle
-        for module, usual in zip(modules, before, strict=True):
-            module.POLL = usual
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.simulation.__main__ import main
+from tests.simulation.mail_server import MailReaction
 from tests.simulation.plan import draw
 from tests.simulation.plants import order_is_not_kept
 from tests.simulation.receivers import Reaction
@@ -24,7 +25,9 @@ SEEN = (
     "is pending again after a redelivery",
     "cannot attempt: StorageUnavailable",
     *("invoice_copy", "beside b'", "removes msg_", "rotates the secret of account 1"),
-    *(reaction.value for reaction in Reaction),
+    *("mail.paused", "): the attempt of mail_", "): the last attempt of mail_"),
+    *("accepted, sent", "rejected, undeliverable", "deferred, pending", "deferred, undeliverable"),
+    *(reaction.value for reaction in (*Reaction, *MailReaction)),
 )
 """Events that must happen in some world: a promise that is never tested cannot be broken."""
 

@@ -83,7 +83,7 @@ def number_by_what_was_read(patch):
     patch.setattr(
         steps,
         "_event_row",
-        lambda invoice, event, _: event_row(invoice, event, invoice.event_count + 1),
+        lambda invoice, event, _, *more: event_row(invoice, event, invoice.event_count + 1, *more),
     )
 
 

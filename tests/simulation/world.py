@@ -24,8 +24,9 @@ from tests.rows import a_callback, an_invoice
 from tests.simulation.clocks import SkewedClock, true_now
 from tests.simulation.invariants import Invariants
 from tests.simulation.link import WatchedDatabase
+from tests.simulation.mail_server import ADDRESSES, MailServer
 from tests.simulation.plan import ACCOUNT_COUNT, CALLBACKS, CLOCK_LIMIT, FaultKind, InvoicePlan
-from tests.simulation.processes import KILL_POINTS, Machine, State
+from tests.simulation.processes import KILL_POINTS, MAIL_KILL_POINTS, Machine, State
 from tests.simulation.receivers import Receivers
 from tests.simulation.run_log import RunLog
 
@@ -85,6 +86,7 @@ class World:
         self.memory = Memory(has_one_writer=plan.has_one_writer)
         self.rules = Invariants(self)
         self.receivers = Receivers(self)
+        self.mail_server = MailServer(self)
         self.settings = _settings(plan)
         self.secrets = {}
         """The signing secrets of each account, by its id."""
@@ -98,6 +100,7 @@ class World:
             for one in plan.invoices
             for callback, receiver in zip(CALLBACKS, one.receivers, strict=False)
         }
+        self._has_mails = any(one.recipient for one in plan.invoices)
         self.asked = set()
         """The callbacks and traces of what was asked for by hand."""
         self._machines = [
@@ -111,6 +114,8 @@ class World:
         )
         self._asked = []
         """The requested redeliveries: one may take longer than its caller waits."""
+        self._pauses = set()
+        """The receivers that a client has asked to pause, and not yet resumed."""
         self._id_count = 0
         self._key_count = 0
         self._fault_handlers = {
@@ -121,6 +126,7 @@ class World:
             FaultKind.CUT_OFF: self._cut_off,
             FaultKind.REDELIVER: self._redeliver,
             FaultKind.ROTATE: self._rotate,
+            FaultKind.PAUSE: self._pause,
         }
         """The coroutine for each kind of fault; its arguments are the machine and the fault."""
 
@@ -135,6 +141,8 @@ class World:
         """At which operation a new process is killed, and at its which use; usually None."""
         if self.faults_are_over or self.chance.random() >= self.plan.kill_chance:
             return None
+        if self._has_mails and self.chance.random() < 0.3:
+            return self.chance.choice(MAIL_KILL_POINTS), self.chance.randint(1, 4)
         return self.chance.choice(KILL_POINTS), self.chance.randint(1, 30)
 
     def loss(self):
@@ -190,6 +198,8 @@ class World:
         await self._end_faults(faults)
         await self._wait_for_end(clients)
         self.rules.ending.check()
+        self.rules.mails.check_end()
+        self.rules.predictions.check_end()
         await _cancelled(keepers)
         await self._drain_all()
 
@@ -257,6 +267,7 @@ class World:
             callback_url=plan.receivers[0].base if plan.receivers else None,
             callbacks=callbacks,
             traceparent=plan.traceparent,
+            customer_email=ADDRESSES.get(plan.recipient),
             **changes,
         )
 
@@ -268,13 +279,19 @@ class World:
         self.memory.is_away = False
         for machine in self._machines:
             machine.is_cut_off = False
+        for receiver in sorted(self._pauses):
+            await self._resume(receiver)
         await asyncio.gather(*self._asked, return_exceptions=True)
 
     async def _wait_for_end(self, clients):
         """Wait until everything is accepted and finished, up to a time limit."""
         loop = asyncio.get_running_loop()
         until = loop.time() + END_SECONDS + self._probing_seconds()
-        while not (all(one.done() for one in clients) and self.rules.ending.is_reached()):
+        while not (
+            all(one.done() for one in clients)
+            and self.rules.mails.are_finished()
+            and self.rules.ending.is_reached()
+        ):
             self.rules.ending.check_rest()
             if loop.time() > until:
                 self.rules.ending.name_unfinished_rows()
@@ -341,6 +358,31 @@ class World:
             self.rules.ledger.redelivery_requests.add(row["id"])
             self._asked.append(process.redeliver(row["account_id"], row["id"]))
 
+    async def _pause(self, machine, fault):
+        """A client pauses a receiver, and resumes it after a while, perhaps in another process."""
+        process, rows = machine.process, list(self.memory.tables.deliveries)
+        if not rows or not process or not process.is_ready:
+            return
+        receiver = rows[int(fault.size * len(rows))]["receiver"]
+        if receiver in self._pauses:
+            return
+        self._pauses.add(receiver)
+        self.log.add(process, "is asked to pause {}", receiver)
+        if await self._ended(process, process.pause(receiver)):
+            self.log.add(process, "has paused {}", receiver)
+            self.rules.ledger.paused.add(receiver)
+        await asyncio.sleep(8 * fault.size)
+        await self._resume(receiver)
+
+    async def _resume(self, receiver):
+        """Ask to resume a receiver until a response says that it is."""
+        self.rules.ledger.paused.discard(receiver)
+        while receiver in self._pauses:
+            process = await self._ready_process()
+            self.log.add(process, "is asked to resume {}", receiver)
+            if await self._ended(process, process.resume(receiver)):
+                self._pauses.discard(receiver)
+
     async def _rotate(self, _machine, fault):
         """An account gets a new signing secret; the old one stays valid for a while."""
         number = int(fault.size * 1000) % ACCOUNT_COUNT
@@ -366,6 +408,7 @@ def _settings(plan):
         retry_schedule=plan.schedule,
         receiver_contract="strict" if plan.is_strict else "lenient",
         retention=plan.retention,
+        mail_retry_schedule=plan.mail_schedule,
         drain_timeout=timedelta(seconds=plan.drain_seconds),
     )
 

@@ -7,6 +7,7 @@ the values of that run, and as a prepared statement with a generic plan.
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -20,9 +21,13 @@ from sqlalchemy import Engine, event, text
 from service.database.bulk import insert_rows
 from service.database.connecting import SETTINGS
 from service.database.opening import open_database
+from service.domain.attempt_counts import COUNTS, Hour, no_counts
+from service.domain.receivers import id_of
+from service.errors import NotFound
 from service.storage.deliveries import LeaseRound as DeliveryRound
 from service.storage.history import DeliveryFilter
 from service.storage.leases import LeaseRound
+from service.storage.observations import Observation
 from service.storage.retention import SweepPosition
 from service.storage.schema import migrate
 from service.storage.store import Store
@@ -37,6 +42,7 @@ from service.storage.tables import (
     metadata,
     microseconds,
     origins,
+    receiver_hours,
     receivers,
 )
 from service.storage.waiting import Chain
@@ -66,6 +72,7 @@ ACCOUNT_COUNT = 2_000
 CHUNK = 2_000
 ORIGIN = "https://hooks.example:443"
 NOW = START + timedelta(hours=1)
+HOUR = 3600 * 10**6
 
 
 @pytest.fixture(scope="module", params=["sqlite", "sqlite, counted", "postgresql"])
@@ -141,19 +148,33 @@ def insert_due_invoices(tx):
     insert_rows(tx, invoices, [invoice_row(n, due_at=microseconds(START) + n) for n in numbers])
     made = microseconds(START)
     owners = [(f"acct_{n}", n) for n in range(ACCOUNT_COUNT)]
-    insert_rows(tx, accounts, [(id_, f"name {n}", made, None) for id_, n in owners])
+    insert_rows(tx, accounts, [(id_, f"name {n}", made, None, None) for id_, n in owners])
     insert_rows(tx, account_keys, [(f"p{n}", id_, b"hash", made, None) for id_, n in owners])
     insert_rows(tx, account_secrets, [(id_, f"{n}", b"locked", made, None) for id_, n in owners])
     names = {receiver_of(number) for number in range(2 * RECEIVER_COUNT)}
     names |= {f"dev https://hooks.example/{number}" for number in range(REMEMBERED_COUNT)}
     # Most of them answer; a hundredth rested until some time ago.
     states = [
-        (name, ORIGIN, None if n % 100 == 0 else made + n, None, made, made)
+        receiver_row(name, None if n % 100 == 0 else made + n, made)
         for n, name in enumerate(sorted(names))
     ]
     insert_rows(tx, receivers, states)
+    counts = (0,) * len(COUNTS)
+    hours = [(row[0], microseconds(NOW) - n % 30 * HOUR, *counts) for n, row in enumerate(states)]
+    insert_rows(tx, receiver_hours, hours)
     hosts = sorted({ORIGIN, *(f"https://{n}.example:443" for n in range(REMEMBERED_COUNT))})
     insert_rows(tx, origins, [(name, made) for name in hosts])
+
+
+def receiver_row(name, answered_at, made):
+    """A row of `receivers`; one that does not answer fails."""
+    values = {
+        **{column.name: None for column in receivers.columns},
+        **{"receiver": name, "origin": ORIGIN, "id": id_of(name), "answered_at": answered_at},
+        **{"cooldown_until": made, "held_until": made, "answering_since": answered_at},
+        **{"failing_since": None if answered_at else made, "reason": "It failed."},
+    }
+    return tuple(values.values())
 
 
 def status_of(number):
@@ -188,8 +209,8 @@ def invoice_row(number, *, due_at=None):
 
 def event_row(number):
     """A row of `events`."""
-    at = microseconds(START)
-    return account_of(number), f"{number:032x}", 1, "Invoice paid", True, "sandbox", at
+    at, callbacks = microseconds(START), '{"invoice_notification":null}'
+    return account_of(number), f"{number:032x}", 1, "Invoice paid", True, "sandbox", at, callbacks
 
 
 def delivery_row(number):
@@ -212,7 +233,7 @@ def delivery_row(number):
 def attempt_row(number):
     """A row of `attempts`."""
     id_ = f"msg_{number:032x}"
-    made = microseconds(START), 12, 200, "delivered", None, None, "event"
+    made = microseconds(START), 12, 200, "delivered", None, None, "event", None
     return account_of(number), id_, 1, *made
 
 
@@ -229,9 +250,10 @@ async def recorded(store):
 
     async def do(name, awaitable):
         run.clear()
-        result = await awaitable
-        statements[name] = list(run)
-        return result
+        try:
+            return await awaitable
+        finally:
+            statements[name] = list(run)
 
     event.listen(Engine, "before_cursor_execute", record)
     try:
@@ -269,13 +291,39 @@ async def do_one_of_each(store, do):
     await clear_one_of_each(store, do)
     await do("measure the backlog", store.backlog(NOW))
     await do("count open deliveries", store.count_open("dev", 9))
+    await by_hand_of_each(store, do)
     await do("find a key", store.find_key("p1000", NOW))
     await do("find secrets", store.secrets_of("acct_1000", NOW))
+
+
+async def by_hand_of_each(store, do):
+    """Find, list, pause and resume receivers, and store what was observed."""
+    known, _ = await do("list receivers", store.list_receivers("dev", NOW, after=None, limit=50))
+    after = id_of(known[-1].receiver)
+    await do("list receivers on", store.list_receivers("dev", NOW, after=after, limit=50))
+    await do("find a receiver", store.find_receiver("dev", after, NOW))
+    with suppress(NotFound):
+        await do("find an unknown receiver", store.find_receiver("dev", "rcv_", NOW))
+    await do("hours of a receiver", store.receiver_series("dev", after, NOW))
+    await do("pause", store.pause_receiver(known[0], NOW))
+    await do("resume", store.resume_receiver(known[0]))
+    values = {"receiver": known[0].receiver, "origin": known[0].origin}
+    hours = [Hour(known[0].receiver, NOW, no_counts())]
+    failing = Observation(**values, hours=hours, failing_since=NOW, failed_at=NOW)
+    await do("observe a failure", store.observe([failing]))
+    await do("observe an answer", store.observe([Observation(**values, answered_at=NOW + SECOND)]))
+    later = NOW + timedelta(days=2)
+    await do("remove old hours", store.remove_old_hours(later))
+    due = await do("find notices", store.due_notices(later))
+    await do("give notices", store.give_notices([(due[0], None)]))
+    test = replace(a_delivery(a_step(an_invoice(), event=an_event())), id="msg_t", invoice_key="t")
+    await do("add a test event", store.add_test_event(test))
 
 
 async def clear_one_of_each(store, do):
     """Redeliver, sweep and forget."""
     await do("redeliver", store.redeliver("dev", f"msg_{1:032x}", NOW))
+    await do("cancel", store.cancel("dev", f"msg_{1:032x}", NOW))
     await do("redeliver all", anext(store.redeliver_all("dev", DeliveryFilter(status="dead"), NOW)))
     await do("sweep", store.sweep(SweepPosition("dev"), START + SECOND))
     await do("sweep on", store.sweep(SweepPosition("dev", "n"), START + SECOND))
@@ -296,7 +344,13 @@ async def list_one_of_each(store, do):
     }.items():
         options = {"status": None, "after": None, "limit": 50, **narrowed}
         await do(name, store.list_invoices("dev", **options))
+    page = await do("read the feed", store.feed("dev", after=None, limit=50))
+    await do("read the feed after a cursor", store.feed("dev", after=str(page.next), limit=50))
+    await do("look at the heads of feeds", store.feed_heads(["dev", "other"]))
     await do("find a delivery", store.find_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a delivery", store.facts_of_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a later delivery", store.facts_of_delivery("dev", "msg_2"))
+    await do("explain an invoice", store.facts_of_invoice("dev", "i1"))
     await do("deliveries of an invoice", store.deliveries_of("dev", "i1"))
     for name, wanted, after in (
         ("list deliveries", DeliveryFilter(), None),
@@ -403,6 +457,14 @@ FIRST_COLUMNS |= {
 """The first column of every index."""
 
 
+FEW_ROWS = {"feed_bases"}
+"""Tables that do not grow: one row for each server into which the database was restored."""
+
+
+FEW_ROWS = {"feed_bases"}
+"""Tables that do not grow: one row for each server into which the database was restored."""
+
+
 def columns_of(condition):
     """The names in a *condition* of PostgreSQL, which include the columns."""
     return re.findall(r"\w+", condition)
@@ -418,6 +480,8 @@ def plan_of(statement, explained):
         # Without a condition on its first column, the whole index is scanned.
         if FIRST_COLUMNS.get(node.get("Index Name")) in columns_of(node.get("Index Cond", "")):
             plan.searched[node["Index Name"]] += 1
+        elif node.get("Relation Name") in FEW_ROWS or node.get("Relation Name") in FEW_ROWS:
+            continue
         elif "Index Name" in node or node["Node Type"] == "Seq Scan":
             plan.walked.append(f"{node['Node Type']} {node.get('Relation Name')}")
     return plan
@@ -431,21 +495,25 @@ _ROWS = {
     *("receivers_pkey", "origins_pkey"),
 }
 _LOOK = {"deliveries_waiting", "deliveries_asked", "receivers_pkey", "origins_pkey"}
+_STATES, _HOURS = {"receivers_pkey", "origins_pkey"}, {"receiver_hours_primary"}
 _LEASED = {"deliveries_order", "events_primary", "invoices_primary"}
 _EVENTS = {"invoices_primary", "events_primary"}
 _DELIVERIES = {"deliveries_primary", *_ROWS}
 _ATTEMPTS = {"deliveries_primary", "attempts_primary"}
+_POSITION = {"events_feed"}
+_POSITION_IN_SERVER = {"events_primary"}
+"""By which the position of a new event is found: on SQLite, and on PostgreSQL."""
 _FILTERED = [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS]
 INDEXES = {
     "accept again": [_ID],
     "lease invoices": [{"invoices_due", "processes_pkey"}, _KEY],
-    "take a step": [_KEY, {"receivers_pkey", "origins_pkey"}],
-    "record an event": [_KEY, {"receivers_pkey", "origins_pkey"}],
+    "take a step": [_KEY, _POSITION, {"receivers_pkey", "origins_pkey"}],
+    "record an event": [_KEY, _POSITION, {"receivers_pkey", "origins_pkey"}],
     "find accounts": [{"deliveries_waiting"}],
     "look at receivers": [_LOOK],
     "look along chains": [_LOOK],
     "lease deliveries": [
-        {"deliveries_asked", "processes_pkey", *_LEASED},
+        {"deliveries_asked", "receivers_pkey", "processes_pkey", *_LEASED},
         {"deliveries_waiting", "receivers_pkey", "processes_pkey", *_LEASED},
         {"deliveries_primary"},
     ],
@@ -459,6 +527,16 @@ INDEXES = {
     "list invoices after a cursor": [_ID, _KEY, _EVENTS],
     "list one invoice by its id": [_ID, _EVENTS],
     "find a delivery": [{"deliveries_primary", *_ROWS}, {"deliveries_primary", "attempts_primary"}],
+    "explain a delivery": [_DELIVERIES, _ATTEMPTS],
+    "explain a later delivery": [_DELIVERIES, _ATTEMPTS, {"deliveries_order", "events_primary"}],
+    "explain an invoice": [
+        _ID,
+        {"deliveries_order"},
+        {"mails_invoice"},
+        {"events_primary"},
+        _DELIVERIES,
+        _ATTEMPTS,
+    ],
     "deliveries of an invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
     "list deliveries": _FILTERED[:2],
     "list deliveries after a cursor": _FILTERED,
@@ -482,6 +560,7 @@ INDEXES = {
         {"deliveries_primary", *_ROWS},
         {"deliveries_primary", "attempts_primary"},
     ],
+    "cancel": [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS],
     "redeliver all": [{"deliveries_dead"}],
     "sweep": [{"deliveries_primary"}, {"attempts_primary"}],
     "sweep on": [{"deliveries_primary"}],
@@ -495,6 +574,24 @@ INDEXES = {
         {"mails_due", "processes_pkey"},
     ],
     "count open deliveries": [{"deliveries_waiting"}],
+    "read the feed": [{"events_feed", "invoices_primary"}],
+    "read the feed after a cursor": [{"events_feed", "invoices_primary"}],
+    "look at the heads of feeds": [{"events_feed"}],
+    "list receivers": [_LOOK, {"receivers_pkey"}, _STATES, _HOURS],
+    "list receivers on": [{"receivers_id"}, _LOOK, {"receivers_pkey"}, _STATES, _HOURS],
+    "find a receiver": [{"receivers_id"}, _LOOK, _STATES, _HOURS],
+    "find an unknown receiver": [{"receivers_id"}, {"deliveries_waiting"}],
+    "hours of a receiver": [{"receivers_id"}, _LOOK, _STATES, _HOURS],
+    "resume": [{"receivers_pkey"}],
+    "observe an answer": [{"receivers_pkey"}],
+    "remove old hours": [{"receiver_hours_hour"}, {"receiver_hours_primary"}],
+    "find notices": [
+        {"receivers_failing"},
+        {"receivers_still_failing"},
+        {"receivers_recovering"},
+        {"accounts_pkey"},
+    ],
+    "give notices": [{"receivers_pkey"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }
@@ -502,11 +599,13 @@ INDEXES = {
 
 WITH_ATTEMPTS = {name for name, indexes in INDEXES.items() if "attempts_primary" in indexes[-1]}
 SORTED = {"list deliveries by invoice", "find secrets", *WITH_ATTEMPTS - {"sweep"}}
+SORTED |= {"explain an invoice", "explain a later delivery"}
 SORTED |= {name for name, indexes in INDEXES.items() if _EVENTS in indexes}
 SORTED |= {name for name in INDEXES if name.startswith(("list deliveries", "list invoices by"))}
+SORTED |= {name for name, indexes in INDEXES.items() if _HOURS in indexes}
 """These operations sort a bounded number of rows: the few deliveries of an invoice, the one or two
 secrets of an account, at most a hundred attempts of a delivery, the rows and the events of a page,
-or those that match among the rows that a page looks at."""
+those that match among the rows that a page looks at, or a day of hours of the receivers on it."""
 
 
 def all_of(plans):
@@ -528,6 +627,7 @@ def test_unbounded_results_are_not_sorted(plans):
 def test_every_statement_uses_its_index(plans, name):
     """Each statement uses the index that was made for it."""
     given = [set(plan.searched) for plan, *_ in plans[name] if plan.searched]
+    given = [_POSITION if one == _POSITION_IN_SERVER else one for one in given]
 
     # The same statement may run for each receiver, one after another.
     assert INDEXES[name] == [one for one, _ in groupby(given)]

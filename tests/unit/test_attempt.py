@@ -75,6 +75,7 @@ async def test_the_request_is_as_documented():
         "Invoices-Collector": "sandbox",
         "webhook-id": "msg_1",
         "webhook-timestamp": str(int(START.timestamp())),
+        "webhook-attempt": "1",
     } == headers
     assert ("POST", URL, BODY) == (request.method, request.url, request.body)
 

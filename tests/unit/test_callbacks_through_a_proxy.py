@@ -149,6 +149,14 @@ def test_the_proxy_gets_the_approved_address(run):
     assert "Host: receiver.example" in requests[0].splitlines()
 
 
+def test_the_address_of_the_proxy_is_not_told(run):
+    """The address that is told is the approved one of the receiver, not that of the proxy."""
+    answers, _ = sent(run, FakeProxy(), "http://receiver.example/a")
+
+    assert [PUBLIC] == [one.address for one in answers]
+    assert all(one.phases[1] >= 0 for one in answers)
+
+
 def test_tls_is_end_to_end_with_the_receiver(run):
     """Through the proxy, the certificate of the receiver is verified for the name in the URL."""
     authority = trustme.CA()

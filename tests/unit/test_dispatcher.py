@@ -13,6 +13,7 @@ from service.delivery.failures import NoAnswer
 from service.delivery.fairness import LEASE_AHEAD
 from service.delivery.health import COOLDOWN_FIRST
 from service.domain.outcomes import AttemptOutcome
+from service.domain.receivers import id_of
 from service.errors import StorageUnavailable
 from service.loops import POLL
 from service.storage.tables import deliveries
@@ -1197,3 +1198,81 @@ async def test_the_delivery_time_includes_retries(dispatching, store, receivers,
         await store.settled.reaches(2)
 
     assert 1 == samples_of(metrics)[DELIVERED_AFTER]
+
+
+# Pauses
+
+
+async def pause(store, receiver=ONE):
+    """Pause a receiver of the account `dev`; returns what is known of it."""
+    known = await store.find_receiver("dev", id_of(a_receiver(receiver)), START)
+    await store.pause_receiver(known, START)
+    return known
+
+
+async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(
+    dispatching, store, elsewhere, receivers, clock
+):
+    """Another process pauses and resumes; between the two, no request is made, at no poll."""
+    await add_delivery(elsewhere)
+    known = await pause(elsewhere)
+
+    async with dispatching():
+        for _ in range(3):
+            clock.advance(POLL)
+            await clock.parked()
+        await store.redeliver("dev", "msg_1", START)
+        await clock.parked()
+        assert 0 == len(receivers.requests)
+
+        await store.resume_receiver(known)
+        await receivers.requests.reaches(1)
+
+
+async def test_what_is_leased_and_not_in_flight_is_given_back(dispatching, store, receivers, clock):
+    """A pause takes back what waits here for a slot; the attempt in flight ends as usual."""
+    receivers.hang(ONE)
+    async with dispatching(concurrency=1, origin_concurrency=1):
+        await add_deliveries(store, ONE, "1", "2", "3")
+        await receivers.requests.reaches(1)
+
+        await pause(store)
+        await clock.parked()
+        receivers.let_go(ONE)
+        await store.settled.reaches(1)
+        await clock.parked()
+
+        assert 1 == len(receivers.requests)
+        rows = await rows_of(store.memory, deliveries)
+        assert [None, None, None] == [row["leased_until"] for row in rows]
+        assert ["delivered", "pending", "pending"] == sorted(row["status"] for row in rows)
+
+
+async def test_a_new_event_for_a_paused_receiver_is_not_attempted(
+    dispatching, store, receivers, clock
+):
+    """It is stored without a lease, and the capacity that was reserved for it is free again."""
+    async with dispatching() as (dispatcher, _):
+        await add_delivery(store, "1")
+        await store.settled.reaches(1)
+        await pause(store)
+        await add_delivery(store, "2")
+        await clock.parked()
+
+        assert 1 == len(receivers.requests)
+        assert 0 == dispatcher.held_count
+
+
+async def test_a_paused_receiver_does_not_delay_others(dispatching, store, receivers, clock):
+    """Others on its host get their attempts, however many deliveries wait for it."""
+    for number in range(5):
+        await add_delivery(store, f"{number}", path="/paused")
+    known = await store.find_receiver("dev", id_of(a_receiver(path="/paused")), START)
+    await store.pause_receiver(known, START)
+
+    async with dispatching(concurrency=1):
+        await add_delivery(store, "x")
+        await receivers.requests.reaches(1)
+        await clock.parked()
+
+        assert [f"{ONE}/invoices/x"] == [one.url for one in receivers.requests.entries]

@@ -4,7 +4,7 @@ from itertools import count
 import pytest
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
-from service.delivery.fanout import deliveries_of
+from service.delivery.fanout import deliveries_of, with_bodies
 from service.domain.invoice import FIRST_LEASE_TOKEN, Event
 from service.domain.states import Cause
 from tests.clock import START
@@ -109,6 +109,23 @@ def test_a_callback_renders_the_content_of_an_event():
     (delivery,) = made(fired("other", content=content))
 
     assert b'{"description":"Another","paid":false}' == delivery.body
+
+
+def test_the_bodies_of_a_content_are_stored_with_the_event():
+    """What each callback makes of a content is kept, also where nobody is called."""
+    content = {"description": "Another", "paid": False}
+    step = a_step(an_invoice(origin=None), event=fired("other", "gone", content=content))
+
+    assert {"other": b'{"description":"Another","paid":false}'} == (
+        with_bodies(step, CALLBACKS).event.bodies
+    )
+
+
+def test_an_event_without_a_content_stores_no_body():
+    """The body of a usual event is made again from its description whenever it is told."""
+    step = a_step(an_invoice(), event=fired("other"))
+
+    assert step is with_bodies(step, CALLBACKS)
 
 
 @pytest.mark.parametrize("fault", ["an unknown callback", "a body that cannot be rendered"])

@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from schemas.money import CURRENCIES
-from service.collection.invoice_mail import SUBJECT_MAX, InvoiceMails
+from service.collection.envelope import SUBJECT_MAX
+from service.collection.invoice_mail import InvoiceMails
 from tests.clock import ManualClock
 from tests.rows import an_invoice
 

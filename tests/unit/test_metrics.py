@@ -87,6 +87,10 @@ def test_known_labels_are_exposed_from_the_start(metrics):
         *(f'collected_total{{status="{one}"}}' for one in COLLECTED),
         *(f'payments_total{{kind="{one}"}}' for one in PaymentKind),
         *(f'refunds_total{{status="{one}"}}' for one in ("succeeded", "failed")),
+        *(
+            f'receiver_notices_total{{kind="{one}"}}'
+            for one in ("failing", "still_failing", "recovered")
+        ),
         *(f'attempts_total{{outcome="{one}"}}' for one in AttemptOutcome),
         *(f'attempts_prevented_total{{cause="{one}"}}' for one in PREVENTED_BY),
         *(f'mail_attempts_total{{outcome="{one}"}}' for one in MailOutcome),

@@ -164,6 +164,16 @@ async def test_field_that_is_not_declared_is_ignored(receiver):
     assert 200 == (await receiver.post(PATH, data=body, headers=signed(body))).status
 
 
+async def test_a_test_event_is_acknowledged(receiver):
+    """An event with `test` is one like any other, with or without an invoice of that id."""
+    event = {**INVOICE_NOTIFICATION.request_example, "invoice_id": "test_1", "test": True}
+    body = orjson.dumps(event)
+
+    answer = await receiver.post("/invoices/test_1", data=body, headers=signed(body))
+
+    assert (200, {"ok": True}) == (answer.status, await answer.json())
+
+
 async def test_without_a_secret_no_signature_is_checked(aiohttp_client, shown):
     """A receiver without a secret accepts events, and shows that it did not check them."""
     receiver = await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, None, shown.append))

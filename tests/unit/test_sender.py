@@ -21,6 +21,7 @@ from service.delivery.resolver import Resolver
 from service.delivery.sender import Answer, OutgoingRequest, Sender
 from service.development import DEV_NETWORKS
 from service.domain.outcomes import AttemptOutcome
+from service.storage.transmissions import headers_in
 
 DEADLINE_SECONDS = 0.3
 DEV = EgressPolicy(DEV_NETWORKS)
@@ -854,3 +855,118 @@ def test_details_have_no_unfilled_placeholders():
 
     assert all(detail and "{" not in detail for detail in details)
     assert "there was no complete answer within 15 s" in details
+
+
+# What is told of a request
+
+
+async def answering_twice(reader, writer):
+    """Answer two requests on one connection."""
+    for _ in range(2):
+        await request_read(reader)
+        writer.write(OK)
+
+
+def sent_twice(run, served=None, trusted=None):
+    """The answers to two requests on one connection, over TLS if *served* is its context."""
+
+    async def sent():
+        async with (
+            receiving(answering_twice, served) as port,
+            Sender(DEV, timeout_seconds=5, tls=trusted) as sender,
+        ):
+            scheme = "https" if served else "http"
+            request = request_to(port, host="localhost", scheme=scheme)
+            return [await sender.send(request) for _ in range(2)]
+
+    return run(sent())
+
+
+def test_the_address_and_the_phases_of_a_request_are_told(run):
+    """A new connection has a name, a connect and no TLS; a kept one has none of the three."""
+    first, second = sent_twice(run)
+
+    assert {first.address, second.address} <= {"127.0.0.1", "::1"}
+    name, connect, tls, *_ = first.phases
+    assert None is tls
+    assert name >= 0
+    assert connect >= 0
+    assert (None, None, None) == second.phases[:3]
+    assert all(part >= 0 for one in (first, second) for part in one.phases[3:])
+
+
+def test_the_phases_are_parts_of_the_whole(run):
+    """A slow answer is waited for; the other phases do not have that time."""
+
+    async def slow(reader, writer):
+        await request_read(reader)
+        await asyncio.sleep(0.2)
+        writer.write(OK)
+
+    _, connect, _, send, wait = run(exchange(slow)).phases
+
+    assert wait >= 1900
+    assert connect + send < 1900
+
+
+def test_tls_is_a_phase(run):
+    """Over TLS, the handshake has a time of its own."""
+    authority = trustme.CA()
+    served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(served)
+
+    first, second = sent_twice(run, served, trusting(authority))
+
+    assert first.phases[2] > 0
+    assert None is second.phases[2]
+
+
+def test_a_timeout_tells_how_long_was_waited(run):
+    """An attempt that ended at the deadline was connected, sent, and waited for."""
+
+    async def silent(reader, writer):
+        await reader.read()
+
+    missing = run(exchange(silent))
+
+    assert TIMEOUT == missing
+    assert "127.0.0.1" == missing.address
+    assert missing.phases[4] >= 2500
+
+
+@pytest.mark.parametrize("policy", [DEV, STRICT])
+def test_nothing_is_told_without_a_connection(run, policy):
+    """Neither a closed port nor a denied address gives an address or a duration."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+
+        async def sent():
+            async with Sender(policy, timeout_seconds=5) as sender:
+                return await sender.send(request_to(port, host="localhost"))
+
+        missing = run(sent())
+
+    assert (None, None, None) == (missing.address, missing.phases, missing.head)
+
+
+@pytest.mark.parametrize(
+    ("expected", "head"),
+    [
+        ({"X": "a b"}, b"X: a b\r\n"),
+        ({"X": "a, b"}, b"X: a\r\nX: b\r\n"),
+        ({"X": "\N{REPLACEMENT CHARACTER}é"}, b"X: \xff\xc3\xa9\r\n"),
+        ({"X": "a\N{REPLACEMENT CHARACTER}b"}, b"X: a\tb\r\n"),
+        ({f"X-{n}": "a" for n in range(31)}, b"".join(b"X-%d: a\r\n" % n for n in range(40))),
+        ({}, b"X: " + b"a" * 5000 + b"\r\n"),
+        ({}, b"X: " + "\N{SNOWMAN}".encode() * 1500 + b"\r\n"),
+    ],
+    ids=["one", "repeated", "no UTF-8", "tab", "many", "long", "cut"],
+)
+def test_the_headers_of_an_answer_are_told_within_bounds(run, expected, head):
+    """The first 32 headers and 4 KiB are told, as text that can be stored and shown."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n" + head + b'\r\n{"ok": true}'
+    headers = headers_in(run(exchange(saying(answer))).head)
+
+    assert "12" == headers.pop("Content-Length")
+    assert expected == headers

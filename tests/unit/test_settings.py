@@ -17,6 +17,8 @@ SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=count) for count in (1, 60, 3600,
 ENCRYPTION_KEY = "c2V0dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
 OTHER_ENCRYPTION_KEY = "_-_-dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
 DEFAULTS = {
+    "api_url": "",
+    "api_key": "",
     "host": ("127.0.0.1",),
     "port": 8080,
     "database_url": "sqlite:///invoices.db",

@@ -13,16 +13,23 @@ from urllib.parse import urlencode
 
 import pytest
 
+from service.domain.receivers import id_of
 from tests.askers import PRIVATE, Asker
 from tests.clock import START
-from tests.rows import ONE, add_delivery
+from tests.rows import ONE, a_receiver, add_delivery
 
-BY_ID = [path for method, path in PRIVATE if "{id}" in path and method == "GET"]
+RECEIVER = "/receivers/{id}"
+BY_HAND = [f"{RECEIVER}/{what}" for what in ("pause", "resume", "test")]
+BY_ID = [
+    path for method, path in PRIVATE if "{id}" in path and method == "GET" and path != RECEIVER
+]
 REDELIVER = "/deliveries/{id}/redeliver"
 REDELIVER_ALL = "/deliveries/redeliver"
+CANCEL = "/deliveries/{id}/cancel"
 VOID = "/invoices/{id}/void"
 REFUND = "/invoices/{id}/refund"
 LISTS = ["/invoices/", "/deliveries"]
+FEED = "/events"
 FILTERS = {
     "status": [None, "pending", "delivered", "dead"],
     "invoice_id": [None, "dead1", "none1"],
@@ -45,11 +52,13 @@ def ids_of(path, invoice_ids):
 
 def test_every_operation_is_covered():
     """The tables of this module contain every operation."""
-    known = {("GET", path) for path in (*LISTS, *BY_ID)}
-    known |= {("POST", path) for path in ("/invoices/", REDELIVER, REDELIVER_ALL, VOID, REFUND)}
+    known = {("GET", path) for path in (*LISTS, *BY_ID, FEED)}
+    changes = (REDELIVER, REDELIVER_ALL, CANCEL, VOID, REFUND)
+    known |= {("POST", path) for path in ("/invoices/", *changes)}
+    known |= {("GET", "/receivers/"), ("GET", RECEIVER), *(("POST", path) for path in BY_HAND)}
 
     assert known == set(PRIVATE)
-    assert 4 == len(BY_ID)
+    assert 6 == len(BY_ID)
 
 
 @pytest.mark.parametrize("path", BY_ID)
@@ -58,7 +67,8 @@ def test_every_operation_is_covered():
 async def test_rows_of_another_account_are_not_found(as_ann, as_ben, anns, path, form, method):
     """An id of another account gets the response of an unknown id, apart from the id itself."""
     # An id of the same length gives the same Content-Length.
-    for id_ in ids_of(path, [id_ for id_ in anns if path != BY_ID[-1] or id_ != "plain1"]):
+    has_all = not path.startswith("/deliveries")
+    for id_ in ids_of(path, [id_ for id_ in anns if has_all or id_ != "plain1"]):
         unknown = id_[:-1] + "2"
         there = await as_ben.ask(method, path.format(id=id_) + form)
         not_there = await as_ben.ask(method, path.format(id=unknown) + form)
@@ -90,6 +100,18 @@ async def test_lists_of_an_account_without_rows_are_empty(as_ann, as_ben, anns, 
     assert (await as_ann.get(path))["items"]
     for query in queries:
         assert nothing == await as_ben.get(f"{path}?{urlencode(query)}"), query
+
+
+async def test_the_feed_of_an_account_without_rows_is_empty(as_ann, as_ben, anns):
+    """The feed tells no event of another account, also behind a cursor of that account."""
+    anns_feed = await as_ann.get(FEED)
+    assert {f"msg_{id_}" for id_ in anns} >= {one["id"] for one in anns_feed["items"]}
+    assert anns_feed["items"]
+
+    assert [] == (await as_ben.get(FEED))["items"]
+    answer = await as_ben.ask("GET", f"{FEED}?{urlencode({'after': anns_feed['next']})}")
+    # The cursor is ahead of everything that this account has.
+    assert 422 == answer.status
 
 
 async def test_no_filter_finds_rows_of_another_account(store, as_ann, as_ben, ben, anns):
@@ -199,6 +221,25 @@ async def test_another_account_redelivers_nothing(as_ann, as_ben, anns):
 
         assert (202, b'{"count":0}') == (answer.status, answer.body)
     assert before == [await as_ann.ask("GET", path) for path in LISTS]
+
+
+async def test_receivers_of_another_account_are_not_found(as_ann, as_ben, ann, anns):
+    """Another account neither sees, pauses, resumes nor tests a receiver, and knows no URL."""
+    id_ = id_of(a_receiver(account_id=ann.account_id))
+    unknown = id_[:-1] + ("0" if id_[-1] != "0" else "1")
+    before = await as_ann.ask("GET", RECEIVER.format(id=id_))
+
+    for method, path in (("GET", RECEIVER), *(("POST", path) for path in BY_HAND)):
+        there = await as_ben.ask(method, path.format(id=id_))
+        not_there = await as_ben.ask(method, path.format(id=unknown))
+
+        assert 404 == there.status
+        assert there.without(id_) == not_there.without(unknown)
+    assert 200 == before.status
+    assert before == await as_ann.ask("GET", RECEIVER.format(id=id_))
+    assert {"items": [], "next": None} == await as_ben.get("/receivers/")
+    assert 422 == (await as_ben.ask("GET", f"/receivers/?after={id_}")).status
+    assert [ONE] == [one["url"] for one in (await as_ann.get("/receivers/"))["items"]]
 
 
 async def test_every_key_of_an_account_sees_the_same_rows(as_ann, client, administration, anns):

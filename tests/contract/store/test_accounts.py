@@ -275,7 +275,7 @@ async def test_accounts_are_listed_with_their_valid_keys(store):
 
     assert ["acme", "zeta"] == [row["name"] for row in listed]
     by_name = {row.pop("name"): row for row in listed}
-    expected = {"id": "acct_acme", "created_at": START, "disabled_at": None}
+    expected = {"id": "acct_acme", "created_at": START, "disabled_at": None, "email": None}
     assert {**expected, "key_prefixes": ["p2", "p1"]} == by_name["acme"]
     assert START + HOUR == by_name["zeta"]["disabled_at"]
 

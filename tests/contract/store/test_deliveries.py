@@ -8,6 +8,7 @@ from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus
 from service.storage.deliveries import LeaseRound
 from service.storage.tables import attempts, deliveries, receivers
+from service.storage.transmissions import UNKNOWN
 from tests.clock import START
 from tests.rows import (
     LEASE,
@@ -319,6 +320,8 @@ async def test_a_delivered_delivery_is_finished(store):
         "detail": None,
         "response_body": '{"ok": true}',
         "cause": "event",
+        "transmission": None,
+        **UNKNOWN,
     } == dict(attempt)
     assert [] == await leased(store, now=START + 9999 * LEASE)
 

@@ -130,5 +130,5 @@ async def test_accounts_are_listed_without_credentials(administration):
     issued = await administration.add("acme")
 
     (row,) = await administration.list()
-    assert {"id", "name", "created_at", "disabled_at", "key_prefixes"} == set(row)
+    assert {"id", "name", "created_at", "disabled_at", "email", "key_prefixes"} == set(row)
     assert [prefix_of(issued.key)] == row["key_prefixes"]

@@ -126,7 +126,7 @@ def test_accounts_are_listed(run, accounts):
     assert second.endswith("  disabled")
 
     one, two = accounts("list")
-    assert {"id", "name", "created_at", "disabled_at", "key_prefixes"} == set(one)
+    assert {"id", "name", "created_at", "disabled_at", "email", "key_prefixes"} == set(one)
     assert (None, [prefix_of(acme["key"])]) == (one["disabled_at"], one["key_prefixes"])
     assert datetime.fromisoformat(two["disabled_at"]) <= datetime.now(UTC)
 
@@ -279,3 +279,53 @@ def test_a_new_encryption_key_is_printed(run, tmp_path):
     assert 1 == len(parse_encryption_keys(first.stdout))
     assert f"{first.stdout.strip()}\n" == first.stdout != second.stdout
     assert [] == list(tmp_path.iterdir())
+
+
+# Addresses
+
+
+def emails(accounts):
+    """The address of each account, by its name."""
+    return {row["name"]: row["email"] for row in accounts("list")}
+
+
+def test_an_account_may_have_an_address(accounts, run):
+    """It is given with the account, changed later, removed again, and listed."""
+    accounts("add", "acme", "--email", "ops@acme.example")
+    accounts("add", "other")
+    assert {"acme": "ops@acme.example", "other": None} == emails(accounts)
+    assert run("accounts", "list").stdout.splitlines()[0].endswith("  ops@acme.example")
+
+    changed = accounts("email", "other", "other@example.com")
+    assert {"name": "other", "email": "other@example.com"} == changed
+    assert {"name": "acme", "email": None} == accounts("email", "acme")
+
+    assert {"acme": None, "other": "other@example.com"} == emails(accounts)
+
+
+def test_a_change_of_an_address_is_printed(accounts, run):
+    """The output says where notices go."""
+    accounts("add", "acme")
+
+    there, nowhere = (run("accounts", "email", "acme", *one) for one in (["a@example.com"], []))
+
+    assert "Notices of acme go to a@example.com.\n" == there.stdout
+    assert "acme gets no mails.\n" == nowhere.stdout
+
+
+@pytest.mark.parametrize("email", ["", "a", "a@", "@b", "a@b\nc", "a b@example.com"])
+def test_an_address_is_checked(run, email):
+    """What is no address is a wrong usage, and nothing is stored."""
+    for arguments in (("add", "acme", "--email", email), ("email", "acme", email)):
+        done = run("accounts", *arguments)
+
+        assert 2 == done.exit_code
+        assert "this is not an e-mail address" in done.stderr
+
+
+def test_an_unknown_account_has_no_address(run):
+    """The name is checked before anything is stored."""
+    done = run("accounts", "email", "nobody", "a@example.com")
+
+    assert 1 == done.exit_code
+    assert "There is no account 'nobody'." in done.stderr
