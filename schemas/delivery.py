@@ -212,7 +212,9 @@ class ListedDeliverySchema(AnswerSchema):
             "earlier event of the invoice, which is not delivered yet. `hold`: your receiver asked "
             "for a pause with `Retry-After`. `cooldown`: attempts for this `callback_url` failed, "
             "or no connection to its host was possible; a single attempt follows. `slot`: its "
-            "turn. `paused`: you have paused the receiver; nothing is sent before you resume it.",
+            "turn. `rate`: its turn too, because your account has more attempts to make than it "
+            "may make in a second. `paused`: you have paused the receiver; nothing is sent before "
+            "you resume it.",
             example=None,
         ),
     )

@@ -179,10 +179,13 @@ class Amount(fields.Field[int]):
             minor = to_minor(text, currency)
         except ValueError as error:
             raise ValidationError(str(error)) from None
-        if isinstance(value, float) and len(whole + fraction) > DOUBLE_DIGITS:
+        self._check_exact(value, whole + fraction)
+        return minor
+
+    def _check_exact(self, value: Any, digits: str) -> None:
+        if isinstance(value, float) and len(digits) > DOUBLE_DIGITS:
             # The JSON text may have been another number that was rounded to this double.
             raise self.make_error("inexact")
-        return minor
 
     def _text(self, value: Any) -> str:
         if isinstance(value, str):
@@ -201,9 +204,10 @@ class AmountText(Amount):
     ) -> str:
         text = self._text(value)
         try:
-            split_amount(text)
+            whole, fraction = split_amount(text)
         except ValueError as error:
             raise ValidationError(str(error)) from None
+        self._check_exact(value, whole + fraction)
         return text
 
 

@@ -29,6 +29,7 @@ from service.accounts.stripe_keys import StripeKeyring
 from service.api.application import OPERATIONS, make_application, make_health_application
 from service.api.callbacks import example_exchange
 from service.api.dependencies import Dependencies
+from service.api.hosted_pages import HOSTED_PAGES
 from service.api.openapi import build_document
 from service.api.operations import Operation
 from service.callbacks.declaration import Callback
@@ -317,6 +318,7 @@ def assemble(
         judge=judge_of(settings, is_development=process.is_development),
         is_ready=lambda: all(loop.is_running for loop in loops),
         is_mail_paused=lambda: mailing.is_paused,
+        is_queued=dispatcher.is_queued,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,
@@ -363,6 +365,7 @@ def document_of(
         callback_timeout=settings.callback_timeout,
         is_strict=settings.receiver_contract == "strict",
         is_development=is_development,
+        pages=HOSTED_PAGES,
     )
 
 
@@ -526,11 +529,16 @@ def descriptors_needed(settings: Settings) -> int:
 
 @asynccontextmanager
 async def _watched_descriptors(sender: Sender, metrics: Metrics) -> AsyncIterator[None]:
-    """Inside the block, descriptors are counted; if none is left, idle connections are closed."""
+    """
+    Inside the block, descriptors are counted; if none is left, idle connections are closed.
+
+    Workers share what their accounts have at the same interval.
+    """
 
     def report(used: int, allowed: int) -> None:
         metrics.descriptors(used, allowed)
         metrics.connections_kept(sender.kept_count)
+        metrics.accounts.share()
 
     descriptors = Descriptors(metrics.descriptors_exhausted, report, sender.close_kept)
     sender.on_exhausted = descriptors.exhausted

@@ -9,10 +9,10 @@ ends a round, not the loop.
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from service.clock import Clock
 from service.errors import StorageUnavailable
@@ -27,6 +27,41 @@ NAMES_MAX = 1_000
 
 AT_ONCE = timedelta(0)
 """The wait before the next round if more rows are known to be due."""
+
+
+class Drain:
+    """Whether a drain has begun: it ends the waits of writes that are repeated."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.signal = asyncio.Event()
+
+    def begin(self) -> None:
+        """Repeat the writes that wait for the database now, and none of them after that."""
+        self.has_begun = True
+        self.signal.set()
+
+
+async def persist(
+    write: Callable[[], Awaitable[bool]],
+    leased_until: datetime | None,
+    clock: Clock,
+    drain: Drain,
+) -> bool:
+    """
+    Call *write*, which gives up a lease; repeat it while the database is unavailable.
+
+    Raises:
+        StorageUnavailable: if it was unavailable until the lease ran out, or in a *drain*.
+    """
+    while True:
+        try:
+            return await write()
+        except StorageUnavailable:
+            again_at = clock.now() + POLL
+            if drain.has_begun or leased_until is None or again_at >= leased_until:
+                raise
+        await clock.wait(drain.signal, again_at)
 
 
 @dataclass(frozen=True, slots=True)

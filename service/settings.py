@@ -437,11 +437,12 @@ class Settings:
     encryption_key: tuple[str, ...] = _setting(
         "",
         parse_encryption_keys,
-        "Key that encrypts the signing secrets in the database: 32 bytes in URL-safe base64. "
-        "Several are separated by commas: the first encrypts, all decrypt. Without it the secrets "
-        "are lost, and everyone who has it and the database can sign as you: keep it as safe as "
-        "the database, but apart from it. If it is not set, SQLite has a key in a file beside the "
-        "database, made at the first start; PostgreSQL needs it.",
+        "Key that encrypts the signing secrets, the keys of pay links and the keys of Stripe in "
+        "the database: 32 bytes in URL-safe base64. Several are separated by commas: the first "
+        "encrypts, all decrypt. Without it all of them are lost, and everyone who has it and the "
+        "database can sign as you, open the pages of your invoices and use your keys of Stripe: "
+        "keep it as safe as the database, but apart from it. If it is not set, SQLite has a key "
+        "in a file beside the database, made at the first start; PostgreSQL needs it.",
         is_secret=True,
     )
     rotation_overlap: timedelta = _setting(

@@ -9,7 +9,7 @@ or runs outside the event loop, so that a test controls the order of events.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import fields, replace
 from datetime import timedelta
 from enum import Enum
@@ -512,6 +512,12 @@ def _has_mail(tx, account_id, invoice_key):
     )
 
 
+def _has_mail_attempt(tx, attempt):
+    wanted = (attempt.mail.account_id, attempt.mail.id, attempt.number, attempt.started_at)
+    names = ("account_id", "mail_id", "number", "started_at")
+    return any(wanted == tuple(row[name] for name in names) for row in tx.mail_attempts)
+
+
 def _lease_mails(tx, rounds):
     return [_lease_mails_of(tx, one) for one in rounds]
 
@@ -520,7 +526,11 @@ def _lease_mails_of(tx, round_):
     now = round_.now
     waiting = [row for row in tx.mails if row["status"] == PENDING]
     due = [row for row in waiting if row["due_at"] <= now and _is_free(row, now)]
-    leased = sorted(due, key=_due_at)[: round_.limit]
+    counts, turns = Counter(round_.held), {}
+    for row in sorted(due, key=_due_at):
+        turns[row["id"]] = counts[row["account_id"]]
+        counts[row["account_id"]] += 1
+    leased = sorted(due, key=lambda row: (turns[row["id"]], row["due_at"]))[: round_.limit]
     for row in leased:
         _lease(tx.mails, row, round_.until)
     later = min((row["due_at"] for row in waiting if row["due_at"] > now), default=None)
@@ -1465,6 +1475,7 @@ WORK = {
     steps.report: _report,
     invoices.by_key: _invoice_by_key,
     mails.has_mail: _has_mail,
+    mails.has_attempt: _has_mail_attempt,
     mails.lease_due: _lease_mails,
     mails.settle: _settle_mails,
     mails.release: _release_mails,

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
 from schemas.delivery import (
@@ -29,7 +29,7 @@ from service.errors import Conflict, FieldError, InvalidInput
 from service.storage.history import DeliveryFilter
 from service.web.middlewares import ACCOUNT_ID
 from service.web.request_ids import request_id_of
-from service.web.responses import json_response
+from service.web.responses import json_head_response, json_response
 
 log = logging.getLogger("invoices.api")
 
@@ -71,13 +71,18 @@ async def get_delivery(request: web.Request) -> web.Response:
 @querystring_schema(DeliveryListQuerySchema)
 @answers(ListedDeliveryPageSchema, "A page of deliveries.")
 @refuses(400, 401, 422, 429, 503)
-async def list_deliveries(request: web.Request) -> web.Response:
-    """A page of deliveries."""
+async def list_deliveries(request: web.Request) -> web.StreamResponse:
+    """A page of deliveries; to HEAD, its status and headers, which no filter changes."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = dict(request["querystring"])
     after, limit = query.pop("after", None), query.pop("limit")
     wanted = _filter(query, "query")
     async with dependencies.reads.turn(account_id):
+        if request.method == hdrs.METH_HEAD:
+            await dependencies.store.list_deliveries(
+                account_id, DeliveryFilter(), after=after, limit=1
+            )
+            return json_head_response()
         rows, next_after = await dependencies.store.list_deliveries(
             account_id, wanted, after=after, limit=limit
         )
@@ -212,7 +217,11 @@ def shown(request: web.Request, row: Mapping[str, Any]) -> dict[str, Any]:
     """A delivery as it is stored, with what it waits for."""
     reason = until = None
     if row["waits"]:
-        reason, until = row["waits"].reason_at(request.app[DEPENDENCIES].clock.now())
+        dependencies = request.app[DEPENDENCIES]
+        now = dependencies.clock.now()
+        is_paced = dependencies.store.is_paced(row["account_id"], now)
+        is_queued = is_paced and dependencies.is_queued(row["receiver"], row["id"])
+        reason, until = row["waits"].reason_at(now, is_paced=is_paced, is_queued=is_queued)
     return {**row, "waiting_for": reason, "waiting_until": until}
 
 

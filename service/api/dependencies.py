@@ -96,6 +96,8 @@ class Dependencies:
     """Whether the loops of collection and delivery are running."""
     is_mail_paused: Callable[[], bool]
     """Whether this process sends no mail until the operator changes something."""
+    is_queued: Callable[[str, str], bool] = lambda _receiver, _delivery_id: False
+    """Whether a delivery to a receiver is leased by this process, without an attempt yet."""
     body_limits: BodyLimits = field(default_factory=BodyLimits)
     is_public_over_tls: bool = False
     public_path: str = ""

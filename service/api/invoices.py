@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
 from schemas.delivery import DeliveryPageSchema, DeliverySchema
@@ -36,7 +36,7 @@ from service.localization import decimals_of
 from service.storage.invoices import differences
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
-from service.web.responses import raw_json_response
+from service.web.responses import json_head_response, raw_json_response
 
 log = logging.getLogger("invoices.api")
 
@@ -140,11 +140,16 @@ async def get_invoice(request: web.Request) -> web.Response:
 @querystring_schema(InvoiceListQuerySchema)
 @answers(InvoicePageSchema, "A page of invoices.")
 @refuses(400, 401, 422, 429, 503)
-async def list_invoices(request: web.Request) -> web.Response:
-    """A page of invoices."""
+async def list_invoices(request: web.Request) -> web.StreamResponse:
+    """A page of invoices; to HEAD, its status and headers, which no filter changes."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = request["querystring"]
     async with dependencies.reads.turn(account_id):
+        if request.method == hdrs.METH_HEAD:
+            await dependencies.store.list_invoices(
+                account_id, status=None, after=query.get("after"), limit=1
+            )
+            return json_head_response()
         rows, after = await dependencies.store.list_invoices(
             account_id,
             status=query.get("status"),
@@ -167,17 +172,20 @@ async def list_invoices(request: web.Request) -> web.Response:
 @querystring_schema(PageQuerySchema)
 @answers(DeliveryPageSchema, "A page of the deliveries of the invoice.")
 @refuses(400, 401, 404, 422, 429, 503)
-async def list_deliveries_of_invoice(request: web.Request) -> web.Response:
-    """A page of the deliveries of one invoice."""
+async def list_deliveries_of_invoice(request: web.Request) -> web.StreamResponse:
+    """A page of the deliveries of one invoice; to HEAD, its status and headers."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query = request["querystring"]
+    is_head = request.method == hdrs.METH_HEAD
     async with dependencies.reads.turn(account_id):
         rows, after = await dependencies.store.deliveries_of(
             account_id,
             request["match_info"]["id"],
             after=query.get("after"),
-            limit=query["limit"],
+            limit=1 if is_head else query["limit"],
         )
+        if is_head:
+            return json_head_response()
         return await dependencies.reads.answer_page(
             _delivery.dump, [shown(request, row) for row in rows], after
         )

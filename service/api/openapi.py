@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 document, built from the declared operations."""
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -50,6 +51,7 @@ TAGS = (
     {"name": "events", "description": "Follow what happened, without being called."},
     {"name": "receivers", "description": "See, pause, resume and test your callback URLs."},
     {"name": "operations", "description": "For operators of the service."},
+    {"name": "pages", "description": "What customers look at, in HTML; see `payment_url`."},
 )
 
 KEY = "key"
@@ -96,9 +98,10 @@ def build_document(
     callback_timeout: timedelta,
     is_strict: bool,
     is_development: bool = False,
+    pages: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """
-    The document of *operations*, in their order.
+    The document of *operations*, in their order, and of *pages* that are served beside them.
 
     *callback_timeout* and *is_strict* apply to the answers of receivers. In development a key is
     optional.
@@ -135,6 +138,8 @@ def build_document(
             operations={one.method.lower(): _operation(one, public_path)},
             declared=one.callbacks,
         )
+    for path, methods in (pages or {}).items():
+        spec.path(path=path, operations=deepcopy(dict(methods)))
     document = spec.to_dict()
     # Readers expect the version at the top.
     return {"openapi": document.pop("openapi"), **document}

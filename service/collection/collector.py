@@ -5,10 +5,10 @@ The sandbox is the built-in implementation. A collector is called for an invoice
 received, sent or undeliverable, and says when it wants to be called again. It may be called twice
 for the same step, if a process ends between the call and the commit: it must use the account and
 the key of the invoice as an idempotency key. What it learns in another way, such as by a webhook,
-it reports with a `Report`.
+is reported without it.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -33,15 +33,6 @@ class Progress:
     status: InvoiceStatus
     description: str | None = None
     look_again_after: timedelta | None = None
-
-
-Report = Callable[[Invoice, Progress], Awaitable[bool]]
-"""
-Records what has become of an invoice outside its collection, with the deliveries of its event.
-
-False if the move is not legal from the state in which the invoice is: nothing was recorded then.
-The same report may be made any number of times: the second one is not legal.
-"""
 
 
 class Collector(Protocol):

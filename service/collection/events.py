@@ -1,14 +1,22 @@
 """The events of an invoice, as a collector tells them."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from service.clock import Clock
-from service.domain.invoice import Event
+from service.domain.invoice import Event, Step
 from service.domain.states import IS_PAID, InvoiceStatus
 
 EventOf = Callable[[str, InvoiceStatus], Event]
 """Makes the event with that description, which leads to that status."""
+
+Record = Callable[[Step], Awaitable[bool]]
+"""
+Commits a step or a report, with its settlement and the deliveries of its event.
+
+False if the invoice is as it was: the lease of the step was no longer held, the move of the report
+was not legal, or its settlement was not new.
+"""
 
 
 def event_maker(collector: str, callback: str, clock: Clock) -> EventOf:

@@ -13,6 +13,7 @@ from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
+from service.collection.events import Record
 from service.domain.invoice import FIRST_LEASE_TOKEN, Event, Invoice, Step
 from service.domain.mail import Mail
 from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
@@ -38,10 +39,6 @@ CONCURRENCY = 512
 
 COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0))
 """The invoice has no event yet, and can be collected at once."""
-
-Record = Callable[[Step], Awaitable[bool]]
-"""Commits a step with the deliveries of its event; False if the invoice is as it was."""
-
 
 Compose = Callable[[Invoice], Awaitable[Mail]]
 """Composes the mail of an invoice that has the e-mail address of its customer."""
@@ -127,7 +124,7 @@ class Collection(Loop):
         )
 
     async def report(self, invoice: Invoice, progress: Progress) -> bool:
-        """Record what the collector has learned outside the collection; see `Report`."""
+        """Record what was learned outside the collection; False if the move is not legal."""
         event = self._event_of(progress)
         step = Step(invoice=invoice, status=progress.status, event=event, is_report=True)
         is_recorded = await self._record(step)

@@ -6,23 +6,23 @@ meet every mail pauses the loop instead: no attempt is recorded, no schedule is 
 mail after the other is tried until the operator has mended it.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from service.clock import Clock
-from service.collection.loop import Record
+from service.collection.events import Record
 from service.collection.sending import Sending, Transport
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import OF_NO_INVOICE, Mail, MailAttempt
 from service.domain.outcomes import MailOutcome
 from service.domain.states import InvoiceStatus, MailStatus
 from service.errors import SendingRefused, StorageUnavailable
-from service.loops import POLL, Loop, Round
+from service.loops import POLL, Drain, Loop, Round, persist
 from service.storage.invoices import as_invoice
 from service.storage.leases import LeaseRound
 from service.storage.store import Store
@@ -94,15 +94,16 @@ class Mailing(Loop):
         self._record = record
         self._rules = rules
         self._metrics = metrics
-        self._held_count = 0
+        self._held = Counter[str]()
+        """How many mails of each account are leased here."""
         self._has_more = False
         self._paused_until: datetime | None = None
-        self._drained = asyncio.Event()
+        self._drain = Drain()
 
     @property
     def held_count(self) -> int:
         """Mails that are leased here."""
-        return self._held_count
+        return self._held.total()
 
     @property
     def is_paused(self) -> bool:
@@ -112,21 +113,22 @@ class Mailing(Loop):
     def drain(self) -> None:
         """Lease no more; `run` returns after the last attempt."""
         super().drain()
-        self._drained.set()
+        self._drain.begin()
 
     async def run_round(self) -> Round:
         """Lease what is due and hand it over; while sending is paused, one mail to try it."""
         now = self.clock.now()
-        capacity = CONCURRENCY - self._held_count
+        capacity = CONCURRENCY - self.held_count
         if self._paused_until:
             if now < self._paused_until:
                 return Round(0, self._paused_until - now)
-            capacity = 1 - self._held_count
+            capacity = 1 - self.held_count
         self._has_more = capacity <= 0
         if self._has_more:
             return Round(0, POLL)
-        due = await self._store.lease_mails(LeaseRound(now, now + LEASE, capacity))
-        self._held_count += len(due.mails)
+        held = tuple(self._held.elements())
+        due = await self._store.lease_mails(LeaseRound(now, now + LEASE, capacity, held=held))
+        self._held.update(mail.account_id for mail in due.mails)
         self._has_more = len(due.mails) == capacity
         for mail in due.mails:
             self.tasks.create_task(self._send(mail, now + LEASE))
@@ -148,7 +150,7 @@ class Mailing(Loop):
                 return
             attempt = self._attempt(mail, sending, started_at)
             write = partial(self._settle, invoice, attempt)
-            is_recorded = await self._persist(write, leased_until)
+            is_recorded = await persist(write, leased_until, self.clock, self._drain)
             if is_recorded:
                 self._metrics.mail_attempted(attempt.outcome)
             _log_attempt(attempt, is_recorded=is_recorded)
@@ -160,7 +162,8 @@ class Mailing(Loop):
         except Exception:  # one bad mail must not stop the others
             log.exception("mail.failed", extra={"fields": _log_fields(mail)})
         finally:
-            self._held_count -= 1
+            self._held[mail.account_id] -= 1
+            self._held += Counter()  # without those that have none
             if self._has_more or self.is_draining:
                 self.signal.set()
 
@@ -228,20 +231,10 @@ class Mailing(Loop):
             is_report=True,
             mail_attempt=attempt,
         )
-        # False also where the invoice is paid or void by now; the attempt is recorded all the same.
-        await self._record(step)
-        return True
-
-    async def _persist(self, write: Callable[[], Awaitable[bool]], leased_until: datetime) -> bool:
-        """Call *write*; repeat it while the database is unavailable, until the lease runs out."""
-        while True:
-            try:
-                return await write()
-            except StorageUnavailable:
-                again_at = self.clock.now() + POLL
-                if self.is_draining or again_at >= leased_until:
-                    raise
-            await self.clock.wait(self._drained, again_at)
+        if await self._record(step):
+            return True
+        # Where the invoice is paid or void by now, the attempt is recorded all the same.
+        return await self._store.has_mail_attempt(attempt)
 
     def _pause(self, error: SendingRefused) -> None:
         if self._paused_until is None:

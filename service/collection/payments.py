@@ -5,15 +5,15 @@ What an API user asks for is committed first; this loop asks the collector until
 collector is asked again and again for the same refund, with the same key.
 """
 
-import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector
-from service.collection.events import EventOf
+from service.collection.events import EventOf, Record
+from service.collection.looking import LookingLoop, next_wait
 from service.domain.invoice import Invoice, Step
 from service.domain.payment import (
     PaymentKind,
@@ -24,17 +24,11 @@ from service.domain.payment import (
     WonDispute,
 )
 from service.domain.states import InvoiceStatus
-from service.errors import CollectorUnavailable, StorageUnavailable
+from service.errors import CollectorUnavailable
 from service.localization import decimals_of
-from service.loops import AT_ONCE, POLL, Loop, Round
 from service.storage.payments import DuePayment
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
-
-log = logging.getLogger("invoices.collection")
-
-CONCURRENCY = 32
-"""Payments that are looked at at a time."""
 
 LEASE = timedelta(minutes=1)
 """How long one look may take. After a crash, a payment waits this long at most."""
@@ -48,14 +42,8 @@ PENDING_WAIT = timedelta(minutes=1)
 DISPUTE_WAIT = timedelta(hours=1)
 """When an open dispute is asked about again; it takes weeks, and a webhook tells its end."""
 
-FAILING_WAIT_MAX = timedelta(minutes=30)
-"""While the collector gives no answer, the waits grow up to this."""
 
-Record = Callable[[Step], Awaitable[bool]]
-"""Commits a report with its settlement and deliveries; False if it was not legal, or not new."""
-
-
-class Payments(Loop):
+class Payments(LookingLoop[DuePayment]):
     """Has *collector* give money back, and reports what has become of payments with *record*."""
 
     def __init__(
@@ -67,56 +55,42 @@ class Payments(Loop):
         clock: Clock,
         metrics: Metrics,
     ) -> None:
-        super().__init__(clock, store.money.payments_due)
+        super().__init__("payment", clock, store.money.payments_due)
         self._money = store.money
         self._collector = collector
         self._record = record
         self._event_of = event_of
         self._metrics = metrics
-        self._held_count = 0
 
     @property
-    def held_count(self) -> int:
-        """Payments that are being looked at."""
-        return self._held_count
+    def idle_wait(self) -> timedelta:
+        """The longest wait between two rounds."""
+        return IDLE_POLL
 
-    async def run_round(self) -> Round:
-        """Lease what is due and start a task for each."""
-        now, capacity = self.clock.now(), CONCURRENCY - self._held_count
-        if capacity <= 0:
-            return Round(0, POLL)
-        due = await self._money.lease_payments(now, now + LEASE, capacity)
-        self._held_count += len(due)
-        for one in due:
-            self.tasks.create_task(self._look(one))
-        return Round(len(due), AT_ONCE if due else IDLE_POLL)
+    async def lease(self, now: datetime, limit: int) -> Sequence[DuePayment]:
+        """Lease payments that are due."""
+        return await self._money.lease_payments(now, now + LEASE, limit)
 
-    async def _look(self, due: DuePayment) -> None:
-        """Look at one payment; after a failure of ours, its lease runs out."""
-        try:
-            await self.look(due)
-        except StorageUnavailable as error:
-            log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-        except Exception:  # one bad payment must not stop the others
-            log.exception("payment.failed", extra={"fields": _log_fields(due)})
-        finally:
-            self._held_count -= 1
-            self.signal.set()
+    def log_fields(self, due: DuePayment) -> dict[str, Any]:
+        """The ids of a payment, its invoice and its account."""
+        return {
+            "payment_id": due.payment.id,
+            "invoice_id": due.invoice.id,
+            "account_id": due.payment.account_id,
+        }
 
     async def look(self, due: DuePayment) -> None:
         """Look at one payment that is leased, and say when to look again."""
         payment, now = due.payment, self.clock.now()
         try:
-            due_at = await self._ask(due, now)
+            ask_at = await self._ask(due, now)
         except CollectorUnavailable as error:
+            self.unanswered(due, payment.failing_since, error)
             since = payment.failing_since or now
-            if payment.failing_since is None:
-                fields = {**_log_fields(due), "detail": str(error)}
-                log.warning("payment.unanswered", extra={"fields": fields})
-            wait = max(PENDING_WAIT, min(now - since, FAILING_WAIT_MAX))
-            await self._money.payment_looked_at(payment, now + wait, since)
+            due_at = now + next_wait(PENDING_WAIT, now - since)
+            await self._money.payment_looked_at(payment, due_at, since)
         else:
-            await self._money.payment_looked_at(payment, due_at, None)
+            await self._money.payment_looked_at(payment, ask_at, None)
 
     async def _ask(self, due: DuePayment, now: datetime) -> datetime | None:
         """Record what the collector tells of a payment; returns when to ask again, if ever."""
@@ -192,11 +166,3 @@ def _succeeded_minor(refunds: Iterable[Refund]) -> int:
 def _text(minor: int, invoice: Invoice) -> str:
     decimals = decimals_of(invoice.currency, invoice.decimals)
     return f"{Decimal(minor).scaleb(-decimals):f} {invoice.currency}"
-
-
-def _log_fields(due: DuePayment) -> dict[str, Any]:
-    return {
-        "payment_id": due.payment.id,
-        "invoice_id": due.invoice.id,
-        "account_id": due.payment.account_id,
-    }

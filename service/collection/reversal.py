@@ -1,10 +1,10 @@
 """What API users ask of the money of an invoice: to void it, and to give money back."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from service.clock import Clock
 from service.collection.collector import Collector
-from service.collection.events import EventOf
+from service.collection.events import EventOf, Record
 from service.domain.ids import new_id
 from service.domain.invoice import Invoice, Step
 from service.domain.payment import Payment, PaymentKind, Refund, Withdrawal
@@ -16,9 +16,6 @@ from service.storage.store import Store
 
 ROUNDS = 4
 """How often a customer may begin to pay while the invoice is being voided."""
-
-Record = Callable[[Step], Awaitable[bool]]
-"""Commits a report with its settlement and deliveries; False if it was not legal, or not new."""
 
 
 class Reversals:

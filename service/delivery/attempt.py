@@ -5,7 +5,6 @@ The result is one value, `Attempt`. Its decision is `Delivered`, `Retry` or `Dea
 `service.domain.delivery`), and determines the next status of the delivery.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -34,7 +33,7 @@ from service.domain.delivery import (
 from service.domain.outcomes import POINTS_TO, AttemptOutcome
 from service.domain.states import Cause, DeadReason
 from service.errors import SendingPrevented, StorageUnavailable
-from service.loops import POLL
+from service.loops import Drain, persist
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import TRACEPARENT, Span, SpanKind, Tracing
@@ -79,13 +78,11 @@ class Attempts:
     tracing: Tracing
     observe: Callable[[Attempt], None] = lambda _attempt: None
     """Called with each attempt that was recorded."""
-    _is_draining: bool = False
-    _drained: asyncio.Event = field(default_factory=asyncio.Event)
+    _drain: Drain = field(default_factory=Drain)
 
     def drain(self) -> None:
         """Repeat the writes that wait for the database now; after that, repeat no failed write."""
-        self._is_draining = True
-        self._drained.set()
+        self._drain.begin()
 
     async def make(self, delivery: Delivery) -> Attempt:
         """
@@ -156,14 +153,7 @@ class Attempts:
         Raises:
             StorageUnavailable: if it was unavailable until the lease ran out, or until the drain.
         """
-        while True:
-            try:
-                return await write()
-            except StorageUnavailable:
-                again_at = self.clock.now() + POLL
-                if self._is_draining or leased_until is None or again_at >= leased_until:
-                    raise
-            await self.clock.wait(self._drained, again_at)
+        return await persist(write, leased_until, self.clock, self._drain)
 
     async def _sign(
         self, delivery: Delivery, callback: Callback, at: datetime, traceparent: str | None
@@ -212,6 +202,8 @@ class Attempts:
         self.metrics.attempt_recorded(attempt.outcome_for_operator)
         self.observe(attempt)
         delivery, decision = attempt.delivery, attempt.decision
+        if attempt.outcome is AttemptOutcome.REFUSED:
+            self.metrics.accounts.attempt_refused(delivery.account_id)
         match decision:
             case Retry():
                 return

@@ -81,6 +81,7 @@ class Dispatcher(Loop):
         self._lookout = Lookout(
             self._store, self._receivers.count_in_flight, self._receivers.capacity_of
         )
+        self._metrics.accounts.count = self._receivers.count_by_account
         self._knows_answered = False
         self._backlogged: set[str] = set()
         self._is_full = False
@@ -89,6 +90,10 @@ class Dispatcher(Loop):
     def held_count(self) -> int:
         """Deliveries that are leased here, or about to be."""
         return self._receivers.held_count
+
+    def is_queued(self, receiver: str, delivery_id: str) -> bool:
+        """Whether a delivery is leased here, and no attempt of it has begun."""
+        return self._receivers.is_queued(receiver, delivery_id)
 
     def drain(self) -> None:
         """Lease no more, release what has no attempt yet; `run` returns after the last attempt."""
@@ -303,9 +308,11 @@ class Dispatcher(Loop):
             else:
                 self._receivers.skip(slot)
                 self._release_all([delivery])
-        if self._receivers.paced_seconds is not None and not was_paced:
-            # The next round ends earlier than was known.
-            self.signal.wake()
+        if self._receivers.paced_seconds is not None:
+            self._store.note_paced(self._receivers.paced, now)
+            if not was_paced:
+                # The next round ends earlier than was known.
+                self.signal.wake()
 
     async def _attempt(self, slot: Slot) -> None:
         """Make an attempt, pass the slot on, and settle; without an attempt, release the lease."""

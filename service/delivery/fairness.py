@@ -156,6 +156,8 @@ class Receivers:
         self._interval_seconds = 1 / account_rate if account_rate else 0.0
         self.paced_seconds: float | None = None
         """How long an account has to wait that exceeds its rate; None if there is none."""
+        self.paced = set[str]()
+        """The accounts that have to wait, if there are any."""
         self._origin_concurrency = origin_concurrency
         self._origin_probes = max(1, origin_concurrency // 2)
         self.cooldowns = Cooldowns()
@@ -282,6 +284,21 @@ class Receivers:
         account = self._accounts.get(account_id)
         return account.slots.count if account else 0
 
+    def count_by_account(self) -> dict[str, tuple[int, int]]:
+        """Of each account with a lease: how many attempts are in flight, and how many wait."""
+        return {
+            one.account_id: (
+                one.account.slots.count,
+                one.account.leases.count - one.account.slots.count,
+            )
+            for one in self._busy.values()
+        }
+
+    def is_queued(self, name: str, delivery_id: str) -> bool:
+        """Whether a delivery to a receiver is leased here, and waits for a slot."""
+        receiver = self._known.get(name)
+        return receiver is not None and any(one.id == delivery_id for one in receiver.waiting)
+
     def wait(self, delivery: Delivery) -> None:
         """Queue a delivery, whose lease is counted, for a slot."""
         receiver = self._known[delivery.receiver]
@@ -311,7 +328,7 @@ class Receivers:
                     receiver.origin.waiting_count += 1
                 elif not self._slots.permits(
                     receiver.account.slots, receiver.in_flight_count, is_probed=is_probed
-                ) or (self._interval_seconds and self._exceeds_rate(receiver.account, now_seconds)):
+                ) or (self._interval_seconds and self._exceeds_rate(receiver, now_seconds)):
                     receiver.is_queued = True
                     turns.add(receiver)
                     passed_count += 1
@@ -319,10 +336,14 @@ class Receivers:
                     passed_count = 0
                     yield self._begin(receiver, is_probed=is_probed)
 
-    def _exceeds_rate(self, account: Account, now_seconds: float) -> bool:
-        """Whether *account* has to wait; otherwise the attempt that it begins is counted."""
+    def _exceeds_rate(self, receiver: Receiver, now_seconds: float) -> bool:
+        """Whether an account has to wait; otherwise the attempt that it begins is counted."""
+        account = receiver.account
         wait_seconds = account.sends_at - now_seconds - BURST_SECONDS
         if wait_seconds > 0:
+            if self.paced_seconds is None:
+                self.paced = set()
+            self.paced.add(receiver.account_id)
             known_seconds = self.paced_seconds
             self.paced_seconds = min(known_seconds or wait_seconds, wait_seconds)
             return True

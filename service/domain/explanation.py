@@ -304,6 +304,11 @@ _WAITING: dict[WaitingFor, tuple[Verdict, str, str | None]] = {
         "The delivery is due. It waits for its turn among the attempts of the service.",
         None,
     ),
+    WaitingFor.RATE: (
+        Verdict.RATE,
+        "The delivery is due, and your account has more attempts to make than it may in a second.",
+        None,
+    ),
     WaitingFor.PAUSED: (
         Verdict.PAUSED,
         "The receiver was paused by hand. Its deliveries wait, and lose nothing.",

@@ -14,6 +14,7 @@ class WaitingFor(StrEnum):
     HOLD = "hold"
     COOLDOWN = "cooldown"
     SLOT = "slot"
+    RATE = "rate"
     PAUSED = "paused"
 
 
@@ -35,21 +36,25 @@ class Waits:
     cooldown_until: datetime | None
     is_paused: bool = False
 
-    def reason_at(self, now: datetime) -> tuple[WaitingFor | None, datetime | None]:
+    def reason_at(
+        self, now: datetime, *, is_paced: bool = False, is_queued: bool = False
+    ) -> tuple[WaitingFor | None, datetime | None]:
         """
         What it waits for at *now*, and until when if that is known.
 
         Of several reasons, the one that ends last. None where it is leased: an attempt is made, or
-        is next.
+        is next. *is_paced* says that its account exceeds its attempt rate, and *is_queued* that it
+        is known to be leased without an attempt: then it waits for the rate.
         """
+        turn = WaitingFor.RATE if is_paced else WaitingFor.SLOT
         if self.leased_until and self.leased_until > now:
-            return None, None
+            return (turn, None) if is_paced and is_queued else (None, None)
         if self.is_paused:
             return WaitingFor.PAUSED, None
         if not self.is_first:
             return WaitingFor.EARLIER_EVENT, None
         if self.is_asked:
-            return WaitingFor.SLOT, None
+            return turn, None
         ends = [
             (until, reason)
             for reason, until in (
@@ -60,7 +65,7 @@ class Waits:
             if until and until > now
         ]
         if not ends:
-            return WaitingFor.SLOT, None
+            return turn, None
         last = max(until for until, _ in ends)
         # A retry that was put off by a hold is due when the hold ends.
         return next((reason, until) for until, reason in reversed(ends) if until == last)

@@ -9,17 +9,15 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
 
 from service.domain.invoice import Invoice
 from service.domain.payment import ACTIVE, Checkout, CheckoutStatus
 from service.domain.states import PAYABLE, InvoiceStatus
+from service.storage.fairly import lease_fairly
 from service.storage.invoices import as_invoice
 from service.storage.tables import checkouts, invoices
 from service.values import value
-
-EACH_ACCOUNT = 16
-"""Rows of one account in one round, so that those of another do not wait for all of them."""
 
 
 @value()
@@ -78,31 +76,8 @@ def lease_due(tx: Connection, now: datetime, until: datetime, limit: int) -> lis
 
     Runs inside *tx* and never commits it.
     """
-    leased = []
-    for account_id, checkout_id in fairly_due(tx, checkouts, now, limit):
-        # Another process may have leased it meanwhile.
-        leasing = update(checkouts).where(_is(account_id, checkout_id), checkouts.c.due_at <= now)
-        if tx.execute(leasing.values(due_at=until)).rowcount:
-            leased.append(_found(tx, account_id, checkout_id))
-    return leased
-
-
-def fairly_due(tx: Connection, table: Table, now: datetime, limit: int) -> list[tuple[str, str]]:
-    """Account and id of rows of *table* that are due, the same number of each account."""
-    number = func.row_number().over(partition_by=table.c.account_id, order_by=table.c.due_at)
-    due = (
-        select(table.c.account_id, table.c.id, number.label("number"))
-        .where(table.c.due_at <= now)
-        .subquery()
-    )
-    chosen = tx.execute(
-        select(due.c.account_id, due.c.id)
-        .where(due.c.number <= EACH_ACCOUNT)
-        .order_by(due.c.number)
-        .limit(limit)
-    )
-    # In the same order in every process, so that two of them never wait for each other's rows.
-    return sorted((row.account_id, row.id) for row in chosen)
+    leased = lease_fairly(tx, checkouts, now, until, limit)
+    return [_found(tx, account_id, checkout_id) for account_id, checkout_id in leased]
 
 
 def opened(

@@ -7,7 +7,7 @@ and by the rows that a filter looks at.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import eq, ge, lt
 from typing import Any
 
@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from service.domain import test_events
+from service.domain.ids import lower_bound
 from service.domain.states import DeliveryStatus
 from service.domain.waiting import Waits
 from service.errors import NotFound, UnknownCursor
@@ -55,6 +56,14 @@ PAGE_CHARACTERS = 500_000
 ATTEMPT_CHARACTERS = 1000
 """What an attempt takes on such a page besides what was sent and answered."""
 
+CLOCK_MARGIN = timedelta(minutes=10)
+"""
+How far the instant in the id of a delivery may be from its `created_at`.
+
+The id is generated when the event is recorded, which a database that is away delays; and while a
+clock is set back, ids go on from where they were.
+"""
+
 Page = tuple[list[dict[str, Any]], str | None]
 """The items of a page, and the cursor of the next one; None on the last."""
 
@@ -83,6 +92,25 @@ def conditions_of(wanted: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
     ):
         if value is not None:
             yield compare(column, value)
+
+
+def _bounds_of(wanted: DeliveryFilter) -> Iterator[ColumnElement[bool]]:
+    """
+    Conditions on the id of a delivery that follow from *since* and *until*.
+
+    Ids are in the order of time, so that a page begins and ends near these instants.
+    """
+    if wanted.since is not None:
+        yield deliveries.c.id >= _id_at(wanted.since, -CLOCK_MARGIN)
+    if wanted.until is not None:
+        yield deliveries.c.id < _id_at(wanted.until, CLOCK_MARGIN)
+
+
+def _id_at(instant: datetime, margin: timedelta) -> str:
+    try:
+        return f"msg_{lower_bound(instant + margin)}"
+    except OverflowError:  # within minutes of the first or the last instant that there is
+        return f"msg_{lower_bound(instant)}"
 
 
 _shown = (
@@ -202,6 +230,7 @@ def _page(
         # of the column, it would scan all deliveries of the account.
         id_ = deliveries.c.id.concat("")
     elif wanted != DeliveryFilter():
+        query = query.where(*_bounds_of(wanted))
         scanned_to = _end_of_scan(tx, account_id, wanted, after)
     if after is not None:
         query = query.where(id_ < after)
@@ -226,7 +255,9 @@ def _end_of_scan(
     tx: Connection, account_id: str, wanted: DeliveryFilter, after: str | None
 ) -> str | None:
     """The last delivery that the page looks at; None where fewer than `SCAN_MAX` are left."""
-    scanned = select(deliveries.c.id).where(deliveries.c.account_id == account_id)
+    scanned = select(deliveries.c.id).where(
+        deliveries.c.account_id == account_id, *_bounds_of(wanted)
+    )
     if wanted.status == DeliveryStatus.DEAD:
         # They have an index of their own.
         scanned = scanned.where(*conditions_of(DeliveryFilter(status=wanted.status)))

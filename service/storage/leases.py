@@ -7,7 +7,8 @@ was killed. Every lease raises the `lease_token` of the row by one, and a write 
 of its own lease: a holder whose lease has run out, or was taken over from it, changes nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -16,6 +17,8 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
+    RowMapping,
+    Select,
     Table,
     Text,
     Update,
@@ -23,6 +26,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal,
     literal_column,
     or_,
     select,
@@ -38,12 +42,21 @@ from service.values import value
 
 @value()
 class LeaseRound:
-    """Lease up to *limit* rows that are due at *now*, until *until*, to *process_id*."""
+    """
+    Lease up to *limit* rows that are due at *now*, until *until*, to *process_id*.
+
+    *held* has the account of each row that the process has leased already.
+    """
 
     now: datetime
     until: datetime
     limit: int
     process_id: int | None = None
+    held: tuple[str, ...] = ()
+
+
+ACCOUNTS_MAX = 10_000
+"""Accounts that are looked at in one round of rows that are shared among accounts."""
 
 
 class Undecided(Exception):
@@ -106,7 +119,7 @@ class DueRows:
         Returns:
             The leased rows, and when the next round may find more, if ever.
         """
-        rows = tx.execute(self.due, {"now": round_.now, "limit": round_.limit}).mappings().all()
+        rows = self._find(tx, round_)
         if rows:
             leased = [{"account_id": row["account_id"], "key": row[self._key]} for row in rows]
             at = {"until": round_.until, "process_id": round_.process_id}
@@ -114,6 +127,61 @@ class DueRows:
         is_last = len(rows) < round_.limit
         next_due_at = tx.scalar(self._next_due, {"now": round_.now}) if is_last else round_.now
         return [{**row, "lease_token": row["lease_token"] + 1} for row in rows], next_due_at
+
+    def _find(self, tx: Connection, round_: LeaseRound) -> Sequence[RowMapping]:
+        at = {"now": round_.now, "limit": round_.limit}
+        return tx.execute(self.due, at).mappings().all()
+
+
+class SharedDueRows(DueRows):
+    """
+    The same, shared among accounts: those that have the fewest rows leased come first.
+
+    Each account is found by one index lookup from the one before, and its rows by another one: what
+    a round costs depends on the number of accounts, and not on how many rows one of them has.
+    """
+
+    def __init__(self, table: Table, columns: Iterable[str], *waiting: ColumnElement[bool]) -> None:
+        super().__init__(table, columns, *waiting)
+        self._of_account = self.due.where(table.c.account_id == bindparam("account_id"))
+        self._accounts = _accounts_with_due(table, *waiting)
+
+    def _find(self, tx: Connection, round_: LeaseRound) -> Sequence[RowMapping]:
+        counts = Counter(round_.held)
+        at = {"now": round_.now, "limit": round_.limit}
+        due = [one for one in tx.execute(self._accounts, at) if one.due_at is not None]
+        due.sort(key=lambda one: (counts[one.account_id], one.due_at))
+        turns = list[tuple[int, datetime, RowMapping]]()
+        for account_id, _ in due[: round_.limit]:
+            found = tx.execute(self._of_account, {**at, "account_id": account_id}).mappings()
+            turns += [
+                (turn, row["due_at"], row) for turn, row in enumerate(found, counts[account_id])
+            ]
+        return [row for _, _, row in sorted(turns, key=itemgetter(0, 1))[: round_.limit]]
+
+
+def _accounts_with_due(table: Table, *waiting: ColumnElement[bool]) -> Select[Any]:
+    """Up to `ACCOUNTS_MAX` accounts with rows that wait, and since when one of each is due."""
+    first = func.min(table.c.account_id)
+    begin = select(select(first).where(*waiting).scalar_subquery().label("account_id"), literal(1))
+    here = begin.cte("found", recursive=True)
+    account_id, number = here.c
+    following = select(first).where(*waiting, table.c.account_id > account_id).correlate(here)
+    here = here.union_all(
+        select(following.scalar_subquery(), number + 1).where(
+            account_id.is_not(None), number < ACCOUNTS_MAX
+        )
+    )
+    of_account = (table.c.account_id == here.c.account_id, table.c.due_at <= bindparam("now"))
+    since = (
+        select(table.c.due_at)
+        .where(*waiting, *of_account, is_free(table))
+        .order_by(table.c.due_at)
+        .limit(1)
+        .correlate(here)
+        .scalar_subquery()
+    )
+    return select(here.c.account_id, since.label("due_at")).where(here.c.account_id.is_not(None))
 
 
 def held(**changes: TypeEngine[Any]) -> Given:

@@ -44,7 +44,7 @@ class DueMails:
 
 # A literal and not a parameter: otherwise a database does not use the index of due mails.
 _is_pending = mails.c.status == literal_column("'pending'")
-_due = leases.DueRows(mails, Mail.__dataclass_fields__, _is_pending)
+_due = leases.SharedDueRows(mails, (*Mail.__dataclass_fields__, "due_at"), _is_pending)
 
 
 def insert(tx: Connection, new: Sequence[Mail]) -> None:
@@ -62,14 +62,29 @@ def has_mail(tx: Connection, account_id: str, invoice_key: str) -> bool:
     return bool(tx.scalar(select(exists().where(*of_invoice))))
 
 
+def has_attempt(tx: Connection, attempt: MailAttempt) -> bool:
+    """Whether *attempt* is recorded, and not another one of the same number."""
+    is_it = (
+        mail_attempts.c.account_id == attempt.mail.account_id,
+        mail_attempts.c.mail_id == attempt.mail.id,
+        mail_attempts.c.number == attempt.number,
+        mail_attempts.c.started_at == attempt.started_at,
+    )
+    return bool(tx.scalar(select(exists().where(*is_it))))
+
+
 def lease_due(tx: Connection, rounds: Sequence[leases.LeaseRound]) -> list[DueMails]:
     """
-    Lease mails that are due, the longest due first.
+    Lease mails that are due: of each account the longest due, and as many as of the others.
 
     Runs inside *tx* and never commits it.
     """
     found = [_due.lease(tx, one) for one in rounds]
-    return [DueMails([Mail(**row) for row in rows], next_due_at) for rows, next_due_at in found]
+    return [DueMails([_mail(row) for row in rows], next_due_at) for rows, next_due_at in found]
+
+
+def _mail(row: dict[str, Any]) -> Mail:
+    return Mail(**{name: row[name] for name in Mail.__dataclass_fields__})
 
 
 _settled = leases.held(

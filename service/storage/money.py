@@ -120,6 +120,11 @@ class MoneyStore:
         """Remove some webhooks that were taken long ago; False if none is left."""
         return await self._write(webhooks.remove_old, before)
 
+    def signal_all(self) -> None:
+        """Wake the loops of every process: another process may have left something."""
+        for name in self.signals:
+            self._signal(name)
+
     def _signal(self, name: str) -> None:
         """Wake the loops of every process."""
         self.signals[name].set()

@@ -31,6 +31,7 @@ from service.domain.payment import (
 from service.domain.states import InvoiceStatus
 from service.errors import Conflict
 from service.storage import checkouts
+from service.storage.fairly import lease_fairly
 from service.storage.invoices import as_invoice
 from service.storage.steps import StepToTake, report_one
 from service.storage.tables import invoices, payments, refunds, stripe_events
@@ -267,14 +268,8 @@ def lease_due(tx: Connection, now: datetime, until: datetime, limit: int) -> lis
 
     Runs inside *tx* and never commits it.
     """
-    chosen = checkouts.fairly_due(tx, payments, now, limit)
-    leased = []
-    for account_id, payment_id in chosen:
-        # Another process may have leased it meanwhile.
-        leasing = update(payments).where(_is(account_id, payment_id), payments.c.due_at <= now)
-        if tx.execute(leasing.values(due_at=until)).rowcount:
-            leased.append(_found(tx, account_id, payment_id))
-    return leased
+    leased = lease_fairly(tx, payments, now, until, limit)
+    return [_found(tx, account_id, payment_id) for account_id, payment_id in leased]
 
 
 def looked_at(

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Update, case, func, or_, select, update
 
 from service.database.bulk import insert_rows
 from service.domain.states import SETTLED, Cause, DeadReason, DeliveryStatus
-from service.storage import history
+from service.storage import history, leases
 from service.storage.deliveries import ENDED, lost_attempt_row
 from service.storage.history import DeliveryFilter
 from service.storage.tables import attempts, deliveries
@@ -48,13 +48,15 @@ def redeliver(tx: Connection, account_id: str, delivery_id: str, now: datetime) 
     Returns:
         The receiver if the delivery was changed; None too if the account has no such delivery.
     """
-    is_free = or_(deliveries.c.leased_until.is_(None), deliveries.c.leased_until <= now)
     asking = (
         _redelivering(account_id, now, is_asked=True)
-        .where(deliveries.c.id == delivery_id, or_(deliveries.c.status != PENDING, is_free))
+        .where(
+            deliveries.c.id == delivery_id,
+            or_(deliveries.c.status != PENDING, leases.is_free(deliveries)),
+        )
         .returning(deliveries.c.receiver)
     )
-    return tx.scalars(asking).first()
+    return tx.scalars(asking, {"now": now}).first()
 
 
 _cancellable = select(

@@ -54,6 +54,7 @@ from service.storage import (
 from service.storage.arrivals import Arrivals
 from service.storage.backlog import Backlog
 from service.storage.money import MoneyStore
+from service.storage.paced import Paced
 
 log = logging.getLogger("invoices.storage")
 
@@ -151,12 +152,14 @@ class Store:
         """Wakes those who wait for events of an account that this process records."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
+        self._paced = Paced()
         self._signals: dict[str, Wakes] = {
             "invoices": self.invoices_due,
             "deliveries": self.deliveries_due,
             "mails": self.mails_due,
             "asked": self.deliveries_asked,
             "followed": self._followed,
+            "paced": self._paced,
             **self.money.signals,
         }
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
@@ -209,6 +212,8 @@ class Store:
         if has_ended:
             self._signal("invoices")
             self._signal("deliveries")
+            self._signal("mails")
+            self.money.signal_all()
         return has_ended
 
     async def accept(self, invoice: Invoice, leased_until: datetime | None = None) -> Acceptance:
@@ -278,6 +283,10 @@ class Store:
         """Lease mails that are due."""
         round_ = replace(round_, process_id=self._process_id)
         return await self._commits.run(mails.lease_due, round_)
+
+    async def has_mail_attempt(self, attempt: MailAttempt) -> bool:
+        """Whether *attempt* is recorded."""
+        return await self._read(mails.has_attempt, attempt)
 
     async def settle_mail(self, attempt: MailAttempt) -> bool:
         """Record *attempt*, which changes nothing of the invoice; False if its lease was lost."""
@@ -385,6 +394,15 @@ class Store:
                 if batch.count:
                     self._signal("deliveries")
                 yield batch.count
+
+    def note_paced(self, account_ids: Collection[str], now: datetime) -> None:
+        """Have every process know that *account_ids* exceed their attempt rate at *now*."""
+        if told := self._paced.renew(account_ids, now):
+            self._database.notify("paced", told)
+
+    def is_paced(self, account_id: str, now: datetime) -> bool:
+        """Whether an account exceeds its attempt rate in some process at *now*; see `paced`."""
+        return self._paced.holds(account_id, now)
 
     def _signal(self, name: str, *names: str) -> None:
         """Wake the loops of every process, because a row is due that is not leased."""

@@ -277,6 +277,13 @@ mails = Table(
 )
 Index("mails_invoice", mails.c.account_id, mails.c.invoice_key)
 Index(
+    "mails_waiting",
+    mails.c.account_id,
+    mails.c.due_at,
+    sqlite_where=mails.c.status == "pending",
+    postgresql_where=mails.c.status == "pending",
+)
+Index(
     "mails_due",
     mails.c.due_at,
     sqlite_where=mails.c.status == "pending",

@@ -2,11 +2,13 @@
 The metrics for Prometheus: every metric is declared and changed in this module alone.
 
 Callers say what happened; the metric and its labels are chosen here. No label has a value that a
-client can choose: no account, no origin, no id.
+client can choose: no origin, no id, and the account only of the ten busiest (see `busiest`).
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
+from pathlib import Path
 
 from prometheus_client import (
     CollectorRegistry,
@@ -33,7 +35,8 @@ from service.domain.states import (
     InvoiceStatus,
 )
 from service.errors import PREVENTED_BY
-from service.telemetry.workers import WorkersCollector
+from service.telemetry.busiest import BusiestAccounts
+from service.telemetry.workers import SHARED_FOLDER, WorkersCollector
 
 NAMESPACE = "invoices"
 
@@ -80,9 +83,13 @@ class Metrics:
             ProcessCollector(registry=self._exposed)
             GCCollector(registry=self._exposed)
             self._declare(self._exposed)
+            self.accounts = BusiestAccounts(NAMESPACE)
         else:
             WorkersCollector(self._exposed, worker_number)
             self._declare(None)
+            folder = Path(os.environ[SHARED_FOLDER])
+            self.accounts = BusiestAccounts(NAMESPACE, folder, worker_number)
+        self._exposed.register(self.accounts)
 
     def _declare(self, registry: CollectorRegistry | None) -> None:
         counter = partial(Counter, namespace=NAMESPACE, registry=registry)

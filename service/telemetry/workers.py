@@ -7,10 +7,13 @@ files of a shared folder, and exposes the sums over all workers.
 
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from service.telemetry.busiest import forget_figures
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable that names the folder; prometheus_client reads it itself."""
@@ -47,3 +50,4 @@ class WorkersCollector(Collector):
 def forget_worker(number: int, folder: str) -> None:
     """Remove the gauges of a worker that has ended; its counters and histograms stay."""
     mark_process_dead(number, folder)
+    forget_figures(number, Path(folder))

@@ -23,6 +23,11 @@ def raw_json_response(
     )
 
 
+def json_head_response() -> web.StreamResponse:
+    """The answer to HEAD where GET answers JSON: without `Content-Length`, which is not known."""
+    return web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
+
+
 # The lower case of an `istr`, by which headers are found, is made once.
 _COMMON_HEADERS = {
     hdrs.SERVER: "invoices",

@@ -157,6 +157,25 @@ async def test_any_worker_exposes_the_metrics_of_all(two_workers, receiver):
     assert 0 == figures["invoices_attempts_in_flight"]
 
 
+async def test_any_worker_exposes_the_attempts_of_an_account_in_all(two_workers, receiver):
+    """What an account has in flight is summed over the workers, who share it every few seconds."""
+    await both_busy(two_workers, receiver)
+
+    async def are_summed():
+        figures = await two_workers.figures()
+        by_account = [
+            value
+            for name, value in figures.items()
+            if name.startswith("invoices_account_attempts_in_flight{")
+        ]
+        return by_account == [figures["invoices_attempts_in_flight"]]
+
+    summed = [await until(are_summed) for _ in range(10)]
+    receiver.may_answer.set()
+
+    assert all(summed)
+
+
 async def test_the_counters_of_a_killed_worker_stay(two_workers, receiver):
     """Counters never decrease; the attempts in flight of a killed worker are not counted."""
     sent = await both_busy(two_workers, receiver)

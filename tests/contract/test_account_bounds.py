@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from service.api.application import make_application
+from service.development import for_development
+from service.loops import running_loops
 from service.settings import Settings
-from tests.rows import add_delivery
+from tests.clock import idle
+from tests.fakes import PATIENCE_SECONDS
+from tests.rows import TWO, add_delivery
 
 CALLBACK = "?callback_url=https://a.example"
 
@@ -28,3 +33,33 @@ async def test_invoices_above_the_bound_are_refused_with_words(aiohttp_client, a
     assert 200 == (await api.get("/deliveries")).status
     assert 202 == (await api.post("/deliveries/msg_1/redeliver")).status
     await service.open_deliveries.close()
+
+
+async def test_a_delivery_says_that_it_waits_for_the_rate(
+    aiohttp_client, assembled, store, receivers
+):
+    """What an account may not attempt yet waits for its rate, whether it is leased or not."""
+    settings = replace(for_development(Settings()), account_attempt_rate=1)
+    service = assembled(settings)
+    api = await aiohttp_client(make_application(service.dependencies))
+    for number in range(10):
+        await add_delivery(store, f"{number}")
+
+    async def reasons():
+        items = (await (await api.get("/deliveries?status=pending")).json())["items"]
+        assert {None} == {one["waiting_until"] for one in items}
+        return {one["waiting_for"] for one in items}
+
+    before = await reasons()
+    async with running_loops((service.dispatcher,), drain_seconds=PATIENCE_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while "slot" in (paced := await reasons()) or None in paced:
+                await idle()
+        # Committed without a lease, as by another process.
+        await add_delivery(store, "new", origin=TWO)
+        waiting = await (await api.get("/deliveries/msg_new")).json()
+        one = next(id_ for n in range(10) if (id_ := f"msg_{n}") not in receivers.ids)
+        shown = (await (await api.get(f"/deliveries/{one}")).json())["waiting_for"]
+
+    assert ({"slot"}, {"rate"}) == (before, paced)
+    assert ("rate", "rate") == (waiting["waiting_for"], shown)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from service.domain.ids import lower_bound
 from service.domain.states import DeadReason, DeliveryStatus
 from tests.clock import START
 from tests.rows import (
@@ -177,7 +178,6 @@ async def test_pages_follow_each_other(api, store):
         ([], {"origin": "http://two.example"}),
         (["msg_2"], {"since": "2026-01-31T12:01:00Z"}),
         (["msg_2"], {"since": "2026-01-31T13:01:00+01:00"}),
-        (["msg_1"], {"until": "2026-01-31T12:01:00Z"}),
         ([], {"status": "delivered", "invoice_id": "2"}),
         (["msg_2", "msg_1"], {"since": "0001-01-01T00:00:00Z", "until": "9999-12-31T23:59:59Z"}),
     ],
@@ -189,6 +189,64 @@ async def test_filters_select_deliveries(api, store, expected, params):
     await add_delivery(store, "2", origin=TWO, at=START + timedelta(minutes=1))
 
     assert expected == await ids_of(api, "/deliveries", **params)
+
+
+async def test_until_selects_what_happened_before(api, store):
+    """`until` is exclusive, and a page that ends before all deliveries is the last one."""
+    for minute in range(2):
+        at = START + timedelta(minutes=minute)
+        id_ = f"msg_{lower_bound(at)}{0:020}"
+        await add_delivery(store, str(minute), at=at, delivery_id=id_)
+    later = await (await api.get("/deliveries?until=2026-01-31T12:01:00Z")).json()
+    long_ago = await (await api.get("/deliveries?until=2001-01-01T00:00:00Z")).json()
+
+    assert (["0"], None) == ([one["invoice_id"] for one in later["items"]], later["next"])
+    assert {"items": [], "next": None} == long_ago
+
+
+@pytest.mark.parametrize(
+    ("status", "path"),
+    [
+        (200, "/deliveries"),
+        (200, "/deliveries?status=dead&origin=https://nobody.example&limit=200"),
+        (200, "/deliveries?after=msg_1"),
+        (422, "/deliveries?after=msg_3"),
+        (422, "/deliveries?status=none"),
+        (200, "/invoices?status=paid&limit=200"),
+        (200, "/invoices?id=none"),
+        (422, "/invoices?after=none"),
+        (200, "/invoices/1/deliveries"),
+        (404, "/invoices/none/deliveries"),
+        (422, "/invoices/1/deliveries?after=none"),
+    ],
+)
+async def test_head_of_a_list_has_the_headers_of_get(api, store, monkeypatch, status, path):
+    """It has the status and the headers of GET, and reads one row at most to know them."""
+    await add_delivery(store, "1")
+    await add_delivery(store, "2")
+    wanted = await api.get(path)
+    limits = []
+
+    def watched(read):
+        async def listed(*args, **options):
+            limits.append(options["limit"])
+            return await read(*args, **options)
+
+        return listed
+
+    for name in ("list_deliveries", "list_invoices", "deliveries_of"):
+        monkeypatch.setattr(store, name, watched(getattr(store, name)))
+    answer = await api.head(path)
+    again = await api.head(path)
+
+    own = {"Content-Length", "Date", "X-Request-ID"}
+    assert [status] * 3 == [one.status for one in (wanted, answer, again)]
+    assert {name: value for name, value in wanted.headers.items() if name not in own} == {
+        name: value for name, value in answer.headers.items() if name not in own
+    }
+    assert b"" == await answer.read()
+    assert "Transfer-Encoding" not in answer.headers
+    assert {1} >= set(limits)
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,33 @@ async def test_attempts_in_flight_are_seen(api, working, receivers, scrape):
     assert 0 == after["invoices_attempts_in_flight"]
 
 
+async def test_attempts_are_counted_by_account(api, working, receivers, scrape):
+    """The attempts of an account that are in flight, wait for a slot or were refused are seen."""
+    receivers.answers[RECEIVER].append(answer(410))
+    async with working():
+        await send(api)
+        await idle()
+        refused = await scrape()
+        await send(api, id="answered")
+        await idle()
+        receivers.hang(RECEIVER)
+        for number in range(12):
+            await send(api, id=f"hanging{number}")
+        await idle()
+        during = await scrape()
+        receivers.let_all_go()
+        await idle()
+
+    labels = '{account="dev"}'
+    assert 1 == refused[f"invoices_account_attempts_refused{labels}"]
+    in_flight, waiting = (
+        during[f"invoices_account_attempts_{name}{labels}"] for name in ("in_flight", "waiting")
+    )
+    assert during["invoices_attempts_in_flight"] == in_flight
+    assert in_flight + waiting == 12
+    assert waiting > 0
+
+
 async def test_an_attempt_that_outlived_its_lease_is_counted_separately(
     api, working, receivers, scrape, clock
 ):

@@ -206,10 +206,13 @@ def test_every_status_is_documented(document, expected, path, method):
 
 
 def test_every_error_is_a_problem_document(document):
-    """Every error has the same form."""
+    """Every error has the same form, but on the pages for customers."""
     for path, method, operation in operations_in(document["paths"]):
         for code, answer in operation["responses"].items():
-            if code.isdigit() and int(code) >= 400 and "callback_url" not in path:
+            if operation["tags"] == ["pages"]:
+                types = set(answer.get("content", ()))
+                assert {"text/html", "application/problem+json"} >= types, (method, path)
+            elif code.isdigit() and int(code) >= 400 and "callback_url" not in path:
                 content = answer["content"]["application/problem+json"]
 
                 assert {"$ref": "#/components/schemas/Problem"} == content["schema"]
@@ -217,7 +220,7 @@ def test_every_error_is_a_problem_document(document):
 
 
 def test_security_is_declared_for_every_private_operation(document):
-    """Every operation except those for health requires the key."""
+    """Every operation requires the key, except those for health, for Stripe and for customers."""
     (name,) = document["components"]["securitySchemes"]
     scheme = document["components"]["securitySchemes"][name]
     open_to_all = {
@@ -229,7 +232,8 @@ def test_security_is_declared_for_every_private_operation(document):
     assert ("http", "bearer") == (scheme["type"], scheme["scheme"])
     assert [{name: []}] == document["security"]
     by_signature = "/collectors/stripe/{account_id}"
-    assert {"/healthz", "/readyz", "/metrics", by_signature} == open_to_all
+    by_link = "/pay/{token}"
+    assert {"/healthz", "/readyz", "/metrics", by_signature, by_link} == open_to_all
 
 
 def test_private_operations_declare_401_and_429(document):

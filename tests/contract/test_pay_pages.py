@@ -8,6 +8,7 @@ import pytest
 
 from schemas.money import CURRENCIES
 from service.api.application import make_application
+from service.app import document_of
 from service.collection.sandbox import ENDINGS, Sandbox
 from service.domain.invoice import Step
 from service.domain.states import INVOICE_MOVES, PAYABLE, InvoiceStatus
@@ -339,3 +340,29 @@ async def test_money_that_went_back_is_shown(client, paying, service):
 
     assert "$12.34" in page.words
     assert [] == page.forms
+
+
+# The document
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("get", "page", 200),
+        ("post", "page", 303),
+        ("get", "/pay/none", 404),
+        ("post", "/pay/x", 404),
+    ],
+)
+async def test_the_pages_are_described(client, paying, method, path, expected):
+    """The document has the pages, without a key, and the statuses and types that they answer."""
+    _, page = await paying(InvoiceStatus.SENT)
+    operations = document_of(Settings())["paths"]["/pay/{token}"]
+    answer = await client.request(method, page if path == "page" else path, allow_redirects=False)
+
+    assert {"get", "post"} == set(operations)
+    assert [] == operations[method]["security"]
+    assert expected == answer.status
+    described = operations[method]["responses"][str(expected)]
+    assert answer.content_type in described.get("content", {answer.content_type: None})
+    assert set(described.get("headers", ())) <= set(answer.headers)

@@ -184,6 +184,14 @@ async def test_an_invalid_amount_is_refused(api, paid, body):
     assert 422 == (await refunded(api, body))[0]
 
 
+async def test_an_amount_that_a_json_number_does_not_carry_is_refused(api, paid):
+    """As with the total of an invoice, so many digits have to be sent as a string."""
+    status, problem = await refunded(api, {"amount": 123456789012.1234})
+
+    assert 422 == status
+    assert "send it as a string" in problem["errors"][0]["message"]
+
+
 async def test_a_refund_needs_a_key(api, paid):
     """Without `Idempotency-Key`, a request that is repeated would give back twice: it is 400."""
     status, problem = await refunded(api, headers={})

@@ -40,6 +40,7 @@ def exposed():
     """The name of every sample that a process can expose."""
     metrics = Metrics("1.2.3")
     metrics.answered("create_invoice", 202)
+    metrics.accounts.attempt_refused("acc_1")
     metrics.storage_answered(dict.fromkeys(BACKLOG_GAUGES, 0))
     text = metrics.exposition("")[0].decode()
     return {name.partition("{")[0] for name in samples_in(text)}

@@ -8,6 +8,7 @@ IMPORTANT = {
     *("InvoicesDown", "InvoicesStorageAway", "InvoicesStandStill", "InvoicesDeliveriesLate"),
     *("InvoicesDeliveriesDead", "InvoicesAttemptsFailing", "InvoicesAttemptsLost"),
     *("InvoicesSlow", "InvoicesErrors", "InvoicesSlotsFull"),
+    *("InvoicesAccountBusy", "InvoicesAccountRefused"),
     *("InvoicesMailPaused", "InvoicesMailsLate", "InvoicesMailsRejected"),
 }
 

@@ -39,7 +39,8 @@ class Ending:
             all(row["due_at"] is None for row in self._tables.invoices)
             and all(row["status"] != DeliveryStatus.PENDING for row in self._tables.deliveries)
             and not any(
-                one.in_flight or one.collecting_count for one in self._world.running_processes
+                one.in_flight or one.service.collection.held_count
+                for one in self._world.running_processes
             )
         )
 
@@ -51,7 +52,7 @@ class Ending:
         for row in self._tables.deliveries:
             if row["status"] == DeliveryStatus.PENDING:
                 self._log.violate("{} is still pending", row["id"])
-        self._log.violate("an attempt is still in flight")
+        self._log.violate("an attempt or a step is still in progress")
 
     def check(self):
         """Check every promise of the end."""

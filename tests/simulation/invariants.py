@@ -16,6 +16,7 @@ from service.storage import attempts
 from tests.simulation.clocks import true_now
 from tests.simulation.ending import Ending
 from tests.simulation.fencing import Fencing
+from tests.simulation.greedy import Fairness
 from tests.simulation.lease_rules import LeaseRules
 from tests.simulation.ledger import Ledger
 from tests.simulation.mails import Mails
@@ -35,6 +36,7 @@ class Invariants:
         self.mails = Mails(world, self.ledger, leases)
         fencing = Fencing(world, self.ledger, leases, self.mails)
         requests = Requests(world, self.ledger)
+        self.fairness = Fairness(world) if world.plan.reads else None
         self._log = world.log
         self._memory = world.memory
         self._statuses = {}

@@ -125,9 +125,16 @@ class Link(WatchedDatabase):
         if self._is_away() or self._world.loss():
             self._process.unavailable_count += 1
             raise StorageUnavailable("the memory is unavailable")
-        return await super().read(work, *args, **options)
+        result = await super().read(work, *args, **options)
+        if self._world.rules.fairness:
+            self._world.rules.fairness.has_read(self._process, work, args, result)
+        return result
 
-    browse = read
+    async def browse(self, work, account_id, *args, **options):
+        """Run *work*, which an account has asked for, on the memory."""
+        fairness = self._world.rules.fairness
+        with fairness.reading(self._process, account_id) if fairness else nullcontext():
+            return await self.read(work, account_id, *args, **options)
 
     def listen(self, signals):
         """Receive notifications from now on."""

@@ -106,7 +106,12 @@ class MailTransport:
 
     async def compose(self, invoice):
         """The mail of *invoice*; another process may have composed one that was never committed."""
-        await delay(self._world.chance, 0.1)
+        # A part of the step that asks the collector.
+        self._process.collecting_count += 1
+        try:
+            await delay(self._world.chance, 0.1)
+        finally:
+            self._process.collecting_count -= 1
         now = self._process.clock.now()
         id_ = f"mail_{self._world.new_id(now)}"
         return Mail(

@@ -194,6 +194,8 @@ class Plan:
     invoices: tuple[InvoicePlan, ...]
     faults: tuple[Fault, ...]
     faults_until: float
+    reads: tuple[float, ...] = ()
+    """When the greedy account reads, if there is one: many times at once; see `greedy`."""
 
 
 def draw(seed):

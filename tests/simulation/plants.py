@@ -13,6 +13,7 @@ from itertools import islice
 
 from pytest import MonkeyPatch
 
+from service.api import reads
 from service.clock import SystemClock
 from service.collection import mailing
 from service.collection.mailing import Mailing
@@ -22,7 +23,8 @@ from service.delivery.attempt import Attempts
 from service.delivery.dispatcher import Dispatcher
 from service.delivery.fairness import Receivers
 from service.delivery.health import Cooldowns
-from service.delivery.shares import Division
+from service.delivery.lookout import Lookout
+from service.delivery.shares import Division, Taken
 from service.domain.delivery import Attempt, Dead, base_of
 from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import Acceptance, DeadReason
@@ -487,6 +489,38 @@ def rotated_secrets_end_at_once(patch):
         lambda *args, now, until: rotate(*args, now=now, until=now),
     )
 
+
+def accounts_do_not_share(patch):
+    """Slots and leases are divided among receivers, whatever their accounts have already."""
+    capacity_of, permits = Division.capacity_of, Division.permits
+
+    def capacity(self, account, receiver_count, *, is_probed):
+        return capacity_of(self, Taken(), receiver_count, is_probed=is_probed)
+
+    def permit(self, account, receiver_count, *, is_probed):
+        return permits(self, Taken(), receiver_count, is_probed=is_probed)
+
+    patch.setattr(Division, "capacity_of", capacity)
+    patch.setattr(Division, "permits", permit)
+
+
+def scans_begin_with_any_account(patch):
+    """A scan goes along the accounts in the order of the database."""
+    init = Lookout.__init__
+
+    def made(self, store, count_in_flight, capacity_of):
+        init(self, store, lambda account_id: 0, capacity_of)
+
+    patch.setattr(Lookout, "__init__", made)
+
+
+def reads_are_not_bounded(patch):
+    """An account has as many reads at a time as it asks for."""
+    patch.setattr(reads, "READS_PER_ACCOUNT", 1000)
+
+
+GREEDY_PLANTS = [accounts_do_not_share, scans_begin_with_any_account, reads_are_not_bounded]
+"""Found in the worlds with a greedy account."""
 
 PLANTS = [
     settling_needs_no_lease,

@@ -21,6 +21,7 @@ from service.domain.invoice import Event, Step
 from service.domain.receivers import id_of
 from service.errors import NotFound, StorageUnavailable
 from service.loops import running_loops
+from service.storage.history import DeliveryFilter
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing
 from tests.simulation.clocks import SkewedClock
@@ -202,6 +203,17 @@ class Process:
         return await self.service.store.find_receiver(
             account_of(receiver), id_of(receiver), self.clock.now()
         )
+
+    def read(self, account_id):
+        """A task that lists the deliveries of an account."""
+        return self._serve(self._read(account_id))
+
+    async def _read(self, account_id):
+        """Do the same as the operation that lists deliveries."""
+        async with self.service.dependencies.reads.turn(account_id):
+            await self.service.store.list_deliveries(
+                account_id, DeliveryFilter(), after=None, limit=50
+            )
 
     async def _record(self, invoice, plan):
         row = await self.service.store.find_invoice(invoice.account_id, invoice.id)

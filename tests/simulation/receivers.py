@@ -105,7 +105,8 @@ class Receivers:
         elif reaction is Reaction.LATE:
             await asyncio.sleep(timeout_seconds + BEYOND_SECONDS)
         else:
-            slowness = chance.choice((0.01, 0.2, 0.2, timeout_seconds))
+            # A slow receiver delays its own account, and would hide what another one does.
+            slowness = 0.01 if plan.reads else chance.choice((0.01, 0.2, 0.2, timeout_seconds))
             await delay(chance, slowness)
         return self._of(reaction, chance)
 

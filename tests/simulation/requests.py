@@ -119,13 +119,12 @@ class Requests:
         history.is_open.append((at, is_open))
         if is_open:
             self._answered.add(attempt.receiver)
-        now = attempt.process.clock.now()
-        # What was asked for by hand is attempted in a cooldown, and begins no other one.
-        is_cooling_down = attempt.is_asked and any(now < end for _, end in history.blocked_until)
-        is_failed_probe = attempt.is_probe and not is_open and not is_cooling_down
+        # What was asked for by hand is attempted in a cooldown too, and then begins no other one.
+        is_by_hand = attempt.request is not None and attempt.request.delivery.is_asked
+        is_failed_probe = attempt.is_probe and not is_open and not is_by_hand
         wait = max(_asked_for(answer), COOLDOWN_FIRST if is_failed_probe else timedelta(0))
         if wait:
-            history.blocked_until.append((at, now + wait))
+            history.blocked_until.append((at, attempt.process.clock.now() + wait))
 
     def request_begins(self, attempt, outgoing):
         """A request is made; the bytes of its body identify its lease."""

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pytest import MonkeyPatch
 
 from service import loops
+from service.collection import looking, mailing, payments
 from service.collection import loop as collection
-from service.collection import mailing, payments
-from service.delivery import attempt, dispatcher, lookout, sweeper
+from service.delivery import dispatcher, lookout, sweeper
+from tests.simulation.greedy import CHAINS, draw_greedy
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.plan import MAIL_LEASE, MAIL_PAUSE, Plan, draw
 from tests.simulation.processes import PROCESS
@@ -34,28 +35,32 @@ class Run:
     has_twin: bool = False
 
     @property
+    def _options(self):
+        return "--greedy " if self.plan.reads else "--twin " if self.has_twin else ""
+
+    @property
     def failure(self):
         """The broken promise, its instant, and the command that repeats the run; else empty."""
         if self.log.violation is None:
             return ""
-        seed, twin = self.plan.seed, "--twin " if self.has_twin else ""
+        seed = self.plan.seed
         return (
             f"seed {seed}, after {self.seconds:.3f} virtual seconds: {self.log.violation}\n"
-            f"replay: python -m tests.simulation {twin}{seed}"
+            f"replay: python -m tests.simulation {self._options}{seed}"
         )
 
 
-def run(seed, *, has_twin=False):
+def run(seed, *, has_twin=False, is_greedy=False):
     """
-    Run the world of *seed* to its end, or to the first broken promise.
+    Run the world of *seed*, or its greedy world, to its end or to the first broken promise.
 
     With a twin, SQLite executes every transaction too: slower, but it tests the statements.
     """
-    plan = draw(seed)
+    plan = draw_greedy(seed) if is_greedy else draw(seed)
     loop = VirtualLoop()
     twin = Twin() if has_twin else None
     try:
-        with _with_delays(plan.poll):
+        with _with_delays(plan.poll, CHAINS if is_greedy else lookout.CHAINS):
             return loop.run_until_complete(_run(plan, twin))
     finally:
         loop.close()
@@ -107,15 +112,20 @@ def _fail(world, context):
 
 
 @contextmanager
-def _with_delays(poll):
-    """Let the loops of the service poll at the interval of the plan, and mails wait less."""
-    modules = (loops, collection, mailing, payments, dispatcher, lookout, attempt, sweeper)
+def _with_delays(poll, chains):
+    """
+    Let the loops of the service poll at the interval of the plan, and mails wait less.
+
+    A scan goes along so many *chains* at once.
+    """
+    modules = (loops, collection, looking, dispatcher, lookout, sweeper)
     with MonkeyPatch.context() as patch:
         for module in modules:
             patch.setattr(module, "POLL", poll)
         patch.setattr(payments, "IDLE_POLL", poll)
         patch.setattr(mailing, "LEASE", MAIL_LEASE)
         patch.setattr(mailing, "PAUSE", MAIL_PAUSE)
+        patch.setattr(lookout, "CHAINS", chains)
         yield
 
 

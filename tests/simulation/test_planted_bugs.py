@@ -1,10 +1,13 @@
 import pytest
 
-from tests.simulation.plants import PLANTS
+from tests.simulation.plants import GREEDY_PLANTS, PLANTS
 from tests.simulation.runs import run
 
 SEED_COUNT = 500
 """The worlds in which each planted bug must be found; a third of them is enough at present."""
+
+GREEDY_COUNT = 12
+"""The worlds with a greedy account in which each of their bugs must be found."""
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
@@ -16,3 +19,15 @@ def test_a_planted_bug_is_found(plant, monkeypatch):
 
     assert seed is not None
     assert "" == run(seed).failure
+
+
+@pytest.mark.parametrize("plant", GREEDY_PLANTS, ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_found_beside_a_greedy_account(plant, monkeypatch):
+    """Each bug by which one account delays another is found in a world that has no failure."""
+    plant(monkeypatch)
+    seeds = range(GREEDY_COUNT)
+    seed = next((seed for seed in seeds if run(seed, is_greedy=True).failure), None)
+    monkeypatch.undo()
+
+    assert seed is not None
+    assert "" == run(seed, is_greedy=True).failure

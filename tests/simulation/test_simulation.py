@@ -17,6 +17,9 @@ SEED_COUNT = int(os.environ.get("INVOICES_TEST_SIMULATIONS", "700"))
 
 CHUNK = 100
 
+GREEDY_COUNT = 12
+"""The number of worlds with a greedy account."""
+
 SEEN = (
     *("is killed", "is asked to drain", "drain.timed_out", "the clock of", "is cut off"),
     *("the memory is unavailable", "learns that the memory was lost during the commit"),
@@ -36,6 +39,13 @@ SEEN = (
 def test_every_promise_is_kept_in_every_world(first):
     """Under all faults in any order, nothing is lost and nothing is done twice."""
     failures = (run(seed).failure for seed in range(first, min(first + CHUNK, SEED_COUNT)))
+
+    assert "" == next(filter(None, failures), "")
+
+
+def test_a_greedy_account_delays_nobody():
+    """In worlds with a greedy account, the attempts of another one begin at once."""
+    failures = (run(seed, is_greedy=True).failure for seed in range(GREEDY_COUNT))
 
     assert "" == next(filter(None, failures), "")
 

@@ -22,6 +22,7 @@ from service.storage.store import Store
 from tests.memory import Loss, Memory
 from tests.rows import a_callback, an_invoice
 from tests.simulation.clocks import SkewedClock, true_now
+from tests.simulation.greedy import GREEDY, QUIET
 from tests.simulation.invariants import Invariants
 from tests.simulation.link import WatchedDatabase
 from tests.simulation.mail_server import ADDRESSES, MailServer
@@ -41,6 +42,9 @@ origin that does not answer."""
 
 CHECK_SECONDS = 0.5
 """How often the world checks whether everything has finished."""
+
+READ_COUNT = 10
+"""How many reads the greedy account begins at once."""
 
 JUMP = timedelta(seconds=16)
 """The range between the largest jump back and the largest jump forward of a clock."""
@@ -193,6 +197,7 @@ class World:
             for one in self.plan.invoices
             for event in one.events
         ]
+        clients += [self._begin(self._read(at)) for at in self.plan.reads]
         faults = [self._begin(self._apply(one)) for one in self.plan.faults]
         await asyncio.sleep(self.plan.faults_until)
         await self._end_faults(faults)
@@ -200,6 +205,8 @@ class World:
         self.rules.ending.check()
         self.rules.mails.check_end()
         self.rules.predictions.check_end()
+        if self.rules.fairness:
+            self.rules.fairness.check(self._accounts[QUIET])
         await _cancelled(keepers)
         await self._drain_all()
 
@@ -236,6 +243,13 @@ class World:
             if task:
                 self.rules.event_acknowledged(event)
                 return
+
+    async def _read(self, at):
+        """The greedy account reads its deliveries many times at once."""
+        await asyncio.sleep(at)
+        process = await self._ready_process()
+        reads = [process.read(self._accounts[GREEDY]) for _ in range(READ_COUNT)]
+        await asyncio.gather(*reads)
 
     async def _ready_process(self):
         while True:

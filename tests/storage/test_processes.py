@@ -59,6 +59,38 @@ async def passes(time, clock, *heartbeats):
             await one.run_round()
 
 
+async def test_a_lease_of_a_dead_process_delays_nobody_who_asks(store, other, heartbeat, clock):
+    """Whoever asks by hand is attempted now, also if the process that has the lease is dead."""
+    await add_delivery(other)
+    await lease_delivery(other)
+    _, while_alive = await store.redeliver("dev", "msg_1", LATER)
+
+    await passes(SILENCE + BEAT, clock, heartbeat)
+    _, is_changed = await store.redeliver("dev", "msg_1", LATER)
+
+    assert (False, True) == (while_alive, is_changed)
+    (delivery,) = await lease_deliveries(store, now=LATER)
+    assert delivery.is_asked
+
+
+async def test_the_end_of_a_process_wakes_every_loop(store, other):
+    """Whatever a dead process has left, of each kind of row, is looked for at once."""
+    await store.beat(START)
+    ((id_, beat_count),) = (await store.beat(START)).items()
+    signals = (
+        store.invoices_due,
+        store.deliveries_due,
+        store.mails_due,
+        store.money.checkouts_due,
+        store.money.payments_due,
+    )
+    for signal in signals:
+        signal.clear()
+
+    assert await store.end_process(id_, beat_count, LATER)
+    assert [True] * len(signals) == [signal.is_set() for signal in signals]
+
+
 async def id_of(store, database):
     """The id of the only process that is recorded and not *store*."""
     (id_,) = await store.beat(START)

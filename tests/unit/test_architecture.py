@@ -35,7 +35,9 @@ HOMES = {
     "aiosmtplib": ("service/collection/smtp.py",),
     "babel": ("schemas/locales.py", "service/localization.py"),
     "jinja2": ("service/collection/", "service/pages/", "service/receiver/projects/"),
-    "prometheus_client": ("service/telemetry/metrics.py", "service/telemetry/workers.py"),
+    "prometheus_client": tuple(
+        f"service/telemetry/{name}.py" for name in ("busiest", "metrics", "workers")
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from service.domain.states import InvoiceStatus
 from service.errors import SendingRefused
 from service.loops import POLL
 from service.storage.invoices import as_invoice
+from service.storage.leases import LeaseRound
 from service.storage.tables import mails
 from service.telemetry.metrics import Metrics
 from tests.clock import ManualClock
@@ -276,6 +277,52 @@ async def test_a_mail_that_went_is_recorded_after_an_outage(world, transport, me
 
     status, events, mail_status = await world.status()
     assert (UNDELIVERABLE, 1, "undeliverable") == (status, len(events), mail_status)
+
+
+async def test_an_attempt_that_outlived_its_lease_is_not_counted(world, transport, metrics, caplog):
+    """A mail that another process took over meanwhile is not reported as settled by this one."""
+    caplog.set_level(logging.INFO, "invoices.mail")
+    transport.may_send.clear()
+    await world.accept()
+    later = world.clock.now() + LEASE
+    await world.store.lease_mails(LeaseRound(later, later + LEASE, 1))
+
+    transport.may_send.set()
+    await world.rest()
+
+    assert ["mail.outlived_lease"] == [
+        one.message for one in caplog.records if one.message.startswith("mail.")
+    ]
+    assert 0 == samples_of(metrics)['invoices_mail_attempts_total{outcome="accepted"}']
+    assert (RECEIVED, [], "pending") == await world.status()
+
+
+async def test_the_last_attempt_at_a_paid_invoice_is_counted(world, transport, metrics):
+    """The invoice stays paid; the attempt is recorded, and counted, all the same."""
+    transport.may_send.clear()
+    await world.accept(customer="Acme")
+    await world.advance(SECOND)
+    transport.may_send.set()
+    await world.rest()
+
+    assert (PAID, [("Invoice paid", True)], "sent") == await world.status()
+    assert 1 == samples_of(metrics)['invoices_mail_attempts_total{outcome="accepted"}']
+
+
+async def test_one_account_does_not_delay_the_mails_of_another(world, transport):
+    """While one account has many mails on their way, the next place goes to another account."""
+    transport.may_send.clear()
+    for number in range(2 * CONCURRENCY):
+        await world.accept(f"a{number}")
+    await world.accept("other", account_id="other")
+    await world.rest()
+    before = len(transport.mails)
+    transport.may_send.set()
+    await world.rest()
+
+    accounts = [one.account_id for one in transport.mails]
+    assert "other" in accounts[: before + CONCURRENCY]
+    assert 2 * CONCURRENCY + 1 == len(accounts)
 
 
 async def test_no_more_mails_are_on_their_way_than_allowed(world, transport):

@@ -41,6 +41,7 @@ COUNTS = {
     *("invoices_deliveries_waiting", "invoices_due_receivers", "invoices_collections_due"),
     *("invoices_connections_kept", "invoices_descriptors_open", "invoices_descriptors_allowed"),
     *("invoices_mails_due", "invoices_mail_paused"),
+    *(f"invoices_account_attempts_{name}" for name in ("in_flight", "waiting", "refused")),
 }
 """Gauges, and histograms of counts: their names say what they count."""
 
@@ -106,8 +107,13 @@ def test_known_labels_are_exposed_from_the_start(metrics):
 
 
 def test_labels_have_few_values(metrics):
-    """No label contains an account, an origin or an id, because the number of series is limited."""
+    """
+    No label contains an origin or an id, because the number of series is limited.
+
+    An account is the label of the metrics for the ten busiest accounts alone.
+    """
     metrics.answered("create_invoice", 202)
+    metrics.accounts.attempt_refused("acc_1")
     labels = {
         label
         for family in families(metrics)
@@ -117,7 +123,14 @@ def test_labels_have_few_values(metrics):
 
     assert labels == {
         *("acceptance", "status", "reason", "outcome", "operation", "code", "le", "version"),
-        *("kind", "cause"),
+        *("kind", "cause", "account"),
+    }
+    of_accounts = {one.name for one in families(metrics) if "account" in one.name}
+    assert of_accounts == {
+        one.name
+        for one in families(metrics)
+        for sample in one.samples
+        if "account" in sample.labels
     }
 
 

@@ -6,13 +6,12 @@ whoever learns of it first reports it, and nobody else does.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from service.clock import Clock
-from service.collection.events import EventOf
+from service.collection.events import EventOf, Record
 from service.collection.stripe.amounts import stripe_amount
 from service.collection.stripe.calls import Session, SessionState
 from service.domain.invoice import Invoice, Step
@@ -35,9 +34,6 @@ log = logging.getLogger("invoices.collection")
 
 REASON_MAX = 300
 """Characters of the reason of a decline, in an event."""
-
-Record = Callable[[Step], Awaitable[bool]]
-"""Commits a report with its settlement and deliveries; False if it was not legal, or not new."""
 
 
 class Sessions:

@@ -1,12 +1,14 @@
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from service.domain.ids import lower_bound
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus
 from service.errors import NotFound, UnknownCursor
 from service.storage import history
-from service.storage.history import DeliveryFilter
+from service.storage.history import CLOCK_MARGIN, DeliveryFilter
 from service.storage.tables import attempts
 from service.storage.transmissions import UNKNOWN
 from tests.clock import START
@@ -154,16 +156,73 @@ async def test_pages_go_from_the_newest_to_the_oldest(filled):
         ([], {"invoice_id": "9"}),
         (["msg_2", "msg_0"], {"origin": ONE}),
         ([], {"origin": "https://one.example"}),
-        (["msg_3", "msg_2"], {"since": START + 2 * SECOND}),
-        (["msg_1", "msg_0"], {"until": START + 2 * SECOND}),
-        (["msg_2"], {"since": START + 2 * SECOND, "until": START + 3 * SECOND}),
         (["msg_3"], {"status": "pending", "origin": TWO, "since": START, "invoice_id": "3"}),
         ([], {"status": "dead", "origin": ONE}),
     ],
 )
 async def test_filters_restrict_the_list(filled, expected, wanted):
-    """Each filter restricts the list; `since` is inclusive and `until` is exclusive."""
+    """Each filter restricts the list, and of several ones all do."""
     assert (expected, None) == await page(filled, **wanted)
+
+
+def id_at(instant):
+    """The id of a delivery that was generated at *instant*."""
+    return f"msg_{lower_bound(instant)}{0:020}"
+
+
+@pytest.fixture
+async def dated(store):
+    """Four deliveries, a second apart, with the ids of their instants."""
+    for number in range(4):
+        at = START + number * SECOND
+        await add_delivery(store, str(number), at=at, delivery_id=id_at(at))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("expected", "wanted"),
+    [
+        ([3, 2], {"since": START + 2 * SECOND}),
+        ([1, 0], {"until": START + 2 * SECOND}),
+        ([2], {"since": START + 2 * SECOND, "until": START + 3 * SECOND}),
+        ([], {"since": START + 4 * SECOND}),
+        ([], {"until": START}),
+    ],
+)
+async def test_instants_restrict_the_list(dated, expected, wanted):
+    """`since` is inclusive and `until` is exclusive."""
+    ids = [id_at(START + number * SECOND) for number in expected]
+
+    assert (ids, None) == await page(dated, **wanted)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(0), CLOCK_MARGIN - SECOND, SECOND - CLOCK_MARGIN])
+async def test_an_id_may_be_of_another_instant_than_its_event(store, ahead):
+    """A delivery is found by when its event happened, also if its id is minutes off."""
+    await add_delivery(store, delivery_id=id_at(START + ahead))
+
+    assert 1 == len((await page(store, since=START))[0])
+    assert 1 == len((await page(store, until=START + SECOND))[0])
+    assert ([], None) == await page(store, since=START + SECOND)
+    assert ([], None) == await page(store, until=START)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"until": START - timedelta(days=1)},
+        {"since": START + timedelta(days=1)},
+        {"until": datetime.min.replace(tzinfo=UTC)},
+        {"since": datetime.max.replace(tzinfo=UTC)},
+        {"until": START - timedelta(days=1), "status": "pending"},
+    ],
+)
+async def test_an_instant_far_from_all_deliveries_is_one_page(dated, monkeypatch, wanted):
+    """What lies before the first or behind the last delivery is not looked for among them."""
+    monkeypatch.setattr(history, "SCAN_MAX", 1)
+
+    assert ([], None) == await page(dated, **wanted)
 
 
 async def test_filtered_lists_have_pages(filled):
@@ -269,9 +328,7 @@ async def test_a_page_of_deliveries_with_long_answers_is_shorter(monkeypatch, st
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-@pytest.mark.parametrize(
-    "wanted", [{"status": "delivered"}, {"origin": ONE}, {"until": START + SECOND}]
-)
+@pytest.mark.parametrize("wanted", [{"status": "delivered"}, {"origin": ONE}])
 async def test_a_filter_looks_at_a_limited_number_of_deliveries(monkeypatch, filled, wanted):
     """A page ends after so many deliveries that do not match; its cursor leads on to the rest."""
     monkeypatch.setattr(history, "SCAN_MAX", 1)
@@ -281,6 +338,19 @@ async def test_a_filter_looks_at_a_limited_number_of_deliveries(monkeypatch, fil
         pages.append(ids)
 
     assert [[], ["msg_0"]] == [pages[0], pages[3]]
+    assert 5 == len(pages)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_an_instant_looks_at_a_limited_number_of_deliveries(monkeypatch, dated):
+    """Among the deliveries whose ids are near an instant, a page ends like with other filters."""
+    monkeypatch.setattr(history, "SCAN_MAX", 1)
+    pages, after = [], None
+    while not pages or after:
+        ids, after = await page(dated, after=after, until=START + SECOND)
+        pages.append(ids)
+
+    assert [[], [id_at(START)]] == [pages[0], pages[3]]
     assert 5 == len(pages)
 
 

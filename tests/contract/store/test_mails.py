@@ -69,6 +69,46 @@ async def test_a_mail_is_committed_with_the_step(store, elsewhere):
     assert [replace(a_mail(invoice), lease_token=1)] == await lease_mails(elsewhere)
 
 
+async def commit_mails(store, account_id, count, *, at=START):
+    """Accept invoices of an account, each with a mail that is due at *at*."""
+    for number in range(count):
+        id_ = f"{account_id}{number:03}"
+        await store.accept(an_invoice(id_, account_id=account_id, at=at))
+        invoice = await lease_invoice(store, now=at)
+        mail = a_mail(invoice, f"mail_{id_}", created_at=at)
+        await store.take_step(replace(a_step(invoice, RECEIVED), mail=mail), [])
+
+
+async def test_mails_are_leased_fairly_among_accounts(store):
+    """The only mail of an account does not wait for the many of another, whatever is free."""
+    await commit_mails(store, "a", 8)
+    await commit_mails(store, "b", 1, at=START + SECOND)
+    now, until = START + SECOND, START + LEASE
+
+    async def accounts(limit, *held):
+        round_ = LeaseRound(now, until, limit, held=held)
+        return [one.account_id for one in (await store.lease_mails(round_)).mails]
+
+    first = await accounts(3)
+    await commit_mails(store, "c", 1, at=now)
+    await commit_mails(store, "d", 1, at=now)
+    second = await accounts(1, *first)
+
+    assert ["a", "b", "a"] == first
+    assert ["c"] == second
+    assert ["a", "d", "a"] == await accounts(3, "c")
+    assert ["a"] * 4 == await accounts(10)
+
+
+async def test_the_mails_of_an_account_are_leased_in_order(store):
+    """Of one account, those that have been due longest go first."""
+    await commit_mails(store, "a", 5)
+
+    leased = [mail.id for mail in await lease_mails(store, limit=3)]
+
+    assert [f"mail_a{number:03}" for number in range(3)] == leased
+
+
 async def test_a_step_that_lost_its_lease_commits_no_mail(store):
     """A stale step leaves no mail behind, so that a customer never gets two."""
     await store.accept(an_invoice())

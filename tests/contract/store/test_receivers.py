@@ -345,6 +345,29 @@ async def test_a_delivery_tells_what_it_waits_for(store):
     assert (WaitingFor.SLOT, None) == await wait_of(store, "msg_1a", now=later)
 
 
+async def test_a_delivery_whose_account_exceeds_its_rate_waits_for_that(store):
+    """The rate stands for the turn alone: other reasons are told as before."""
+    await add_two_events(store)
+    later = START + SECOND
+
+    async def wait(id_, **known):
+        waits = (await store.find_delivery("dev", id_))["waits"]
+        return waits.reason_at(START, is_paced=True, **known)
+
+    assert (WaitingFor.RATE, None) == await wait("msg_1a")
+    assert (WaitingFor.EARLIER_EVENT, None) == await wait("msg_1b")
+
+    first = await lease_delivery(store)
+    assert (None, None) == await wait("msg_1a")
+    assert (WaitingFor.RATE, None) == await wait("msg_1a", is_queued=True)
+
+    await store.settle(failed(first, due_at=later))
+    assert (WaitingFor.DUE, later) == await wait("msg_1a")
+
+    await store.redeliver("dev", "msg_1a", START)
+    assert (WaitingFor.RATE, None) == await wait("msg_1a")
+
+
 async def test_a_delivery_tells_of_a_cooldown(store):
     """A delivery whose receiver or origin fails waits for the end of the cooldown."""
     for id_ in ("1", "2"):
