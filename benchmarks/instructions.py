@@ -157,6 +157,9 @@ def _under_callgrind(service: Service, url: str, folder: Path) -> Iterator[Count
         "INVOICES_DATABASE_URL": url,
         "INVOICES_LOG_FORMAT": "json",
         "INVOICES_DRAIN_TIMEOUT": "1s",
+        # As many as connections send: otherwise the rest waits in the database meanwhile.
+        "INVOICES_CALLBACK_CONCURRENCY": str(CONNECTIONS),
+        "INVOICES_ORIGIN_CONCURRENCY": str(CONNECTIONS),
         **service.settings,
     }
     with started(command, log, cores=SERVICE_CORES, env=env) as process:

@@ -30,6 +30,10 @@ FIELD_ERRORS = web.RequestKey("field_errors", list[FieldError])
 UNDECLARED_MAX = FIELD_ERRORS_MAX
 """An object with more undeclared fields than this is refused before it is loaded."""
 
+KNOWN_QUERIES = 1000
+KNOWN_QUERY_CHARACTERS = 500
+"""Queries without a field error whose values are kept, and how long one may be."""
+
 POINTERS_MAX = 200_000
 """
 Characters of all pointers in one answer; what is beyond them is cut off.
@@ -52,6 +56,7 @@ class RequestParser:
         self._schemas = {one.handler: one.schemas for one in operations}
         bodies = (one.schemas["body"] for one in operations if "body" in one.schemas)
         self._optional = frozenset(filter(is_optional, bodies))
+        self._known_queries: dict[tuple[Schema, str], dict[str, Any]] = {}
 
     async def parse(
         self,
@@ -82,16 +87,34 @@ class RequestParser:
                 sent = {name: one for name, one in data.items() if not is_blank(one)}
                 data = {"currency": self._currency, **sent}
         elif location == "querystring":
-            data = request.query
-            _refuse_repeated(request)
+            return self._query(schema, request)
         elif location == "headers":
             data = _headers_for(schema, request)
         else:
             data = request.match_info
+        return self._loaded(schema, data, request, LOCATIONS[location])
+
+    def _query(self, schema: Schema, request: web.Request) -> dict[str, Any]:
+        """The query of *request*: nearly all invoices of a receiver have the same one."""
+        key = schema, request.rel_url.raw_query_string
+        known = self._known_queries.get(key)
+        if known is not None:
+            return known.copy()
+        _refuse_repeated(request)
+        loaded = self._loaded(schema, request.query, request, "query")
+        if len(key[1]) <= KNOWN_QUERY_CHARACTERS and FIELD_ERRORS not in request:
+            if len(self._known_queries) >= KNOWN_QUERIES:
+                # The oldest goes: whoever sends many different ones must not keep others out.
+                del self._known_queries[next(iter(self._known_queries))]
+            self._known_queries[key] = loaded.copy()
+        return loaded
+
+    def _loaded(
+        self, schema: Schema, data: Mapping[str, Any], request: web.Request, here: str
+    ) -> dict[str, Any]:
         try:
             return _load(schema, data)
         except ValidationError as invalid:
-            here = LOCATIONS[location]
             schemas = {**self._schemas.get(request.match_info.handler, {}), here: schema}
             declared = {*names_in(schema), SCHEMA}
             messages = (
@@ -102,7 +125,7 @@ class RequestParser:
             return {}
 
 
-def _load(schema: Schema, data: Mapping[str, Any]) -> Any:
+def _load(schema: Schema, data: Mapping[str, Any]) -> dict[str, Any]:
     """
     *data*, loaded through *schema*.
 
@@ -114,7 +137,8 @@ def _load(schema: Schema, data: Mapping[str, Any]) -> Any:
         undeclared = (name for name in data if name not in schema.fields)
         first = islice(undeclared, FIELD_ERRORS_MAX + 1)
         raise ValidationError({name: ["Unknown field."] for name in first})
-    return schema.load(data)
+    loaded: dict[str, Any] = schema.load(data)
+    return loaded
 
 
 def _headers_for(schema: Schema, request: web.Request) -> dict[str, str]:

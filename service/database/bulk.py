@@ -87,7 +87,8 @@ def _insert_arrays(
 ) -> int:
     """One array for each column: one statement, prepared once, for any number of rows."""
     statement = _array_statement(table, tx.dialect, ending)
-    return run_text(tx, statement, tuple(map(list, zip(*rows, strict=True))))
+    columns = tuple(map(list, zip(*rows, strict=True)))
+    return run_text(tx, statement, columns)
 
 
 def _insert_values(

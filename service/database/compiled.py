@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from sqlalchemy import ClauseElement, Connection, Dialect
-from sqlalchemy.util import await_only
 
 ROWS_MAX = 64
 """Rows in one statement of SQLite: with twenty columns, far below the limit on parameters."""
@@ -24,6 +23,34 @@ ROWS_HERE = "/* rows */"
 
 Row = Mapping[str, Any]
 """A value for each column of a `bulk.Given`, as the database stores it."""
+
+
+class Driver(Protocol):
+    """
+    Runs statements on a connection, below SQLAlchemy.
+
+    *is_watched* says that somebody listens to the statements of SQLAlchemy, a tracer for example:
+    it is to see all of them.
+    """
+
+    is_watched: bool
+
+    def run(self, text: str, values: tuple[Any, ...], /) -> int:
+        """Run the statement *text*; returns the row count."""
+        ...
+
+    def fetch(self, text: str, values: tuple[Any, ...], /) -> Sequence[Sequence[Any]]:
+        """The rows of the query *text*."""
+        ...
+
+
+DRIVER = "driver"
+"""The execution option of a connection with its `Driver`; without one, SQLAlchemy runs all."""
+
+
+def is_watched(connection: Connection) -> bool:
+    """Whether somebody listens to the statements of *connection*."""
+    return bool(connection.dispatch.before_cursor_execute)
 
 
 def run_given(tx: Connection, statement: ClauseElement, rows: Sequence[Row]) -> int:
@@ -36,29 +63,21 @@ def fetch_given(tx: Connection, query: ClauseElement, rows: Sequence[Row]) -> li
     return [row for text, values in _calls(tx, query, rows) for row in _fetch(tx, text, values)]
 
 
-def run_text(tx: Connection, text: str, values: Sequence[Any]) -> int:
+def run_text(tx: Connection, text: str, values: tuple[Any, ...]) -> int:
     """Run the statement *text* with *values* as the driver takes them; returns the row count."""
-    if tx.engine._has_events:
-        # Who listens to statements, such as a tracer, is to see all of them.
-        return tx.exec_driver_sql(text, tuple(values)).rowcount
-    driver: Any = tx.connection.driver_connection
-    if tx.dialect.name == "sqlite":
-        count: int = driver.execute(text, values).rowcount
-        return count
-    status: str = await_only(driver.execute(text, *values))
-    return int(status.rpartition(" ")[2])
+    driver = _driver_of(tx)
+    return driver.run(text, values) if driver else tx.exec_driver_sql(text, values).rowcount
 
 
-def _fetch(tx: Connection, text: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
-    if tx.engine._has_events:
-        return tx.exec_driver_sql(text, tuple(values)).all()
-    driver: Any = tx.connection.driver_connection
-    rows: Sequence[Sequence[Any]] = (
-        driver.execute(text, values).fetchall()
-        if tx.dialect.name == "sqlite"
-        else await_only(driver.fetch(text, *values))
-    )
-    return rows
+def _fetch(tx: Connection, text: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+    driver = _driver_of(tx)
+    return driver.fetch(text, values) if driver else tx.exec_driver_sql(text, values).all()
+
+
+def _driver_of(tx: Connection) -> Driver | None:
+    """The driver of *tx*; None if SQLAlchemy runs all statements of this transaction."""
+    driver: Driver | None = tx.get_execution_options().get(DRIVER)
+    return None if driver is None or driver.is_watched else driver
 
 
 def chunks(rows: Sequence[Any]) -> list[Sequence[Any]]:
@@ -75,7 +94,7 @@ def chunks(rows: Sequence[Any]) -> list[Sequence[Any]]:
 
 def _calls(
     tx: Connection, statement: ClauseElement, rows: Sequence[Row]
-) -> list[tuple[str, Sequence[Any]]]:
+) -> list[tuple[str, tuple[Any, ...]]]:
     """The texts to run for *rows*, each with its values."""
     text, in_order = _compiled(statement, tx.dialect)
     if tx.dialect.name != "sqlite":

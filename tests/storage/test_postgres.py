@@ -11,7 +11,7 @@ from service.database.connecting import SETTINGS
 from service.database.engine import Lane
 from service.database.group_commit import GroupCommit
 from service.database.notifications import TEXT_LENGTH_MAX, TEXTS_MAX
-from service.database.postgres import BROWSER_COUNT, PostgresDatabase
+from service.database.postgres import BROWSER_COUNT, WRITER_COUNT, PostgresDatabase
 from service.domain.states import Acceptance
 from service.errors import StorageBusy, StorageUnavailable
 from service.loops import Signal
@@ -300,6 +300,44 @@ async def test_a_transaction_that_raises_is_rolled_back(database):
         await database.write(write_and_fail)
 
     assert [] == await database.read(names)
+
+
+def connection_of(tx):
+    """The process of the server that serves this connection."""
+    return tx.scalar(select(func.pg_backend_pid()))
+
+
+async def test_a_connection_that_writes_is_kept(database):
+    """Transactions one after the other use one connection, also after one that has failed."""
+    before = await database.write(connection_of)
+
+    with pytest.raises(ZeroDivisionError):
+        await database.write(lambda tx: [write_name(tx), 1 / 0])
+
+    assert before == await database.write(connection_of)
+    assert [] == await database.read(names)
+
+
+async def test_a_transaction_that_is_cancelled_leaves_nothing(database, held):
+    """Its connection is closed, since nobody knows what it has done; the next write succeeds."""
+    before = await database.write(connection_of)
+    writing = asyncio.create_task(database.write(held.behind(write_name)))
+    await held.reached()
+
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+
+    assert before != await at_once(database.write(connection_of))
+    assert [] == await database.read(names)
+
+
+async def test_more_transactions_than_connections_wait_for_each_other(database):
+    """Whoever waits for a connection gets the one that another transaction gives back."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await asyncio.gather(*(database.write(write_name, str(n)) for n in range(3 * WRITER_COUNT)))
+
+    assert 3 * WRITER_COUNT == len(await database.read(names))
 
 
 async def test_a_row_that_cannot_be_written_is_not_an_outage(database):

@@ -7,6 +7,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from marshmallow import Schema, fields
 
+from service.api import validation
 from service.api.validation import FIELD_ERRORS, POINTERS_MAX, RequestParser
 from service.errors import FieldError, InvalidInput, MalformedRequest, UnsupportedMedia
 
@@ -39,6 +40,43 @@ async def test_valid_data_is_loaded():
 
     assert {"limit": 5} == await parse(request)
     assert FIELD_ERRORS not in request
+
+
+async def test_a_query_that_is_known_gives_the_same_values():
+    """Nearly all invoices of a receiver have one query: the values are their own each time."""
+    parser, schema = RequestParser("USD"), QuerySchema()
+
+    async def loaded(query):
+        return await parser.parse(schema, a_request(query), location="querystring", unknown=None)
+
+    first = await loaded("?limit=5")
+    first["limit"] = 6
+
+    assert {"limit": 5} == await loaded("?limit=5")
+    assert {"limit": 7} == await loaded("?limit=7")
+    assert {} == await loaded("")
+
+
+async def test_known_queries_are_bounded(monkeypatch):
+    """Whoever sends many different queries neither fills the memory nor keeps others out."""
+    monkeypatch.setattr(validation, "KNOWN_QUERIES", 3)
+    parser, schema = RequestParser("USD"), QuerySchema()
+
+    for number in range(10):
+        request = a_request(f"?limit={number}")
+        await parser.parse(schema, request, location="querystring", unknown=None)
+
+    assert ["limit=7", "limit=8", "limit=9"] == [query for _, query in parser._known_queries]
+
+
+async def test_a_query_with_a_field_error_is_not_known():
+    """It is refused each time."""
+    parser, schema = RequestParser("USD"), QuerySchema()
+
+    for _ in range(2):
+        request = a_request("?limit=1&limit=2")
+        await parser.parse(schema, request, location="querystring", unknown=None)
+        assert ["/limit"] == [one.pointer for one in request[FIELD_ERRORS]]
 
 
 async def test_field_errors_of_all_locations_are_collected():
