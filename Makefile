@@ -5,8 +5,11 @@
 BIN := .venv/bin
 # More arguments for test, bench and demo: make test ARGS="-k expression -x"
 ARGS ?=
-# The tests of a file share what is expensive to start, and stay in one process.
-PARALLEL ?= --numprocesses auto --dist loadfile
+# The tests of a file share what is expensive to start, and stay in one process. The files are taken
+# in the order of tests/conftest.py, and not in that of their numbers of tests.
+PARALLEL ?= --numprocesses auto --dist loadfile --no-loadscope-reorder
+# Each process of the service would compile every module again. An empty value counts as none.
+export PYTHONDONTWRITEBYTECODE :=
 
 # Stamps: what is installed is installed again only when these files change.
 RUNTIME := .venv/.runtime-installed
@@ -40,8 +43,12 @@ test: $(TOOLS) ## every test, in as many processes as the machine has cores
 coverage: $(TOOLS) ## every test, and the lines that none of them ran
 	$(BIN)/python -m pytest $(PARALLEL) --cov $(ARGS)
 
+# Installing waits for networks, so several things are installed at once, beside the checks that need
+# only the tools in Python. The tests come after that, because they measure times.
 .PHONY: check
-check: format-check lint types imports test ## what CI runs: format, lint, types, import rules, tests
+check: $(PYTHON_TOOLS) ## what CI runs: format, lint, types, import rules, tests
+	$(MAKE) --no-print-directory --jobs 4 --output-sync $(TOOLS) format-check lint types imports
+	$(MAKE) --no-print-directory test
 
 .PHONY: bench
 bench: $(RIVALS) ## the benchmark table of this machine
@@ -64,24 +71,24 @@ stripe-live: $(TOOLS) ## a decline, a payment and a refund at Stripe itself: mak
 	@$(BIN)/python -m tests.stripe.live $(KEY)
 
 .PHONY: format
-format: $(TOOLS) ## rewrite the code in the one format
+format: $(PYTHON_TOOLS) ## rewrite the code in the one format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only --select I .
 
 .PHONY: format-check
-format-check: $(TOOLS) ## say which files are not in the one format
+format-check: $(PYTHON_TOOLS) ## say which files are not in the one format
 	$(BIN)/ruff format --check .
 
 .PHONY: lint
-lint: $(TOOLS) ## ruff's rules
+lint: $(PYTHON_TOOLS) ## ruff's rules
 	$(BIN)/ruff check .
 
 .PHONY: types
-types: $(TOOLS) ## mypy, strict
+types: $(PYTHON_TOOLS) ## mypy, strict
 	$(BIN)/mypy
 
 .PHONY: imports
-imports: $(TOOLS) ## who may import whom
+imports: $(PYTHON_TOOLS) ## who may import whom
 	$(BIN)/lint-imports
 
 # What the image is built from: every package with its hashes, for all machines. Made by uv, in an
@@ -150,9 +157,10 @@ $(DOCUMENT_TOOLS): $(addprefix $(DOCUMENTS)/,package.json package-lock.json requ
 	@touch $@
 
 # What the projects of `invoices receiver new` import. Those in Go, and in Java, are built once, which
-# fills the caches of these languages.
+# fills the caches of these languages. That of Maven has one writer at a time.
 $(PROJECT_TOOLS): $(wildcard $(TEMPLATES)/python-*/requirements.txt.jinja) \
-    $(TEMPLATES)/go/go.mod.jinja $(TEMPLATES)/java-spring/pom.xml.jinja | $(PYTHON_TOOLS)
+    $(TEMPLATES)/go/go.mod.jinja $(TEMPLATES)/java-spring/pom.xml.jinja \
+    | $(PYTHON_TOOLS) $(DOCUMENT_TOOLS)
 	$(BIN)/python -m tests.projects.tools
 	@touch $@
 

@@ -214,7 +214,7 @@ class ListedDeliverySchema(AnswerSchema):
             "or no connection to its host was possible; a single attempt follows. `slot`: its "
             "turn. `rate`: its turn too, because your account has more attempts to make than it "
             "may make in a second. `paused`: you have paused the receiver; nothing is sent before "
-            "you resume it.",
+            "you resume it. `listener`: a connection of `invoices listen`.",
             example=None,
         ),
     )

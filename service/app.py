@@ -21,6 +21,7 @@ from service import __version__
 from service.accounts.administration import AccountAdministration
 from service.accounts.authenticator import Authenticator
 from service.accounts.encryption import SecretCipher, make_key_file
+from service.accounts.listen_keys import ListenKeys
 from service.accounts.open_deliveries import OpenDeliveries
 from service.accounts.pay_links import PayLinks
 from service.accounts.rate_limit import RateLimit
@@ -32,8 +33,8 @@ from service.api.dependencies import Dependencies
 from service.api.hosted_pages import HOSTED_PAGES
 from service.api.openapi import build_document
 from service.api.operations import Operation
-from service.callbacks.declaration import Callback
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.callbacks.listening import ListenUrls
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock, SystemClock
 from service.collection.collector import Collector
@@ -58,6 +59,7 @@ from service.delivery.attempt import Attempts, Rules, Sends
 from service.delivery.connection import KEPT_MAX
 from service.delivery.dispatcher import Dispatcher, Limits
 from service.delivery.egress import EgressPolicy, is_single_label
+from service.delivery.listening import ListenerLimits, Listeners
 from service.delivery.notices import Notices
 from service.delivery.observer import Observer
 from service.delivery.proxy import Proxy
@@ -65,7 +67,6 @@ from service.delivery.sender import Sender
 from service.delivery.signing import Signer
 from service.delivery.sweeper import Sweeper
 from service.development import DEV_ACCOUNT, DEV_SECRET, served_hosts
-from service.domain.delivery import Attempt
 from service.domain.ids import new_id
 from service.errors import ConfigurationError, StorageUnavailable
 from service.heartbeat import Heartbeat
@@ -94,6 +95,9 @@ KEPT_MIN = 16
 
 OTHER_DESCRIPTORS = 128
 """Descriptors for the database, the log, lookups of names and connections that are refused."""
+
+LISTENER_SHARE = 4
+"""Of the connections of clients, one in so many may be that of a listener."""
 
 LEAVE_SECONDS = 2
 """How long a stop waits until the database has recorded it."""
@@ -247,8 +251,18 @@ def assemble(
     cipher = SecretCipher(settings.encryption_key) if settings.encryption_key else None
     signing_secrets = SigningSecrets(store, cipher, clock)
     observer = Observer(store, clock)
-    attempts = _attempts(
-        settings, edges, store, callbacks, signing_secrets, metrics, observer.count
+    listeners = _listeners(settings, edges, store, metrics)
+    attempts = Attempts(
+        store=store,
+        observe=observer.count,
+        sender=edges.sender,
+        listeners=listeners,
+        signer_of=signer_of(signing_secrets),
+        callbacks=callbacks,
+        rules=_rules(settings, edges.chance),
+        clock=clock,
+        metrics=metrics,
+        tracing=tracing,
     )
     dispatcher = Dispatcher(attempts, _limits(settings), edges.new_id)
     default_account_id = DEV_ACCOUNT if process.is_development else None
@@ -274,7 +288,6 @@ def assemble(
         metrics,
         tracing,
     )
-    sweeper = Sweeper(store, settings.retention, clock, metrics)
     mailing = Mailing(
         store,
         edges.mail_transport,
@@ -283,12 +296,13 @@ def assemble(
         clock,
         metrics,
     )
-    watches = [stripe.watch(settings.stripe_poll_interval)] if stripe else []
     # The observer is drained after the dispatcher, whose last attempts it stores.
     loops: tuple[Loop, ...] = (
         Notices(store, NoticeMails(settings.mail_from, clock).compose, clock, metrics),
-        *(sweeper, collection, *watches, payments, mailing),
-        *(dispatcher, observer),
+        *(Sweeper(store, settings.retention, clock, metrics), collection),
+        *([stripe.watch(settings.stripe_poll_interval)] if stripe else []),
+        *(payments, mailing),
+        *(listeners, dispatcher, observer),
     )
     if edges.database.is_shared:
         # Drained last: until then the process holds leases.
@@ -296,6 +310,7 @@ def assemble(
     if process.role is Role.API:
         loops = ()
     open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
+    authenticator, listen_keys = _access(store, clock, default_account_id)
     dependencies = Dependencies(
         store=store,
         accept=collection.accept,
@@ -306,9 +321,7 @@ def assemble(
         document=dict(document or {}),
         receiver_documents=receiver_documents or {one: {} for one in VERSIONS},
         vectors=vectors_document(INVOICE_NOTIFICATION),
-        authenticate=Authenticator(
-            store, clock, default_account_id=default_account_id
-        ).authenticate,
+        authenticate=authenticator.authenticate,
         admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
         currency=settings.currency,
@@ -316,6 +329,10 @@ def assemble(
         reversals=reversals,
         stripe=stripe,
         judge=judge_of(settings, is_development=process.is_development),
+        listener_of=listeners.urls.origin_of,
+        listeners=listeners,
+        authenticate_listener=listen_keys.authenticate,
+        issue_listen_key=listen_keys.issue,
         is_ready=lambda: all(loop.is_running for loop in loops),
         is_mail_paused=lambda: mailing.is_paused,
         is_queued=dispatcher.is_queued,
@@ -400,6 +417,7 @@ def judge_of(
     """The function that returns why a URL may not be called; it reveals nothing of our network."""
     # Many invoices have the same receiver.
     permits_host = lru_cache(maxsize=4096)(egress_policy_of(settings).permits_host)
+    listen_urls = ListenUrls(settings.public_url)
 
     def judge(url: CallbackUrl) -> str | None:
         if settings.callback_require_https and url.scheme != "https":
@@ -408,7 +426,7 @@ def judge_of(
             return "is an address that cannot be called"
         if not is_development and is_single_label(url.host):
             return "must have a complete host name, such as api.example.com"
-        return None
+        return listen_urls.mistake_in(url)
 
     return judge
 
@@ -439,30 +457,35 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _attempts(
-    settings: Settings,
-    edges: Edges,
-    store: Store,
-    callbacks: Mapping[str, Callback],
-    signing_secrets: SigningSecrets,
-    metrics: Metrics,
-    observe: Callable[[Attempt], None],
-) -> Attempts:
-    return Attempts(
-        store=store,
-        observe=observe,
-        sender=edges.sender,
-        signer_of=signer_of(signing_secrets),
-        callbacks=callbacks,
-        rules=Rules(
-            retry_schedule=settings.retry_schedule,
-            is_strict=settings.receiver_contract == "strict",
-            user_agent=f"invoices/{__version__}",
-            chance=edges.chance,
+def _rules(settings: Settings, chance: Callable[[], float]) -> Rules:
+    return Rules(
+        retry_schedule=settings.retry_schedule,
+        is_strict=settings.receiver_contract == "strict",
+        user_agent=f"invoices/{__version__}",
+        chance=chance,
+    )
+
+
+def _access(
+    store: Store, clock: Clock, default_account_id: str | None
+) -> tuple[Authenticator, ListenKeys]:
+    """What finds the account of a request: by its keys, and by keys that permit to listen."""
+    authenticator = Authenticator(store, clock, default_account_id=default_account_id)
+    return authenticator, ListenKeys(store, clock, authenticator.authenticate)
+
+
+def _listeners(settings: Settings, edges: Edges, store: Store, metrics: Metrics) -> Listeners:
+    return Listeners(
+        store,
+        ListenUrls(settings.public_url),
+        ListenerLimits(
+            timeout=settings.callback_timeout,
+            streams_max=max(1, settings.connection_limit // LISTENER_SHARE),
+            body_limit=settings.body_limit,
         ),
-        clock=edges.clock,
-        metrics=metrics,
-        tracing=edges.tracing,
+        edges.new_id,
+        edges.clock,
+        metrics,
     )
 
 

@@ -29,8 +29,10 @@ Errors that cross packages, split by who can act on them.
     │   ├── ProxyFailed             the proxy for callbacks refuses, or cannot be reached
     │   └── DescriptorsExhausted    this process can open no more files and connections
     ├── SendingRefused            the operator: no mail can leave until something is changed
+    ├── ListenerAway              nobody: the listener of a delivery has gone; this is no attempt
     └── Unavailable               the operator; the caller may retry
         ├── CollectorUnavailable    the collector gives no answer
+        ├── ListenersUnavailable    this process takes no listener now
         └── StorageUnavailable      the database gives no answer
             ├── StorageRefused        the database answers and refuses our credentials
             └── StorageBusy           the database answers, and not in time: a defect of ours
@@ -229,6 +231,10 @@ PREVENTED_BY = ("proxy", "descriptors")
 """The causes of `SendingPrevented`."""
 
 
+class ListenerAway(InvoicesError):
+    """The listener of a delivery was not connected, or has gone before the request reached it."""
+
+
 class Unavailable(InvoicesError):
     """
     Something that the service depends on gives no answer; the same request may be sent again.
@@ -239,6 +245,10 @@ class Unavailable(InvoicesError):
 
 class CollectorUnavailable(Unavailable):
     """The collector gives no answer, or none that can be used."""
+
+
+class ListenersUnavailable(Unavailable):
+    """This process takes no listener now; the text is for the caller."""
 
 
 class SendingRefused(InvoicesError):

@@ -74,6 +74,11 @@ def parse_public_url(text: str) -> str:
     raise ValueError(f"{text!r} is not a URL such as https://invoices.example.com.")
 
 
+def parse_api_url(text: str) -> str:
+    """As a public URL; an empty text is none."""
+    return parse_public_url(text) if text else text
+
+
 def parse_proxy(text: str) -> str:
     """`http://host:port` of a proxy, perhaps with `user:password@`; an empty text is none."""
     if not text:
@@ -94,11 +99,6 @@ def parse_proxy(text: str) -> str:
 
 
 _SMTP_SCHEMES = ("smtp", "smtp+starttls", "smtps")
-
-
-def parse_api_url(text: str) -> str:
-    """As a public URL; empty is none."""
-    return parse_public_url(text) if text else ""
 
 
 def parse_smtp_url(text: str) -> str:
@@ -558,12 +558,14 @@ class Settings:
         "",
         parse_api_url,
         "Where commands that ask a running service find it, such as https://invoices.example.com. "
-        "If it is not set, they read the database. The service itself ignores it.",
+        "If it is not set, why reads the database, and listen looks for a service on this machine, "
+        "at INVOICES_PUBLIC_URL. The service itself ignores it.",
     )
     api_key: str = _setting(
         "",
         str,
-        "The API key that these commands use. The service itself ignores it.",
+        "As whom these commands ask: the key of an account, or one that permits nothing but to "
+        "listen. With --dev the service needs none. The service itself ignores it.",
         is_secret=True,
     )
     log_format: Literal["json", "text"] = _setting(

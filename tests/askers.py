@@ -10,6 +10,10 @@ PRIVATE = [(operation.method, operation.path) for operation in OPERATIONS if ope
 """Method and path of every operation that only an account may call."""
 
 
+NAMES = {"name": "laptop", "attempt": "1"}
+"""What else than an id stands in paths."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """All that a client sees of an answer, except what differs in every answer."""

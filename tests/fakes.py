@@ -17,8 +17,9 @@ from service.delivery.failures import NoAnswer
 from service.delivery.sender import Answer, OutgoingRequest
 from service.delivery.signing import Signer
 from service.development import DEV_SECRET
+from service.domain.listening import is_for_listener
 from service.domain.outcomes import AttemptOutcome
-from service.errors import StorageUnavailable
+from service.errors import ListenerAway, StorageUnavailable
 from service.settings import Settings
 from service.storage import attempts, deliveries, steps
 from service.storage.store import Store
@@ -199,8 +200,30 @@ WATCHED = {
 }
 
 
+class NoListeners:
+    """Implements `service.delivery.attempt.Listens`: no listener is connected."""
+
+    def permits(self, _receiver, origin):
+        """Whether the deliveries have no listener."""
+        return not is_for_listener(origin)
+
+    async def send(self, _delivery, _request):
+        """Raise that there is no listener."""
+        raise ListenerAway
+
+    def tell(self, _attempt):
+        """Do nothing."""
+
+
 def making_attempts(
-    sender, *, clock=None, store=None, signer_of=None, callback=INVOICE_NOTIFICATION, **rules
+    sender,
+    *,
+    clock=None,
+    store=None,
+    signer_of=None,
+    callback=INVOICE_NOTIFICATION,
+    listeners=None,
+    **rules,
 ):
     """An `Attempts` with *sender* and *store*; every edge is a fake."""
 
@@ -217,6 +240,7 @@ def making_attempts(
     return Attempts(
         store=store or Store(Memory()),
         sender=sender,
+        listeners=listeners or NoListeners(),
         signer_of=signer_of or signing,
         callbacks={callback.name: callback},
         rules=Rules(**{**values, **rules}),

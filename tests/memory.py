@@ -24,6 +24,7 @@ from service.domain.delivery import Delivery, ReceiverState, account_of
 from service.domain.explanation import EarlierDelivery
 from service.domain.ids import lower_bound, new_id
 from service.domain.invoice import FIRST_LEASE_TOKEN, Invoice
+from service.domain.listening import is_for_listener
 from service.domain.mail import Mail
 from service.domain.notices import (
     FAILING_AFTER,
@@ -54,6 +55,8 @@ from service.storage import (
     gates,
     history,
     invoices,
+    listen_keys,
+    listeners,
     mails,
     notices,
     observations,
@@ -205,6 +208,9 @@ class Tables:
         self.mails = self._named[tables.mails]
         self.mail_attempts = self._named[tables.mail_attempts]
         self.account_stripe_keys = self._named[tables.account_stripe_keys]
+        self.listeners = self._named[tables.listeners]
+        self.listener_attempts = self._named[tables.listener_attempts]
+        self.listen_keys = self._named[tables.listen_keys]
 
     def __enter__(self):
         return self
@@ -214,6 +220,11 @@ class Tables:
             for undo in reversed(self._undo):
                 undo()
         self._undo.clear()
+
+    @property
+    def has_changed(self):
+        """Whether the running transaction has written anything."""
+        return bool(self._undo)
 
     def rows_of(self, table):
         """Copies of all rows of *table*, in the order of its key."""
@@ -1264,6 +1275,8 @@ def _shown_delivery(tx, row):
     hold = state["held_until"]
     is_held = hold is not None and not row["is_asked"]
     cooldowns = [at for at in (state["cooldown_until"], origin["held_until"]) if at]
+    listener = tx.listeners.get(row["account_id"], row["origin"])
+    beat_at = listener["beat_at"] if listener else None
     waits = Waits(
         is_first=_is_first_of_its_invoice(tx, row),
         is_asked=row["is_asked"],
@@ -1272,10 +1285,13 @@ def _shown_delivery(tx, row):
         held_until=hold,
         cooldown_until=max(cooldowns, default=None),
         is_paused=state["paused_at"] is not None,
+        is_for_listener=is_for_listener(row["origin"]),
+        beat_at=beat_at,
     )
     due_at = max(row["due_at"], hold) if is_held else row["due_at"]
     return {
         **shown,
+        "beat_at": beat_at,
         "invoice_id": invoice["id"],
         "due_at": due_at if row["status"] == PENDING else None,
         "waits": waits if row["status"] == PENDING else None,
@@ -1300,6 +1316,7 @@ def _delivery_facts(tx, account_id, delivery_id):
         "cooldown_until": state.get("cooldown_until"),
         "failing_since": state.get("failing_since"),
         "paused_at": state.get("paused_at"),
+        "beat_at": (tx.listeners.get(account_id, row["origin"]) or {}).get("beat_at"),
         "origin_until": origin.get("held_until"),
     }
     earlier = [
@@ -1434,6 +1451,7 @@ def _measure_backlog(tx, now):
         and not tx.is_held(row["receiver"], now)
         and not tx.is_paused(row["receiver"])
     ]
+    due = [row for row in due if _is_reachable(tx, row, now)]
     collections = [
         row for row in tx.invoices if row["due_at"] and row["due_at"] <= now and _is_free(row, now)
     ]
@@ -1455,6 +1473,12 @@ def _measure_backlog(tx, now):
     )
 
 
+def _is_reachable(tx, row, now):
+    listener = tx.listeners.get(row["account_id"], row["origin"])
+    is_connected = listener is not None and listeners.is_working(listener["beat_at"], now)
+    return is_connected or not is_for_listener(row["origin"])
+
+
 def _count_open(tx, account_id, most):
     pending = [
         row for row in tx.deliveries if (row["account_id"], row["status"]) == (account_id, PENDING)
@@ -1466,7 +1490,138 @@ def _oldest_age_seconds(rows, now):
     return (now - min(map(_due_at, rows), default=now)).total_seconds()
 
 
+# Listeners
+
+
+def _connect(tx, new, now, replaces):
+    for one in list(tx.listener_attempts):
+        if one["deadline_at"] < now - listeners.KEPT:
+            tx.listener_attempts.remove(one)
+    before = tx.listeners.get(new.account_id, new.origin)
+    has_displaced = (
+        before is not None
+        and before["token"] != replaces
+        and listeners.is_working(before["beat_at"], now)
+    )
+    changes = {"token": new.token, "beat_at": now, "seen_count": 0}
+    if before:
+        tx.listeners.change(before, **changes)
+    else:
+        tx.listeners.insert({"account_id": new.account_id, "origin": new.origin, **changes})
+    return has_displaced
+
+
+def _connection(tx, account_id, origin, token):
+    row = tx.listeners.get(account_id, origin)
+    return row if row and row["token"] == token else None
+
+
+def _disconnect(tx, account_id, origin, token):
+    if row := _connection(tx, account_id, origin, token):
+        tx.listeners.remove(row)
+
+
+def _beat(tx, rows, now):
+    for one in rows:
+        if row := _connection(tx, one.account_id, one.origin, one.token):
+            tx.listeners.change(row, beat_at=now)
+
+
+def _look_at_listeners(tx, rows):
+    found = [tx.listeners.get(one.account_id, one.origin) for one in rows]
+    names = listeners.ListenerRow.__dataclass_fields__
+    return [listeners.ListenerRow(**{name: row[name] for name in names}) for row in found if row]
+
+
+def _note_seen(tx, seen):
+    row = _connection(tx, seen.account_id, seen.origin, seen.token)
+    if row:
+        tx.listeners.change(row, seen_count=max(row["seen_count"], seen.seen_count))
+    return row is not None
+
+
+def _listener_attempt(tx, key):
+    row = tx.listener_attempts.get(key.account_id, key.delivery_id, key.number)
+    return row if row and row["origin"] == key.origin else None
+
+
+def _give(tx, new):
+    for one in new:
+        if row := _listener_attempt(tx, one.key):
+            tx.listener_attempts.remove(row)
+        values = {"deadline_at": one.deadline_at, "answer": None}
+        names = one.key.__dataclass_fields__
+        tx.listener_attempts.insert({**{name: getattr(one.key, name) for name in names}, **values})
+    return [True] * len(new)
+
+
+def _finish(tx, keys):
+    rows = [_listener_attempt(tx, key) for key in keys]
+    for row in rows:
+        if row:
+            tx.listener_attempts.remove(row)
+    return [row and row["answer"] for row in rows]
+
+
+def _answer(tx, key, content, now):
+    row = _listener_attempt(tx, key)
+    is_open = row is not None and row["answer"] is None and row["deadline_at"] > now
+    if is_open:
+        tx.listener_attempts.change(row, answer=content)
+    return is_open
+
+
+def _answers_of(tx, keys):
+    rows = {key: _listener_attempt(tx, key) for key in keys}
+    return {key: row["answer"] for key, row in rows.items() if row and row["answer"] is not None}
+
+
+def _count_waiting(tx, receiver, most):
+    pending = [
+        row for row in tx.deliveries if (row["receiver"], row["status"]) == (receiver, PENDING)
+    ]
+    return min(len(pending), most)
+
+
+def _add_listen_key(tx, account_id, new, now, expires_at):
+    own = sorted(
+        (row for row in tx.listen_keys if row["account_id"] == account_id),
+        key=lambda row: row["expires_at"],
+        reverse=True,
+    )
+    above = own[listen_keys.KEYS_MAX - 1 :][:1]
+    over_at = max([now, *(row["expires_at"] for row in above)])
+    for row in own:
+        if row["expires_at"] <= over_at:
+            tx.listen_keys.remove(row)
+    tx.listen_keys.insert(
+        {"prefix": new.prefix, "account_id": account_id, "hash": new.hash, "expires_at": expires_at}
+    )
+
+
+def _find_listen_key(tx, prefix, now):
+    row = tx.listen_keys.get(prefix)
+    if row is None or row["expires_at"] <= now:
+        return None
+    account = tx.accounts.get(row["account_id"])
+    if account and account["disabled_at"]:
+        return None
+    return accounts.StoredKey(row["account_id"], row["hash"], row["expires_at"])
+
+
 WORK = {
+    listeners.connect: _connect,
+    listeners.disconnect: _disconnect,
+    listeners.beat: _beat,
+    listeners.look: _look_at_listeners,
+    listeners.note_seen: _note_seen,
+    listeners.give: _give,
+    listeners.finish: _finish,
+    listeners.answer: _answer,
+    listeners.answers_of: _answers_of,
+    listeners.count_waiting: _count_waiting,
+    listen_keys.add: _add_listen_key,
+    listen_keys.find: _find_listen_key,
     invoices.accept: _accept,
     invoices.find: _find_invoice,
     invoices.list_invoices: _list_invoices,

@@ -159,12 +159,13 @@ class Service:
             self._has_grown.set()
 
 
-async def start_process(module, *arguments, env):
-    """Run a module as a process, as `python -m` does."""
+async def start_process(module, *arguments, env, stdout=None):
+    """Run a module as a process, as `python -m` does; its standard error is a pipe."""
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", module, *arguments),
         cwd=ROOT,
         env=env,
+        stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
         # The process and its children are one group, which can be killed together.
         start_new_session=True,
@@ -214,12 +215,8 @@ async def serving(folder, *arguments, **settings):
 
 async def command(*arguments, **settings):
     """Run a command until it ends; returns exit status, standard output and standard error."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", *arguments),
-        cwd=ROOT,
-        env=environment(**settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    process = await start_process(
+        "service", *arguments, env=environment(**settings), stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(DEADLINE_SECONDS):
         output, errors = await process.communicate()

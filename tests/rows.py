@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 
 from sqlalchemy import select
 
@@ -19,6 +20,7 @@ from service.domain.delivery import (
     receiver_of,
 )
 from service.domain.invoice import EvaluatedCallback, Event, Invoice, Step
+from service.domain.listening import listener_origin
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus, InvoiceStatus
 from service.storage.deliveries import LeaseRound
@@ -68,6 +70,17 @@ def a_callback(origin, id_="1", name=CALLBACK, path=""):
     """An evaluated callback for the invoice *id_*."""
     base = f"{origin}{path}"
     return EvaluatedCallback(name, f"{base}/invoices/{id_}", origin, base)
+
+
+LISTENER_URL = "http://127.0.0.1:8080/listen/"
+"""What the callback URLs of listeners begin with, with default settings."""
+
+
+def for_listener(name, id_="1"):
+    """What an invoice *id_* has whose callbacks go to the listener *name*."""
+    base = LISTENER_URL + name
+    evaluated = EvaluatedCallback(CALLBACK, f"{base}/invoices/{id_}", listener_origin(name), base)
+    return {"callback_url": base, "callbacks": (evaluated,)}
 
 
 def a_receiver(origin=ONE, path="", *, account_id="dev"):
@@ -159,9 +172,9 @@ async def add_delivery(store, id_="1", *, at=START, delivery_id=None, **receiver
     assert await take_step(store, a_step(invoice, event=event))
 
 
-async def add_two_events(store, id_="1", *, origin=ONE, at=START):
+async def add_two_events(store, id_="1", *, at=START, **receiver):
     """Add an invoice that was sent and paid, with the deliveries `msg_{id}a` and `msg_{id}b`."""
-    await store.accept(an_invoice(id_, origin=origin, at=at))
+    await store.accept(an_invoice(id_, at=at, **receiver))
     sent = an_event("Invoice sent", paid=False, at=at, delivery_id=f"msg_{id_}a")
     invoice = await lease_invoice(store, now=at)
     assert await take_step(store, a_step(invoice, InvoiceStatus.SENT, due_at=at, event=sent))
@@ -259,5 +272,10 @@ def rows_in(tx, table):
     """Every row of *table* that *tx* sees, in the order of its key."""
     if isinstance(tx, Tables):
         return tx.rows_of(table)
-    query = select(table).order_by(*table.primary_key)
-    return [dict(row) for row in tx.execute(query).mappings()]
+    return [dict(row) for row in tx.execute(_all_rows(table)).mappings()]
+
+
+@cache
+def _all_rows(table):
+    """The statement that reads every row of *table*: making it takes longer than running it."""
+    return select(table).order_by(*table.primary_key)

@@ -12,16 +12,17 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import cast
 
 from service import __version__
 from service.api.application import make_application
-from service.api.dependencies import Dependencies, PayLinkMaker, Reverser
+from service.api.dependencies import Dependencies, ListenerHub, PayLinkMaker, Reverser
 from service.app import document_of, egress_policy_of, judge_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.clock import SystemClock
-from service.delivery.attempt import Attempts, Rules
+from service.delivery.attempt import Attempts, Listens, Rules
 from service.delivery.fanout import deliveries_of
 from service.delivery.sender import Sender
 from service.delivery.signing import Signer
@@ -84,6 +85,7 @@ def _attempts(settings: Settings, sender: Sender, metrics: Metrics) -> Attempts:
     return Attempts(
         store=cast("Store", None),
         sender=sender,
+        listeners=cast("Listens", None),
         signer_of=signer_of,
         callbacks=CALLBACKS,
         rules=rules,
@@ -95,6 +97,17 @@ def _attempts(settings: Settings, sender: Sender, metrics: Metrics) -> Attempts:
 
 async def _everybody(_authorization: str | None) -> str:
     return DEV_ACCOUNT
+
+
+async def _no_key(_account_id: str) -> tuple[str, datetime]:
+    return "", datetime.now(UTC)
+
+
+class NoListeners:
+    """No listener can connect."""
+
+    def close(self) -> None:
+        """There is no connection to end."""
 
 
 def _dependencies(settings: Settings, nowhere: Nowhere, metrics: Metrics) -> Dependencies:
@@ -121,6 +134,10 @@ def _dependencies(settings: Settings, nowhere: Nowhere, metrics: Metrics) -> Dep
         reversals=cast("Reverser", None),
         stripe=None,
         judge=judge_of(settings, is_development=True),
+        listener_of=lambda _url: None,
+        listeners=cast("ListenerHub", NoListeners()),
+        authenticate_listener=_everybody,
+        issue_listen_key=_no_key,
         is_ready=lambda: True,
         is_mail_paused=lambda: False,
     )

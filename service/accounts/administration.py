@@ -129,6 +129,15 @@ class AccountAdministration:
         account = await self._find(name)
         await self._store.disable_account(account.id, self._clock.now())
 
+    async def renew_secrets(self) -> int:
+        """
+        Encrypt all stored secrets with the first encryption key; returns how many there are.
+
+        Raises:
+            ConfigurationError: if one was encrypted with a key that is not configured.
+        """
+        return await self._store.renew_secrets(self._cipher.renew, self._clock.now())
+
     async def _check_encryption_key(self) -> None:
         # The service could not decrypt a secret that is encrypted with another key than its own.
         await SigningSecrets(self._store, self._cipher, self._clock).check()

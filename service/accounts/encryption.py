@@ -40,6 +40,15 @@ class SecretCipher:
         """*secret* as ciphertext, which may be stored."""
         return self._fernet.encrypt(secret.encode())
 
+    def renew(self, ciphertext: bytes) -> bytes:
+        """
+        The same secret, encrypted with the first key.
+
+        Raises:
+            ConfigurationError: if it was encrypted with none of the keys.
+        """
+        return self.encrypt(self.decrypt(ciphertext))
+
     def decrypt(self, ciphertext: bytes) -> str:
         """
         The secret whose ciphertext is *ciphertext*.

@@ -12,6 +12,7 @@ from service.api import (
     deliveries,
     events,
     invoices,
+    listening,
     monitoring,
     payments,
     receivers,
@@ -21,7 +22,20 @@ from service.api.dependencies import DEPENDENCIES, Dependencies
 from service.api.docs import add_docs
 from service.api.operations import Operation, other_form, read_operation, use_parser
 from service.api.validation import RequestParser
-from service.web.middlewares import PUBLIC_PATH, Admission, make_border, make_response_hook
+from service.web.middlewares import (
+    PUBLIC_PATH,
+    Admission,
+    Authenticate,
+    make_border,
+    make_response_hook,
+)
+
+LISTENING_OPERATIONS: tuple[Operation, ...] = (
+    read_operation("GET", "/listen/{name}/stream", listening.open_stream),
+    read_operation("POST", "/listen/{name}/seen", listening.acknowledge_events),
+    read_operation("POST", "/listen/{name}/{id}/{attempt}", listening.answer_delivery),
+)
+"""What listeners use; only a process that delivers takes their connections."""
 
 MONITORING_OPERATIONS: tuple[Operation, ...] = (
     read_operation("GET", "/healthz", monitoring.is_alive),
@@ -52,6 +66,8 @@ OPERATIONS: tuple[Operation, ...] = (
     read_operation("POST", "/receivers/{id}/pause", receivers.pause_receiver),
     read_operation("POST", "/receivers/{id}/resume", receivers.resume_receiver),
     read_operation("POST", "/receivers/{id}/test", receivers.send_test_event),
+    *LISTENING_OPERATIONS,
+    read_operation("POST", "/listen-keys", listening.create_listen_key),
     *MONITORING_OPERATIONS,
 )
 """Every operation of the API, in the order of the document."""
@@ -76,24 +92,28 @@ def make_application(
 def make_health_application(
     dependencies: Dependencies, checks: Sequence[Middleware] = ()
 ) -> web.Application:
-    """What a process serves that accepts no invoices: health and metrics."""
-    return _application(dependencies, MONITORING_OPERATIONS, checks)
+    """What a process serves that accepts no invoices: listeners, health and metrics."""
+    return _application(dependencies, (*LISTENING_OPERATIONS, *MONITORING_OPERATIONS), checks)
 
 
 def _application(
     dependencies: Dependencies, operations: Sequence[Operation], checks: Sequence[Middleware]
 ) -> web.Application:
-    private = frozenset(one.handler for one in operations if one.is_private)
-    admission = Admission(
-        private, dependencies.authenticate, dependencies.limit, dependencies.body_limits
-    )
+    private: dict[object, Authenticate] = {
+        one.handler: dependencies.authenticate_listener
+        if one.takes_listen_key
+        else dependencies.authenticate
+        for one in operations
+        if one.is_private
+    }
+    admission = Admission(private, dependencies.limit, dependencies.body_limits)
     app = web.Application(
         middlewares=[
             make_border(dependencies.tracing, private),
             *checks,
             admission.admit,
             validation_middleware,
-            make_callback_evaluation(operations, dependencies.judge),
+            make_callback_evaluation(operations, dependencies.judge, dependencies.listener_of),
         ],
         client_max_size=dependencies.body_limits.size,
     )
@@ -108,6 +128,7 @@ def _application(
         is_public_over_tls=dependencies.is_public_over_tls,
     )
     app.on_response_prepare.append(hook)
+    # Before the server waits for the requests in progress: connections of listeners never end.
     app.on_shutdown.append(lambda _: _end_waits(dependencies))
     app.on_cleanup.append(lambda _: _close(dependencies))
     return app
@@ -115,6 +136,7 @@ def _application(
 
 async def _end_waits(dependencies: Dependencies) -> None:
     dependencies.feed.end()
+    dependencies.listeners.close()
 
 
 async def _close(dependencies: Dependencies) -> None:

@@ -24,17 +24,23 @@ EVALUATED_CALLBACKS = web.RequestKey("evaluated_callbacks", tuple[EvaluatedCallb
 """The callbacks that the request asks for, each with the URL to call."""
 
 Judge = Callable[[CallbackUrl], str | None]
+ListenerOf = Callable[[CallbackUrl], str | None]
 
 
-def make_callback_evaluation(operations: Iterable[Operation], judge: Judge) -> Middleware:
+def make_callback_evaluation(
+    operations: Iterable[Operation], judge: Judge, listener_of: ListenerOf
+) -> Middleware:
     """
     Make the innermost middleware: it evaluates callbacks and refuses requests with field errors.
 
     It follows validation, so that one response lists the field errors of both. *judge* returns why
-    a URL may not be called; None where it may.
+    a URL may not be called; None where it may. *listener_of* returns the origin of a URL that is
+    not called, because it is that of a listener.
     """
     evaluations = {
-        one.handler: _Evaluation(one.callbacks, judge) for one in operations if one.callbacks
+        one.handler: _Evaluation(one.callbacks, judge, listener_of)
+        for one in operations
+        if one.callbacks
     }
 
     @web.middleware
@@ -68,9 +74,12 @@ def example_exchange(operation: Operation) -> Exchange:
 class _Evaluation:
     """Evaluates the *callbacks* of one operation."""
 
-    def __init__(self, callbacks: Sequence[Callback], judge: Judge) -> None:
+    def __init__(
+        self, callbacks: Sequence[Callback], judge: Judge, listener_of: ListenerOf
+    ) -> None:
         self._callbacks = callbacks
         self._judge = judge
+        self._listener_of = listener_of
         self._needs_url = any(
             isinstance(expression, Url)
             for callback in callbacks
@@ -92,10 +101,11 @@ class _Evaluation:
             try:
                 url = callback.url_for(exchange)
                 if url is not None:
-                    self._check(callback, url)
-                    evaluated.append(
-                        EvaluatedCallback(callback.name, url.text, url.origin, url.base)
-                    )
+                    listener = self._listener_of(url)
+                    if listener is None:
+                        self._check(callback, url)
+                    origin = listener or url.origin
+                    evaluated.append(EvaluatedCallback(callback.name, url.text, origin, url.base))
             except EvaluationError as error:
                 field_errors.append(_field_error(callback, error))
         request[EVALUATED_CALLBACKS] = tuple(evaluated)

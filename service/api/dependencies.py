@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from service.callbacks.declaration import Callback
 from service.callbacks.url import CallbackUrl
 from service.clock import Clock
 from service.domain.invoice import Invoice, Step
+from service.domain.listening import AttemptKey, StreamEnd
 from service.domain.payment import Refund
 from service.domain.states import Acceptance
 from service.storage.store import Store
@@ -59,6 +61,64 @@ class StripeReceiver(Protocol):
         ...
 
 
+class ListenerEvent(Protocol):
+    """An event for a listener."""
+
+    @property
+    def number(self) -> int:
+        """Its number in its connection, from 1."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+        ...
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What it says."""
+        ...
+
+
+class ListenerStream(Protocol):
+    """The connection of a listener; see `service.delivery.listener_stream.Stream`."""
+
+    @property
+    def end(self) -> StreamEnd | None:
+        """Why it has ended; None while it has not."""
+        ...
+
+    async def next(self, seconds: float) -> ListenerEvent | None:
+        """The next event; None if there is none within *seconds*, or after the end."""
+        ...
+
+
+class ListenerHub(Protocol):
+    """The listeners of a process; see `service.delivery.listening.Listeners`."""
+
+    async def connect(
+        self, account_id: str, name: str, *, acknowledges: bool, replaces: str = ""
+    ) -> ListenerStream:
+        """Connect a listener; ListenersUnavailable or TooManyRequests if that is refused."""
+        ...
+
+    async def disconnect(self, stream: Any, end: StreamEnd = ...) -> None:
+        """End the connection of a listener."""
+        ...
+
+    async def note_seen(self, account_id: str, name: str, token: str, count: int) -> bool:
+        """The first *count* events have arrived; False if the connection has ended."""
+        ...
+
+    async def answer(self, key: AttemptKey, content: bytes) -> bool:
+        """Take the answer of an attempt; False if it has ended, or is answered already."""
+        ...
+
+    def close(self) -> None:
+        """End all connections."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """Everything that the application needs."""
@@ -92,6 +152,14 @@ class Dependencies:
     """Judges invoices and takes webhooks, where Stripe collects."""
     judge: Callable[[CallbackUrl], str | None]
     """Returns why a URL may not be called, in words for the API user; None where it may."""
+    listener_of: Callable[[CallbackUrl], str | None]
+    """Returns the origin of a URL that is that of a listener; None where it is called."""
+    listeners: ListenerHub
+    """Sends callbacks over the connections of listeners."""
+    authenticate_listener: Callable[[str | None], Awaitable[str]]
+    """As `authenticate`, and for keys that permit nothing but to listen."""
+    issue_listen_key: Callable[[str], Awaitable[tuple[str, datetime]]]
+    """A new key of an account that permits nothing but to listen, and when it expires."""
     is_ready: Callable[[], bool]
     """Whether the loops of collection and delivery are running."""
     is_mail_paused: Callable[[], bool]

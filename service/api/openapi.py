@@ -14,7 +14,13 @@ from marshmallow import Schema
 from schemas.documented import example_of
 from schemas.problem import ProblemSchema
 from service.api.callback_plugin import CallbackPlugin, names_in
-from service.api.operations import PROBLEM_DESCRIPTIONS, Answer, Operation, is_optional
+from service.api.operations import (
+    LISTEN_KEY,
+    PROBLEM_DESCRIPTIONS,
+    Answer,
+    Operation,
+    is_optional,
+)
 from service.errors import (
     Conflict,
     FieldError,
@@ -50,6 +56,7 @@ TAGS = (
     {"name": "deliveries", "description": "See what was sent to your API and what it answered."},
     {"name": "events", "description": "Follow what happened, without being called."},
     {"name": "receivers", "description": "See, pause, resume and test your callback URLs."},
+    {"name": "listening", "description": "Take callbacks on your machine, without a tunnel."},
     {"name": "operations", "description": "For operators of the service."},
     {"name": "pages", "description": "What customers look at, in HTML; see `payment_url`."},
 )
@@ -62,6 +69,13 @@ KEY_SCHEME = {
     "description": "The key of your account. In development mode it is optional.",
 }
 
+LISTEN_KEY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "inl_…",
+    "description": "A key that permits nothing but to listen, from `POST /listen-keys`.",
+}
+
 FIELD_ERRORS = (
     FieldError("body", "/total", "Must be more than zero."),
     FieldError("body", "/status", "Must be one of: dead."),
@@ -70,6 +84,12 @@ FIELD_ERRORS = (
         "query", "/limit", "Must be greater than or equal to 1 and less than or equal to 200."
     ),
     FieldError("path", "/id", "Length must be between 1 and 200."),
+    FieldError(
+        "path",
+        "/name",
+        "Must be 1 to 64 lower-case letters, digits and hyphens, no hyphen first.",
+    ),
+    FieldError("body", "/body_base64", "Must be Base64."),
 )
 """Examples of field errors; an operation shows those that it can answer."""
 
@@ -109,7 +129,7 @@ def build_document(
     Raises:
         DeclarationError: if a callback uses a value that its operation does not declare.
     """
-    public_path = urlsplit(public_url).path
+    operations, public_path = tuple(operations), urlsplit(public_url).path
     spec = APISpec(
         title="invoices",
         version=version,
@@ -132,10 +152,14 @@ def build_document(
         ],
     )
     spec.components.security_scheme(KEY, KEY_SCHEME)
+    if any(one.takes_listen_key for one in operations):
+        spec.components.security_scheme(LISTEN_KEY, LISTEN_KEY_SCHEME)
     for one in operations:
         spec.path(
             path=one.path,
-            operations={one.method.lower(): _operation(one, public_path)},
+            operations={
+                one.method.lower(): _operation(one, public_path, is_development=is_development)
+            },
             declared=one.callbacks,
         )
     for path, methods in (pages or {}).items():
@@ -145,7 +169,7 @@ def build_document(
     return {"openapi": document.pop("openapi"), **document}
 
 
-def _operation(declared: Operation, public_path: str) -> dict[str, Any]:
+def _operation(declared: Operation, public_path: str, *, is_development: bool) -> dict[str, Any]:
     """An operation in the form that apispec takes, with example links below *public_path*."""
     texts = {"summary": declared.summary, "description": declared.description}
     operation: dict[str, Any] = {
@@ -154,7 +178,9 @@ def _operation(declared: Operation, public_path: str) -> dict[str, Any]:
         **{name: text for name, text in texts.items() if text},
     }
     if declared.security is not None:
-        operation["security"] = list(declared.security)
+        # In development no key is needed.
+        is_optional_ = is_development and declared.is_private
+        operation["security"] = [*([{}] if is_optional_ else []), *declared.security]
     operation["parameters"] = [
         {"in": location, "schema": schema}
         for location, schema in declared.schemas.items()
@@ -188,8 +214,7 @@ def _response(
     content: dict[str, Any]
     description = answer.description
     if answer.schema is None:
-        schema = {"type": "string"}
-        content = {"text/plain": {"schema": schema, "example": answer.text_example}}
+        content = _text_content(answer)
     elif isinstance(answer.schema, ProblemSchema):
         example = problems.document_of(_example(code, answer, field_errors), public_path)
         if code == HTTPStatus.BAD_REQUEST and not has_body:
@@ -200,6 +225,13 @@ def _response(
         example = dict(answer.example or example_of(answer.schema))
         content = {"application/json": {"schema": answer.schema, "example": example}}
     response: dict[str, Any] = {"description": description, "content": content}
+    if headers := _headers_of(code, answer, public_path):
+        response["headers"] = _response_headers(headers)
+    return {name: part for name, part in response.items() if part}
+
+
+def _headers_of(code: int, answer: Answer, public_path: str) -> dict[str, tuple[str, str]]:
+    """The headers of an answer: name -> description and example."""
     headers = dict(answer.headers)
     if "Location" in headers:
         text, path = headers["Location"]
@@ -208,9 +240,14 @@ def _response(
         headers["Retry-After"] = ("After how many seconds to send the request again.", "5")
     if code == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = ("How to authenticate.", problems.CHALLENGE)
-    if headers:
-        response["headers"] = _response_headers(headers)
-    return response
+    return headers
+
+
+def _text_content(answer: Answer) -> dict[str, Any]:
+    """The content of an answer that is text; empty for one without a body."""
+    if answer.text_example is None:
+        return {}
+    return {answer.media_type: {"schema": {"type": "string"}, "example": answer.text_example}}
 
 
 def _example(

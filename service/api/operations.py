@@ -26,6 +26,9 @@ Declared = TypeVar("Declared", bound=Callable[..., Any])
 LOCATIONS = {"json": "body", "querystring": "query", "match_info": "path", "headers": "header"}
 """Names that aiohttp-apispec has for parts of a request -> names in this API."""
 
+LISTEN_KEY = "listen_key"
+"""The name of the keys that permit nothing but to listen, in `security` and in the document."""
+
 PROBLEM_DESCRIPTIONS = {
     HTTPStatus.BAD_REQUEST: "The request is not valid HTTP, or its body is not valid JSON.",
     HTTPStatus.UNAUTHORIZED: "The request has no key, or its key is not valid.",
@@ -47,11 +50,13 @@ PROBLEM_DESCRIPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One response of an operation: JSON of *schema*, or plain text like *text_example*."""
+    """One response of an operation: JSON of *schema*, text like *text_example*, or nothing."""
 
     description: str
     schema: Schema | None = None
     text_example: str | None = None
+    media_type: str = "text/plain"
+    """The type of the text."""
     example: Mapping[str, Any] | None = None
     """An example of the JSON; without it, one is made from the fields of *schema*."""
     headers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -80,6 +85,11 @@ class Operation:
     body_example: Mapping[str, Any]
     answers: Mapping[int, Answer]
     callbacks: tuple[Callback, ...]
+
+    @property
+    def takes_listen_key(self) -> bool:
+        """Whether a key that permits nothing but to listen is accepted as well."""
+        return any(LISTEN_KEY in one for one in self.security or ())
 
     @property
     def is_private(self) -> bool:
@@ -111,6 +121,7 @@ def read_operation(method: str, path: str, handler: Handler) -> Operation:
                 one["description"],
                 one.get("schema"),
                 one.get("text"),
+                one.get("media_type", "text/plain"),
                 one.get("example"),
                 one.get("headers", {}),
             )
@@ -160,6 +171,27 @@ def answers_text(description: str, example: str) -> Callable[[Declared], Declare
 
     def declare(handler: Declared) -> Declared:
         _responses_of(handler)["200"] = {"description": description, "text": example}
+        return handler
+
+    return declare
+
+
+def answers_events(description: str, example: str) -> Callable[[Declared], Declared]:
+    """Declare that the operation answers 200 with server-sent events, such as *example*."""
+
+    def declare(handler: Declared) -> Declared:
+        events = {"description": description, "text": example, "media_type": "text/event-stream"}
+        _responses_of(handler)["200"] = events
+        return handler
+
+    return declare
+
+
+def answers_nothing(description: str) -> Callable[[Declared], Declared]:
+    """Declare that the operation answers 204 without a body."""
+
+    def declare(handler: Declared) -> Declared:
+        _responses_of(handler)["204"] = {"description": description}
         return handler
 
     return declare

@@ -75,6 +75,7 @@ def accounts_group() -> None:
     "--email",
     callback=_check_email,
     metavar="ADDRESS",
+    show_default="nobody",
     help="Where mails go that say that a receiver of the account fails, and that it has recovered.",
 )
 @AS_JSON
@@ -166,6 +167,15 @@ def _read_stripe_keys() -> StripeKeys:
         return parse_stripe_keys(orjson.dumps(typed))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+@accounts_group.command("re-encrypt")
+@AS_JSON
+def re_encrypt_command(as_json: bool) -> None:
+    """Encrypt all stored secrets anew, with the first key of INVOICES_ENCRYPTION_KEY."""
+    count = _administer(lambda accounts: accounts.renew_secrets())
+    done = f"{count} stored secrets are encrypted with the first key now."
+    click.echo(orjson.dumps({"count": count}) if as_json else done)
 
 
 @accounts_group.command("disable")

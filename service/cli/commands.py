@@ -15,6 +15,7 @@ from service.cli.check_receiver import check_receiver_command
 from service.cli.database import migrate_command
 from service.cli.demo import demo_command
 from service.cli.group import WholeHelpGroup
+from service.cli.listen import listen_command
 from service.cli.receiver import receiver_group
 from service.cli.serve import serve_command
 from service.cli.supervisor import WRONG_USAGE
@@ -68,6 +69,7 @@ for command in (
     receiver_group,
     check_receiver_command,
     why_command,
+    listen_command,
     demo_command,
 ):
     main.add_command(command)

@@ -30,9 +30,10 @@ from service.domain.delivery import (
     Retry,
     Transmission,
 )
+from service.domain.listening import is_for_listener
 from service.domain.outcomes import POINTS_TO, AttemptOutcome
 from service.domain.states import Cause, DeadReason
-from service.errors import SendingPrevented, StorageUnavailable
+from service.errors import ListenerAway, SendingPrevented, StorageUnavailable
 from service.loops import Drain, persist
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
@@ -53,6 +54,22 @@ class Sends(Protocol):
         ...
 
 
+class Listens(Protocol):
+    """The listeners that are connected here; see `service.delivery.listening.Listeners`."""
+
+    def permits(self, receiver: str, origin: str) -> bool:
+        """Whether deliveries for *receiver* may be leased here."""
+        ...
+
+    async def send(self, delivery: Delivery, request: OutgoingRequest) -> Answer | NoAnswer:
+        """Have the listener of *delivery* send *request* once; ListenerAway without a listener."""
+        ...
+
+    def tell(self, attempt: Attempt) -> None:
+        """Tell the listener that *attempt* is recorded, and what follows from it."""
+        ...
+
+
 @value(kw_only=True)
 class Rules:
     """What is the same for every attempt: settings and the source of random numbers."""
@@ -69,6 +86,7 @@ class Attempts:
 
     store: Store
     sender: Sends
+    listeners: Listens
     signer_of: Callable[[str], Awaitable[Signer]]
     """The signer of an account id."""
     callbacks: Mapping[str, Callback]
@@ -98,7 +116,10 @@ class Attempts:
             with self.tracing.begin(SpanKind.CLIENT, name, delivery.traceparent) as span:
                 started_at, started = self.clock.now(), self.clock.elapsed()
                 request = await self._sign(delivery, callback, started_at, span.traceparent)
-                answer = await self.sender.send(request)
+                if is_for_listener(delivery.origin):
+                    answer = await self.listeners.send(delivery, request)
+                else:
+                    answer = await self.sender.send(request)
                 ended_at, duration = self.clock.now(), self.clock.elapsed() - started
                 classified = self._classify(callback, answer)
                 may_hold = classified.meaning is Meaning.HOLD
@@ -137,6 +158,8 @@ class Attempts:
             )
             if is_settled:
                 self._count(attempt)
+                if is_for_listener(attempt.delivery.origin):
+                    self.listeners.tell(attempt)
             else:
                 self.metrics.attempt_outlived_lease()
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"
@@ -224,6 +247,8 @@ def log_failure(event: str, delivery: Delivery, error: Exception) -> None:
     """Log a failure on our side: a defect with its traceback, as *event*."""
     if isinstance(error, StorageUnavailable):
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+    elif isinstance(error, ListenerAway):
+        log.debug("listener.away", extra={"fields": {"delivery_id": delivery.id}})
     elif isinstance(error, SendingPrevented):
         # Where it was raised, a warning is logged once a minute.
         fields = {"delivery_id": delivery.id, "cause": error.cause, "detail": str(error)}

@@ -19,7 +19,7 @@ from service.delivery.fanout import deliveries_of, with_bodies
 from service.delivery.lookout import Lookout
 from service.domain.delivery import Attempt, Delivery, Retry
 from service.domain.invoice import Step
-from service.errors import StorageUnavailable
+from service.errors import ListenerAway, StorageUnavailable
 from service.loops import POLL, Loop, Round
 from service.storage.deliveries import LeaseRound
 from service.storage.waiting import Waiting
@@ -71,6 +71,7 @@ class Dispatcher(Loop):
         self._store = attempts.store
         self._callbacks: Mapping[str, Callback] = attempts.callbacks
         self._attempts = attempts
+        self._permits = attempts.listeners.permits
         self._limits = limits
         self._metrics = attempts.metrics
         self._metrics.slots(limits.concurrency)
@@ -157,6 +158,7 @@ class Dispatcher(Loop):
             return Round(0, POLL)
         try:
             looked = await self._lookout.look(now, self.clock.elapsed())
+            looked = [one for one in looked if self._permits(one.receiver, one.origin)]
             count = await self._lease(looked, now)
         except StorageUnavailable:
             # What was named is forgotten now; a scan finds it.
@@ -264,6 +266,8 @@ class Dispatcher(Loop):
         now = self.clock.now()
         if self._receivers.are_cooling_down(receiver, origin, now):
             return None
+        if not self._permits(receiver, origin):
+            return None
         # While older ones wait in the database, a new one waits there too. A look that leases all
         # that are due ends the backlog, even if new ones arrive meanwhile.
         if receiver in self._backlogged or self._receivers.capacity_of(receiver, origin) <= 0:
@@ -318,6 +322,11 @@ class Dispatcher(Loop):
         """Make an attempt, pass the slot on, and settle; without an attempt, release the lease."""
         try:
             attempt = await self._attempts.make(slot.delivery)
+        except ListenerAway as error:
+            log_failure("attempt.failed", slot.delivery, error)
+            self._receivers.skip(slot)
+            await self._release(slot.delivery)
+            return
         except Exception as error:  # noqa: BLE001 -- one bad attempt must not stop the others
             log_failure("attempt.failed", slot.delivery, error)
             self._receivers.skip(slot)

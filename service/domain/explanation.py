@@ -57,6 +57,7 @@ class NextStep(Word):
     OUTCOME = "outcome", "The attempt ends, at `at` at the latest; then another one follows."
     EARLIER_EVENT = "earlier_event", "The earlier event is delivered or dead; then this one goes."
     RESUMPTION = "resumption", "The receiver is resumed by hand; then an attempt is made."
+    LISTENER = "listener", "A listener connects; then an attempt is made."
     MAIL = "mail", "The mail of the invoice is sent to the customer."
     COLLECTION = "collection", "The collector is asked whether the money has come."
     PAYMENT = "payment", "The customer pays."
@@ -314,6 +315,11 @@ _WAITING: dict[WaitingFor, tuple[Verdict, str, str | None]] = {
         "The receiver was paused by hand. Its deliveries wait, and lose nothing.",
         "Resume the receiver: POST /receivers/{id}/resume.",
     ),
+    WaitingFor.LISTENER: (
+        Verdict.LISTENER,
+        "The callback_url is that of a listener, and no listener of that name is connected.",
+        "Connect it: invoices listen --name NAME --forward-to URL.",
+    ),
 }
 """What is said of each reason to wait that this module knows; of others, their own name."""
 
@@ -321,6 +327,7 @@ _WAITING: dict[WaitingFor, tuple[Verdict, str, str | None]] = {
 _NEXT = {
     Verdict.EARLIER_EVENT: NextStep.EARLIER_EVENT,
     Verdict.PAUSED: NextStep.RESUMPTION,
+    Verdict.LISTENER: NextStep.LISTENER,
 }
 """What happens next where that is not an attempt by itself."""
 

@@ -3,6 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
+from service.domain.listening import LISTENER_SILENCE
 from service.values import value
 
 
@@ -16,6 +17,7 @@ class WaitingFor(StrEnum):
     SLOT = "slot"
     RATE = "rate"
     PAUSED = "paused"
+    LISTENER = "listener"
 
 
 @value(kw_only=True)
@@ -25,7 +27,8 @@ class Waits:
 
     *is_first* says that no earlier event of its invoice is pending. *held_until* is what the
     receiver asked for with Retry-After, *cooldown_until* follows from failed attempts. *is_paused*
-    says that the receiver was paused by hand: even what is asked for waits then.
+    says that the receiver was paused by hand: even what is asked for waits then. A delivery that
+    *is_for_listener* is for a listener, whose connection worked last at *beat_at*.
     """
 
     is_first: bool
@@ -35,6 +38,8 @@ class Waits:
     held_until: datetime | None
     cooldown_until: datetime | None
     is_paused: bool = False
+    is_for_listener: bool = False
+    beat_at: datetime | None = None
 
     def reason_at(
         self, now: datetime, *, is_paced: bool = False, is_queued: bool = False
@@ -49,10 +54,8 @@ class Waits:
         turn = WaitingFor.RATE if is_paced else WaitingFor.SLOT
         if self.leased_until and self.leased_until > now:
             return (turn, None) if is_paced and is_queued else (None, None)
-        if self.is_paused:
-            return WaitingFor.PAUSED, None
-        if not self.is_first:
-            return WaitingFor.EARLIER_EVENT, None
+        if gate := self._gate_at(now):
+            return gate, None
         if self.is_asked:
             return turn, None
         ends = [
@@ -69,3 +72,12 @@ class Waits:
         last = max(until for until, _ in ends)
         # A retry that was put off by a hold is due when the hold ends.
         return next((reason, until) for until, reason in reversed(ends) if until == last)
+
+    def _gate_at(self, now: datetime) -> WaitingFor | None:
+        """What keeps back even what was asked for by hand; when that ends is not known."""
+        if self.is_paused:
+            return WaitingFor.PAUSED
+        if not self.is_first:
+            return WaitingFor.EARLIER_EVENT
+        is_connected = self.beat_at is not None and now - self.beat_at < LISTENER_SILENCE
+        return WaitingFor.LISTENER if self.is_for_listener and not is_connected else None

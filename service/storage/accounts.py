@@ -4,11 +4,23 @@ Accounts, their keys and their signing secrets as rows.
 Only the hash of a key is stored, and only the ciphertext of a secret. Expired ones are not found.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
 
 from service.database.bulk import insert_rows
 from service.domain.ids import new_id
@@ -16,6 +28,7 @@ from service.storage.tables import (
     account_keys,
     account_pay_keys,
     account_secrets,
+    account_stripe_keys,
     accounts,
     microseconds,
 )
@@ -142,6 +155,26 @@ def all_secrets(tx: Connection, now: datetime) -> list[bytes]:
     """All secrets that are valid at *now*, and all pay keys, to check the encryption keys with."""
     valid = select(account_secrets.c.ciphertext).where(_is_valid(account_secrets, now))
     return [*tx.scalars(valid), *tx.scalars(select(account_pay_keys.c.ciphertext))]
+
+
+def renew_secrets(tx: Connection, renew: Callable[[bytes], bytes], now: datetime) -> int:
+    """
+    Replace every ciphertext by what *renew* makes of it, keys of pay links and of Stripe included.
+
+    Runs inside *tx* and never commits it.
+
+    Returns:
+        How many there are. Signing secrets that have expired by *now* are left as they are.
+    """
+    count = 0
+    for table in (account_secrets, account_pay_keys, account_stripe_keys):
+        keys = list(table.primary_key.columns)
+        is_valid = _is_valid(table, now) if table is account_secrets else true()
+        for *key, ciphertext in tx.execute(select(*keys, table.c.ciphertext).where(is_valid)).all():
+            of_row = [column == value for column, value in zip(keys, key, strict=True)]
+            tx.execute(update(table).where(*of_row).values(ciphertext=renew(ciphertext)))
+            count += 1
+    return count
 
 
 def find_pay_key(tx: Connection, account_id: str) -> PayKey | None:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Connection,
     Select,
+    and_,
     bindparam,
     case,
     cast,
@@ -25,8 +26,10 @@ from sqlalchemy import (
     select,
 )
 
+from service.domain.listening import LISTENER_SILENCE
 from service.storage import gates, leases
 from service.storage.deliveries import is_first_of_its_invoice
+from service.storage.listeners import is_reachable
 from service.storage.tables import checkouts, deliveries, invoices, mails, payments, receivers
 from service.storage.waiting import bounds_of, is_pending, next_receiver
 
@@ -66,6 +69,7 @@ def measure(
     of its invoice. Counts end at *counted_max*, the measurement after *receivers_max* receivers.
     """
     at = {"now": now, "counted_max": counted_max, "receivers_max": receivers_max}
+    at["works_since"] = now - LISTENER_SILENCE
     walked = tx.execute(_deliveries, at).one()
     collection_due_at = tx.scalar(_first_collection, at)
     return Backlog(
@@ -139,9 +143,12 @@ def _step(here: CTE) -> Select[Any]:
     """
     rests = or_(receivers.c.held_until > _NOW, gates.is_closed)
     of_receiver = select(rests).where(receivers.c.receiver == here.c.receiver)
+    is_resting = of_receiver.correlate(here).scalar_subquery()
     # Nothing is due for a receiver that is held or paused.
-    is_due = deliveries.c.due_at <= case(
-        (of_receiver.correlate(here).scalar_subquery(), _BEGINNING), else_=_NOW
+    is_due = and_(
+        deliveries.c.due_at <= case((is_resting, _BEGINNING), else_=_NOW),
+        # Nor for a listener that is not connected.
+        is_reachable(bindparam("works_since", type_=_INSTANT)),
     )
     free = (
         select(deliveries.c.due_at)

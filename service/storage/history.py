@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from service.domain import test_events
 from service.domain.ids import lower_bound
+from service.domain.listening import is_for_listener
 from service.domain.states import DeliveryStatus
 from service.domain.waiting import Waits
 from service.errors import NotFound, UnknownCursor
@@ -40,6 +41,7 @@ from service.storage.tables import (
     is_attempt_of_delivery,
     is_event_of_delivery,
     is_invoice_of_delivery,
+    listeners,
     origins,
     receivers,
 )
@@ -126,11 +128,19 @@ _shown = (
         receivers.c.paused_at,
         origins.c.held_until.label("origin_until"),
         is_first_of_its_invoice.label("is_first"),
+        listeners.c.beat_at,
     )
     .outerjoin_from(deliveries, invoices, is_invoice_of_delivery)
     .outerjoin(events, is_event_of_delivery)
     .outerjoin(receivers, receivers.c.receiver == deliveries.c.receiver)
     .outerjoin(origins, origins.c.origin == deliveries.c.origin)
+    .outerjoin(
+        listeners,
+        and_(
+            listeners.c.account_id == deliveries.c.account_id,
+            listeners.c.origin == deliveries.c.origin,
+        ),
+    )
 )
 
 
@@ -305,6 +315,8 @@ def waits_of(row: Any) -> Waits | None:
         held_until=row["held_until"],
         cooldown_until=max(cooldowns, default=None),
         is_paused=row["paused_at"] is not None,
+        is_for_listener=is_for_listener(row["origin"]),
+        beat_at=row["beat_at"],
     )
 
 

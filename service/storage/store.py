@@ -53,6 +53,7 @@ from service.storage import (
 )
 from service.storage.arrivals import Arrivals
 from service.storage.backlog import Backlog
+from service.storage.listening import ListeningStore
 from service.storage.money import MoneyStore
 from service.storage.paced import Paced
 
@@ -150,6 +151,8 @@ class Store:
         """The operations on checkouts, payments and refunds."""
         self.arrivals = Arrivals()
         """Wakes those who wait for events of an account that this process records."""
+        self.listening = ListeningStore(database, self._commits)
+        """The operations on listeners."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
         self._paced = Paced()
@@ -161,6 +164,7 @@ class Store:
             "followed": self._followed,
             "paced": self._paced,
             **self.money.signals,
+            **self.listening.signals,
         }
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
         self._process_id: int | None = None
@@ -557,6 +561,10 @@ class Store:
             *await self._read(accounts.all_secrets, now),
             *await self._read(stripe_keys.find_all),
         ]
+
+    async def renew_secrets(self, renew: Callable[[bytes], bytes], now: datetime) -> int:
+        """Replace all ciphertexts by what *renew* makes of them; returns how many there are."""
+        return await self._write(accounts.renew_secrets, renew, now)
 
     async def put_stripe_keys(self, account_id: str, ciphertext: bytes, now: datetime) -> None:
         """Store the encrypted keys of Stripe of an account in place of those that it has."""

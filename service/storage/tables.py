@@ -570,6 +570,51 @@ stripe_events = Table(
 Index("stripe_events_intent", stripe_events.c.account_id, stripe_events.c.payment_intent)
 Index("stripe_events_received", stripe_events.c.received_at)
 
+# The connections of listeners: one for each name of an account, the newest.
+listeners = Table(
+    "listeners",
+    metadata,
+    Column("account_id", Text),
+    # See `domain.listening`; also the origin of its deliveries.
+    Column("origin", Text),
+    # Identifies the connection: a newer one has another.
+    Column("token", Text, nullable=False),
+    # When the process that has the connection said last that it works.
+    Column("beat_at", Instant, nullable=False),
+    # How many events of the connection have arrived, where another process was told so.
+    Column("seen_count", BigInteger, nullable=False),
+    PrimaryKeyConstraint("account_id", "origin", name="listeners_primary"),
+)
+
+# Attempts that a listener works on. Any process takes the answer; the one that holds the lease
+# reads it, and removes the row when the attempt ends.
+listener_attempts = Table(
+    "listener_attempts",
+    metadata,
+    Column("account_id", Text),
+    Column("delivery_id", Text),
+    Column("number", Integer, autoincrement=False),
+    Column("origin", Text, nullable=False),
+    Column("deadline_at", Instant, nullable=False),
+    # The answer as JSON, if another process than the holder took it.
+    Column("answer", LargeBinary),
+    PrimaryKeyConstraint("account_id", "delivery_id", "number", name="listener_attempts_primary"),
+)
+Index("listener_attempts_deadline", listener_attempts.c.deadline_at)
+
+# Keys that permit nothing but to listen.
+listen_keys = Table(
+    "listen_keys",
+    metadata,
+    # The public part of the key, by which it is found.
+    Column("prefix", Text, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    # SHA-256 of the whole key, as for the keys of accounts.
+    Column("hash", LargeBinary, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+)
+Index("listen_keys_account", listen_keys.c.account_id, listen_keys.c.expires_at)
+
 is_invoice_of_delivery = and_(
     invoices.c.account_id == deliveries.c.account_id,
     invoices.c.key == deliveries.c.invoice_key,

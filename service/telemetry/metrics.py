@@ -166,17 +166,8 @@ class Metrics:
         self.receivers_cooling_down = gauge(
             "receivers_cooling_down", "Receivers and origins that get no attempts for a while."
         ).set
-        self.connections_open = gauge("connections_open", "Connections that clients have open.").set
-        self.connections_kept = gauge(
-            "connections_kept", "Idle connections to receivers that are kept."
-        ).set
-        self._descriptors_open = gauge("descriptors_open", "File descriptors that are in use.").set
-        self._descriptors_allowed = gauge(
-            "descriptors_allowed", "File descriptors that may be in use."
-        ).set
-        self.descriptors_exhausted = counter(
-            "descriptors_exhausted", "How often no file descriptor was left."
-        ).inc
+
+        self._declare_connections(counter, gauge)
 
         self.committed = histogram(
             "commit_items", "How many items shared one transaction.", buckets=COMMIT_ITEMS
@@ -191,6 +182,24 @@ class Metrics:
             "From the acceptance of an invoice until an event of it was delivered.",
             buckets=DELIVERY_SECONDS,
         ).observe
+
+    def _declare_connections(
+        self, counter: Callable[..., Counter], gauge: Callable[..., Gauge]
+    ) -> None:
+        self.listeners_connected = gauge(
+            "listeners_connected", "Listeners that are connected to take callbacks."
+        ).set
+        self.connections_open = gauge("connections_open", "Connections that clients have open.").set
+        self.connections_kept = gauge(
+            "connections_kept", "Idle connections to receivers that are kept."
+        ).set
+        self._descriptors_open = gauge("descriptors_open", "File descriptors that are in use.").set
+        self._descriptors_allowed = gauge(
+            "descriptors_allowed", "File descriptors that may be in use."
+        ).set
+        self.descriptors_exhausted = counter(
+            "descriptors_exhausted", "How often no file descriptor was left."
+        ).inc
 
     def received(self, acceptance: Acceptance) -> None:
         """Count an invoice that was sent in."""

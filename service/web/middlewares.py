@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from service.errors import RequestError, StorageUnavailable, Unavailable
+from service.errors import CollectorUnavailable, RequestError, StorageUnavailable, Unavailable
 from service.telemetry.metrics import OTHER, Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing, traceparent_in
 from service.web import request_ids
@@ -34,6 +34,9 @@ PUBLIC_PATH = web.AppKey("public_path", str)
 
 HSTS_SECONDS = 365 * 86400
 """How long a browser that has used https:// does not use http://."""
+
+Authenticate = Callable[[str | None], Awaitable[str]]
+"""Returns the account id for an `Authorization` header, or raises Unauthorized."""
 
 _NO_SPAN = Span(None)
 
@@ -83,7 +86,7 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
     """The problem for *error*; one that is not expected is logged."""
     if isinstance(error, StorageUnavailable):
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
-    elif isinstance(error, Unavailable):
+    elif isinstance(error, CollectorUnavailable):
         log.warning("collector.unavailable", extra={"fields": {"detail": str(error)}})
     if isinstance(error, RequestError | Unavailable):
         return problem_of(error, request.app[PUBLIC_PATH])
@@ -119,13 +122,12 @@ class Admission:
     """
     Authenticates and counts private requests, then reads bodies: not those of refused requests.
 
-    *private* holds the handlers that only an account may call; *authenticate* finds the account of
-    an `Authorization` header, *limit* counts one request of it. Both raise a RequestError to refuse
-    the request.
+    *private* holds the handlers that only an account may call, each with the function that finds
+    the account of an `Authorization` header; *limit* counts one request of it. Both raise a
+    RequestError to refuse the request.
     """
 
-    private: Container[object]
-    authenticate: Callable[[str | None], Awaitable[str]]
+    private: Mapping[object, Authenticate]
     limit: Callable[[str], None]
     body_limits: BodyLimits
 
@@ -138,7 +140,8 @@ class Admission:
             await read_body(request, self.body_limits)
             if is_late and ACCOUNT_ID in request:
                 # The account may have been disabled while the body arrived.
-                await self.authenticate(request.headers.get(hdrs.AUTHORIZATION))
+                authenticate = self.private[request.match_info.handler]
+                await authenticate(request.headers.get(hdrs.AUTHORIZATION))
         return await handler(request)
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:
@@ -163,9 +166,10 @@ class Admission:
 
     async def _identify(self, request: web.Request) -> None:
         """Authenticate and count *request*, once: `expect` may have done it already."""
-        if request.match_info.handler not in self.private or ACCOUNT_ID in request:
+        authenticate = self.private.get(request.match_info.handler)
+        if authenticate is None or ACCOUNT_ID in request:
             return
-        account_id = await self.authenticate(request.headers.get(hdrs.AUTHORIZATION))
+        account_id = await authenticate(request.headers.get(hdrs.AUTHORIZATION))
         self.limit(account_id)
         request[ACCOUNT_ID] = account_id
 

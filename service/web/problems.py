@@ -11,6 +11,7 @@ from service.errors import (
     CollectorUnavailable,
     Conflict,
     InvalidInput,
+    ListenersUnavailable,
     MalformedRequest,
     MisdirectedRequest,
     NotFound,
@@ -58,6 +59,11 @@ PROBLEMS: dict[type[Exception], tuple[HTTPStatus, str, str]] = {
         HTTPStatus.SERVICE_UNAVAILABLE,
         "collector-unavailable",
         "Collector unavailable",
+    ),
+    ListenersUnavailable: (
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "listeners-unavailable",
+        "Listeners unavailable",
     ),
     StorageUnavailable: (
         HTTPStatus.SERVICE_UNAVAILABLE,

@@ -11,7 +11,7 @@ from alembic.config import Config
 
 from service.database.postgres import PostgresDatabase
 from service.storage import schema
-from tests.acceptance.warm import Warm
+from tests import processes
 from tests.postgres import PostgresServer
 
 
@@ -47,8 +47,7 @@ def database_url(request, tmp_path):
     return f"sqlite:///{copy}"
 
 
-@pytest.fixture(scope="session")
-def warm():
-    """Starts processes quickly."""
-    with Warm() as warm:
-        yield warm
+@pytest.fixture(autouse=True)
+def _quick_starts(warm, monkeypatch):
+    """Processes of the service are forked here; other tests start some with a new interpreter."""
+    monkeypatch.setattr(processes, "start_process", warm.start)

@@ -23,8 +23,8 @@ from tests.acceptance.evidence import Arrival, gather_evidence
 from tests.acceptance.leases import let_leases_run_out
 from tests.acceptance.traffic import traffic
 from tests.acceptance.two_events import EVENT_COUNT
-from tests.acceptance.warm import Warm
 from tests.processes import Receiver, Service, environment, free_port, receiving
+from tests.warm import Warm
 
 PAUSE_SECONDS = 0.01
 """The pause of a client after each invoice, because every request is kept in memory."""

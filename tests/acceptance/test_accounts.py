@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import sys
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import aiohttp
@@ -16,8 +15,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from service.accounts.encryption import new_encryption_key
 from service.development import DEV_SECRET
+from tests import processes
 from tests.processes import (
-    ROOT,
     Service,
     command,
     environment,
@@ -95,13 +94,10 @@ def on_postgres(settings, empty_postgres_url):
 async def producing(settings, *arguments):
     """A service in production mode; it is ended at the end of the block."""
     port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "serve", *arguments),
-        cwd=ROOT,
+    process = await processes.start_process(
+        *("service", "serve", *arguments),
         env=environment(PORT=str(port), **settings),
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
     )
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector) as session:

@@ -10,11 +10,11 @@ from tests.browser.served import served
 
 
 @pytest.fixture
-def service_url(tmp_path, monkeypatch):
+def service_url(tmp_path, monkeypatch, warm):
     """The URL of a service for this test alone."""
     # Service and driver listen on loopback, which no proxy reaches.
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    with served(tmp_path) as url:
+    with served(tmp_path, running=warm.running) as url:
         yield url
 
 

@@ -21,12 +21,12 @@ def key(tmp_path):
 
 
 @pytest.fixture
-def page(tmp_path, key, monkeypatch):
+def page(tmp_path, key, monkeypatch, warm):
     """The documentation page of a service in production mode, in a browser."""
     # Service and driver listen on loopback, which no proxy reaches.
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     with (
-        served(tmp_path, encryption_key=ENCRYPTION_KEY) as url,
+        served(tmp_path, encryption_key=ENCRYPTION_KEY, running=warm.running) as url,
         chromium(tmp_path / "profile") as browser,
     ):
         yield DocsPage(browser, url)

@@ -54,7 +54,7 @@ def removing_prefix():
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}{PREFIX}", leads_to.append
     server.shutdown()
     server.server_close()
@@ -73,17 +73,17 @@ def check(browser, url):
     assert [] == page.browser.get_log("browser")
 
 
-def test_operations_can_be_executed_at_another_host_name(tmp_path):
+def test_operations_can_be_executed_at_another_host_name(tmp_path, warm):
     """Execute works at localhost, although the URL of the service is at 127.0.0.1."""
-    with served(tmp_path) as url, chromium(tmp_path / "profile") as browser:
+    with served(tmp_path, running=warm.running) as url, chromium(tmp_path / "profile") as browser:
         check(browser, url.replace("127.0.0.1", "localhost"))
 
 
-def test_operations_can_be_executed_behind_a_prefix(tmp_path):
+def test_operations_can_be_executed_behind_a_prefix(tmp_path, warm):
     """Behind a proxy that removes a prefix the page is shown, and Execute works."""
     with (
         removing_prefix() as (proxy_url, lead_to),
-        served(tmp_path, public_url=proxy_url) as url,
+        served(tmp_path, public_url=proxy_url, running=warm.running) as url,
         chromium(tmp_path / "profile") as browser,
     ):
         lead_to(url)

@@ -6,7 +6,12 @@ import pytest
 from aiohttp import web
 
 from service.api.application import make_application
-from service.errors import CollectorUnavailable, RequestError, StorageUnavailable
+from service.errors import (
+    CollectorUnavailable,
+    ListenersUnavailable,
+    RequestError,
+    StorageUnavailable,
+)
 from service.loops import running_loops
 from service.web.problems import PROBLEMS
 from tests.clock import PATIENCE_SECONDS
@@ -33,7 +38,9 @@ def leaves(error):
 
 def test_every_error_of_a_caller_has_a_problem_type():
     """Every error that a caller can act on has a problem type of its own, and is never a 500."""
-    assert leaves(RequestError) | {CollectorUnavailable, StorageUnavailable} == set(PROBLEMS)
+    unavailable = {CollectorUnavailable, ListenersUnavailable, StorageUnavailable}
+
+    assert leaves(RequestError) | unavailable == set(PROBLEMS)
 
 
 @pytest.mark.parametrize("path", ["/", "/none", "/invoice", "/invoices//", "/invoices/1/x", "/.."])

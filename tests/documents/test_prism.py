@@ -24,10 +24,17 @@ pytestmark = [pytest.mark.documents, pytest.mark.slow]
 STARTING_SECONDS = 60
 
 
-@pytest.fixture
-def prism(document_file, monkeypatch):
-    """The URL of a Prism that serves the document and refuses invalid requests."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+@pytest.fixture(scope="module", autouse=True)
+def _without_proxy():
+    """Prism listens on loopback, which no proxy reaches."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("no_proxy", "127.0.0.1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def prism(document_file):
+    """The URL of a Prism that serves the document and refuses invalid requests; it has no state."""
     port = free_port()
     command = [*tools.PRISM, "mock", "--errors", "--port", str(port), document_file]
     with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as process:
@@ -62,7 +69,7 @@ def receiver():
 
     with closing(HTTPServer(("127.0.0.1", 0), Handler)) as server:
         server.close = server.server_close
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", arrived
         server.shutdown()

@@ -7,7 +7,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import negative_data_rejection
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from schemas.feed import WAIT_SECONDS_MAX
 from schemas.fields import is_blank
@@ -26,11 +26,15 @@ The statuses of responses to a request that is valid under the document.
 or which hosts may be called.
 """
 
+WEBHOOKS = "/collectors/stripe/{account_id}"
+
 CONFIG = schemathesis.Config.from_dict(
     {"checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED}}}
 )
 
-schema = schemathesis.openapi.from_dict(document_of(Settings()), config=CONFIG)
+document = schemathesis.openapi.from_dict(document_of(Settings()), config=CONFIG)
+# A connection for events never ends by itself.
+schema = document.exclude(operation_id="open_stream")
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +69,15 @@ def test_the_service_conforms_to_the_document(case, service):
     case.call_and_validate(
         base_url=url,
         headers=None if is_wrong else {"Authorization": f"Bearer {key}"},
-        excluded_checks=[negative_data_rejection] if has_blank_field(case.body) else [],
+        excluded_checks=excluded(case),
     )
+
+
+def excluded(case):
+    """The checks that do not apply to *case*, because no schema can say what is valid."""
+    found = [negative_data_rejection] if has_blank_field(case.body) else []
+    # Only Stripe can sign a webhook.
+    return [*found, positive_data_acceptance] if case.operation.path == WEBHOOKS else found
 
 
 def has_blank_field(body):

@@ -8,13 +8,23 @@ SEED_COUNT = 500
 
 GREEDY_COUNT = 12
 """The worlds with a greedy account in which each of their bugs must be found."""
+FIRST = {
+    "settling_needs_no_lease": 37,
+    "lost_events_count_as_recorded": 25,
+    "draining_abandons_attempts": 68,
+    "release_signals_nothing": 203,
+    "probes_take_every_slot": 89,
+}
+"""The world that is tried first for a rare bug; those before it are tried last."""
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found(plant, monkeypatch):
     """The simulation finds each planted bug in a world that has no failure without it."""
     plant(monkeypatch)
-    seed = next((seed for seed in range(SEED_COUNT) if run(seed).failure), None)
+    first = FIRST.get(plant.__name__, 0)
+    seeds = (*range(first, SEED_COUNT), *range(first))
+    seed = next((seed for seed in seeds if run(seed).failure), None)
     monkeypatch.undo()
 
     assert seed is not None

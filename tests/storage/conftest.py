@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from service.database.opening import open_database
-from service.storage.schema import migrate
 from service.storage.store import Store
 
 
@@ -17,10 +18,15 @@ def kind(request):
 
 @pytest.fixture
 def url(kind, request, tmp_path):
-    """The URL of a database without a schema."""
+    """The URL of a database: on the newest schema if the test uses `database`, else without one."""
+    is_migrated = "database" in request.fixturenames
     if kind == "postgresql":
-        return request.getfixturevalue("empty_postgres_url")
-    return f"sqlite:///{tmp_path}/invoices.db"
+        return request.getfixturevalue("postgres_url" if is_migrated else "empty_postgres_url")
+    path = tmp_path / "invoices.db"
+    if is_migrated:
+        # Migrating is slow.
+        shutil.copy(request.getfixturevalue("new_database"), path)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture
@@ -32,9 +38,8 @@ async def empty(url):
 
 
 @pytest.fixture
-async def database(empty):
+def database(empty):
     """A database on the newest schema."""
-    await migrate(empty)
     return empty
 
 

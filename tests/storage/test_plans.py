@@ -22,11 +22,14 @@ from service.database.bulk import insert_rows
 from service.database.connecting import SETTINGS
 from service.database.opening import open_database
 from service.domain.attempt_counts import COUNTS, Hour, no_counts
+from service.domain.listening import AttemptKey
 from service.domain.receivers import id_of
 from service.errors import NotFound
+from service.storage.accounts import NewKey
 from service.storage.deliveries import LeaseRound as DeliveryRound
 from service.storage.history import DeliveryFilter
 from service.storage.leases import LeaseRound
+from service.storage.listeners import GivenAttempt, ListenerRow
 from service.storage.observations import Observation
 from service.storage.retention import SweepPosition
 from service.storage.schema import migrate
@@ -39,6 +42,9 @@ from service.storage.tables import (
     deliveries,
     events,
     invoices,
+    listen_keys,
+    listener_attempts,
+    listeners,
     mails,
     metadata,
     microseconds,
@@ -180,6 +186,11 @@ def insert_due_invoices(tx):
     insert_rows(tx, receiver_hours, hours)
     hosts = sorted({ORIGIN, *(f"https://{n}.example:443" for n in range(REMEMBERED_COUNT))})
     insert_rows(tx, origins, [(name, made) for name in hosts])
+    names = [(id_, f"listen://{n}", n) for id_, n in owners]
+    insert_rows(tx, listeners, [(id_, origin, "t", made, 0) for id_, origin, _ in names])
+    given = [(id_, f"msg_{n}", 1, origin, made, None) for id_, origin, n in names]
+    insert_rows(tx, listener_attempts, given)
+    insert_rows(tx, listen_keys, [(f"p{n}", id_, b"hash", made) for id_, n in owners])
 
 
 def receiver_row(name, answered_at, made):
@@ -313,7 +324,8 @@ async def do_one_of_each(store, do):
 
 
 async def accounts_of_each(store, do):
-    """Read what is stored of an account."""
+    """Read what is stored of an account, and listen for one."""
+    await listen_once(store.listening, do)
     await do("find a key", store.find_key("p1000", NOW))
     await do("find secrets", store.secrets_of("acct_1000", NOW))
 
@@ -340,6 +352,25 @@ async def by_hand_of_each(store, do):
     await do("give notices", store.give_notices([(due[0], None)]))
     test = replace(a_delivery(a_step(an_invoice(), event=an_event())), id="msg_t", invoice_key="t")
     await do("add a test event", store.add_test_event(test))
+
+
+async def listen_once(store, do):
+    """Connect a listener, and let it work on an attempt."""
+    row = ListenerRow(account_id="acct_1000", origin="listen://1000", token="t")
+    key = AttemptKey(account_id=row.account_id, origin=row.origin, delivery_id="msg_1000", number=1)
+    await do("connect a listener", store.connect(row, START, ""))
+    await do("beat for listeners", store.beat([row], NOW))
+    await do("look at listeners", store.look([row]))
+    await do("note what has arrived", store.note_seen(row))
+    await do("give an attempt", store.give(GivenAttempt(key=key, deadline_at=NOW)))
+    await do("read answers", store.answers_of([key]))
+    await do("answer an attempt", store.answer(key, b"{}", START))
+    await do("finish an attempt", store.finish(key))
+    await do("count what waits", store.count_waiting(receiver_of(1), 9))
+    await do("disconnect a listener", store.disconnect(row.account_id, row.origin, "t"))
+    new = NewKey("p9999", b"hash")
+    await do("add a key to listen", store.add_key("acct_1000", new, NOW, NOW + SECOND))
+    await do("find a key to listen", store.find_key("p1001", START - SECOND))
 
 
 async def clear_one_of_each(store, do):
@@ -514,7 +545,7 @@ def plan_of(statement, explained):
 _ID, _KEY = {"invoices_account_id_id"}, {"invoices_primary"}
 _ROWS = {
     *("events_primary", "invoices_primary", "deliveries_order"),
-    *("receivers_pkey", "origins_pkey"),
+    *("receivers_pkey", "origins_pkey", "listeners_primary"),
 }
 _LOOK = {"deliveries_waiting", "deliveries_asked", "receivers_pkey", "origins_pkey"}
 _STATES, _HOURS = {"receivers_pkey", "origins_pkey"}, {"receiver_hours_primary"}
@@ -589,7 +620,10 @@ INDEXES = {
     "forget receivers": [{"receivers_pkey"}, {"receivers_pkey", "deliveries_waiting"}],
     "forget origins": [{"origins_pkey"}],
     "measure the backlog": [
-        {"deliveries_waiting", "deliveries_order", "receivers_pkey", "processes_pkey"},
+        {
+            *("deliveries_waiting", "deliveries_order", "receivers_pkey", "processes_pkey"),
+            "listeners_primary",
+        },
         {"invoices_due", "processes_pkey"},
         {"checkouts_failing"},
         {"payments_failing"},
@@ -615,6 +649,18 @@ INDEXES = {
     ],
     "give notices": [{"receivers_pkey"}],
     "lease mails": [{"mails_waiting", "processes_pkey"}, {"mails_primary"}],
+    "connect a listener": [{"listener_attempts_deadline"}, {"listeners_primary"}],
+    "beat for listeners": [{"listeners_primary"}],
+    "look at listeners": [{"listeners_primary"}],
+    "note what has arrived": [{"listeners_primary"}],
+    "give an attempt": [{"listener_attempts_primary"}],
+    "read answers": [{"listener_attempts_primary"}],
+    "answer an attempt": [{"listener_attempts_primary"}],
+    "finish an attempt": [{"listener_attempts_primary"}],
+    "count what waits": [{"deliveries_waiting"}],
+    "disconnect a listener": [{"listeners_primary"}],
+    "add a key to listen": [{"listen_keys_account"}],
+    "find a key to listen": [{"listen_keys_pkey", "accounts_pkey"}],
     "find a key": [{"account_keys_pkey", "accounts_pkey"}],
     "find secrets": [{"account_secrets_primary"}],
 }

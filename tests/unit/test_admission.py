@@ -41,7 +41,7 @@ async def client(aiohttp_client, accounts):
     async def handle(request):
         return web.Response(body=await request.read())
 
-    admission = Admission({handle}, accounts.authenticate, lambda _: None, BodyLimits())
+    admission = Admission({handle: accounts.authenticate}, lambda _: None, BodyLimits())
     app = web.Application(middlewares=[make_border(Tracing(), {handle}), admission.admit])
     app[PUBLIC_PATH] = ""
     app.router.add_post("/", handle)

@@ -26,6 +26,7 @@ HOMES = {
     "aiohttp.ClientSession": (
         "service/collection/stripe/client.py",
         "service/delivery/",
+        "service/listener/",
         "service/receiver/",
     ),
     "aiohttp.request": (),

@@ -37,7 +37,7 @@ def serve():
             address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
         server = Server((host, 0), type("Handler", (Healthz,), {"status": status}))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         servers.append(server)
         return server.server_port
 

@@ -42,6 +42,7 @@ COUNTS = {
     *("invoices_connections_kept", "invoices_descriptors_open", "invoices_descriptors_allowed"),
     *("invoices_mails_due", "invoices_mail_paused"),
     *(f"invoices_account_attempts_{name}" for name in ("in_flight", "waiting", "refused")),
+    *("invoices_mails_due", "invoices_mail_paused", "invoices_listeners_connected"),
 }
 """Gauges, and histograms of counts: their names say what they count."""
 

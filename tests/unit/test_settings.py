@@ -17,8 +17,6 @@ SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=count) for count in (1, 60, 3600,
 ENCRYPTION_KEY = "c2V0dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
 OTHER_ENCRYPTION_KEY = "_-_-dGluZ3MgYXJlIHRlc3RlZCB3aXRoIHRoaXMga2U="
 DEFAULTS = {
-    "api_url": "",
-    "api_key": "",
     "host": ("127.0.0.1",),
     "port": 8080,
     "database_url": "sqlite:///invoices.db",
@@ -61,6 +59,8 @@ DEFAULTS = {
     "idle_timeout": 30 * SECOND,
     "connection_limit": 512,
     "log_level": "info",
+    "api_url": "",
+    "api_key": "",
     "smtp_url": "",
     "smtp_allow_plaintext": False,
     "mail_from": "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.settings import Settings
-from tests.askers import PRIVATE, raw_post
+from tests.askers import NAMES, PRIVATE, raw_post
 from tests.rows import SECOND
 
 BURST = 3
@@ -42,7 +42,7 @@ async def test_every_operation_is_counted(as_ann, method, path):
     await used_up(as_ann)
 
     for one in {method, "HEAD" if method == "GET" else method}:
-        assert 429 == (await as_ann.ask(one, path.format(id="1"))).status
+        assert 429 == (await as_ann.ask(one, path.format(id="1", **NAMES))).status
 
 
 async def test_a_refused_invoice_is_not_stored(as_ann, clock):

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service.accounts.api_keys import prefix_of
-from service.accounts.encryption import new_encryption_key
+from service.accounts.encryption import SecretCipher, new_encryption_key
 from service.database.sqlite_library import LIBRARY
 from service.settings import parse_encryption_keys
 
@@ -235,6 +235,38 @@ def test_a_replaced_encryption_key_is_set_beside_the_new_one(accounts):
     assert accounts("rotate-secret", "acme", "--overlap=0s", INVOICES_ENCRYPTION_KEY=f"{new},{KEY}")
     # The secrets that the old key encrypted have expired now.
     assert accounts("rotate-secret", "acme", INVOICES_ENCRYPTION_KEY=new)["secret"]
+
+
+def test_all_secrets_are_encrypted_anew(accounts, run, tmp_path):
+    """After `re-encrypt`, the new key alone decrypts signing secrets, pay keys and Stripe keys."""
+    new = new_encryption_key()
+    accounts("add", "acme")
+    old, both = SecretCipher([KEY]), {"INVOICES_ENCRYPTION_KEY": f"{new},{KEY}"}
+    with LIBRARY.connect(tmp_path / "invoices.db") as database:
+        for statement in (
+            "INSERT INTO account_pay_keys VALUES ('acct_1', 'p', ?, 0)",
+            "INSERT INTO account_stripe_keys VALUES ('acct_1', ?, 0)",
+        ):
+            database.execute(statement, [old.encrypt("secret")])
+    database.close()
+    assert 2 == run("accounts", "add", "other", INVOICES_ENCRYPTION_KEY=new).exit_code
+
+    shown = run("accounts", "re-encrypt", **both)
+    assert (0, "3 stored secrets are encrypted with the first key now.\n") == (
+        shown.exit_code,
+        shown.stdout,
+    )
+    assert {"count": 3} == accounts("re-encrypt", INVOICES_ENCRYPTION_KEY=new)
+    assert accounts("add", "other", INVOICES_ENCRYPTION_KEY=new)["secret"]
+
+
+def test_secrets_of_an_unknown_key_are_left_as_they_are(accounts, run):
+    """Without the key that encrypted them, nothing is encrypted anew; the exit status is 2."""
+    accounts("add", "acme")
+
+    refusal = run("accounts", "re-encrypt", INVOICES_ENCRYPTION_KEY=new_encryption_key())
+    assert (2, True) == (refusal.exit_code, "must name that key too" in refusal.stderr)
+    assert accounts("add", "other")["secret"]
 
 
 def test_the_documented_steps_after_a_lost_encryption_key_work(accounts, tmp_path):
