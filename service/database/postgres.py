@@ -59,8 +59,7 @@ class PostgresDatabase(Database):
         self._statements = {} if has_prepared_statements else _UNPREPARED
         reading = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._engines = {
-            # `Writers` begins and commits.
-            Lane.WRITE: self._engine(WRITER_COUNT, isolation_level="AUTOCOMMIT"),
+            Lane.WRITE: self._engine(WRITER_COUNT),
             Lane.READ: self._engine(READER_COUNT, **reading),
             Lane.BROWSE: self._engine(BROWSER_COUNT, **reading),
         }

@@ -222,7 +222,12 @@ def _write(
         has_written = driver_connection.total_changes > changes_before
         driver_connection.commit()
     except BaseException:
-        driver_connection.rollback()
+        try:
+            driver_connection.rollback()
+        except BaseException:
+            # In an open transaction no other one can begin.
+            writer.drop()
+            raise
         raise
     finally:
         if connection.in_transaction():
@@ -275,6 +280,12 @@ class _Writer:
         self._driver.is_watched = is_watched(self._kept)
         self._driver.connection.execute("BEGIN IMMEDIATE")
         return self._kept, self._driver.connection
+
+    def drop(self) -> None:
+        """Close the connection, whose state is not known; the next transaction opens one."""
+        if self._kept is not None:
+            self._kept.invalidate()
+        self.close()
 
     def close(self) -> None:
         """Close the connection, if there is one."""

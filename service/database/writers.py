@@ -39,7 +39,7 @@ _Writer = tuple[AsyncConnection, _Driver]
 
 
 class Writers:
-    """Connections of *engine*, on which SQLAlchemy begins no transaction itself."""
+    """Connections of *engine*, taken once and kept."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -78,7 +78,9 @@ class Writers:
         pooled = await connection.get_raw_connection()
         driver: Any = pooled.driver_connection
         of_connection = _Driver(driver)
-        await connection.execution_options(**{DRIVER: of_connection})
+        # Otherwise SQLAlchemy would begin a transaction as well.
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", DRIVER: of_connection}
+        await connection.execution_options(**options)
         return connection, of_connection
 
     async def _give_back(self, writer: _Writer) -> None:

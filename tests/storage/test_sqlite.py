@@ -104,6 +104,37 @@ async def test_a_transaction_that_raises_is_rolled_back(database):
     assert [] == await database.read(names)
 
 
+class NeverRolledBack:
+    """A connection of the library that cannot roll back, as on a disk with errors."""
+
+    def __init__(self, connection):
+        self._connection = connection
+
+    def __getattr__(self, name):
+        return getattr(self._connection, name)
+
+    def rollback(self):
+        """Fail."""
+        raise LIBRARY.OperationalError("disk I/O error")
+
+
+async def test_a_connection_that_cannot_roll_back_is_replaced(database):
+    """Its transaction is open, so no other one could begin on it: the next write opens another."""
+    await database.write(lambda tx: None)
+    driver = database._writer._driver
+    driver.connection = NeverRolledBack(driver.connection)
+
+    def write_and_fail(tx):
+        write_name(tx)
+        raise LookupError("afterwards")
+
+    with pytest.raises(StorageUnavailable, match="disk I/O error"):
+        await database.write(write_and_fail)
+
+    await database.write(write_name, "b")
+    assert ["b"] == await database.read(names)
+
+
 async def test_reads_continue_during_a_write(database):
     """A long write delays no read, and the read sees what was committed before it."""
     has_written, may_commit = threading.Event(), threading.Event()
