@@ -118,7 +118,7 @@ def _with_delays(poll, chains):
 
     A scan goes along so many *chains* at once.
     """
-    modules = (loops, collection, looking, dispatcher, lookout, sweeper)
+    modules = (loops, collection, looking, mailing, dispatcher, lookout, sweeper)
     with MonkeyPatch.context() as patch:
         for module in modules:
             patch.setattr(module, "POLL", poll)

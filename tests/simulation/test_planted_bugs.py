@@ -8,6 +8,7 @@ SEED_COUNT = 1000
 
 GREEDY_COUNT = 12
 """The worlds with a greedy account in which each of their bugs must be found."""
+
 FIRST = {
     "release_needs_no_lease": 45,
     "settling_is_tried_once": 70,
