@@ -163,7 +163,9 @@ class SharedDueRows(DueRows):
 def _accounts_with_due(table: Table, *waiting: ColumnElement[bool]) -> Select[Any]:
     """Up to `ACCOUNTS_MAX` accounts with rows that wait, and since when one of each is due."""
     first = func.min(table.c.account_id)
-    begin = select(select(first).where(*waiting).scalar_subquery().label("account_id"), literal(1))
+    # Without a condition on it, a server may plan to walk along the whole index.
+    beginning = select(first).where(*waiting, table.c.account_id > literal("", Text()))
+    begin = select(beginning.scalar_subquery().label("account_id"), literal(1))
     here = begin.cte("found", recursive=True)
     account_id, number = here.c
     following = select(first).where(*waiting, table.c.account_id > account_id).correlate(here)
