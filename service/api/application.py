@@ -61,7 +61,7 @@ OPERATIONS: tuple[Operation, ...] = (
     read_operation("POST", "/deliveries/{id}/redeliver", deliveries.redeliver_delivery),
     read_operation("POST", "/deliveries/redeliver", deliveries.redeliver_deliveries),
     read_operation("GET", "/events", events.list_events),
-    read_operation("GET", "/receivers/", receivers.list_receivers),
+    read_operation("GET", "/receivers", receivers.list_receivers),
     read_operation("GET", "/receivers/{id}", receivers.get_receiver),
     read_operation("POST", "/receivers/{id}/pause", receivers.pause_receiver),
     read_operation("POST", "/receivers/{id}/resume", receivers.resume_receiver),

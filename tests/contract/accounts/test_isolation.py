@@ -55,7 +55,7 @@ def test_every_operation_is_covered():
     known = {("GET", path) for path in (*LISTS, *BY_ID, FEED)}
     changes = (REDELIVER, REDELIVER_ALL, CANCEL, VOID, REFUND)
     known |= {("POST", path) for path in ("/invoices/", *changes)}
-    known |= {("GET", "/receivers/"), ("GET", RECEIVER), *(("POST", path) for path in BY_HAND)}
+    known |= {("GET", "/receivers"), ("GET", RECEIVER), *(("POST", path) for path in BY_HAND)}
     # Their tests are those of listeners.
     known |= {(method, path) for method, path in PRIVATE if path.startswith("/listen")}
 
