@@ -44,6 +44,13 @@ _REFUSALS = (
 )
 """Raised for a wrong address, user, password or database name."""
 
+_OF_DRIVER = (
+    asyncpg.InterfaceError,
+    asyncpg.PostgresError,
+    # Raised for a statement on a connection that the server is just closing.
+    asyncpg.InternalClientError,
+)
+
 _TIMED_OUT = "57014"
 """The SQLSTATE of a statement that was ended because it took longer than `STATEMENT_SECONDS`."""
 
@@ -110,7 +117,7 @@ def translated(*, is_of_statements: bool = False) -> Iterator[None]:
     except PoolTimeoutError as error:
         # A server that is away refuses connections, or does not answer in `CONNECT_SECONDS`.
         raise StorageBusy("PostgreSQL: all connections were in use for too long") from error
-    except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError, DBAPIError) as error:
+    except (OSError, DBAPIError, *_OF_DRIVER) as error:
         of_driver = error.orig if isinstance(error, DBAPIError) else error
         if is_of_statements and _sqlstate(of_driver) == _TIMED_OUT:
             raise StorageBusy(f"PostgreSQL: {of_driver}") from error

@@ -70,6 +70,7 @@ class Database(ABC):
     def __init__(self) -> None:
         self._unavailable_since: float | None = None
         self._has_failed_to_write = False
+        self._is_recovering = False
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
@@ -179,12 +180,19 @@ class Database(ABC):
 
     async def _has_answered(self, *, has_written: bool) -> None:
         """End an outage, unless writes have failed and none has succeeded since."""
-        if self._unavailable_since is None or (self._has_failed_to_write and not has_written):
+        began_at = self._unavailable_since
+        is_over = began_at is not None and (has_written or not self._has_failed_to_write)
+        if began_at is None or not is_over or self._is_recovering:
             return
-        seconds = round(time.monotonic() - self._unavailable_since, 3)
+        self._is_recovering = True
+        try:
+            # Until then the outage goes on: what is from before it may fail once more.
+            await self._recover()
+        finally:
+            self._is_recovering = False
+        seconds = round(time.monotonic() - began_at, 3)
         self._unavailable_since, self._has_failed_to_write = None, False
         log.warning("storage.found", extra={"fields": {"away_seconds": seconds}})
-        await self._recover()
 
     @abstractmethod
     async def _transact(

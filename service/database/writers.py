@@ -6,6 +6,7 @@ a greenlet for each of them, a task and several events, for three transactions o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import asyncpg
@@ -24,6 +25,8 @@ class _Driver:
     def __init__(self, connection: asyncpg.Connection) -> None:
         self.connection = connection
         self.is_watched = False
+        self.is_sound = True
+        """Whether its last transaction has ended as it should; another one may begin then."""
 
     def run(self, text: str, values: tuple[Any, ...]) -> int:
         status: str = await_only(self.connection.execute(text, *values))
@@ -50,7 +53,7 @@ class Writers:
         self, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
     ) -> T:
         """Run *work* in a transaction and commit it; an exception rolls all of it back."""
-        writer = self._kept.pop() if self._kept else await self._open()
+        writer = await self._take()
         connection, driver = writer
         try:
             result = await connection.run_sync(_transact, driver, work, args, options)
@@ -69,6 +72,15 @@ class Writers:
         while self._kept:
             await self._kept.pop()[0].close()
 
+    async def _take(self) -> _Writer:
+        while self._kept:
+            writer = self._kept.pop()
+            if not writer[1].connection.is_closed():
+                return writer
+            # The server has closed it while it was not in use.
+            await _drop(writer)
+        return await self._open()
+
     async def _open(self) -> _Writer:
         self._opening_count += 1
         try:
@@ -85,7 +97,7 @@ class Writers:
 
     async def _give_back(self, writer: _Writer) -> None:
         connection, driver = writer
-        if driver.connection.is_closed() or driver.connection.is_in_transaction():
+        if driver.connection.is_closed() or not driver.is_sound:
             await _drop(writer)
         elif self._opening_count:
             # Somebody waits for a connection, perhaps for this one.
@@ -109,15 +121,19 @@ def _transact(
     options: Mapping[str, Any],
 ) -> T:
     driver.is_watched = is_watched(tx)
+    driver.is_sound = False
     await_only(driver.connection.execute("BEGIN"))
     try:
         result = work(tx, *args, **options)
     except Exception:
-        if not driver.connection.is_closed():
+        # A connection that cannot roll back is dropped; why the work failed is what counts.
+        with suppress(Exception):
             await_only(driver.connection.execute("ROLLBACK"))
+            driver.is_sound = True
         raise
     else:
         await_only(driver.connection.execute("COMMIT"))
+        driver.is_sound = True
         return result
     finally:
         if tx.in_transaction():
