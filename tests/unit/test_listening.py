@@ -261,6 +261,7 @@ async def test_a_request_that_has_arrived_may_be_answered_after_the_link_has_end
     await one.connect()
 
     assert await one.answer(event)
+    await one.store.settled.reaches(1)
 
     assert ("delivered", None, ["delivered"]) == await one.shown("msg_1")
 
@@ -273,7 +274,7 @@ async def test_a_request_that_has_arrived_and_is_not_answered_times_out(one, clo
     acknowledge(stream, event, clock)
 
     clock.advance(TIMEOUT)
-    await idle()
+    await one.store.settled.reaches(1)
 
     assert ["timeout"] == (await one.shown("msg_1"))[2]
     assert not await one.answer(event)
@@ -300,7 +301,7 @@ async def test_a_listener_that_acknowledges_nothing_has_received_what_was_sent(o
     await taken(stream, "delivery")
 
     clock.advance(TIMEOUT)
-    await idle()
+    await one.store.settled.reaches(1)
 
     assert stream.end is None
     assert ["timeout"] == (await one.shown("msg_1"))[2]
@@ -360,6 +361,7 @@ async def test_a_redelivery_waits_for_the_listener(one, clock):
     stream = await one.connect()
     await add_delivery(one.store, "1", **for_listener("laptop"))
     await one.answer(await taken(stream, "delivery"))
+    await one.store.settled.reaches(1)
     await one.listeners.disconnect(stream)
     await one.store.redeliver("dev", "msg_1", clock.now())
     await idle()
@@ -425,7 +427,7 @@ async def test_an_answer_may_reach_another_process(one, process, clock):
         assert await other.answer(event)
         assert not await other.answer(event)
         clock.advance(SECOND)
-        await idle()
+        await one.store.settled.reaches(1)
 
         assert ("delivered", None, ["delivered"]) == await one.shown("msg_1")
 
@@ -440,7 +442,7 @@ async def test_an_answer_that_another_process_took_in_time_counts(one, process, 
         await idle()
         await other.listeners._store.answer(key_of(event), OK, clock.now())
         clock.advance(SECOND)
-        await idle()
+        await one.store.settled.reaches(1)
 
         assert ("delivered", None, ["delivered"]) == await one.shown("msg_1")
         assert not await other.answer(event)
@@ -563,7 +565,7 @@ async def test_receivers_are_called_as_before(one, receivers):
     await one.connect()
     await add_delivery(one.store, "1")
     await receivers.requests.reaches(1)
-    await idle()
+    await one.store.settled.reaches(1)
 
     assert ("delivered", None, ["delivered"]) == await one.shown("msg_1")
 
