@@ -413,8 +413,8 @@ def _take_step(tx, step, new):
 
 
 def _status_after(row, step):
-    """The status to which a step moves an invoice; a step to `received` moves nothing."""
-    return row["status"] if step.status is InvoiceStatus.RECEIVED else step.status.value
+    """The status after a step; one to the status that was leased moves nothing."""
+    return row["status"] if step.status is step.invoice.status else step.status.value
 
 
 def _report(tx, items):

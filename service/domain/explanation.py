@@ -325,9 +325,9 @@ _WAITING: dict[WaitingFor, tuple[Verdict, str, str | None]] = {
 
 
 _NEXT = {
-    Verdict.EARLIER_EVENT: NextStep.EARLIER_EVENT,
-    Verdict.PAUSED: NextStep.RESUMPTION,
-    Verdict.LISTENER: NextStep.LISTENER,
+    WaitingFor.EARLIER_EVENT: NextStep.EARLIER_EVENT,
+    WaitingFor.PAUSED: NextStep.RESUMPTION,
+    WaitingFor.LISTENER: NextStep.LISTENER,
 }
 """What happens next where that is not an attempt by itself."""
 
@@ -348,7 +348,7 @@ def _waiting(facts: DeliveryFacts, reason: WaitingFor, until: datetime | None) -
         )
     if reason is WaitingFor.COOLDOWN and facts.failing_since:
         more["since"] = facts.failing_since
-    what = _NEXT.get(verdict, NextStep.ATTEMPT)
+    what = _NEXT.get(reason, NextStep.ATTEMPT)
     return Explanation(
         verdict=verdict,
         sentence=sentence,

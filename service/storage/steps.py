@@ -29,7 +29,7 @@ from service.database.bulk import insert_rows
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import Mail
-from service.domain.states import COLLECTING, INVOICE_MOVES, InvoiceStatus
+from service.domain.states import COLLECTING, INVOICE_MOVES
 from service.storage import leases, mails
 from service.storage.deliveries import insert
 from service.storage.feed import stored_callbacks
@@ -169,8 +169,8 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
     )
 
 
-_AS_IT_IS = InvoiceStatus.RECEIVED
-"""A step to this status moves nothing: the mail may have made the invoice `sent` meanwhile."""
+_AS_IT_IS = "as it is"
+"""Stands for the status in which an invoice was leased: its mail may have made it `sent` since."""
 
 _moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, new_event_count=Integer())
 _moving = (
@@ -181,7 +181,7 @@ _moving = (
         )
     )
     .values(
-        status=case((_moved.c.status == _AS_IT_IS.value, invoices.c.status), else_=_moved.c.status),
+        status=case((_moved.c.status == _AS_IT_IS, invoices.c.status), else_=_moved.c.status),
         due_at=_moved.c.due_at,
         event_count=invoices.c.event_count + _moved.c.new_event_count,
     )
@@ -193,7 +193,7 @@ def _move(step: Step, *_: object) -> dict[str, Any]:
         "account_id": step.invoice.account_id,
         "key": step.invoice.key,
         "token": step.invoice.lease_token,
-        "status": step.status and step.status.value,
+        "status": _AS_IT_IS if step.status is step.invoice.status else step.status,
         "due_at": microseconds(step.due_at),
         "new_event_count": 1 if step.event else 0,
     }

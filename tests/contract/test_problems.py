@@ -87,7 +87,7 @@ async def test_options_of_an_unknown_path_is_404(api):
 
 
 @pytest.mark.parametrize(
-    "path", ["/invoices/", "/deliveries", "/healthz", "/readyz/", "/api/docs", "/api/docs/problems"]
+    "path", ["/receivers", "/events", "/healthz", "/readyz/", "/api/docs", "/api/docs/problems"]
 )
 async def test_head_answers_like_get_without_the_body(api, path):
     """HEAD has the status and the headers of GET."""
@@ -95,6 +95,16 @@ async def test_head_answers_like_get_without_the_body(api, path):
 
     assert (get.status, get.content_type) == (head.status, head.content_type)
     assert get.headers["Content-Length"] == head.headers["Content-Length"]
+    assert b"" == await head.read()
+
+
+@pytest.mark.parametrize("path", ["/invoices/", "/deliveries"])
+async def test_head_of_a_list_does_not_read_it(api, path):
+    """HEAD of a list has the status and the type of GET, and no length: that is not known."""
+    head, get = await api.head(path), await api.get(path)
+
+    assert (get.status, get.content_type) == (head.status, head.content_type)
+    assert "Content-Length" not in head.headers
     assert b"" == await head.read()
 
 

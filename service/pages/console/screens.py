@@ -71,7 +71,7 @@ Act = Callable[[Visit, web.Request, Mapping[str, str]], Awaitable[str | Screen]]
 """Does what a form asks for; returns the URL of the page that follows, or a screen."""
 
 
-class Forbidden(RequestError):
+class Forbidden(Exception):
     """The request did not come from a page of this service."""
 
 
@@ -128,7 +128,7 @@ class Screens:
         async def guard(request: web.Request) -> web.StreamResponse:
             try:
                 return await answer(request)
-            except (RequestError, Unavailable, Elsewhere) as error:
+            except (RequestError, Forbidden, Unavailable, Elsewhere) as error:
                 return self._answer_to(error, request)
 
         return guard
@@ -148,7 +148,7 @@ class Screens:
         return self._console.public_path + HOME
 
     def _answer_to(
-        self, error: RequestError | Unavailable | Elsewhere, request: web.Request
+        self, error: RequestError | Forbidden | Unavailable | Elsewhere, request: web.Request
     ) -> web.Response:
         match error:
             case Found():

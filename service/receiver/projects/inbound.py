@@ -133,7 +133,11 @@ def _inbound(
         fields=fields,
         query=tuple(name for name in query if name not in values),
         values=query | values,
-        example={one.name: _example(one, content["example"], values) for one in fields},
+        example={
+            one.name: _example(one, content["example"], values)
+            for one in fields
+            if one.is_required or one.name in content["example"]
+        },
         status=status,
         answer=answer,
     )
