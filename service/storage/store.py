@@ -64,12 +64,17 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FOLLOWED_MAX = 10_000
-"""Invoices with a later event that are remembered; for the others, the loops poll."""
+"""Callbacks with a later event that are remembered; for the others, the loops poll."""
+
+
+def _chain_of(delivery: Delivery) -> str:
+    """Which deliveries wait for each other: those of one callback of an invoice."""
+    return f"{delivery.invoice_key} {delivery.callback}"
 
 
 class Followed:
     """
-    Invoices with an event whose delivery waits for an earlier one, by key.
+    Callbacks of invoices with an event whose delivery waits for an earlier one; see `_chain_of`.
 
     When that one is settled, another process may be the one that holds it. So all processes are
     told.
@@ -79,21 +84,21 @@ class Followed:
         self._counts: dict[str, int] = {}
 
     def set(self) -> None:
-        """Do nothing: which invoices are followed is not known."""
+        """Do nothing: which ones are followed is not known."""
 
     def set_for(self, keys: Collection[str]) -> None:
-        """Each of the invoices *keys* has one more event that waits."""
+        """Each of *keys* has one more event that waits."""
         for key in keys:
             self._counts[key] = self._counts.get(key, 0) + 1
         while len(self._counts) > FOLLOWED_MAX:
             del self._counts[next(iter(self._counts))]
 
     def knows(self, key: str) -> bool:
-        """Whether an event of the invoice waits."""
+        """Whether an event waits there."""
         return key in self._counts
 
     def take(self, key: str) -> bool:
-        """Whether an event of the invoice waited; it waits no longer."""
+        """Whether an event waited there; it waits no longer."""
         count = self._counts.pop(key, 0)
         if count > 1:
             self._counts[key] = count - 1
@@ -329,7 +334,7 @@ class Store:
     async def settle(self, attempt: Attempt) -> bool:
         """Record *attempt* and what follows from it; False if its lease was lost."""
         # The later events of an invoice wait for it; otherwise nobody does.
-        is_awaited = self._followed.knows(attempt.delivery.invoice_key)
+        is_awaited = self._followed.knows(_chain_of(attempt.delivery))
         is_settled = await self._commits.run(attempts.settle, attempt, is_awaited=is_awaited)
         if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
             delivery = attempt.delivery
@@ -337,7 +342,7 @@ class Store:
             # failures are counted anew, and its attempts are not.
             has_only_failures = delivery.attempt_count == delivery.failure_count
             is_again = delivery.cause is Cause.REDELIVERY or not has_only_failures
-            if is_again or self._followed.take(delivery.invoice_key):
+            if is_again or self._followed.take(_chain_of(delivery)):
                 self._signal("deliveries", delivery.receiver)
         return is_settled
 
@@ -420,7 +425,7 @@ class Store:
         for delivery in inserted:
             if delivery.leased_until is None:
                 if delivery.sequence > 1:
-                    self._signal("followed", delivery.invoice_key)
+                    self._signal("followed", _chain_of(delivery))
                 self._signal("deliveries", delivery.receiver)
 
     # Reads, and writes in a transaction of their own
