@@ -19,6 +19,7 @@ from service.accounts.administration import AccountAdministration, IssuedCredent
 from service.accounts.stripe_keys import StripeKeys, parse_stripe_keys
 from service.app import administration_of
 from service.cli.group import WholeHelpGroup
+from service.cli.options import AS_JSON
 from service.settings import Settings, parse_duration, read_settings
 
 T = TypeVar("T")
@@ -55,7 +56,6 @@ def _read_overlap(_context: click.Context, _option: click.Parameter, text: str |
 
 
 NAME = click.argument("name", callback=_check_name)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 OVERLAP = click.option(
     "--overlap",
     callback=_read_overlap,

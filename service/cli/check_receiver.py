@@ -13,12 +13,12 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.checking import calling
 from service.cli.event_loop import run
+from service.cli.options import AS_JSON, SECRET
 from service.cli.terminal import printable
 from service.clock import SystemClock
 from service.delivery.egress import EgressPolicy
 from service.delivery.proxy import Proxy
-from service.delivery.signing import Signer
-from service.development import DEV_NETWORKS, DEV_SECRET
+from service.development import DEV_NETWORKS
 from service.errors import EvaluationError
 from service.receiver.conformance import Result, Status, conforms, run_checks
 from service.receiver.judging import Run
@@ -74,18 +74,13 @@ def _explained(result: Result) -> list[str]:
 
 @click.command("check-receiver")
 @click.argument("url")
-@click.option(
-    "--secret",
-    default=DEV_SECRET,
-    show_default="the public one of the dev account",
-    help="The signing secret that the receiver has, whsec_….",
-)
+@SECRET
 @click.option(
     "--allow-private",
     is_flag=True,
     help="Call private addresses too. Loopback is called where URL names it: 127.0.0.1, localhost.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@AS_JSON
 @click.option(
     "--junit",
     is_flag=False,
@@ -102,10 +97,6 @@ def check_receiver_command(
 
     Exit status: 0 the receiver conforms, 1 it does not, 2 wrong usage.
     """
-    try:
-        Signer((secret,))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--secret") from None
     try:
         requests = Requests(INVOICE_NOTIFICATION, url, secret, SystemClock().now)
     except EvaluationError as error:

@@ -7,6 +7,7 @@ import orjson
 
 from service.accounts.console_sessions import new_link
 from service.app import database_of
+from service.cli.options import AS_JSON
 from service.clock import SystemClock
 from service.errors import AccountDisabled, UnknownAccount
 from service.settings import Settings, read_settings
@@ -20,7 +21,7 @@ from service.storage.store import Store
 @click.option(
     "--operator", "is_operator", is_flag=True, help="Open the console of every account instead."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@AS_JSON
 def console_link_command(name: str | None, *, is_operator: bool, as_json: bool) -> None:
     """
     Print a one-time link to the console of the account NAME; it is valid for ten minutes.

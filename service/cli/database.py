@@ -8,6 +8,7 @@ import orjson
 
 from service.app import database_of
 from service.cli.event_loop import wait_until_set
+from service.cli.options import AS_JSON
 from service.errors import StorageRefused, StorageUnavailable
 from service.loops import POLL
 from service.settings import Settings, read_settings
@@ -18,7 +19,7 @@ log = logging.getLogger("invoices")
 
 
 @click.command("migrate")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@AS_JSON
 def migrate_command(as_json: bool) -> None:
     """Bring the database to the newest schema; on SQLite, `serve` does so by itself."""
     before, now = asyncio.run(_upgrade(read_settings()))

@@ -12,7 +12,7 @@ from service.app import receiver_document_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.cli.group import WholeHelpGroup
-from service.delivery.signing import Signer
+from service.cli.options import SECRET
 from service.development import DEV_SECRET
 from service.receiver.projects.languages import LANGUAGES
 from service.receiver.projects.writing import FolderNotEmpty, write_project
@@ -38,12 +38,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str) -> fl
     show_default=True,
     help="The port to listen on; 0 takes any free one.",
 )
-@click.option(
-    "--secret",
-    default=DEV_SECRET,
-    show_default="the public one of the dev account",
-    help="The signing secret of your account, whsec_….",
-)
+@SECRET
 @click.option(
     "--answer",
     "status_code",
@@ -80,12 +75,7 @@ def receiver_group(
     """Receive callbacks: verify each, print it, and send the declared answer or fail on purpose."""
     if click.get_current_context().invoked_subcommand:
         return
-    try:
-        Signer((secret,))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--secret") from None
     failure = Failure(status_code=status_code, first=fail_first, delay_seconds=delay_seconds)
-
     sys.exit(run(_receive(host, port, secret, failure, as_json=as_json)))
 
 

@@ -292,13 +292,13 @@ def make_due(tx: Connection, account_id: str, payment_id: str, now: datetime) ->
 
 def make_intent_due(
     tx: Connection, account_id: str, payment_intent: str, dispute_id: str | None, now: datetime
-) -> bool:
-    """Have Stripe asked about a payment and its dispute; False if the payment is not known."""
+) -> None:
+    """Have Stripe asked about a payment, if it is known, and about its dispute."""
     changes: dict[str, Any] = {"due_at": now}
     if dispute_id:
         changes["dispute_id"] = dispute_id
     is_it = (payments.c.account_id == account_id, payments.c.payment_intent == payment_intent)
-    return bool(tx.execute(update(payments).where(*is_it).values(changes)).rowcount)
+    tx.execute(update(payments).where(*is_it).values(changes))
 
 
 _PAYMENT = tuple(Payment.__dataclass_fields__)

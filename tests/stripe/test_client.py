@@ -66,12 +66,8 @@ async def test_a_session_is_created_once_for_a_key(calls, fake):
 
     assert first == second
     assert [first.id] == list(fake.sessions)
-    assert (SessionState.OPEN, 999_900, "USD", "01a2") == (
-        first.state,
-        first.amount,
-        first.currency,
-        first.reference,
-    )
+    assert "01a2" == fake.sessions[first.id]["client_reference_id"]
+    assert (SessionState.OPEN, 999_900, "USD") == (first.state, first.amount, first.currency)
     assert first.url.startswith("https://")
 
 

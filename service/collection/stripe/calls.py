@@ -74,7 +74,6 @@ class Session:
     """
 
     id: str
-    reference: str | None
     state: SessionState
     amount: int
     currency: str

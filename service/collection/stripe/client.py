@@ -225,7 +225,6 @@ def _session(found: Mapping[str, Any]) -> Session:
     error = details.get("last_payment_error")
     return Session(
         id=found["id"],
-        reference=found.get("client_reference_id"),
         state=_state(found, details),
         amount=found.get("amount_total") or 0,
         currency=(found.get("currency") or "").upper(),
