@@ -1,8 +1,12 @@
-"""Opens the database that a URL names."""
+"""
+Opens the database that a URL names; only the driver of that one is imported.
+
+The driver of PostgreSQL, with the part of SQLAlchemy that it needs, occupies 9 MiB.
+"""
+
+from importlib import import_module
 
 from service.database.engine import Database
-from service.database.postgres import PostgresDatabase
-from service.database.sqlite import SqliteDatabase
 
 
 def open_database(url: str, *, has_prepared_statements: bool = True) -> Database:
@@ -11,6 +15,11 @@ def open_database(url: str, *, has_prepared_statements: bool = True) -> Database
 
     Some connection poolers in front of PostgreSQL cannot keep prepared statements.
     """
+    database: Database
     if url.startswith("sqlite:"):
-        return SqliteDatabase(url)
-    return PostgresDatabase(url, has_prepared_statements=has_prepared_statements)
+        database = import_module("service.database.sqlite").SqliteDatabase(url)
+    else:
+        database = import_module("service.database.postgres").PostgresDatabase(
+            url, has_prepared_statements=has_prepared_statements
+        )
+    return database
