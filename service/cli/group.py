@@ -29,10 +29,10 @@ class LazyCommands(MutableMapping[str, click.Command]):
         del self._commands[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places.keys() | self._commands.keys())
+        return iter({**self._places, **self._commands})
 
     def __len__(self) -> int:
-        return len(self._places.keys() | self._commands.keys())
+        return len({**self._places, **self._commands})
 
 
 class WholeHelpGroup(click.Group):
