@@ -8,8 +8,8 @@ and each settlement leaves one, and whoever looks for what is due must not have 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import asyncpg
 
@@ -28,40 +28,44 @@ QUERY = "SELECT count(*) FROM deliveries"
 def held(at: Setting) -> Figures:
     """The rate and the processor time beside an open transaction, without, and how they compare."""
     order = (False, True) if at.is_reversed else (True, False)
-    found = {is_held: asyncio.run(_measure(at, is_held=is_held)) for is_held in order}
+    found = {is_held: _measure(at, is_held=is_held) for is_held in order}
     for is_held, words in ((False, "no open transaction"), (True, "beside an open transaction")):
         yield f"delivered/s, {words}", found[is_held].per_second
     yield "delivered/s, open over none", found[True].per_second / found[False].per_second
     yield "CPU ms each, open over none", _cpu_ms(found[True]) / _cpu_ms(found[False])
 
 
-async def _measure(at: Setting, *, is_held: bool) -> Delivered:
+def _measure(at: Setting, *, is_held: bool) -> Delivered:
     with (
         temporary_folder() as folder,
         at.store.empty(folder) as url,
         running(at.service, folder, url) as service,
     ):
         target = Target(service, at.store, at.receiver)
-        rate = await asyncio.to_thread(warm_up, target, 1)
-        async with _open_transaction(url, is_open=is_held):
-            await asyncio.to_thread(deliver, target, int(rate * BEFORE_SECONDS))
-            return await asyncio.to_thread(deliver, target, MEASURED_COUNT)
+        rate = warm_up(target, 1)
+        with _open_transaction(url) if is_held else nullcontext():
+            deliver(target, int(rate * BEFORE_SECONDS))
+            return deliver(target, MEASURED_COUNT)
 
 
-@asynccontextmanager
-async def _open_transaction(url: str, *, is_open: bool) -> AsyncIterator[None]:
+@contextmanager
+def _open_transaction(url: str) -> Iterator[None]:
     """Inside the block, a transaction that has read something waits for its next statement."""
-    if not is_open:
-        yield
-        return
-    connection = await asyncpg.connect(url)
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            await connection.fetchval(QUERY)
+    with asyncio.Runner() as runner:
+        connection = runner.run(_begun(url))
+        try:
             yield
-            await connection.fetchval(QUERY)
-    finally:
-        await connection.close()
+            # If the server had ended it meanwhile, nothing would have been measured.
+            runner.run(connection.fetchval(QUERY))
+        finally:
+            runner.run(connection.close())
+
+
+async def _begun(url: str) -> asyncpg.Connection:
+    connection = await asyncpg.connect(url)
+    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    await connection.fetchval(QUERY)
+    return connection
 
 
 def _cpu_ms(delivered: Delivered) -> float:
