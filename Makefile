@@ -55,7 +55,7 @@ bench: $(RIVALS) ## the benchmark table of this machine
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-quick
-bench-quick: $(RIVALS) ## the same in about a minute, with less to trust
+bench-quick: $(RIVALS) ## the speed alone in one or two minutes, with less to trust
 	@$(BIN)/python -m benchmarks --quick $(ARGS)
 
 .PHONY: bench-instructions

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +15,16 @@ from pathlib import Path
 import click
 
 from benchmarks import load
+from benchmarks.bursts import Delivered
 from benchmarks.errors import BenchmarkError
 from benchmarks.folders import temporary_folder
 from benchmarks.machine import OTHER_CORES, description
 from benchmarks.part import Part, Setting
-from benchmarks.plan import FULL, FURTHER, PARTS, QUICK, SPEED, Plan, is_measured
+from benchmarks.plan import FULL, FURTHER, PARTS, QUICK, SPEED, Measured, Plan, is_measured
 from benchmarks.processes import refusing_url
 from benchmarks.receiver import Receiver, receiving
 from benchmarks.services import BARE_FLOOR, FLOOR, OURS, Service
-from benchmarks.speed import Speed, measure_speed
+from benchmarks.speed import measure_speed
 from benchmarks.stores import STORES, Missing, Store, opened_stores
 from benchmarks.table import Results, as_markdown
 
@@ -39,9 +41,7 @@ class Bench:
 
 
 @click.command()
-@click.option(
-    "--quick", is_flag=True, help="About a minute: fewer and shorter rounds, speed alone."
-)
+@click.option("--quick", is_flag=True, help="One or two minutes: one shorter round, speed alone.")
 @click.option(
     "--only",
     multiple=True,
@@ -63,12 +63,12 @@ def main(
     if only:
         plan = replace(plan, parts=only)
     if rounds:
-        plan = replace(plan, rounds=rounds, further_rounds=rounds)
+        plan = plan.with_rounds(rounds)
     if count:
-        plan = replace(plan, extent=replace(plan.extent, count=count))
+        plan = plan.with_count(count)
     _end_when_told()
     machine, results = description(), Results()
-    machine["delivered/s"] = f"of {plan.extent.count:,} invoices to each service"
+    began = time.monotonic()
     os.sched_setaffinity(0, OTHER_CORES)
     with (
         temporary_folder() as folder,
@@ -79,6 +79,7 @@ def main(
         machine["load, receiver"] = f"{load.KIND}, {receiver.kind}"
         machine.update({name: stores[name].description for name in STORES})
         _measure(Bench(plan, stores, receiver, nobody, results))
+        machine["minutes taken"] = f"{(time.monotonic() - began) / 60:.1f}"
         missing = {name for name in STORES if isinstance(stores[name], Missing)}
     click.echo("\n".join(f"* {name}: {value}" for name, value in machine.items()))
     click.echo(f"\n{as_markdown(results)}")
@@ -103,9 +104,11 @@ def _end_when_told() -> None:
 
 def _measure(bench: Bench) -> None:
     plan = bench.plan
-    for number in range(plan.rounds if SPEED in plan.parts else 0):
-        for service in plan.services:
-            _measure_speed(bench, service, number)
+    speeds = plan.speeds if SPEED in plan.parts else ()
+    for number in range(max((one.rounds for one in speeds), default=0)):
+        for one in speeds:
+            if number < one.rounds:
+                _measure_speed(bench, one, number)
     further = {name: part for name, part in FURTHER.items() if name in plan.parts}
     for number in range(plan.further_rounds if further else 0):
         for name, part in further.items():
@@ -114,16 +117,17 @@ def _measure(bench: Bench) -> None:
                     _measure_part(bench, (name, part), service, number)
 
 
-def _measure_speed(bench: Bench, service: Service, number: int) -> None:
+def _measure_speed(bench: Bench, measured: Measured, number: int) -> None:
     """Every service once in each round, so that noise of the machine meets all of them."""
-    results, store = bench.results, bench.stores[service.store]
+    results, service = bench.results, measured.service
+    store = bench.stores[service.store]
     if service.name in results.failures:
         return
-    what = f"[{number + 1}/{bench.plan.rounds}] {service.name}"
+    what = f"[{number + 1}/{measured.rounds}] {service.name}"
     with _reported(results, service.name, what), temporary_folder() as folder:
-        speed = measure_speed(service, store, bench.receiver, folder, bench.plan.extent)
+        speed = measure_speed(service, store, bench.receiver, folder, measured.extent)
         results.speeds.setdefault(service.name, {})[number] = speed
-        _say(f"    {speed.delivered_per_second:,.0f} delivered/s, {_company(speed)}")
+        _say(f"    {speed.burst.per_second:,.0f} delivered/s, {_company(speed.burst)}")
 
 
 def _measure_part(bench: Bench, named: tuple[str, Part], service: Service, number: int) -> None:
@@ -167,9 +171,9 @@ def _has_failed(results: Results, missing: set[str]) -> bool:
     return any(failed.endswith(name) for failed in results.failures for name in ours)
 
 
-def _company(speed: Speed) -> str:
-    others = f"{speed.others_share:.0%} of its core went to others"
-    return f"{others}, the other core was {speed.other_core_share:.0%} busy"
+def _company(burst: Delivered) -> str:
+    others = f"{burst.others_share:.0%} of its core went to others"
+    return f"{others}, the other core was {burst.other_core_share:.0%} busy"
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from benchmarks.bursts import new_run
 from benchmarks.errors import BenchmarkError
 from benchmarks.folders import temporary_folder
 from benchmarks.machine import OTHER_CORES, SERVICE_CORES, busy_seconds
@@ -19,7 +20,6 @@ from benchmarks.part import Figures, Setting
 from benchmarks.receiver import Receiver, receiving
 from benchmarks.rows import Rows, fill
 from benchmarks.services import DISPATCHER, running
-from benchmarks.speed import new_run
 
 ANSWER_SECONDS = 0.05
 SLOTS = 16

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import quantiles
 
+from benchmarks.bursts import deliver_at, new_run
 from benchmarks.folders import temporary_folder
 from benchmarks.load import Order, send
 from benchmarks.part import Figures, Setting
 from benchmarks.processes import HOST
 from benchmarks.services import running
-from benchmarks.speed import deliver_at, new_run
 
 HANGING_COUNT = 100
 INVOICES_EACH = 20

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from benchmarks.bursts import Delivered, Target, measure_deliveries
 from benchmarks.folders import temporary_folder
 from benchmarks.part import Figures, Setting
+from benchmarks.receiver import Receiver
 from benchmarks.rows import Rows
 from benchmarks.services import running
-from benchmarks.speed import Delivered, Target, measure_deliveries
 
 SECONDS = 3
 """Short, so that what is delivered meanwhile does not become a history of its own."""
@@ -26,13 +27,14 @@ def history(at: Setting) -> Figures:
     yield f"delivered/s, {words}", found[many].per_second / found[few].per_second
 
 
-def _measure(at: Setting, count: int) -> Delivered:
-    """
-    Deliveries of a service whose database holds *count* delivered invoices.
+def delivered_rows(count: int, receiver: Receiver) -> Rows:
+    """Invoices with their event, their delivery to *receiver*, and its only attempt."""
+    return Rows("delivered", count, receiver.url, is_delivered=True)
 
-    Each of those has its event, its delivery and its attempt, all at the receiver that is called.
-    """
-    rows = Rows("delivered", count, at.receiver.url, is_delivered=True)
+
+def _measure(at: Setting, count: int) -> Delivered:
+    """Deliveries of a service whose database holds *count* delivered invoices."""
+    rows = delivered_rows(count, at.receiver)
     with (
         temporary_folder() as folder,
         at.store.filled(rows, folder) as url,

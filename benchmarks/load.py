@@ -29,11 +29,16 @@ KIND = "wrk" if shutil.which("wrk") else "ours"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What was sent: when the first and the last answer came, and each, where that is known."""
+    """
+    What was sent: when the first and the last answer came.
+
+    Where that is known, also when each invoice was *sent* and *answered*.
+    """
 
     first_at: float
     last_at: float
     refused_count: int
+    sent: dict[str, float] = field(default_factory=dict)
     answered: dict[str, float] = field(default_factory=dict)
 
 

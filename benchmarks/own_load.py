@@ -32,7 +32,7 @@ BODY = (
 
 
 class Generator:
-    """Sends *count* invoices over its connections, and remembers when each was answered."""
+    """Sends *count* invoices over its connections; remembers when each was sent and answered."""
 
     def __init__(self, run: str, count: int, paths: list[str], rate: float) -> None:
         self._ids = (f"{run}-{number}" for number in range(1, count + 1))
@@ -41,15 +41,17 @@ class Generator:
         self.rate = rate
         self._waiting: deque[str] = deque()
         self._idle: list[Connection] = []
+        self.sent: dict[str, float] = {}
         self.answered: dict[str, float] = {}
         self.refused_count = 0
         self.is_done = asyncio.Event()
 
     def next_request(self) -> tuple[str, bytes] | None:
-        """The next invoice that may be sent now, if there is one."""
+        """The next invoice that may be sent now, if there is one; it counts as sent."""
         invoice_id = next(self._ids, None) if not self.rate else self._next_waiting()
         if invoice_id is None:
             return None
+        self.sent[invoice_id] = time.time()
         body = BODY.format(invoice_id)
         return invoice_id, f"{HEAD.format(next(self._paths), len(body))}\r\n\r\n{body}".encode()
 
@@ -149,6 +151,7 @@ def main(arguments: Iterator[str]) -> None:
         "first_at": min(generator.answered.values()),
         "last_at": max(generator.answered.values()),
         "refused_count": generator.refused_count,
+        "sent": generator.sent,
         "answered": generator.answered,
     }
     result.write_text(json.dumps(told))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from benchmarks.dispatchers import dispatchers
 from benchmarks.greedy import greedy
 from benchmarks.hanging import hanging
+from benchmarks.held import held
 from benchmarks.history import history
 from benchmarks.memory import memory
 from benchmarks.part import Part
@@ -23,6 +24,7 @@ from benchmarks.services import (
 )
 from benchmarks.speed import Extent
 from benchmarks.stores import POSTGRES
+from benchmarks.workers import workers
 
 SPEED = "speed"
 
@@ -32,6 +34,8 @@ FURTHER: Mapping[str, Part] = MappingProxyType(
         "history": history,
         "hanging": hanging,
         "greedy": greedy,
+        "held": held,
+        "workers": workers,
         "dispatchers": dispatchers,
     }
 )
@@ -39,49 +43,88 @@ FURTHER: Mapping[str, Part] = MappingProxyType(
 
 PARTS = (SPEED, *FURTHER)
 
-_ONLY_ON = {"dispatchers": POSTGRES}
+_ONLY_ON = {"held": POSTGRES, "workers": POSTGRES, "dispatchers": POSTGRES}
+
+
+RATES = (100, 350, 600)
+"""Invoices a second of the steady loads: as many for our service as for a bare application."""
+
+STEADY = (BARE_FLOOR, *OURS)
+"""What is measured at these rates too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A service whose speed is measured to this *extent*, in so many *rounds*."""
+
+    service: Service
+    extent: Extent
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
-    *parts* in so many rounds, and how much of each service in each.
+    *parts*, and how much of each.
 
-    Speed has rounds of its own; the *further* ones are those of all other parts.
+    The *further* rounds and seconds are those of all parts but speed.
     """
 
     parts: tuple[str, ...]
-    rounds: int
-    extent: Extent
+    speeds: tuple[Measured, ...]
     further_rounds: int
     further_seconds: float
-    services: tuple[Service, ...]
     pending_counts: tuple[int, ...]
     history_counts: tuple[int, int]
+
+    def with_rounds(self, rounds: int) -> Plan:
+        """The same in so many rounds of everything."""
+        speeds = tuple(replace(one, rounds=rounds) for one in self.speeds)
+        return replace(self, speeds=speeds, further_rounds=rounds)
+
+    def with_count(self, count: int) -> Plan:
+        """The same with so many invoices in every burst."""
+        speeds = tuple(replace(one, extent=replace(one.extent, count=count)) for one in self.speeds)
+        return replace(self, speeds=speeds)
+
+
+def _speeds(extent: Extent, rival_extent: Extent, rounds: int) -> tuple[Measured, ...]:
+    """
+    Our service, what it is compared with, and, in one round, what one would write instead.
+
+    That one gets slower with each invoice that waits: as many as we deliver would take minutes.
+    """
+    services = (FLOOR, BARE_FLOOR, *OURS, *DEFAULT_DELAY)
+    alone = replace(extent, rates=())
+    return (
+        *(Measured(one, extent if one in STEADY else alone, rounds) for one in services),
+        Measured(SHARED_CLIENT, rival_extent, 1),
+        Measured(POST, replace(rival_extent, count=rival_extent.count // 2), 1),
+    )
 
 
 FULL = Plan(
     parts=PARTS,
-    rounds=5,
-    extent=Extent(count=3_000, seconds=3),
-    further_rounds=3,
+    speeds=_speeds(
+        Extent(count=3_000, seconds=3, rates=RATES), Extent(count=1_000, seconds=3), rounds=3
+    ),
+    further_rounds=1,
     further_seconds=10,
-    services=(FLOOR, BARE_FLOOR, *OURS, *DEFAULT_DELAY, SHARED_CLIENT, POST),
     pending_counts=(0, 10_000, 100_000),
     history_counts=(1_000, 1_000_000),
 )
 QUICK = Plan(
     parts=(SPEED,),
-    rounds=2,
-    extent=Extent(count=500, seconds=0.5),
+    speeds=_speeds(
+        Extent(count=500, seconds=1, rates=RATES[:1]), Extent(count=500, seconds=0.5), rounds=1
+    ),
     further_rounds=1,
     further_seconds=3,
-    services=(FLOOR, BARE_FLOOR, *OURS, SHARED_CLIENT, POST),
     pending_counts=(0, 10_000, 100_000),
     history_counts=(1_000, 100_000),
 )
 
 
 def is_measured(part: str, service: Service) -> bool:
-    """Whether *part* makes sense for *service*: SQLite's file has one dispatcher."""
+    """Whether *part* makes sense for *service*: one process uses a file of SQLite."""
     return _ONLY_ON.get(part, service.store) == service.store

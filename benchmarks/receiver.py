@@ -42,11 +42,16 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """A receiver that runs; *kind* is what it is made of."""
+    """
+    A receiver that runs; *kind* is what it is made of.
+
+    Its clock shows whole *tick_seconds*, so half of them are added to what it has noted.
+    """
 
     kind: str
     url: str
     arrivals: Path
+    tick_seconds: float = 0.0
 
     def wait_for(
         self, run: str, count: int, *, stalled_seconds: float = STALLED_SECONDS
@@ -65,7 +70,7 @@ class Receiver:
                 text = unfinished + lines.read()
                 complete, _, unfinished = text.rpartition("\n")
                 before = len(arrived)
-                _note(arrived, complete, f"/invoices/{run}-")
+                self._note(arrived, complete, f"/invoices/{run}-")
                 if len(arrived) > before:
                     progress_at = time.monotonic()
                 elif time.monotonic() - progress_at > stalled_seconds:
@@ -73,6 +78,13 @@ class Receiver:
                     raise BenchmarkError(f"{told}, then none for {stalled_seconds:g} s")
                 time.sleep(LOOK_SECONDS)
         return arrived
+
+    def _note(self, arrived: dict[str, float], lines: str, start: str) -> None:
+        for line in lines.splitlines():
+            at, _, path = line.partition(" ")
+            if path.startswith(start):
+                name = path.removeprefix("/invoices/")
+                arrived.setdefault(name, float(at) + self.tick_seconds / 2)
 
 
 @contextmanager
@@ -89,16 +101,10 @@ def receiving(folder: Path, *, delay_seconds: float = 0) -> Iterator[Receiver]:
         configuration = folder / "nginx.conf"
         configuration.write_text(NGINX.format(folder=folder, port=port))
         command = [nginx, "-e", str(folder / "nginx.error"), "-c", str(configuration)]
-        kind = "nginx"
+        kind, tick_seconds = "nginx", 0.001
     else:
-        command, kind = python("benchmarks.own_receiver", port, arrivals, delay_seconds), "ours"
+        command = python("benchmarks.own_receiver", port, arrivals, delay_seconds)
+        kind, tick_seconds = "ours", 0.0
     with started(command, log) as process:
         wait_until_listening(process, port, log)
-        yield Receiver(kind, f"http://{HOST}:{port}", arrivals)
-
-
-def _note(arrived: dict[str, float], lines: str, start: str) -> None:
-    for line in lines.splitlines():
-        at, _, path = line.partition(" ")
-        if path.startswith(start):
-            arrived.setdefault(path.removeprefix("/invoices/"), float(at))
+        yield Receiver(kind, f"http://{HOST}:{port}", arrivals, tick_seconds)

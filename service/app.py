@@ -51,7 +51,6 @@ from service.collection.payments import Payments
 from service.collection.reversal import Reversals
 from service.collection.sandbox import ENDING_LABELS, ENDINGS, Sandbox
 from service.collection.sending import Transport
-from service.collection.smtp import Smtp, SmtpServer
 from service.collection.stripe.calls import CONNECTIONS_MAX, StripeCalls
 from service.collection.stripe.collector import NAME as STRIPE
 from service.collection.stripe.service import Stripe, StripeService
@@ -646,7 +645,10 @@ async def _joined(service: Service, clock: Clock) -> AsyncIterator[None]:
 def _mail_transport(settings: Settings) -> Transport:
     if not settings.smtp_url:
         return Outbox(settings.mail_outbox)
-    return Smtp(SmtpServer.of(settings.smtp_url), parseaddr(settings.mail_from)[1])
+    smtp = import_module("service.collection.smtp")
+    server = smtp.SmtpServer.of(settings.smtp_url)
+    transport: Transport = smtp.Smtp(server, parseaddr(settings.mail_from)[1])
+    return transport
 
 
 @asynccontextmanager

@@ -25,7 +25,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-import service.cli.commands  # noqa: F401 -- the slow import, done before the first request
+import service.database.postgres
+import service.database.sqlite
+import service.storage.migrating  # noqa: F401 -- the slow imports, done before the first request
+from service.cli.commands import main as command_line
+
+COMMANDS = dict(command_line.commands)
+"""All commands: each is imported when it is read."""
 
 ROOT = Path(__file__).parents[1]
 REAPING_SECONDS = 0.01

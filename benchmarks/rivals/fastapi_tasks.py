@@ -57,7 +57,10 @@ def send_post(url: str, event: dict[str, Any]) -> None:
     httpx.post(url, json=event, timeout=15).raise_for_status()
 
 
-SENDERS: dict[str, Callable[[str], Any]] = {"shared": send_shared, "post": send_post}
+SENDERS: dict[str, Callable[[str, dict[str, Any]], Any]] = {
+    "shared": send_shared,
+    "post": send_post,
+}
 
 
 @app.post("/invoices/", status_code=202)

@@ -4,19 +4,22 @@ Encryption of stored secrets with `cryptography`, and the making of keys and sec
 The key is in the environment, or in a file beside an SQLite database. A person who has the database
 alone cannot sign in our name. Several keys may be given while one replaces another: the first
 encrypts, all of them decrypt.
+
+The library is imported for the first cipher: its 7 MiB are not needed in development mode, where
+nothing is encrypted.
 """
 
 import os
 import secrets
 import tempfile
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from service.errors import ConfigurationError
 
+KEY_BYTES = 32
 SECRET_BYTES = 32
 
 
@@ -31,14 +34,17 @@ class SecretCipher:
     def __init__(self, keys: Sequence[str]) -> None:
         if not keys:
             raise ValueError("At least one encryption key is needed.")
-        self._fernet = MultiFernet([Fernet(key) for key in keys])
+        fernet = import_module("cryptography.fernet")
+        self._fernet = fernet.MultiFernet([fernet.Fernet(key) for key in keys])
+        self._invalid_token: type[Exception] = fernet.InvalidToken
 
     def __repr__(self) -> str:
         return "<SecretCipher>"
 
     def encrypt(self, secret: str) -> bytes:
         """*secret* as ciphertext, which may be stored."""
-        return self._fernet.encrypt(secret.encode())
+        ciphertext: bytes = self._fernet.encrypt(secret.encode())
+        return ciphertext
 
     def renew(self, ciphertext: bytes) -> bytes:
         """
@@ -57,17 +63,18 @@ class SecretCipher:
             ConfigurationError: if it was encrypted with none of the keys.
         """
         try:
-            return self._fernet.decrypt(ciphertext).decode()
-        except InvalidToken:
+            secret: bytes = self._fernet.decrypt(ciphertext)
+        except self._invalid_token:
             raise ConfigurationError(
                 "A secret in the database was encrypted with another key. "
                 "INVOICES_ENCRYPTION_KEY must name that key too."
             ) from None
+        return secret.decode()
 
 
 def new_encryption_key() -> str:
     """A key for a `SecretCipher`: 32 random bytes in URL-safe base64."""
-    return Fernet.generate_key().decode()
+    return urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode()
 
 
 def make_key_file(path: Path) -> None:

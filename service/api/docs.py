@@ -17,16 +17,17 @@ from functools import cache, lru_cache, partial
 from hashlib import sha256
 from html import escape
 from http import HTTPStatus
-from importlib.resources import files
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from string import Template
 from typing import Any
 
 import orjson
-import yaml
 from aiohttp import ETag, hdrs, web
 
 from service.api.operations import PROBLEM_DESCRIPTIONS, other_form
-from service.errors import Conflict, FieldError, InvalidInput
+from service.errors import ConfigurationError, Conflict, FieldError, InvalidInput
 from service.web.problems import DOCS_PATH as PREFIX
 from service.web.problems import PROBLEMS, UNAVAILABLE
 
@@ -41,8 +42,17 @@ CONFLICT = (
 
 PERMISSIONS_POLICY = "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
 
-SWAGGER_UI = files("swagger_ui") / "static"
-PAGE = files("service.api") / "page"
+
+def _folder_of(package: str) -> Path:
+    """Where *package* is, without importing it: Swagger UI's brings a web application, and YAML."""
+    spec = find_spec(package)
+    if not spec or not spec.origin:
+        raise ConfigurationError(f"The package {package} is not installed.")
+    return Path(spec.origin).parent
+
+
+SWAGGER_UI = _folder_of("swagger_ui") / "static"
+PAGE = Path(__file__).with_name("page")
 
 FILES = {
     "swagger-ui.css": (SWAGGER_UI, "text/css"),
@@ -113,24 +123,9 @@ def _content(name: str) -> bytes:
 
 
 def as_yaml(document: Mapping[str, Any]) -> str:
-    """*document* in YAML, in its own order, with paragraphs as blocks."""
-    return yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes no aliases, and text of several lines as a block."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Repeat equal values: aliases are hard to read."""
-        return True
-
-
-def _text_node(dumper: _Dumper, text: str) -> yaml.Node:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _text_node)
+    """*document* in YAML, in its own order; the writer, 1 MiB, is imported at first use."""
+    text: str = import_module("service.api.yaml_documents").as_yaml(document)
+    return text
 
 
 def _both_forms(path: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from service.cli.accounts import create_first_account
 from service.cli.database import wait_for_database
 from service.cli.event_loop import stop_signal, wait_until_set
+from service.cli.statuses import WRONG_USAGE
 from service.settings import Settings
 from service.telemetry.workers import SHARED_FOLDER, forget_worker
 from service.web.addresses import SETTINGS, listening_sockets
@@ -24,9 +25,6 @@ log = logging.getLogger("invoices.workers")
 
 RESTART_SECONDS = 1
 """The delay before a worker is started again, so that a start that fails is no busy loop."""
-
-WRONG_USAGE = 2
-"""The exit status of a process that cannot start like this; starting it again changes nothing."""
 
 
 async def supervise(

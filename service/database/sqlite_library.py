@@ -7,16 +7,15 @@ where it has wheels. Everything in one process must use the same library: each o
 file locks of the other.
 """
 
-import sqlite3
+from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-try:
-    from pysqlite3 import dbapi2
-except ImportError:
-    dbapi2 = sqlite3
+IS_PACKAGED = find_spec("pysqlite3") is not None
+"""Whether it is that of the package; the other one, 1 MiB, is not even loaded then."""
 
-LIBRARY: ModuleType = dbapi2
+LIBRARY: ModuleType = import_module("pysqlite3.dbapi2" if IS_PACKAGED else "sqlite3")
 """The module of the DB-API."""
 
 # Nulls and bytes are bound as they are. Without an adapter the library looks for methods of each
@@ -27,9 +26,9 @@ LIBRARY.register_adapter(bytes, bytes)
 STATEMENTS_MAX = 512
 """How many prepared statements a connection keeps: more than there are."""
 
-VERSION: str = dbapi2.sqlite_version
+VERSION: str = LIBRARY.sqlite_version
 
-PRODUCT = f"SQLite {VERSION} ({'the system' if dbapi2 is sqlite3 else 'pysqlite3'})"
+PRODUCT = f"SQLite {VERSION} ({'pysqlite3' if IS_PACKAGED else 'the system'})"
 """The library and where it comes from."""
 
 _DEFECT_SINCE = (3, 7, 0)
@@ -48,9 +47,9 @@ def may_corrupt(version: str) -> bool:
 
 def is_interrupted(error: Any) -> bool:
     """Whether *error* was raised because a statement was ended from outside."""
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT
+    return bool(getattr(error, "sqlite_errorcode", None) == LIBRARY.SQLITE_INTERRUPT)
 
 
 def is_busy(error: Any) -> bool:
     """Whether *error* was raised because another connection has a lock."""
-    return bool(error.sqlite_errorcode == sqlite3.SQLITE_BUSY)
+    return bool(error.sqlite_errorcode == LIBRARY.SQLITE_BUSY)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio.engine import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_only
 
 from service.database.compiled import DRIVER, is_watched

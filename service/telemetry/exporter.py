@@ -10,20 +10,11 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import import_module
+from typing import Protocol
 
-from service import __version__
 from service.errors import ConfigurationError
 from service.telemetry.tracing import Tracing
-
-try:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-except ImportError:
-    IS_INSTALLED = False
-else:
-    IS_INSTALLED = True
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -42,24 +33,29 @@ async def exported_traces() -> AsyncIterator[Tracing]:
     if not any(os.environ.get(name) for name in ENDPOINTS):
         yield Tracing()
         return
-    if not IS_INSTALLED:
+    try:
+        spans = import_module("service.telemetry.spans")
+    except ImportError as error:
         raise ConfigurationError(
             f"{ENDPOINTS[0]} is set, and the exporter is not installed: "
             "pip install 'invoices[otel]'."
-        )
-    name = os.environ.get("OTEL_SERVICE_NAME", "invoices")
-    resource = Resource.create({"service.name": name, "service.version": __version__})
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        ) from error
+    provider = spans.sending_provider()
     try:
         yield Tracing(provider)
     finally:
         await _shut_down(provider)
 
 
-async def _shut_down(
-    provider: "TracerProvider",
-) -> None:  # Without the extra there is no such name.
+class _Provider(Protocol):
+    """What is known of the provider here, without its library."""
+
+    def shutdown(self) -> None:
+        """Export what is left."""
+        ...
+
+
+async def _shut_down(provider: _Provider) -> None:
     """Export what is left, in a thread of its own: a collector that hangs would block the loop."""
     sending = threading.Thread(target=provider.shutdown, name="traces-shutdown", daemon=True)
     sending.start()

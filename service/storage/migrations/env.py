@@ -1,4 +1,4 @@
-"""Runs migrations on the connection that `service.storage.schema` hands over."""
+"""Runs migrations on the connection that `service.storage.migrating` hands over."""
 
 from alembic import context
 
