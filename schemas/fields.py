@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -239,24 +239,35 @@ class Instant(fields.AwareDateTime):
     """
     An RFC 3339 instant: accepted with any offset, returned in UTC with milliseconds.
 
-    In a query, a + that is not encoded means a blank: a blank before an offset is read as +.
+    In a query, a + that is not encoded means a blank: a blank before an offset is read as +. A leap
+    second is read as the second behind it.
     """
 
     default_error_messages = {  # noqa: RUF012 -- read only
         "invalid": "Must be an instant such as 2026-01-31T12:00:00Z.",
         "invalid_awareness": "Must have an offset from UTC, such as the Z of 2026-01-31T12:00:00Z.",
+        "range": "Must be in the years 1 to 9999 in UTC.",
     }
 
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> datetime:
-        if isinstance(value, str):
-            value = _OFFSET.sub(r"+\1", value.upper())
-        instant = super()._deserialize(value, attr, data, **kwargs)
+        # What the parser of Python takes besides differs between its versions.
+        match = _INSTANT.fullmatch(value.upper()) if isinstance(value, str) else None
+        if not match:
+            raise self.make_error("invalid", input=value, obj_type="instant")
+        date, minute, second, offset = match.groups()
+        is_leap = second is not None and second.startswith(":60")
+        text = f"{date}T{minute}{':59' if is_leap else second or ''}{offset.replace(' ', '+')}"
+        instant = super()._deserialize(text, attr, data, **kwargs)
         try:
-            return instant.astimezone(UTC)
+            instant = instant.astimezone(UTC) + timedelta(seconds=is_leap)
         except OverflowError:
-            raise self.make_error("invalid", input=value, obj_type="instant") from None
+            raise self.make_error("range") from None
+        if is_leap and instant.time() != time.min:
+            # UTC has leap seconds at the end of a day.
+            raise self.make_error("invalid", input=value, obj_type="instant")
+        return instant
 
     def _serialize(self, value: Any, attr: str | None, obj: Any, **kwargs: Any) -> str | None:
         if value is None:
@@ -265,4 +276,7 @@ class Instant(fields.AwareDateTime):
         return text.removesuffix("+00:00") + "Z"
 
 
-_OFFSET = re.compile(r" ([0-9]{2}:?[0-9]{2})$", re.ASCII)
+_INSTANT = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2}(?:[.,][0-9]+)?)?"
+    r"(Z|[ +-][0-9]{2}:?[0-9]{2}|)"
+)

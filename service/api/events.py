@@ -34,4 +34,9 @@ async def list_events(request: web.Request) -> web.Response:
     wait_seconds = 0 if request.method == hdrs.METH_HEAD else query["wait"]
     wanted = Wanted(query.get("after"), query["limit"], timedelta(seconds=wait_seconds))
     client = Client(lambda: is_lost(request), lambda wake: when_lost(request, wake))
-    return await request.app[DEPENDENCIES].feed.answer(request[ACCOUNT_ID], wanted, client)
+    dependencies = request.app[DEPENDENCIES]
+    response = await dependencies.feed.answer(request[ACCOUNT_ID], wanted, client)
+    if wait_seconds:
+        # The key may have been replaced, or the account disabled, while the request waited.
+        await dependencies.authenticate(request.headers.get(hdrs.AUTHORIZATION))
+    return response

@@ -74,7 +74,7 @@ class RequestParser:
 
         Raises:
             UnsupportedMedia: if a body is not declared as JSON in UTF-8.
-            MalformedRequest: if it is not valid JSON, or a required header is missing.
+            MalformedRequest: if it is not valid JSON, or a header is missing or repeated.
         """
         data: Any
         if location == "json":
@@ -147,6 +147,9 @@ def _headers_for(schema: Schema, request: web.Request) -> dict[str, str]:
     missing = [name for name, of in declared.items() if of.required and name not in request.headers]
     if missing:
         raise MalformedRequest(f"The header {missing[0]} is missing.")
+    repeated = [name for name in declared if len(request.headers.getall(name, ())) > 1]
+    if repeated:
+        raise MalformedRequest(f"The header {repeated[0]} is sent more than once.")
     return {name: request.headers[name] for name in declared if name in request.headers}
 
 

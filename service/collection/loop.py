@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from service.clock import Clock
@@ -18,7 +19,7 @@ from service.domain.invoice import FIRST_LEASE_TOKEN, Event, Invoice, Step
 from service.domain.mail import Mail
 from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
 from service.errors import StorageUnavailable
-from service.loops import POLL, Loop, Round
+from service.loops import POLL, Drain, Loop, Round, persist
 from service.storage.leases import LeaseRound
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
@@ -80,6 +81,7 @@ class Collection(Loop):
         self._callbacks = (callback,)
         self._metrics = metrics
         self._tracing = tracing
+        self._drain = Drain()
         self._held_count = 0
         self._is_backlogged = False
 
@@ -87,6 +89,11 @@ class Collection(Loop):
     def held_count(self) -> int:
         """Invoices that are leased here, or about to be."""
         return self._held_count
+
+    def drain(self) -> None:
+        """Lease no more; `run` returns after the last step."""
+        super().drain()
+        self._drain.begin()
 
     async def accept(self, invoice: Invoice) -> Acceptance:
         """Store *invoice*, unless its account has used the id, and collect it."""
@@ -133,11 +140,11 @@ class Collection(Loop):
         return is_recorded
 
     async def _collect(self, invoice: Invoice, now: datetime) -> None:
-        """Take one step of *invoice*; after a failure, its lease runs out and it is due again."""
+        """Take one step of *invoice*; if that fails, its lease runs out and it is due again."""
         try:
             with self._tracing.begin(SpanKind.INTERNAL, "collect", invoice.traceparent) as span:
                 step = await self._next_step(invoice, now)
-                is_taken = await self._record(step)
+                is_taken = await self._take(step, now + LEASE)
                 if span.is_recorded:
                     fields = {**_log_fields(invoice), "invoice_status": step.status}
                     span.set_attributes({f"invoices.{name}": text for name, text in fields.items()})
@@ -151,6 +158,14 @@ class Collection(Loop):
             log.exception("step.failed", extra={"fields": _log_fields(invoice)})
         finally:
             self._release_capacity()
+
+    async def _take(self, step: Step, leased_until: datetime) -> bool:
+        """Record *step*; while the database is away, again and again until the lease runs out."""
+        try:
+            return await self._record(step)
+        except StorageUnavailable:
+            write = partial(self._record, step)
+            return await persist(write, leased_until, self.clock, self._drain)
 
     async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
         """Call the collector; after `begin`, call `collect` at once if it needs no wait."""

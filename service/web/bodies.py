@@ -33,9 +33,12 @@ class BodyLimits:
         return RequestTooLarge(f"The body is larger than {self.size} bytes.")
 
 
-async def read_body(request: web.Request, limits: BodyLimits) -> None:
+async def read_body(request: web.Request, limits: BodyLimits) -> int:
     """
     Read the body of *request*; from then on `request.read()` returns it at once.
+
+    Returns:
+        Its length in bytes.
 
     Raises:
         RequestTooLarge: if it is larger than *limits* allow.
@@ -49,10 +52,9 @@ async def read_body(request: web.Request, limits: BodyLimits) -> None:
     try:
         if request.content.is_eof():
             # It arrived together with the head, as most do: no timeout is needed.
-            await request.read()
-            return
+            return len(await request.read())
         async with asyncio.timeout(limits.seconds):
-            await request.read()
+            return len(await request.read())
     except TimeoutError:
         raise RequestTimedOut(
             f"The body was not complete after {limits.seconds:g} seconds."

@@ -95,6 +95,9 @@ def _why_not_json(body: bytes, error: Exception) -> str:
         )
     if body.startswith(BOM_UTF8):
         return "The body begins with a byte order mark (EF BB BF), which JSON must not have."
+    if b"\0" in body[:4]:
+        # ASCII text in UTF-16 or UTF-32 without a mark is valid UTF-8, every other byte of it zero.
+        return "The body has zero bytes: encode it as UTF-8, not as UTF-16 or UTF-32."
     if isinstance(error, RecursionError):
         return "The body is nested too deeply."
     return f"The body is not JSON: {error}."

@@ -7,7 +7,7 @@ and counted before its body is read.
 
 import logging
 from collections.abc import Awaitable, Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -17,6 +17,7 @@ from service.telemetry.metrics import OTHER, Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing, traceparent_in
 from service.web import request_ids
 from service.web.bodies import BodyLimits, read_body
+from service.web.large_requests import LARGE_BYTES, LargeRequests
 from service.web.problems import problem_of, problem_of_status
 from service.web.request_ids import request_id_of
 from service.web.responses import add_common_headers
@@ -130,18 +131,22 @@ class Admission:
     private: Mapping[object, Authenticate]
     limit: Callable[[str], None]
     body_limits: BodyLimits
+    large_requests: LargeRequests = field(default_factory=LargeRequests)
 
     @web.middleware
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Call *handler* with the account of the request known and its body read."""
         await self._identify(request)
+        size = len(request.raw_path)
         if request.can_read_body:
             is_late = not request.content.is_eof()
-            await read_body(request, self.body_limits)
+            size += await read_body(request, self.body_limits)
             if is_late and ACCOUNT_ID in request:
                 # The account may have been disabled while the body arrived.
                 authenticate = self.private[request.match_info.handler]
                 await authenticate(request.headers.get(hdrs.AUTHORIZATION))
+        if size > LARGE_BYTES and ACCOUNT_ID in request:
+            await self.large_requests.turn(request[ACCOUNT_ID])
         return await handler(request)
 
     async def expect(self, request: web.Request) -> web.StreamResponse | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import _ErrInfo
 
@@ -42,12 +42,14 @@ TOO_LONG = "The request has a header or a first line that is too long."
 class Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered here and does not reach the application."""
 
-    __slots__ = ("_is_unreadable", "_open", "when_lost")
+    __slots__ = ("_is_unreadable", "_open", "_payload", "has_ended", "when_lost")
 
     def __init__(self, open_: OpenConnections, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._open = open_
         self._is_unreadable = False
+        self._payload: StreamReader | None = None
+        self.has_ended = False
         self.when_lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -63,7 +65,9 @@ class Connection(web.RequestHandler):
         if self._is_unreadable:
             return
         super().data_received(data)
-        last = self._messages[-1][0] if self._messages else None
+        if not self._messages:
+            return
+        last, self._payload = self._messages[-1]
         if isinstance(last, _ErrInfo):
             # aiohttp would make an error of all further data as well. Each error would keep its
             # data and the connection in a reference cycle until the garbage collector runs.
@@ -71,9 +75,35 @@ class Connection(web.RequestHandler):
             if last.exc is not None:
                 last.exc.__traceback__ = None
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """
+        Answer the requests that are complete, and then close, because the client sends no more.
+
+        It may still read (a half-closed connection), or have closed without a word: nobody tells
+        the difference before something is written. So what waits for news is answered at once.
+
+        Returns:
+            True while there is something to answer; else the connection is closed.
+        """
+        self.has_ended = True
+        if self._has_nothing_to_answer():
+            return False
+        if self.when_lost:
+            self.when_lost()
+        return True
+
+    def _has_nothing_to_answer(self) -> bool:
+        """Whether there is no request, or one that is incomplete or has its answer begun."""
+        if self._payload is None or self.is_waiting() or not self._payload.is_eof():
+            return True
+        request = self._current_request
+        # What streams without an end would keep its place for a client that is gone.
+        return request is not None and request.writer.output_size > 0
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Remove the connection from the open ones."""
         self._open.leave(self)
+        self._payload = None
         super().connection_lost(exc)
         if self.when_lost:
             self.when_lost()
@@ -89,6 +119,8 @@ class Connection(web.RequestHandler):
         """Send the answer; from now on the connection waits for the next request."""
         self._open.has_answered(self)
         self.when_lost = None
+        if self.has_ended and not self._messages:
+            self.close()
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(
@@ -180,7 +212,10 @@ class Server:
 
 
 def is_lost(request: web.Request) -> bool:
-    """Whether the client of *request* has closed its connection."""
+    """Whether the client of *request* has closed its connection, or its side of it."""
+    protocol = request.protocol
+    if isinstance(protocol, Connection) and protocol.has_ended:
+        return True
     return request.transport is None or request.transport.is_closing()
 
 

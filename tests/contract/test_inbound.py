@@ -672,3 +672,55 @@ async def test_a_pipelining_flood_is_served_as_it_is_read(wire):
     writer.close()
 
     assert [200] * 3000 + [404] == statuses_in(answer)
+
+
+class TestHalfClosedConnections:
+    """A client may say that it sends no more, and still read: `nc -N` and some proxies do."""
+
+    async def half_closed(self, wire, *pieces):
+        """All that a client reads after it has sent *pieces* and closed its side."""
+        reader, writer = await wire.connect()
+        for piece in pieces:
+            writer.write(piece)
+        writer.write_eof()
+        answer = await closed(reader)
+        writer.close()
+        return answer
+
+    async def test_its_request_is_answered(self, wire):
+        """A complete request is answered, and then the connection is closed."""
+        assert [202] == statuses_in(await self.half_closed(wire, a_request()))
+
+    async def test_all_its_requests_are_answered(self, wire):
+        """Requests that were sent one behind the other are answered in order."""
+        asked = a_request(body=b"", target="/healthz", method="GET")
+
+        answer = await self.half_closed(wire, asked * 20, a_request())
+
+        assert [200] * 20 + [202] == statuses_in(answer)
+
+    async def test_what_is_not_http_is_answered(self, wire):
+        """Garbage gets its 400."""
+        problem_in(await self.half_closed(wire, b"\x16\x03\x01\r\n\r\n"), 400)
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            b"",
+            b"POST /invoices/ HTTP/1.1\r\nHost: a",
+            a_request(body=BODY[:-5], length=len(BODY)),
+            a_request(CHUNKED, body=b"5\r\n{", length=False),
+        ],
+        ids=["nothing", "half a head", "half a body", "half a chunk"],
+    )
+    async def test_an_incomplete_request_ends_at_once(self, wire, piece):
+        """What cannot be completed any more occupies no connection until a deadline."""
+        assert b"" == await self.half_closed(wire, piece)
+
+    async def test_a_request_that_waits_for_events_ends_at_once(self, wire):
+        """It may be the end of a client that is gone: its place is free for others."""
+        asked = a_request(body=b"", target="/events?wait=60", method="GET")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            answer = await self.half_closed(wire, asked)
+
+        assert [200] == statuses_in(answer)

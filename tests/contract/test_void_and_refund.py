@@ -200,6 +200,16 @@ async def test_a_refund_needs_a_key(api, paid):
     assert "Idempotency-Key is missing" in problem["detail"]
 
 
+async def test_two_keys_are_refused(api, paid):
+    """Of a header that is sent twice, none is the right one: proxies join or drop them."""
+    headers = [("Idempotency-Key", "key-1"), ("Idempotency-Key", "key-2")]
+    status, problem = await refunded(api, headers=headers)
+
+    assert 400 == status
+    assert "Idempotency-Key is sent more than once" in problem["detail"]
+    assert ("paid", "0.00", []) == await events(api)
+
+
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "é"])
 async def test_a_key_has_visible_characters(api, paid, key):
     """A key that nobody could recognise is refused."""

@@ -125,6 +125,8 @@ class TestOtherBodies:
             ("byte 9 is 0xFC", '{"id": "ü"}'.encode("latin-1")),
             ("byte 1 is 0xFF", '{"id": "1"}'.encode("utf-16")),
             ("byte order mark", b"\xef\xbb\xbf{}"),
+            ("not as UTF-16", '{"id": "1"}'.encode("utf-16-be")),
+            ("not as UTF-16", '{"id": "1"}'.encode("utf-16-le")),
             ("nested too deeply", b"[" * 990 + b"]" * 990),
         ],
     )

@@ -206,7 +206,7 @@ async def test_private_parts_of_aiohttp_exist() -> None:
         connection = connector._factory()
 
         assert error.exc is not None
-        assert {"_messages", "_waiter"} <= set(web.RequestHandler.__slots__)
+        assert {"_current_request", "_messages", "_waiter"} <= set(web.RequestHandler.__slots__)
         assert connector._loop is asyncio.get_running_loop()
         assert (0, None) == (len(connection._buffer), connection._payload)
         assert (None, None) == (connection._exception, connection._parser)

@@ -308,7 +308,7 @@ async def test_one_bad_invoice_does_not_stop_the_others(collecting, store, clock
 async def test_an_outage_of_the_database_does_not_end_the_collection(
     collecting, store, elsewhere, clock, method
 ):
-    """The loop continues, and a failed step is repeated after its lease has run out."""
+    """The loop continues, and what failed is repeated."""
     await elsewhere.accept(an_invoice())
     store.failing.append(method)
 
@@ -322,6 +322,47 @@ async def test_an_outage_of_the_database_does_not_end_the_collection(
             await idle()
 
     assert (PAID, [("Invoice paid", True)]) == await state_of(store)
+
+
+async def test_a_step_is_recorded_when_the_database_is_back(collecting, store, memory, clock):
+    """A step that an outage kept from being written does not wait for the end of its lease."""
+    collector = FakeCollector()
+    collector.may_answer.clear()
+
+    async with collecting(collector) as (collection, _):
+        await collection.accept(an_invoice())
+        await collector.is_asked.wait()
+        memory.is_away = True
+        collector.may_answer.set()
+        await quiet(clock)
+        memory.is_away = False
+        clock.advance(POLL)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await store.taken.reaches(1)
+
+        assert 1 == collector.asked["1"]
+        assert POLL == clock.now() - START
+
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
+
+
+async def test_a_drain_does_not_wait_for_a_database_that_is_away(collecting, store, memory, clock):
+    """A step that cannot be written is left to the next process."""
+    collector = FakeCollector()
+    collector.may_answer.clear()
+
+    async with collecting(collector) as (collection, running):
+        await collection.accept(an_invoice())
+        await collector.is_asked.wait()
+        memory.is_away = True
+        collector.may_answer.set()
+        await quiet(clock)
+        collection.drain()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await running
+
+    memory.is_away = False
+    assert (RECEIVED, []) == await state_of(store)
 
 
 async def test_a_slow_collection_does_not_delay_others(collecting, store):

@@ -158,6 +158,42 @@ class TestInstant:
         """An instant without an offset, or outside of the calendar, is refused."""
         assert refusal_of(Instant(), text)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "2026-01-31T12:00:00Z\0",
+            "2026-01-31\U0001f60012:00:00Z",
+            "2026-01-31x12:00:00Z",
+            "2026-W05-6T12:00:00Z",
+            "20260131T120000Z",
+            "2026-01-31T12:00:00+01:00:30",
+            "2026-01-31T12:00:00.Z",
+            "٢٠٢٦-01-31T12:00:00Z",
+        ],
+    )
+    def test_only_the_form_of_the_standard_is_accepted(self, text):
+        """What the parser of Python takes besides is refused: it differs between versions."""
+        assert ["Must be an instant such as 2026-01-31T12:00:00Z."] == refusal_of(Instant(), text)
+
+    @pytest.mark.parametrize(
+        "text", ["2016-12-31T23:59:60Z", "2017-01-01T00:59:60.5+01:00", "2016-12-31t23:59:60z"]
+    )
+    def test_a_leap_second_is_the_second_behind_it(self, text):
+        """RFC 3339 has leap seconds, and computers have none."""
+        assert datetime(2017, 1, 1, tzinfo=UTC) == load(Instant(), text)
+
+    @pytest.mark.parametrize("text", ["2016-12-31T12:00:60Z", "2016-12-31T23:59:61Z"])
+    def test_there_are_leap_seconds_at_the_end_of_a_day_alone(self, text):
+        """Another second 60, or a second 61, is refused."""
+        assert refusal_of(Instant(), text)
+
+    @pytest.mark.parametrize(
+        "text", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:60Z"]
+    )
+    def test_an_instant_that_is_beyond_the_calendar_in_utc_is_refused(self, text):
+        """The message names the years that can be compared."""
+        assert ["Must be in the years 1 to 9999 in UTC."] == refusal_of(Instant(), text)
+
     def test_instant_is_dumped_in_utc_with_milliseconds(self):
         """Instants in responses are in UTC with milliseconds."""
         at = datetime(2026, 1, 31, 13, 0, 0, 1999, timezone(timedelta(hours=1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from service.settings import Settings
 from service.storage import accounts
 from tests.askers import NAMES, PRIVATE, Asker, raw_post
 from tests.clock import PATIENCE_SECONDS, advance_loop
+from tests.rows import add_delivery
 
 UNKNOWN_KEY = "inv_aaaaaaaa_" + "A" * 43
 JSON = {"Content-Type": "application/json"}
@@ -75,6 +77,24 @@ async def test_a_disabled_account_is_refused(as_ann, ann, administration):
     await advance_loop(CACHE_SECONDS)
 
     await refused(as_ann, "GET", "/invoices/1")
+
+
+@pytest.mark.parametrize(("status", "is_disabled"), [(401, True), (200, False)])
+async def test_a_request_that_waited_for_events_is_authenticated_again(
+    as_ann, ann, administration, store, clock, status, is_disabled
+):
+    """What happens after an account was disabled is not told to a request that waited for it."""
+    waiting = asyncio.create_task(as_ann.ask("GET", "/events?wait=60"))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not store.arrivals.of(ann.account_id):  # noqa: ASYNC110 -- only the loop has to run
+            await asyncio.sleep(0)
+    if is_disabled:
+        await administration.disable("ann")
+    await advance_loop(CACHE_SECONDS)
+    await add_delivery(store, account_id=ann.account_id)
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert status == (await waiting).status
 
 
 async def test_an_expired_key_is_refused(as_ann, client, ann, administration, clock):
