@@ -10,7 +10,6 @@ statement with parameters for each row is another statement for each number of r
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -33,7 +32,15 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import TableClause
 from sqlalchemy.types import TypeEngine
 
-from service.database.compiled import ROWS_HERE, chunks, run_text
+from service.database.compiled import (
+    ROWS_HERE,
+    GivenRows,
+    chunks,
+    nulls_in,
+    run_text,
+    taking,
+    with_nulls,
+)
 
 COMPUTED = "computed"
 """
@@ -68,7 +75,7 @@ def insert_of(dialect_name: str) -> Any:
     return sqlite.insert if dialect_name == "sqlite" else postgresql.insert
 
 
-class Given(TableClause):
+class Given(GivenRows, TableClause):
     """A table named `given`, with *columns*, whose rows are one parameter, a JSON text."""
 
     inherit_cache = True
@@ -96,9 +103,10 @@ def _insert_values(
 ) -> int:
     inserted = 0
     for chunk in chunks(rows):
-        statement, select_values = _value_statement(table, tx.dialect, ending, len(chunk))
-        values = chain.from_iterable(map(select_values, chunk) if select_values else chunk)
-        inserted += run_text(tx, statement, tuple(values))
+        statement, select_values = _value_statement(
+            table, tx.dialect, ending, len(chunk), nulls_in(chunk)
+        )
+        inserted += run_text(tx, statement, tuple(chain.from_iterable(map(select_values, chunk))))
     return inserted
 
 
@@ -121,11 +129,20 @@ def _array_statement(table: Table, dialect: Dialect, ending: str) -> str:
     return str(compiled) + ending
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _value_statement(
-    table: Table, dialect: Dialect, ending: str, row_count: int
-) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]] | None]:
-    """The statement, and what selects its values from a row; None where a row is its values."""
+    table: Table, dialect: Dialect, ending: str, row_count: int, nulls: tuple[int, ...]
+) -> tuple[str, Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+    """The statement for rows in which the columns *nulls* are null; takes the others from a row."""
+    head, row, taken = _row_of_values(table, dialect)
+    # Repeated here: to compile sixty rows takes longer than to insert a thousand.
+    values = ", ".join([with_nulls(row, taken, nulls)] * row_count)
+    return f"{head} VALUES {values}{ending}", taking([one for one in taken if one not in nulls])
+
+
+@lru_cache(maxsize=64)
+def _row_of_values(table: Table, dialect: Dialect) -> tuple[str, str, Sequence[int]]:
+    """The statement up to its values, the values of one row, and the numbers of their columns."""
     columns = {
         column.name: bindparam(column.name, type_=column.type) for column in _given_columns(table)
     }
@@ -134,10 +151,8 @@ def _value_statement(
     if taken[: len(names)] != names:
         # The driver takes values by position; they would end up in wrong columns.
         raise AssertionError(f"{dialect.name} does not take the columns in their order")
-    select_values = None if taken == names else itemgetter(*map(names.index, taken))
-    # Repeated here: to compile sixty rows takes longer than to insert a thousand.
-    head, keyword, row = str(compiled).partition(" VALUES ")
-    return head + keyword + ", ".join([row] * row_count) + ending, select_values
+    head, _, row = str(compiled).partition(" VALUES ")
+    return head, row, [names.index(one) for one in taken]
 
 
 def _given_columns(table: Table) -> list[Column[Any]]:

@@ -91,7 +91,7 @@ def _change(attempt: Attempt) -> dict[str, Any]:
         "account_id": attempt.delivery.account_id,
         "key": attempt.delivery.id,
         "token": attempt.delivery.lease_token,
-        "status": attempt.decision.status.value,
+        "status": str(attempt.decision.status),
         "reason": None,
         "due_at": None,
         "settled_at": microseconds(attempt.ended_at),
@@ -103,7 +103,7 @@ def _change(attempt: Attempt) -> dict[str, Any]:
         case Retry(delay):
             change |= {"due_at": microseconds(attempt.ended_at + delay), "settled_at": None}
         case Dead(reason):
-            change["reason"] = reason.value
+            change["reason"] = str(reason)
     return change
 
 
@@ -115,9 +115,9 @@ def _row(attempt: Attempt) -> tuple[Any, ...]:
         microseconds(attempt.started_at),  # started_at
         attempt.duration_ms,  # duration_ms
         attempt.status_code,  # status_code
-        attempt.outcome.value,  # outcome
+        str(attempt.outcome),  # outcome
         attempt.detail,  # detail
         attempt.response_body,  # response_body
-        attempt.delivery.cause.value,  # cause
+        str(attempt.delivery.cause),  # cause
         encoded(attempt),  # transmission
     )

@@ -266,7 +266,7 @@ def _row(delivery: Delivery, process_id: int | None) -> tuple[Any, ...]:
         None,  # settled_at
         microseconds(delivery.leased_until),  # leased_until
         delivery.lease_token if delivery.leased_until else 0,  # lease_token
-        delivery.cause.value,  # cause
+        str(delivery.cause),  # cause
         delivery.receiver,  # receiver
         delivery.is_asked,  # is_asked
         process_id if delivery.leased_until else None,  # leased_by

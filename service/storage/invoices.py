@@ -226,7 +226,7 @@ def _row(
         invoice.id,  # id
         *_content_of(invoice),
         invoice.decimals,  # decimals
-        invoice.status.value,  # status
+        str(invoice.status),  # status
         created_at,  # created_at
         stored_callbacks(invoice),  # callbacks
         invoice.event_count,  # event_count

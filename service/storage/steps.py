@@ -193,7 +193,7 @@ def _move(step: Step, *_: object) -> dict[str, Any]:
         "account_id": step.invoice.account_id,
         "key": step.invoice.key,
         "token": step.invoice.lease_token,
-        "status": _AS_IT_IS if step.status is step.invoice.status else step.status,
+        "status": _AS_IT_IS if step.status is step.invoice.status else str(step.status),
         "due_at": microseconds(step.due_at),
         "new_event_count": 1 if step.event else 0,
     }
