@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import orjson
 from sqlalchemy import ClauseElement, Connection, Dialect, literal_column
+from sqlalchemy.dialects import registry
 from sqlalchemy.sql.visitors import replacement_traverse
 
 ROWS_MAX = 64
@@ -98,6 +99,23 @@ def chunks(rows: Sequence[Any]) -> list[Sequence[Any]]:
     return pieces
 
 
+def as_json(rows: Sequence[Row]) -> str:
+    """The JSON text of *rows*, as a `bulk.Given` takes it; bytes as PostgreSQL writes them."""
+    return orjson.dumps(rows, default=_as_hexadecimal).decode()
+
+
+def _as_hexadecimal(value: bytes) -> str:
+    return rf"\x{value.hex()}"
+
+
+def text_for_driver(statement: ClauseElement) -> str:
+    """The text of *statement*, whose parameters are given rows, for the driver of PostgreSQL."""
+    return _compiled(statement, _POSTGRESQL)[0]
+
+
+_POSTGRESQL: Dialect = registry.load("postgresql")()
+
+
 def nulls_in(rows: Sequence[tuple[Any, ...]]) -> tuple[int, ...]:
     """
     The numbers of the columns that are null in all *rows*.
@@ -130,7 +148,7 @@ def _calls(
 ) -> list[tuple[str, tuple[Any, ...]]]:
     """The texts to run for *rows*, each with its values."""
     if tx.dialect.name != "sqlite":
-        return [(_compiled(statement, tx.dialect)[0], (orjson.dumps(rows).decode(),))]
+        return [(_compiled(statement, tx.dialect)[0], (as_json(rows),))]
     text, in_order = (_compiled_for_one if len(rows) == 1 else _compiled)(statement, tx.dialect)
     # A text for one row has no place of rows, and is left as it is.
     return [
@@ -170,7 +188,7 @@ def _compiled_for_one(
             names.append(element.name)
         return literal_column(f"?{names.index(element.name) + 1}", element.type)
 
-    of_one = replacement_traverse(statement, {}, value_of)
+    of_one: Any = replacement_traverse(statement, {}, value_of)
     is_named = list[str]()
     options = {"literal_binds": True, "driver_columns": is_named}
     text = str(of_one.compile(dialect=dialect, compile_kwargs=options))
