@@ -8,13 +8,14 @@ which thread or loop it runs.
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from service.database.at_once import AtOnce, Found
 from service.errors import StorageBusy, StorageUnavailable
 
 P = ParamSpec("P")
@@ -33,6 +34,11 @@ class Wakes(Protocol):
     def set_for(self, names: Collection[str], /) -> None:
         """Wake for *names*; without any, for all."""
         ...
+
+
+def run_at_once(statement: AtOnce) -> Found:
+    """Stands for the work of a *statement* that is a transaction of its own."""
+    raise AssertionError(f"a database with transactions of statements runs {statement.text}")
 
 
 class Lane(StrEnum):
@@ -67,6 +73,9 @@ class Database(ABC):
     is_shared: bool
     """Whether processes on other machines may use it, whose end is seen by their silence alone."""
 
+    writes_at_once: bool = False
+    """Whether it has `write_at_once`."""
+
     def __init__(self) -> None:
         self._unavailable_since: float | None = None
         self._has_failed_to_write = False
@@ -83,6 +92,15 @@ class Database(ABC):
                 lost during the commit, the data may have been written nevertheless.
         """
         return await self._run(work, args, options, Lane.WRITE)
+
+    async def write_at_once(self, statement: AtOnce) -> Sequence[Any] | None:
+        """
+        Run *statement*, which is a transaction of its own; returns its results, if it has them.
+
+        Raises:
+            StorageUnavailable: as `write` does.
+        """
+        return statement.results(await self._run(run_at_once, (statement,), {}, Lane.WRITE))
 
     async def read(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs

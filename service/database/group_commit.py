@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from service.database.at_once import AtOnceByWork, Prepare
 from service.database.engine import Database
 from service.errors import StorageUnavailable
 
@@ -51,11 +52,16 @@ class GroupCommit:
     If the database has one writer, all work shares one transaction at a time. Otherwise each kind
     of work has its own transactions, which run at the same time as those of others: it does not
     wait for other statements, and two of our transactions never lock rows in different orders.
+
+    *at_once* has the kinds of work that one statement can do, for databases that take these.
     """
 
-    def __init__(self, database: Database, observe_size: ObserveSize) -> None:
+    def __init__(
+        self, database: Database, observe_size: ObserveSize, at_once: AtOnceByWork | None = None
+    ) -> None:
         self._database = database
         self._observe_size = observe_size
+        self._at_once = (at_once or {}) if database.writes_at_once else {}
         self._lanes: dict[object, _Lane] = {}
 
     def run(
@@ -73,16 +79,20 @@ class GroupCommit:
         key = None if self._database.has_one_writer else work
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(self._database, self._observe_size)
+            prepare = self._at_once.get(work)
+            lane = self._lanes[key] = _Lane(self._database, self._observe_size, prepare)
         return lane.run(work, item, is_awaited)
 
 
 class _Lane:
     """One transaction at a time, in the event loop in which the lane was made."""
 
-    def __init__(self, database: Database, observe_size: ObserveSize) -> None:
+    def __init__(
+        self, database: Database, observe_size: ObserveSize, prepare: Prepare | None
+    ) -> None:
         self._database = database
         self._observe_size = observe_size
+        self._prepare = prepare
         self._items: Batch = {}
         self._futures: _Futures = {}
         # Looking up the running loop takes longer than making a future of it.
@@ -126,7 +136,7 @@ class _Lane:
     async def _commit(self, batch: Batch, futures: _Futures) -> None:
         """Commit *batch*; if one of its items cannot be written, each half by itself."""
         try:
-            results = await self._database.write(run_batch, batch)
+            results = await self._write(batch)
         except StorageUnavailable as error:
             _fail(futures, error)
         except Exception as error:  # noqa: BLE001 -- the callers that wait receive it
@@ -142,17 +152,31 @@ class _Lane:
             except Exception:  # the observer must not stop the commits
                 log.exception("commit.unobserved")
 
+    async def _write(self, batch: Batch) -> list[Sequence[Any]]:
+        """The results of each work in *batch*; if one statement can do it, without BEGIN."""
+        if self._prepare is not None:
+            ((work, items),) = batch.items()
+            statement = self._prepare(items)
+            if statement is not None:
+                answers = await self._database.write_at_once(statement)
+                if answers is not None:
+                    return [_of_all(work, items, answers)]
+        return await self._database.write(run_batch, batch)
+
 
 def run_batch(tx: Connection, batch: Batch) -> list[Sequence[Any]]:
     """The results of each work in *batch*, in their order."""
     results = []
     for work, items in batch.items():
-        answers = work(tx, items)
-        if len(answers) != len(items):
-            # Checked before the commit: otherwise a caller would wait for its result forever.
-            raise AssertionError(f"{work.__name__} has not returned a result for every item")
-        results.append(answers)
+        # Checked before the commit: otherwise a caller would wait for its result forever.
+        results.append(_of_all(work, items, work(tx, items)))
     return results
+
+
+def _of_all(work: Work[Any, Any], items: Sequence[Any], answers: Sequence[Any]) -> Sequence[Any]:
+    if len(answers) != len(items):
+        raise AssertionError(f"{work.__name__} has not returned a result for every item")
+    return answers
 
 
 def _halves(batch: Batch, futures: _Futures) -> list[tuple[Batch, _Futures]]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio.engine import AsyncEngine, create_async_engine
 
 from service.database.connecting import TRANSACTION_SECONDS, Connector, translated
-from service.database.engine import Database, Lane, Wakes
+from service.database.engine import Database, Lane, Wakes, run_at_once
 from service.database.notifications import Notifications
 from service.database.writers import Writers
 
@@ -54,6 +54,9 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: str, *, has_prepared_statements: bool = True) -> None:
         super().__init__()
+        # Otherwise the driver prepares each statement anew, which a pooler may pass to one server
+        # connection, and its values to another one.
+        self.writes_at_once = has_prepared_statements
         self._connector = Connector(url, STATEMENTS_MAX if has_prepared_statements else 0)
         self._notifications = Notifications(self._connector)
         self._statements = {} if has_prepared_statements else _UNPREPARED
@@ -63,7 +66,7 @@ class PostgresDatabase(Database):
             Lane.READ: self._engine(READER_COUNT, **reading),
             Lane.BROWSE: self._engine(BROWSER_COUNT, **reading),
         }
-        self._writers = Writers(self._engines[Lane.WRITE])
+        self._writers = Writers(self._engines[Lane.WRITE], TRANSACTION_SECONDS)
 
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`, without a time limit, and in one process at a time."""
@@ -99,6 +102,11 @@ class PostgresDatabase(Database):
         options: Mapping[str, Any],
         lane: Lane,
     ) -> tuple[T, bool]:
+        if work is run_at_once:
+            with translated(is_of_statements=True):
+                found: Any = await self._writers.run_at_once(*args)
+            self._connector.is_reached()
+            return found, True
         timeout_seconds = None if work is _alone else TRANSACTION_SECONDS
         with translated(is_of_statements=True):
             async with asyncio.timeout(timeout_seconds):

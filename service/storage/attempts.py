@@ -5,11 +5,14 @@ Keeps invariant 3: only the holder of a lease can settle, because the write matc
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Text, delete, func, or_, update
+from sqlalchemy import Connection, Integer, Text, Update, delete, func, insert, or_, select, update
 
-from service.database.bulk import insert_rows
+from service.database.at_once import AtOnce
+from service.database.bulk import Given, insert_rows, row_names
+from service.database.compiled import text_for_driver
 from service.domain.delivery import Attempt, Dead, Delivered, Retry
 from service.domain.states import DELIVERY_MOVES, Cause, DeliveryStatus
 from service.storage import history, leases, receivers
@@ -41,28 +44,62 @@ def settle(tx: Connection, made: Sequence[Attempt]) -> list[bool]:
     return [True] * len(made)
 
 
-_settled = leases.held(
-    status=Text(),
-    reason=Text(),
-    due_at=deliveries.c.due_at.type,
-    settled_at=deliveries.c.settled_at.type,
-    failure_count=Integer(),
-)
-_from_pending = {DeliveryStatus.PENDING: DELIVERY_MOVES[DeliveryStatus.PENDING]}
-_settling = (
-    leases.giving_up(deliveries, _settled)
-    .where(leases.is_legal(deliveries, _settled, _from_pending))
-    .values(
-        status=_settled.c.status,
-        reason=_settled.c.reason,
-        due_at=func.coalesce(_settled.c.due_at, deliveries.c.due_at),
-        settled_at=_settled.c.settled_at,
-        attempt_count=deliveries.c.attempt_count + 1,
-        failure_count=deliveries.c.failure_count + _settled.c.failure_count,
-        cause=Cause.RETRY.value,
-        is_asked=False,
+def settle_at_once(made: Sequence[Attempt]) -> AtOnce | None:
+    """The statement that does `settle` where nothing else has to be written."""
+    if any(
+        one.receiver_state or one.origin_state or one.number > history.BODIES_MAX for one in made
+    ):
+        return None
+    rows = [{**_change(one), **dict(zip(_RECORDED, _row(one)[2:], strict=True))} for one in made]
+    return leases.given_up_at_once(
+        _settling_at_once(), rows, results=lambda found: leases.are_among(rows, found)
     )
-)
+
+
+_CHANGES = {
+    "status": Text(),
+    "reason": Text(),
+    "due_at": deliveries.c.due_at.type,
+    "settled_at": deliveries.c.settled_at.type,
+    "failure_count": Integer(),
+}
+_RECORDED = row_names(attempts)[2:]
+"""What is recorded of an attempt, besides the account and the delivery."""
+
+_from_pending = {DeliveryStatus.PENDING: DELIVERY_MOVES[DeliveryStatus.PENDING]}
+
+
+def _settling_of(settled: Given) -> Update:
+    return (
+        leases.giving_up(deliveries, settled)
+        .where(leases.is_legal(deliveries, settled, _from_pending))
+        .values(
+            status=settled.c.status,
+            reason=settled.c.reason,
+            due_at=func.coalesce(settled.c.due_at, deliveries.c.due_at),
+            settled_at=settled.c.settled_at,
+            attempt_count=deliveries.c.attempt_count + 1,
+            failure_count=deliveries.c.failure_count + settled.c.failure_count,
+            cause=Cause.RETRY.value,
+            is_asked=False,
+        )
+    )
+
+
+_settling = _settling_of(leases.held(**_CHANGES))
+
+
+@cache
+def _settling_at_once() -> str:
+    """Gives up leases, and records an attempt for each lease that was still held."""
+    rows = leases.held(**_CHANGES, **{name: attempts.c[name].type for name in _RECORDED})
+    key = (rows.c.account_id, rows.c.key)
+    settled = (
+        _settling_of(rows).returning(*key, *(rows.c[name] for name in _RECORDED)).cte("settled")
+    )
+    recorded = insert(attempts).from_select(row_names(attempts), select(*settled.c))
+    found = select(settled.c.account_id, settled.c.key)
+    return text_for_driver(found.add_cte(recorded.cte("recorded")))
 
 
 _has_texts = or_(attempts.c.response_body.is_not(None), attempts.c.transmission.is_not(None))
@@ -91,7 +128,7 @@ def _change(attempt: Attempt) -> dict[str, Any]:
         "account_id": attempt.delivery.account_id,
         "key": attempt.delivery.id,
         "token": attempt.delivery.lease_token,
-        "status": attempt.decision.status.value,
+        "status": str(attempt.decision.status),
         "reason": None,
         "due_at": None,
         "settled_at": microseconds(attempt.ended_at),
@@ -103,7 +140,7 @@ def _change(attempt: Attempt) -> dict[str, Any]:
         case Retry(delay):
             change |= {"due_at": microseconds(attempt.ended_at + delay), "settled_at": None}
         case Dead(reason):
-            change["reason"] = reason.value
+            change["reason"] = str(reason)
     return change
 
 
@@ -115,9 +152,9 @@ def _row(attempt: Attempt) -> tuple[Any, ...]:
         microseconds(attempt.started_at),  # started_at
         attempt.duration_ms,  # duration_ms
         attempt.status_code,  # status_code
-        attempt.outcome.value,  # outcome
+        str(attempt.outcome),  # outcome
         attempt.detail,  # detail
         attempt.response_body,  # response_body
-        attempt.delivery.cause.value,  # cause
+        str(attempt.delivery.cause),  # cause
         encoded(attempt),  # transmission
     )

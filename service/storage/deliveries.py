@@ -11,6 +11,7 @@ caller decides.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -27,7 +28,9 @@ from sqlalchemy import (
     select,
 )
 
+from service.database.at_once import AtOnce
 from service.database.bulk import Given, given, insert_rows
+from service.database.compiled import text_for_driver
 from service.domain import test_events
 from service.domain.delivery import Delivery
 from service.domain.outcomes import AttemptOutcome
@@ -158,8 +161,13 @@ def insert(
     names = resting(tx, new, new[0].created_at)
     if names:
         new = [replace(one, leased_until=None) if one.receiver in names else one for one in new]
-    insert_rows(tx, deliveries, [_row(one, process_id) for one in new])
+    insert_rows(tx, deliveries, new_rows(new, process_id))
     return new
+
+
+def new_rows(new: Sequence[Delivery], process_id: int | None) -> list[tuple[Any, ...]]:
+    """The rows of *new* deliveries, with the leases of *process_id*."""
+    return [_row(one, process_id) for one in new]
 
 
 def lease_due(tx: Connection, rounds: Sequence[LeaseRound]) -> list[DueDeliveries]:
@@ -183,16 +191,30 @@ def release(tx: Connection, leased: Sequence[DeliveryToRelease]) -> list[bool]:
     Raises:
         Undecided: if some of several leases were no longer held; see `leases`.
     """
-    rows = [
-        {
-            "account_id": one.account_id,
-            "key": one.id,
-            "token": one.lease_token,
-            "due_at": microseconds(due_at),
-        }
-        for one, due_at in leased
-    ]
-    return [leases.give_up(tx, _releasing, rows)] * len(leased)
+    return [leases.give_up(tx, _releasing, map(_release_row, leased))] * len(leased)
+
+
+def release_at_once(leased: Sequence[DeliveryToRelease]) -> AtOnce | None:
+    """The statement that does `release`."""
+    rows = list(map(_release_row, leased))
+    return leases.given_up_at_once(
+        _releasing_at_once(), rows, results=lambda found: leases.are_among(rows, found)
+    )
+
+
+@cache
+def _releasing_at_once() -> str:
+    return text_for_driver(_releasing.returning(deliveries.c.account_id, deliveries.c.id))
+
+
+def _release_row(item: DeliveryToRelease) -> dict[str, Any]:
+    delivery, due_at = item
+    return {
+        "account_id": delivery.account_id,
+        "key": delivery.id,
+        "token": delivery.lease_token,
+        "due_at": microseconds(due_at),
+    }
 
 
 def _lease_due(tx: Connection, round_: LeaseRound) -> DueDeliveries:
@@ -266,7 +288,7 @@ def _row(delivery: Delivery, process_id: int | None) -> tuple[Any, ...]:
         None,  # settled_at
         microseconds(delivery.leased_until),  # leased_until
         delivery.lease_token if delivery.leased_until else 0,  # lease_token
-        delivery.cause.value,  # cause
+        str(delivery.cause),  # cause
         delivery.receiver,  # receiver
         delivery.is_asked,  # is_asked
         process_id if delivery.leased_until else None,  # leased_by

@@ -9,7 +9,9 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, Row, RowMapping, Text, and_, select
 
-from service.database.bulk import Given, given, insert_rows
+from service.database.at_once import AtOnce
+from service.database.bulk import Given, given, given_statement, insert_rows
+from service.database.compiled import as_json
 from service.domain.invoice import CONTENT, FIRST_LEASE_TOKEN, EvaluatedCallback, Invoice
 from service.domain.states import Acceptance, InvoiceStatus
 from service.errors import NotFound, UnknownCursor
@@ -62,6 +64,21 @@ def accept(tx: Connection, items: Sequence[InvoiceToAccept]) -> list[Acceptance]
     asked = [{"account_id": invoice.account_id, "id": invoice.id} for invoice, *_ in items]
     known = {(row.account_id, row.id): row for row in tx.execute(_content_of_known, given(asked))}
     return [_acceptance(one, known[one.account_id, one.id]) for one, *_ in items]
+
+
+def accept_at_once(items: Sequence[InvoiceToAccept]) -> AtOnce:
+    """The statement that does `accept` where all ids are new; otherwise it does not say enough."""
+    text, names = given_statement(invoices, "postgresql", _UNLESS_KNOWN)
+    rows = sorted(starmap(_row, items), key=_account_and_id)
+    stored = [Acceptance.STORED] * len(items)
+    return AtOnce(
+        text,
+        (as_json([dict(zip(names, row, strict=True)) for row in rows]),),
+        lambda found: stored if len(found) == len(items) else None,
+    )
+
+
+_UNLESS_KNOWN = " ON CONFLICT DO NOTHING RETURNING key"
 
 
 def find_key(tx: Connection, account_id: str, invoice_id: str) -> str | None:
@@ -226,7 +243,7 @@ def _row(
         invoice.id,  # id
         *_content_of(invoice),
         invoice.decimals,  # decimals
-        invoice.status.value,  # status
+        str(invoice.status),  # status
         created_at,  # created_at
         stored_callbacks(invoice),  # callbacks
         invoice.event_count,  # event_count

@@ -8,7 +8,7 @@ of its own lease: a holder whose lease has run out, or was taken over from it, c
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
@@ -34,8 +34,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from service.database.at_once import AtOnce, Found
 from service.database.bulk import Given, given
-from service.database.compiled import run_given
+from service.database.compiled import as_json, run_given
 from service.storage.tables import deliveries, invoices, mails, processes
 from service.values import value
 
@@ -57,6 +58,9 @@ class LeaseRound:
 
 ACCOUNTS_MAX = 10_000
 """Accounts that are looked at in one round of rows that are shared among accounts."""
+
+
+Results = Callable[[Found], Sequence[Any] | None]
 
 
 class Undecided(Exception):
@@ -211,11 +215,16 @@ def is_legal(table: Table, rows: Given, moves: Mapping[Any, frozenset[Any]]) -> 
     # while few rows were pending would scan the index of pending ones.
     return or_(
         *(
-            table.c.status == case((rows.c.status.in_(sorted(targets)), source.value))
+            table.c.status == case((_is_one_of(rows.c.status, targets), source.value))
             for source, targets in moves.items()
             if targets
         )
     )
+
+
+def _is_one_of(status: ColumnElement[Any], targets: frozenset[Any]) -> ColumnElement[bool]:
+    # Not IN: SQLite makes a table of more than two values, each time the statement runs.
+    return or_(*(status == one for one in sorted(map(str, targets))))
 
 
 def end_all(tx: Connection, now: datetime) -> int:
@@ -255,6 +264,28 @@ def give_up(tx: Connection, statement: Update, rows: Iterable[Mapping[str, Any]]
     if written not in (0, len(ordered)) or (written == 0 and len(ordered) > 1):
         raise Undecided
     return written == len(ordered)
+
+
+def given_up_at_once(
+    text: str, rows: Sequence[dict[str, Any]], *more: str, results: Results
+) -> AtOnce | None:
+    """
+    The statement *text*, which gives up the leases of *rows* and returns what *results* takes.
+
+    None if a lease is named twice: only one of the two holds it, and the statement cannot say
+    which.
+    """
+    if len({_account_and_key(one) for one in rows}) < len(rows):
+        return None
+    return AtOnce(text, (as_json(sorted(rows, key=_account_and_key)), *more), results)
+
+
+def are_among(rows: Sequence[Mapping[str, Any]], found: Found) -> list[bool]:
+    """Whether each of *rows* is among the accounts and keys *found*."""
+    if len(found) == len(rows):
+        return [True] * len(rows)
+    known = {(account_id, key) for account_id, key in found}
+    return [_account_and_key(one) in known for one in rows]
 
 
 def _is_given(table: Table, rows: Given) -> ColumnElement[bool]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Connection,
     Executable,
     Text,
@@ -37,25 +38,26 @@ REASON_MAX = 500
 """Characters of a reason."""
 
 _asked = Given(receiver=Text(), origin=Text(), now=BigInteger())
-_rests = (
-    select(receivers.c.receiver)
-    .where(
-        receivers.c.receiver == _asked.c.receiver,
-        or_(
-            receivers.c.cooldown_until > _asked.c.now,
-            receivers.c.held_until > _asked.c.now,
-            is_closed,
-        ),
+
+
+def is_resting(
+    receiver: ColumnElement[str], origin: ColumnElement[str], now: ColumnElement[Any]
+) -> ColumnElement[bool]:
+    """The condition that a receiver gets no attempts at *now*."""
+    # One lookup for each receiver: a join might read all of them.
+    of_receiver = select(receivers.c.receiver).where(
+        receivers.c.receiver == receiver,
+        or_(receivers.c.cooldown_until > now, receivers.c.held_until > now, is_closed),
     )
-    .scalar_subquery()
+    of_origin = select(origins.c.origin).where(
+        origins.c.origin == origin, origins.c.held_until > now
+    )
+    return or_(of_receiver.scalar_subquery().is_not(None), of_origin.scalar_subquery().is_not(None))
+
+
+_resting = select(_asked.c.receiver).where(
+    is_resting(_asked.c.receiver, _asked.c.origin, _asked.c.now)
 )
-_origin_rests = (
-    select(origins.c.origin)
-    .where(origins.c.origin == _asked.c.origin, origins.c.held_until > _asked.c.now)
-    .scalar_subquery()
-)
-# One lookup for each receiver: a join might read all of them.
-_resting = select(_asked.c.receiver).where(or_(_rests.is_not(None), _origin_rests.is_not(None)))
 _answered = (
     select(receivers.c.receiver, receivers.c.origin, receivers.c.answered_at)
     .where(receivers.c.answered_at.is_not(None), receivers.c.answered_at > bindparam("since"))

@@ -6,35 +6,47 @@ in one transaction: none of them ever exists without the others. The same goes f
 step commits, and for the attempt at a mail that a report records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cache, partial
 from itertools import islice, starmap
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     Connection,
     Integer,
     Text,
+    Update,
+    and_,
     case,
     func,
+    insert,
+    literal_column,
     null,
+    select,
     true,
+    union_all,
     update,
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from service.database.bulk import insert_rows
+from service.database.at_once import AtOnce, Found
+from service.database.bulk import Given, given_rows, insert_rows, inserted_from, row_names
+from service.database.compiled import as_json, text_for_driver
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
 from service.domain.mail import Mail
 from service.domain.states import COLLECTING, INVOICE_MOVES
 from service.storage import leases, mails
-from service.storage.deliveries import insert
+from service.storage.deliveries import insert as insert_deliveries
+from service.storage.deliveries import new_rows
 from service.storage.feed import stored_callbacks
 from service.storage.invoices import as_invoice
-from service.storage.tables import events, invoices, microseconds
+from service.storage.receivers import is_resting
+from service.storage.tables import deliveries, events, invoices, microseconds
 from service.values import value
 
 StepToTake = tuple[Step, Sequence[Delivery], int | None]
@@ -91,11 +103,43 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     if new_mails:
         mails.insert(tx, new_mails)
     process_id = items[0][2]
-    inserted = insert(tx, new, process_id)
+    inserted = insert_deliveries(tx, new, process_id)
     if len(items) == 1:
         return [inserted]
     ordered = iter(inserted)
     return [list(islice(ordered, len(new_of_step))) for _, new_of_step, _ in items]
+
+
+def take_steps_at_once(items: Sequence[StepToTake]) -> AtOnce | None:
+    """The statement that does `take_steps` where no mail is to be written."""
+    if any(step.mail for step, *_ in items):
+        return None
+    rows = [{**_move(step), **_event_columns(step, new)} for step, new, _ in items]
+    inserted = new_rows([one for _, new, _ in items for one in new], items[0][2])
+    names = row_names(deliveries)
+    new_json = as_json([dict(zip(names, row, strict=True)) for row in inserted])
+    return leases.given_up_at_once(
+        _taking_at_once(), rows, new_json, results=partial(_taken, items, rows)
+    )
+
+
+def _taken(
+    items: Sequence[StepToTake], rows: Sequence[Mapping[str, Any]], found: Found
+) -> list[Sequence[Delivery] | None]:
+    """The result of each step; *found* has the steps, and the deliveries without a lease."""
+    steps = [(account_id, key) for account_id, key, is_step in found if is_step]
+    waiting = {key for _, key, is_step in found if not is_step}
+    are_taken = leases.are_among(rows, steps)
+    return [
+        _as_inserted(new, waiting) if is_taken else None
+        for (_, new, _), is_taken in zip(items, are_taken, strict=True)
+    ]
+
+
+def _as_inserted(new: Sequence[Delivery], waiting: set[str]) -> Sequence[Delivery]:
+    if not waiting:
+        return new
+    return [replace(one, leased_until=None) if one.id in waiting else one for one in new]
 
 
 def report(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Delivery] | None]:
@@ -129,7 +173,9 @@ def report_one(
     if row.event_count > 1:
         # It has to wait for the deliveries of the earlier events.
         new = [replace(one, leased_until=None) for one in new]
-    return insert(tx, [replace(one, sequence=row.event_count) for one in new], process_id)
+    return insert_deliveries(
+        tx, [replace(one, sequence=row.event_count) for one in new], process_id
+    )
 
 
 def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
@@ -172,20 +218,85 @@ def _reporting(step: Step) -> ReturningUpdate[tuple[int]]:
 _AS_IT_IS = "as it is"
 """Stands for the status in which an invoice was leased: its mail may have made it `sent` since."""
 
-_moved = leases.held(status=Text(), due_at=invoices.c.due_at.type, new_event_count=Integer())
-_moving = (
-    leases.giving_up(invoices, _moved)
-    .where(
-        leases.is_legal(
-            invoices, _moved, {one: INVOICE_MOVES[one] | {_AS_IT_IS} for one in COLLECTING}
+_CHANGES = {
+    "status": Text(),
+    "due_at": invoices.c.due_at.type,
+    "new_event_count": Integer(),
+}
+_OF_EVENT = row_names(events)[2:]
+"""What is written of an event, besides the account and the invoice."""
+
+
+def _moving_of(moved: Given) -> Update:
+    return (
+        leases.giving_up(invoices, moved)
+        .where(
+            leases.is_legal(
+                invoices, moved, {one: INVOICE_MOVES[one] | {_AS_IT_IS} for one in COLLECTING}
+            )
+        )
+        .values(
+            status=case((moved.c.status == _AS_IT_IS, invoices.c.status), else_=moved.c.status),
+            due_at=moved.c.due_at,
+            event_count=invoices.c.event_count + moved.c.new_event_count,
         )
     )
-    .values(
-        status=case((_moved.c.status == _AS_IT_IS, invoices.c.status), else_=_moved.c.status),
-        due_at=_moved.c.due_at,
-        event_count=invoices.c.event_count + _moved.c.new_event_count,
+
+
+_moving = _moving_of(leases.held(**_CHANGES))
+
+
+@cache
+def _taking_at_once() -> str:
+    """
+    Gives up leases, and writes the events and deliveries of the leases that were still held.
+
+    It returns these leases, and the deliveries that were inserted without a lease.
+    """
+    rows = leases.held(**_CHANGES, **{name: events.c[name].type for name in _OF_EVENT})
+    moved = (
+        _moving_of(rows)
+        .returning(rows.c.account_id, rows.c.key, *(rows.c[name] for name in _OF_EVENT))
+        .cte("moved")
     )
-)
+    event = {"invoice_key": moved.c.key, **dict(moved.c.items())}
+    names, values = inserted_from(events, "postgresql", event)
+    told = insert(events).from_select(names, values.where(moved.c.sequence.is_not(None)))
+    made = _inserting(moved)
+    found = union_all(
+        select(moved.c.account_id, moved.c.key, literal_column("true")),
+        select(*made.c, literal_column("false")),
+    )
+    return text_for_driver(found.add_cte(told.cte("told")))
+
+
+def _inserting(moved: CTE) -> CTE:
+    """Inserts deliveries of the invoices *moved*; selects those that are not leased."""
+    new = given_rows(deliveries, 2)
+    of_moved = and_(new.c.account_id == moved.c.account_id, new.c.invoice_key == moved.c.key)
+    rests = is_resting(new.c.receiver, new.c.origin, new.c.created_at)
+    due = select(*new.c, rests.label("rests")).join_from(new, moved, of_moved).cte("due")
+    leased = {
+        "leased_until": case((~due.c.rests, due.c.leased_until)),
+        "lease_token": case((due.c.rests, 0), else_=due.c.lease_token),
+        "leased_by": case((~due.c.rests, due.c.leased_by)),
+    }
+    names, values = inserted_from(deliveries, "postgresql", {**dict(due.c.items()), **leased})
+    made = (
+        insert(deliveries)
+        .from_select(names, values)
+        .returning(deliveries.c.account_id, deliveries.c.id, deliveries.c.leased_until)
+        .cte("made")
+    )
+    waiting = select(made.c.account_id, made.c.id).where(made.c.leased_until.is_(None))
+    return waiting.cte("waiting")
+
+
+def _event_columns(step: Step, new: Sequence[Delivery]) -> dict[str, Any]:
+    if step.event is None:
+        return {}
+    row = _event_row(step.invoice, step.event, step.invoice.event_count + 1, new)
+    return dict(zip(_OF_EVENT, row[2:], strict=True))
 
 
 def _move(step: Step, *_: object) -> dict[str, Any]:
@@ -193,7 +304,7 @@ def _move(step: Step, *_: object) -> dict[str, Any]:
         "account_id": step.invoice.account_id,
         "key": step.invoice.key,
         "token": step.invoice.lease_token,
-        "status": _AS_IT_IS if step.status is step.invoice.status else step.status,
+        "status": _AS_IT_IS if step.status is step.invoice.status else str(step.status),
         "due_at": microseconds(step.due_at),
         "new_event_count": 1 if step.event else 0,
     }

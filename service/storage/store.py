@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy import Connection
 
+from service.database.at_once import AtOnceByWork
 from service.database.engine import Database, Wakes
 from service.database.group_commit import GroupCommit, ObserveSize
 from service.domain.attempt_counts import Hour
@@ -62,6 +63,14 @@ log = logging.getLogger("invoices.storage")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+AT_ONCE: AtOnceByWork = {
+    invoices.accept: invoices.accept_at_once,
+    steps.take_steps: steps.take_steps_at_once,
+    attempts.settle: attempts.settle_at_once,
+    deliveries.release: deliveries.release_at_once,
+}
+"""What one statement does where a database takes such: see `database.at_once`."""
 
 FOLLOWED_MAX = 10_000
 """Callbacks with a later event that are remembered; for the others, the loops poll."""
@@ -146,7 +155,7 @@ class Store:
 
     def __init__(self, database: Database, observe_size: ObserveSize = lambda _size: None) -> None:
         self._database = database
-        self._commits = GroupCommit(database, observe_size)
+        self._commits = GroupCommit(database, observe_size, AT_ONCE)
         self.invoices_due = Signal()
         """Set when an invoice may have become due for collection."""
         self.deliveries_due = Signal()
