@@ -40,6 +40,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def starved():
+    """
+    How long this process and those below it were ready to run without a processor, by thread.
+
+    In seconds; empty on a system that does not tell.
+    """
+    here = psutil.Process()
+    found = {}
+    for process in (here, *here.children(recursive=True)):
+        for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                found[path] = int(path.read_text().split()[1]) / 10**9
+    return found
+
+
 async def until(ask, deadline_seconds=DEADLINE_SECONDS):
     """Poll another process until its answer is true; returns the answer."""
     async with asyncio.timeout(deadline_seconds):

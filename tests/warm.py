@@ -11,6 +11,8 @@ process; its id and its exit status come back.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -20,6 +22,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import traceback
 from asyncio.subprocess import DEVNULL, PIPE
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +33,7 @@ import service.database.postgres
 import service.database.sqlite
 import service.storage.migrating  # noqa: F401 -- the slow imports, done before the first request
 from service.cli.commands import main as command_line
+from tests.warm_workers import fork_workers
 
 COMMANDS = dict(command_line.commands)
 """All commands: each is imported when it is read."""
@@ -137,6 +142,10 @@ class WarmProcess:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def terminate(self):
+        """Ask the process to stop."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self):
         """Kill the process."""
         self.send_signal(signal.SIGKILL)
@@ -220,11 +229,46 @@ def main():
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()
+        # A fork would copy every page that garbage collection writes to.
+        gc.collect()
+        gc.freeze()
         sys.stdout.write("listening\n")
         sys.stdout.flush()
         module, *arguments = Starter(listener).next_child()
-    sys.argv[1:] = arguments
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    fork_workers(run)
+    run(module, arguments)
+
+
+def run(module, arguments):
+    """
+    Run a module as `python -m` does, and end this process as the interpreter does.
+
+    But what it has imported is not taken apart: that would copy the memory of the first process.
+    """
+    status = 1
+    try:
+        sys.argv[1:] = arguments
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as ending:
+        status = _status_of(ending.code)
+    except BaseException:  # noqa: BLE001 -- a traceback and status 1 are what an interpreter leaves
+        traceback.print_exc()
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(status)
+
+
+def _status_of(code):
+    """The exit status for what `sys.exit` was given."""
+    if code is None or isinstance(code, int):
+        return code or 0
+    sys.stderr.write(f"{code}\n")
+    return 1
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections import defaultdict
 from contextlib import asynccontextmanager, suppress
 
@@ -14,9 +13,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from service.development import DEV_SECRET
+from tests import processes
 from tests.processes import (
     DEADLINE_SECONDS,
-    ROOT,
     command,
     environment,
     free_port,
@@ -68,10 +67,9 @@ class Command:
 @asynccontextmanager
 async def listening(url, forward_to, *arguments):
     """A running `invoices listen`; it is killed at the end of the block."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "listen", "--json", "--name", "laptop"),
+    process = await processes.start_process(
+        *("service", "listen", "--json", "--name", "laptop"),
         *("--forward-to", forward_to, *arguments),
-        cwd=ROOT,
         env=environment(API_URL=url),
         stdout=asyncio.subprocess.PIPE,
     )

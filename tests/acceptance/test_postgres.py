@@ -123,11 +123,13 @@ async def test_a_service_waits_for_its_database(tmp_path, own_server):
 async def test_a_service_that_waits_can_be_stopped(tmp_path, own_server):
     """A service that waits for its database ends at once on a stop, and reports no failure."""
     own_server.stop()
-    async with starting(tmp_path, database_url=own_server.url()) as service:
+    # Its next try would be in an hour.
+    program = ("tests.acceptance.patient",)
+    async with starting(tmp_path, database_url=own_server.url(), program=program) as service:
         await service.logged("storage.awaited")
-        async with asyncio.timeout(1):
-            service.signal(signal.SIGTERM)
-            assert 0 == await service.ended()
+        service.signal(signal.SIGTERM)
+        assert 0 == await service.ended()
+    assert 1 == len(service.lines("storage.awaited"))
     assert [] == service.lines("service.started")
 
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from service.heartbeat import BEAT, GAP, SILENCE
 from tests.acceptance.traffic import traffic
-from tests.processes import free_port, receiving, starting
+from tests.processes import free_port, receiving, starting, starved
 
 ORIGIN_CONCURRENCY = 16
 """The limit of attempts in flight of one process to one receiver."""
@@ -129,15 +130,20 @@ async def test_the_leases_of_a_killed_process_are_taken_over(tmp_path, postgres_
             await senders[number % len(senders)].send(f"i{number}", receiver.url)
         await receiver.arrived.reaches(4 + ORIGIN_CONCURRENCY + 1)
         kill()
-        killed_at = time.monotonic()
+        killed_at, before = time.monotonic(), starved()
         receiver.may_answer.set()
         await senders[-1].at_rest()
         seconds = time.monotonic() - killed_at
+        lost = sum(found - before.get(thread, 0) for thread, found in starved().items())
         deliveries = await senders[-1].deliveries()
 
     assert {"delivered"} == {delivery["status"] for delivery in deliveries.values()}
     assert 4 + 4 * ORIGIN_CONCURRENCY == len(deliveries)
-    assert seconds < TAKEN_OVER_SECONDS
+    # Time without a processor is that of other programs on this machine. A process that could not
+    # look at the others for so long measures their silence anew.
+    if lost > (GAP - BEAT).total_seconds():
+        lost += SILENCE.total_seconds()
+    assert seconds - lost < TAKEN_OVER_SECONDS
 
 
 @pytest.mark.slow

@@ -197,8 +197,8 @@ async def test_the_counters_of_a_killed_worker_stay(two_workers, receiver):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_no_metrics_folder_remains(two_workers, number):
     """The metrics folder of the workers is removed at the end."""
-    folders = {worker.environ()["PROMETHEUS_MULTIPROC_DIR"] for worker in two_workers.workers()}
-    (folder,) = map(Path, folders)
+    files = [file for worker in two_workers.workers() for file in worker.open_files()]
+    (folder,) = {path.parent for file in files if (path := Path(file.path)).suffix == ".db"}
     assert folder.is_dir()
 
     two_workers.signal(number)

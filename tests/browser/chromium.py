@@ -25,6 +25,9 @@ FLAGS = (
     "--window-size=1100,1400",
 )
 
+BLANK = {"session.restore_on_startup": 4, "session.startup_urls": ["about:blank"]}
+"""Preferences for a blank first page: the one of Chromium takes a third of the time of a start."""
+
 
 def missing() -> str | None:
     """The programs that are missing on this machine; None if all are there."""
@@ -39,6 +42,7 @@ def chromium(profile: Path) -> Iterator[Chrome]:
     options.binary_location = str(BROWSER)
     for flag in (*FLAGS, f"--user-data-dir={profile}"):
         options.add_argument(flag)
+    options.add_experimental_option("prefs", BLANK)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = Chrome(options=options, service=Service(str(DRIVER)))
     try:

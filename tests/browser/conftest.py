@@ -10,7 +10,7 @@ from tests.browser.served import served
 
 
 @pytest.fixture
-def service_url(tmp_path, monkeypatch, warm):
+def service_url(tmp_path, monkeypatch, migrated, warm):
     """The URL of a service for this test alone."""
     # Service and driver listen on loopback, which no proxy reaches.
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")

@@ -12,9 +12,12 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
+from click.testing import CliRunner
+
+from service.__main__ import main
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30
-SERVICE = (sys.executable, "-m", "service")
 
 
 @contextmanager
@@ -55,14 +58,18 @@ def served(
         yield f"http://127.0.0.1:{port}"
 
 
-def added_account(folder: Path, *, encryption_key: str) -> str:
+def added_account(folder: Path, *, encryption_key: str, name: str = "acme") -> str:
     """The key of a new account in the database in *folder*."""
-    command = [*SERVICE, "accounts", "add", "acme", "--json"]
-    environment = environment_of(folder, encryption_key)
-    shown = subprocess.check_output(
-        command, cwd=ROOT, env=environment, text=True, timeout=PATIENCE_SECONDS
-    )
+    shown = printed(folder, encryption_key, "accounts", "add", name, "--json")
     return str(json.loads(shown)["key"])
+
+
+def printed(folder: Path, encryption_key: str, *arguments: str, **more: str) -> str:
+    """The output of a command on the database in *folder*, run in this process."""
+    environment = {**environment_of(folder, encryption_key), **more}
+    done = CliRunner().invoke(main, arguments, env=environment)
+    assert done.exit_code == 0, done.output
+    return done.stdout
 
 
 def environment_of(folder: Path, encryption_key: str) -> dict[str, str]:

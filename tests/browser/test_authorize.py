@@ -15,7 +15,7 @@ ENCRYPTION_KEY = new_encryption_key()
 
 
 @pytest.fixture
-def key(tmp_path):
+def key(tmp_path, migrated):
     """The key of an account of the service."""
     return added_account(tmp_path, encryption_key=ENCRYPTION_KEY)
 

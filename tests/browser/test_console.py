@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -17,7 +15,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from service.accounts.encryption import new_encryption_key
 from tests.browser.chromium import chromium
-from tests.browser.served import PATIENCE_SECONDS, ROOT, SERVICE, environment_of, served
+from tests.browser.served import PATIENCE_SECONDS, added_account, printed, served
 from tests.browser.test_pay_page import emulate, fetched, press, words
 from tests.browser.test_reading import AXE, PHONE
 
@@ -305,24 +303,14 @@ def test_everything_is_reached_by_keyboard(browser, service_url, send):
 # Signing in
 
 
-@contextmanager
-def two_accounts(folder):
-    """A service that asks for keys; its URL and the keys of two accounts."""
+@pytest.fixture
+def two_accounts(tmp_path, monkeypatch, migrated, warm):
+    """A service that asks for keys: its URL, its encryption key, and the keys of two accounts."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     key = new_encryption_key()
-    keys = [
-        json.loads(run(folder, key, "accounts", "add", name, "--json"))["key"]
-        for name in ("ann", "ben")
-    ]
-    with served(folder, encryption_key=key) as url:
+    keys = [added_account(tmp_path, encryption_key=key, name=name) for name in ("ann", "ben")]
+    with served(tmp_path, encryption_key=key, running=warm.running) as url:
         yield url, key, keys
-
-
-def run(folder, encryption_key, *arguments, **more):
-    """The output of a command on the database in *folder*."""
-    environment = {**environment_of(folder, encryption_key), **more}
-    return subprocess.check_output(
-        [*SERVICE, *arguments], cwd=ROOT, env=environment, text=True, timeout=PATIENCE_SECONDS
-    )
 
 
 def sign_in(browser, url, key):
@@ -332,11 +320,10 @@ def sign_in(browser, url, key):
     press(browser, "Sign in")
 
 
-def test_two_accounts_sign_in_beside_each_other(tmp_path, monkeypatch):
+def test_two_accounts_sign_in_beside_each_other(tmp_path, two_accounts):
     """Each sees its own account, in a browser of its own; a wrong key is said to be wrong."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    url, _, (ann, ben) = two_accounts
     with (
-        two_accounts(tmp_path) as (url, _, (ann, ben)),
         chromium(tmp_path / "ann") as of_ann,
         chromium(tmp_path / "ben") as of_ben,
     ):
@@ -365,14 +352,11 @@ def test_two_accounts_sign_in_beside_each_other(tmp_path, monkeypatch):
         assert "Sign out" in words(of_ben)
 
 
-def test_the_operator_signs_in_with_a_link(tmp_path, monkeypatch):
+def test_the_operator_signs_in_with_a_link(tmp_path, two_accounts):
     """The link shows a button, and then the accounts; it does not work again."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    with (
-        two_accounts(tmp_path) as (url, key, _),
-        chromium(tmp_path / "operator") as browser,
-    ):
-        link = run(tmp_path, key, "console-link", "--operator", INVOICES_PUBLIC_URL=url).strip()
+    url, key, _ = two_accounts
+    with chromium(tmp_path / "operator") as browser:
+        link = printed(tmp_path, key, "console-link", "--operator", INVOICES_PUBLIC_URL=url).strip()
         browser.get(link)
         assert [] == violations(browser)
         press(browser, "Sign in")

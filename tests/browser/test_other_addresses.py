@@ -73,13 +73,13 @@ def check(browser, url):
     assert [] == page.browser.get_log("browser")
 
 
-def test_operations_can_be_executed_at_another_host_name(tmp_path, warm):
+def test_operations_can_be_executed_at_another_host_name(tmp_path, migrated, warm):
     """Execute works at localhost, although the URL of the service is at 127.0.0.1."""
     with served(tmp_path, running=warm.running) as url, chromium(tmp_path / "profile") as browser:
         check(browser, url.replace("127.0.0.1", "localhost"))
 
 
-def test_operations_can_be_executed_behind_a_prefix(tmp_path, warm):
+def test_operations_can_be_executed_behind_a_prefix(tmp_path, migrated, warm):
     """Behind a proxy that removes a prefix the page is shown, and Execute works."""
     with (
         removing_prefix() as (proxy_url, lead_to),

@@ -27,7 +27,7 @@ class CountedDatabase(SqliteDatabase):
 
 
 @pytest.fixture
-async def database(tmp_path):
+async def database(tmp_path, migrated):
     """A database that counts its write transactions."""
     async with a_database(tmp_path, CountedDatabase) as database:
         database.transaction_count = 0

@@ -21,14 +21,14 @@ def names(tx):
 
 
 @pytest.fixture
-async def database(tmp_path):
+async def database(tmp_path, migrated):
     """A database on the newest schema."""
     async with a_database(tmp_path) as database:
         yield database
 
 
 @pytest.fixture
-async def impatient(tmp_path, monkeypatch):
+async def impatient(tmp_path, monkeypatch, migrated):
     """A database that waits only for a moment while another program writes."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.01)
     async with a_database(tmp_path) as database:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import asyncio
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def used(tree: ast.Module) -> Iterator[str]:
                 yield ".".join([names[first], *rest])
 
 
+@cache
+def used_in(path: Path) -> frozenset[str]:
+    """The names that a module uses."""
+    return frozenset(used(parsed(path)))
+
+
 def is_below(name: str, parent: str) -> bool:
     """Whether a dotted name is *parent* or something inside of it."""
     return name == parent or name.startswith(f"{parent}.")
@@ -90,7 +97,7 @@ def test_each_library_stays_in_its_packages(guarded: str) -> None:
     misplaced = {
         str(path.relative_to(ROOT))
         for path in MODULES
-        if any(is_below(name, guarded) for name in used(parsed(path)))
+        if any(is_below(name, guarded) for name in used_in(path))
         and not str(path.relative_to(ROOT)).startswith(HOMES[guarded] or ("no module",))
     }
 
@@ -174,6 +181,7 @@ def foreign_private_names(tree: ast.Module) -> set[str]:
     return {name for name in used - defined if name.startswith("_") and not name.startswith("__")}
 
 
+@cache
 def private_names_by_module() -> dict[str, set[str]]:
     """The private names of libraries that are used, by the module that uses them."""
     return {

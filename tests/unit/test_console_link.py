@@ -17,7 +17,7 @@ PUBLIC_URL = "https://example.com/billing"
 
 
 @pytest.fixture
-def account(run_command):
+def account(run_command, migrated):
     """An account of the name `acme`."""
     done = run_command("accounts", "add", "acme", "--json", INVOICES_ENCRYPTION_KEY=KEY)
     return json.loads(done.stdout)["account_id"]

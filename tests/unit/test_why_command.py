@@ -64,7 +64,7 @@ def why(run_command, tmp_path):
 
 
 @pytest.fixture
-def filled(tmp_path):
+def filled(tmp_path, migrated):
     """The database has the rows of development mode."""
     asyncio.run(fill(tmp_path))
 
@@ -142,7 +142,7 @@ def test_a_missing_database_is_not_made(why, tmp_path):
     assert not list(tmp_path.glob("invoices.db*"))
 
 
-def test_an_account_is_named_where_there_are_several(why, tmp_path):
+def test_an_account_is_named_where_there_are_several(why, tmp_path, migrated):
     """With one account it need not be named, with several it must be."""
     asyncio.run(fill(tmp_path, ["acct_a", "acct_b"]))
 
@@ -154,7 +154,7 @@ def test_an_account_is_named_where_there_are_several(why, tmp_path):
     assert 1 == why("2", "--account", "dev").exit_code
 
 
-def test_the_only_account_is_meant(why, tmp_path):
+def test_the_only_account_is_meant(why, tmp_path, migrated):
     """With one account it need not be named."""
     asyncio.run(fill(tmp_path, ["acct_a"]))
 

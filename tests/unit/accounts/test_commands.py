@@ -32,7 +32,7 @@ def run(run_command):
 
 
 @pytest.fixture
-def accounts(run):
+def accounts(run, migrated):
     """Run a command of `accounts` successfully; returns its JSON output."""
 
     def invoke(*arguments, **variables):

@@ -11,7 +11,7 @@ from service.settings import Settings, parse_encryption_keys
 
 
 @pytest.fixture
-def run(run_command):
+def run(run_command, migrated):
     """Run a command on a database of this test, with only the given variables set."""
     return run_command
 

@@ -20,7 +20,7 @@ KEYS = StripeKeys("rk_test_51Abc", ("whsec_one", "whsec_two"))
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(monkeypatch, tmp_path, migrated):
     """Run `invoices accounts …` with something on standard input."""
     for name in [name for name in os.environ if name.startswith("INVOICES_")]:
         monkeypatch.delenv(name)
