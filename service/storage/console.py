@@ -204,8 +204,10 @@ def _count_scanned(
     *conditions: ColumnElement[bool],
 ) -> Counted:
     """Count those that meet all conditions among the next `SCAN_MAX` deliveries after *after*."""
-    query = _matching(account_id, wanted, *history.bounds_of(wanted), *conditions)
     end = history.end_of_scan(tx, account_id, wanted, after)
+    if end is not None and wanted == DeliveryFilter() and not conditions:
+        return Counted(history.SCAN_MAX, end)
+    query = _matching(account_id, wanted, *history.bounds_of(wanted), *conditions)
     if after is not None:
         query = query.where(deliveries.c.id < after)
     if end is not None:

@@ -590,6 +590,41 @@ async def test_a_list_that_is_live_has_new_rows(live, store, clock):
     assert ("say", "Deliveries on this page: 1 pending.") == await stream.next()
 
 
+async def test_a_page_that_has_a_row_is_sent_its_id_alone(live, store, clock):
+    """Of a list, the rows that differ are sent; a page has the others."""
+    await add_delivery(store, "1")
+    stream = await live("/deliveries")
+    assert "<th" in (await stream.parts(1))["live_list"].split("<tbody>")[1]
+    await clock.parked()
+
+    await add_delivery(store, "2", at=START + SECOND)
+    clock.advance(streams.PAUSE)
+
+    rows = (await stream.parts(1))["live_list"].split("<tbody>")[1]
+    assert '<tr id="row-msg_1" data-same></tr>' in rows
+    assert 1 == rows.count("<th")
+
+
+async def test_pages_of_one_url_share_what_is_read(live, store, clock, database):
+    """Eight pages that show the same cost one read a second, and all of them are current."""
+    reads = []
+    database.fault = lambda work: reads.append(work)  # noqa: PLW0108 -- append returns nothing
+    await add_delivery(store, "1")
+    pages = [await live("/deliveries?status=pending") for _ in range(streams.STREAMS_PER_ACCOUNT)]
+    for one in pages:
+        await one.parts(1)
+    for _ in pages:
+        await clock.parked()
+    await add_delivery(store, "2", at=START + SECOND)
+    reads.clear()
+
+    clock.advance(streams.PAUSE)
+
+    for one in pages:
+        assert "row-msg_2" in (await one.parts(1))["live_list"]
+    assert 2 == len(reads)
+
+
 async def test_live_pages_are_bounded(live, browser, service):
     """Above their number, a page is answered as it is without a script: not live."""
     for _ in range(streams.STREAMS_PER_ACCOUNT):

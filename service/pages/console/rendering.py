@@ -12,7 +12,7 @@ from importlib.resources import files
 from aiohttp import hdrs, web
 
 from service.errors import NotFound
-from service.pages.console.texts import FILTERS, visible
+from service.pages.console.texts import FILTERS, FUNCTIONS, visible
 from service.pages.console.visits import HOME
 from service.pages.rendering import CLOSED, Renderer
 
@@ -35,7 +35,7 @@ class Pages:
         self._assets = _assets()
         self.renderer = Renderer("service.pages.console", POLICY, visible)
         self.renderer.environment.filters.update(FILTERS)
-        self.renderer.environment.globals["asset"] = self._asset
+        self.renderer.environment.globals |= {**FUNCTIONS, "asset": self._asset}
 
     def page(
         self,

@@ -7,7 +7,7 @@ of the API; with the same functions of the store, so that it shows nothing that 
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
 from urllib.parse import parse_qsl
@@ -25,7 +25,7 @@ from service.errors import (
 )
 from service.pages.console.origins import is_of_this_site
 from service.pages.console.rendering import Pages
-from service.pages.console.streams import Streams
+from service.pages.console.streams import LivePage, Streams
 from service.pages.console.visits import (
     HOME,
     Elsewhere,
@@ -185,16 +185,30 @@ class Screens:
         }
 
     async def _stream(self, request: web.Request, visit: Visit, show: Show) -> web.StreamResponse:
+        shown: Screen | None = None
+        parts = dict[str, str]()
+
         async def read() -> tuple[dict[str, str], str]:
-            now = await visit_of(request, self._console)
+            nonlocal shown, parts
+            now = replace(visit, now=self._console.clock.now())
             self._console.limit(now.account_id)
             async with self._console.turn(now.account_id):
                 screen = await show(now, request)
-            return self._pages.parts(
-                screen.template, self._values(screen, now)
-            ), screen.announcement
+            if shown is None or screen.values != shown.values:
+                parts = self._pages.parts(screen.template, self._values(screen, now))
+            shown = screen
+            return parts, screen.announcement
 
-        return await self._streams.serve(request, visit.account_id, read)
+        async def check() -> None:
+            await visit_of(request, self._console)
+
+        page = LivePage(
+            account_id=visit.account_id,
+            key=(visit.is_operator, request.rel_url.raw_path_qs),
+            read=read,
+            check=check,
+        )
+        return await self._streams.serve(request, page)
 
 
 FORBIDDEN = (
