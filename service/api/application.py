@@ -23,6 +23,8 @@ from service.api.docs import add_docs
 from service.api.operations import Operation, other_form, read_operation, use_parser
 from service.api.validation import RequestParser
 from service.web.middlewares import (
+    ERROR_PAGES,
+    EXPECT,
     PUBLIC_PATH,
     Admission,
     Authenticate,
@@ -119,6 +121,8 @@ def _application(
     )
     app[DEPENDENCIES] = dependencies
     app[PUBLIC_PATH] = dependencies.public_path
+    app[ERROR_PAGES] = {}
+    app[EXPECT] = admission.expect
     use_parser(app, RequestParser(dependencies.currency, operations))
     for operation in operations:
         _add_routes(app, operation, admission, reserved_ids(operation, operations))

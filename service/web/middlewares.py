@@ -1,8 +1,8 @@
 """
 The middlewares around every handler, and the hook that runs before every response.
 
-Errors become problem documents, requests of accounts become spans, and a request is authenticated
-and counted before its body is read.
+Errors become problem documents, or pages where people read them; requests of accounts become spans,
+and a request is authenticated and counted before its body is read.
 """
 
 import logging
@@ -31,6 +31,15 @@ TRACEPARENT = web.RequestKey[str | None]("traceparent")
 
 PUBLIC_PATH = web.AppKey("public_path", str)
 """The path of the public URL, which a proxy in front removes: links begin with it."""
+
+ErrorPage = Callable[[web.Request, int], web.Response]
+"""Makes the page that people read in place of the problem document of a status."""
+
+ERROR_PAGES = web.AppKey("error_pages", dict[str, ErrorPage])
+"""For paths below each of these, errors are pages."""
+
+EXPECT = web.AppKey[Callable[[web.Request], Awaitable[web.StreamResponse | None]]]("expect")
+"""Answers the `Expect` header of requests for pages; see `Admission.expect`."""
 
 HSTS_SECONDS = 365 * 86400
 """How long a browser that has used https:// does not use http://."""
@@ -61,9 +70,9 @@ def make_border(tracing: Tracing, private: Container[object]) -> Middleware:
             except web.HTTPException as error:
                 if error.status < 400:
                     raise
-                response = _response_to_aiohttp(request, error)
+                response = _for_readers(request, _response_to_aiohttp(request, error))
             except Exception as error:  # noqa: BLE001 -- the border: a caller never sees a traceback
-                response = _response_to(request, error)
+                response = _for_readers(request, _response_to(request, error))
             if span.is_recorded:
                 _describe(span, request, response)
             return response
@@ -95,6 +104,27 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
     fields = {"request_id": request_id_of(request), "path": path}
     log.exception("request.failed", extra={"fields": fields})
     return problem_of_status(500)
+
+
+def _for_readers(request: web.Request, problem: web.Response) -> web.Response:
+    """*problem*, or a page with its status and headers where people read what is answered."""
+    page_of = next(
+        (
+            page_of
+            for above, page_of in request.app[ERROR_PAGES].items()
+            if f"{request.path}/".startswith(f"{above}/")
+        ),
+        None,
+    )
+    if page_of is None or problem.status < 400:
+        return problem
+    page = page_of(request, problem.status)
+    for name in (hdrs.ALLOW, hdrs.RETRY_AFTER):
+        if name in problem.headers:
+            page.headers[name] = problem.headers[name]
+    if problem.keep_alive is False:
+        page.force_close()
+    return page
 
 
 def _route_of(request: web.Request) -> str:
@@ -155,10 +185,11 @@ class Admission:
             await self._identify(request)
             self.body_limits.check(request)
         except (RequestError, Unavailable) as error:
-            return problem_of(error, request.app[PUBLIC_PATH])
+            return _for_readers(request, problem_of(error, request.app[PUBLIC_PATH]))
         if request.version >= HttpVersion11:
             if request.headers[hdrs.EXPECT].lower() != "100-continue":
-                return problem_of_status(417, "Only the expectation 100-continue is supported.")
+                problem = problem_of_status(417, "Only the expectation 100-continue is supported.")
+                return _for_readers(request, problem)
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # An interim answer is not the response: aiohttp would refuse to start that.
             request.writer.output_size = 0

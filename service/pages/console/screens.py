@@ -8,6 +8,7 @@ of the API; with the same functions of the store, so that it shows nothing that 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from math import ceil
 from typing import Any
 from urllib.parse import parse_qsl
@@ -36,6 +37,7 @@ from service.pages.console.visits import (
     visit_of,
 )
 from service.pages.console.wiring import Console
+from service.pages.errors import words_of
 from service.web.problems import RETRY_SECONDS
 from service.web.request_ids import request_id_of
 
@@ -133,19 +135,36 @@ class Screens:
 
         return guard
 
+    def error_page(self, _: web.Request, status: int) -> web.Response:
+        """A page in place of an error with *status* outside the handlers."""
+        title, words = words_of(status)
+        is_elsewhere = status == HTTPStatus.MISDIRECTED_REQUEST
+        return self.message(title, words, status, home=self._public_home if is_elsewhere else None)
+
     def message(
-        self, title: str, words: str, status: int, *, after_seconds: float | None = None
+        self,
+        title: str,
+        words: str,
+        status: int,
+        *,
+        after_seconds: float | None = None,
+        home: str | None = None,
     ) -> web.Response:
-        """A page that says one thing."""
+        """A page that says one thing, and leads to the console, which is at *home*."""
         headers: dict[str, str] = {}
         if after_seconds:
             headers[hdrs.RETRY_AFTER] = str(ceil(after_seconds))
-        values = {"title": title, "message": words}
+        values = {"title": title, "message": words, **({"home": home} if home else {})}
         return self._pages.page("message.html", values, status=status, headers=headers)
 
     @property
     def _home(self) -> str:
         return self._console.public_path + HOME
+
+    @property
+    def _public_home(self) -> str:
+        """Where the console is for those who have asked for it under another name."""
+        return self._console.public_url.rstrip("/") + HOME
 
     def _answer_to(
         self, error: RequestError | Forbidden | Unavailable | Elsewhere, request: web.Request

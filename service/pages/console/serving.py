@@ -18,6 +18,7 @@ from service.pages.console.signing_in import SigningIn
 from service.pages.console.streams import Streams
 from service.pages.console.visits import HOME
 from service.pages.console.wiring import Console
+from service.web.middlewares import ERROR_PAGES, EXPECT
 
 GET, POST = hdrs.METH_GET, hdrs.METH_POST
 
@@ -30,14 +31,11 @@ def add_console(app: web.Application, console: Console) -> None:
     screens = Screens(console, pages, streams)
     for method, path, handler in (*_around(console, pages, screens), *_screens(console, screens)):
         for form in _forms(HOME + path):
-            app.router.add_route(method, form, handler)
+            app.router.add_route(method, form, handler, expect_handler=app[EXPECT])
             if method == GET:
-                app.router.add_route(hdrs.METH_HEAD, form, handler)
+                app.router.add_route(hdrs.METH_HEAD, form, handler, expect_handler=app[EXPECT])
 
-    async def nothing(_: web.Request) -> web.StreamResponse:
-        return screens.message("Not found", "There is no such page of the console.", 404)
-
-    app.router.add_route(hdrs.METH_ANY, HOME + "/{path:.*}", nothing)
+    app[ERROR_PAGES][HOME] = screens.error_page
 
     async def stop(_: web.Application) -> None:
         streams.stop()

@@ -48,6 +48,7 @@ TOO_MANY = (
     "when it was loaded."
 )
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivePage:
     """A page that is to be live: pages with the same *key* show the same, which *read* reads."""
