@@ -154,12 +154,14 @@ class Admission:
 
     *private* holds the handlers that only an account may call, each with the function that finds
     the account of an `Authorization` header; *limit* counts one request of it. Both raise a
-    RequestError to refuse the request.
+    RequestError to refuse the request. *larger_bodies* are the limits of handlers that take more
+    than *body_limits*.
     """
 
     private: Mapping[object, Authenticate]
     limit: Callable[[str], None]
     body_limits: BodyLimits
+    larger_bodies: Mapping[object, BodyLimits]
 
     @web.middleware
     async def admit(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -167,7 +169,7 @@ class Admission:
         await self._identify(request)
         if request.can_read_body:
             is_late = not request.content.is_eof()
-            await read_body(request, self.body_limits)
+            await read_body(request, self._limits_of(request))
             if is_late and ACCOUNT_ID in request:
                 # The account may have been disabled while the body arrived.
                 authenticate = self.private[request.match_info.handler]
@@ -183,7 +185,7 @@ class Admission:
         """
         try:
             await self._identify(request)
-            self.body_limits.check(request)
+            self._limits_of(request).check(request)
         except (RequestError, Unavailable) as error:
             return _for_readers(request, problem_of(error, request.app[PUBLIC_PATH]))
         if request.version >= HttpVersion11:
@@ -194,6 +196,9 @@ class Admission:
             # An interim answer is not the response: aiohttp would refuse to start that.
             request.writer.output_size = 0
         return None
+
+    def _limits_of(self, request: web.Request) -> BodyLimits:
+        return self.larger_bodies.get(request.match_info.handler, self.body_limits)
 
     async def _identify(self, request: web.Request) -> None:
         """Authenticate and count *request*, once: `expect` may have done it already."""
