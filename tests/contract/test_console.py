@@ -10,12 +10,14 @@ from hashlib import sha256
 
 import pytest
 
+from service.api.application import make_application
 from service.domain.attempt_counts import Hour, no_counts
 from service.domain.ids import lower_bound
 from service.domain.receivers import id_of
 from service.domain.states import DeliveryStatus
 from service.errors import StorageUnavailable
-from service.pages.console import streams
+from service.pages.console import serving, streams
+from service.pages.console.rendering import Pages
 from service.storage import history
 from service.storage.observations import Observation
 from tests.clock import START
@@ -461,6 +463,22 @@ async def test_a_page_may_load_nothing_else(browser, dead):
         assert '<meta name="referrer" content="same-origin">' in html
         assert "no-store" == answer.headers["Cache-Control"]
         assert not re.search(r"<style|style=|<script>|\son[a-z]+=|javascript:", html)
+
+
+async def test_templates_are_compiled_before_somebody_looks(aiohttp_client, service, monkeypatch):
+    """Some time after the start, the first look at a page costs no more than others."""
+    pages = []
+    monkeypatch.setattr(serving, "WARM_AFTER_SECONDS", 0)
+    monkeypatch.setattr(serving, "Pages", lambda path: pages.append(Pages(path)) or pages[0])
+    app = make_application(service.dependencies)
+    serving.add_console(app, service.console)
+
+    await aiohttp_client(app)
+
+    environment = pages[0].renderer.environment
+    async with asyncio.timeout(5):
+        while len(environment.cache) < len(environment.list_templates()):  # noqa: ASYNC110 -- jinja2 sets no event
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("path", ["/none", "/deliveries/msg_0", "/invoices/0", "/invoices/%00"])
