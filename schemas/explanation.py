@@ -46,14 +46,26 @@ def _if_known(description: str, example: object) -> dict[str, object]:
 
 
 class EvidenceSchema(AnswerSchema):
-    """What the verdict was concluded from; what is not known, or has no meaning, is left out."""
+    """
+    What the verdict was concluded from.
+
+    That of a delivery has `delivery_id`, `invoice_id`, `url`, `event`, `created_at` and
+    `attempt_count`, and `attempt` if there was one; that of an invoice without a delivery has
+    `invoice_id` and `invoice_status`. What is not known, or has no meaning, is left out.
+    """
 
     delivery_id = fields.String(
         metadata=_if_known("The delivery.", "msg_019c13ec9ff47f3cb0d2a64e1b9c8d57")
     )
-    invoice_id = fields.String(metadata=_if_known("The `id` of the invoice.", "2expen51ve"))
+    invoice_id = fields.String(
+        metadata=documented("The `id` of the invoice: always known.", example="2expen51ve")
+    )
     invoice_status = fields.String(
-        metadata=_if_known("The status of an invoice without a delivery.", "sent")
+        metadata=_if_known(
+            "The status of an invoice without a delivery: with `no_callback_url`, `no_event` and "
+            "`removed`.",
+            "sent",
+        )
     )
     url = fields.String(
         metadata=_if_known("The URL that is called.", "https://api.example.com/invoices/2expen51ve")
@@ -63,22 +75,32 @@ class EvidenceSchema(AnswerSchema):
     attempt_count = fields.Integer(metadata=_if_known("Number of attempts so far.", 3))
     attempt = fields.Nested(LastAttemptSchema, metadata={"optional": True})
     location = fields.String(
-        metadata=_if_known("Where a redirect points to.", "https://www.example.com/")
+        metadata=_if_known(
+            "Where a redirect points to, if the answer says so: with `redirected`, or with another "
+            "verdict if the last attempt was redirected.",
+            "https://www.example.com/",
+        )
     )
     earlier_delivery_id = fields.String(
         metadata=_if_known(
-            "The delivery that goes before this one.", "msg_019c13ec9f007f3cb0d2a64e1b9c8d57"
+            "The delivery that goes before this one: with `earlier_event`.",
+            "msg_019c13ec9f007f3cb0d2a64e1b9c8d57",
         )
     )
     since = Instant(
         metadata=_if_known(
-            "Since when it is like this: when the delivery ended, or since when the receiver "
-            "fails.",
+            "Since when it is like this: with `delivered`, `gone`, `exhausted`, `blocked` and "
+            "`cancelled`, when the delivery ended; with `removed`, when the last event happened; "
+            "with `cooldown`, since when the receiver fails, if that is known.",
             "2026-01-31T12:00:06.000Z",
         )
     )
     until = Instant(
-        metadata=_if_known("Until when it stays like this.", "2026-01-31T12:35:06.000Z")
+        metadata=_if_known(
+            "Until when it stays like this: with `in_progress`, `not_due`, `held`, `cooldown` and "
+            "every verdict about a failed attempt.",
+            "2026-01-31T12:35:06.000Z",
+        )
     )
 
 

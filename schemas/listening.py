@@ -33,8 +33,8 @@ class ListenerPathSchema(Schema):
     )
 
 
-class ListenerAttemptPathSchema(ListenerPathSchema):
-    """The path parameters of an attempt that a listener works on."""
+class ListenerDeliveryPathSchema(ListenerPathSchema):
+    """The path parameters of a delivery to a listener."""
 
     id = Text(
         required=True,
@@ -44,6 +44,11 @@ class ListenerAttemptPathSchema(ListenerPathSchema):
             example="msg_019c13ec9ff47f3cb0d2a64e1b9c8d57",
         ),
     )
+
+
+class ListenerAttemptPathSchema(ListenerDeliveryPathSchema):
+    """The path parameters of an attempt that a listener works on."""
+
     attempt = WholeNumber(
         required=True,
         validate=validate.Range(1, NUMBER_MAX),
@@ -120,14 +125,18 @@ class ListenerAnswerSchema(Schema):
     )
     body_base64 = fields.String(
         load_default="",
-        metadata=documented("Body of the answer in Base64.", example="eyJvayI6IHRydWV9"),
+        metadata=documented(
+            "Body of the answer in Base64: of a longer one, its first 65,537 bytes, from which the "
+            "service sees that it is too long.",
+            example="eyJvayI6IHRydWV9",
+        ),
     )
     failure = fields.String(
         validate=validate.OneOf(FAILURES),
         metadata=documented(
             "Instead of `status`, if there was no answer. `unreachable`: no connection, or it was "
             "lost. `timeout`: not complete in time. `malformed`: not valid HTTP. `too_long`: more "
-            "than fits into this request.",
+            "than the listener reads.",
         ),
     )
 

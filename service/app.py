@@ -535,7 +535,6 @@ def _listeners(settings: Settings, edges: Edges, store: Store, metrics: Metrics)
         ListenerLimits(
             timeout=settings.callback_timeout,
             streams_max=max(1, settings.connection_limit // LISTENER_SHARE),
-            body_limit=settings.body_limit,
         ),
         edges.new_id,
         edges.clock,

@@ -840,9 +840,10 @@ def _remember(tx, attempt):
 
 
 def _observe(tx, observed):
+    hours = [hour for one in observed for hour in one.hours]
+    for hour in (*hours, *receiver_hours.sums_of_accounts(hours)):
+        _add_hour(tx, hour)
     for one in observed:
-        for hour in one.hours:
-            _add_hour(tx, hour)
         known = tx.receivers.get(one.receiver)
         if one.failed_at:
             _observe_failing(tx, one, known)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -23,6 +24,8 @@ from service.api.docs import add_docs
 from service.api.operations import Operation, other_form, read_operation, use_parser
 from service.api.validation import RequestParser
 from service.web.middlewares import (
+    ERROR_PAGES,
+    EXPECT,
     PUBLIC_PATH,
     Admission,
     Authenticate,
@@ -33,6 +36,7 @@ from service.web.middlewares import (
 LISTENING_OPERATIONS: tuple[Operation, ...] = (
     read_operation("GET", "/listen/{name}/stream", listening.open_stream),
     read_operation("POST", "/listen/{name}/seen", listening.acknowledge_events),
+    read_operation("POST", "/listen/{name}/{id}/redeliver", listening.redeliver_to_listener),
     read_operation("POST", "/listen/{name}/{id}/{attempt}", listening.answer_delivery),
 )
 """What listeners use; only a process that delivers takes their connections."""
@@ -106,7 +110,11 @@ def _application(
         for one in operations
         if one.is_private
     }
-    admission = Admission(private, dependencies.limit, dependencies.body_limits)
+    limits = dependencies.body_limits
+    of_answers = replace(limits, size=max(limits.size, dependencies.listeners.answer_request_bytes))
+    admission = Admission(
+        private, dependencies.limit, limits, {listening.answer_delivery: of_answers}
+    )
     app = web.Application(
         middlewares=[
             make_border(dependencies.tracing, private),
@@ -115,10 +123,12 @@ def _application(
             validation_middleware,
             make_callback_evaluation(operations, dependencies.judge, dependencies.listener_of),
         ],
-        client_max_size=dependencies.body_limits.size,
+        client_max_size=of_answers.size,
     )
     app[DEPENDENCIES] = dependencies
     app[PUBLIC_PATH] = dependencies.public_path
+    app[ERROR_PAGES] = {}
+    app[EXPECT] = admission.expect
     use_parser(app, RequestParser(dependencies.currency, operations))
     for operation in operations:
         _add_routes(app, operation, admission, reserved_ids(operation, operations))

@@ -112,7 +112,7 @@ async def redeliver_delivery(request: web.Request) -> web.Response:
     now = dependencies.clock.now()
     async with dependencies.reads.turn(account_id):
         row, is_redelivered = await dependencies.store.redeliver(account_id, delivery_id, now)
-        _record(request, 1 if is_redelivered else 0, delivery_id=delivery_id)
+        record_redelivered(request, 1 if is_redelivered else 0, delivery_id=delivery_id)
         return await dependencies.reads.answer(
             _delivery, shown(request, row), status=202, weight=len(row["attempts"])
         )
@@ -209,7 +209,7 @@ async def redeliver_deliveries(request: web.Request) -> web.Response:
             count += redelivered
     finally:
         # These are pending, even if an error or the client has ended the request.
-        _record(request, count, origin=wanted.origin)
+        record_redelivered(request, count, origin=wanted.origin)
     return json_response(_redelivered.dump({"count": count}), status=202)
 
 
@@ -242,7 +242,7 @@ def _filter(values: dict[str, Any], location: str) -> DeliveryFilter:
     return DeliveryFilter(**values)
 
 
-def _record(request: web.Request, count: int, **filters: str | None) -> None:
+def record_redelivered(request: web.Request, count: int, **filters: str | None) -> None:
     """Count and log a redelivery of *count* deliveries."""
     request.app[DEPENDENCIES].metrics.redelivered(count)
     known = {"request_id": request_id_of(request), "account_id": request[ACCOUNT_ID]}

@@ -96,6 +96,11 @@ class ListenerStream(Protocol):
 class ListenerHub(Protocol):
     """The listeners of a process; see `service.delivery.listening.Listeners`."""
 
+    @property
+    def answer_request_bytes(self) -> int:
+        """The bytes of the largest request with an answer."""
+        ...
+
     async def connect(
         self, account_id: str, name: str, *, acknowledges: bool, replaces: str = ""
     ) -> ListenerStream:

@@ -14,10 +14,12 @@ from schemas.listening import (
     ArrivedSchema,
     ListenerAnswerSchema,
     ListenerAttemptPathSchema,
+    ListenerDeliveryPathSchema,
     ListenerPathSchema,
     ListenKeySchema,
     StreamQuerySchema,
 )
+from service.api.deliveries import record_redelivered
 from service.api.dependencies import DEPENDENCIES, Dependencies, ListenerStream
 from service.api.operations import answers, answers_events, answers_nothing, refuses
 from service.domain.listening import (
@@ -26,7 +28,7 @@ from service.domain.listening import (
     StreamEnd,
     listener_origin,
 )
-from service.errors import Conflict, StorageUnavailable, Unauthorized
+from service.errors import Conflict, NotFound, StorageUnavailable, Unauthorized
 from service.web.middlewares import ACCOUNT_ID
 from service.web.responses import json_response
 
@@ -43,6 +45,8 @@ ENDED = "This connection of the listener has ended. Connect again."
 TOO_LATE = (
     "This attempt has ended, or is answered already: an answer counts once, until `deadline_at`."
 )
+
+IN_PROGRESS = "An attempt of this delivery is in progress, so nothing was changed."
 
 STREAM_EXAMPLE = """\
 id: 2
@@ -211,11 +215,40 @@ async def answer_delivery(request: web.Request) -> web.Response:
 
 @docs(
     tags=["listening"],
+    operationId="redeliver_to_listener",
+    summary="Redeliver to a listener",
+    description="Attempts a delivery of this listener now, in any status, as "
+    "`POST /deliveries/{id}/redeliver` does with the key of the account. Deliveries to receivers "
+    "and to other listeners are not found here.",
+    security=KEYS,
+)
+@match_info_schema(ListenerDeliveryPathSchema)
+@answers_nothing("The delivery is pending.")
+@refuses(400, 401, 404, 409, 422, 429, 503, descriptions={409: IN_PROGRESS})
+async def redeliver_to_listener(request: web.Request) -> web.Response:
+    """Make one delivery of a listener pending again."""
+    place, account_id = request["match_info"], request[ACCOUNT_ID]
+    dependencies, delivery_id = request.app[DEPENDENCIES], place["id"]
+    async with dependencies.reads.turn(account_id):
+        row = await dependencies.store.find_delivery(account_id, delivery_id)
+        if row["origin"] != listener_origin(place["name"]):
+            raise NotFound(f"There is no delivery {delivery_id!r}.")
+        _, is_redelivered = await dependencies.store.redeliver(
+            account_id, delivery_id, dependencies.clock.now()
+        )
+    if not is_redelivered:
+        raise Conflict(IN_PROGRESS)
+    record_redelivered(request, 1, delivery_id=delivery_id)
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+@docs(
+    tags=["listening"],
     operationId="create_listen_key",
     summary="Create a key to listen",
     description="A key for a developer, in place of the key of your account: it permits nothing "
-    "but to listen, and expires after 24 hours. 1,000 of them are valid at once; a further one "
-    "replaces the oldest.",
+    "but to listen, answer and redeliver to a listener, and expires after 24 hours. 1,000 of them "
+    "are valid at once; a further one replaces the oldest.",
 )
 @answers(ListenKeySchema, "The key, which is not shown again.", 201)
 @refuses(400, 401, 429, 503)

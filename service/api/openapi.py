@@ -73,7 +73,8 @@ LISTEN_KEY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "inl_…",
-    "description": "A key that permits nothing but to listen, from `POST /listen-keys`.",
+    "description": "A key that permits nothing but to listen, from `POST /listen-keys`: to "
+    "take callbacks for listeners, to answer them, and to redeliver them.",
 }
 
 FIELD_ERRORS = (

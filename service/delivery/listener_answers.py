@@ -7,7 +7,7 @@ import orjson
 
 from service.delivery.connection import ANSWER_LIMIT
 from service.delivery.failures import NoAnswer
-from service.delivery.sender import Answer
+from service.delivery.sender import Answer, told_head
 from service.domain.listening import ListenerFailure
 from service.domain.outcomes import AttemptOutcome
 
@@ -48,6 +48,7 @@ def read_answer(content: bytes) -> Answer | NoAnswer:
         len(body) > ANSWER_LIMIT,
         headers.get("location") if status_code // 100 == 3 else None,
         headers.get("content-encoding"),
+        told_head([(name.encode(), text.encode()) for name, text in given["headers"].items()]),
     )
 
 

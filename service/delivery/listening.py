@@ -16,9 +16,11 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import ClassVar
 
 from service.callbacks.listening import ListenUrls
 from service.clock import Clock
+from service.delivery.connection import ANSWER_LIMIT
 from service.delivery.failures import NoAnswer
 from service.delivery.listener_answers import no_answer_within, read_answer
 from service.delivery.listener_stream import Stream
@@ -66,7 +68,10 @@ IDLE = timedelta(hours=1)
 """The wait of the loop while no listener is connected: a connection ends it."""
 
 ANSWER_HEADERS_BYTES = 3 * 1024
-"""What an answer of a listener takes besides its body, which becomes longer by a third."""
+"""What an answer of a listener takes besides its body."""
+
+ANSWER_BYTES_MAX = ANSWER_LIMIT + 1
+"""What is taken of the body of an answer: one byte above the limit shows that it is longer."""
 
 NOT_HERE = (
     "This process does not deliver, and listeners connect to one that does: of the role "
@@ -93,16 +98,17 @@ class Pending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerLimits:
-    """How long an attempt takes, how many listeners may be connected, and what they may send."""
+    """How long an attempt takes, and how many listeners may be connected."""
 
     timeout: timedelta
     streams_max: int
-    body_limit: int
-    """Bytes of the body of a request."""
 
 
 class Listeners(Loop):
     """The connected listeners of a process, whose callback URLs are *urls*."""
+
+    answer_request_bytes: ClassVar = -(-ANSWER_BYTES_MAX // 3) * 4 + ANSWER_HEADERS_BYTES
+    """The bytes of the largest request with an answer: in Base64, a body is longer by a third."""
 
     def __init__(
         self,
@@ -121,7 +127,6 @@ class Listeners(Loop):
         self._new_token = new_token
         self._metrics = metrics
         self._streams_max = limits.streams_max
-        self._answer_bytes_max = (limits.body_limit - ANSWER_HEADERS_BYTES) * 3 // 4
         self._streams: dict[tuple[str, str], Stream] = {}
         self._pending: dict[AttemptKey, Pending] = {}
         self._connecting = asyncio.Lock()
@@ -241,7 +246,7 @@ class Listeners(Loop):
                 "callback_url": self.urls.url_of(name),
                 "waiting_count": waiting_count,
                 "has_displaced": has_displaced,
-                "answer_bytes_max": self._answer_bytes_max,
+                "answer_bytes_max": ANSWER_BYTES_MAX,
                 "now": self.clock.now(),
             },
         )

@@ -104,9 +104,8 @@ class ServiceConnection:
 
     async def redeliver(self, delivery_id: str) -> tuple[int, str]:
         """Ask for a redelivery; status and words of the service. LinkLost if there are neither."""
-        return await self._send(
-            f"{self._url}/deliveries/{quote(delivery_id, safe='')}/redeliver", None
-        )
+        path = f"/listen/{self._name}/{quote(delivery_id, safe='')}/redeliver"
+        return await self._send(self._url + path, None)
 
     async def _post(self, path: str, document: Mapping[str, Any]) -> tuple[int, str]:
         url = f"{self._url}/listen/{self._name}/{path}"

@@ -26,6 +26,10 @@ HEADERS_BYTES_MAX = 2048
 
 HEADER_CHARACTERS_MAX = 1024
 
+HEAD_LINE_MAX = 16 * 1024
+HEAD_COUNT_MAX = 256
+"""What the head of an answer may have: the same as that of a receiver on the internet."""
+
 COUNTING = ("retry-after", "location", "content-encoding", "content-type")
 """The headers of an answer that decide something, or say what its body is."""
 
@@ -110,6 +114,9 @@ class Forwarder:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
+            max_line_size=HEAD_LINE_MAX,
+            max_field_size=HEAD_LINE_MAX,
+            max_headers=HEAD_COUNT_MAX,
             headers={"Accept-Encoding": "identity"},
             trust_env=False,
         )
@@ -124,43 +131,44 @@ class Forwarder:
         """
         Make *request*, and read the answer within *seconds*, of which a part is left over.
 
-        A body longer than *body_bytes_max* cannot be passed on.
+        Of the body, up to *body_bytes_max* are read. As with a receiver, the head of a refusal is
+        enough, whatever becomes of its body.
         """
         seconds -= min(seconds * MARGIN, MARGIN_SECONDS_MAX)
+        response, body = None, bytearray()
         try:
             async with asyncio.timeout(seconds):
-                return await self._forward(request, body_bytes_max)
+                response = await self._session.request(
+                    request.method,
+                    # Byte for byte: without this, yarl would decode parts of the path.
+                    URL(self._base + request.path, encoded=True),
+                    data=request.body,
+                    headers=request.headers,
+                    allow_redirects=False,
+                )
+                if not 200 <= response.status <= 599:
+                    detail = f"the status {response.status} is not one of 200 to 599"
+                    return LocalAnswer(failure=ListenerFailure.MALFORMED, detail=detail)
+                while len(body) < body_bytes_max and not response.content.at_eof():
+                    body += await response.content.readany()
+                return _answer(response, body[:body_bytes_max])
         except Exception as failure:  # noqa: BLE001 -- no answer may stop a listener
+            if response is not None and 300 <= response.status <= 599:
+                return _answer(response, body[:body_bytes_max])
             kind = next((kind for known, kind in FAILURES if isinstance(failure, known)), None)
             detail = str(failure) or type(failure).__name__
             if kind is ListenerFailure.TIMEOUT:
                 detail = f"no complete answer within {seconds:.1f} s"
             return LocalAnswer(failure=kind or ListenerFailure.UNREACHABLE, detail=detail)
-
-    async def _forward(self, request: LocalRequest, body_bytes_max: int) -> LocalAnswer:
-        async with self._session.request(
-            request.method,
-            # Byte for byte: without this, yarl would decode parts of the path.
-            URL(self._base + request.path, encoded=True),
-            data=request.body,
-            headers=request.headers,
-            allow_redirects=False,
-        ) as response:
-            body = bytearray()
-            while len(body) <= body_bytes_max and not response.content.at_eof():
-                body += await response.content.readany()
-            if len(body) > body_bytes_max:
+        finally:
+            if response is not None:
                 response.close()
-                detail = f"the answer is longer than {body_bytes_max} bytes"
-                return LocalAnswer(failure=ListenerFailure.TOO_LONG, detail=detail)
-            if not 200 <= response.status <= 599:
-                detail = f"the status {response.status} is not one of 200 to 599"
-                return LocalAnswer(failure=ListenerFailure.MALFORMED, detail=detail)
-            return LocalAnswer(
-                status_code=response.status,
-                headers=_passed_on(response.headers),
-                body=bytes(body),
-            )
+
+
+def _answer(response: aiohttp.ClientResponse, body: bytearray) -> LocalAnswer:
+    return LocalAnswer(
+        status_code=response.status, headers=_passed_on(response.headers), body=bytes(body)
+    )
 
 
 FAILURES: tuple[tuple[type[Exception], ListenerFailure], ...] = (

@@ -324,9 +324,7 @@ class Listener:
         except LinkLost as error:
             self._report(Told(text=f"Not redelivered: {error}"))
             return
-        if status == HTTPStatus.ACCEPTED:
+        if status == HTTPStatus.NO_CONTENT:
             self._report(Told(text=f"{delivery_id} is delivered again."))
-        elif status == HTTPStatus.UNAUTHORIZED:
-            self._report(Told(text="Not redelivered: that needs the key of the account."))
         else:
             self._report(Told(text=f"Not redelivered ({status}): {detail}"))

@@ -8,8 +8,9 @@ sandbox it leads to a page of ours on which every ending can be chosen.
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -18,9 +19,11 @@ from service.domain.invoice import Invoice
 from service.domain.states import PAYABLE, InvoiceStatus
 from service.errors import CollectorUnavailable, Conflict, StorageUnavailable
 from service.localization import decimals_of, format_amount, format_date, load
+from service.pages.errors import words_of
 from service.pages.rendering import Renderer, invoice_renderer
 from service.storage.invoices import as_invoice
 from service.storage.store import Store
+from service.web.middlewares import ERROR_PAGES, EXPECT
 
 log = logging.getLogger("invoices.pages")
 
@@ -83,11 +86,12 @@ def add_pages(app: web.Application, payments: Payments) -> None:
             (hdrs.METH_GET, "/pay/{token}/sandbox", pages.show_endings),
             (hdrs.METH_POST, "/pay/{token}/sandbox", pages.choose),
         ]
+    app[ERROR_PAGES]["/pay"] = pages.error_page
     for method, path, handler in routes:
         for form in (path, f"{path}/"):
-            app.router.add_route(method, form, handler)
+            app.router.add_route(method, form, handler, expect_handler=app[EXPECT])
             if method == hdrs.METH_GET:
-                app.router.add_route(hdrs.METH_HEAD, form, handler)
+                app.router.add_route(hdrs.METH_HEAD, form, handler, expect_handler=app[EXPECT])
 
 
 class _Pages:
@@ -144,6 +148,17 @@ class _Pages:
 
         return await self._answer(request, choose)
 
+    def error_page(self, request: web.Request, status: int) -> web.Response:
+        """A page in place of an error with *status* outside the handlers."""
+        token = request.path.removeprefix("/pay").strip("/").partition("/")[0]
+        if status == HTTPStatus.NOT_FOUND or not token:
+            return self._message("No such invoice", NOT_FOUND, status)
+        heading, words = words_of(status)
+        url = f"{self._payments.public_path}/pay/{quote(token, safe='')}"
+        # Under another name, the link would lead to the same error.
+        is_elsewhere = status == HTTPStatus.MISDIRECTED_REQUEST
+        return self._message(heading, words, status, url="" if is_elsewhere else url)
+
     async def _answer(
         self,
         request: web.Request,
@@ -188,8 +203,8 @@ class _Pages:
             "url": url,
         }
 
-    def _message(self, heading: str, message: str, status: int) -> web.Response:
-        values = {"heading": heading, "message": message, "is_sandbox": False}
+    def _message(self, heading: str, message: str, status: int, *, url: str = "") -> web.Response:
+        values = {"heading": heading, "message": message, "url": url, "is_sandbox": False}
         return self._page("message.html", values, status=status)
 
 

@@ -25,7 +25,6 @@ from service.storage.tables import (
     deliveries,
     receiver_checks,
     receiver_hours,
-    receivers,
 )
 from service.storage.waiting import Chain, Waiting
 
@@ -128,12 +127,12 @@ class ConsoleStore:
     async def hours_of(
         self, receivers: Sequence[str], now: datetime
     ) -> dict[str, list[HourCounts]]:
-        """The attempts of each of *receivers* in the last 24 hours, in order, by hour."""
+        """The attempts of each of *receivers*, or accounts, of the last 24 hours, by hour."""
         return await self._browse(_hours_of, receivers, now)
 
     async def hours_of_account(self, account_id: str, now: datetime) -> list[HourCounts]:
-        """The attempts of the first `RECEIVERS_MAX` receivers of an account, as `hours_of`."""
-        return await self._browse(_hours_of_account, account_id, now)
+        """The attempts of all receivers of an account, as `hours_of`."""
+        return (await self.hours_of([account_id], now))[account_id]
 
     async def keep_check(self, row: dict[str, Any]) -> None:
         """Keep a *row* of `receiver_checks` in place of the last one of its URL."""
@@ -204,8 +203,10 @@ def _count_scanned(
     *conditions: ColumnElement[bool],
 ) -> Counted:
     """Count those that meet all conditions among the next `SCAN_MAX` deliveries after *after*."""
-    query = _matching(account_id, wanted, *history.bounds_of(wanted), *conditions)
     end = history.end_of_scan(tx, account_id, wanted, after)
+    if end is not None and wanted == DeliveryFilter() and not conditions:
+        return Counted(history.SCAN_MAX, end)
+    query = _matching(account_id, wanted, *history.bounds_of(wanted), *conditions)
     if after is not None:
         query = query.where(deliveries.c.id < after)
     if end is not None:
@@ -249,34 +250,6 @@ def _of_a_day(known: Mapping[datetime, HourCounts], now: datetime) -> list[HourC
     since = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOUR_COUNT - 1)
     wanted = (since + timedelta(hours=number) for number in range(HOUR_COUNT))
     return [known.get(at) or HourCounts(at, 0, 0) for at in wanted]
-
-
-def _hours_of_account(tx: Connection, account_id: str, now: datetime) -> list[HourCounts]:
-    begin, end = waiting.bounds_of(account_id)
-    last = (
-        select(receivers.c.receiver)
-        .where(receivers.c.receiver >= begin, receivers.c.receiver < end)
-        .order_by(receivers.c.receiver)
-        .offset(RECEIVERS_MAX)
-        .limit(1)
-    )
-    # An expression, so that no plan reads the hours of all accounts in the order of their index.
-    # Of the few hours that are kept, those before the last day are left out below.
-    hour = func.abs(receiver_hours.c.hour, type_=receiver_hours.c.hour.type)
-    query = (
-        select(
-            hour,
-            func.sum(receiver_hours.c.delivered_count),
-            func.sum(receiver_hours.c.failed_count),
-        )
-        .where(
-            receiver_hours.c.receiver >= begin,
-            receiver_hours.c.receiver < (tx.scalar(last) or end),
-        )
-        .group_by(hour)
-    )
-    known = {row[0]: HourCounts(row[0], int(row[1]), int(row[2])) for row in tx.execute(query)}
-    return _of_a_day(known, now)
 
 
 def _keep_check(tx: Connection, row: dict[str, Any]) -> None:

@@ -3,6 +3,9 @@ The counts of the attempts of each receiver, by hour.
 
 The processes add what they have counted every few seconds, and never read a row for that. So the
 counts of several processes add up, and an hour of a receiver is one row however much it gets.
+
+An account has rows of its own, under its id in place of a receiver: the sums of all its receivers,
+of which there may be any number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +27,8 @@ from sqlalchemy import (
 )
 
 from service.database.bulk import Given, given, insert_of
-from service.domain.attempt_counts import COUNTS, Hour, no_counts
+from service.domain.attempt_counts import COUNTS, Hour, added, no_counts
+from service.domain.delivery import account_of
 from service.storage.tables import microseconds, receiver_hours
 
 HOUR_COUNT = 24
@@ -44,12 +48,13 @@ _named = Given(receiver=Text())
 
 def add(tx: Connection, hours: Sequence[Hour]) -> None:
     """
-    Add the counts of *hours* to those that are stored.
+    Add the counts of *hours* of receivers to those that are stored, and to those of accounts.
 
     Runs inside *tx* and never commits it.
     """
     if not hours:
         return
+    hours = [*hours, *sums_of_accounts(hours)]
     rows = [
         {
             "receiver": one.receiver,
@@ -59,6 +64,15 @@ def add(tx: Connection, hours: Sequence[Hour]) -> None:
         for one in sorted(hours, key=lambda one: (one.receiver, one.hour))
     ]
     tx.execute(_adding(tx.dialect.name), given(rows))
+
+
+def sums_of_accounts(hours: Sequence[Hour]) -> list[Hour]:
+    """The sums of *hours* of receivers by account, which stands in place of a receiver."""
+    sums = dict[tuple[str, datetime], Sequence[int]]()
+    for one in hours:
+        place = account_of(one.receiver), one.hour
+        sums[place] = added([sums.get(place, no_counts()), one.counts])
+    return [Hour(*place, counts) for place, counts in sums.items()]
 
 
 def counts_of(

@@ -52,9 +52,10 @@ async def read_body(request: web.Request, limits: BodyLimits) -> int:
     try:
         if request.content.is_eof():
             # It arrived together with the head, as most do: no timeout is needed.
-            return len(await request.read())
-        async with asyncio.timeout(limits.seconds):
-            return len(await request.read())
+            body = await request.read()
+        else:
+            async with asyncio.timeout(limits.seconds):
+                body = await request.read()
     except TimeoutError:
         raise RequestTimedOut(
             f"The body was not complete after {limits.seconds:g} seconds."
@@ -66,3 +67,7 @@ async def read_body(request: web.Request, limits: BodyLimits) -> int:
         # that would hold the body until the garbage collector runs.
         error.__traceback__ = None
         raise MalformedRequest("The body does not match the headers of the request.") from None
+    if len(body) > limits.size:
+        # The application bounds all bodies by its largest limit alone.
+        raise limits.too_large()
+    return len(body)

@@ -1,8 +1,8 @@
 """
 The middlewares around every handler, and the hook that runs before every response.
 
-Errors become problem documents, requests of accounts become spans, and a request is authenticated
-and counted before its body is read.
+Errors become problem documents, or pages where people read them; requests of accounts become spans,
+and a request is authenticated and counted before its body is read.
 """
 
 import logging
@@ -33,6 +33,15 @@ TRACEPARENT = web.RequestKey[str | None]("traceparent")
 PUBLIC_PATH = web.AppKey("public_path", str)
 """The path of the public URL, which a proxy in front removes: links begin with it."""
 
+ErrorPage = Callable[[web.Request, int], web.Response]
+"""Makes the page that people read in place of the problem document of a status."""
+
+ERROR_PAGES = web.AppKey("error_pages", dict[str, ErrorPage])
+"""For paths below each of these, errors are pages."""
+
+EXPECT = web.AppKey[Callable[[web.Request], Awaitable[web.StreamResponse | None]]]("expect")
+"""Answers the `Expect` header of requests for pages; see `Admission.expect`."""
+
 HSTS_SECONDS = 365 * 86400
 """How long a browser that has used https:// does not use http://."""
 
@@ -62,9 +71,9 @@ def make_border(tracing: Tracing, private: Container[object]) -> Middleware:
             except web.HTTPException as error:
                 if error.status < 400:
                     raise
-                response = _response_to_aiohttp(request, error)
+                response = _for_readers(request, _response_to_aiohttp(request, error))
             except Exception as error:  # noqa: BLE001 -- the border: a caller never sees a traceback
-                response = _response_to(request, error)
+                response = _for_readers(request, _response_to(request, error))
             if span.is_recorded:
                 _describe(span, request, response)
             return response
@@ -98,6 +107,27 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
     return problem_of_status(500)
 
 
+def _for_readers(request: web.Request, problem: web.Response) -> web.Response:
+    """*problem*, or a page with its status and headers where people read what is answered."""
+    page_of = next(
+        (
+            page_of
+            for above, page_of in request.app[ERROR_PAGES].items()
+            if f"{request.path}/".startswith(f"{above}/")
+        ),
+        None,
+    )
+    if page_of is None or problem.status < 400:
+        return problem
+    page = page_of(request, problem.status)
+    for name in (hdrs.ALLOW, hdrs.RETRY_AFTER):
+        if name in problem.headers:
+            page.headers[name] = problem.headers[name]
+    if problem.keep_alive is False:
+        page.force_close()
+    return page
+
+
 def _route_of(request: web.Request) -> str:
     """The path as it is documented, with the names of its parameters."""
     resource = request.match_info.route.resource
@@ -125,12 +155,14 @@ class Admission:
 
     *private* holds the handlers that only an account may call, each with the function that finds
     the account of an `Authorization` header; *limit* counts one request of it. Both raise a
-    RequestError to refuse the request.
+    RequestError to refuse the request. *larger_bodies* are the limits of handlers that take more
+    than *body_limits*.
     """
 
     private: Mapping[object, Authenticate]
     limit: Callable[[str], None]
     body_limits: BodyLimits
+    larger_bodies: Mapping[object, BodyLimits]
     large_requests: LargeRequests = field(default_factory=LargeRequests)
 
     @web.middleware
@@ -140,7 +172,7 @@ class Admission:
         size = len(request.raw_path)
         if request.can_read_body:
             is_late = not request.content.is_eof()
-            size += await read_body(request, self.body_limits)
+            size += await read_body(request, self._limits_of(request))
             if is_late and ACCOUNT_ID in request:
                 # The account may have been disabled while the body arrived.
                 authenticate = self.private[request.match_info.handler]
@@ -158,16 +190,20 @@ class Admission:
         """
         try:
             await self._identify(request)
-            self.body_limits.check(request)
+            self._limits_of(request).check(request)
         except (RequestError, Unavailable) as error:
-            return problem_of(error, request.app[PUBLIC_PATH])
+            return _for_readers(request, problem_of(error, request.app[PUBLIC_PATH]))
         if request.version >= HttpVersion11:
             if request.headers[hdrs.EXPECT].lower() != "100-continue":
-                return problem_of_status(417, "Only the expectation 100-continue is supported.")
+                problem = problem_of_status(417, "Only the expectation 100-continue is supported.")
+                return _for_readers(request, problem)
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             # An interim answer is not the response: aiohttp would refuse to start that.
             request.writer.output_size = 0
         return None
+
+    def _limits_of(self, request: web.Request) -> BodyLimits:
+        return self.larger_bodies.get(request.match_info.handler, self.body_limits)
 
     async def _identify(self, request: web.Request) -> None:
         """Authenticate and count *request*, once: `expect` may have done it already."""

@@ -10,12 +10,14 @@ from hashlib import sha256
 
 import pytest
 
+from service.api.application import make_application
 from service.domain.attempt_counts import Hour, no_counts
 from service.domain.ids import lower_bound
 from service.domain.receivers import id_of
 from service.domain.states import DeliveryStatus
 from service.errors import StorageUnavailable
-from service.pages.console import streams
+from service.pages.console import serving, streams
+from service.pages.console.rendering import Pages
 from service.storage import history
 from service.storage.observations import Observation
 from tests.clock import START
@@ -463,6 +465,22 @@ async def test_a_page_may_load_nothing_else(browser, dead):
         assert not re.search(r"<style|style=|<script>|\son[a-z]+=|javascript:", html)
 
 
+async def test_templates_are_compiled_before_somebody_looks(aiohttp_client, service, monkeypatch):
+    """Some time after the start, the first look at a page costs no more than others."""
+    pages = []
+    monkeypatch.setattr(serving, "WARM_AFTER_SECONDS", 0)
+    monkeypatch.setattr(serving, "Pages", lambda path: pages.append(Pages(path)) or pages[0])
+    app = make_application(service.dependencies)
+    serving.add_console(app, service.console)
+
+    await aiohttp_client(app)
+
+    environment = pages[0].renderer.environment
+    async with asyncio.timeout(5):
+        while len(environment.cache) < len(environment.list_templates()):  # noqa: ASYNC110 -- jinja2 sets no event
+            await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("path", ["/none", "/deliveries/msg_0", "/invoices/0", "/invoices/%00"])
 @pytest.mark.parametrize("form", ["", "/"])
 async def test_what_does_not_exist_is_a_page(browser, path, form):
@@ -588,6 +606,41 @@ async def test_a_list_that_is_live_has_new_rows(live, store, clock):
 
     assert "row-msg_1" in (await stream.parts(1))["live_list"]
     assert ("say", "Deliveries on this page: 1 pending.") == await stream.next()
+
+
+async def test_a_page_that_has_a_row_is_sent_its_id_alone(live, store, clock):
+    """Of a list, the rows that differ are sent; a page has the others."""
+    await add_delivery(store, "1")
+    stream = await live("/deliveries")
+    assert "<th" in (await stream.parts(1))["live_list"].split("<tbody>")[1]
+    await clock.parked()
+
+    await add_delivery(store, "2", at=START + SECOND)
+    clock.advance(streams.PAUSE)
+
+    rows = (await stream.parts(1))["live_list"].split("<tbody>")[1]
+    assert '<tr id="row-msg_1" data-same></tr>' in rows
+    assert 1 == rows.count("<th")
+
+
+async def test_pages_of_one_url_share_what_is_read(live, store, clock, database):
+    """Eight pages that show the same cost one read a second, and all of them are current."""
+    reads = []
+    database.fault = lambda work: reads.append(work)  # noqa: PLW0108 -- append returns nothing
+    await add_delivery(store, "1")
+    pages = [await live("/deliveries?status=pending") for _ in range(streams.STREAMS_PER_ACCOUNT)]
+    for one in pages:
+        await one.parts(1)
+    for _ in pages:
+        await clock.parked()
+    await add_delivery(store, "2", at=START + SECOND)
+    reads.clear()
+
+    clock.advance(streams.PAUSE)
+
+    for one in pages:
+        assert "row-msg_2" in (await one.parts(1))["live_list"]
+    assert 2 == len(reads)
 
 
 async def test_live_pages_are_bounded(live, browser, service):

@@ -13,12 +13,18 @@ from service.accounts.administration import AccountAdministration
 from service.accounts.encryption import SecretCipher, new_encryption_key
 from service.accounts.listen_keys import LIFETIME
 from service.api import listening
-from service.api.application import make_application, make_health_application
+from service.api.application import (
+    LISTENING_OPERATIONS,
+    OPERATIONS,
+    make_application,
+    make_health_application,
+)
 from service.app import ALONE
+from service.delivery.listening import ANSWER_BYTES_MAX
 from service.loops import running_loops
 from tests.askers import Asker
 from tests.clock import PATIENCE_SECONDS
-from tests.rows import LISTENER_URL, add_delivery, for_listener
+from tests.rows import LISTENER_URL, ONE, add_delivery, for_listener
 
 OK = {"status": 200, "headers": {"X": "y"}, "body_base64": b64encode(b'{"ok": true}').decode()}
 STREAM = "/listen/laptop/stream"
@@ -303,10 +309,60 @@ async def test_an_invalid_attempt_is_refused(client, path):
 
 
 async def test_an_answer_is_bounded(client):
-    """A body above the limit is refused, as everywhere."""
-    answer = await client.post(PLACE, json={**OK, "body_base64": "A" * 70_000})
+    """It may be as long as that of a receiver, whatever other requests may be; no longer."""
+    longest = b64encode(b"x" * ANSWER_BYTES_MAX).decode()
+    headers = {"x": "y" * 1_000, "z": "y" * 1_000}
+
+    answer = await client.post(PLACE, json={**OK, "headers": headers, "body_base64": longest})
+    assert 409 == answer.status
+    answer = await client.post(PLACE, json={**OK, "body_base64": "A" * 100_000})
+    assert 413 == answer.status
+    answer = await client.post("/listen/laptop/seen", data=b"x" * 70_000)
+    assert 413 == answer.status
+
+
+async def test_chunks_are_bounded_by_the_limit_of_their_operation(client):
+    """A body that does not announce its length may not be larger than one that does."""
+
+    async def chunks():
+        for _ in range(70):
+            yield b"x" * 1024
+
+    answer = await client.post("/listen/laptop/seen", data=chunks())
 
     assert 413 == answer.status
+
+
+# Redelivery
+
+
+async def test_a_delivery_of_a_listener_is_redelivered(client, store):
+    """What came to a listener comes again, whatever became of it."""
+    async with listening_to(client) as events:
+        await events.next("connected")
+        await add_delivery(store, "1", **for_listener("laptop"))
+        await events.next("delivery")
+        assert 409 == (await client.post("/listen/laptop/msg_1/redeliver")).status
+        assert 204 == (await client.post(PLACE, json=OK)).status
+        await events.next("settled")
+
+        assert 204 == (await client.post("/listen/laptop/msg_1/redeliver")).status
+
+        assert 2 == (await events.next("delivery"))[1]["attempt"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/listen/other/msg_1", "/listen/laptop/msg_2", "/listen/laptop/x"]
+)
+async def test_what_is_not_of_the_listener_is_not_redelivered(api, store, path):
+    """Deliveries of other listeners and of receivers are not found, and stay as they are."""
+    await add_delivery(store, "1", **for_listener("laptop"))
+    await add_delivery(store, "2", origin=ONE)
+    before = [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
+
+    assert 404 == (await api.post(f"{path}/redeliver")).status
+
+    assert before == [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
 
 
 async def test_an_answer_to_nothing_is_too_late(client):
@@ -354,8 +410,12 @@ class TestWithKeys:
 
             assert 204 == (await developer.ask("POST", "/listen/laptop/seen", json=seen)).status
             assert 409 == (await developer.ask("POST", PLACE, json=OK)).status
-            for method, path in (("GET", "/invoices/"), ("POST", "/listen-keys")):
-                assert 401 == (await developer.ask(method, path)).status
+            assert 404 == (await developer.ask("POST", "/listen/laptop/msg_9/redeliver")).status
+            listening_paths = {one.path for one in LISTENING_OPERATIONS}
+            for one in OPERATIONS:
+                if one.path not in listening_paths and one.is_private:
+                    path = one.path.replace("{id}", "msg_1")
+                    assert 401 == (await developer.ask(one.method, path)).status, one.path
 
     async def test_the_key_of_the_account_listens_as_well(self, client, ann):
         """An account needs no other key."""
@@ -368,6 +428,7 @@ class TestWithKeys:
 
         assert 401 == (await anonymous.ask("GET", STREAM)).status
         assert 401 == (await anonymous.ask("POST", PLACE, json=OK)).status
+        assert 401 == (await anonymous.ask("POST", "/listen/laptop/msg_1/redeliver")).status
         assert 401 == (await anonymous.ask("POST", "/listen-keys")).status
 
     async def test_a_connection_ends_with_its_key(self, client, key, clock, monkeypatch):

@@ -681,7 +681,7 @@ INDEXES = {
     "find receivers of an account": [_LOOK],
     "find deliveries to a URL": [{"deliveries_primary"}],
     "hours of receivers": [{"receiver_hours_primary"}],
-    "hours of an account": [{"receivers_pkey"}, {"receiver_hours_primary"}],
+    "hours of an account": [{"receiver_hours_primary"}],
     "count dead deliveries of a day": [{"deliveries_dead"}],
     "count deliveries": [{"deliveries_primary"}],
     "count dead deliveries": [{"deliveries_dead"}],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 from datetime import timedelta
 
@@ -23,6 +25,7 @@ from service.domain.outcomes import POINTS_TO, AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus, InvoiceStatus, MailStatus
 from service.domain.waiting import WaitingFor, Waits
 from tests.clock import START
+from tests.processes import ROOT
 
 MINUTE = timedelta(minutes=1)
 FAILED = [one for one in AttemptOutcome if one is not AttemptOutcome.DELIVERED]
@@ -295,3 +298,73 @@ class _Paused:
 def test_facts_are_values():
     """Equal facts are equal: an explanation depends on nothing else."""
     assert facts() == replace(facts())
+
+
+# What the guide says about the evidence
+
+OF_DELIVERIES = {"delivery_id", "invoice_id", "url", "event", "created_at", "attempt_count"}
+OF_INVOICES = {Verdict.NO_CALLBACK_URL, Verdict.NO_EVENT, Verdict.REMOVED}
+LATER = START + MINUTE
+EARLIER = EarlierDelivery(id="msg_0", description="Invoice sent", attempt_count=1)
+
+
+def documented_evidence():
+    """What each verdict always has and may have, as the table of the guide says."""
+    lines = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8").splitlines()
+    begin = lines.index("| `verdict` | always has | may have |") + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[begin:])
+    for verdicts, always, may in (row.split("|")[1:4] for row in rows):
+        for name in words_in_code(verdicts):
+            yield Verdict(name), words_in_code(always), words_in_code(may)
+
+
+def words_in_code(text):
+    """What stands between backticks."""
+    return set(re.findall("`([^`]+)`", text))
+
+
+def every_explanation():
+    """Explanations of every verdict, with little and with much that is known."""
+    redirected = last(status_code=302, detail=f"x{POINTS_TO}y")
+    for known in (None, last(), redirected):
+        ended = {"settled_at": START, "last": known}
+        for reason in DeadReason:
+            yield explained(status=DeliveryStatus.DEAD, reason=reason, **ended)
+        yield explained(status=DeliveryStatus.DELIVERED, **ended)
+        for changes in (
+            {},
+            {"due_at": LATER},
+            {"held_until": LATER},
+            {"cooldown_until": LATER},
+            {"leased_until": LATER},
+            {"leased_until": START - MINUTE},
+            {"is_first": False},
+            {"is_paused": True},
+            {"is_for_listener": True},
+        ):
+            yield explained(waits=waits(**changes), last=known, earlier=EARLIER)
+    # An address that may not be called ends a delivery at once.
+    for outcome in set(FAILED) - {AttemptOutcome.BLOCKED}:
+        yield explained(waits=waits(due_at=LATER), last=last(outcome))
+    yield explain_invoice(an_invoice(has_callback=False), START)
+    yield explain_invoice(an_invoice(event_count=2, last_event_at=START), START)
+    for changes in ({}, {"due_at": LATER}, {"mail_status": MailStatus.PENDING}):
+        yield explain_invoice(an_invoice(**changes), START)
+
+
+def test_the_guide_says_which_evidence_a_verdict_has():
+    """Every verdict has what the table promises, and nothing that the table does not name."""
+    known = {verdict: (always, may) for verdict, always, may in documented_evidence()}
+    assert set(Verdict) == known.keys()
+    seen = set()
+    for one in every_explanation():
+        always, may = known[one.verdict]
+        of_all = set() if one.verdict in OF_INVOICES else OF_DELIVERIES
+        attempted = {"attempt"} & one.evidence.keys() if one.verdict not in OF_INVOICES else set()
+        if "attempt" in always and one.evidence.keys().isdisjoint({"attempt"}):
+            # Without an attempt such a delivery does not exist.
+            continue
+        assert always | of_all <= one.evidence.keys(), one
+        assert one.evidence.keys() <= always | may | of_all | attempted, one
+        seen.add(one.verdict)
+    assert set(Verdict) - {Verdict.RATE} <= seen

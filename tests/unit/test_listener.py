@@ -12,11 +12,19 @@ import pytest
 from aiohttp import web
 
 from service.cli.listen import print_as_json, print_as_text
+from service.delivery.connection import HEAD_COUNT_LIMIT, HEAD_LINE_LIMIT
 from service.domain.listening import ListenerFailure
 from service.listener import connection
 from service.listener.connection import LinkLost, ServiceConnection
 from service.listener.events import EVENT_BYTES_MAX, EventReader, NotEvents
-from service.listener.forwarding import Forwarder, LocalAnswer, LocalRequest, loopback_only
+from service.listener.forwarding import (
+    HEAD_COUNT_MAX,
+    HEAD_LINE_MAX,
+    Forwarder,
+    LocalAnswer,
+    LocalRequest,
+    loopback_only,
+)
 from service.listener.listener import Link, Listener
 from service.listener.notices import Connected, Disconnected, Displaced, Forwarded, Told
 from tests.clock import PATIENCE_SECONDS
@@ -178,16 +186,65 @@ async def test_the_headers_of_an_answer_are_bounded():
     assert 2048 >= len(orjson.dumps(answer.headers))
 
 
-async def test_a_long_answer_is_not_passed_on():
-    """An answer longer than the service takes is a failure, and is not read to its end."""
+async def test_a_long_answer_is_cut():
+    """As much is passed on as the service takes, which sees that it is longer; no more is read."""
 
     async def handle(_request):
-        return web.Response(body=b"x" * 1001)
+        return web.Response(status=500, body=b"x" * 1_000_000)
 
     async with local_server(handle) as url:
         answer = await forwarded(url)
 
-    assert {"failure": "too_long"} == answer.as_object()
+    assert (500, b"x" * 1000, None) == (answer.status_code, answer.body, answer.failure)
+
+
+async def test_an_answer_as_long_as_the_limit_is_whole():
+    """Nothing of it is cut, and nothing more is waited for."""
+
+    async def handle(_request):
+        return web.Response(body=b"x" * 1000)
+
+    async with local_server(handle) as url:
+        answer = await forwarded(url)
+
+    assert (200, b"x" * 1000) == (answer.status_code, answer.body)
+
+
+async def test_the_head_of_a_refusal_is_enough():
+    """As on the internet, a refusal whose body is broken is a refusal with its Retry-After."""
+    head = b"HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 9\r\n\r\n"
+    async with raw_server(head + b"x") as url:
+        answer = await forwarded(url)
+
+    assert (503, "7", None) == (answer.status_code, answer.headers["Retry-After"], answer.failure)
+
+
+async def test_a_refusal_whose_body_does_not_end_is_passed_on_in_time():
+    """The deadline ends what is read of its body, and not the answer."""
+
+    async def handle(request):
+        response = web.StreamResponse(status=503, headers={"Retry-After": "7"})
+        await response.prepare(request)
+        await response.write(b"x")
+        await asyncio.Event().wait()
+
+    async with local_server(handle) as url:
+        answer = await forwarded(url, seconds=0.3)
+
+    assert (503, b"x", None) == (answer.status_code, answer.body, answer.failure)
+
+
+async def test_a_long_header_is_read_as_a_receiver_is():
+    """The limits of a head are the same on both roads."""
+
+    async def handle(_request):
+        return web.Response(headers={"X-Long": "y" * 12_000})
+
+    async with local_server(handle) as url:
+        answer = await forwarded(url)
+
+    assert 200 == answer.status_code
+    assert (HEAD_LINE_LIMIT, HEAD_COUNT_LIMIT) == (HEAD_LINE_MAX, HEAD_COUNT_MAX)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +340,7 @@ class FakeService:
             if self.answer_status == 204:
                 await self.tell(sent(9, "settled", SETTLED))
             return web.Response(status=self.answer_status)
-        return web.Response(status=202 if request.path.endswith("redeliver") else 204)
+        return web.Response(status=204)
 
 
 @asynccontextmanager
@@ -521,7 +578,7 @@ async def test_the_last_delivery_is_delivered_again():
 
     assert "Nothing has come yet." == first.text
     assert "msg_1 is delivered again." == second.text
-    assert "/deliveries/msg_1/redeliver" in dict(service.posted.entries)
+    assert "/listen/laptop/msg_1/redeliver" in dict(service.posted.entries)
 
 
 async def test_a_silent_link_is_dead(monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -11,9 +11,11 @@ import orjson
 import pytest
 from standardwebhooks import Webhook
 
+from service.delivery.connection import ANSWER_LIMIT
 from service.delivery.failures import NoAnswer
 from service.delivery.listener_answers import FAILURES, read_answer
-from service.delivery.listening import ACCOUNT_STREAMS_MAX
+from service.delivery.listening import ACCOUNT_STREAMS_MAX, ANSWER_BYTES_MAX, Listeners
+from service.delivery.sender import Answer
 from service.delivery.signing import Signer
 from service.development import DEV_SECRET
 from service.domain.listening import (
@@ -598,6 +600,26 @@ def test_an_answer_has_what_decides():
     )
     assert "gzip" == read.content_encoding
     assert not read.is_truncated
+
+
+def test_the_headers_of_an_answer_are_told():
+    """An attempt shows them, as those of a receiver on the internet."""
+    headers = {"Content-Type": "text/html", "X-Id": "7"}
+    read = read_answer(orjson.dumps({"status": 500, "headers": headers, "body_base64": ""}))
+
+    assert "Content-Type: text/html\nX-Id: 7" == read.head
+
+
+@pytest.mark.parametrize("length", [0, 50_000, ANSWER_LIMIT, ANSWER_LIMIT + 1, 70_000])
+def test_a_long_answer_is_that_of_a_receiver(length):
+    """The same answer is the same value on both roads, from which outcome and detail follow."""
+    body = b"x" * length
+    cut = b64encode(body[:ANSWER_BYTES_MAX]).decode()
+    content = orjson.dumps({"status": 200, "headers": {}, "body_base64": cut})
+
+    expected = Answer(200, None, body[:ANSWER_LIMIT], length > ANSWER_LIMIT)
+    assert expected == read_answer(content)
+    assert Listeners.answer_request_bytes >= len(content)
 
 
 @pytest.mark.parametrize("failure", ListenerFailure)

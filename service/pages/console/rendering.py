@@ -5,6 +5,7 @@ The policy allows the one style sheet, the one script and the picture that this 
 nothing else: no inline script or style, and nothing of another site.
 """
 
+import asyncio
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib.resources import files
@@ -12,7 +13,7 @@ from importlib.resources import files
 from aiohttp import hdrs, web
 
 from service.errors import NotFound
-from service.pages.console.texts import FILTERS, visible
+from service.pages.console.texts import FILTERS, FUNCTIONS, visible
 from service.pages.console.visits import HOME
 from service.pages.rendering import CLOSED, Renderer
 
@@ -35,7 +36,7 @@ class Pages:
         self._assets = _assets()
         self.renderer = Renderer("service.pages.console", POLICY, visible)
         self.renderer.environment.filters.update(FILTERS)
-        self.renderer.environment.globals["asset"] = self._asset
+        self.renderer.environment.globals |= {**FUNCTIONS, "asset": self._asset}
 
     def page(
         self,
@@ -59,6 +60,11 @@ class Pages:
             for block, render in template.blocks.items()
             if block.startswith("live_")
         }
+
+    async def warm(self) -> None:
+        """Compile every template in a thread, one after the other."""
+        for name in self.renderer.environment.list_templates():
+            await asyncio.to_thread(self.renderer.template, name)
 
     def _given(self, values: Mapping[str, object]) -> dict[str, object]:
         given = {"home": self._home, **values}

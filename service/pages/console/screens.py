@@ -7,7 +7,8 @@ of the API; with the same functions of the store, so that it shows nothing that 
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from math import ceil
 from typing import Any
 from urllib.parse import parse_qsl
@@ -25,7 +26,7 @@ from service.errors import (
 )
 from service.pages.console.origins import is_of_this_site
 from service.pages.console.rendering import Pages
-from service.pages.console.streams import Streams
+from service.pages.console.streams import LivePage, Streams
 from service.pages.console.visits import (
     HOME,
     Elsewhere,
@@ -36,6 +37,7 @@ from service.pages.console.visits import (
     visit_of,
 )
 from service.pages.console.wiring import Console
+from service.pages.errors import words_of
 from service.web.problems import RETRY_SECONDS
 from service.web.request_ids import request_id_of
 
@@ -133,19 +135,36 @@ class Screens:
 
         return guard
 
+    def error_page(self, _: web.Request, status: int) -> web.Response:
+        """A page in place of an error with *status* outside the handlers."""
+        title, words = words_of(status)
+        is_elsewhere = status == HTTPStatus.MISDIRECTED_REQUEST
+        return self.message(title, words, status, home=self._public_home if is_elsewhere else None)
+
     def message(
-        self, title: str, words: str, status: int, *, after_seconds: float | None = None
+        self,
+        title: str,
+        words: str,
+        status: int,
+        *,
+        after_seconds: float | None = None,
+        home: str | None = None,
     ) -> web.Response:
-        """A page that says one thing."""
+        """A page that says one thing, and leads to the console, which is at *home*."""
         headers: dict[str, str] = {}
         if after_seconds:
             headers[hdrs.RETRY_AFTER] = str(ceil(after_seconds))
-        values = {"title": title, "message": words}
+        values = {"title": title, "message": words, **({"home": home} if home else {})}
         return self._pages.page("message.html", values, status=status, headers=headers)
 
     @property
     def _home(self) -> str:
         return self._console.public_path + HOME
+
+    @property
+    def _public_home(self) -> str:
+        """Where the console is for those who have asked for it under another name."""
+        return self._console.public_url.rstrip("/") + HOME
 
     def _answer_to(
         self, error: RequestError | Forbidden | Unavailable | Elsewhere, request: web.Request
@@ -185,16 +204,30 @@ class Screens:
         }
 
     async def _stream(self, request: web.Request, visit: Visit, show: Show) -> web.StreamResponse:
+        shown: Screen | None = None
+        parts = dict[str, str]()
+
         async def read() -> tuple[dict[str, str], str]:
-            now = await visit_of(request, self._console)
+            nonlocal shown, parts
+            now = replace(visit, now=self._console.clock.now())
             self._console.limit(now.account_id)
             async with self._console.turn(now.account_id):
                 screen = await show(now, request)
-            return self._pages.parts(
-                screen.template, self._values(screen, now)
-            ), screen.announcement
+            if shown is None or screen.values != shown.values:
+                parts = self._pages.parts(screen.template, self._values(screen, now))
+            shown = screen
+            return parts, screen.announcement
 
-        return await self._streams.serve(request, visit.account_id, read)
+        async def check() -> None:
+            await visit_of(request, self._console)
+
+        page = LivePage(
+            account_id=visit.account_id,
+            key=(visit.is_operator, request.rel_url.raw_path_qs),
+            read=read,
+            check=check,
+        )
+        return await self._streams.serve(request, page)
 
 
 FORBIDDEN = (

@@ -8,6 +8,11 @@ const SAY_EVERY_MS = 5000;
 // Make *old* what *new* is, and leave alone what is the same: focus, selection and what was opened
 // stay where they are.
 function become(old, now) {
+  if (now.dataset?.same !== undefined) {
+    // A row that is here already: the server sends its id alone.
+    old.classList.remove("changed");
+    return;
+  }
   if (old.isEqualNode(now)) return;
   if (old.nodeType !== now.nodeType || old.nodeName !== now.nodeName || old.id !== now.id) {
     old.replaceWith(now);
