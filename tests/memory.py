@@ -111,6 +111,7 @@ class Memory:
 
     def __init__(self, *, has_one_writer=True):
         self.has_one_writer = has_one_writer
+        self.writes_at_once = False
         self.is_shared = False
         self.tables = Tables()
         self.losses: deque[Loss | None] = deque()

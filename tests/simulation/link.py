@@ -40,6 +40,7 @@ class WatchedDatabase:
 
     def __init__(self, world, process):
         self.has_one_writer = world.memory.has_one_writer
+        self.writes_at_once = False
         self.is_shared = False
         self._world = world
         self._process = process

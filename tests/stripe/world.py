@@ -62,6 +62,7 @@ class Inline:
 
     product = "SQLite"
     has_one_writer = True
+    writes_at_once = False
     is_shared = False
 
     def __init__(self, pause):
