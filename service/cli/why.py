@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from service.cli.terminal import printable
 from service.clock import SystemClock
 from service.development import DEV_ACCOUNT
 from service.domain.explanation import NextStep, explain_delivery, explain_invoice
+from service.domain.subjects import is_url, subjects_of
 from service.errors import InvoicesError, NotFound, UnknownAccount
 from service.settings import Settings, parse_api_url, read_settings
 from service.storage.history import DeliveryFilter
@@ -190,10 +192,15 @@ def why_command(
     """
     settings = read_settings()
     explains = _explains(settings, account_name, url, key)
-    is_url = subject.startswith(("http://", "https://"))
-    told = _explained_of_url(explains, subject) if is_url else [_explained(explains, subject)]
+    subjects = subjects_of(subject) or [subject]
+    is_of_url = is_url(subjects[-1])
+    told = (
+        _explained_of_url(explains, subjects[-1])
+        if is_of_url
+        else [_explained_of_any(explains, subjects)]
+    )
     if as_json:
-        click.echo(orjson.dumps({"items": told} if is_url else told[0]))
+        click.echo(orjson.dumps({"items": told} if is_of_url else told[0]))
         return
     for number, one in enumerate(told):
         if number:
@@ -213,6 +220,14 @@ def _explains(
     if account_name is not None:
         raise click.UsageError("--account is for the database: a key belongs to one account.")
     return OverHttp(ApiClient(base, key or settings.api_key))
+
+
+def _explained_of_any(explains: Explains, subjects: Sequence[str]) -> Told:
+    """The explanation of the first of *subjects* that is known."""
+    for subject in subjects[:-1]:
+        with suppress(NothingFound):
+            return _explained(explains, subject)
+    return _explained(explains, subjects[-1])
 
 
 def _explained(explains: Explains, subject: str) -> Told:

@@ -378,7 +378,7 @@ _FAILURES: dict[AttemptOutcome, tuple[str, str]] = {
         "Store the event, answer at once, and do longer work afterwards.",
     ),
     AttemptOutcome.MALFORMED: (
-        "What came back is not HTTP: {detail}.",
+        "The answer of your receiver cannot be read: {detail}.",
         "Check the port in the URL: does it speak HTTP, does it speak TLS?",
     ),
     AttemptOutcome.BLOCKED: (

@@ -117,6 +117,9 @@ async def test_no_query_is_an_error_of_ours(browser, query):
         ("msg_1", "/console/deliveries/msg_1"),
         ("%20msg_1%20", "/console/deliveries/msg_1"),
         ("1", "/console/invoices/1"),
+        ("%22msg_1%22", "/console/deliveries/msg_1"),
+        ("webhook-id:%20msg_1", "/console/deliveries/msg_1"),
+        ("%E2%80%9C1%E2%80%9D", "/console/invoices/1"),
     ],
 )
 async def test_the_search_leads_to_the_page(browser, dead, text, path):
@@ -131,6 +134,7 @@ async def test_the_search_leads_to_the_page(browser, dead, text, path):
     [
         ("https://one.example", {"msg_1", "msg_2"}),
         ("https://one.example:443/", {"msg_1", "msg_2"}),
+        ("%20%22https://one.example/%22%20", {"msg_1", "msg_2"}),
         ("https://one.example:443/invoices/2", {"msg_2"}),
         ("https://one.example:443/inv", set()),
         ("https://two.example", set()),

@@ -73,7 +73,7 @@ def filled(tmp_path, migrated):
 
 
 @pytest.mark.usefixtures("filled")
-@pytest.mark.parametrize("subject", ["2", "msg_2"])
+@pytest.mark.parametrize("subject", ["2", "msg_2", ' "msg_2",', "webhook-id: msg_2", "'2'"])
 def test_a_delivery_and_an_invoice_are_explained(why, subject):
     """The verdict comes first, then the evidence, what is next, and what to do."""
     done = why(subject)
@@ -100,6 +100,7 @@ def test_json_is_that_of_the_api(why):
     ("expected", "url"),
     [
         (["msg_1"], f"{ONE}/a"),
+        (["msg_1"], f" '{ONE}/a' "),
         (["msg_2"], f"{ONE}/b/"),
         (["msg_2", "msg_1"], ONE),
         (["msg_2", "msg_1"], "https://one.example"),

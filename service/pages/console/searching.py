@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from service.domain.subjects import is_url, subjects_of
 from service.errors import NotFound
 from service.pages.console.deliveries import shown
 from service.pages.console.filters import searched
@@ -15,9 +16,6 @@ from service.pages.console.visits import Visit
 from service.pages.console.wiring import Console
 
 SECTION = "search"
-
-URL_BEGINNINGS = ("http://", "https://")
-
 
 EXPLAINED_MAX = 5
 """Deliveries to a URL that are explained, the newest."""
@@ -36,20 +34,22 @@ class Searching:
         Raises:
             Found: if what was searched for has a page of its own.
         """
-        text = searched(visit.query)
-        is_url = text.lower().startswith(URL_BEGINNINGS)
+        subjects = subjects_of(searched(visit.query))
+        text = subjects[0] if subjects else ""
+        is_of_url = is_url(text)
         origin, explained = "", list[dict[str, Any]]()
-        if is_url:
+        if is_of_url:
             origin, explained = await self._deliveries_to(text, visit)
-        elif text:
-            await self._find(text, visit)
+        else:
+            for subject in subjects:
+                await self._find(subject, visit)
         return Screen(
             template="search.html",
             title="Why did it not come?",
             section=SECTION,
             values={
                 "searched": text,
-                "is_url": is_url,
+                "is_url": is_of_url,
                 "explained": explained,
                 "origin_url": visit.url("deliveries", origin=origin) if origin else None,
             },
