@@ -18,6 +18,8 @@ from service.pages.console.texts import (
     machine_instant,
     percent,
     sentence,
+    state,
+    time_element,
     visible,
     words,
 )
@@ -60,6 +62,19 @@ def test_instants_are_in_utc():
     assert "2026-01-31 12:00:00" == instant(START)
     assert "2026-01-31T12:00:00.000Z" == machine_instant(START)
     assert "" == instant(None)
+
+
+def test_an_instant_is_an_element_that_does_not_end_a_line_in_its_date():
+    """The day and the time may stand below each other; where there is none, another text stands."""
+    expected = '<time datetime="2026-01-31T12:00:00.000Z"><span>2026-01-31</span> 12:00:00</time>'
+    assert expected == str(time_element(START))
+    assert "&lt;never&gt;" == str(time_element(None, "<never>"))
+
+
+def test_a_state_is_only_text():
+    """Its name is escaped in the class and in the words."""
+    assert '<span class="state dead">not due</span>' == str(state("not_due", "dead"))
+    assert "<b>" not in str(state('"><b>'))
 
 
 @pytest.mark.parametrize(

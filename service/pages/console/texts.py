@@ -63,7 +63,9 @@ def time_element(at: datetime | None, empty: str = "") -> Markup:
     """An instant as an element of a page; *empty* where there is none."""
     if at is None:
         return escape(empty)
-    element = f'<time datetime="{machine_instant(at)}">{instant(at)}</time>'
+    day, _, time = instant(at).partition(" ")
+    # A line may end between both, and not within the date.
+    element = f'<time datetime="{machine_instant(at)}"><span>{day}</span> {time}</time>'
     return Markup(element)  # noqa: S704 -- two instants, which have no markup
 
 
