@@ -21,8 +21,9 @@ from service.web.server import is_lost, when_lost
     "was called with, or would have been. Nothing is skipped and nothing comes twice if you store "
     "`next` together with what you have done, and send it as `after`. The events of one invoice "
     "are in their order. With `wait`, the answer comes as soon as there is something new, and "
-    "after so many seconds without items. At most 10 requests of an account wait at a time. An "
-    "event may appear a moment after its callback has arrived.",
+    "after so many seconds without items; while much happens, five times a second at most. At most "
+    "10 requests of an account wait at a time. An event may appear a moment after its callback "
+    "has arrived.",
 )
 @querystring_schema(FeedQuerySchema)
 @answers(FeedPageSchema, "A page of events, oldest first; without items where nothing is new.")

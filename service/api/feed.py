@@ -36,6 +36,13 @@ WAITING_MAX = 256
 LOOK = timedelta(seconds=1)
 """How often the positions of accounts are looked at, for the events of other processes."""
 
+GATHER = timedelta(milliseconds=200)
+"""
+From one answer with a few items to the next one for the same reader, at least.
+
+A reader that asks again at once would otherwise get each event alone while much happens.
+"""
+
 FIRST_PAUSE = timedelta(milliseconds=20)
 """
 When a request that was woken in vain looks again; the pauses after that are doubled, up to `LOOK`.
@@ -96,6 +103,8 @@ class Feed:
         self._waiting_max = waiting_max
         self._has_ended = False
         self._looking: asyncio.Task[None] | None = None
+        self._given_at: dict[tuple[str, str], timedelta] = {}
+        """When each cursor of an account was given out lately, behind a few items."""
 
     async def answer(self, account_id: str, wanted: Wanted, client: Client) -> web.Response:
         """
@@ -106,6 +115,7 @@ class Feed:
             TooManyRequests: if too many requests wait already.
         """
         until = self._clock.elapsed() + wanted.wait
+        await self._gather(account_id, wanted)
         # Without a place at first: where there is something new, nobody waits.
         is_last = not wanted.wait or self._has_ended
         response = await self._answer_with_news(account_id, wanted, is_last=is_last)
@@ -122,6 +132,23 @@ class Feed:
             self._store.arrivals.set_for(account_id)
         if self._looking:
             self._looking.cancel()
+
+    async def _gather(self, account_id: str, wanted: Wanted) -> None:
+        """Let events of a moment gather for a reader that has just got a few."""
+        given_at = self._given_at.get((account_id, wanted.after or ""))
+        if given_at is None or not wanted.wait or self._has_ended:
+            return
+        left = min(GATHER - (self._clock.elapsed() - given_at), wanted.wait)
+        if left > timedelta(0):
+            await self._clock.wait(asyncio.Event(), self._clock.now() + left)
+
+    def _note(self, account_id: str, cursor: str) -> None:
+        """A reader has got a few items, and will ask for those behind *cursor*."""
+        now, given_at = self._clock.elapsed(), self._given_at
+        given_at.pop((account_id, cursor), None)
+        given_at[account_id, cursor] = now
+        while now - given_at[oldest := next(iter(given_at))] >= GATHER:
+            del given_at[oldest]
 
     async def _waited(
         self,
@@ -155,6 +182,8 @@ class Feed:
             cursor = str(page.next)
             if not page.items and not is_last and cursor == (wanted.after or str(BEGINNING)):
                 return None
+            if wanted.wait and 0 < len(page.items) < wanted.limit:
+                self._note(account_id, cursor)
             return await self._reads.answer_page(self._shown, page.items, cursor, _cursor_of)
 
     def _shown(self, item: FeedItem) -> Any:

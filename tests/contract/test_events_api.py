@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from service.api.application import make_application
-from service.api.feed import FIRST_PAUSE, LOOK, WAITING_PER_ACCOUNT
+from service.api.feed import FIRST_PAUSE, GATHER, LOOK, WAITING_PER_ACCOUNT
 from service.loops import running_loops
 from service.storage.feed import BEGINNING, FeedCursor
 from service.storage.store import Store
@@ -207,6 +207,53 @@ async def test_what_is_there_is_answered_without_waiting(api, store):
     await add_delivery(store)
 
     assert ["msg_1"] == await ids(api, wait=60)
+
+
+async def test_a_reader_that_follows_gets_what_has_gathered(store, api, clock):
+    """Behind a few items, a request with `wait` is answered after a moment, with all since then."""
+    await add_delivery(store)
+    _, after = await page(api, wait=60)
+    following = asyncio.create_task(page(api, after=after, wait=60))
+    await parked(clock, 1)
+
+    await add_delivery(store, "2")
+    await add_delivery(store, "3")
+    clock.advance(GATHER / 2)
+    await idle()
+    assert not following.done()
+    clock.advance(GATHER / 2)
+
+    assert ["msg_2", "msg_3"] == [one["id"] for one in (await following)[0]]
+
+
+@pytest.mark.parametrize("changes", [{"wait": 0}, {}])
+async def test_who_does_not_wait_is_answered_at_once(store, api, changes):
+    """What is there is given out to a request without `wait`, and to another reader."""
+    await add_delivery(store)
+    _, after = await page(api, wait=60)
+    await add_delivery(store, "2")
+
+    assert ["msg_2"] == await ids(api, after=after, **changes)
+    assert ["msg_1", "msg_2"] == await ids(api, wait=60)
+
+
+async def test_a_reader_that_catches_up_does_not_wait(store, api):
+    """Behind a full page there is probably more, which comes at once."""
+    for number in (1, 2, 3):
+        await add_delivery(store, f"{number}")
+    _, after = await page(api, wait=60, limit=2)
+
+    assert ["msg_3"] == await ids(api, after=after, wait=60, limit=2)
+
+
+async def test_an_event_after_a_while_comes_at_once(store, api, clock):
+    """Where little happens, nothing gathers and nothing is remembered."""
+    await add_delivery(store)
+    _, after = await page(api, wait=60)
+    clock.advance(GATHER)
+    await add_delivery(store, "2")
+
+    assert ["msg_2"] == await ids(api, after=after, wait=60)
 
 
 async def test_a_wait_ends_without_items(waiting, clock, api):
