@@ -106,6 +106,8 @@ async def _no_key(_account_id: str) -> tuple[str, datetime]:
 class NoListeners:
     """No listener can connect."""
 
+    answer_request_bytes = 0
+
     def close(self) -> None:
         """There is no connection to end."""
 
