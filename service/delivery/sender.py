@@ -6,37 +6,38 @@ ends within the deadline, uses little memory, follows no redirect, decodes nothi
 value: an `Answer`, or `NoAnswer` with a reason. What the answer means is decided elsewhere.
 """
 
-import asyncio
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
+from functools import lru_cache
 from http import HTTPStatus
 from types import TracebackType
 from typing import ClassVar, Self
 
-import aiohttp
+from aiohttp import hdrs
 from aiohttp.client_exceptions import InvalidURL
 from yarl import URL
 
 from service.delivery.connection import (
     ANSWER_LIMIT,
-    CONNECTED,
-    HEAD_COUNT_LIMIT,
-    HEAD_LINE_LIMIT,
     KEPT_MAX,
     BoundedConnector,
+    Connected,
     verified_tls,
 )
+from service.delivery.deadline import Deadline
 from service.delivery.egress import EgressPolicy, literal_address
 from service.delivery.failures import NoAnswer, no_answer
 from service.delivery.proxy import Proxy
 from service.delivery.resolver import Lookup, Resolver, look_up
+from service.delivery.wire import URL_PARTS, Exchange, Place, head_of, is_final, place_of
 from service.domain.delivery import Phases
 from service.domain.outcomes import AttemptOutcome
 from service.errors import DescriptorsExhausted
 from service.values import value
 
-READ_BUFFER_BYTES = 16 * 1024
+PLACES_MAX = 1024
+"""Origins whose scheme, host and port are remembered as a connector takes them."""
 
 TOLD_HEADERS = 32
 TOLD_BYTES = 4096
@@ -129,7 +130,7 @@ class Sender:
         await self.close()
 
     async def open(self) -> None:
-        """Open the session, in the running event loop."""
+        """Open the pool of connections, in the running event loop."""
         self._resolver = Resolver(
             self._policy,
             concurrency=self._concurrency,
@@ -139,26 +140,13 @@ class Sender:
         self._connector = BoundedConnector(
             self._policy, self._resolver, self._tls, self._proxy, self._kept_max
         )
-        self._session = aiohttp.ClientSession(
-            connector=self._connector,
-            # A cookie jar would send cookies of one account's receiver to another account's.
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # send() has one deadline for everything: the timeouts of aiohttp start again with
-            # every byte or address, and are rounded up to whole seconds.
-            timeout=aiohttp.ClientTimeout(total=None),
-            auto_decompress=False,
-            headers={"Accept-Encoding": "identity"},
-            # With the proxy support of aiohttp, the policy would check the proxy's address.
-            trust_env=False,
-            read_bufsize=READ_BUFFER_BYTES,
-            max_line_size=HEAD_LINE_LIMIT,
-            max_field_size=HEAD_LINE_LIMIT,
-            max_headers=HEAD_COUNT_LIMIT,
-        )
+        self._place_of = lru_cache(PLACES_MAX)(place_of)
+        self._deadline = Deadline(self._timeout_seconds)
 
     async def close(self) -> None:
         """Close every connection; all requests must have ended."""
-        await self._session.close()
+        self._deadline.close()
+        await self._connector.close()
         await self._resolver.close()
 
     @property
@@ -181,112 +169,87 @@ class Sender:
             SendingPrevented: if it could not be sent, for a reason on our side.
             Exception: on a defect of the service.
         """
-        response, body = None, bytearray()
-        CONNECTED.set(None)
-        url = _url(request.url)
-        if url is None:
-            return no_answer(InvalidURL(request.url), self._timeout_seconds)
+        exchange, place = Exchange(), None
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                response = await self._session.request(
-                    request.method,
-                    url,
-                    data=request.body,
-                    headers=request.headers,
-                    allow_redirects=False,
-                )
-                return await _read(response, body)
+            place, data = self._written(request)
+            await self._deadline.keep(exchange.run(self._connector, place, data))
+            return _answer(exchange)
         except Exception as failure:  # noqa: BLE001 -- no answer may stop an attempt
             try:
                 missing = no_answer(failure, self._timeout_seconds)
             except DescriptorsExhausted:
                 self.on_exhausted()
                 raise
-            if missing.outcome is AttemptOutcome.BLOCKED and not _is_address(url):
+            if missing.outcome is AttemptOutcome.BLOCKED and place and not _is_address(place.url):
                 # Otherwise API users could find out which names our network knows.
                 missing = replace(missing, outcome=AttemptOutcome.UNREACHABLE, is_denied=True)
-            missing = _with_connection(missing)
             # The connection refers to the failure, and its frames to the connection: this cycle
             # would keep what was read until the garbage collector runs.
             failure.__traceback__ = None
-            return _partial_answer(response, body, missing)
-        finally:
-            if response is not None:
-                # After a complete body this does nothing: the connection is back in the pool.
-                response.close()
+            return _partial_answer(exchange, _with_connection(missing, exchange.connected))
 
-
-def _url(text: str) -> URL | None:
-    """*text*, byte for byte, as a URL; None if its host or port cannot be used."""
-    try:
-        url = URL(text, encoded=True)
-        # yarl parses the port here, and not before.
-        return url if url.port is not None else None
-    except ValueError:
-        return None
+    def _written(self, request: OutgoingRequest) -> tuple[Place, bytes]:
+        """Where *request* goes, and its bytes."""
+        parts = URL_PARTS.fullmatch(request.url)
+        if parts is None:
+            raise InvalidURL(request.url)
+        try:
+            place = self._place_of(parts[1])
+        except ValueError:
+            raise InvalidURL(request.url) from None
+        host, body = place.headers[hdrs.HOST], request.body
+        return place, head_of(request.method, parts[2], host, request.headers, len(body)) + body
 
 
 def _is_address(url: URL) -> bool:
     return literal_address(url.raw_host or "") is not None
 
 
-async def _read(response: aiohttp.ClientResponse, body: bytearray) -> Answer | NoAnswer:
-    """Read the body of *response* into *body*, up to `ANSWER_LIMIT`."""
-    if not _is_final(response.status):
+def _answer(exchange: Exchange) -> Answer | NoAnswer:
+    """What came back in a complete *exchange*."""
+    message, connected, body = exchange.message, exchange.connected, exchange.body
+    assert message and connected  # noqa: S101 -- it is complete
+    if not is_final(message.code):
         return NoAnswer(
-            AttemptOutcome.MALFORMED, f"the status {response.status:03} is not one of 200 to 599"
+            AttemptOutcome.MALFORMED, f"the status {message.code:03} is not one of 200 to 599"
         )
-    content = response.content
-    while len(body) <= ANSWER_LIMIT and not content.at_eof():
-        body += await content.readany()
-    return _answer(response, body)
+    headers = message.headers
+    return Answer(
+        message.code,
+        headers.get("Retry-After"),
+        bytes(body[:ANSWER_LIMIT]),
+        len(body) > ANSWER_LIMIT,
+        headers.get("Location") if message.code // 100 == 3 else None,
+        headers.get("Content-Encoding"),
+        told_head(message.raw_headers),
+        connected.protocol.address,
+        connected.phases(),
+    )
 
 
-def _partial_answer(
-    response: aiohttp.ClientResponse | None, body: bytearray, missing: NoAnswer
-) -> Answer | NoAnswer:
+def _partial_answer(exchange: Exchange, missing: NoAnswer) -> Answer | NoAnswer:
     """
-    The result of an answer whose body is incomplete.
+    The result of an *exchange* that has not come to its end.
 
     The head of a refusal is enough: its status, and its Retry-After. A 2xx means nothing without
     its body.
     """
-    if response is None or not _is_final(response.status):
+    message = exchange.message
+    if message is None or not is_final(message.code):
         return missing
-    if response.status >= HTTPStatus.MULTIPLE_CHOICES:
-        return _answer(response, body)
-    return replace(missing, status_code=response.status)
+    if message.code >= HTTPStatus.MULTIPLE_CHOICES:
+        return _answer(exchange)
+    return replace(missing, status_code=message.code)
 
 
-def _with_connection(missing: NoAnswer) -> NoAnswer:
+def _with_connection(missing: NoAnswer, connected: Connected | None) -> NoAnswer:
     """*missing* with what is known of the connection; of none, nothing is told."""
-    connected = CONNECTED.get()
     if connected is None:
         return replace(missing, is_connected=False)
     return replace(missing, address=connected.protocol.address, phases=connected.phases())
-
-
-def _answer(response: aiohttp.ClientResponse, body: bytearray) -> Answer:
-    headers, is_redirect = response.headers, response.status // 100 == 3
-    connected = CONNECTED.get()
-    return Answer(
-        response.status,
-        headers.get("Retry-After"),
-        bytes(body[:ANSWER_LIMIT]),
-        len(body) > ANSWER_LIMIT,
-        headers.get("Location") if is_redirect else None,
-        headers.get("Content-Encoding"),
-        told_head(response.raw_headers),
-        connected.protocol.address if connected else None,
-        connected.phases() if connected else None,
-    )
 
 
 def told_head(raw_headers: Sequence[tuple[bytes, bytes]]) -> str:
     """The first headers of an answer, one on each line; `storage.transmissions` reads them."""
     lines = b"\n".join(map(b": ".join, raw_headers[:TOLD_HEADERS]))
     return lines[:TOLD_BYTES].decode("utf-8", "replace")
-
-
-def _is_final(status_code: int) -> bool:
-    return 200 <= status_code <= 599
