@@ -9,9 +9,10 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields
 
 from schemas.documented import documented
 from schemas.fields import StrictBoolean
+from schemas.flat import FlatSchema
 
 
-class InvoiceEventSchema(Schema):
+class InvoiceEventSchema(FlatSchema):
     """Something that happened to an invoice."""
 
     class Meta:

@@ -37,6 +37,16 @@ _IGNORABLE = re.compile(
 )
 
 
+class _Validated(fields.Field[Any]):
+    """A field whose only validator is called as it is: marshmallow makes one of all, each time."""
+
+    def _validate(self, value: Any) -> None:
+        if len(self.validators) == 1:
+            self.validators[0](value)
+        elif self.validators:
+            super()._validate(value)
+
+
 class StrictBoolean(fields.Boolean):
     """JSON `true` or `false`; the field of marshmallow also accepts 0, "yes" and "on"."""
 
@@ -50,7 +60,7 @@ class StrictBoolean(fields.Boolean):
         raise self.make_error("invalid", input=value)
 
 
-class Text(fields.String):
+class Text(_Validated, fields.String):
     """
     Text without control characters and lone surrogates.
 
@@ -126,7 +136,7 @@ class InvoiceId(Text):
         return text
 
 
-class Currency(fields.String):
+class Currency(_Validated, fields.String):
     """
     The ISO 4217 code of a currency with minor units.
 
@@ -154,7 +164,7 @@ DOUBLE_DIGITS = 15
 """The number of decimal digits that a double represents exactly."""
 
 
-class Amount(fields.Field[int]):
+class Amount(_Validated, fields.Field[int]):
     """
     An amount of money as text or JSON number, loaded as whole minor units.
 

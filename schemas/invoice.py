@@ -8,6 +8,7 @@ from schemas.answer import AnswerSchema
 from schemas.documented import documented
 from schemas.event import InvoiceEventSchema
 from schemas.fields import Amount, Currency, EmailAddress, Instant, InvoiceId, Locale, Text
+from schemas.flat import FlatSchema
 from schemas.locales import LOCALE_PATTERN
 from schemas.money import AMOUNT_FORMS
 from schemas.page import PageQuerySchema, next_cursor
@@ -24,7 +25,7 @@ EXAMPLE = {
 }
 
 
-class InvoiceRequestSchema(Schema):
+class InvoiceRequestSchema(FlatSchema):
     """
     An invoice to send to a customer and collect.
 
