@@ -6,7 +6,7 @@ client can choose: no origin, no id, and the account only of the ten busiest (se
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from service.domain.states import (
 )
 from service.errors import PREVENTED_BY
 from service.telemetry.busiest import BusiestAccounts
+from service.telemetry.counting import Sums
 from service.telemetry.workers import SHARED_FOLDER, WorkersCollector
 
 NAMESPACE = "invoices"
@@ -76,6 +77,7 @@ class Metrics:
         # The created metrics would be one more series for every counter and histogram.
         disable_created_metrics()
         self._looked_up = _LookedUp(version)
+        self._sums = Sums(waits=worker_number is None)
         self._exposed = CollectorRegistry()
         self._exposed.register(self._looked_up)
         if worker_number is None:
@@ -93,7 +95,14 @@ class Metrics:
 
     def _declare(self, registry: CollectorRegistry | None) -> None:
         counter = partial(Counter, namespace=NAMESPACE, registry=registry)
-        histogram = partial(Histogram, namespace=NAMESPACE, registry=registry)
+
+        def observing(name: str, help_text: str, buckets: Sequence[float]) -> Callable[..., None]:
+            """Declare a histogram; the function that has it observe an amount."""
+            histogram = Histogram(
+                name, help_text, namespace=NAMESPACE, registry=registry, buckets=buckets
+            )
+            return partial(self._sums.observe, histogram)
+
         # Over workers, a gauge is the sum of those that run.
         gauge = partial(Gauge, namespace=NAMESPACE, registry=registry, multiprocess_mode="livesum")
 
@@ -161,7 +170,8 @@ class Metrics:
         ).set
 
         in_flight = gauge("attempts_in_flight", "Attempts that are in flight.")
-        self.attempt_began, self.attempt_ended = in_flight.inc, in_flight.dec
+        self.attempt_began = partial(self._sums.add, in_flight)
+        self.attempt_ended = partial(self._sums.add, in_flight, -1)
         self.slots = gauge("attempts_slots", "Attempts that may be in flight at once.").set
         self.receivers_cooling_down = gauge(
             "receivers_cooling_down", "Receivers and origins that get no attempts for a while."
@@ -169,19 +179,19 @@ class Metrics:
 
         self._declare_connections(counter, gauge)
 
-        self.committed = histogram(
+        self.committed = observing(
             "commit_items", "How many items shared one transaction.", buckets=COMMIT_ITEMS
-        ).observe
-        self.attempt_took = histogram(
+        )
+        self.attempt_took = observing(
             "attempt_duration_seconds",
             "How long a request to a receiver took.",
             buckets=ATTEMPT_SECONDS,
-        ).observe
-        self.delivered_after = histogram(
+        )
+        self.delivered_after = observing(
             "accepted_to_delivered_seconds",
             "From the acceptance of an invoice until an event of it was delivered.",
             buckets=DELIVERY_SECONDS,
-        ).observe
+        )
 
     def _declare_connections(
         self, counter: Callable[..., Counter], gauge: Callable[..., Gauge]
@@ -203,11 +213,11 @@ class Metrics:
 
     def received(self, acceptance: Acceptance) -> None:
         """Count an invoice that was sent in."""
-        self._received(acceptance).inc()
+        self._sums.add(self._received(acceptance))
 
     def collected(self, status: InvoiceStatus) -> None:
         """Count an invoice whose collection has ended in *status*."""
-        self._collected(status).inc()
+        self._sums.add(self._collected(status))
 
     def payment_received(self, kind: PaymentKind) -> None:
         """Count a payment that a collector has received."""
@@ -227,7 +237,7 @@ class Metrics:
 
     def attempt_recorded(self, outcome: AttemptOutcome) -> None:
         """Count an attempt that was recorded."""
-        self._attempts(outcome).inc()
+        self._sums.add(self._attempts(outcome))
 
     def attempt_prevented(self, cause: str) -> None:
         """Count an attempt that was not made, for a reason on our side."""
@@ -244,11 +254,11 @@ class Metrics:
 
     def settled(self, status: DeliveryStatus, reason: DeadReason | None) -> None:
         """Count a delivery that has ended."""
-        self._settled(status, reason or "").inc()
+        self._sums.add(self._settled(status, reason or ""))
 
     def answered(self, operation: str, code: int) -> None:
         """Count a request that was answered with the HTTP status *code*."""
-        self._requests(operation, code).inc()
+        self._sums.add(self._requests(operation, code))
 
     def storage_answered(self, backlog: Mapping[str, float]) -> None:
         """Expose what waits in the database, by the names of `BACKLOG_GAUGES`."""
@@ -260,6 +270,7 @@ class Metrics:
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Every metric as text in the format that *accept* prefers, and its content type."""
+        self._sums.flush()
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # the version in the header is not validated

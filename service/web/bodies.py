@@ -51,8 +51,9 @@ async def read_body(request: web.Request, limits: BodyLimits) -> int:
         raise UnsupportedMedia("The body must be sent without a Content-Encoding.")
     try:
         if request.content.is_eof():
-            # It arrived together with the head, as most do: no timeout is needed.
-            body = await request.read()
+            # It arrived together with the head, as most do: no timeout is needed, and no loop of
+            # reads, which takes 1 % of all instructions for a delivered invoice.
+            body = request._read_bytes = request.content.read_nowait()
         else:
             async with asyncio.timeout(limits.seconds):
                 body = await request.read()
