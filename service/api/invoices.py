@@ -2,7 +2,6 @@
 
 import logging
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 from aiohttp import hdrs, web
@@ -28,12 +27,14 @@ from service.api.deliveries import shown
 from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.callbacks.url import percent_encoded
 from service.domain.explanation import explain_invoice
 from service.domain.invoice import Invoice
 from service.domain.states import Acceptance, MailStatus
 from service.errors import Conflict, FieldError, InvalidInput
 from service.localization import decimals_of
 from service.storage.invoices import differences
+from service.telemetry.logs import log_event
 from service.web.middlewares import ACCOUNT_ID, TRACEPARENT
 from service.web.request_ids import request_id_of
 from service.web.responses import json_head_response, raw_json_response
@@ -102,11 +103,11 @@ async def create_invoice(request: web.Request) -> web.Response:
         "account_id": invoice.account_id,
         "origin": invoice.callbacks[0].origin if invoice.callbacks else None,
     }
-    headers = {"Location": f"{dependencies.public_path}/invoices/{quote(invoice.id, safe='')}"}
+    headers = {"Location": f"{dependencies.public_path}/invoices/{percent_encoded(invoice.id)}"}
     if acceptance is Acceptance.REPLAYED:
         log.info("invoice.replayed", extra={"fields": fields})
         return raw_json_response(RECEIVED, headers={**headers, "Idempotent-Replayed": "true"})
-    log.info("invoice.accepted", extra={"fields": fields})
+    log_event(log, "invoice.accepted", fields)
     return raw_json_response(RECEIVED, status=202, headers=headers)
 
 

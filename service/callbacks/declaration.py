@@ -103,6 +103,9 @@ class Callback:
     _known_answers: dict[bytes, Mapping[str, Any]] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    _selections: dict[tuple[str, ...], tuple[list[str], set[str]]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
     _evaluator: Evaluator = field(init=False, repr=False, compare=False)
     _request: Schema = field(init=False, repr=False, compare=False)
     _response: Schema = field(init=False, repr=False, compare=False)
@@ -149,14 +152,22 @@ class Callback:
         Raises:
             DeclarationError: a required header has no value.
         """
-        selected = {
-            name: text
-            for name, text in values.items()
-            if text is not None and name.lower() in self._header_names
-        }
-        if missing := self._required_names.difference(map(str.lower, selected)):
-            raise DeclarationError(f"Callback {self.name}: no value for {sorted(missing)}.")
+        names = tuple(values)
+        selection = self._selections.get(names)
+        if selection is None:
+            selection = self._selections[names] = self._selection(names)
+        declared, required = selection
+        selected = {name: text for name in declared if (text := values[name]) is not None}
+        if not required <= selected.keys():
+            missing = sorted(name.lower() for name in required - selected.keys())
+            raise DeclarationError(f"Callback {self.name}: no value for {missing}.")
         return selected
+
+    def _selection(self, names: tuple[str, ...]) -> tuple[list[str], set[str]]:
+        """Those of *names* that are declared, and those that need a value."""
+        declared = [name for name in names if name.lower() in self._header_names]
+        given = {name.lower(): name for name in declared}
+        return declared, {given.get(name, name) for name in self._required_names}
 
     def render(self, event: object) -> bytes:
         """

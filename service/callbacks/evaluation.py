@@ -13,11 +13,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from urllib.parse import quote
 
 from service.callbacks.exchange import Exchange
 from service.callbacks.expression import Expression, Query, Template
-from service.callbacks.url import MAX_CHARACTERS, CallbackUrl, parse_url
+from service.callbacks.url import MAX_CHARACTERS, CallbackUrl, parse_url, percent_encoded
 from service.errors import EvaluationError
 
 
@@ -201,7 +200,7 @@ def _encoded(expression: Expression, value: object, is_in_path: bool) -> str:
     if is_in_path and text in _NOT_IN_PATH:
         raise EvaluationError(str(expression), _NOT_IN_PATH[text])
     try:
-        return quote(text, safe="")
+        return percent_encoded(text)
     except UnicodeEncodeError:
         reason = "holds half of a surrogate pair, which is not a character"
         raise EvaluationError(str(expression), reason) from None

@@ -167,3 +167,18 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+def percent_encoded(text: str) -> str:
+    """
+    *text* with everything encoded but unreserved characters (RFC 3986, section 2.3).
+
+    Raises:
+        UnicodeEncodeError: if it has half of a surrogate pair.
+    """
+    # Most ids need nothing; to have the standard library find that takes 1 % of all instructions
+    # for a delivered invoice, which asks twice.
+    return text if _UNRESERVED.fullmatch(text) else quote(text, safe="")
+
+
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")

@@ -36,6 +36,7 @@ from service.domain.states import Cause, DeadReason
 from service.errors import ListenerAway, SendingPrevented, StorageUnavailable
 from service.loops import Drain, persist
 from service.storage.store import Store
+from service.telemetry.logs import log_event
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import TRACEPARENT, Span, SpanKind, Tracing
 from service.values import value
@@ -163,7 +164,7 @@ class Attempts:
             else:
                 self.metrics.attempt_outlived_lease()
             name = "attempt.settled" if is_settled else "attempt.outlived_lease"
-            log.info(name, extra={"fields": log_fields(attempt)})
+            log_event(log, name, log_fields(attempt))
         except Exception as error:  # noqa: BLE001 -- one failed write must not stop the others
             log_failure("attempt.failed", attempt.delivery, error)
 

@@ -23,6 +23,7 @@ from service.errors import ListenerAway, StorageUnavailable
 from service.loops import POLL, Loop, Round
 from service.storage.deliveries import LeaseRound
 from service.storage.waiting import Waiting
+from service.telemetry.logs import log_event
 
 log = logging.getLogger("invoices.delivery")
 
@@ -137,7 +138,7 @@ class Dispatcher(Loop):
                 "paid": step.event.paid,
                 "delivery_ids": [one.id for one in new],
             }
-            log.info("event.recorded", extra={"fields": fields})
+            log_event(log, "event.recorded", fields)
         return inserted is not None
 
     async def run_round(self) -> Round:
