@@ -175,6 +175,11 @@ def _check_postgres_url(text: str) -> None:
     fields_ = rest.partition("?")[2].split("&")
     if "?" in rest and not all(re.fullmatch(r"\w+=.*", one) for one in fields_):
         raise ValueError("has parameters after the ? that are not of the form name=value.")
+    # The driver passes them on as they are, and the connection fails with an error of our code.
+    ports = re.findall(r":([0-9]+)(?:,|$)", authority.rpartition("@")[2])
+    ports += [port for one in fields_ if one.startswith("port=") for port in one[5:].split(",")]
+    if not all(re.fullmatch("[0-9]{0,5}", port) and 1 <= int(port or 1) <= 65535 for port in ports):
+        raise ValueError("has a port that is not a number from 1 to 65535.")
 
 
 def parse_duration(text: str) -> timedelta:

@@ -26,6 +26,7 @@ from service.api.validation import RequestParser
 from service.web.middlewares import (
     ERROR_PAGES,
     EXPECT,
+    NOT_SERVED,
     PUBLIC_PATH,
     Admission,
     Authenticate,
@@ -97,7 +98,15 @@ def make_health_application(
     dependencies: Dependencies, checks: Sequence[Middleware] = ()
 ) -> web.Application:
     """What a process serves that accepts no invoices: listeners, health and metrics."""
-    return _application(dependencies, (*LISTENING_OPERATIONS, *MONITORING_OPERATIONS), checks)
+    app = _application(dependencies, (*LISTENING_OPERATIONS, *MONITORING_OPERATIONS), checks)
+    app[NOT_SERVED] = DISPATCHER_ONLY
+    return app
+
+
+DISPATCHER_ONLY = (
+    "This process delivers and accepts no invoices (--role dispatcher): it serves listeners, "
+    "/healthz, /readyz and /metrics. A process with --role api or all serves the rest."
+)
 
 
 def _application(

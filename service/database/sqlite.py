@@ -19,6 +19,7 @@ from sqlalchemy.exc import DatabaseError
 
 from service.database.compiled import DRIVER, is_watched
 from service.database.engine import Database, Lane, Wakes
+from service.database.file_access import obstacle
 from service.database.one_thread import OneThread
 from service.database.sqlite_library import (
     LIBRARY,
@@ -157,11 +158,12 @@ class SqliteDatabase(Database):
                 raise StorageBusy(text) from error
             if not _is_of_the_database(of_driver):
                 raise
-            raise StorageUnavailable(f"{self._path}: {of_driver}") from error
+            because = obstacle(self._path) if _is_of_the_file(of_driver) else ""
+            raise StorageUnavailable(f"{self._path}: {of_driver}{because}") from error
 
     @property
-    def _path(self) -> str | None:
-        return self._engines[Lane.WRITE].url.database
+    def _path(self) -> str:
+        return self._engines[Lane.WRITE].url.database or ""
 
     async def _as_writer(self, do: Callable[[], None]) -> None:
         await self._write_thread.run(do)
@@ -171,7 +173,8 @@ class SqliteDatabase(Database):
         try:
             return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, PRIVATE), "rb+", buffering=0)
         except OSError as error:
-            raise StorageUnavailable(f"{path}: {error.strerror}") from error
+            because = obstacle(self._path)
+            raise StorageUnavailable(f"{path}: {error.strerror}{because}") from error
 
     def _exclude_writers(self) -> None:
         """Let no other process write to the file until `close`; StorageRefused if one does."""
@@ -209,6 +212,11 @@ def _create_private(path: str) -> None:
 def _is_of_the_database(error: object) -> bool:
     """Whether the database is locked, full, missing or damaged, rather than our statement wrong."""
     return isinstance(error, LIBRARY.OperationalError) or type(error) is LIBRARY.DatabaseError
+
+
+def _is_of_the_file(error: object) -> bool:
+    """Whether SQLite could not open the file, or not write to it."""
+    return str(error).startswith(("unable to open", "attempt to write a readonly"))
 
 
 def _write(

@@ -42,6 +42,9 @@ ERROR_PAGES = web.AppKey("error_pages", dict[str, ErrorPage])
 EXPECT = web.AppKey[Callable[[web.Request], Awaitable[web.StreamResponse | None]]]("expect")
 """Answers the `Expect` header of requests for pages; see `Admission.expect`."""
 
+NOT_SERVED = web.AppKey("not_served", str)
+"""What a path that is not served is answered with, where the process serves only a part."""
+
 HSTS_SECONDS = 365 * 86400
 """How long a browser that has used https:// does not use http://."""
 
@@ -89,7 +92,8 @@ def _response_to_aiohttp(request: web.Request, error: web.HTTPException) -> web.
             return web.Response(status=204, headers={hdrs.ALLOW: methods})
         detail = f"{error.method} is not allowed here. Allowed methods: {methods}."
         return problem_of_status(405, detail, headers={hdrs.ALLOW: methods})
-    return problem_of_status(error.status, public_path=request.app[PUBLIC_PATH])
+    not_served = request.app.get(NOT_SERVED) if error.status == 404 else None
+    return problem_of_status(error.status, not_served, public_path=request.app[PUBLIC_PATH])
 
 
 def _response_to(request: web.Request, error: Exception) -> web.Response:

@@ -244,6 +244,17 @@ async def test_a_dispatcher_serves_listeners(aiohttp_client, running):
     assert 404 == (await client.post("/listen-keys")).status
 
 
+@pytest.mark.parametrize("path", ["/invoices/", "/api/docs", "/nowhere"])
+async def test_a_dispatcher_says_what_it_serves(aiohttp_client, running, path):
+    """A path of the other role is told about that role, and not about documents without one."""
+    client = await aiohttp_client(make_health_application(running.dependencies))
+
+    answer = await client.get(path)
+
+    assert 404 == answer.status
+    assert "--role dispatcher" in (await answer.json())["detail"]
+
+
 async def test_a_stop_ends_connections_at_once(aiohttp_server, running):
     """A server that stops says so to its listeners, and does not wait for them."""
     app = make_application(running.dependencies)

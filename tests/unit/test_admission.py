@@ -10,7 +10,7 @@ from aiohttp import web
 from service.errors import Unauthorized
 from service.telemetry.tracing import Tracing
 from service.web.bodies import BodyLimits
-from service.web.middlewares import PUBLIC_PATH, Admission, make_border
+from service.web.middlewares import ERROR_PAGES, PUBLIC_PATH, Admission, make_border
 
 
 class Accounts:
@@ -41,9 +41,10 @@ async def client(aiohttp_client, accounts):
     async def handle(request):
         return web.Response(body=await request.read())
 
-    admission = Admission({handle: accounts.authenticate}, lambda _: None, BodyLimits())
+    admission = Admission({handle: accounts.authenticate}, lambda _: None, BodyLimits(), {})
     app = web.Application(middlewares=[make_border(Tracing(), {handle}), admission.admit])
     app[PUBLIC_PATH] = ""
+    app[ERROR_PAGES] = {}
     app.router.add_post("/", handle)
     return await aiohttp_client(app)
 

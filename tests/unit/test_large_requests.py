@@ -11,7 +11,7 @@ from aiohttp import web
 from service.telemetry.tracing import Tracing
 from service.web.bodies import BodyLimits
 from service.web.large_requests import LARGE_BYTES, LargeRequests
-from service.web.middlewares import PUBLIC_PATH, Admission, make_border
+from service.web.middlewares import ERROR_PAGES, PUBLIC_PATH, Admission, make_border
 from tests.clock import PATIENCE_SECONDS
 
 COUNT = 50
@@ -92,9 +92,10 @@ async def test_a_request_is_large_by_its_path_and_its_body(aiohttp_client, expec
         return "a"
 
     turns = Turns()
-    admission = Admission({handle: authenticate}, lambda _: None, BodyLimits(), turns)
+    admission = Admission({handle: authenticate}, lambda _: None, BodyLimits(), {}, turns)
     app = web.Application(middlewares=[make_border(Tracing(), {handle}), admission.admit])
     app[PUBLIC_PATH] = ""
+    app[ERROR_PAGES] = {}
     app.router.add_post("/", handle)
     client = await aiohttp_client(app)
 
