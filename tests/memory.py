@@ -624,7 +624,12 @@ def _lease_deliveries_of(tx, round_):
     for receiver, limit in round_.limits.items():
         if tx.is_held(receiver, round_.now) or tx.is_paused(receiver):
             continue
-        due = [row for row in _due(tx, pending.get(receiver, ()), round_.now) if row not in found]
+        begin = round_.begins.get(receiver)
+        due = [
+            row
+            for row in _due(tx, pending.get(receiver, ()), round_.now)
+            if row not in found and (not begin or row["due_at"] >= begin)
+        ]
         found += sorted(due, key=_due_at)[:limit]
     lost_count = sum(1 for row in found if row["leased_until"])
     return DueDeliveries([_lease_delivery(tx, row, round_) for row in found], lost_count)
@@ -657,16 +662,21 @@ def _look_along(tx, chains, now):
     return [_waiting(tx, pending[one], now) for one in sorted(looked)]
 
 
-def _look_at(tx, names, now):
-    pending = _pending_by_receiver(tx)
-    return [_waiting(tx, pending[one], now) for one in sorted(names) if one in pending]
+def _look_at(tx, names, now, begins=None):
+    pending, known = _pending_by_receiver(tx), begins or {}
+    looked = [(pending[one], known.get(one)) for one in sorted(names) if one in pending]
+    return [
+        _waiting(tx, rows, now, begin)
+        for rows, begin in looked
+        if not begin or any(row["due_at"] >= begin for row in rows)
+    ]
 
 
-def _waiting(tx, rows, now):
+def _waiting(tx, rows, now, begin=None):
     return waiting.Waiting(
         rows[0]["receiver"],
         rows[0]["origin"],
-        min(map(_due_at, rows)),
+        min(row["due_at"] for row in rows if not begin or row["due_at"] >= begin),
         min((row["due_at"] for row in rows if row["due_at"] > now), default=None),
         tx.rests_until(rows[0], now),
         any(row["is_asked"] for row in rows),

@@ -158,7 +158,9 @@ class Dispatcher(Loop):
         if self._is_full and not asked:
             return Round(0, POLL)
         try:
-            looked = await self._lookout.look(now, self.clock.elapsed())
+            began = self.clock.elapsed()
+            looked = await self._lookout.look(now, began)
+            self._lookout.pace(began, self.clock.elapsed())
             looked = [one for one in looked if self._permits(one.receiver, one.origin)]
             count = await self._lease(looked, now)
         except StorageUnavailable:

@@ -26,6 +26,12 @@ LOOK = 64
 CHAINS = 16
 """How many accounts a scan goes along at once."""
 
+SCAN_PAUSE = 20
+"""A scan begins this many times as long after the last one as that took, but at `POLL` at least."""
+
+SCAN_MAX = timedelta(seconds=30)
+"""How long after the last one a scan begins at the latest."""
+
 ALARMS_MAX = 20_000
 """Alarms that are kept; above this, the scan finds what is due."""
 
@@ -115,6 +121,7 @@ class Lookout:
         self._walks: deque[Walk] = deque()
         self._skipped: dict[Place, Skipped] = {}
         self._just_named = frozenset[str]()
+        self._scan_began: timedelta | None = None
         self._scan_at = timedelta(0)
         """By the clock that never jumps: a scan also finds what a jump of the other one hides."""
 
@@ -134,6 +141,15 @@ class Lookout:
     def scan(self) -> None:
         """Look at all receivers soon."""
         self._scan_at = timedelta(0)
+
+    def pace(self, began: timedelta, ended: timedelta) -> None:
+        """
+        Let scans that take long begin less often; a look lasted from *began* to *ended*.
+
+        A server that cannot remove what was settled walks past all of it in each scan.
+        """
+        if self._scan_began == began and self._scan_at == began + POLL:
+            self._scan_at = max(self._scan_at, began + min(SCAN_PAUSE * (ended - began), SCAN_MAX))
 
     def skip(self, receiver: str, origin: str = "", *, is_new: bool) -> None:
         """There was no capacity for *receiver*, or at its *origin*: `resume` begins with it."""
@@ -187,6 +203,7 @@ class Lookout:
         if not self._walks and self._scan_at <= elapsed:
             await self._begin_scan()
             self._scan_at = elapsed + POLL
+            self._scan_began = elapsed
         self._walks = deque(one for one in self._walks if one.place not in self._skipped)
         if self._walks:
             found += await self._go_on(now)

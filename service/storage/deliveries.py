@@ -9,7 +9,7 @@ caller decides.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -38,6 +38,7 @@ from service.domain.states import SETTLED, Cause, DeliveryStatus
 from service.storage import gates, leases
 from service.storage.receivers import resting
 from service.storage.tables import (
+    EPOCH,
     attempts,
     deliveries,
     events,
@@ -61,7 +62,8 @@ class LeaseRound:
 
     *limits* says how many each receiver gets at most, the longest due first. Of the receivers
     *asked*, those deliveries are leased before that were asked for by hand; no limit counts them.
-    The leases are those of *process_id*.
+    The leases are those of *process_id*. *begins* has an instant for some receivers, before which
+    no delivery is looked for.
     """
 
     now: datetime
@@ -69,6 +71,7 @@ class LeaseRound:
     limits: Mapping[str, int]
     asked: Sequence[str] = ()
     process_id: int | None = None
+    begins: Mapping[str, datetime] = field(default_factory=dict, hash=False)
 
 
 ENDED = (
@@ -132,7 +135,11 @@ _of_receiver = receivers.c.receiver == bindparam("receiver")
 _rests = exists().where(
     _of_receiver, or_(receivers.c.held_until > bindparam("now"), gates.is_closed)
 )
-_due = _free.where(deliveries.c.due_at <= bindparam("now"), ~_rests).order_by(deliveries.c.due_at)
+_due = _free.where(
+    deliveries.c.due_at <= bindparam("now"),
+    deliveries.c.due_at >= bindparam("begin", type_=deliveries.c.due_at.type),
+    ~_rests,
+).order_by(deliveries.c.due_at)
 _asked = _free.where(deliveries.c.is_asked, ~exists().where(_of_receiver, gates.is_closed))
 _leased = Given(account_id=Text(), key=Text(), lost_count=Integer())
 _taking = leases.taking(deliveries, _leased).values(
@@ -237,6 +244,8 @@ def _find(
     tx: Connection, query: Select[Any], round_: LeaseRound, receiver: str, limit: int
 ) -> Sequence[RowMapping]:
     parameters = {"now": round_.now, "receiver": receiver, "limit": limit}
+    if query is _due:
+        parameters["begin"] = round_.begins.get(receiver, EPOCH)
     return tx.execute(query, parameters).mappings().all()
 
 

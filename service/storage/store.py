@@ -54,6 +54,7 @@ from service.storage import (
 )
 from service.storage.arrivals import Arrivals
 from service.storage.backlog import Backlog
+from service.storage.beginnings import Beginnings
 from service.storage.console import ConsoleStore
 from service.storage.listening import ListeningStore
 from service.storage.money import MoneyStore
@@ -172,6 +173,7 @@ class Store:
         """The operations on listeners."""
         self._followed = Followed()
         self.deliveries_asked = Asked(self.deliveries_due)
+        self._beginnings = Beginnings()
         self._paced = Paced()
         self._signals: dict[str, Wakes] = {
             "invoices": self.invoices_due,
@@ -325,11 +327,16 @@ class Store:
         self, chains: Sequence[waiting.Chain], now: datetime
     ) -> Sequence[waiting.Waiting]:
         """The receivers with pending deliveries along *chains*."""
-        return await self._read(waiting.look_along, chains, now)
+        found = await self._read(waiting.look_along, chains, now)
+        self._beginnings.learn([one.receiver for one in found], found, now)
+        return found
 
     async def look_at(self, names: Sequence[str], now: datetime) -> Sequence[waiting.Waiting]:
         """Those of the receivers *names* that have pending deliveries."""
-        return await self._read(waiting.look_at, names, now)
+        begins = self._beginnings.of(names, now)
+        found = await self._read(waiting.look_at, names, now, begins)
+        self._beginnings.learn(names, found, now)
+        return found
 
     async def answered_receivers(self, since: datetime) -> Sequence[ReceiverState]:
         """The receivers that have answered *since*; see `receivers.answered`."""
@@ -337,7 +344,8 @@ class Store:
 
     async def lease_deliveries(self, round_: deliveries.LeaseRound) -> deliveries.DueDeliveries:
         """Lease deliveries that are due."""
-        round_ = replace(round_, process_id=self._process_id)
+        begins = self._beginnings.of(round_.limits, round_.now)
+        round_ = replace(round_, process_id=self._process_id, begins=begins)
         return await self._commits.run(deliveries.lease_due, round_)
 
     async def settle(self, attempt: Attempt) -> bool:

@@ -43,13 +43,13 @@ from sqlalchemy.types import TypeDecorator
 from service.database.bulk import COMPUTED
 from service.domain.attempt_counts import COUNTS
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(instant: datetime | None) -> int | None:
     """*instant* as the database holds it."""
-    return None if instant is None else (instant - _EPOCH) // _MICROSECOND
+    return None if instant is None else (instant - EPOCH) // _MICROSECOND
 
 
 def binary_text() -> Text:
@@ -69,7 +69,7 @@ class Instant(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any, dialect: Any) -> datetime | None:
         """The instant, from whole microseconds."""
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else EPOCH + timedelta(microseconds=value)
 
 
 class TransactionNumber(ColumnElement[int]):

@@ -6,7 +6,7 @@ looked at a few at a time; the next one is found by one index lookup, whose cost
 how many deliveries are pending for it. Nothing here is written or locked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -31,7 +31,7 @@ from sqlalchemy import (
 from service.database.bulk import Given, given
 from service.domain.delivery import account_of
 from service.storage.gates import is_closed
-from service.storage.tables import deliveries, origins, receivers
+from service.storage.tables import EPOCH, deliveries, microseconds, origins, receivers
 from service.values import value
 
 ACCOUNTS_MAX = 1_000
@@ -129,9 +129,20 @@ def names_along(tx: Connection, account_id: str, after: str, look: int) -> Seque
     return tx.scalars(_names, given(rows)).all()
 
 
-def look_at(tx: Connection, names: Sequence[str], now: datetime) -> Sequence[Waiting]:
-    """Those of the receivers *names* that have pending deliveries."""
-    return _look(tx, _named, [{"receiver": one} for one in names], now)
+def look_at(
+    tx: Connection,
+    names: Sequence[str],
+    now: datetime,
+    begins: Mapping[str, datetime] | None = None,
+) -> Sequence[Waiting]:
+    """
+    Those of the receivers *names* that have pending deliveries.
+
+    *begins* has an instant for some of them, before which no delivery is looked for.
+    """
+    known = begins or {}
+    rows = [{"receiver": one, "begin": microseconds(known.get(one, EPOCH))} for one in names]
+    return _look(tx, _named, rows, now)
 
 
 def _look(
@@ -187,10 +198,11 @@ def _receiver_chains() -> CTE:
 
 def _details(named: Any) -> Select[Any]:
     """What `Waiting` needs of each receiver that is *named*."""
+    begin = (deliveries.c.due_at >= named.c.begin,) if "begin" in named.c else ()
 
     def of_receiver(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> Select[Any]:
         of_named = deliveries.c.receiver == named.c.receiver
-        return select(column).where(is_pending, of_named, *conditions).correlate(named)
+        return select(column).where(is_pending, of_named, *begin, *conditions).correlate(named)
 
     def of_state(column: ColumnElement[Any]) -> ScalarSelect[Any]:
         return select(column).where(receivers.c.receiver == named.c.receiver).scalar_subquery()
@@ -226,4 +238,4 @@ _accounts = _account_chain()
 _chain = _receiver_chains()
 _names = select(_chain.c.receiver).where(_chain.c.receiver.is_not(None))
 _along = _details(_receiver_chains())
-_named = _details(Given(receiver=Text()))
+_named = _details(Given(receiver=Text(), begin=deliveries.c.due_at.type))

@@ -7,6 +7,7 @@ from service.domain.delivery import OriginState, ReceiverState
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import DeadReason, DeliveryStatus
 from service.domain.waiting import WaitingFor
+from service.storage.deliveries import LeaseRound
 from service.storage.tables import origins, receivers
 from service.storage.waiting import Chain
 from tests.clock import START
@@ -390,3 +391,38 @@ async def test_a_settled_delivery_tells_no_wait(store):
     await store.settle(delivered(await lease_delivery(store)))
 
     assert None is (await store.find_delivery("dev", "msg_1"))["waits"]
+
+
+async def test_a_look_finds_what_comes_after_the_last_one(store):
+    """Looks begin where the last one has found the first delivery; new ones are found."""
+    await add_delivery(store, "1")
+    assert 1 == len(await store.look_at([a_receiver()], START))
+    await store.settle(delivered(await lease_delivery(store)))
+    later = START + 60 * SECOND
+    assert [] == list(await store.look_at([a_receiver()], later))
+
+    await add_delivery(store, "2", at=later)
+
+    (one,) = await store.look_at([a_receiver()], later)
+    assert later == one.first_due_at
+    assert ["2"] == [one.invoice_id for one in await lease_due_of(store, a_receiver(), later)]
+
+
+async def test_what_was_committed_late_is_found_by_the_next_scan(store):
+    """A delivery that was due long before the last look is not seen by name, but by a scan."""
+    later = START + 60 * SECOND
+    assert [] == list(await store.look_at([a_receiver()], later))
+    await add_delivery(store, "1", at=START)
+    assert [] == list(await store.look_at([a_receiver()], later))
+
+    (one,) = await store.look_along([Chain("dev", "", "", 9)], later)
+
+    assert START == one.first_due_at
+    assert [one] == list(await store.look_at([a_receiver()], later))
+    assert ["1"] == [one.invoice_id for one in await lease_due_of(store, a_receiver(), later)]
+
+
+async def lease_due_of(store, receiver, now):
+    """The deliveries of *receiver* that a round leases, without a look before."""
+    round_ = LeaseRound(now, now + LEASE, {receiver: 9})
+    return (await store.lease_deliveries(round_)).deliveries
