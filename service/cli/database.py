@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import os
+from collections.abc import Coroutine
+from typing import Any
 
 import click
 import orjson
@@ -9,10 +12,10 @@ import orjson
 from service.app import database_of
 from service.cli.event_loop import wait_until_set
 from service.cli.options import AS_JSON
-from service.errors import StorageRefused, StorageUnavailable
+from service.errors import InvoicesError, StorageRefused, StorageUnavailable
 from service.loops import POLL
 from service.settings import Settings, read_settings
-from service.storage.schema import migrate
+from service.storage.schema import is_newest, migrate
 from service.storage.store import Store
 
 log = logging.getLogger("invoices")
@@ -34,6 +37,43 @@ def migrate_command(as_json: bool) -> None:
 async def _upgrade(settings: Settings) -> tuple[str | None, str | None]:
     async with database_of(settings) as database:
         return await migrate(database)
+
+
+def migrate_apart(settings: Settings) -> None:
+    """
+    Migrate an SQLite database in a process that ends behind it, if there is anything to migrate.
+
+    The modules of Alembic, 11 MiB, end with that process. What fails here is not reported: it
+    fails again when the service starts, with a message. There may be no other thread yet.
+    """
+    if not settings.is_embedded:
+        return
+    logging.disable()
+    try:
+        if not asyncio.run(_is_newest(settings)):
+            _run_in_child(_upgrade(settings))
+    except (InvoicesError, OSError):
+        return
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _run_in_child(work: Coroutine[Any, Any, object]) -> None:
+    """Run *work* in a fork of this process, whatever comes of it, and wait for its end."""
+    child = os.fork()
+    if child:
+        work.close()
+        os.waitpid(child, 0)
+        return
+    try:
+        asyncio.run(work)
+    finally:
+        os._exit(0)
+
+
+async def _is_newest(settings: Settings) -> bool:
+    async with database_of(settings) as database:
+        return await is_newest(database)
 
 
 async def wait_for_database(settings: Settings, stop: asyncio.Event) -> bool:

@@ -20,7 +20,7 @@ from service.app import (
     with_encryption_key,
 )
 from service.cli.accounts import create_first_account, log_key
-from service.cli.database import wait_for_database
+from service.cli.database import migrate_apart, wait_for_database
 from service.cli.event_loop import run, stop_signal
 from service.cli.supervisor import supervise
 from service.database.transport import may_be_in_clear
@@ -71,6 +71,7 @@ def serve_command(dev: bool, role: str, workers: int, as_worker: int | None) -> 
         raise ConfigurationError(NO_ENCRYPTION_KEY)
     if workers > 1 and settings.is_embedded:
         raise ConfigurationError(ONE_WRITER)
+    migrate_apart(settings)
     configure_logs(settings.log_format, settings.log_level)
     _raise_limit(settings)
     _warn_of_clear_text(settings)

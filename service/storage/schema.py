@@ -21,6 +21,11 @@ REVISION_DIGITS = 4
 _APPLIED = table("alembic_version", column("version_num"))
 
 
+async def is_newest(database: Database) -> bool:
+    """Whether there is nothing to migrate."""
+    return await database.read(_revision) == _head()
+
+
 async def migrate(database: Database) -> tuple[str | None, str | None]:
     """
     Apply the missing migrations in one transaction; on the newest schema, change nothing.
@@ -57,7 +62,7 @@ async def prepare(database: Database) -> None:
                 "Bring it there with: invoices migrate"
             )
 
-    if await database.read(_revision) != _head():
+    if not await is_newest(database):
         await database.change_schema(upgrade_if_empty)
     await _rebase(database)
 

@@ -7,6 +7,7 @@ MiB that each of them occupies are in the docstrings of the modules that leave i
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,38 @@ def test_a_service_that_runs_has_imported_no_more(tmp_path):
 
     assert "service.database.sqlite" in modules
     assert set() == those_of(modules, UNUSED["sqlite:///unused.db"])
+
+
+MIGRATING = """
+import sys
+from service.cli.database import migrate_apart
+from service.settings import Settings
+
+migrate_apart(Settings(database_url=sys.argv[1]))
+print(*sys.modules)
+"""
+
+
+def test_a_migration_leaves_nothing_in_memory(tmp_path):
+    """A new file of SQLite gets its schema, and the process that serves it has no Alembic."""
+    url = f"sqlite:///{tmp_path}/invoices.db"
+
+    modules = modules_of(MIGRATING, tmp_path, url)
+
+    assert set() == those_of(modules, UNUSED["sqlite:///unused.db"])
+    told = subprocess.run(
+        [sys.executable, "-P", "-m", "service", "migrate", "--json"],
+        env={"INVOICES_DATABASE_URL": url, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    revisions = json.loads(told.stdout)
+    assert revisions["before"] == revisions["now"]
+
+
+def test_a_migration_that_fails_apart_says_nothing(tmp_path):
+    """The failure is reported once: by the start of the service, which meets it again."""
+    url = f"sqlite:///{tmp_path}/missing/invoices.db"
+
+    assert modules_of(MIGRATING, tmp_path, url)
