@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 
+from service.database.checkpoints import Checkpoints
 from service.database.compiled import DRIVER, is_watched
 from service.database.engine import Database, Lane, Wakes
 from service.database.file_access import obstacle
@@ -94,6 +95,7 @@ class SqliteDatabase(Database):
         }
         self._writer = _Writer(self._engines[Lane.WRITE])
         self._write_thread = OneThread(f"database-{Lane.WRITE}")
+        self._checkpoints = Checkpoints(self._write_thread, self._writer.move_log)
         self._joined: IO[bytes] | None = None
 
     @asynccontextmanager
@@ -128,6 +130,7 @@ class SqliteDatabase(Database):
         """Finish what was begun, then close every connection."""
         for threads in reversed(self._threads.values()):
             await asyncio.to_thread(threads.shutdown)
+        self._checkpoints.close()
         await self._write_thread.close()
         self._writer.close()
         for engine in self._engines.values():
@@ -146,7 +149,7 @@ class SqliteDatabase(Database):
             await self._as_writer(self._exclude_writers)
         try:
             if lane is Lane.WRITE:
-                return await self._write_thread.run(_write, self._writer, work, args, options)
+                return await self._run_write(work, args, options)
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[lane], _read, self._engines[lane], work, args, options
             )
@@ -160,6 +163,19 @@ class SqliteDatabase(Database):
                 raise
             because = obstacle(self._path) if _is_of_the_file(of_driver) else ""
             raise StorageUnavailable(f"{self._path}: {of_driver}{because}") from error
+
+    async def _run_write(
+        self, work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> tuple[T, bool]:
+        changed_count = 0
+        self._checkpoints.begin()
+        try:
+            result, changed_count = await self._write_thread.run(
+                _write, self._writer, work, args, options
+            )
+        finally:
+            self._checkpoints.end(changed_count)
+        return result, changed_count > 0
 
     @property
     def _path(self) -> str:
@@ -221,13 +237,13 @@ def _is_of_the_file(error: object) -> bool:
 
 def _write(
     writer: "_Writer", work: Callable[..., T], args: tuple[Any, ...], options: Mapping[str, Any]
-) -> tuple[T, bool]:
-    """Run *work*; its result, and whether it changed a row: only a change is written to disk."""
+) -> tuple[T, int]:
+    """Run *work*; its result, and how many rows it changed: only a change is written to disk."""
     connection, driver_connection = writer.begin()
     try:
         changes_before = driver_connection.total_changes
         result = work(connection, *args, **options)
-        has_written = driver_connection.total_changes > changes_before
+        changed_count = driver_connection.total_changes - changes_before
         driver_connection.commit()
     except BaseException:
         try:
@@ -241,7 +257,7 @@ def _write(
         if connection.in_transaction():
             # Statements that SQLAlchemy ran; for the driver, the transaction has ended.
             connection.rollback()
-    return result, has_written
+    return result, changed_count
 
 
 def _in_transaction(tx: Connection, work: Callable[[Connection], T]) -> T:
@@ -288,6 +304,11 @@ class _Writer:
         self._driver.is_watched = is_watched(self._kept)
         self._driver.connection.execute("BEGIN IMMEDIATE")
         return self._kept, self._driver.connection
+
+    def move_log(self) -> None:
+        """Move the write-ahead log to the file, as far as no reader needs it."""
+        if self._kept is not None:
+            self._driver.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def drop(self) -> None:
         """Close the connection, whose state is not known; the next transaction opens one."""
