@@ -2,9 +2,9 @@
 Moves what the write-ahead log of SQLite holds to its file, while nobody writes.
 
 SQLite itself does so in the commit after which the log has a thousand pages, and whoever waits for
-that commit waits six times as long. At 100 invoices a second that was one in 75, which decided their
-p99; now it is none. In a pause nobody waits, and the log is moved before it is so long. Under a load
-without a pause, SQLite does it as before.
+that commit waits six times as long. At 100 invoices a second that was one in 75, which decided
+their p99; now it is none. In a pause nobody waits, and the log is moved before it is so long.
+Under a load without a pause, SQLite does it as before.
 """
 
 import asyncio
