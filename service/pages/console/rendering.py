@@ -34,6 +34,8 @@ class Pages:
     def __init__(self, public_path: str) -> None:
         self._home = public_path + HOME
         self._assets = _assets()
+        self.is_looked_at = asyncio.Event()
+        """Set as soon as somebody is shown a page."""
         self.renderer = Renderer("service.pages.console", POLICY, visible)
         self.renderer.environment.filters.update(FILTERS)
         self.renderer.environment.globals |= {**FUNCTIONS, "asset": self._asset}
@@ -47,6 +49,7 @@ class Pages:
         headers: Mapping[str, str] | None = None,
     ) -> web.Response:
         """The template *name* with *values*."""
+        self.is_looked_at.set()
         return self.renderer.page(
             name, self._given(values), status=status, headers={**HEADERS, **(headers or {})}
         )

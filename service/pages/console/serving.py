@@ -23,13 +23,6 @@ from service.web.middlewares import ERROR_PAGES, EXPECT
 
 GET, POST = hdrs.METH_GET, hdrs.METH_POST
 
-WARM_AFTER_SECONDS = 3.0
-"""
-How long after its start a process compiles the templates.
-
-The first look at each page would take twenty thousandths of a second more.
-"""
-
 Route = tuple[str, str, Handler]
 
 
@@ -60,8 +53,13 @@ def add_console(app: web.Application, console: Console) -> None:
 
 
 async def _warm(pages: Pages) -> None:
-    # A process that starts has other work first, and one that lives for seconds shows no page.
-    await asyncio.sleep(WARM_AFTER_SECONDS)
+    """
+    Compile the templates behind the first page that somebody is shown.
+
+    The first look at each page would take 20 ms more. Compiled, all of them occupy 3 MiB, which a
+    process does not need whose console nobody opens.
+    """
+    await pages.is_looked_at.wait()
     await pages.warm()
 
 
