@@ -49,8 +49,9 @@ PRIVATE_NAMES_IN = {
     "service/telemetry/counting.py",
     "service/web/server.py",
 }
-# SQLAlchemy documents this attribute of a row; the underscore separates it from column names.
-PUBLIC_NAMES = {"_mapping"}
+# SQLAlchemy documents this attribute of a row; the underscore separates it from column names. The
+# standard library documents `os._exit` for the child of a fork.
+PUBLIC_NAMES = {"_exit", "_mapping"}
 
 
 def parsed(path: Path) -> ast.Module:
