@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 
+import pytest
 from sqlalchemy import text
 
 from service.database.checkpoints import ROWS_BETWEEN, Checkpoints
@@ -28,48 +29,58 @@ class Moves:
         self.count += 1
         self._loop.call_soon_threadsafe(self.is_made.set)
 
+    async def are_made(self):
+        """Return behind the first one."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self.is_made.wait()
 
-async def test_the_log_is_moved_in_a_pause():
+
+@pytest.fixture
+async def thread():
+    """The thread of a writer."""
+    thread = OneThread("test")
+    yield thread
+    await thread.close()
+
+
+@pytest.fixture
+async def moves():
+    """The checkpoints that are made."""
+    return Moves()
+
+
+@pytest.fixture
+async def checkpoints(thread, moves):
+    """What makes checkpoints in *thread*."""
+    return Checkpoints(thread, moves.move)
+
+
+async def test_the_log_is_moved_in_a_pause(checkpoints, moves):
     """After enough changed rows, the first moment without a transaction is used."""
-    moves, thread = Moves(), OneThread("test")
-    checkpoints = Checkpoints(thread, moves.move)
-
     checkpoints.begin()
     checkpoints.end(ROWS_BETWEEN)
 
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await moves.is_made.wait()
-    await thread.close()
+    await moves.are_made()
     assert 1 == moves.count
 
 
-async def test_nobody_waits_for_a_checkpoint_that_is_not_due():
+async def test_nobody_waits_for_a_checkpoint_that_is_not_due(checkpoints, moves, thread):
     """Few rows are left where they are, and so are many while somebody writes."""
-    moves, thread = Moves(), OneThread("test")
-    checkpoints = Checkpoints(thread, moves.move)
-
     checkpoints.begin()
     checkpoints.end(ROWS_BETWEEN - 1)
     checkpoints.begin()
     checkpoints.begin()
     checkpoints.end(1)
-    # What was called later for the same instant comes behind a checkpoint that had been planned.
-    await asyncio.sleep(0)
     await thread.run(lambda: None)
 
     assert 0 == moves.count
     checkpoints.end(0)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await moves.is_made.wait()
-    await thread.close()
+    await moves.are_made()
     assert 1 == moves.count
 
 
-async def test_a_transaction_that_begins_in_the_pause_is_not_delayed():
+async def test_a_transaction_that_begins_in_the_pause_is_not_delayed(checkpoints, moves, thread):
     """The checkpoint is put off until it has ended."""
-    moves, thread = Moves(), OneThread("test")
-    checkpoints = Checkpoints(thread, moves.move)
-
     checkpoints.begin()
     checkpoints.end(ROWS_BETWEEN)
     checkpoints.begin()
@@ -78,12 +89,11 @@ async def test_a_transaction_that_begins_in_the_pause_is_not_delayed():
 
     assert 0 == moves.count
     checkpoints.close()
-    await thread.close()
 
 
-async def test_what_was_committed_is_in_the_file_after_a_pause(tmp_path, monkeypatch):
+async def test_what_was_committed_is_in_the_file_after_a_pause(moves, tmp_path, monkeypatch):
     """Without the write-ahead log, the file has the rows."""
-    path, moves = tmp_path / "invoices.db", Moves()
+    path = tmp_path / "invoices.db"
     move_log = _Writer.move_log
 
     def move(self):
@@ -96,8 +106,7 @@ async def test_what_was_committed_is_in_the_file_after_a_pause(tmp_path, monkeyp
     await database.write(
         lambda tx: tx.execute(text("INSERT INTO t VALUES (:n)"), [{"n": 1}] * ROWS_BETWEEN)
     )
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await moves.is_made.wait()
+    await moves.are_made()
 
     shutil.copyfile(path, tmp_path / "copy.db")
     with sqlite3.connect(tmp_path / "copy.db") as copy:
