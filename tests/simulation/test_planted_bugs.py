@@ -11,9 +11,10 @@ GREEDY_COUNT = 12
 
 FIRST = {
     "release_needs_no_lease": 49,
-    "settling_is_tried_once": 70,
-    "draining_abandons_attempts": 440,
-    "release_signals_nothing": 670,
+    "settling_is_tried_once": 147,
+    "settling_needs_no_lease": 34,
+    "draining_abandons_attempts": 444,
+    "release_signals_nothing": 674,
     "probes_take_every_slot": 495,
     "signals_are_lost_before_waiting": 30,
     "lost_settlements_count_as_written": 23,
