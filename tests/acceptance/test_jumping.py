@@ -9,6 +9,8 @@ from tests.acceptance.jumping import jump
 from tests.acceptance.traffic import traffic
 from tests.processes import receiving, serving, until
 
+pytestmark = pytest.mark.usefixtures("migrated")
+
 FORTH, BACK = 3600, -3600
 MONTH = 30 * 86400
 SOON_SECONDS = 5

@@ -24,6 +24,8 @@ from tests.processes import (
     starting,
 )
 
+pytestmark = pytest.mark.usefixtures("migrated")
+
 TWO_EVENTS = ("tests.acceptance.two_events",)
 """The service with a collector that reports two events of each invoice."""
 

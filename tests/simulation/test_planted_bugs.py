@@ -10,12 +10,15 @@ GREEDY_COUNT = 12
 """The worlds with a greedy account in which each of their bugs must be found."""
 
 FIRST = {
-    "release_needs_no_lease": 45,
-    "settling_is_tried_once": 70,
-    "draining_abandons_attempts": 440,
-    "release_signals_nothing": 670,
-    "probes_take_every_slot": 360,
-    "steps_move_from_what_was_leased": 80,
+    "release_needs_no_lease": 49,
+    "settling_is_tried_once": 147,
+    "settling_needs_no_lease": 34,
+    "draining_abandons_attempts": 444,
+    "release_signals_nothing": 674,
+    "probes_take_every_slot": 495,
+    "signals_are_lost_before_waiting": 30,
+    "lost_settlements_count_as_written": 23,
+    "steps_move_from_what_was_leased": 93,
 }
 """The world that is tried first for a rare bug; those before it are tried last."""
 

@@ -36,11 +36,15 @@ SEEN = (
 """Events that must happen in some world: a promise that is never tested cannot be broken."""
 
 
+SEEN_COUNT = 150
+"""The number of worlds in which they happen."""
+
+
 @cache
 def result_of(seed):
-    """The failure of the world, and what of SEEN happens in it."""
+    """The failure of the world, and what of SEEN happens in it if it is one of the first."""
     done = run(seed)
-    lines = "\n".join(done.log.lines())
+    lines = "\n".join(done.log.lines()) if seed < SEEN_COUNT else ""
     return done.failure, frozenset(one for one in SEEN if one in lines)
 
 
@@ -61,7 +65,7 @@ def test_a_greedy_account_delays_nobody():
 
 def test_the_worlds_contain_every_fault():
     """Each kind of fault happens in the first worlds."""
-    seen = frozenset().union(*(result_of(seed)[1] for seed in range(150)))
+    seen = frozenset().union(*(result_of(seed)[1] for seed in range(SEEN_COUNT)))
 
     assert [] == [one for one in SEEN if one not in seen]
 
