@@ -24,6 +24,8 @@ PROJECT_TOOLS := $(PROJECTS)/.tools-installed
 TEMPLATES := service/receiver/projects
 STRIPE := tests/stripe/go
 STRIPE_TOOLS := $(STRIPE)/bin/.tools-installed
+MAILPIT := tests/mailpit/go
+MAILPIT_TOOLS := $(MAILPIT)/bin/.tools-installed
 RIVALS := .venv/.bench-installed
 DECLARED := setup.cfg pyproject.toml
 
@@ -68,7 +70,7 @@ screenshot: $(TOOLS) ## the picture of the README, taken anew with Chromium
 
 .PHONY: stripe-live
 stripe-live: $(TOOLS) ## a decline, a payment and a refund at Stripe itself: make stripe-live KEY=rk_test_…
-	@$(BIN)/python -m tests.stripe.live $(KEY)
+	@$(BIN)/python -m tests.stripe.live $(KEY) $(URL)
 
 .PHONY: format
 format: $(PYTHON_TOOLS) ## rewrite the code in the one format
@@ -106,7 +108,7 @@ clean: ## remove what make made
 	rm -rf .venv build dist *.egg-info .coverage htmlcov tests/signatures/node_modules
 	rm -rf $(DOCUMENTS)/node_modules $(DOCUMENTS)/.packages $(DOCUMENTS)/go/bin $(DOCUMENTS)/java/lib
 	rm -rf $(PROJECTS)
-	rm -rf $(STRIPE)/bin
+	rm -rf $(STRIPE)/bin $(MAILPIT)/bin
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .schemathesis
 
 # Debian keeps ensurepip in a package of its own. Without it another pip can fill the environment.
@@ -127,7 +129,8 @@ $(RUNTIME): $(DECLARED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES) $(DOCUMENT_TOOLS) $(PROJECT_TOOLS) $(STRIPE_TOOLS)
+$(TOOLS): $(PYTHON_TOOLS) $(NODE_PACKAGES) $(DOCUMENT_TOOLS) $(PROJECT_TOOLS) $(STRIPE_TOOLS) \
+    $(MAILPIT_TOOLS)
 	@touch $@
 
 $(PYTHON_TOOLS): $(DECLARED) | $(BIN)/python
@@ -168,6 +171,12 @@ $(PROJECT_TOOLS): $(wildcard $(TEMPLATES)/python-*/requirements.txt.jinja) \
 $(STRIPE_TOOLS): $(addprefix $(STRIPE)/,go.mod go.sum)
 	@mkdir -p $(STRIPE)/bin
 	if command -v go >/dev/null; then cd $(STRIPE) && go build -o bin/ github.com/stripe/stripe-mock; fi
+	@touch $@
+
+# A real mail server, which fails as often as it is told, where there is Go.
+$(MAILPIT_TOOLS): $(addprefix $(MAILPIT)/,go.mod go.sum)
+	@mkdir -p $(MAILPIT)/bin
+	if command -v go >/dev/null; then cd $(MAILPIT) && go build -o bin/ github.com/axllent/mailpit; fi
 	@touch $@
 
 $(RIVALS): $(DECLARED) | $(BIN)/python

@@ -1,11 +1,12 @@
 """
-Amounts and dates as people of a locale write them, by the data of CLDR.
+Amounts and dates as people of a locale write them, by the data of CLDR, and texts of API users.
 
 How many decimals an amount has is a matter of its currency, by ISO 4217.
 """
 
 import asyncio
 import copy
+import re
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
@@ -16,6 +17,15 @@ from iso4217 import Currency
 
 DEFAULT_LOCALE = "en"
 """The locale of an invoice that names none."""
+
+
+_BIDIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def one_line(text: str) -> str:
+    """*text* on one line, without the characters that change the direction of others."""
+    # Also U+2028 and U+2029, which end a line.
+    return " ".join(_BIDIRECTIONAL.sub("", text).split())
 
 
 async def load(tag: str | None) -> None:

@@ -50,6 +50,7 @@ from service.storage import (
     accounts,
     attempts,
     backlog,
+    checkouts,
     deliveries,
     explaining,
     gates,
@@ -71,6 +72,7 @@ from service.storage import (
     tables,
     transmissions,
     waiting,
+    webhooks,
 )
 from service.storage.accounts import PayKey
 from service.storage.backlog import Backlog
@@ -79,6 +81,7 @@ from service.storage.feed import stored_callbacks
 from service.storage.mails import DueMails
 from service.storage.steps import DueInvoices
 from service.storage.store import Store
+from tests import memory_money
 from tests.clock import PATIENCE_SECONDS
 
 PENDING = DeliveryStatus.PENDING.value
@@ -209,6 +212,10 @@ class Tables:
         self.mails = self._named[tables.mails]
         self.mail_attempts = self._named[tables.mail_attempts]
         self.account_stripe_keys = self._named[tables.account_stripe_keys]
+        self.checkouts = self._named[tables.checkouts]
+        self.payments = self._named[tables.payments]
+        self.refunds = self._named[tables.refunds]
+        self.stripe_events = self._named[tables.stripe_events]
         self.listeners = self._named[tables.listeners]
         self.listener_attempts = self._named[tables.listener_attempts]
         self.listen_keys = self._named[tables.listen_keys]
@@ -304,9 +311,14 @@ class Rows:
 
 
 def _unique_keys(table):
-    """The columns of the primary key, then those of every other unique key."""
+    """
+    The columns of the primary key, then those of every other unique key.
+
+    An index on a part of the rows is none here: `memory_money` keeps the one that there is.
+    """
     unique = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
-    unique += [one for one in table.indexes if isinstance(one, Index) and one.unique]
+    indexes = [one for one in table.indexes if isinstance(one, Index) and one.unique]
+    unique += [one for one in indexes if one.dialect_options["sqlite"]["where"] is None]
     return [tuple(one.columns.keys()) for one in (table.primary_key, *unique)]
 
 
@@ -438,6 +450,10 @@ def _report_one(tx, step, new):
     return [_insert_delivery(tx, replace(one, sequence=sequence)) for one in new]
 
 
+def _settle_money(tx, item):
+    return memory_money.settle(tx, item, _report_one)
+
+
 def _insert_event(tx, step, sequence, new):
     tx.events.insert(
         {
@@ -542,7 +558,9 @@ def _lease_mails_of(tx, round_):
     for row in sorted(due, key=_due_at):
         turns[row["id"]] = counts[row["account_id"]]
         counts[row["account_id"]] += 1
-    leased = sorted(due, key=lambda row: (turns[row["id"]], row["due_at"]))[: round_.limit]
+    # SQLite goes along the accounts.
+    leased = sorted(due, key=lambda row: (turns[row["id"]], row["due_at"], row["account_id"]))
+    leased = leased[: round_.limit]
     for row in leased:
         _lease(tx.mails, row, round_.until)
     later = min((row["due_at"] for row in waiting if row["due_at"] > now), default=None)
@@ -1353,7 +1371,8 @@ def _invoice_facts(tx, account_id, invoice_id):
     delivery = _delivery_facts(tx, account_id, rows[0]["id"]) if rows else None
     mail = max((one for one in tx.mails if one["invoice_key"] == key), key=_id_of, default=None)
     last = tx.events.get(account_id, key, row["event_count"])
-    return explaining.invoice_facts_of(row, mail, last and last["at"], delivery)
+    checkout = memory_money.find_active(tx, account_id, key)
+    return explaining.invoice_facts_of(row, mail, last and last["at"], delivery, checkout)
 
 
 def _matters(row):
@@ -1690,8 +1709,21 @@ WORK = {
     stripe_keys.put: _put_stripe_keys,
     stripe_keys.find: _find_stripe_keys,
     stripe_keys.find_all: _all_stripe_keys,
-    # No invoice here has a payment: the tests of money run on a real database.
-    payments.lease_due: lambda *_: [],
+    checkouts.begin: memory_money.begin,
+    checkouts.find_active: memory_money.find_active,
+    checkouts.lease_due: memory_money.lease_checkouts,
+    checkouts.opened: memory_money.opened,
+    checkouts.failed: memory_money.checkout_failed,
+    checkouts.is_processing: memory_money.is_processing,
+    checkouts.close: memory_money.close,
+    checkouts.looked_at: memory_money.checkout_looked_at,
+    payments.settle: _settle_money,
+    payments.request_refund: memory_money.request_refund,
+    payments.failed: memory_money.refund_failed,
+    payments.lease_due: memory_money.lease_payments,
+    payments.looked_at: memory_money.payment_looked_at,
+    webhooks.take: memory_money.take,
+    webhooks.remove_old: memory_money.remove_old,
     backlog.measure: _measure_backlog,
     backlog.count_open: _count_open,
 }

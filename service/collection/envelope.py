@@ -5,7 +5,6 @@ What other people write becomes part of headers here: one line, without the char
 the direction of what stands around them.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from email.errors import NonASCIILocalPartDefect
@@ -23,8 +22,6 @@ SUBJECT_MAX = 120
 
 PLACEHOLDER_SENDER = "invoices@localhost"
 """The sender of mails that become files."""
-
-_BIDIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +71,6 @@ class Envelope:
         # No vacation notice is to answer.
         message["Auto-Submitted"] = "auto-generated"
         return Letter(id_, recipient, subject, message_id, now, message)
-
-
-def one_line(text: str) -> str:
-    """*text* on one line, without the characters that change the direction of others."""
-    # Also U+2028 and U+2029, which end a line.
-    return " ".join(_BIDIRECTIONAL.sub("", text).split())
 
 
 def subject_of(text: str) -> str:

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from service.clock import Clock
-from service.collection.envelope import Envelope, one_line, subject_of
+from service.collection.envelope import Envelope, subject_of
 from service.domain.ids import new_id
 from service.domain.invoice import Invoice
 from service.domain.mail import Mail
-from service.localization import decimals_of, format_amount, format_date, load
+from service.localization import decimals_of, format_amount, format_date, load, one_line
 
 PayUrl = Callable[[str, str], Awaitable[str | None]]
 """The pay link of an account and the key of an invoice; None if there is none."""

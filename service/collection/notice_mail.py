@@ -3,10 +3,11 @@
 from datetime import datetime
 
 from service.clock import Clock
-from service.collection.envelope import Envelope, one_line, subject_of
+from service.collection.envelope import Envelope, subject_of
 from service.domain.ids import new_id
 from service.domain.mail import OF_NO_INVOICE, Mail
 from service.domain.notices import Notice, NoticeKind
+from service.localization import one_line
 
 SUBJECTS = {
     NoticeKind.FAILING: "Your receiver {url} fails",

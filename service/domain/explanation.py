@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from service.domain.outcomes import POINTS_TO, AttemptOutcome
+from service.domain.payment import CheckoutStatus
 from service.domain.states import DeadReason, DeliveryStatus, InvoiceStatus, MailStatus
 from service.domain.waiting import WaitingFor, Waits
 from service.domain.words import Word
@@ -138,8 +139,10 @@ class InvoiceFacts:
     """
     What is stored about an invoice whose callback is asked about.
 
-    *due_at* is when its collector is asked next. *delivery* is the one that matters: the first that
-    is pending; if there is none, the newest dead one; if there is none, the newest.
+    *due_at* is when its collector is asked next. *checkout_status* and *checkout_due_at* are of its
+    checkout that has not ended: *checkout_due_at* is when the collector is asked about that.
+    *delivery* is the one that matters: the first that is pending; if there is none, the newest dead
+    one; if there is none, the newest.
     """
 
     id: str
@@ -151,6 +154,9 @@ class InvoiceFacts:
     mail_status: MailStatus | None
     mail_due_at: datetime | None
     delivery: DeliveryFacts | None
+    has_mismatch: bool = False
+    checkout_status: CheckoutStatus | None = None
+    checkout_due_at: datetime | None = None
 
 
 def explain_delivery(facts: DeliveryFacts, now: datetime) -> Explanation:
@@ -418,21 +424,35 @@ def redirect_target(last: LastAttempt) -> str | None:
 
 
 def _no_event(facts: InvoiceFacts, evidence: Mapping[str, Any]) -> Explanation:
-    if facts.mail_status is MailStatus.PENDING:
+    step: Next | None
+    do: str | None = None
+    if facts.has_mismatch:
+        sentence = (
+            "A payment came that is not of the amount and the currency of the invoice (mismatch). "
+            "It is not told as paid, and the invoice cannot be paid any more."
+        )
+        step = None
+        do = "Ask the operator: Stripe's dashboard has the payment. Then send another invoice."
+    elif facts.checkout_status is CheckoutStatus.PROCESSING:
+        sentence = "The customer has paid, and the money is on its way; the collector is asked."
+        step = Next(NextStep.COLLECTION, facts.checkout_due_at)
+    elif facts.mail_status is MailStatus.PENDING:
         sentence = "The mail that brings the invoice to the customer has not gone yet."
         step = Next(NextStep.MAIL, facts.mail_due_at)
     elif facts.due_at:
         sentence = "The collector has not been told of any money yet; it is asked again."
         step = Next(NextStep.COLLECTION, facts.due_at)
     else:
-        sentence = "The customer has not paid yet."
+        has_begun = facts.checkout_status is not None
+        sentence = f"The customer has {'begun to pay' if has_begun else 'not paid yet'}."
         step = Next(NextStep.PAYMENT)
     return Explanation(
         verdict=Verdict.NO_EVENT,
         sentence=f"Nothing has happened yet that would be told: the invoice is {facts.status}. "
         + sentence,
-        evidence={**evidence, "until": step.at} if step.at else evidence,
+        evidence={**evidence, "until": step.at} if step and step.at else evidence,
         next=step,
+        do=do,
     )
 
 

@@ -17,8 +17,8 @@ from aiohttp.typedefs import Handler
 
 from service.domain.invoice import Invoice
 from service.domain.states import PAYABLE, InvoiceStatus
-from service.errors import CollectorUnavailable, Conflict, StorageUnavailable
-from service.localization import decimals_of, format_amount, format_date, load
+from service.errors import CollectorUnavailable, ConfigurationError, Conflict, StorageUnavailable
+from service.localization import decimals_of, format_amount, format_date, load, one_line
 from service.pages.errors import words_of
 from service.pages.rendering import Renderer, invoice_renderer
 from service.storage.invoices import as_invoice
@@ -175,6 +175,9 @@ class _Pages:
             return await answer(row, f"{self._payments.public_path}/pay/{token}")
         except StorageUnavailable:
             return self._message("One moment", UNAVAILABLE, 503)
+        except ConfigurationError as error:
+            log.error("secret.unreadable", extra={"fields": {"detail": str(error)}})
+            return self._message("One moment", UNAVAILABLE, 503)
         except CollectorUnavailable as error:
             log.warning("collector.unavailable", extra={"fields": {"detail": str(error)}})
             return self._message("One moment", NOT_NOW, 503)
@@ -186,13 +189,14 @@ class _Pages:
         refunded_minor = row["amount_refunded_minor"]
         has_failed = row["status"] == InvoiceStatus.PAYMENT_FAILED
         return {
-            "heading": f"Invoice {row['id']}",
+            "heading": f"Invoice {one_line(row['id'])}",
             "is_sandbox": bool(self._payments.endings),
             "state": state,
             "look": look,
-            "customer": row["customer"],
-            "id": row["id"],
-            "title": row["title"],
+            # What an API user writes turns nothing around that stands beside it, as in the mail.
+            "customer": one_line(row["customer"]),
+            "id": one_line(row["id"]),
+            "title": one_line(row["title"] or ""),
             "date": format_date(row["created_at"], locale),
             "amount": format_amount(row["total_minor"], decimals, currency, locale),
             "currency": currency,

@@ -10,9 +10,10 @@ from sqlalchemy import Connection, RowMapping, and_, case, select
 
 from service.domain.explanation import DeliveryFacts, EarlierDelivery, InvoiceFacts, LastAttempt
 from service.domain.outcomes import AttemptOutcome
+from service.domain.payment import Checkout
 from service.domain.states import SETTLED, DeadReason, DeliveryStatus, InvoiceStatus, MailStatus
 from service.errors import NotFound
-from service.storage import history
+from service.storage import checkouts, history
 from service.storage.tables import (
     attempts,
     deliveries,
@@ -99,6 +100,7 @@ def invoice_facts(tx: Connection, account_id: str, invoice_id: str) -> InvoiceFa
         mail and mail._mapping,
         last_event_at,
         delivery_facts(tx, account_id, delivery_id) if delivery_id else None,
+        checkouts.find_active(tx, account_id, key),
     )
 
 
@@ -122,9 +124,13 @@ def delivery_facts_of(row: Any, last: Any, earlier: EarlierDelivery | None) -> D
 
 
 def invoice_facts_of(
-    row: Any, mail: Any, last_event_at: Any, delivery: DeliveryFacts | None
+    row: Any,
+    mail: Any,
+    last_event_at: Any,
+    delivery: DeliveryFacts | None,
+    checkout: Checkout | None,
 ) -> InvoiceFacts:
-    """The facts in the *row* of an invoice and in that of its newest *mail*."""
+    """The facts in the *row* of an invoice, and about its newest *mail* and active *checkout*."""
     return InvoiceFacts(
         id=row["id"],
         status=InvoiceStatus(row["status"]),
@@ -135,6 +141,9 @@ def invoice_facts_of(
         mail_status=MailStatus(mail["status"]) if mail else None,
         mail_due_at=mail["due_at"] if mail else None,
         delivery=delivery,
+        has_mismatch=bool(row["mismatch"]),
+        checkout_status=checkout.status if checkout else None,
+        checkout_due_at=checkout.due_at if checkout else None,
     )
 
 

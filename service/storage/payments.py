@@ -28,7 +28,7 @@ from service.domain.payment import (
     Withdrawal,
     WonDispute,
 )
-from service.domain.states import InvoiceStatus
+from service.domain.states import PAYABLE, InvoiceStatus
 from service.errors import Conflict
 from service.storage import checkouts
 from service.storage.fairly import lease_fairly
@@ -76,7 +76,9 @@ def settle(tx: Connection, item: StepToTake) -> Sequence[Delivery] | None:
     status, _ = checkouts.locked(tx, step.invoice.account_id, step.invoice.key)
     match step.settlement:
         case Receipt(payment):
-            return _receive(tx, item, payment)
+            # A dispute that is won also leads to `paid`, and is told as such; a payment does not.
+            is_due = payment.kind is not PaymentKind.TOTAL or status in PAYABLE
+            return _receive(tx, item, payment) if is_due else None
         case Decline(checkout):
             is_new = not checkouts.is_declined(tx, checkout)
             changes: dict[str, Any] = {"is_declined": True}

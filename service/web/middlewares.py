@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from service.errors import CollectorUnavailable, RequestError, StorageUnavailable, Unavailable
+from service.errors import (
+    CollectorUnavailable,
+    ConfigurationError,
+    RequestError,
+    StorageUnavailable,
+    Unavailable,
+)
 from service.telemetry.metrics import OTHER, Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing, traceparent_in
 from service.web import request_ids
@@ -100,6 +106,10 @@ def _response_to(request: web.Request, error: Exception) -> web.Response:
     """The problem for *error*; one that is not expected is logged."""
     if isinstance(error, StorageUnavailable):
         log.debug("storage.unavailable", extra={"fields": {"detail": str(error)}})
+    elif isinstance(error, ConfigurationError):
+        # A secret was encrypted with a key that was removed while this process ran.
+        log.error("secret.unreadable", extra={"fields": {"detail": str(error)}})
+        error = StorageUnavailable()
     elif isinstance(error, CollectorUnavailable):
         log.warning("collector.unavailable", extra={"fields": {"detail": str(error)}})
     if isinstance(error, RequestError | Unavailable):

@@ -11,7 +11,7 @@ from service.app import document_of
 from service.collection.sandbox import ENDINGS, Sandbox
 from service.domain.invoice import Step
 from service.domain.states import INVOICE_MOVES, PAYABLE, InvoiceStatus
-from service.errors import StorageUnavailable
+from service.errors import ConfigurationError, StorageUnavailable
 from service.pages.pay import add_pages
 from service.settings import Settings
 from tests.contract.store.test_reports import _way_to, a_report
@@ -220,15 +220,18 @@ async def test_headers_keep_the_page_to_itself(client, paying, path):
         "חשבונית 🎉 فاتورة",
         "x" * 500,
         "a\u2028b\u202ec",
+        "\u202egpj.exe\u202c total \u2066left",
     ],
 )
 async def test_any_text_is_read_as_it_is(client, paying, text):
-    """What an API user writes is text, never markup or a template."""
+    """What an API user writes is text, never markup or a template, and turns nothing around."""
     _, path = await paying(title=text, customer=text)
 
     page, _ = await page_at(client, path)
 
-    assert 2 == page.words.count(text)
+    expected = text.translate(dict.fromkeys([0x202E, 0x202C, 0x2066])).replace("\u2028", " ")
+    assert 2 == page.words.count(expected)
+    assert {"\u202e", "\u202c", "\u2066"}.isdisjoint(page.words)
     assert {"script", "img"}.isdisjoint(page.elements)
 
 
@@ -286,6 +289,24 @@ async def test_without_the_database_the_page_asks_for_patience(client, paying, d
 
     assert (503, "text/html") == (answer.status, answer.content_type)
     assert "try again" in page.words
+
+
+async def test_a_key_that_cannot_be_read_is_no_defect(client, paying, service, caplog, monkeypatch):
+    """A pay key that was encrypted with another key is 503 for everybody, and a line in the log."""
+    _, path = await paying()
+
+    async def fail(_of):
+        raise ConfigurationError("encrypted with another key")
+
+    for name in ("_key_of", "_key_with"):
+        monkeypatch.setattr(service.dependencies.pay_links, name, fail)
+    page, answer = await page_at(client, path)
+
+    assert (503, "text/html") == (answer.status, answer.content_type)
+    assert "try again" in page.words
+    assert 503 == (await client.get("/invoices/1")).status
+    assert ["secret.unreadable"] * 2 == [one.message for one in caplog.records if one.levelno > 30]
+    assert path.rpartition("/")[2] not in caplog.text
 
 
 async def test_a_pay_link_is_not_logged(client, paying, service, caplog, monkeypatch):

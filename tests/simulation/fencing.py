@@ -13,6 +13,8 @@ it asks for the end of the pause, not even one that was asked for by hand.
 * A delivery fails as often as its schedule allows, and is dead then.
 * The events of an invoice are numbered without gaps. Each is written with one delivery for every
   callback that it fires and its invoice asks for.
+* A cancellation ends a delivery that is pending, and its lease with it; the attempt in progress is
+recorded as lost.
 * Retention removes only deliveries that were settled long ago.
 """
 
@@ -26,7 +28,16 @@ from service.delivery.dispatcher import LEASE_MARGIN
 from service.domain.delivery import Dead
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Acceptance, DeadReason, DeliveryStatus
-from service.storage import attempts, deliveries, invoices, mails, redelivery, retention, steps
+from service.storage import (
+    attempts,
+    deliveries,
+    invoices,
+    mails,
+    payments,
+    redelivery,
+    retention,
+    steps,
+)
 from tests import memory
 from tests.simulation.clocks import true_now
 from tests.simulation.processes import State
@@ -70,6 +81,10 @@ class Fencing:
 
     def watch(self, process, work, tx, args, options):
         """Do *work*, which has its own transaction, and check its changes."""
+        if work is payments.settle:
+            return self._report(process, partial(memory.run, work, tx), tx, *args)
+        if work is redelivery.cancel:
+            return self._cancel(process, tx, *args)
         before = dict(tx.deliveries.by_key) if work is retention.sweep else {}
         result = memory.run(work, tx, *args, **options)
         if work is redelivery.redeliver and result is not None:
@@ -115,6 +130,7 @@ class Fencing:
             self._log.add(process, "takes {} to {}", name, step.status.value)
             if before["event_count"] != invoice.event_count:
                 self._log.violate("{} is taken, and counts the events wrong", name)
+            self._ledger.collected.add((invoice.account_id, invoice.key))
             self._check_event(process, tx, step, before, row, inserted)
         return inserted
 
@@ -226,6 +242,25 @@ class Fencing:
             )
             self._check_settlement(process, attempt, before, row)
         return is_done
+
+    def _cancel(self, process, tx, account_id, id_, now):
+        row = tx.deliveries.get(account_id, id_)
+        before = row and dict(row)
+        receiver = memory.run(redelivery.cancel, tx, account_id, id_, now)
+        is_pending = before is not None and before["status"] == PENDING
+        self._log.add(process, "cancels {}: {}", id_, receiver is not None)
+        if (receiver is not None) != is_pending:
+            self._log.violate("{} cancels {}, which was not pending", process, id_)
+        if not is_pending:
+            return receiver
+        self._ledger.cancelled.add((id_, before["lease_token"]))
+        self._ledger.final.add(id_)
+        is_over = row["status"] == DeliveryStatus.DEAD and row["reason"] == DeadReason.CANCELLED
+        if not is_over or row["leased_until"] or row["lease_token"] == before["lease_token"]:
+            self._log.violate("{} was cancelled, and can be settled", id_)
+        if row["attempt_count"] != before["attempt_count"] + (before["leased_until"] is not None):
+            self._log.violate("{} was cancelled, and counts its attempts wrong", id_)
+        return receiver
 
     def _check_settlement(self, process, attempt, before, row):
         id_, ledger = attempt.delivery.id, self._ledger

@@ -20,6 +20,7 @@ from tests.simulation.greedy import Fairness
 from tests.simulation.lease_rules import LeaseRules
 from tests.simulation.ledger import Ledger
 from tests.simulation.mails import Mails
+from tests.simulation.payments import Payments
 from tests.simulation.predictions import Predictions
 from tests.simulation.requests import Requests
 
@@ -34,6 +35,7 @@ class Invariants:
         self.ending = Ending(world, self.ledger)
         leases = LeaseRules(world.log)
         self.mails = Mails(world, self.ledger, leases)
+        self.payments = Payments(world, self.ledger)
         fencing = Fencing(world, self.ledger, leases, self.mails)
         requests = Requests(world, self.ledger)
         self.fairness = Fairness(world) if world.plan.reads else None
@@ -61,7 +63,7 @@ class Invariants:
         return request
 
     def check_states(self, tx):
-        """A settled delivery keeps its state, unless a redelivery was requested."""
+        """A delivery is settled or cancelled, and keeps that unless a redelivery was requested."""
         self.predictions.look(tx)
         for row in tx.deliveries:
             id_, status = row["id"], row["status"]
@@ -70,7 +72,9 @@ class Invariants:
                 continue
             self._statuses[id_] = status
             if was == PENDING:
-                if (id_, row["lease_token"]) not in self.ledger.settlements:
+                token = row["lease_token"]
+                is_cancelled = (id_, token - 1) in self.ledger.cancelled
+                if (id_, token) not in self.ledger.settlements and not is_cancelled:
                     self._log.violate("{} is {} without a settlement", id_, status)
             elif status == PENDING and id_ in self.ledger.redelivery_requests:
                 self.ledger.failure_counts[id_] = 0
@@ -85,6 +89,11 @@ class Invariants:
         if acceptance is Acceptance.CONFLICT or key not in stored:
             self._log.violate("{} was acknowledged and is not stored", invoice.id)
         self.ledger.acknowledged.append(key)
+
+    def cancelled(self, row):
+        """A client got a response to the cancellation of *row*: it is pending no more."""
+        if row["status"] == PENDING and row["id"] not in self.ledger.redelivery_requests:
+            self._log.violate("{} was acknowledged as cancelled, and is pending", row["id"])
 
     def event_acknowledged(self, event):
         """A client got a response for *event*: it is stored."""

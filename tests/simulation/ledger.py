@@ -32,10 +32,16 @@ class Ledger:
         """The deliveries that retention has removed -> account, invoice, callback and event."""
         self.final = set()
         """The deliveries that were delivered or dead at some time."""
-        self.failure_counts = Counter()
-        """The number of settled failures of a delivery since its last redelivery."""
-        self.tried_at = {}
-        """Delivery and token -> when its process last tried to settle it."""
+        self.failure_counts, self.tried_at = Counter(), {}
+        """
+        The number of settled failures of a delivery since its last redelivery; delivery and token
+        -> when its process last tried to settle it.
+        """
+        self.cancelled, self.collected = set(), set()
+        """
+        The deliveries that were cancelled, each with the token of the lease that this has ended;
+        account and key of the invoices of which the collection has taken a step.
+        """
         self.redelivery_requests, self.paused = set(), set()
         """
         The deliveries for which a redelivery was requested, and the receivers whose pause was

@@ -12,7 +12,8 @@ import asyncio
 from contextlib import nullcontext
 
 from service.database.group_commit import run_batch
-from service.errors import StorageUnavailable
+from service.domain.payment import NothingLeft
+from service.errors import Conflict, StorageUnavailable
 from service.storage import notices, observations, receiver_hours
 from tests.memory import Loss
 
@@ -65,6 +66,9 @@ class WatchedDatabase:
                     results = self._result(tx, work, args, options)
             self._world.rules.check_states(tx)
             return results
+        except (Conflict, NothingLeft):
+            # The answer to a request that asks for what is not possible.
+            raise
         except Exception as error:
             self._world.log.violate("a transaction of {} failed: {!r}", self._process, error)
             raise

@@ -73,6 +73,7 @@ class FaultKind(Enum):
     REDELIVER = "redeliver"
     ROTATE = "rotate a secret"
     PAUSE = "pause a receiver"
+    CANCEL = "cancel a delivery"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,8 @@ class Plan:
     faults_until: float
     reads: tuple[float, ...] = ()
     """When the greedy account reads, if there is one: many times at once; see `greedy`."""
+    payments: object = None
+    """What is decided about payments, if Stripe collects; see `paying`."""
 
 
 def draw(seed):
@@ -208,7 +211,8 @@ def draw(seed):
     receivers = _draw_receivers(chance, faults_until)
     # A generator of its own: what it draws changes nothing else of a world.
     mail_chance = random.Random(f"mails of {seed}")
-    pauses = _draw_pauses(random.Random(f"pauses of {seed}"), machine_count, faults_until)
+    pauses = _draw_by_hand(seed, FaultKind.PAUSE, machine_count, faults_until)
+    cancels = _draw_by_hand(seed, FaultKind.CANCEL, machine_count, faults_until)
     return Plan(
         seed=seed,
         is_calm=is_calm,
@@ -245,7 +249,9 @@ def draw(seed):
         ),
         invoices=_draw_invoices(chance, mail_chance, receivers, faults_until),
         faults=_in_order(
-            *_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed), *pauses
+            *_draw_faults(chance, machine_count, faults_until, is_calm, is_skewed),
+            *pauses,
+            *cancels,
         ),
         faults_until=faults_until,
     )
@@ -358,18 +364,22 @@ def _draw_faults(chance, machine_count, faults_until, is_calm, is_skewed):
     ]
 
 
-def _draw_pauses(chance, machine_count, faults_until):
-    """Some worlds have pauses; they are drawn apart, so that nothing else depends on them."""
+def _draw_by_hand(seed, kind, machine_count, faults_until):
+    """Some worlds have operations by hand, drawn apart: nothing else depends on them."""
+    chance = random.Random(f"{_DRAWN_AS[kind]} of {seed}")
     count = chance.choice((0, 0, 0, 0, 1, 2))
     return [
         Fault(
             round(chance.uniform(0, faults_until), 3),
-            FaultKind.PAUSE,
+            kind,
             chance.randrange(machine_count),
             chance.random(),
         )
         for _ in range(count)
     ]
+
+
+_DRAWN_AS = {FaultKind.PAUSE: "pauses", FaultKind.CANCEL: "cancels"}
 
 
 def _in_order(*faults):

@@ -25,12 +25,13 @@ from service.delivery.fairness import Receivers
 from service.delivery.health import Cooldowns
 from service.delivery.lookout import Lookout
 from service.delivery.shares import Division, Taken
+from service.domain import explanation
 from service.domain.delivery import Attempt, Dead, base_of
 from service.domain.outcomes import AttemptOutcome, MailOutcome
 from service.domain.states import Acceptance, DeadReason
 from service.domain.waiting import Waits
 from service.errors import SendingRefused, StorageUnavailable
-from service.storage import attempts, deliveries, gates, history
+from service.storage import attempts, deliveries, gates, history, redelivery
 from service.storage.store import Followed, Store
 from tests import memory
 from tests.memory import Tables
@@ -377,6 +378,35 @@ def redelivery_goes_on_with_the_schedule(patch):
     patch.setattr(memory, "_redeliver_row", go_on)
 
 
+# Cancelling
+
+
+def attempts_outlive_their_cancellation(patch):
+    """The attempt in progress still settles a delivery that was cancelled meanwhile."""
+    cancel = memory._cancel
+
+    def keep_the_lease(tx, account_id, delivery_id, now):
+        row = tx.deliveries.get(account_id, delivery_id)
+        before = dict(row or {})
+        receiver = cancel(tx, account_id, delivery_id, now)
+        if receiver is not None:
+            tx.deliveries.change(row, lease_token=before["lease_token"])
+        return receiver
+
+    patch.setitem(memory.WORK, redelivery.cancel, keep_the_lease)
+
+
+def cancelled_deliveries_are_told_as_exhausted(patch):
+    """An explanation does not know that a delivery was cancelled."""
+    dead = explanation._dead
+
+    def forget(facts):
+        is_cancelled = facts.reason is DeadReason.CANCELLED
+        return dead(replace(facts, reason=DeadReason.EXHAUSTED) if is_cancelled else facts)
+
+    patch.setattr(explanation, "_dead", forget)
+
+
 # Mails
 
 
@@ -558,6 +588,8 @@ PLANTS = [
     resuming_signals_nothing,
     schedules_never_end,
     redelivery_goes_on_with_the_schedule,
+    attempts_outlive_their_cancellation,
+    cancelled_deliveries_are_told_as_exhausted,
     mails_need_no_lease,
     steps_move_from_what_was_leased,
     mails_are_composed_for_each_step,

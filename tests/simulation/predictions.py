@@ -8,7 +8,10 @@ rows, as the lease rounds read them, and with what happens:
   possible now; while an attempt is in progress, the lease lasts;
 * no request is made before the instant that was predicted for it, unless a redelivery was requested
   or the receiver has answered meanwhile; none before the earlier event was settled;
-* what was to be attempted has been attempted at the end of the run.
+* of an invoice without an event, the mail is sent at the instant that is told, the collector is
+asked at that of its row or of its checkout, the customer can pay, or it is told that nothing comes;
+* a delivery that is told as cancelled is dead, and stays so unless it was asked for again;
+* what was to be attempted has been attempted at the end of the run, or was cancelled.
 
 Where clocks differ, a process may see another instant than the one that explains; such worlds are
 left out.
@@ -18,10 +21,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from service.domain.explanation import NextStep, Verdict, explain_delivery
-from service.domain.states import DeliveryStatus
+from service.domain.explanation import NextStep, Verdict, explain_delivery, explain_invoice
+from service.domain.payment import CheckoutStatus
+from service.domain.states import PAYABLE, DeadReason, DeliveryStatus, MailStatus
 from service.storage import explaining
-from tests import memory
+from tests import memory, memory_money
 from tests.simulation.clocks import true_now
 
 EVERY = 5
@@ -51,9 +55,19 @@ class Predictions:
             facts = memory.run(explaining.delivery_facts, tx, row["account_id"], row["id"])
             explanation = explain_delivery(facts, now)
             self._made[row["id"]] = explanation, row["attempt_count"]
-            if not _is_true(tx, row, explanation.next, now):
-                told = explanation.verdict, explanation.next
-                self._log.violate("{} is told as {}: {}, which is not so", row["id"], *told)
+            is_told = (explanation.verdict is Verdict.CANCELLED) == _is_cancelled(row)
+            if not is_told or not _is_true(tx, row, explanation.next, now):
+                self._is_wrong(row, explanation)
+        for row in tx.invoices:
+            if not row["event_count"] and row["callbacks"]:
+                facts = memory.run(explaining.invoice_facts, tx, row["account_id"], row["id"])
+                explanation = explain_invoice(facts, now)
+                if not _is_true_of_invoice(tx, row, explanation.next):
+                    self._is_wrong(row, explanation)
+
+    def _is_wrong(self, row, explanation):
+        told = explanation.verdict, explanation.next
+        self._log.violate("{} is told as {}: {}, which is not so", row["id"], *told)
 
     def check_request(self, delivery):
         """A request is made for *delivery*: it was not predicted for later."""
@@ -74,9 +88,15 @@ class Predictions:
         """At the end, what was to be attempted has been."""
         for row in self._world.memory.tables.deliveries:
             explanation, count = self._made.get(row["id"], (None, None))
-            if explanation and explanation.next and row["attempt_count"] <= count:
+            was_to_be = explanation and explanation.next and row["attempt_count"] <= count
+            if was_to_be and not _is_cancelled(row):
                 told = explanation.next.what
                 self._log.violate("{} should have had an attempt: {}", row["id"], told)
+
+
+def _is_cancelled(row):
+    is_dead = row["status"] == DeliveryStatus.DEAD.value
+    return is_dead and row["reason"] == DeadReason.CANCELLED.value
 
 
 def _is_true(tx, row, predicted, now):
@@ -92,6 +112,27 @@ def _is_true(tx, row, predicted, now):
         NextStep.ATTEMPT: lambda: _is_attempted_at(tx, row, predicted.at, now),
     }
     return predicted is not None and checks[predicted.what]()
+
+
+def _is_true_of_invoice(tx, row, predicted):
+    """Whether what is *predicted* of an invoice without an event agrees with its rows."""
+    if predicted is None:
+        return bool(row["mismatch"])
+    key = row["account_id"], row["key"]
+    mails = [one for one in tx.mails if (one["account_id"], one["invoice_key"]) == key]
+    checkout = memory_money.find_active(tx, *key)
+    is_on_its_way = checkout is not None and checkout.status is CheckoutStatus.PROCESSING
+    asked_at = checkout.due_at if is_on_its_way else row["due_at"]
+    checks = {
+        NextStep.MAIL: lambda: (
+            [predicted.at]
+            == [one["due_at"] for one in mails if one["status"] == MailStatus.PENDING.value]
+        ),
+        NextStep.COLLECTION: lambda: predicted.at == asked_at,
+        NextStep.PAYMENT: lambda: row["status"] in PAYABLE and asked_at is None,
+    }
+    is_said = not row["mismatch"] and (predicted.what is NextStep.COLLECTION or not is_on_its_way)
+    return is_said and checks[predicted.what]()
 
 
 def _is_attempted_at(tx, row, at, now):

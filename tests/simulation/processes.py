@@ -18,10 +18,13 @@ from service.api.application import OPERATIONS
 from service.app import ALONE, Edges, assemble
 from service.domain.delivery import account_of
 from service.domain.invoice import Event, Step
+from service.domain.payment import NothingLeft
 from service.domain.receivers import id_of
-from service.errors import NotFound, StorageUnavailable
+from service.domain.states import PAYABLE
+from service.errors import CollectorUnavailable, Conflict, NotFound, StorageUnavailable
 from service.loops import running_loops
 from service.storage.history import DeliveryFilter
+from service.storage.invoices import as_invoice
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Span, SpanKind, Tracing
 from tests.simulation.clocks import SkewedClock
@@ -36,6 +39,9 @@ KILL_POINTS = ("write", "commit", "read", "send", "answer", "collect")
 
 MAIL_KILL_POINTS = ("mail",)
 """The same in worlds with mails."""
+
+PAYMENT_KILL_POINTS = ("call",)
+"""The same in worlds with payments."""
 
 PROCESS = ContextVar("PROCESS", default=None)
 """The running process; log records are assigned to it."""
@@ -112,11 +118,13 @@ class Process:
         self._kill_point = world.kill_point()
         self.link = Link(world, self)
         transport = MailTransport(world, self)
+        stripe = world.stripe
         edges = Edges(
             database=self.link,
             sender=self,
             mail_transport=transport,
             collector=Script(world, self),
+            stripe=stripe.connected(self) if stripe else None,
             clock=self.clock,
             chance=world.chance.random,
             new_id=lambda: world.new_id(self.clock.now()),
@@ -168,6 +176,10 @@ class Process:
         for task in list(self.tasks):
             task.cancel()
 
+    def new_id(self):
+        """An id of a checkout or a refund, which is told to Stripe and comes back in webhooks."""
+        return self._world.new_id(self.clock.now()).replace(".", "-")
+
     # What the API does
 
     def accept(self, invoice):
@@ -181,6 +193,44 @@ class Process:
     def redeliver(self, account_id, delivery_id):
         """A task that redelivers a delivery."""
         return self._spawn(self._redeliver(account_id, delivery_id))
+
+    def checkout(self, account_id, invoice_key):
+        """A task that finds where a customer pays an invoice; its result is None if nowhere now."""
+        return self._serve(self._checkout(account_id, invoice_key))
+
+    def void(self, account_id, invoice_id):
+        """A task that voids an invoice; its result is whether it is void."""
+        return self._serve(self._void(account_id, invoice_id))
+
+    def refund(self, account_id, invoice_id, asked_minor, key):
+        """A task that asks for a refund, unless there is nothing to give back."""
+        return self._serve(self._refund(account_id, invoice_id, asked_minor, key))
+
+    def take(self, account_id, body, signature):
+        """A task that takes a webhook of Stripe; its result is whether it was taken."""
+        return self._serve(self.service.dependencies.stripe.take(account_id, body, signature))
+
+    async def _checkout(self, account_id, invoice_key):
+        """Do the same as the button of the page of an invoice."""
+        row = await self.service.store.invoice_by_key(account_id, invoice_key)
+        if row["status"] not in PAYABLE:
+            return None
+        with suppress(Conflict, CollectorUnavailable):
+            return await self.service.payments.collector.checkout(as_invoice(row), "")
+
+    async def _void(self, account_id, invoice_id):
+        row = await self.service.store.find_invoice(account_id, invoice_id)
+        with suppress(Conflict, CollectorUnavailable):
+            await self.service.dependencies.reversals.void(as_invoice(row))
+
+    async def _refund(self, account_id, invoice_id, asked_minor, key):
+        row = await self.service.store.find_invoice(account_id, invoice_id)
+        with suppress(Conflict, NothingLeft):
+            await self.service.dependencies.reversals.refund(as_invoice(row), asked_minor, key)
+
+    def cancel(self, account_id, delivery_id):
+        """A task that cancels a delivery."""
+        return self._serve(self._cancel(account_id, delivery_id))
 
     def pause(self, receiver):
         """A task that pauses *receiver*."""
@@ -231,6 +281,11 @@ class Process:
         """The caller sees the error, or that the delivery was removed, and may ask again."""
         with suppress(StorageUnavailable, NotFound):
             await self.service.store.redeliver(account_id, delivery_id, self.clock.now())
+
+    async def _cancel(self, account_id, delivery_id):
+        """The caller sees that the delivery was removed by retention, and goes on."""
+        with suppress(NotFound):
+            await self.service.store.cancel(account_id, delivery_id, self.clock.now())
 
     # What its edges do
 

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from pytest import MonkeyPatch
 
 from service import loops
-from service.collection import looking, mailing, payments
+from service.collection import looking, mailing, payments, reversal
 from service.collection import loop as collection
+from service.collection.stripe import checkout, watch
 from service.delivery import dispatcher, lookout, sweeper
 from tests.simulation.greedy import CHAINS, draw_greedy
 from tests.simulation.loop import VirtualLoop
+from tests.simulation.paying import draw_paying
 from tests.simulation.plan import MAIL_LEASE, MAIL_PAUSE, Plan, draw
 from tests.simulation.processes import PROCESS
 from tests.simulation.run_log import RunLog
+from tests.simulation.stripe_side import LEASE, LIFE, LIFE_LEFT_MIN, WAIT
 from tests.simulation.twin import Twin
 from tests.simulation.world import World
 
@@ -37,7 +40,8 @@ class Run:
 
     @property
     def _options(self):
-        return "--greedy " if self.plan.reads else "--twin " if self.has_twin else ""
+        kind = "--greedy " if self.plan.reads else "--paying " if self.plan.payments else ""
+        return f"{kind}--twin " if self.has_twin else kind
 
     @property
     def failure(self):
@@ -51,18 +55,19 @@ class Run:
         )
 
 
-def run(seed, *, has_twin=False, is_greedy=False):
+def run(seed, *, has_twin=False, is_greedy=False, is_paying=False):
     """
-    Run the world of *seed*, or its greedy world, to its end or to the first broken promise.
+    Run the world of *seed*, or another one of it, to its end or to the first broken promise.
 
-    With a twin, SQLite executes every transaction too: slower, but it tests the statements.
+    The others are its greedy world, and that with payments. With a twin, SQLite executes every
+    transaction too: slower, but it tests the statements.
     """
-    plan = draw_greedy(seed) if is_greedy else draw(seed)
+    plan = draw_greedy(seed) if is_greedy else draw_paying(seed) if is_paying else draw(seed)
     loop = VirtualLoop()
     twin = Twin() if has_twin else None
     try:
         with (
-            _with_delays(plan.poll, CHAINS if is_greedy else lookout.CHAINS),
+            _with_delays(plan, CHAINS if is_greedy else lookout.CHAINS),
             _without_collection(),
         ):
             return loop.run_until_complete(_run(plan, twin))
@@ -116,17 +121,30 @@ def _fail(world, context):
 
 
 @contextmanager
-def _with_delays(poll, chains):
+def _with_delays(plan, chains):
     """
     Let the loops of the service poll at the interval of the plan, and mails wait less.
 
-    A scan goes along so many *chains* at once.
+    A scan goes along so many *chains* at once. What is to be asked about again is found by polling,
+    also where nothing else is.
     """
+    poll = plan.poll
     modules = (loops, collection, looking, mailing, dispatcher, lookout, sweeper)
     with MonkeyPatch.context() as patch:
         for module in modules:
             patch.setattr(module, "POLL", poll)
-        patch.setattr(payments, "IDLE_POLL", poll)
+        patch.setattr(payments, "IDLE_POLL", min(poll, WAIT) if plan.payments else poll)
+        patch.setattr(watch, "POLL", poll)
+        for module in (checkout, reversal):
+            patch.setattr(module, "new_id", lambda: PROCESS.get().new_id())
+        patch.setattr(checkout, "LIFE", LIFE)
+        patch.setattr(checkout, "LIFE_LEFT_MIN", LIFE_LEFT_MIN)
+        patch.setattr(checkout, "CALL_LEASE", LEASE)
+        patch.setattr(checkout, "LOST_WAIT", WAIT)
+        patch.setattr(watch, "CALL_LEASE", LEASE)
+        patch.setattr(payments, "LEASE", LEASE)
+        patch.setattr(payments, "PENDING_WAIT", WAIT)
+        patch.setattr(payments, "DISPUTE_WAIT", WAIT)
         patch.setattr(mailing, "LEASE", MAIL_LEASE)
         patch.setattr(mailing, "PAUSE", MAIL_PAUSE)
         patch.setattr(lookout, "CHAINS", chains)

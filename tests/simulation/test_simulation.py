@@ -8,6 +8,7 @@ import pytest
 
 from tests.simulation.__main__ import main
 from tests.simulation.mail_server import MailReaction
+from tests.simulation.paying import Action
 from tests.simulation.plan import draw
 from tests.simulation.plants import order_is_not_kept
 from tests.simulation.receivers import Reaction
@@ -21,12 +22,25 @@ CHUNK = 100
 GREEDY_COUNT = 12
 """The number of worlds with a greedy account."""
 
+PAYING_COUNT = 80
+"""The number of worlds with payments."""
+
+PAID = (
+    *("payment.mismatched", "checkout.unanswered", "payment.unanswered", "checkout.lost"),
+    *("'Refunded: ", "'Partly refunded: ", "'Payment disputed'", "'Dispute won'", "'Invoice void'"),
+    *("'Invoice paid'", "'Payment failed: Your card", "'Payment failed: The debit was returned"),
+    *("session.expired", "async_payment_succeeded", "async_payment_failed", "is killed"),
+    *(action.value for action in Action),
+)
+"""Events that must happen in some world with payments."""
+
 SEEN = (
     *("is killed", "is asked to drain", "drain.timed_out", "the clock of", "is cut off"),
     *("the memory is unavailable", "learns that the memory was lost during the commit"),
     *("): the settlement of", "): a step of", "has a stale lease"),
     *("accepts inv_1: replayed", "releases msg_", "a lost attempt of msg_", "sent", "exhausted"),
     "is pending again after a redelivery",
+    "cancels msg_",
     "cannot attempt: StorageUnavailable",
     *("invoice_copy", "beside b'", "removes msg_", "rotates the secret of account 1"),
     *("mail.paused", "): the attempt of mail_", "): the last attempt of mail_"),
@@ -48,6 +62,14 @@ def result_of(seed):
     return done.failure, frozenset(one for one in SEEN if one in lines)
 
 
+@cache
+def paid_in(seed):
+    """The failure of the world with payments, and what of PAID happens in it."""
+    done = run(seed, is_paying=True)
+    lines = "\n".join(done.log.lines())
+    return done.failure, frozenset(one for one in PAID if one in lines)
+
+
 @pytest.mark.parametrize("first", range(0, SEED_COUNT, CHUNK))
 def test_every_promise_is_kept_in_every_world(first):
     """Under all faults in any order, nothing is lost and nothing is done twice."""
@@ -61,6 +83,20 @@ def test_a_greedy_account_delays_nobody():
     failures = (run(seed, is_greedy=True).failure for seed in range(GREEDY_COUNT))
 
     assert "" == next(filter(None, failures), "")
+
+
+def test_no_payment_is_lost_or_told_twice_in_any_world():
+    """In worlds with payments, none is lost or told twice, and nobody can pay an invoice twice."""
+    failures = (paid_in(seed)[0] for seed in range(PAYING_COUNT))
+
+    assert "" == next(filter(None, failures), "")
+
+
+def test_the_worlds_with_payments_contain_every_kind_of_payment():
+    """Customers, API users, banks and people at the dashboard do all that they can."""
+    seen = frozenset().union(*(paid_in(seed)[1] for seed in range(PAYING_COUNT)))
+
+    assert [] == [one for one in PAID if one not in seen]
 
 
 def test_the_worlds_contain_every_fault():

@@ -13,12 +13,20 @@ from tests.simulation.runs import run
 
 SEED_COUNT = 40
 CHUNK = 10
+PAYING_COUNT = 6
 
 
 @pytest.mark.parametrize("first", range(0, SEED_COUNT, CHUNK))
 def test_statements_have_the_same_results_as_the_memory(first):
     """After every transaction, every result and every row of SQLite equals that of the memory."""
     failures = (run(seed, has_twin=True).failure for seed in range(first, first + CHUNK))
+
+    assert "" == next(filter(None, failures), "")
+
+
+def test_statements_about_money_have_the_same_results_as_the_memory():
+    """The same in worlds with payments."""
+    failures = (run(seed, has_twin=True, is_paying=True).failure for seed in range(PAYING_COUNT))
 
     assert "" == next(filter(None, failures), "")
 

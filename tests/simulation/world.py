@@ -22,14 +22,22 @@ from service.storage.store import Store
 from tests.memory import Loss, Memory
 from tests.rows import a_callback, an_invoice
 from tests.simulation.clocks import SkewedClock, true_now
+from tests.simulation.customers import Customers
 from tests.simulation.greedy import GREEDY, QUIET
 from tests.simulation.invariants import Invariants
 from tests.simulation.link import WatchedDatabase
 from tests.simulation.mail_server import ADDRESSES, MailServer
 from tests.simulation.plan import ACCOUNT_COUNT, CALLBACKS, CLOCK_LIMIT, FaultKind, InvoicePlan
-from tests.simulation.processes import KILL_POINTS, MAIL_KILL_POINTS, Machine, State
+from tests.simulation.processes import (
+    KILL_POINTS,
+    MAIL_KILL_POINTS,
+    PAYMENT_KILL_POINTS,
+    Machine,
+    State,
+)
 from tests.simulation.receivers import Receivers
 from tests.simulation.run_log import RunLog
+from tests.simulation.stripe_side import StripeSide
 
 ENCRYPTION_KEY = 43 * "A" + "="
 
@@ -88,6 +96,7 @@ class World:
         self.chance = random.Random(~plan.seed)
         self.log = RunLog()
         self.memory = Memory(has_one_writer=plan.has_one_writer)
+        self.stripe = StripeSide(self) if plan.payments else None
         self.rules = Invariants(self)
         self.receivers = Receivers(self)
         self.mail_server = MailServer(self)
@@ -95,7 +104,6 @@ class World:
         self.secrets = {}
         """The signing secrets of each account, by its id."""
         self.faults_are_over = False
-        """Whether the faults are over."""
         self.processes = []
         self._accounts = []
         self._scripts = {one.id: Script(one, one.silent_count) for one in plan.invoices}
@@ -118,8 +126,8 @@ class World:
         )
         self._asked = []
         """The requested redeliveries: one may take longer than its caller waits."""
-        self._pauses = set()
-        """The receivers that a client has asked to pause, and not yet resumed."""
+        self._pauses = {}
+        """The receivers that a client has asked to pause, and not yet resumed -> the request."""
         self._id_count = 0
         self._key_count = 0
         self._fault_handlers = {
@@ -131,6 +139,7 @@ class World:
             FaultKind.REDELIVER: self._redeliver,
             FaultKind.ROTATE: self._rotate,
             FaultKind.PAUSE: self._pause,
+            FaultKind.CANCEL: self._cancel,
         }
         """The coroutine for each kind of fault; its arguments are the machine and the fault."""
 
@@ -145,6 +154,9 @@ class World:
         """At which operation a new process is killed, and at its which use; usually None."""
         if self.faults_are_over or self.chance.random() >= self.plan.kill_chance:
             return None
+        payments = self.plan.payments
+        if payments and self.chance.random() < payments.kill_chance:
+            return self.chance.choice(PAYMENT_KILL_POINTS), self.chance.randint(1, 12)
         if self._has_mails and self.chance.random() < 0.3:
             return self.chance.choice(MAIL_KILL_POINTS), self.chance.randint(1, 4)
         return self.chance.choice(KILL_POINTS), self.chance.randint(1, 30)
@@ -189,6 +201,10 @@ class World:
             issued = await self._administration.add(f"account {number}")
             self._accounts.append(issued.account_id)
             self.secrets[issued.account_id] = [Secret(issued.secret, -math.inf)]
+            if self.stripe:
+                keys = self.stripe.keys_of(number)
+                await self._administration.set_stripe_keys(f"account {number}", keys)
+                self.stripe.add(issued.account_id, keys)
         keepers = [self._begin(one.keep()) for one in self._machines]
         twice = [one for one in self.plan.invoices if one.is_sent_twice]
         clients = [self._begin(self._send_in(one)) for one in (*self.plan.invoices, *twice)]
@@ -198,12 +214,18 @@ class World:
             for event in one.events
         ]
         clients += [self._begin(self._read(at)) for at in self.plan.reads]
+        if self.stripe:
+            keepers.append(self._begin(self.stripe.keep()))
+            customers = Customers(self)
+            clients += [self._begin(customers.act(one)) for one in self.plan.payments.actions]
         faults = [self._begin(self._apply(one)) for one in self.plan.faults]
         await asyncio.sleep(self.plan.faults_until)
         await self._end_faults(faults)
         await self._wait_for_end(clients)
         self.rules.ending.check()
         self.rules.mails.check_end()
+        if self.stripe:
+            self.rules.payments.check_end()
         self.rules.predictions.check_end()
         if self.rules.fairness:
             self.rules.fairness.check(self._accounts[QUIET])
@@ -304,10 +326,13 @@ class World:
         while not (
             all(one.done() for one in clients)
             and self.rules.mails.are_finished()
+            and (not self.stripe or self.rules.payments.are_finished())
             and self.rules.ending.is_reached()
         ):
             self.rules.ending.check_rest()
             if loop.time() > until:
+                if self.stripe:
+                    self.rules.payments.name_unfinished()
                 self.rules.ending.name_unfinished_rows()
                 return
             await asyncio.sleep(CHECK_SECONDS)
@@ -380,9 +405,9 @@ class World:
         receiver = rows[int(fault.size * len(rows))]["receiver"]
         if receiver in self._pauses:
             return
-        self._pauses.add(receiver)
         self.log.add(process, "is asked to pause {}", receiver)
-        if await self._ended(process, process.pause(receiver)):
+        self._pauses[receiver] = pausing = process.pause(receiver)
+        if await self._ended(process, pausing):
             self.log.add(process, "has paused {}", receiver)
             self.rules.ledger.paused.add(receiver)
         await asyncio.sleep(8 * fault.size)
@@ -391,11 +416,23 @@ class World:
     async def _resume(self, receiver):
         """Ask to resume a receiver until a response says that it is."""
         self.rules.ledger.paused.discard(receiver)
+        # A request that is on its way would pause it after it was resumed.
+        await asyncio.wait({self._pauses[receiver]})
         while receiver in self._pauses:
             process = await self._ready_process()
             self.log.add(process, "is asked to resume {}", receiver)
             if await self._ended(process, process.resume(receiver)):
-                self._pauses.discard(receiver)
+                self._pauses.pop(receiver, None)
+
+    async def _cancel(self, machine, fault):
+        """A client cancels a delivery, whatever its state."""
+        process, rows = machine.process, list(self.memory.tables.deliveries)
+        if rows and process and process.is_ready:
+            row = rows[int(fault.size * len(rows))]
+            self.log.add(process, "is asked to cancel {}", row["id"])
+            cancelling = process.cancel(row["account_id"], row["id"])
+            if await self._ended(process, cancelling):
+                self.rules.cancelled(row)
 
     async def _rotate(self, _machine, fault):
         """An account gets a new signing secret; the old one stays valid for a while."""
@@ -423,8 +460,16 @@ def _settings(plan):
         receiver_contract="strict" if plan.is_strict else "lenient",
         retention=plan.retention,
         mail_retry_schedule=plan.mail_schedule,
-        drain_timeout=timedelta(seconds=plan.drain_seconds),
+        **_stripe_settings(plan),
     )
+
+
+def _stripe_settings(plan):
+    """In a calm world nothing is lost, and everything is learned from webhooks."""
+    if plan.payments is None:
+        return {}
+    interval = plan.poll if plan.is_calm else timedelta(seconds=2)
+    return {"collector": "stripe", "stripe_poll_interval": interval}
 
 
 async def _cancelled(tasks):

@@ -118,6 +118,21 @@ async def test_a_payment_is_recorded_once(store, invoice):
     assert await store.money.active_checkout("dev", invoice.key) is None
 
 
+async def test_a_payment_of_a_disputed_invoice_is_none_of_its_total(store, invoice):
+    """A dispute that is won makes an invoice `paid` again; a second payment does not."""
+    given_up = await store.money.begin_checkout(a_checkout(invoice, "c1"))
+    await store.money.close_checkout(given_up)
+    checkout = await store.money.begin_checkout(a_checkout(invoice, "c2"))
+    await store.report(a_receipt(invoice, checkout), [])
+    disputed = Step(invoice=invoice, status=InvoiceStatus.DISPUTED, is_report=True)
+    assert [] == await store.report(disputed, [])
+
+    assert await store.report(a_receipt(invoice, given_up), []) is None
+    assert [] == await store.report(a_receipt(invoice, given_up, status=None), [])
+    row = await store.find_invoice("dev", "1")
+    assert ("disputed", 1, TOTAL) == (row["status"], len(row["events"]), row["overpaid_minor"])
+
+
 async def test_the_deliveries_of_a_payment_have_the_lease_of_the_process(store, database, invoice):
     """The process that records a payment is the holder: its leases end with it."""
     await store.beat(START)

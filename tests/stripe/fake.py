@@ -58,7 +58,7 @@ class Refused(Exception):
 class FakeStripe:
     """The state of one account of Stripe; *now* tells the time."""
 
-    def __init__(self, now=lambda: datetime.now(UTC)):
+    def __init__(self, now=lambda: datetime.now(UTC), *, api_key=API_KEY, life_min=LIFE_MIN):
         self.now = now
         self.sessions = {}
         self.intents = {}
@@ -69,9 +69,10 @@ class FakeStripe:
         self.faults = deque()
         """The faults of the next requests."""
         self.requests = []
-        self.api_keys = {API_KEY}
+        self.api_keys = {api_key}
         self.hidden = set()
         """Sessions of which it says that there are none, as another account would."""
+        self._life_min = life_min
         self._answers = {}
         self._numbers = defaultdict(lambda: count(1))
 
@@ -136,7 +137,7 @@ class FakeStripe:
         amount = int(price["unit_amount"]) * int(item["quantity"])
         life = timedelta(seconds=int(given["expires_at"]) - self.now().timestamp())
         # Whole seconds are given, and requests take time.
-        if not LIFE_MIN - timedelta(seconds=60) <= life <= LIFE_MAX + timedelta(seconds=1):
+        if not self._life_min - timedelta(seconds=60) <= life <= LIFE_MAX + timedelta(seconds=1):
             raise Refused(400, "The `expires_at` timestamp must be 30 minutes to 24 hours away")
         if amount < AMOUNT_MIN:
             raise Refused(400, "The amount is too small", "amount_too_small")

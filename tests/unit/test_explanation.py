@@ -22,6 +22,7 @@ from service.domain.explanation import (
     verdict_of,
 )
 from service.domain.outcomes import POINTS_TO, AttemptOutcome
+from service.domain.payment import CheckoutStatus
 from service.domain.states import DeadReason, DeliveryStatus, InvoiceStatus, MailStatus
 from service.domain.waiting import WaitingFor, Waits
 from tests.clock import START
@@ -248,14 +249,38 @@ def test_an_invoice_without_callback_url_calls_nobody():
             {"mail_status": MailStatus.PENDING, "mail_due_at": START + MINUTE, "due_at": START},
         ),
         (Next(NextStep.PAYMENT), {"mail_status": MailStatus.SENT}),
+        (Next(NextStep.PAYMENT), {"checkout_status": CheckoutStatus.OPEN}),
+        (
+            Next(NextStep.COLLECTION, START + MINUTE),
+            {
+                "checkout_status": CheckoutStatus.PROCESSING,
+                "checkout_due_at": START + MINUTE,
+                "mail_status": MailStatus.PENDING,
+            },
+        ),
+        (None, {"has_mismatch": True}),
     ],
 )
 def test_an_invoice_without_event_says_what_is_waited_for(expected, changes):
-    """Without an event, the next thing is the mail, the collector, or the customer."""
+    """Without an event, the next thing is the mail, the collector, the customer, or nothing."""
     explanation = explain_invoice(an_invoice(**changes), START)
 
     assert Verdict.NO_EVENT is explanation.verdict
     assert expected == explanation.next
+
+
+@pytest.mark.parametrize(
+    ("said", "changes"),
+    [
+        ("The customer has not paid yet.", {}),
+        ("The customer has begun to pay.", {"checkout_status": CheckoutStatus.CREATING}),
+        ("the money is on its way", {"checkout_status": CheckoutStatus.PROCESSING}),
+        ("the invoice cannot be paid any more", {"has_mismatch": True}),
+    ],
+)
+def test_an_invoice_without_event_says_how_far_its_payment_is(said, changes):
+    """The sentence says whether the customer has begun, has paid, or has paid another amount."""
+    assert said in explain_invoice(an_invoice(**changes), START).sentence
 
 
 def test_deliveries_that_are_gone_were_removed():
