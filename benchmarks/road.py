@@ -45,7 +45,8 @@ from aiohttp import web
 
 import schemas
 import service
-from service.app import DEVELOPMENT, running
+from service.app.process import DEVELOPMENT
+from service.app.running import running
 from service.settings import Settings
 
 OURS = (service.__name__, schemas.__name__)

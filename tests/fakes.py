@@ -8,7 +8,9 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from service.api.application import OPERATIONS
-from service.app import DEVELOPMENT, Edges, assemble
+from service.app.assembling import assemble
+from service.app.edges import Edges
+from service.app.process import DEVELOPMENT
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.sandbox import Sandbox
 from service.database.group_commit import run_batch

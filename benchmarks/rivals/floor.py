@@ -18,7 +18,8 @@ from typing import cast
 from service import __version__
 from service.api.application import make_application
 from service.api.dependencies import Dependencies, ListenerHub, PayLinkMaker, Reverser
-from service.app import document_of, egress_policy_of, judge_of
+from service.app.documents import document_of
+from service.app.policies import egress_policy_of, judge_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.clock import SystemClock

@@ -17,7 +17,7 @@ from marshmallow import ValidationError
 from schemas.fields import EmailAddress
 from service.accounts.administration import AccountAdministration, IssuedCredentials
 from service.accounts.stripe_keys import StripeKeys, parse_stripe_keys
-from service.app import administration_of
+from service.app.databases import administration_of
 from service.cli.group import WholeHelpGroup
 from service.cli.options import AS_JSON
 from service.settings import Settings, parse_duration, read_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
-from service.app import egress_policy_of
+from service.app.policies import egress_policy_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import CallbackUrl
 from service.checking import calling

@@ -6,7 +6,7 @@ import click
 import orjson
 
 from service.accounts.console_sessions import new_link
-from service.app import database_of
+from service.app.databases import database_of
 from service.cli.options import AS_JSON
 from service.clock import SystemClock
 from service.errors import AccountDisabled, UnknownAccount

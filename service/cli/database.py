@@ -9,7 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from service.app import database_of
+from service.app.databases import database_of
 from service.cli.event_loop import wait_until_set
 from service.cli.options import AS_JSON
 from service.errors import InvoicesError, StorageRefused, StorageUnavailable

@@ -12,7 +12,8 @@ from urllib.request import Request, urlopen
 import click
 import orjson
 
-from service.app import DEVELOPMENT, running
+from service.app.process import DEVELOPMENT
+from service.app.running import running
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.cli.receiver import print_as_text

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import orjson
 
-from service.app import receiver_document_of
+from service.app.documents import receiver_document_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.cli.event_loop import run, stop_signal
 from service.cli.group import WholeHelpGroup

@@ -9,16 +9,10 @@ import sys
 import click
 
 from service import __version__
-from service.app import (
-    ALONE,
-    NO_ENCRYPTION_KEY,
-    Process,
-    Role,
-    descriptors_needed,
-    migrated_database,
-    running,
-    with_encryption_key,
-)
+from service.app.databases import NO_ENCRYPTION_KEY, migrated_database, with_encryption_key
+from service.app.edges import descriptors_needed
+from service.app.process import ALONE, Process, Role
+from service.app.running import running
 from service.cli.accounts import create_first_account, log_key
 from service.cli.database import migrate_apart, wait_for_database
 from service.cli.event_loop import run, stop_signal

@@ -4,7 +4,7 @@ import click
 import orjson
 
 from service.api.docs import as_yaml
-from service.app import document_of, receiver_document_of
+from service.app.documents import document_of, receiver_document_of
 from service.receiver.document import VERSIONS
 from service.settings import read_settings
 

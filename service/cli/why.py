@@ -11,7 +11,7 @@ import click
 import orjson
 
 from schemas.explanation import ExplanationSchema
-from service.app import database_of
+from service.app.databases import database_of
 from service.callbacks.url import parse_url
 from service.cli.api_client import ApiClient
 from service.cli.terminal import printable

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 import pytest
 
-from service.app import DEVELOPMENT, running
+from service.app.process import DEVELOPMENT
+from service.app.running import running
 from service.development import for_development
 from service.settings import Settings
 

@@ -15,7 +15,8 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from standardwebhooks import Webhook
 
-from service.app import DEVELOPMENT, running
+from service.app.process import DEVELOPMENT
+from service.app.running import running
 from service.development import DEV_SECRET, for_development
 from service.settings import Settings
 from tests.fakes import Journal

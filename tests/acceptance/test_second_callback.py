@@ -16,7 +16,8 @@ from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValida
 from standardwebhooks import Webhook
 
 from service.api.application import OPERATIONS
-from service.app import DEVELOPMENT, running
+from service.app.process import DEVELOPMENT
+from service.app.running import running
 from service.development import DEV_SECRET, for_development
 from service.errors import DeclarationError
 from service.settings import Settings

@@ -12,7 +12,10 @@ import pytest
 from aiohttp import DummyCookieJar
 
 from service.api.application import OPERATIONS, make_application
-from service.app import DEVELOPMENT, Edges, assemble, document_of, receiver_document_of
+from service.app.assembling import assemble
+from service.app.documents import document_of, receiver_document_of
+from service.app.edges import Edges
+from service.app.process import DEVELOPMENT
 from service.collection.sandbox import Sandbox
 from service.database.sqlite import SqliteDatabase
 from service.development import for_development

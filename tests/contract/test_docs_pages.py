@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import pytest
 import yaml
 
-from service.app import document_of
+from service.app.documents import document_of
 from service.settings import Settings
 from service.web.problems import PROBLEMS
 

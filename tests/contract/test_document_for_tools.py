@@ -8,7 +8,10 @@ import pytest
 
 from schemas.event import InvoiceEventReceivedSchema
 from service.api.application import OPERATIONS, make_application, reserved_ids
-from service.app import DEVELOPMENT, Edges, assemble, document_of
+from service.app.assembling import assemble
+from service.app.documents import document_of
+from service.app.edges import Edges
+from service.app.process import DEVELOPMENT
 from service.collection.sandbox import Sandbox
 from service.database.sqlite import SqliteDatabase
 from service.settings import Settings

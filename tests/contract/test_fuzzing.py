@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, settings
 from schemathesis import checks
 
 from service.api.application import make_application
-from service.app import ALONE, DEVELOPMENT, Edges, assemble, document_of
+from service.app.assembling import assemble
+from service.app.documents import document_of
+from service.app.edges import Edges
+from service.app.process import ALONE, DEVELOPMENT
 from service.collection.sandbox import Sandbox
 from service.database.sqlite import SqliteDatabase
 from service.loops import running_loops

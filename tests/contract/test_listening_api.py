@@ -19,7 +19,7 @@ from service.api.application import (
     make_application,
     make_health_application,
 )
-from service.app import ALONE
+from service.app.process import ALONE
 from service.delivery.listening import ANSWER_BYTES_MAX
 from service.loops import running_loops
 from tests.askers import Asker

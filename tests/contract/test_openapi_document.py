@@ -20,7 +20,7 @@ from schemas.invoice import CallbackQuerySchema, InvoiceRequestSchema
 from service.api.application import OPERATIONS
 from service.api.openapi import build_document
 from service.api.operations import read_operation, refuses
-from service.app import document_of
+from service.app.documents import document_of
 from service.callbacks.answers import AnswerRule, Meaning
 from service.callbacks.declaration import Callback
 from service.callbacks.headers import IMPLIED_HEADERS

@@ -11,7 +11,7 @@ from schemas.event import InvoiceEventReceivedSchema, InvoiceEventSchema
 from service.api.application import OPERATIONS, make_application
 from service.api.callbacks import EVALUATED_CALLBACKS
 from service.api.operations import answers, read_operation, refuses
-from service.app import document_of
+from service.app.documents import document_of
 from service.callbacks.declaration import Callback
 from service.settings import Settings
 

@@ -7,7 +7,7 @@ import pytest
 
 from schemas.money import CURRENCIES
 from service.api.application import make_application
-from service.app import document_of
+from service.app.documents import document_of
 from service.collection.sandbox import ENDINGS, Sandbox
 from service.domain.invoice import Step
 from service.domain.states import INVOICE_MOVES, PAYABLE, InvoiceStatus

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from service.api.application import make_application
-from service.app import document_of
+from service.app.documents import document_of
 from service.settings import Settings
 from tests.clock import START, ManualClock
 from tests.fakes import WatchedMemory, WatchedStore, assembled

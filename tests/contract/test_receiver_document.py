@@ -17,7 +17,7 @@ from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValida
 from standardwebhooks import Webhook
 
 from service.api.application import OPERATIONS
-from service.app import receiver_document_of
+from service.app.documents import receiver_document_of
 from service.callbacks.answers import STANDARD_ANSWERS, AnswerRule, Meaning
 from service.callbacks.exchange import Exchange, Message
 from service.callbacks.invoices import INVOICE_NOTIFICATION

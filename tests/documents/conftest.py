@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from service.app import document_of, receiver_document_of
+from service.app.documents import document_of, receiver_document_of
 from service.settings import Settings
 from tests.documents import tools
 

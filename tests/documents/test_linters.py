@@ -12,7 +12,7 @@ from datetime import timedelta
 
 import pytest
 
-from service.app import receiver_document_of
+from service.app.documents import receiver_document_of
 from service.callbacks.exchange import Exchange, Message
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.receiver.document import VERSIONS, Promise, build_receiver_document

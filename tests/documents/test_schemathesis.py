@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from schemas.feed import WAIT_SECONDS_MAX
 from schemas.fields import is_blank
 from service.accounts.encryption import new_encryption_key
-from service.app import document_of
+from service.app.documents import document_of
 from service.settings import Settings
 from tests.browser.served import added_account, served
 

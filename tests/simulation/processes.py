@@ -1,7 +1,7 @@
 """
 Machines, and the processes that run on them one after the other.
 
-A process is the service as `service.app.assemble` makes it. This module replaces its edges, and
+A process is the service as `service.app.assembling` wires it. This module replaces its edges, and
 starts, drains and kills it. Its loops run like those of a real process.
 """
 
@@ -15,7 +15,9 @@ from enum import Enum
 from functools import cache
 
 from service.api.application import OPERATIONS
-from service.app import ALONE, Edges, assemble
+from service.app.assembling import assemble
+from service.app.edges import Edges
+from service.app.process import ALONE
 from service.domain.delivery import account_of
 from service.domain.invoice import Event, Step
 from service.domain.payment import NothingLeft
@@ -324,7 +326,7 @@ class Process:
         return task
 
     async def _run(self):
-        """Do the same as `service.app.running`: the API ends before the loops drain."""
+        """Do the same as `service.app.running.running`: the API ends before the loops drain."""
         with suppress(StorageUnavailable):
             await self.service.signing_secrets.check()
             self.service.store.listen()

@@ -2,7 +2,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.app import DEVELOPMENT, Edges, assemble
+from service.app.assembling import assemble
+from service.app.edges import Edges
+from service.app.process import DEVELOPMENT
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.sandbox import Sandbox
 from service.loops import running_loops

@@ -19,7 +19,9 @@ from sqlalchemy import StaticPool, create_engine, event, select
 
 from service.accounts.encryption import SecretCipher, new_encryption_key
 from service.accounts.stripe_keys import StripeKeys, encrypt_stripe_keys
-from service.app import DEVELOPMENT, Edges, assemble
+from service.app.assembling import assemble
+from service.app.edges import Edges
+from service.app.process import DEVELOPMENT
 from service.collection.payments import Payments
 from service.collection.sandbox import Sandbox
 from service.collection.stripe.client import StripeHttpCalls, is_signed

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from service import checking
-from service.app import egress_policy_of, judge_of
+from service.app.policies import egress_policy_of, judge_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.checking import RUNS_MAX, ReceiverChecks
 from service.clock import SystemClock

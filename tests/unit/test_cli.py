@@ -15,7 +15,7 @@ import yaml
 
 from service import __version__
 from service.__main__ import main
-from service.app import document_of
+from service.app.documents import document_of
 from service.settings import Settings, declared_settings
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientConnectorError
 from aiohttp.client_reqrep import ConnectionKey
 
-from service.app import descriptors_needed
+from service.app.edges import descriptors_needed
 from service.delivery import egress
 from service.delivery.egress import EgressPolicy
 from service.delivery.failures import no_answer

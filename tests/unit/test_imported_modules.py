@@ -56,7 +56,8 @@ print(*sys.modules)
 
 STARTING = """
 import asyncio, sys
-from service.app import DEVELOPMENT, running
+from service.app.process import DEVELOPMENT
+from service.app.running import running
 from service.cli.commands import main
 from service.settings import Settings
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.__main__ import main
-from service.app import receiver_document_of
+from service.app.documents import receiver_document_of
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.development import DEV_SECRET
 from service.errors import DeclarationError

@@ -8,7 +8,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.app import judge_of
+from service.app.policies import judge_of
 from service.callbacks.declaration import Callback
 from service.callbacks.exchange import Exchange, Message
 from service.callbacks.invoices import INVOICE_NOTIFICATION

@@ -2,7 +2,7 @@
 The calls to Stripe over HTTP, with Stripe's own library.
 
 The library is an extra, `invoices[stripe]`, and takes a twentieth of a second and 30 MB to import:
-`service.app` imports this module only where Stripe collects.
+`service.app.edges` imports this module only where Stripe collects.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping

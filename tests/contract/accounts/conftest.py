@@ -7,7 +7,7 @@ import pytest
 from service.accounts.administration import AccountAdministration
 from service.accounts.encryption import SecretCipher, new_encryption_key
 from service.api.application import make_application
-from service.app import ALONE
+from service.app.process import ALONE
 from service.domain.states import DeliveryStatus
 from tests.askers import Asker
 from tests.clock import START
