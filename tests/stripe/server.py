@@ -26,11 +26,12 @@ MISSING = f"{STRIPE_MOCK.name} missing: `make test` builds it where Go is"
 @contextmanager
 def stripe_mock():
     """The URL of a running stripe-mock."""
-    command = [STRIPE_MOCK, "-http-addr", "127.0.0.1:0"]
+    # Without an address for HTTPS it takes a port of its own, which another one may have.
+    command = [STRIPE_MOCK, "-http-addr", "127.0.0.1:0", "-https-addr", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
         try:
             for line in process.stdout:
-                if match := re.search(r"127\.0\.0\.1:(\d+)", line):
+                if match := re.search(r"HTTP at .*127\.0\.0\.1:(\d+)", line):
                     yield f"http://127.0.0.1:{match[1]}"
                     return
             raise AssertionError("stripe-mock ended without a port")
