@@ -70,8 +70,8 @@ class World:
 
     async def status(self, id_="1"):
         """The state of the invoice, its events, and the state of its mail."""
-        found = await self.store.find_invoice("dev", id_)
-        (mail,) = await self.store.mails_of("dev", id_)
+        found = await self.store.history.find_invoice("dev", id_)
+        (mail,) = await self.store.history.mails_of("dev", id_)
         events = [(one["description"], one["paid"]) for one in found["events"]]
         return found["status"], events, mail["status"]
 

@@ -256,7 +256,7 @@ async def read_all(store, account_id="dev", *, after=None, limit=200):
     """All items of a feed behind a cursor, page by page, and the cursor of the last page."""
     items = []
     while True:
-        page = await store.feed(account_id, after=after, limit=limit)
+        page = await store.history.feed(account_id, after=after, limit=limit)
         if not page.items:
             return items, str(page.next)
         items += page.items

@@ -58,19 +58,19 @@ class AccountAdministration:
         """
         await self._check_encryption_key()
         account, issued, credentials = self._new(name, email)
-        if not await self._store.add_account(account, credentials):
+        if not await self._store.accounts.add(account, credentials):
             raise NameTaken(f"There is an account {name!r} already.")
         return issued
 
     async def add_first(self) -> IssuedCredentials | None:
         """Add a first account; None if there is any account already."""
         account, issued, credentials = self._new(FIRST_NAME)
-        is_added = await self._store.add_first_account(account, credentials)
+        is_added = await self._store.accounts.add_first(account, credentials)
         return issued if is_added else None
 
     async def list(self) -> list[dict[str, Any]]:
         """Every account, with the prefixes of its keys."""
-        return await self._store.list_accounts(self._clock.now())
+        return await self._store.accounts.list_all(self._clock.now())
 
     async def rotate_key(self, name: str, overlap: timedelta) -> IssuedCredentials:
         """
@@ -111,7 +111,7 @@ class AccountAdministration:
         await self._check_encryption_key()
         account = await self._find(name)
         ciphertext = encrypt_stripe_keys(keys, self._cipher)
-        await self._store.put_stripe_keys(account.id, ciphertext, self._clock.now())
+        await self._store.accounts.put_stripe_keys(account.id, ciphertext, self._clock.now())
         return account.id
 
     async def set_email(self, name: str, email: str | None) -> None:
@@ -122,12 +122,12 @@ class AccountAdministration:
             UnknownAccount: if there is none of that name.
         """
         account = await self._find(name)
-        await self._store.set_email(account.id, email)
+        await self._store.accounts.set_email(account.id, email)
 
     async def disable(self, name: str) -> None:
         """Refuse the keys of the account from now on; its invoices are collected and delivered."""
         account = await self._find(name)
-        await self._store.disable_account(account.id, self._clock.now())
+        await self._store.accounts.disable(account.id, self._clock.now())
 
     async def renew_secrets(self) -> int:
         """
@@ -136,21 +136,21 @@ class AccountAdministration:
         Raises:
             ConfigurationError: if one was encrypted with a key that is not configured.
         """
-        return await self._store.renew_secrets(self._cipher.renew, self._clock.now())
+        return await self._store.accounts.renew_secrets(self._cipher.renew, self._clock.now())
 
     async def _check_encryption_key(self) -> None:
         # The service could not decrypt a secret that is encrypted with another key than its own.
         await SigningSecrets(self._store, self._cipher, self._clock).check()
 
     async def _find(self, name: str) -> Account:
-        account = await self._store.find_account(name)
+        account = await self._store.accounts.find(name)
         if account is None:
             raise UnknownAccount(f"There is no account {name!r}.")
         return account
 
     async def _rotate(self, account: Account, credentials: Credentials, overlap: timedelta) -> None:
         now = self._clock.now()
-        await self._store.rotate(account.id, credentials, now=now, until=now + overlap)
+        await self._store.accounts.rotate(account.id, credentials, now=now, until=now + overlap)
 
     def _new(
         self, name: str, email: str | None = None

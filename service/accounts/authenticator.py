@@ -61,4 +61,4 @@ class Authenticator:
         return stored.account_id
 
     async def _read_key(self, prefix: str) -> StoredKey | None:
-        return await self._store.find_key(prefix, self._clock.now())
+        return await self._store.accounts.find_key(prefix, self._clock.now())

@@ -90,17 +90,17 @@ class PayLinks:
             return self._dev_key
         if self._cipher is None:
             return None
-        stored = await self._store.find_pay_key(account_id)
+        stored = await self._store.accounts.find_pay_key(account_id)
         if stored is None:
             prefix, key = secrets.token_hex(PREFIX_BYTES), secrets.token_hex(KEY_BYTES)
             new = PayKey(account_id, prefix, self._cipher.encrypt(key))
-            stored = await self._store.add_pay_key(new, self._clock.now())
+            stored = await self._store.accounts.add_pay_key(new, self._clock.now())
         return self._decrypted(stored)
 
     async def _read(self, prefix: bytes) -> _Key | None:
         if self._dev_key and self._dev_key.prefix == prefix:
             return self._dev_key
-        stored = await self._store.find_pay_key_by_prefix(prefix.hex())
+        stored = await self._store.accounts.find_pay_key_by_prefix(prefix.hex())
         return self._decrypted(stored) if stored else None
 
     def _decrypted(self, stored: PayKey) -> _Key | None:

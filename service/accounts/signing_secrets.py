@@ -40,7 +40,7 @@ class SigningSecrets:
         Raises:
             ConfigurationError: if one was encrypted with a key that is not configured.
         """
-        for ciphertext in await self._store.all_secrets(self._clock.now()):
+        for ciphertext in await self._store.accounts.all_secrets(self._clock.now()):
             self._decrypt(ciphertext)
 
     def _decrypt(self, ciphertext: bytes) -> str:
@@ -51,5 +51,5 @@ class SigningSecrets:
         return self._cipher.decrypt(ciphertext)
 
     async def _read(self, account_id: str) -> list[tuple[str, datetime | None]]:
-        stored = await self._store.secrets_of(account_id, self._clock.now())
+        stored = await self._store.accounts.secrets_of(account_id, self._clock.now())
         return [(self._decrypt(ciphertext), until) for ciphertext, until in stored]

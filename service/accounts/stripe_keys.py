@@ -76,7 +76,7 @@ class StripeKeyring:
         """The keys of an account, or None; ConfigurationError if they cannot be decrypted."""
 
     async def _read(self, account_id: str) -> StripeKeys | None:
-        ciphertext = await self._store.stripe_keys_of(account_id)
+        ciphertext = await self._store.accounts.stripe_keys_of(account_id)
         if ciphertext is None:
             return None
         if self._cipher is None:

@@ -54,7 +54,9 @@ async def get_delivery(request: web.Request) -> web.Response:
     """One delivery with its attempts."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     async with dependencies.reads.turn(account_id):
-        row = await dependencies.store.find_delivery(account_id, request["match_info"]["id"])
+        row = await dependencies.store.history.find_delivery(
+            account_id, request["match_info"]["id"]
+        )
         return await dependencies.reads.answer(
             _delivery, shown(request, row), weight=len(row["attempts"])
         )
@@ -79,11 +81,11 @@ async def list_deliveries(request: web.Request) -> web.StreamResponse:
     wanted = _filter(query, "query")
     async with dependencies.reads.turn(account_id):
         if request.method == hdrs.METH_HEAD:
-            await dependencies.store.list_deliveries(
+            await dependencies.store.history.list_deliveries(
                 account_id, DeliveryFilter(), after=after, limit=1
             )
             return json_head_response()
-        rows, next_after = await dependencies.store.list_deliveries(
+        rows, next_after = await dependencies.store.history.list_deliveries(
             account_id, wanted, after=after, limit=limit
         )
         return await dependencies.reads.answer_page(
@@ -182,7 +184,9 @@ async def get_delivery_why(request: web.Request) -> web.Response:
     """Why one delivery has come, or not."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     async with dependencies.reads.turn(account_id):
-        facts = await dependencies.store.facts_of_delivery(account_id, request["match_info"]["id"])
+        facts = await dependencies.store.history.facts_of_delivery(
+            account_id, request["match_info"]["id"]
+        )
         explanation = explain_delivery(facts, dependencies.clock.now())
         return await dependencies.reads.answer(_explanation, explanation)
 

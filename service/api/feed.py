@@ -178,7 +178,9 @@ class Feed:
     ) -> web.Response | None:
         """The answer with what is new; None if nothing is, unless this *is_last*."""
         async with self._reads.turn(account_id):
-            page = await self._store.feed(account_id, after=wanted.after, limit=wanted.limit)
+            page = await self._store.history.feed(
+                account_id, after=wanted.after, limit=wanted.limit
+            )
             cursor = str(page.next)
             if not page.items and not is_last and cursor == (wanted.after or str(BEGINNING)):
                 return None
@@ -215,7 +217,7 @@ class Feed:
         while account_ids := [*self._store.arrivals.account_ids]:
             await self._clock.wait(asyncio.Event(), self._clock.now() + LOOK)
             try:
-                found = await self._store.feed_heads(account_ids)
+                found = await self._store.history.feed_heads(account_ids)
             except StorageUnavailable:
                 continue
             for account_id in account_ids:

@@ -91,7 +91,7 @@ async def create_invoice(request: web.Request) -> web.Response:
     dependencies.metrics.received(acceptance)
     if acceptance is Acceptance.CONFLICT:
         async with dependencies.reads.turn(invoice.account_id):
-            stored = await dependencies.store.find_invoice(invoice.account_id, invoice.id)
+            stored = await dependencies.store.history.find_invoice(invoice.account_id, invoice.id)
         names = ", ".join(differences(invoice, stored)).replace("total_minor", "total")
         raise Conflict(
             f"The invoice {invoice.id!r} was received before with other content: {names}. "
@@ -124,7 +124,7 @@ async def get_invoice(request: web.Request) -> web.Response:
     """One invoice with its events."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     async with dependencies.reads.turn(account_id):
-        row = await dependencies.store.find_invoice(account_id, request["match_info"]["id"])
+        row = await dependencies.store.history.find_invoice(account_id, request["match_info"]["id"])
         weight = len(row["events"])
         return await dependencies.reads.answer(
             _invoice, await shown_invoice(request, row), weight=weight
@@ -147,11 +147,11 @@ async def list_invoices(request: web.Request) -> web.StreamResponse:
     query = request["querystring"]
     async with dependencies.reads.turn(account_id):
         if request.method == hdrs.METH_HEAD:
-            await dependencies.store.list_invoices(
+            await dependencies.store.history.list_invoices(
                 account_id, status=None, after=query.get("after"), limit=1
             )
             return json_head_response()
-        rows, after = await dependencies.store.list_invoices(
+        rows, after = await dependencies.store.history.list_invoices(
             account_id,
             status=query.get("status"),
             after=query.get("after"),
@@ -179,7 +179,7 @@ async def list_deliveries_of_invoice(request: web.Request) -> web.StreamResponse
     query = request["querystring"]
     is_head = request.method == hdrs.METH_HEAD
     async with dependencies.reads.turn(account_id):
-        rows, after = await dependencies.store.deliveries_of(
+        rows, after = await dependencies.store.history.deliveries_of(
             account_id,
             request["match_info"]["id"],
             after=query.get("after"),
@@ -207,7 +207,9 @@ async def get_invoice_why(request: web.Request) -> web.Response:
     """Why the callback of one invoice has come, or not."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     async with dependencies.reads.turn(account_id):
-        facts = await dependencies.store.facts_of_invoice(account_id, request["match_info"]["id"])
+        facts = await dependencies.store.history.facts_of_invoice(
+            account_id, request["match_info"]["id"]
+        )
         explanation = explain_invoice(facts, dependencies.clock.now())
         return await dependencies.reads.answer(_explanation, explanation)
 
@@ -228,7 +230,7 @@ async def list_mails_of_invoice(request: web.Request) -> web.Response:
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     is_pending = MailStatus.PENDING.value
     async with dependencies.reads.turn(account_id):
-        rows = await dependencies.store.mails_of(account_id, invoice_id)
+        rows = await dependencies.store.history.mails_of(account_id, invoice_id)
         items = [
             {**row, "due_at": row["due_at"] if row["status"] == is_pending else None}
             for row in rows

@@ -230,7 +230,7 @@ async def redeliver_to_listener(request: web.Request) -> web.Response:
     place, account_id = request["match_info"], request[ACCOUNT_ID]
     dependencies, delivery_id = request.app[DEPENDENCIES], place["id"]
     async with dependencies.reads.turn(account_id):
-        row = await dependencies.store.find_delivery(account_id, delivery_id)
+        row = await dependencies.store.history.find_delivery(account_id, delivery_id)
         if row["origin"] != listener_origin(place["name"]):
             raise NotFound(f"There is no delivery {delivery_id!r}.")
         _, is_redelivered = await dependencies.store.redeliver(

@@ -97,7 +97,9 @@ async def _find(request: web.Request) -> dict[str, Any]:
     """The row of the invoice, read when it is the turn of the account: see `Reads`."""
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     async with dependencies.reads.turn(account_id):
-        return await dependencies.store.find_invoice(account_id, request["match_info"]["id"])
+        return await dependencies.store.history.find_invoice(
+            account_id, request["match_info"]["id"]
+        )
 
 
 def _invalid(message: str) -> InvalidInput:

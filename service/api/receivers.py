@@ -49,7 +49,7 @@ async def list_receivers(request: web.Request) -> web.Response:
     account_id, dependencies = request[ACCOUNT_ID], request.app[DEPENDENCIES]
     query, now = request["querystring"], dependencies.clock.now()
     async with dependencies.reads.turn(account_id):
-        known, after = await dependencies.store.list_receivers(
+        known, after = await dependencies.store.receivers.page(
             account_id, now, after=query.get("after"), limit=query["limit"]
         )
         rows = [one.shown_at(now) for one in known]
@@ -89,7 +89,7 @@ async def pause_receiver(request: web.Request) -> web.Response:
     now = request.app[DEPENDENCIES].clock.now()
     async with request.app[DEPENDENCIES].reads.turn(request[ACCOUNT_ID]):
         known = await _find(request)
-        if await store.pause_receiver(known, now):
+        if await store.receivers.pause(known, now):
             log.info("receiver.paused", extra={"fields": _fields(request, known)})
         return _answer(request, await _find(request))
 
@@ -108,7 +108,7 @@ async def resume_receiver(request: web.Request) -> web.Response:
     """Give a paused receiver attempts again."""
     async with request.app[DEPENDENCIES].reads.turn(request[ACCOUNT_ID]):
         known = await _find(request)
-        if await request.app[DEPENDENCIES].store.resume_receiver(known):
+        if await request.app[DEPENDENCIES].store.receivers.resume(known):
             log.info("receiver.resumed", extra={"fields": _fields(request, known)})
         return _answer(request, await _find(request))
 
@@ -137,7 +137,7 @@ async def send_test_event(request: web.Request) -> web.Response:
         account_id, known, dependencies.clock.now(), request_id_of(request), request[TRACEPARENT]
     )
     await dependencies.admit_delivery(account_id)
-    await dependencies.store.add_test_event(delivery)
+    await dependencies.store.receivers.add_test_event(delivery)
     fields = {**_fields(request, known), "delivery_id": delivery.id}
     log.info("receiver.tested", extra={"fields": fields})
     return json_response(_tested.dump({"delivery_id": delivery.id}), status=202)
@@ -145,7 +145,7 @@ async def send_test_event(request: web.Request) -> web.Response:
 
 async def _find(request: web.Request) -> KnownReceiver:
     dependencies = request.app[DEPENDENCIES]
-    return await dependencies.store.find_receiver(
+    return await dependencies.store.receivers.find(
         request[ACCOUNT_ID], request["match_info"]["id"], dependencies.clock.now()
     )
 

@@ -95,7 +95,9 @@ def assemble(
     record = delivering.dispatcher.record
     collecting = collecting_with(settings, edges, store, record, cipher, pay_links, metrics)
     loops = _loops(settings, process, edges, store, collecting, delivering, metrics)
-    open_deliveries = OpenDeliveries(settings.account_open_deliveries, store.count_open, clock)
+    open_deliveries = OpenDeliveries(
+        settings.account_open_deliveries, store.history.count_open, clock
+    )
     authenticator = Authenticator(store, clock, default_account_id=default_account_id)
     listen_keys = ListenKeys(store, clock, authenticator.authenticate)
     dependencies = Dependencies(

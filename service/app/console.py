@@ -36,7 +36,7 @@ def console_of(
     async def send_test(account_id: str, known: KnownReceiver, request_id: str) -> str:
         delivery = test_event(account_id, known, clock.now(), request_id)
         await dependencies.admit_delivery(account_id)
-        await store.add_test_event(delivery)
+        await store.receivers.add_test_event(delivery)
         return delivery.id
 
     checks = ReceiverChecks(

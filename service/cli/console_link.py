@@ -48,7 +48,7 @@ async def _make(settings: Settings, name: str | None) -> tuple[str, Link]:
 
 
 async def _account_id_of(store: Store, name: str) -> str:
-    account = await store.find_account(name)
+    account = await store.accounts.find(name)
     if account is None:
         raise UnknownAccount(f"There is no account {name!r}.")
     if account.disabled_at:

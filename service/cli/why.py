@@ -95,7 +95,7 @@ class InDatabase:
         """Why a delivery has come or not."""
 
         async def read(store: Store, account_id: str) -> Told:
-            facts = await store.facts_of_delivery(account_id, delivery_id)
+            facts = await store.history.facts_of_delivery(account_id, delivery_id)
             return _told(explain_delivery(facts, SystemClock().now()))
 
         return self._run(read)
@@ -104,7 +104,7 @@ class InDatabase:
         """Why the callback of an invoice has come or not."""
 
         async def read(store: Store, account_id: str) -> Told:
-            facts = await store.facts_of_invoice(account_id, invoice_id)
+            facts = await store.history.facts_of_invoice(account_id, invoice_id)
             return _told(explain_invoice(facts, SystemClock().now()))
 
         return self._run(read)
@@ -116,7 +116,7 @@ class InDatabase:
             found, after = list[tuple[str, str]](), None
             wanted = DeliveryFilter(origin=origin)
             for _ in range(PAGES_MAX):
-                rows, after = await store.list_deliveries(
+                rows, after = await store.history.list_deliveries(
                     account_id, wanted, after=after, limit=PAGE
                 )
                 found += [(row["id"], row["url"]) for row in rows]
@@ -143,11 +143,11 @@ class InDatabase:
 
     async def _account_id(self, store: Store) -> str:
         if self._account_name is not None:
-            account = await store.find_account(self._account_name)
+            account = await store.accounts.find(self._account_name)
             if account is None and self._account_name != DEV_ACCOUNT:
                 raise UnknownAccount(f"There is no account {self._account_name!r}.")
             return account.id if account else DEV_ACCOUNT
-        known = await store.list_accounts(SystemClock().now())
+        known = await store.accounts.list_all(SystemClock().now())
         if len(known) > 1:
             raise click.UsageError("There are several accounts: name one with --account NAME.")
         account_id: str = known[0]["id"] if known else DEV_ACCOUNT

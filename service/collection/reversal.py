@@ -53,7 +53,7 @@ class Reversals:
             )
             if await self._record(step):
                 return
-            row = await self._store.find_invoice(invoice.account_id, invoice.id)
+            row = await self._store.history.find_invoice(invoice.account_id, invoice.id)
             invoice = as_invoice(row)
         raise CollectorUnavailable("The customer begins to pay again and again.")
 

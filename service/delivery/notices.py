@@ -35,9 +35,9 @@ class Notices(Loop):
 
     async def run_round(self) -> Round:
         """Give what is due; an account without an address gets no mail."""
-        due = await self._store.due_notices(self.clock.now())
+        due = await self._store.receivers.due_notices(self.clock.now())
         items = [(one, self._compose(one) if one.email else None) for one in due]
-        given = await self._store.give_notices(items) if items else []
+        given = await self._store.receivers.give_notices(items) if items else []
         for one in given:
             self._metrics.noticed(one.kind)
             fields = {

@@ -80,7 +80,9 @@ class Observer(Loop):
             return Round(0, INTERVAL)
         taken = {name: self._seen.pop(name) for name in names}
         try:
-            await self._store.observe([_observation(name, one) for name, one in taken.items()])
+            await self._store.receivers.observe(
+                [_observation(name, one) for name, one in taken.items()]
+            )
         except StorageUnavailable:
             self._put_back(taken)
             raise

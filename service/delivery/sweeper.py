@@ -44,7 +44,9 @@ class Sweeper(Loop):
             return Round(swept.count, AT_ONCE)
         for kind in ("receivers", "origins"):
             await self._remove_states(kind, settled_before)
-        while not self.is_draining and await self._store.remove_old_hours(self.clock.now()):
+        while not self.is_draining and await self._store.receivers.remove_old_hours(
+            self.clock.now()
+        ):
             pass
         if self._count:
             log.info("deliveries.swept", extra={"fields": {"count": self._count}})

@@ -17,48 +17,39 @@ from weakref import WeakValueDictionary
 from sqlalchemy import Connection
 
 from service.database.at_once import AtOnceByWork
-from service.database.engine import Database, Wakes
+from service.database.engine import Database
 from service.database.group_commit import GroupCommit, ObserveSize
-from service.domain.attempt_counts import Hour
 from service.domain.delivery import Attempt, Delivery, ReceiverState
-from service.domain.explanation import DeliveryFacts, InvoiceFacts
 from service.domain.invoice import Invoice, Step
 from service.domain.mail import Mail, MailAttempt
-from service.domain.notices import Notice
-from service.domain.receivers import KnownReceiver
 from service.domain.states import COLLECTING, Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
-    accounts,
     attempts,
     backlog,
     deliveries,
-    explaining,
-    feed,
-    gates,
     history,
     invoices,
     leases,
     mails,
-    notices,
-    observations,
     processes,
-    receiver_hours,
-    receiver_list,
     receivers,
     redelivery,
     retention,
     steps,
-    stripe_keys,
     waiting,
 )
+from service.storage.account_store import AccountStore
 from service.storage.arrivals import Arrivals
 from service.storage.backlog import Backlog
 from service.storage.beginnings import Beginnings
 from service.storage.console import ConsoleStore
+from service.storage.history_store import HistoryStore
 from service.storage.listening import ListeningStore
 from service.storage.money import MoneyStore
 from service.storage.paced import Paced
+from service.storage.receiver_store import ReceiverStore
+from service.storage.signals import Asked, Followed, Signals, chain_of
 
 log = logging.getLogger("invoices.storage")
 
@@ -72,77 +63,6 @@ AT_ONCE: AtOnceByWork = {
     deliveries.release: deliveries.release_at_once,
 }
 """What one statement does where a database takes such: see `database.at_once`."""
-
-FOLLOWED_MAX = 10_000
-"""Callbacks with a later event that are remembered; for the others, the loops poll."""
-
-
-def _chain_of(delivery: Delivery) -> str:
-    """Which deliveries wait for each other: those of one callback of an invoice."""
-    return f"{delivery.invoice_key} {delivery.callback}"
-
-
-class Followed:
-    """
-    Callbacks of invoices with an event whose delivery waits for an earlier one; see `_chain_of`.
-
-    When that one is settled, another process may be the one that holds it. So all processes are
-    told.
-    """
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def set(self) -> None:
-        """Do nothing: which ones are followed is not known."""
-
-    def set_for(self, keys: Collection[str]) -> None:
-        """Each of *keys* has one more event that waits."""
-        for key in keys:
-            self._counts[key] = self._counts.get(key, 0) + 1
-        while len(self._counts) > FOLLOWED_MAX:
-            del self._counts[next(iter(self._counts))]
-
-    def knows(self, key: str) -> bool:
-        """Whether an event waits there."""
-        return key in self._counts
-
-    def take(self, key: str) -> bool:
-        """Whether an event waited there; it waits no longer."""
-        count = self._counts.pop(key, 0)
-        if count > 1:
-            self._counts[key] = count - 1
-        return count > 0
-
-
-class Asked:
-    """
-    Receivers that are looked at whatever is known of them; wakes the loop with *due*.
-
-    Somebody has asked for an attempt by hand, has paused or has resumed.
-    """
-
-    def __init__(self, due: Signal) -> None:
-        self._due = due
-        self._names = set[str]()
-
-    def set(self) -> None:
-        """Wake the loop: what was asked for is found with all that is due."""
-        self._due.set()
-
-    def set_for(self, names: Collection[str]) -> None:
-        """Something was asked for by hand of the receivers *names*."""
-        self._names.update(names)
-        self._due.wake()
-
-    def put_back(self, names: Collection[str]) -> None:
-        """Keep *names* for the next call of `take`; the loop is not woken."""
-        self._names.update(names)
-
-    def take(self) -> Sequence[str]:
-        """The names since the last call."""
-        taken, self._names = sorted(self._names), set()
-        return taken
 
 
 class Store:
@@ -175,16 +95,25 @@ class Store:
         self.deliveries_asked = Asked(self.deliveries_due)
         self._beginnings = Beginnings()
         self._paced = Paced()
-        self._signals: dict[str, Wakes] = {
-            "invoices": self.invoices_due,
-            "deliveries": self.deliveries_due,
-            "mails": self.mails_due,
-            "asked": self.deliveries_asked,
-            "followed": self._followed,
-            "paced": self._paced,
-            **self.money.signals,
-            **self.listening.signals,
-        }
+        self._signals = Signals(
+            database,
+            {
+                "invoices": self.invoices_due,
+                "deliveries": self.deliveries_due,
+                "mails": self.mails_due,
+                "asked": self.deliveries_asked,
+                "followed": self._followed,
+                "paced": self._paced,
+                **self.money.signals,
+                **self.listening.signals,
+            },
+        )
+        self.accounts = AccountStore(database)
+        """The operations on accounts, their keys and their secrets."""
+        self.receivers = ReceiverStore(database, self._signals)
+        """The operations on receivers."""
+        self.history = HistoryStore(database)
+        """What accounts read."""
         self._redelivering = WeakValueDictionary[str, asyncio.Lock]()
         self._process_id: int | None = None
 
@@ -195,7 +124,7 @@ class Store:
 
     def listen(self) -> None:
         """Exchange notifications with the other processes from now on."""
-        self._database.listen(self._signals)
+        self._signals.listen()
 
     async def join(self, now: datetime) -> None:
         """
@@ -233,9 +162,9 @@ class Store:
         """End the leases of another process; False if it has had a beat after *beat_count*."""
         has_ended = await self._write(processes.end, process_id, now, beat_count=beat_count)
         if has_ended:
-            self._signal("invoices")
-            self._signal("deliveries")
-            self._signal("mails")
+            self._signals.send("invoices")
+            self._signals.send("deliveries")
+            self._signals.send("mails")
             self.money.signal_all()
         return has_ended
 
@@ -248,7 +177,7 @@ class Store:
         item = invoice, leased_until, self._process_id
         acceptance = await self._commits.run(invoices.accept, item)
         if acceptance is Acceptance.STORED and leased_until is None:
-            self._signal("invoices")
+            self._signals.send("invoices")
         return acceptance
 
     async def lease_invoices(self, round_: leases.LeaseRound) -> steps.DueInvoices:
@@ -269,7 +198,7 @@ class Store:
             if step.due_at:
                 self.invoices_due.set()
             if step.mail:
-                self._signal("mails")
+                self._signals.send("mails")
             if step.event:
                 self.arrivals.set_for(step.invoice.account_id)
             self._signal_unleased(inserted)
@@ -294,7 +223,7 @@ class Store:
                 self.arrivals.set_for(step.invoice.account_id)
             if step.event and (step.status is None or step.status in COLLECTING):
                 # The collection has lost its lease, and goes on.
-                self._signal("invoices")
+                self._signals.send("invoices")
             self._signal_unleased(inserted)
         return inserted
 
@@ -351,7 +280,7 @@ class Store:
     async def settle(self, attempt: Attempt) -> bool:
         """Record *attempt* and what follows from it; False if its lease was lost."""
         # The later events of an invoice wait for it; otherwise nobody does.
-        is_awaited = self._followed.knows(_chain_of(attempt.delivery))
+        is_awaited = self._followed.knows(chain_of(attempt.delivery))
         is_settled = await self._commits.run(attempts.settle, attempt, is_awaited=is_awaited)
         if is_settled and attempt.decision.status is not DeliveryStatus.PENDING:
             delivery = attempt.delivery
@@ -359,14 +288,14 @@ class Store:
             # failures are counted anew, and its attempts are not.
             has_only_failures = delivery.attempt_count == delivery.failure_count
             is_again = delivery.cause is Cause.REDELIVERY or not has_only_failures
-            if is_again or self._followed.take(_chain_of(delivery)):
-                self._signal("deliveries", delivery.receiver)
+            if is_again or self._followed.take(chain_of(delivery)):
+                self._signals.send("deliveries", delivery.receiver)
         return is_settled
 
     async def release(self, delivery: Delivery, due_at: datetime | None = None) -> bool:
         """Give up a lease without an attempt; see `deliveries.release`."""
         is_released = await self._commits.run(deliveries.release, (delivery, due_at))
-        self._signal("deliveries", delivery.receiver)
+        self._signals.send("deliveries", delivery.receiver)
         return is_released
 
     async def redeliver(
@@ -383,8 +312,8 @@ class Store:
         """
         receiver = await self._write(redelivery.redeliver, account_id, delivery_id, now)
         if receiver is not None:
-            self._signal("asked", receiver)
-        return await self.find_delivery(account_id, delivery_id), receiver is not None
+            self._signals.send("asked", receiver)
+        return await self.history.find_delivery(account_id, delivery_id), receiver is not None
 
     async def cancel(
         self, account_id: str, delivery_id: str, now: datetime
@@ -401,8 +330,8 @@ class Store:
         receiver = await self._write(redelivery.cancel, account_id, delivery_id, now)
         if receiver is not None:
             # The later events of the invoice go on.
-            self._signal("deliveries", receiver)
-        return await self.find_delivery(account_id, delivery_id), receiver is not None
+            self._signals.send("deliveries", receiver)
+        return await self.history.find_delivery(account_id, delivery_id), receiver is not None
 
     async def redeliver_all(
         self, account_id: str, wanted: history.DeliveryFilter, now: datetime
@@ -421,7 +350,7 @@ class Store:
                     redelivery.redeliver_batch, account_id, wanted, now, after=batch.after
                 )
                 if batch.count:
-                    self._signal("deliveries")
+                    self._signals.send("deliveries")
                 yield batch.count
 
     def note_paced(self, account_ids: Collection[str], now: datetime) -> None:
@@ -433,90 +362,18 @@ class Store:
         """Whether an account exceeds its attempt rate in some process at *now*; see `paced`."""
         return self._paced.holds(account_id, now)
 
-    def _signal(self, name: str, *names: str) -> None:
-        """Wake the loops of every process, because a row is due that is not leased."""
-        self._signals[name].set_for(names)
-        self._database.notify(name, names)
-
     def _signal_unleased(self, inserted: Sequence[Delivery]) -> None:
         for delivery in inserted:
             if delivery.leased_until is None:
                 if delivery.sequence > 1:
-                    self._signal("followed", _chain_of(delivery))
-                self._signal("deliveries", delivery.receiver)
+                    self._signals.send("followed", chain_of(delivery))
+                self._signals.send("deliveries", delivery.receiver)
 
     # Reads, and writes in a transaction of their own
-
-    async def find_invoice(self, account_id: str, invoice_id: str) -> dict[str, Any]:
-        """One invoice with its events, or NotFound."""
-        return await self._browse(invoices.find, account_id, invoice_id)
 
     async def invoice_by_key(self, account_id: str, key: str) -> dict[str, Any] | None:
         """One invoice by its key; `invoices.as_invoice` makes a value of it."""
         return await self._read(invoices.by_key, account_id, key)
-
-    async def mails_of(self, account_id: str, invoice_id: str) -> list[dict[str, Any]]:
-        """The mails of one invoice, newest first, or NotFound."""
-        return await self._browse(mails.of_invoice, account_id, invoice_id)
-
-    async def list_invoices(
-        self,
-        account_id: str,
-        *,
-        status: str | None,
-        after: str | None,
-        limit: int,
-        invoice_id: str | None = None,
-    ) -> history.Page:
-        """A page of invoices, newest first, and the cursor of the next one."""
-        return await self._browse(
-            invoices.list_invoices,
-            account_id,
-            status=status,
-            after=after,
-            limit=limit,
-            invoice_id=invoice_id,
-        )
-
-    async def find_delivery(self, account_id: str, delivery_id: str) -> dict[str, Any]:
-        """One delivery with its attempts, or NotFound."""
-        return await self._browse(history.find, account_id, delivery_id)
-
-    async def deliveries_of(
-        self, account_id: str, invoice_id: str, *, after: str | None = None, limit: int = 50
-    ) -> history.Page:
-        """A page of the deliveries of one invoice, newest first, and the cursor, or NotFound."""
-        return await self._browse(
-            history.of_invoice, account_id, invoice_id, after=after, limit=limit
-        )
-
-    async def list_deliveries(
-        self, account_id: str, wanted: history.DeliveryFilter, *, after: str | None, limit: int
-    ) -> history.Page:
-        """A page of deliveries, newest first, and the cursor of the next one."""
-        return await self._browse(
-            history.list_deliveries, account_id, wanted, after=after, limit=limit
-        )
-
-    async def feed(self, account_id: str, *, after: str | None, limit: int) -> feed.FeedPage:
-        """A page of what happened to the invoices of an account, oldest first; see `feed.page`."""
-        return await self._browse(feed.page, account_id, after=after, limit=limit)
-
-    async def feed_heads(self, account_ids: Sequence[str]) -> Mapping[str, int]:
-        """The newest position of each account; see `feed.heads`."""
-        return await self._read(feed.heads, account_ids)
-
-    async def facts_of_delivery(self, account_id: str, delivery_id: str) -> DeliveryFacts:
-        """What explains why a delivery has come or not, or NotFound."""
-        return await self._browse(explaining.delivery_facts, account_id, delivery_id)
-
-    async def facts_of_invoice(self, account_id: str, invoice_id: str) -> InvoiceFacts:
-        """What explains why the callback of an invoice has come or not, or NotFound."""
-        return await self._browse(explaining.invoice_facts, account_id, invoice_id)
-
-    async def count_open(self, account_id: str, most: int) -> int:
-        """How many deliveries of an account are pending, up to *most*."""
-        return await self._browse(backlog.count_open, account_id, most)
 
     async def sweep(
         self, position: retention.SweepPosition, settled_before: datetime
@@ -528,135 +385,7 @@ class Store:
         """Remove some states of receivers or origins; see `retention.remove_states`."""
         return await self._write(retention.remove_states, kind, after, over_before)
 
-    async def add_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
-        """Add an account; False if its name is taken."""
-        return await self._write(accounts.add, account, new)
-
-    async def add_first_account(self, account: accounts.Account, new: accounts.Credentials) -> bool:
-        """Add an account unless there is any."""
-        return await self._write(accounts.add_first, account, new)
-
-    async def rotate(
-        self, account_id: str, new: accounts.Credentials, *, now: datetime, until: datetime
-    ) -> None:
-        """Add credentials; the present ones of the same kind expire at *until*."""
-        await self._write(accounts.rotate, account_id, new, now=now, until=until)
-
-    async def disable_account(self, account_id: str, now: datetime) -> None:
-        """Reject the keys of the account from now on."""
-        await self._write(accounts.disable, account_id, now)
-
-    async def set_email(self, account_id: str, email: str | None) -> None:
-        """Let notices of the account go to *email*; None is nowhere."""
-        await self._write(accounts.set_email, account_id, email)
-
-    async def find_account(self, name: str) -> accounts.Account | None:
-        """The account of that name."""
-        return await self._read(accounts.find, name)
-
-    async def list_accounts(self, now: datetime) -> list[dict[str, Any]]:
-        """Every account, with the prefixes of its keys."""
-        return await self._read(accounts.list_accounts, now)
-
-    async def find_key(self, prefix: str, now: datetime) -> accounts.StoredKey | None:
-        """The key with that prefix, if it is valid."""
-        return await self._read(accounts.find_key, prefix, now)
-
-    async def find_pay_key(self, account_id: str) -> accounts.PayKey | None:
-        """The pay key of an account, if it has one."""
-        return await self._read(accounts.find_pay_key, account_id)
-
-    async def find_pay_key_by_prefix(self, prefix: str) -> accounts.PayKey | None:
-        """The pay key with that prefix."""
-        return await self._read(accounts.find_pay_key_by_prefix, prefix)
-
-    async def add_pay_key(self, new: accounts.PayKey, now: datetime) -> accounts.PayKey:
-        """Give an account a pay key, unless it has one; returns the one that it has then."""
-        return await self._write(accounts.add_pay_key, new, now)
-
-    async def secrets_of(
-        self, account_id: str, now: datetime
-    ) -> list[tuple[bytes, datetime | None]]:
-        """The encrypted secrets of an account, and until when each is valid."""
-        return await self._read(accounts.secrets_of, account_id, now)
-
-    async def all_secrets(self, now: datetime) -> list[bytes]:
-        """The encrypted secrets of all accounts that are valid, keys of Stripe included."""
-        return [
-            *await self._read(accounts.all_secrets, now),
-            *await self._read(stripe_keys.find_all),
-        ]
-
-    async def renew_secrets(self, renew: Callable[[bytes], bytes], now: datetime) -> int:
-        """Replace all ciphertexts by what *renew* makes of them; returns how many there are."""
-        return await self._write(accounts.renew_secrets, renew, now)
-
-    async def put_stripe_keys(self, account_id: str, ciphertext: bytes, now: datetime) -> None:
-        """Store the encrypted keys of Stripe of an account in place of those that it has."""
-        await self._write(stripe_keys.put, account_id, ciphertext, now)
-
-    async def stripe_keys_of(self, account_id: str) -> bytes | None:
-        """The encrypted keys of Stripe of an account, if it has any."""
-        return await self._read(stripe_keys.find, account_id)
-
     # Receivers by hand
-
-    async def list_receivers(
-        self, account_id: str, now: datetime, *, after: str | None, limit: int
-    ) -> receiver_list.Page:
-        """A page of receivers by their URLs, and the cursor of the next one."""
-        return await self._browse(
-            receiver_list.list_receivers, account_id, now, after=after, limit=limit
-        )
-
-    async def find_receiver(
-        self, account_id: str, receiver_id: str, now: datetime
-    ) -> KnownReceiver:
-        """One receiver, or NotFound."""
-        return await self._browse(receiver_list.find, account_id, receiver_id, now)
-
-    async def receiver_series(
-        self, account_id: str, receiver_id: str, now: datetime
-    ) -> tuple[KnownReceiver, Sequence[Hour]]:
-        """One receiver and its last 24 hours in order, or NotFound."""
-        return await self._browse(receiver_list.series_of, account_id, receiver_id, now)
-
-    async def pause_receiver(self, known: KnownReceiver, now: datetime) -> bool:
-        """Give a receiver no attempts from now on; False if it is paused already."""
-        is_changed = await self._write(gates.pause, known.receiver, known.origin, now)
-        # What is leased and not in flight is given back.
-        self._signal("asked", known.receiver)
-        return is_changed
-
-    async def resume_receiver(self, known: KnownReceiver) -> bool:
-        """Give a paused receiver attempts again; False if it is not paused."""
-        is_changed = await self._write(gates.resume, known.receiver)
-        self._signal("asked", known.receiver)
-        return is_changed
-
-    async def add_test_event(self, delivery: Delivery) -> None:
-        """Insert the *delivery* of a test event, which was asked for by hand."""
-        await self._write(deliveries.insert, [delivery])
-        self._signal("asked", delivery.receiver)
-
-    async def observe(self, observed: Sequence[observations.Observation]) -> None:
-        """Store what attempts have shown beside what was stored with them."""
-        await self._write(observations.record, observed)
-
-    async def due_notices(self, now: datetime) -> Sequence[Notice]:
-        """Notices that accounts are to be given; see `notices.find_due`."""
-        return await self._read(notices.find_due, now)
-
-    async def give_notices(self, items: Sequence[notices.NoticeToGive]) -> Sequence[Notice]:
-        """Record notices with their mails; returns those that were still due."""
-        given = await self._write(notices.give, items)
-        if given:
-            self._signal("mails")
-        return given
-
-    async def remove_old_hours(self, now: datetime) -> bool:
-        """Remove some counts that are no longer told; False if there were none."""
-        return await self._write(receiver_hours.remove_old, now)
 
     async def backlog(self, now: datetime) -> Backlog:
         """What waits to be collected and delivered; see `backlog.measure`."""

@@ -1,9 +1,9 @@
 """
 The service, killed by SIGKILL at a step: `python -m tests.acceptance.dying STEP serve`.
 
-A signal from another process comes at an unknown moment. This program wraps exactly one function
-of the service, so that the process kills itself when it first reaches the named step, and then runs
-the ordinary command line. The service itself has no code for this.
+A signal from another process comes at an unknown moment. This program wraps the one or two
+functions of the service with which the named step begins, so that the process kills itself when it
+first reaches it, and then runs the ordinary command line. The service itself has no code for this.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from service.__main__ import main
 from service.collection.smtp import Smtp
 from service.database import group_commit
+from service.database.engine import Database
 from service.delivery.sender import Sender
 from service.storage import attempts, deliveries, invoices, mails, schema, steps
 
@@ -34,12 +35,23 @@ class Step:
 
 
 def written(work):
-    """A transaction with *work* is written; its COMMIT is next."""
+    """
+    A transaction with *work* is written; its COMMIT is next.
 
-    def is_it(_tx, batch):
+    Where one statement does it, which PostgreSQL commits at once, that statement is next.
+    """
+
+    def is_in(_tx, batch):
         return work in batch
 
-    return Step(group_commit, "run_batch", is_after=True, is_it=is_it)
+    def is_done_by(_database, statement):
+        results = getattr(statement.results, "func", statement.results)
+        return results.__module__ == work.__module__
+
+    return (
+        Step(group_commit, "run_batch", is_after=True, is_it=is_in),
+        Step(Database, "write_at_once", is_after=False, is_it=is_done_by),
+    )
 
 
 def committed(work, wanted=lambda _: True):
@@ -49,7 +61,7 @@ def committed(work, wanted=lambda _: True):
         answers = dict(zip(waiting, results, strict=True))
         return any(map(wanted, answers.get(work, ())))
 
-    return Step(group_commit, "_resolve", is_after=False, is_it=is_it)
+    return (Step(group_commit, "_resolve", is_after=False, is_it=is_it),)
 
 
 def always(*_arguments):
@@ -58,20 +70,20 @@ def always(*_arguments):
 
 
 STEPS = {
-    "schema-written": Step(schema, "_upgrade", is_after=True, is_it=always),
+    "schema-written": (Step(schema, "_upgrade", is_after=True, is_it=always),),
     "acceptance-written": written(invoices.accept),
     "acceptance-committed": committed(invoices.accept),
     "invoice-leased": committed(steps.lease_due, lambda due: due.invoices),
     "step-written": written(steps.take_steps),
     "step-committed": committed(steps.take_steps),
     "delivery-leased": committed(deliveries.lease_due, lambda due: due.deliveries),
-    "request-ready": Step(Sender, "send", is_after=False, is_it=always),
-    "answer-received": Step(Sender, "send", is_after=True, is_it=always),
+    "request-ready": (Step(Sender, "send", is_after=False, is_it=always),),
+    "answer-received": (Step(Sender, "send", is_after=True, is_it=always),),
     "settlement-written": written(attempts.settle),
     "settlement-committed": committed(attempts.settle),
     "mail-leased": committed(mails.lease_due, lambda due: due.mails),
-    "mail-ready": Step(Smtp, "send", is_after=False, is_it=always),
-    "mail-answered": Step(Smtp, "send", is_after=True, is_it=always),
+    "mail-ready": (Step(Smtp, "send", is_after=False, is_it=always),),
+    "mail-answered": (Step(Smtp, "send", is_after=True, is_it=always),),
     "report-written": written(steps.report),
     "report-committed": committed(steps.report),
 }
@@ -105,5 +117,6 @@ def wrap(step):
 
 
 if __name__ == "__main__":
-    wrap(STEPS[sys.argv.pop(1)])
+    for one in STEPS[sys.argv.pop(1)]:
+        wrap(one)
     main()

@@ -236,8 +236,8 @@ async def test_redelivering_says_how_many_first(browser, store, dead):
     ((method, action),) = page.forms
     _, answer = await browser.post(action.removeprefix("/console"))
     assert (303, "post") == (answer.status, method)
-    assert "dead" == (await store.find_delivery("dev", "msg_1"))["status"]
-    assert "pending" == (await store.find_delivery("dev", "msg_2"))["status"]
+    assert "dead" == (await store.history.find_delivery("dev", "msg_1"))["status"]
+    assert "pending" == (await store.history.find_delivery("dev", "msg_2"))["status"]
     page, _ = await browser.get(answer.headers["Location"].removeprefix("/console"))
     assert "1 delivery is pending again" in page.words
 
@@ -246,7 +246,7 @@ async def test_looking_at_the_question_redelivers_nothing(browser, store, dead):
     """Only the button does."""
     await browser.get("/deliveries/redeliver")
 
-    assert "dead" == (await store.find_delivery("dev", dead))["status"]
+    assert "dead" == (await store.history.find_delivery("dev", dead))["status"]
 
 
 # One delivery
@@ -302,7 +302,7 @@ async def test_a_delivery_is_cancelled(browser, store):
     page, _ = await browser.get(answer.headers["Location"].removeprefix("/console"))
     assert "It was cancelled" in page.words
     assert "Cancel the delivery" not in page.buttons
-    assert "cancelled" == (await store.find_delivery("dev", "msg_1"))["reason"]
+    assert "cancelled" == (await store.history.find_delivery("dev", "msg_1"))["reason"]
     await add_delivery(store, "2", at=START + SECOND)
     await store.settle(delivered(await lease_delivery(store, now=START + SECOND)))
     _, answer = await browser.post("/deliveries/msg_2/cancel")
@@ -324,7 +324,7 @@ async def test_a_button_attempts_a_delivery_now(browser, store, is_dead, label):
 
     page, _ = await browser.get(answer.headers["Location"].removeprefix("/console"))
     assert "It is attempted now." in page.words
-    found = await store.find_delivery("dev", "msg_1")
+    found = await store.history.find_delivery("dev", "msg_1")
     assert ("pending", True) == (found["status"], bool(found["is_asked"]))
 
 
@@ -335,7 +335,7 @@ async def test_a_button_attempts_a_delivery_now(browser, store, is_dead, label):
 async def receiver(store):
     """The id of a receiver that has a delivery waiting."""
     await add_delivery(store, "1", path="/a&amp;b")
-    ((known,), _) = await store.list_receivers("dev", START, after=None, limit=1)
+    ((known,), _) = await store.receivers.page("dev", START, after=None, limit=1)
     return id_of(known.receiver)
 
 
@@ -345,7 +345,7 @@ async def test_a_receiver_shows_its_state(browser, store, receiver, clock):
     name = a_receiver(path="/a&amp;b")
     counts = [3, 1, 4, *no_counts()[3:]]
     hours = [Hour(name, START, counts)]
-    await store.observe([Observation(receiver=name, origin=ONE, hours=hours)])
+    await store.receivers.observe([Observation(receiver=name, origin=ONE, hours=hours)])
 
     page, _ = await browser.get("/receivers")
 
@@ -368,7 +368,7 @@ async def test_a_receiver_is_paused_and_resumed(browser, store, receiver):
         _, answer = await browser.post(f"/receivers/{receiver}/{action}")
         page, _ = await browser.get(answer.headers["Location"].removeprefix("/console"))
         assert f"It is {action}d" in page.words
-        known = await store.find_receiver("dev", receiver, START)
+        known = await store.receivers.find("dev", receiver, START)
         assert is_paused is (known.paused_at is not None)
         _, answer = await browser.post(f"/receivers/{receiver}/{action}")
         assert answer.headers["Location"].endswith("done=unchanged")
@@ -513,7 +513,7 @@ async def test_development_mode_checks_where_forms_come_from(browser, store, dea
     for headers in ({"Origin": "https://evil.example"}, {"Sec_Fetch_Site": "cross-site"}):
         _, answer = await browser.post(f"/deliveries/{dead}/redeliver", **headers)
         assert 403 == answer.status
-    assert "dead" == (await store.find_delivery("dev", dead))["status"]
+    assert "dead" == (await store.history.find_delivery("dev", dead))["status"]
 
 
 async def test_development_mode_has_no_sign_in(browser):

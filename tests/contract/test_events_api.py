@@ -292,17 +292,17 @@ async def test_events_of_other_processes_are_found_soon(database, waiting, clock
 async def test_what_cannot_be_given_out_yet_is_looked_for_again(store, waiting, clock, monkeypatch):
     """After it was woken in vain, a request looks again soon."""
     await waiting.begin()
-    hidden = store.feed
+    hidden = store.history.feed
     looked = asyncio.Event()
 
     async def nothing(account_id, **options):
         looked.set()
         return replace(await hidden(account_id, **options), items=[], next=BEGINNING)
 
-    monkeypatch.setattr(store, "feed", nothing)
+    monkeypatch.setattr(store.history, "feed", nothing)
     await add_delivery(store)
     await looked.wait()
-    monkeypatch.setattr(store, "feed", hidden)
+    monkeypatch.setattr(store.history, "feed", hidden)
     await parked(clock, 2)
     clock.advance(FIRST_PAUSE)
 

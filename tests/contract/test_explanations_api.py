@@ -77,7 +77,7 @@ async def test_all_evidence_is_declared(api, store):
     seen = set()
     for id_ in ("msg_1a", "msg_1b"):
         seen |= set((await (await api.get(f"/deliveries/{id_}/why")).json())["evidence"])
-    facts = await store.facts_of_delivery("dev", "msg_1b")
+    facts = await store.history.facts_of_delivery("dev", "msg_1b")
 
     assert facts.earlier is not None
     assert "earlier_delivery_id" in seen

@@ -65,7 +65,7 @@ async def test_ids_of_other_accounts_are_not_found(api, store):
     """The id of another account finds nothing."""
     await api.post("/invoices/", json={**SEED, "id": "1"})
 
-    assert ([], None) == await store.list_invoices(
+    assert ([], None) == await store.history.list_invoices(
         "another", status=None, after=None, limit=1, invoice_id="1"
     )
 

@@ -93,7 +93,7 @@ async def test_the_url_of_a_listener_is_a_callback_url(api, store, name, end):
     """It is accepted although no other URL of this host is, and gets an origin of its own."""
     assert 202 == (await send(api, LISTENER_URL + name + end)).status
 
-    invoice = (await store.find_invoice("dev", "1"))["callbacks"]
+    invoice = (await store.history.find_invoice("dev", "1"))["callbacks"]
     assert f'"listen://{name}"' in invoice
     assert f'"{LISTENER_URL}{name}/invoices/1"' in invoice
 
@@ -157,7 +157,7 @@ async def test_a_delivery_goes_over_the_connection(client, store, receivers):
     assert [204, 409] == [answer.status for answer in answers]
     assert "application/problem+json" == answers[1].content_type
     assert "delivered" == settled["status"]
-    (attempt,) = (await store.find_delivery("dev", "msg_1"))["attempts"]
+    (attempt,) = (await store.history.find_delivery("dev", "msg_1"))["attempts"]
     assert (200, '{"ok": true}') == (attempt["status_code"], attempt["response_body"])
     assert [] == receivers.requests.entries
 
@@ -369,11 +369,13 @@ async def test_what_is_not_of_the_listener_is_not_redelivered(api, store, path):
     """Deliveries of other listeners and of receivers are not found, and stay as they are."""
     await add_delivery(store, "1", **for_listener("laptop"))
     await add_delivery(store, "2", origin=ONE)
-    before = [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
+    before = [await store.history.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
 
     assert 404 == (await api.post(f"{path}/redeliver")).status
 
-    assert before == [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
+    assert before == [
+        await store.history.find_delivery("dev", f"msg_{number}") for number in (1, 2)
+    ]
 
 
 async def test_an_answer_to_nothing_is_too_late(client):

@@ -60,7 +60,7 @@ async def page_at(client, path):
 
 async def status_of(store):
     """The state of the invoice and its events."""
-    found = await store.find_invoice("dev", "1")
+    found = await store.history.find_invoice("dev", "1")
     return found["status"], [(one["description"], one["paid"]) for one in found["events"]]
 
 

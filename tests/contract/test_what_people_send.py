@@ -153,7 +153,7 @@ class TestLimits:
         status, _ = await send(api, f"?callback_url={url}", id=TWO_HUNDRED_EMOJI)
 
         assert 202 == status
-        stored = await store.find_invoice("dev", TWO_HUNDRED_EMOJI)
+        stored = await store.history.find_invoice("dev", TWO_HUNDRED_EMOJI)
         assert f"{url}/invoices/{quote(TWO_HUNDRED_EMOJI)}" in stored["callbacks"]
 
     async def test_a_url_above_its_limit_is_named(self, api):
@@ -200,7 +200,7 @@ class TestCallbackUrls:
         """A trailing dot and an empty port stay in the URL; the origin is normalised."""
         assert 202 == (await send(api, f"?callback_url={url}"))[0]
 
-        stored = await store.find_invoice("dev", "1")
+        stored = await store.history.find_invoice("dev", "1")
         called = url.removesuffix("/") + "/invoices/1"
         assert f'[["invoice_notification","{called}","{origin}"]]' == stored["callbacks"]
 
@@ -388,4 +388,4 @@ class TestWithdrawnCurrencies:
         """Each invoice is stored with the number of decimals of its currency."""
         await send(api, currency=currency)
 
-        assert expected == (await store.find_invoice("dev", "1"))["decimals"]
+        assert expected == (await store.history.find_invoice("dev", "1"))["decimals"]

@@ -32,7 +32,9 @@ from service.domain.states import Acceptance, DeadReason
 from service.domain.waiting import Waits
 from service.errors import SendingRefused, StorageUnavailable
 from service.storage import attempts, deliveries, gates, history, redelivery
-from service.storage.store import Followed, Store
+from service.storage.receiver_store import ReceiverStore
+from service.storage.signals import Followed, Signals
+from service.storage.store import Store
 from tests import memory
 from tests.memory import Tables
 
@@ -345,9 +347,9 @@ def resuming_signals_nothing(patch):
     """What waited for the end of a pause is found only by polling."""
 
     async def resume(self, known):
-        return await self._write(gates.resume, known.receiver)
+        return await self._database.write(gates.resume, known.receiver)
 
-    patch.setattr(Store, "resume_receiver", resume)
+    patch.setattr(ReceiverStore, "resume", resume)
 
 
 def followers_are_not_announced(patch):
@@ -431,13 +433,13 @@ def mails_are_composed_for_each_step(patch):
 
 def mails_are_not_announced(patch):
     """The loop that sends mails does not learn of new ones."""
-    signal = Store._signal
+    send = Signals.send
 
-    def signal_others(self, name, *names):
+    def send_others(self, name, *names):
         if name != "mails":
-            signal(self, name, *names)
+            send(self, name, *names)
 
-    patch.setattr(Store, "_signal", signal_others)
+    patch.setattr(Signals, "send", send_others)
 
 
 def deferred_mails_are_forgotten(patch):

@@ -221,12 +221,12 @@ class Process:
             return await self.service.payments.collector.checkout(as_invoice(row), "")
 
     async def _void(self, account_id, invoice_id):
-        row = await self.service.store.find_invoice(account_id, invoice_id)
+        row = await self.service.store.history.find_invoice(account_id, invoice_id)
         with suppress(Conflict, CollectorUnavailable):
             await self.service.dependencies.reversals.void(as_invoice(row))
 
     async def _refund(self, account_id, invoice_id, asked_minor, key):
-        row = await self.service.store.find_invoice(account_id, invoice_id)
+        row = await self.service.store.history.find_invoice(account_id, invoice_id)
         with suppress(Conflict, NothingLeft):
             await self.service.dependencies.reversals.refund(as_invoice(row), asked_minor, key)
 
@@ -244,15 +244,15 @@ class Process:
 
     async def _pause(self, receiver):
         known = await self._known(receiver)
-        await self.service.store.pause_receiver(known, self.clock.now())
+        await self.service.store.receivers.pause(known, self.clock.now())
 
     async def _resume(self, receiver):
         # If the pause was not written, the receiver may be unknown by now.
         with suppress(NotFound):
-            await self.service.store.resume_receiver(await self._known(receiver))
+            await self.service.store.receivers.resume(await self._known(receiver))
 
     async def _known(self, receiver):
-        return await self.service.store.find_receiver(
+        return await self.service.store.receivers.find(
             account_of(receiver), id_of(receiver), self.clock.now()
         )
 
@@ -263,12 +263,12 @@ class Process:
     async def _read(self, account_id):
         """Do the same as the operation that lists deliveries."""
         async with self.service.dependencies.reads.turn(account_id):
-            await self.service.store.list_deliveries(
+            await self.service.store.history.list_deliveries(
                 account_id, DeliveryFilter(), after=None, limit=50
             )
 
     async def _record(self, invoice, plan):
-        row = await self.service.store.find_invoice(invoice.account_id, invoice.id)
+        row = await self.service.store.history.find_invoice(invoice.account_id, invoice.id)
         stored = replace(invoice, key=row["key"], event_count=row["event_count"])
         event = Event(
             description=plan.description,

@@ -193,7 +193,7 @@ async def test_bytes_and_any_text_arrive_unchanged(store, database):
     await store.take_step(step, [replace(a_delivery(step, leased_until=START + LEASE), body=body)])
 
     (row,) = await rows_of(database, deliveries)
-    (told,) = (await store.feed("dev", after=None, limit=1)).items
+    (told,) = (await store.history.feed("dev", after=None, limit=1)).items
 
     assert (body, said) == (bytes(row["body"]), told.description)
 

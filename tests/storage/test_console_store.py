@@ -33,7 +33,7 @@ LATER = START + timedelta(hours=12)
 @pytest.fixture
 async def account(store):
     """The id of an account."""
-    await store.add_account(Account("acct_1", "ann", START), Credentials(NewKey("p", b"hash")))
+    await store.accounts.add(Account("acct_1", "ann", START), Credentials(NewKey("p", b"hash")))
     return "acct_1"
 
 
@@ -83,9 +83,11 @@ async def test_a_new_key_and_disabling_end_sessions_and_links(store, database, a
         await store.console.add_link(Link(b"link 1", account, LATER), START)
         await store.console.add_link(Link(b"link 2", None, LATER), START)
         if change == "rotate":
-            await store.rotate(account, Credentials(NewKey("q", b"h")), now=START, until=LATER)
+            await store.accounts.rotate(
+                account, Credentials(NewKey("q", b"h")), now=START, until=LATER
+            )
         else:
-            await store.disable_account(account, START)
+            await store.accounts.disable(account, START)
 
         for table in (console_sessions, console_links):
             assert [None] == [row["account_id"] for row in await rows_of(database, table)]
@@ -109,7 +111,7 @@ async def test_a_link_is_taken_by_one(store, account):
 
 async def test_accounts_are_known_by_their_ids(store, account):
     """Whether they are disabled or not."""
-    await store.disable_account(account, START)
+    await store.accounts.disable(account, START)
 
     assert (True, False) == (
         await store.console.is_account(account),
@@ -195,9 +197,9 @@ async def test_the_hours_of_an_account_are_those_of_its_receivers(store):
     """The counts of an hour add up, of several writes as well; other accounts are left out."""
     for path, delivered_count in (("/a", 1), ("/b", 2), ("/c", 4), ("/a", 8)):
         name = a_receiver(path=path)
-        await store.observe([an_observation(name, delivered_count, START)])
+        await store.receivers.observe([an_observation(name, delivered_count, START)])
     other = a_receiver(account_id="other")
-    await store.observe([an_observation(other, 8, START - timedelta(hours=23))])
+    await store.receivers.observe([an_observation(other, 8, START - timedelta(hours=23))])
 
     hours = await store.console.hours_of_account("dev", START)
 
@@ -212,10 +214,12 @@ async def test_the_hours_of_any_number_of_receivers_are_counted(store):
     """The attempts of 10,000 receivers are those of their account, and no receiver of its own."""
     names = [a_receiver(path=f"/{number}") for number in range(10_000)]
     for start in range(0, len(names), 1_000):
-        await store.observe([an_observation(one, 1, START) for one in names[start : start + 1_000]])
+        await store.receivers.observe(
+            [an_observation(one, 1, START) for one in names[start : start + 1_000]]
+        )
 
     assert 10_000 == (await store.console.hours_of_account("dev", START))[-1].delivered
-    assert ([], None) == await store.list_receivers("dev", START, after=None, limit=10)
+    assert ([], None) == await store.receivers.page("dev", START, after=None, limit=10)
 
 
 def an_observation(name, delivered_count, at):
@@ -227,5 +231,5 @@ def an_observation(name, delivered_count, at):
 async def receiver_at(store, path):
     """The receiver at *path*, which has a delivery."""
     await add_delivery(store, path.strip("/"), path=path)
-    known, _ = await store.list_receivers("dev", START, after=None, limit=9)
+    known, _ = await store.receivers.page("dev", START, after=None, limit=9)
     return next(one for one in known if one.url.endswith(path))

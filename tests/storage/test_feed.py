@@ -111,7 +111,7 @@ async def test_an_event_of_no_callback_is_not_told(store):
         assert await take_step(store, a_step(await lease_invoice(store), event=event))
     await add_delivery(store, "3")
 
-    first = await store.feed("dev", after=None, limit=1)
+    first = await store.history.feed("dev", after=None, limit=1)
     assert [] == first.items
 
     assert ["msg_3"] == await ids(store, after=str(first.next))
@@ -128,7 +128,7 @@ async def test_long_bodies_end_a_page_early(store, monkeypatch):
         step = a_step(await lease_invoice(store), event=event)
         await store.take_step(step, [a_delivery(step)])
 
-    page = await store.feed("dev", after=None, limit=200)
+    page = await store.history.feed("dev", after=None, limit=200)
     items, _ = await read_all(store)
 
     assert (2, 5) == (len(page.items), len(items))
@@ -159,12 +159,12 @@ async def test_pages_tell_every_event_once_and_in_order(store, limit):
 
 async def test_a_cursor_leads_to_what_comes_later(store):
     """Without anything new, a page is empty and repeats its cursor; later it goes on from there."""
-    empty = await store.feed("dev", after=None, limit=9)
+    empty = await store.history.feed("dev", after=None, limit=9)
     assert [] == empty.items
     await add_delivery(store, "1")
     _, after = await read_all(store, after=str(empty.next))
 
-    assert after == str((await store.feed("dev", after=after, limit=9)).next)
+    assert after == str((await store.history.feed("dev", after=after, limit=9)).next)
     await add_delivery(store, "2")
     assert ["msg_2"] == await ids(store, after=after)
     assert ["msg_1", "msg_2"] == await ids(store, after=str(empty.next))
@@ -189,7 +189,7 @@ async def test_a_cursor_leads_to_what_comes_later(store):
 async def test_what_is_no_cursor_is_refused(store, after):
     """Only a text that was given out is a cursor."""
     with pytest.raises(UnknownCursor):
-        await store.feed("dev", after=after, limit=9)
+        await store.history.feed("dev", after=after, limit=9)
 
 
 async def test_a_cursor_from_the_future_is_refused(store):
@@ -199,21 +199,21 @@ async def test_a_cursor_from_the_future_is_refused(store):
     ahead = replace(item.cursor, position=item.cursor.position + 10**6)
 
     with pytest.raises(UnknownCursor):
-        await store.feed("dev", after=str(ahead), limit=9)
+        await store.history.feed("dev", after=str(ahead), limit=9)
 
 
 async def test_the_heads_of_accounts_show_that_there_is_something_new(store):
     """The head of an account changes with every event, and with nothing else."""
-    assert {} == await store.feed_heads(["dev", "other"])
+    assert {} == await store.history.feed_heads(["dev", "other"])
     await add_delivery(store, "1")
-    before = await store.feed_heads(["dev", "other"])
+    before = await store.history.feed_heads(["dev", "other"])
     await add_delivery(store, "2", account_id="other")
-    between = await store.feed_heads(["dev", "other"])
+    between = await store.history.feed_heads(["dev", "other"])
     await add_delivery(store, "3")
 
     assert {"dev"} == set(before)
     assert before["dev"] == between["dev"]
-    assert between["dev"] < (await store.feed_heads(["dev"]))["dev"]
+    assert between["dev"] < (await store.history.feed_heads(["dev"]))["dev"]
 
 
 async def test_old_events_are_told_first(store, database):

@@ -115,7 +115,7 @@ async def test_a_writing_transaction_anywhere_delays_the_feed_and_loses_nothing(
     async with transaction(database):
         await add_delivery(store, "1")
         held, after = await read_all(store)
-        heads = await store.feed_heads(["dev"])
+        heads = await store.history.feed_heads(["dev"])
 
     assert ([], {}) == (held, heads)
     assert ["msg_1"] == [one.id for one in (await read_all(store, after=after))[0]]

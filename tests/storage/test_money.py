@@ -38,7 +38,7 @@ TOTAL = 9_900
 async def invoice(store):
     """An invoice that nobody has paid."""
     await store.accept(an_invoice("1", total_minor=TOTAL))
-    return as_invoice(await store.find_invoice("dev", "1"))
+    return as_invoice(await store.history.find_invoice("dev", "1"))
 
 
 def a_checkout(invoice, id_):
@@ -112,7 +112,7 @@ async def test_a_payment_is_recorded_once(store, invoice):
     done = await asyncio.gather(*reports)
 
     assert 1 == sum(one is not None for one in done)
-    row = await store.find_invoice("dev", "1")
+    row = await store.history.find_invoice("dev", "1")
     told = row["status"] == "paid"
     assert (told, len(row["events"]), row["overpaid_minor"]) in {(True, 1, None), (False, 0, TOTAL)}
     assert await store.money.active_checkout("dev", invoice.key) is None
@@ -129,7 +129,7 @@ async def test_a_payment_of_a_disputed_invoice_is_none_of_its_total(store, invoi
 
     assert await store.report(a_receipt(invoice, given_up), []) is None
     assert [] == await store.report(a_receipt(invoice, given_up, status=None), [])
-    row = await store.find_invoice("dev", "1")
+    row = await store.history.find_invoice("dev", "1")
     assert ("disputed", 1, TOTAL) == (row["status"], len(row["events"]), row["overpaid_minor"])
 
 
@@ -252,7 +252,7 @@ async def test_a_refund_is_settled_once(store, invoice):
 
     assert [part] == list(due.refunds)
     assert 1 == sum(one is not None for one in done)
-    assert 900 == (await store.find_invoice("dev", "1"))["amount_refunded_minor"]
+    assert 900 == (await store.history.find_invoice("dev", "1"))["amount_refunded_minor"]
     await store.money.payment_looked_at(due.payment, None, None)
     assert [] == await store.money.lease_payments(START, START + MINUTE, 10)
 

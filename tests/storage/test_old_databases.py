@@ -101,7 +101,7 @@ async def test_rows_of_an_older_version_are_processed(empty, revision):
     async with running_loops(loops, drain_seconds=PATIENCE_SECONDS):
         await receivers.answered.reaches(4)
 
-    invoices, _ = await service.store.list_invoices("dev", status=None, after=None, limit=9)
+    invoices, _ = await service.store.history.list_invoices("dev", status=None, after=None, limit=9)
     assert {"i1": "paid", "i2": "paid", "i3": "paid", "i4": "paid"} == {
         one["id"]: one["status"] for one in invoices
     }
@@ -113,8 +113,10 @@ async def test_rows_of_an_older_version_are_processed(empty, revision):
         f"{ONE}/invoices/i3": [b'{"old": 3}', paid("i3")],
         f"{ONE}/invoices/i4": [b'{"old": 4}'],
     } == sent
-    listed, _ = await service.store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
-    found = [await service.store.find_delivery("dev", one["id"]) for one in listed]
+    listed, _ = await service.store.history.list_deliveries(
+        "dev", DeliveryFilter(), after=None, limit=9
+    )
+    found = [await service.store.history.find_delivery("dev", one["id"]) for one in listed]
     assert {
         ("i1", 1): ("delivered", ["delivered"]),
         ("i3", 1): ("delivered", ["lost", "delivered"]),

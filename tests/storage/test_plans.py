@@ -326,7 +326,7 @@ async def do_one_of_each(store, do):
     await list_one_of_each(store, do)
     await clear_one_of_each(store, do)
     await do("measure the backlog", store.backlog(NOW))
-    await do("count open deliveries", store.count_open("dev", 9))
+    await do("count open deliveries", store.history.count_open("dev", 9))
     await by_hand_of_each(store, do)
     await do("lease mails", store.lease_mails(round_))
     await accounts_of_each(store, do)
@@ -335,32 +335,35 @@ async def do_one_of_each(store, do):
 async def accounts_of_each(store, do):
     """Read what is stored of an account, and listen for one."""
     await listen_once(store.listening, do)
-    await do("find a key", store.find_key("p1000", NOW))
-    await do("find secrets", store.secrets_of("acct_1000", NOW))
+    await do("find a key", store.accounts.find_key("p1000", NOW))
+    await do("find secrets", store.accounts.secrets_of("acct_1000", NOW))
 
 
 async def by_hand_of_each(store, do):
     """Find, list, pause and resume receivers, and store what was observed."""
-    known, _ = await do("list receivers", store.list_receivers("dev", NOW, after=None, limit=50))
+    known, _ = await do("list receivers", store.receivers.page("dev", NOW, after=None, limit=50))
     after = id_of(known[-1].receiver)
-    await do("list receivers on", store.list_receivers("dev", NOW, after=after, limit=50))
-    await do("find a receiver", store.find_receiver("dev", after, NOW))
+    await do("list receivers on", store.receivers.page("dev", NOW, after=after, limit=50))
+    await do("find a receiver", store.receivers.find("dev", after, NOW))
     with suppress(NotFound):
-        await do("find an unknown receiver", store.find_receiver("dev", "rcv_", NOW))
-    await do("hours of a receiver", store.receiver_series("dev", after, NOW))
-    await do("pause", store.pause_receiver(known[0], NOW))
-    await do("resume", store.resume_receiver(known[0]))
+        await do("find an unknown receiver", store.receivers.find("dev", "rcv_", NOW))
+    await do("hours of a receiver", store.receivers.series_of("dev", after, NOW))
+    await do("pause", store.receivers.pause(known[0], NOW))
+    await do("resume", store.receivers.resume(known[0]))
     values = {"receiver": known[0].receiver, "origin": known[0].origin}
     hours = [Hour(known[0].receiver, NOW, no_counts())]
     failing = Observation(**values, hours=hours, failing_since=NOW, failed_at=NOW)
-    await do("observe a failure", store.observe([failing]))
-    await do("observe an answer", store.observe([Observation(**values, answered_at=NOW + SECOND)]))
+    await do("observe a failure", store.receivers.observe([failing]))
+    await do(
+        "observe an answer",
+        store.receivers.observe([Observation(**values, answered_at=NOW + SECOND)]),
+    )
     later = NOW + timedelta(days=2)
-    await do("remove old hours", store.remove_old_hours(later))
-    due = await do("find notices", store.due_notices(later))
-    await do("give notices", store.give_notices([(due[0], None)]))
+    await do("remove old hours", store.receivers.remove_old_hours(later))
+    due = await do("find notices", store.receivers.due_notices(later))
+    await do("give notices", store.receivers.give_notices([(due[0], None)]))
     test = replace(a_delivery(a_step(an_invoice(), event=an_event())), id="msg_t", invoice_key="t")
-    await do("add a test event", store.add_test_event(test))
+    await do("add a test event", store.receivers.add_test_event(test))
 
 
 async def listen_once(store, do):
@@ -379,7 +382,7 @@ async def listen_once(store, do):
     await do("disconnect a listener", store.disconnect(row.account_id, row.origin, "t"))
     new = NewKey("p9999", b"hash")
     await do("add a key to listen", store.add_key("acct_1000", new, NOW, NOW + SECOND))
-    await do("find a key to listen", store.find_key("p1001", START - SECOND))
+    await do("find a key to listen", store.accounts.find_key("p1001", START - SECOND))
 
 
 async def clear_one_of_each(store, do):
@@ -424,7 +427,7 @@ async def browse_one_of_each(console, do):
 
 async def list_one_of_each(store, do):
     """Find and list the rows that accounts may see."""
-    await do("find an invoice", store.find_invoice("dev", "i1"))
+    await do("find an invoice", store.history.find_invoice("dev", "i1"))
     for name, narrowed in {
         "list invoices": {},
         "list invoices by status": {"status": "received"},
@@ -433,15 +436,17 @@ async def list_one_of_each(store, do):
         "list one invoice by its id": {"invoice_id": "i1"},
     }.items():
         options = {"status": None, "after": None, "limit": 50, **narrowed}
-        await do(name, store.list_invoices("dev", **options))
-    page = await do("read the feed", store.feed("dev", after=None, limit=50))
-    await do("read the feed after a cursor", store.feed("dev", after=str(page.next), limit=50))
-    await do("look at the heads of feeds", store.feed_heads(["dev", "other"]))
-    await do("find a delivery", store.find_delivery("dev", f"msg_{1:032x}"))
-    await do("explain a delivery", store.facts_of_delivery("dev", f"msg_{1:032x}"))
-    await do("explain a later delivery", store.facts_of_delivery("dev", "msg_2"))
-    await do("explain an invoice", store.facts_of_invoice("dev", "i1"))
-    await do("deliveries of an invoice", store.deliveries_of("dev", "i1"))
+        await do(name, store.history.list_invoices("dev", **options))
+    page = await do("read the feed", store.history.feed("dev", after=None, limit=50))
+    await do(
+        "read the feed after a cursor", store.history.feed("dev", after=str(page.next), limit=50)
+    )
+    await do("look at the heads of feeds", store.history.feed_heads(["dev", "other"]))
+    await do("find a delivery", store.history.find_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a delivery", store.history.facts_of_delivery("dev", f"msg_{1:032x}"))
+    await do("explain a later delivery", store.history.facts_of_delivery("dev", "msg_2"))
+    await do("explain an invoice", store.history.facts_of_invoice("dev", "i1"))
+    await do("deliveries of an invoice", store.history.deliveries_of("dev", "i1"))
     for name, wanted, after in (
         ("list deliveries", DeliveryFilter(), None),
         ("list deliveries after a cursor", DeliveryFilter(), f"msg_{20001:032x}"),
@@ -459,7 +464,7 @@ async def list_one_of_each(store, do):
             f"msg_{2:032x}",
         ),
     ):
-        await do(name, store.list_deliveries("dev", wanted, after=after, limit=50))
+        await do(name, store.history.list_deliveries("dev", wanted, after=after, limit=50))
     await browse_one_of_each(store.console, do)
 
 

@@ -112,7 +112,7 @@ async def test_a_dead_process_loses_its_leases(store, other, heartbeat, clock):
     (invoice,) = (await store.lease_invoices(LeaseRound(LATER, START + LEASE, 9))).invoices
     assert ("msg_1", 1, 0) == (delivery.id, delivery.attempt_count, delivery.failure_count)
     assert "2" == invoice.id
-    (attempt,) = (await store.find_delivery("dev", "msg_1"))["attempts"]
+    (attempt,) = (await store.history.find_delivery("dev", "msg_1"))["attempts"]
     assert "lost" == attempt["outcome"]
 
 

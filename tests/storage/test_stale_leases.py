@@ -57,7 +57,7 @@ async def test_the_only_process_continues_at_once(url, killed):
 
         assert ("msg_1", 1, 0) == (delivery.id, delivery.attempt_count, delivery.failure_count)
         assert ["2"] == [invoice.id for invoice in due.invoices if isinstance(invoice, Invoice)]
-        (attempt,) = (await store.find_delivery("dev", "msg_1"))["attempts"]
+        (attempt,) = (await store.history.find_delivery("dev", "msg_1"))["attempts"]
         assert "lost" == attempt["outcome"]
 
 

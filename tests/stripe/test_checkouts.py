@@ -24,7 +24,7 @@ async def url_of(world):
 
 async def shown(world):
     """The status of the invoice, and its events."""
-    row = await world.process.store.find_invoice("dev", "i0")
+    row = await world.process.store.history.find_invoice("dev", "i0")
     return row["status"], [(one["description"], one["paid"]) for one in row["events"]]
 
 
@@ -140,7 +140,7 @@ async def test_another_amount_is_a_mismatch(world, caplog):
     with caplog.at_level(logging.ERROR):
         await world.poll(world.process)
 
-    row = await world.process.store.find_invoice("dev", "i0")
+    row = await world.process.store.history.find_invoice("dev", "i0")
     assert row["mismatch"]
     assert ("received", []) == await shown(world)
     assert "payment.mismatched" in caplog.text
@@ -163,13 +163,13 @@ async def test_money_for_a_session_that_was_given_up_is_an_overpayment(world):
         await world._deliver(world.process, one)
     await world.poll(world.process)
 
-    row = await world.process.store.find_invoice("dev", "i0")
+    row = await world.process.store.history.find_invoice("dev", "i0")
     assert TOTAL == row["overpaid_minor"]
     assert ("paid", [("Invoice paid", True)]) == await shown(world)
     invoice = await world.process.invoice("i0")
     await world.process.dependencies.reversals.refund(invoice, TOTAL, "key")
     await world.look(world.process)
-    row = await world.process.store.find_invoice("dev", "i0")
+    row = await world.process.store.history.find_invoice("dev", "i0")
     assert (0, TOTAL) == (row["overpaid_minor"], row["amount_refunded_minor"])
     assert ("paid", [("Invoice paid", True)]) == await shown(world)
 

@@ -132,7 +132,7 @@ class Process:
 
     async def invoice(self, id_):
         """The invoice as it is stored."""
-        return as_invoice(await self.store.find_invoice("dev", id_))
+        return as_invoice(await self.store.history.find_invoice("dev", id_))
 
 
 class World:

@@ -111,7 +111,7 @@ async def quiet(clock):
 
 async def state_of(store, id_="1"):
     """The state of an invoice and its events."""
-    found = await store.find_invoice("dev", id_)
+    found = await store.history.find_invoice("dev", id_)
     return found["status"], [(event["description"], event["paid"]) for event in found["events"]]
 
 
@@ -160,7 +160,7 @@ async def test_a_failed_payment_causes_an_event(collecting, store, clock, descri
         await store.taken.reaches(2)
 
     assert (FAILED, [(description, False)]) == await state_of(store)
-    assert [(description, False)] == bodies((await store.deliveries_of("dev", "1"))[0])
+    assert [(description, False)] == bodies((await store.history.deliveries_of("dev", "1"))[0])
 
 
 async def test_an_invoice_that_cannot_be_sent_is_undeliverable_at_once(collecting, store):
@@ -241,7 +241,7 @@ async def test_an_event_becomes_a_delivery(collecting, store, memory):
     (row,) = await rows_of(memory, deliveries)
     assert b'{"description":"Invoice paid","paid":true,"invoice_id":"1"}' == row["body"]
     assert "invoice_notification" == row["callback"]
-    ((delivery,), _) = await store.deliveries_of("dev", "1")
+    ((delivery,), _) = await store.history.deliveries_of("dev", "1")
     assert ("msg_1", f"{ONE}/invoices/1") == (delivery["id"], delivery["url"])
     assert START == delivery["created_at"]
     assert [("Invoice paid", True)] == bodies([delivery])
@@ -253,7 +253,7 @@ async def test_without_a_callback_url_there_is_no_delivery(collecting, store):
         await collection.accept(an_invoice(origin=None))
         await store.taken.reaches(1)
 
-    assert ([], None) == await store.deliveries_of("dev", "1")
+    assert ([], None) == await store.history.deliveries_of("dev", "1")
     assert (PAID, [("Invoice paid", True)]) == await state_of(store)
 
 
@@ -263,7 +263,7 @@ async def test_events_have_the_name_of_their_collector(collecting, store):
         await collection.accept(an_invoice())
         await store.taken.reaches(1)
 
-    found = await store.find_invoice("dev", "1")
+    found = await store.history.find_invoice("dev", "1")
     assert ["fake"] == [event["collector"] for event in found["events"]]
 
 

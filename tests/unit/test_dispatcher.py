@@ -150,7 +150,7 @@ async def quiet(clock):
 
 async def state_of(store, id_):
     """The state of a delivery and the outcomes of its attempts."""
-    found = await store.find_delivery("dev", id_)
+    found = await store.history.find_delivery("dev", id_)
     return found["status"], [attempt["outcome"] for attempt in found["attempts"]]
 
 
@@ -1036,7 +1036,7 @@ async def test_an_event_without_a_step_is_delivered_at_once(dispatching, store, 
     assert [b'{"description":"Reminder sent","paid":false}'] == [
         request.body for request in receivers.requests.entries
     ]
-    assert "received" == (await store.find_invoice("dev", "1"))["status"]
+    assert "received" == (await store.history.find_invoice("dev", "1"))["status"]
 
 
 async def test_an_event_that_becomes_the_second_reserves_nothing(
@@ -1180,7 +1180,7 @@ async def test_a_redelivery_is_not_in_the_delivery_time(
         await store.settled.reaches(2 + failure_count)
 
     assert ("delivered", 2 + failure_count) == (
-        (await store.find_delivery("dev", "msg_1"))["status"],
+        (await store.history.find_delivery("dev", "msg_1"))["status"],
         len(store.settled),
     )
     assert 0 == samples_of(metrics)[DELIVERED_AFTER]
@@ -1205,8 +1205,8 @@ async def test_the_delivery_time_includes_retries(dispatching, store, receivers,
 
 async def pause(store, receiver=ONE):
     """Pause a receiver of the account `dev`; returns what is known of it."""
-    known = await store.find_receiver("dev", id_of(a_receiver(receiver)), START)
-    await store.pause_receiver(known, START)
+    known = await store.receivers.find("dev", id_of(a_receiver(receiver)), START)
+    await store.receivers.pause(known, START)
     return known
 
 
@@ -1225,7 +1225,7 @@ async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(
         await clock.parked()
         assert 0 == len(receivers.requests)
 
-        await store.resume_receiver(known)
+        await store.receivers.resume(known)
         await receivers.requests.reaches(1)
 
 
@@ -1267,8 +1267,8 @@ async def test_a_paused_receiver_does_not_delay_others(dispatching, store, recei
     """Others on its host get their attempts, however many deliveries wait for it."""
     for number in range(5):
         await add_delivery(store, f"{number}", path="/paused")
-    known = await store.find_receiver("dev", id_of(a_receiver(path="/paused")), START)
-    await store.pause_receiver(known, START)
+    known = await store.receivers.find("dev", id_of(a_receiver(path="/paused")), START)
+    await store.receivers.pause(known, START)
 
     async with dispatching(concurrency=1):
         await add_delivery(store, "x")

@@ -131,7 +131,7 @@ class Process:
 
     async def shown(self, delivery_id, now=START, account_id="dev"):
         """Status, what it waits for, and the outcomes of the attempts of a delivery."""
-        row = await self.store.find_delivery(account_id, delivery_id)
+        row = await self.store.history.find_delivery(account_id, delivery_id)
         reason = row["waits"].reason_at(now)[0] if row["waits"] else None
         return row["status"], reason, [attempt["outcome"] for attempt in row["attempts"]]
 

@@ -108,8 +108,8 @@ async def test_an_invoice_without_an_address_gets_no_mail(world, transport):
     await world.service.collection.accept(an_invoice(customer="Acme+never"))
     await world.rest()
 
-    assert SENT == (await world.store.find_invoice("dev", "1"))["status"]
-    assert ([], []) == (transport.mails, await world.store.mails_of("dev", "1"))
+    assert SENT == (await world.store.history.find_invoice("dev", "1"))["status"]
+    assert ([], []) == (transport.mails, await world.store.history.mails_of("dev", "1"))
 
 
 async def test_an_invoice_that_cannot_be_sent_gets_no_mail(world, transport):
@@ -117,7 +117,7 @@ async def test_an_invoice_that_cannot_be_sent_gets_no_mail(world, transport):
     await world.service.collection.accept(an_invoice(customer_email="jo+undeliverable@example.com"))
     await world.rest()
 
-    assert UNDELIVERABLE == (await world.store.find_invoice("dev", "1"))["status"]
+    assert UNDELIVERABLE == (await world.store.history.find_invoice("dev", "1"))["status"]
     assert [] == transport.mails
 
 
@@ -135,7 +135,7 @@ async def test_a_deferred_mail_follows_the_schedule(world, transport):
 
     assert (SENT, [], "sent") == await world.status()
     assert 1 == len({(mail.body, mail.message_id) for mail in transport.mails})
-    (mail,) = await world.store.mails_of("dev", "1")
+    (mail,) = await world.store.history.mails_of("dev", "1")
     assert ["deferred", "deferred", "accepted"] == [one["outcome"] for one in mail["attempts"]]
     assert [451, 451, 250] == [one["code"] for one in mail["attempts"]]
 
@@ -150,7 +150,7 @@ async def test_a_refused_address_makes_the_invoice_undeliverable(world, transpor
     assert (UNDELIVERABLE, False, "undeliverable") == (status, paid, mail_status)
     assert description.startswith("Invoice undeliverable")
     assert 1 == len(transport.mails)
-    (delivery,), _ = await world.store.deliveries_of("dev", "1", after=None, limit=10)
+    (delivery,), _ = await world.store.history.deliveries_of("dev", "1", after=None, limit=10)
     assert not delivery["event"]["paid"]
     assert 1 == samples_of(metrics)['invoices_mail_attempts_total{outcome="rejected"}']
 
@@ -196,7 +196,7 @@ async def test_a_void_invoice_is_not_mailed(world, transport):
     """Nobody is asked to pay an invoice that was voided before its mail had gone."""
     transport.results.append(DEFERRED)
     await world.accept()
-    row = await world.store.find_invoice("dev", "1")
+    row = await world.store.history.find_invoice("dev", "1")
     void = Step(invoice=as_invoice(row), status=InvoiceStatus.VOID, is_report=True)
     assert await world.service.dispatcher.record(void)
     await world.advance(10 * MINUTE)
@@ -237,7 +237,7 @@ async def test_a_failure_of_ours_pauses_sending(world, transport, metrics, caplo
     assert 0 == samples_of(metrics)["invoices_mail_paused"]
     for id_ in ("1", "2", "3"):
         assert (SENT, [], "sent") == await world.status(id_)
-        (mail,) = await world.store.mails_of("dev", id_)
+        (mail,) = await world.store.history.mails_of("dev", id_)
         assert 1 == len(mail["attempts"])
     assert 1 == caplog.messages.count("mail.paused")
     assert 1 == caplog.messages.count("mail.resumed")

@@ -30,7 +30,7 @@ async def ids(memory):
 async def test_an_unavailable_memory_raises_and_stores_nothing(store, memory):
     """While the memory is unavailable, reads and writes raise and nothing is stored."""
     memory.is_away = True
-    for asked in (store.accept(an_invoice()), store.find_invoice("dev", "1"), store.ping()):
+    for asked in (store.accept(an_invoice()), store.history.find_invoice("dev", "1"), store.ping()):
         with pytest.raises(StorageUnavailable):
             await asked
 
@@ -69,7 +69,7 @@ async def test_returned_rows_are_copies(store, memory):
     """A change of a returned row does not change the stored row."""
     await store.accept(an_invoice())
 
-    (await store.find_invoice("dev", "1"))["status"] = "changed"
+    (await store.history.find_invoice("dev", "1"))["status"] = "changed"
     (await rows_of(memory, invoices))[0]["status"] = "changed"
 
-    assert "received" == (await store.find_invoice("dev", "1"))["status"]
+    assert "received" == (await store.history.find_invoice("dev", "1"))["status"]

@@ -58,7 +58,7 @@ def notices(memory, metrics):
 async def fails(store):
     """A receiver fails."""
     one = Observation(receiver=a_receiver(), origin=ONE, failing_since=START, failed_at=START)
-    await store.observe([one])
+    await store.receivers.observe([one])
 
 
 async def test_a_notice_is_a_mail_a_line_and_a_count(notices, memory, metrics, caplog):
@@ -183,10 +183,10 @@ async def world(transport):
 async def test_the_mail_of_a_notice_is_sent(world, transport):
     """It goes the way of the mails of invoices, and has no invoice that it could change."""
     await fails(world.store)
-    (notice,) = await world.store.due_notices(START + HOUR)
+    (notice,) = await world.store.receivers.due_notices(START + HOUR)
     mail, *_ = read(notice)
 
-    await world.store.give_notices([(notice, mail)])
+    await world.store.receivers.give_notices([(notice, mail)])
     await world.rest()
 
     assert [mail.body] == [one.body for one in transport.mails]

@@ -76,7 +76,7 @@ async def hours_of(memory):
 
 async def state(store):
     """The state of the receiver."""
-    known = await store.find_receiver("dev", id_of(a_receiver()), START)
+    known = await store.receivers.find("dev", id_of(a_receiver()), START)
     row = known.shown_at(START)
     return row["state"], row["since"], row["reason"]
 
@@ -177,7 +177,7 @@ async def test_a_failure_that_is_stored_with_its_attempt_is_no_answer(observer, 
 
 async def test_an_answer_whose_state_is_stored_is_an_answer(observer, store, delivery):
     """An attempt that notes that its receiver answers counts as an answer."""
-    await observer._store.observe([])
+    await observer._store.receivers.observe([])
     observer.count(unreachable(delivery))
     await observer.run_round()
     noted = ReceiverState(receiver=a_receiver(), origin=ONE, answered_at=START + SECOND)

@@ -83,11 +83,11 @@ async def test_a_sweeper_follows_the_clock_and_ends_on_a_drain(clock):
     running = asyncio.create_task(sweeper.run())
 
     await clock.parked()
-    assert (await store.find_delivery("dev", "msg_0"))["settled_at"]
+    assert (await store.history.find_delivery("dev", "msg_0"))["settled_at"]
     clock.advance(KEPT + SWEEP_INTERVAL)
     await clock.parked()
     with pytest.raises(NotFound):
-        await store.find_delivery("dev", "msg_0")
+        await store.history.find_delivery("dev", "msg_0")
 
     sweeper.drain()
     await running

@@ -43,7 +43,7 @@ async def fill(folder, account_ids=()):
         store = Store(database)
         for id_ in account_ids:
             account = Account(id=id_, name=f"name of {id_}", created_at=START, disabled_at=None)
-            await store.add_account(account, Credentials())
+            await store.accounts.add(account, Credentials())
         owner = account_ids[0] if account_ids else "dev"
         await add_delivery(store, "1", account_id=owner, path="/a")
         await store.settle(delivered(await lease_delivery(store), at=START))

@@ -36,7 +36,7 @@ class Deliveries:
     async def show(self, visit: Visit, _: web.Request) -> Screen:
         """A page of the deliveries that match the filters."""
         wanted = wanted_deliveries(visit.query, self._console.origin_of)
-        rows, after = await self._console.store.list_deliveries(
+        rows, after = await self._console.store.history.list_deliveries(
             visit.account_id, wanted.filter, after=wanted.after, limit=PAGE_SIZE
         )
         counted = await self._console.store.console.count_deliveries(

@@ -34,7 +34,9 @@ class Delivery:
     async def show(self, visit: Visit, request: web.Request) -> Screen:
         """The delivery and its attempts, newest first."""
         delivery_id = request.match_info["id"]
-        row = shown(await self._console.store.find_delivery(visit.account_id, delivery_id), visit)
+        row = shown(
+            await self._console.store.history.find_delivery(visit.account_id, delivery_id), visit
+        )
         why = await why_delivery(self._console, visit, delivery_id)
         body = await self._console.store.console.body_of(visit.account_id, delivery_id) or b""
         is_pending = row["status"] == DeliveryStatus.PENDING

@@ -30,7 +30,7 @@ class Invoices:
         """A page of invoices, of a status or with an id."""
         status = one_of(text_of(visit.query, "status"), "status", INVOICE_STATUSES)
         after, id_ = text_of(visit.query, "after") or None, text_of(visit.query, "id") or None
-        rows, next_after = await self._console.store.list_invoices(
+        rows, next_after = await self._console.store.history.list_invoices(
             visit.account_id, status=status, after=after, limit=PAGE_SIZE, invoice_id=id_
         )
         return Screen(
@@ -53,9 +53,9 @@ class Invoices:
     async def show_one(self, visit: Visit, request: web.Request) -> Screen:
         """One invoice with everything that follows from it."""
         store, invoice_id = self._console.store, request.match_info["id"]
-        row = await store.find_invoice(visit.account_id, invoice_id)
-        mails = await store.mails_of(visit.account_id, invoice_id)
-        deliveries, more = await store.deliveries_of(
+        row = await store.history.find_invoice(visit.account_id, invoice_id)
+        mails = await store.history.mails_of(visit.account_id, invoice_id)
+        deliveries, more = await store.history.deliveries_of(
             visit.account_id, invoice_id, limit=DELIVERIES_SHOWN
         )
         why = await why_invoice(self._console, visit, invoice_id)

@@ -29,7 +29,7 @@ class Overview:
         waiting = await store.console.waiting_receivers(account_id, now)
         due = [one for one in waiting if one.first_due_at <= now]
         dead = await store.console.count_dead_since(account_id, now - DAY)
-        pending = await store.count_open(account_id, PENDING_MAX)
+        pending = await store.history.count_open(account_id, PENDING_MAX)
         hours = await store.console.hours_of_account(account_id, now)
         oldest = min(due, key=lambda one: one.first_due_at, default=None)
         return Screen(

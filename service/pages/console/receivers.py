@@ -36,7 +36,7 @@ class Receivers:
     async def show(self, visit: Visit, _: web.Request) -> Screen:
         """A page of the receivers in the order of their URLs."""
         store, after = self._console.store, text_of(visit.query, "after") or None
-        known, next_after = await store.list_receivers(
+        known, next_after = await store.receivers.page(
             visit.account_id, visit.now, after=after, limit=PAGE_SIZE
         )
         hours = await store.console.hours_of([one.receiver for one in known], visit.now)
@@ -59,7 +59,7 @@ class Receivers:
         """Give a receiver no attempts."""
         async with self._console.turn(visit.account_id):
             known = await self._find(visit, request)
-            is_changed = await self._console.store.pause_receiver(known, visit.now)
+            is_changed = await self._console.store.receivers.pause(known, visit.now)
         if is_changed:
             log.info("receiver.paused", extra={"fields": _fields(visit, request, known)})
         return visit.url(SECTION, done="paused" if is_changed else "unchanged")
@@ -68,7 +68,7 @@ class Receivers:
         """Give a paused receiver attempts again."""
         async with self._console.turn(visit.account_id):
             known = await self._find(visit, request)
-            is_changed = await self._console.store.resume_receiver(known)
+            is_changed = await self._console.store.receivers.resume(known)
         if is_changed:
             log.info("receiver.resumed", extra={"fields": _fields(visit, request, known)})
         return visit.url(SECTION, done="resumed" if is_changed else "unchanged")
@@ -83,7 +83,7 @@ class Receivers:
         return visit.url("deliveries", delivery_id)
 
     async def _find(self, visit: Visit, request: web.Request) -> KnownReceiver:
-        return await self._console.store.find_receiver(
+        return await self._console.store.receivers.find(
             visit.account_id, request.match_info["id"], visit.now
         )
 

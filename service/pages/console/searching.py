@@ -60,8 +60,8 @@ class Searching:
         store, account_id = self._console.store, visit.account_id
         # An invoice may have an id that looks like that of a delivery, but rarely has.
         kinds: dict[str, Callable[[str, str], Awaitable[Mapping[str, Any]]]] = {
-            "deliveries": store.find_delivery,
-            "invoices": store.find_invoice,
+            "deliveries": store.history.find_delivery,
+            "invoices": store.history.find_invoice,
         }
         for kind, find in kinds.items():
             try:
@@ -82,7 +82,7 @@ class Searching:
         )
         return origin, [
             {
-                **shown(await store.find_delivery(visit.account_id, id_), visit),
+                **shown(await store.history.find_delivery(visit.account_id, id_), visit),
                 "why": await why_delivery(self._console, visit, id_),
             }
             for id_ in ids

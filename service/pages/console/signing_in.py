@@ -87,7 +87,7 @@ class SigningIn:
         session = await session_of(request, self._console)
         if session is None or session.account_id is not None:
             return redirect(url_below(self._home))
-        accounts = await self._console.store.list_accounts(self._console.clock.now())
+        accounts = await self._console.store.accounts.list_all(self._console.clock.now())
         if self._console.default_account_id is not None:
             accounts.insert(0, _default(self._console.default_account_id))
         shown = [

@@ -46,13 +46,13 @@ class ShownVerdict:
 
 async def why_delivery(console: Console, visit: Visit, delivery_id: str) -> ShownVerdict:
     """Why a delivery has come or not; NotFound if the account has none of that id."""
-    facts = await console.store.facts_of_delivery(visit.account_id, delivery_id)
+    facts = await console.store.history.facts_of_delivery(visit.account_id, delivery_id)
     return _shown(explain_delivery(facts, visit.now), visit)
 
 
 async def why_invoice(console: Console, visit: Visit, invoice_id: str) -> ShownVerdict:
     """Why the callback of an invoice has come or not; NotFound as above."""
-    facts = await console.store.facts_of_invoice(visit.account_id, invoice_id)
+    facts = await console.store.history.facts_of_invoice(visit.account_id, invoice_id)
     return _shown(explain_invoice(facts, visit.now), visit)
 
 

@@ -386,14 +386,16 @@ async def test_what_is_done_concerns_no_other_account(of_ben, anns, store, ann):
 
     assert (404, 404, 303) == (answer.status, unknown.status, all_.status)
     assert 404 == (await of_ben.post("/deliveries/msg_pending1/cancel"))[1].status
-    ((known,), _) = await store.list_receivers(ann.account_id, START, after=None, limit=1)
+    ((known,), _) = await store.receivers.page(ann.account_id, START, after=None, limit=1)
     for action in ("pause", "resume", "test"):
         path = f"/receivers/{id_of(known.receiver)}/{action}"
         assert 404 == (await of_ben.post(path))[1].status
-    assert "pending" == (await store.find_delivery(ann.account_id, "msg_pending1"))["status"]
-    assert known == await store.find_receiver(ann.account_id, id_of(known.receiver), START)
+    assert (
+        "pending" == (await store.history.find_delivery(ann.account_id, "msg_pending1"))["status"]
+    )
+    assert known == await store.receivers.find(ann.account_id, id_of(known.receiver), START)
     assert "count=0" in all_.headers["Location"]
-    assert "dead" == (await store.find_delivery(ann.account_id, "msg_dead1"))["status"]
+    assert "dead" == (await store.history.find_delivery(ann.account_id, "msg_dead1"))["status"]
 
 
 async def test_an_account_cannot_choose_another_one(of_ben, anns, ann):
@@ -457,7 +459,7 @@ async def test_the_operator_acts_for_the_account(of_operator, ann, anns, store):
 
     assert 303 == answer.status
     assert f"account={ann.account_id}" in answer.headers["Location"]
-    assert "pending" == (await store.find_delivery(ann.account_id, "msg_dead1"))["status"]
+    assert "pending" == (await store.history.find_delivery(ann.account_id, "msg_dead1"))["status"]
 
 
 @pytest.mark.parametrize("account", ["acct_none", "%00", "dev"])

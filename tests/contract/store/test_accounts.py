@@ -35,7 +35,7 @@ def a_secret(name):
 async def add(store, name="acme", *, at=START):
     """Add an account of that name with a key and a secret, and return its id."""
     account = an_account(name, at=at)
-    assert await store.add_account(account, credentials(name))
+    assert await store.accounts.add(account, credentials(name))
     return account.id
 
 
@@ -51,16 +51,18 @@ async def test_an_added_account_is_found_by_its_name(store, elsewhere):
     """An account that one process adds is found by every process."""
     await add(store)
 
-    assert an_account() == await elsewhere.find_account("acme")
-    assert None is await elsewhere.find_account("Acme")
+    assert an_account() == await elsewhere.accounts.find("acme")
+    assert None is await elsewhere.accounts.find("Acme")
 
 
 async def test_an_added_account_has_its_key_and_its_secret(store):
     """Account, key and secret are written together."""
     await add(store)
 
-    assert StoredKey("acct_acme", b"hash of acme", None) == await store.find_key("pacme", START)
-    assert [(b"locked acme", None)] == await store.secrets_of("acct_acme", START)
+    assert StoredKey("acct_acme", b"hash of acme", None) == await store.accounts.find_key(
+        "pacme", START
+    )
+    assert [(b"locked acme", None)] == await store.accounts.secrets_of("acct_acme", START)
 
 
 async def test_a_name_is_taken_once(store, database):
@@ -68,14 +70,14 @@ async def test_a_name_is_taken_once(store, database):
     await add(store)
     before = await everything(database)
 
-    assert not await store.add_account(an_account(id_="acct_other"), credentials("other"))
+    assert not await store.accounts.add(an_account(id_="acct_other"), credentials("other"))
     assert before == await everything(database)
 
 
 async def test_of_concurrent_accounts_with_one_name_one_is_added(store, elsewhere, database):
     """Of processes that add one name at the same time, one succeeds and the others are refused."""
     rivals = [
-        process.add_account(an_account(id_=f"acct_{number}"), credentials(str(number)))
+        process.accounts.add(an_account(id_=f"acct_{number}"), credentials(str(number)))
         for number, process in enumerate((store, elsewhere) * (RIVAL_COUNT // 2))
     ]
 
@@ -94,14 +96,14 @@ async def test_accounts_with_different_names_are_added_concurrently(store, elsew
 
     await asyncio.gather(*(add(one, name) for one, name in zip(processes, names, strict=True)))
 
-    assert names == [row["name"] for row in await store.list_accounts(START)]
+    assert names == [row["name"] for row in await store.accounts.list_all(START)]
 
 
 async def test_of_concurrent_first_starts_one_adds_the_first_account(store, elsewhere, database):
     """Of processes that start on an empty database at the same time, one adds the first account."""
     # The names differ, so that the uniqueness of names does not decide.
     rivals = [
-        process.add_first_account(an_account(f"a{number}"), credentials(str(number)))
+        process.accounts.add_first(an_account(f"a{number}"), credentials(str(number)))
         for number, process in enumerate((store, elsewhere) * (RIVAL_COUNT // 2))
     ]
 
@@ -114,10 +116,10 @@ async def test_of_concurrent_first_starts_one_adds_the_first_account(store, else
 async def test_no_first_account_is_added_if_an_account_exists(store, elsewhere, database):
     """Any account, even a disabled one, prevents the first account."""
     account_id = await add(store)
-    await store.disable_account(account_id, START)
+    await store.accounts.disable(account_id, START)
     before = await everything(database)
 
-    assert not await elsewhere.add_first_account(an_account("default"), credentials("default"))
+    assert not await elsewhere.accounts.add_first(an_account("default"), credentials("default"))
     assert before == await everything(database)
 
 
@@ -126,11 +128,11 @@ async def test_a_first_start_beside_an_added_account_keeps_that_account(store, e
     first = an_account("default")
 
     is_first, is_added = await asyncio.gather(
-        store.add_first_account(first, credentials("default")),
-        elsewhere.add_account(an_account(), credentials()),
+        store.accounts.add_first(first, credentials("default")),
+        elsewhere.accounts.add(an_account(), credentials()),
     )
 
-    names = {row["name"] for row in await store.list_accounts(START)}
+    names = {row["name"] for row in await store.accounts.list_all(START)}
     assert is_added
     assert {"acme"} | ({"default"} if is_first else set()) == names
 
@@ -143,50 +145,50 @@ async def test_an_unknown_prefix_finds_no_key(store, prefix):
     """Only the whole prefix finds a key."""
     await add(store)
 
-    assert None is await store.find_key(prefix, START)
+    assert None is await store.accounts.find_key(prefix, START)
 
 
 async def test_a_key_of_a_disabled_account_is_not_found(store, elsewhere):
     """A disabled account cannot authenticate; other accounts can."""
     await add(store, "other")
-    await store.disable_account(await add(store), START)
+    await store.accounts.disable(await add(store), START)
 
-    assert None is await elsewhere.find_key("pacme", START)
-    assert "acct_other" == (await elsewhere.find_key("pother", START)).account_id
+    assert None is await elsewhere.accounts.find_key("pacme", START)
+    assert "acct_other" == (await elsewhere.accounts.find_key("pother", START)).account_id
 
 
 async def test_old_and_new_key_are_valid_during_the_overlap(store):
     """Until a rotation ends both keys are valid; from that instant only the new key is."""
     account_id = await add(store)
 
-    await store.rotate(account_id, a_key("new"), now=START, until=START + HOUR)
+    await store.accounts.rotate(account_id, a_key("new"), now=START, until=START + HOUR)
 
     for at in (START, START + HOUR - timedelta(microseconds=1)):
-        assert START + HOUR == (await store.find_key("pacme", at)).expires_at
-        assert None is (await store.find_key("pnew", at)).expires_at
-    assert None is await store.find_key("pacme", START + HOUR)
-    assert account_id == (await store.find_key("pnew", START + HOUR)).account_id
+        assert START + HOUR == (await store.accounts.find_key("pacme", at)).expires_at
+        assert None is (await store.accounts.find_key("pnew", at)).expires_at
+    assert None is await store.accounts.find_key("pacme", START + HOUR)
+    assert account_id == (await store.accounts.find_key("pnew", START + HOUR)).account_id
 
 
 async def test_without_an_overlap_the_old_key_is_invalid_at_once(store):
     """A rotation without an overlap makes a leaked key invalid at once."""
     account_id = await add(store)
 
-    await store.rotate(account_id, a_key("new"), now=START, until=START)
+    await store.accounts.rotate(account_id, a_key("new"), now=START, until=START)
 
-    assert None is await store.find_key("pacme", START)
+    assert None is await store.accounts.find_key("pacme", START)
 
 
 @pytest.mark.parametrize(("expected", "until"), [(1, 1), (2, 3)])
 async def test_a_second_rotation_never_prolongs_the_first(store, expected, until):
     """Of two rotations, the earlier end applies to the old key."""
     account_id = await add(store)
-    await store.rotate(account_id, a_key("2"), now=START, until=START + 2 * HOUR)
+    await store.accounts.rotate(account_id, a_key("2"), now=START, until=START + 2 * HOUR)
 
-    await store.rotate(account_id, a_key("3"), now=START, until=START + until * HOUR)
+    await store.accounts.rotate(account_id, a_key("3"), now=START, until=START + until * HOUR)
 
-    assert START + expected * HOUR == (await store.find_key("pacme", START)).expires_at
-    assert START + until * HOUR == (await store.find_key("p2", START)).expires_at
+    assert START + expected * HOUR == (await store.accounts.find_key("pacme", START)).expires_at
+    assert START + until * HOUR == (await store.accounts.find_key("p2", START)).expires_at
 
 
 async def test_a_rotation_changes_one_account_and_one_kind(store, database):
@@ -195,9 +197,9 @@ async def test_a_rotation_changes_one_account_and_one_kind(store, database):
     account_id = await add(store)
     _, _, secrets = await everything(database)
 
-    await store.rotate(account_id, a_key("new"), now=START, until=START)
+    await store.accounts.rotate(account_id, a_key("new"), now=START, until=START)
 
-    assert "acct_other" == (await store.find_key("pother", START)).account_id
+    assert "acct_other" == (await store.accounts.find_key("pother", START)).account_id
     assert secrets == (await everything(database))[2]
 
 
@@ -209,20 +211,22 @@ async def test_secrets_are_listed_newest_first(store):
     account_id = await add(store)
     later = START + SECOND
 
-    await store.rotate(account_id, a_secret("new"), now=later, until=later + HOUR)
+    await store.accounts.rotate(account_id, a_secret("new"), now=later, until=later + HOUR)
 
     listed = [(b"locked new", None), (b"locked acme", later + HOUR)]
-    assert listed == await store.secrets_of(account_id, later)
-    assert listed[:1] == await store.secrets_of(account_id, later + HOUR)
+    assert listed == await store.accounts.secrets_of(account_id, later)
+    assert listed[:1] == await store.accounts.secrets_of(account_id, later + HOUR)
 
 
 async def test_secrets_of_the_same_instant_are_listed_newest_first(store):
     """Secrets that were added at the same instant keep their order."""
     account_id = await add(store)
     for number in range(4):
-        await store.rotate(account_id, a_secret(str(number)), now=START, until=START + HOUR)
+        await store.accounts.rotate(
+            account_id, a_secret(str(number)), now=START, until=START + HOUR
+        )
 
-    listed = [ciphertext for ciphertext, _ in await store.secrets_of(account_id, START)]
+    listed = [ciphertext for ciphertext, _ in await store.accounts.secrets_of(account_id, START)]
     assert [b"locked 3", b"locked 2", b"locked 1", b"locked 0", b"locked acme"] == listed
 
 
@@ -230,34 +234,36 @@ async def test_an_unknown_account_has_no_secrets(store):
     """An account that does not exist has no secrets, and never those of another account."""
     await add(store)
 
-    assert [] == await store.secrets_of("acct_other", START)
-    assert [] == await store.secrets_of("acme", START)
+    assert [] == await store.accounts.secrets_of("acct_other", START)
+    assert [] == await store.accounts.secrets_of("acme", START)
 
 
 async def test_a_disabled_account_keeps_its_secrets(store):
     """The pending callbacks of a disabled account are still signed."""
     account_id = await add(store)
 
-    await store.disable_account(account_id, START)
+    await store.accounts.disable(account_id, START)
 
-    assert [(b"locked acme", None)] == await store.secrets_of(account_id, START + HOUR)
+    assert [(b"locked acme", None)] == await store.accounts.secrets_of(account_id, START + HOUR)
 
 
 async def test_all_secrets_are_the_valid_secrets_of_all_accounts(store):
     """The valid secrets of every account are listed, and no expired secret."""
     account_id = await add(store)
     await add(store, "other")
-    await store.rotate(account_id, a_secret("new"), now=START, until=START + HOUR)
+    await store.accounts.rotate(account_id, a_secret("new"), now=START, until=START + HOUR)
 
     assert [b"locked acme", b"locked new", b"locked other"] == sorted(
-        await store.all_secrets(START)
+        await store.accounts.all_secrets(START)
     )
-    assert [b"locked new", b"locked other"] == sorted(await store.all_secrets(START + HOUR))
+    assert [b"locked new", b"locked other"] == sorted(
+        await store.accounts.all_secrets(START + HOUR)
+    )
 
 
 async def test_an_empty_database_has_no_secrets(store):
     """An empty database has no secret to decrypt."""
-    assert [] == await store.all_secrets(START)
+    assert [] == await store.accounts.all_secrets(START)
 
 
 # Listing and disabling
@@ -268,10 +274,10 @@ async def test_accounts_are_listed_with_their_valid_keys(store):
     ids = [await add(store, name) for name in ("zeta", "acme")]
     for number in (1, 2):
         at = START + number * HOUR
-        await store.rotate(ids[1], a_key(str(number)), now=at, until=at + HOUR)
-    await store.disable_account(ids[0], START + HOUR)
+        await store.accounts.rotate(ids[1], a_key(str(number)), now=at, until=at + HOUR)
+    await store.accounts.disable(ids[0], START + HOUR)
 
-    listed = await store.list_accounts(START + 2 * HOUR)
+    listed = await store.accounts.list_all(START + 2 * HOUR)
 
     assert ["acme", "zeta"] == [row["name"] for row in listed]
     by_name = {row.pop("name"): row for row in listed}
@@ -282,17 +288,17 @@ async def test_accounts_are_listed_with_their_valid_keys(store):
 
 async def test_an_empty_database_lists_no_accounts(store):
     """An empty database has no accounts."""
-    assert [] == await store.list_accounts(START)
+    assert [] == await store.accounts.list_all(START)
 
 
 async def test_disabling_again_changes_nothing(store, database):
     """The instant of the first call stays."""
     account_id = await add(store)
-    await store.disable_account(account_id, START)
+    await store.accounts.disable(account_id, START)
     before = await everything(database)
 
-    await store.disable_account(account_id, START + HOUR)
-    await store.disable_account("acct_other", START + HOUR)
+    await store.accounts.disable(account_id, START + HOUR)
+    await store.accounts.disable("acct_other", START + HOUR)
 
     assert before == await everything(database)
 
@@ -304,6 +310,6 @@ async def test_a_rotation_that_fails_changes_nothing(store, database):
     before = await everything(database)
 
     with pytest.raises(Exception, match=r"prefix|account_keys"):
-        await store.rotate(account_id, a_key("other"), now=START, until=START)
+        await store.accounts.rotate(account_id, a_key("other"), now=START, until=START)
 
     assert before == await everything(database)

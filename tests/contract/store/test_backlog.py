@@ -190,5 +190,8 @@ async def test_pending_deliveries_of_an_account_are_counted(store):
     (leased, *_) = await lease_deliveries(store)
     await store.settle(delivered(leased))
 
-    assert (3, 2) == (await store.count_open("dev", 9), await store.count_open("dev", 2))
-    assert 0 == await store.count_open("unknown", 9)
+    assert (3, 2) == (
+        await store.history.count_open("dev", 9),
+        await store.history.count_open("dev", 2),
+    )
+    assert 0 == await store.history.count_open("unknown", 9)

@@ -61,7 +61,7 @@ async def test_an_attempt_in_progress_changes_nothing(store):
 
     assert not await store.settle(delivered(leased))
     assert not await store.release(leased)
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
     assert ("dead", "cancelled", 1) == (shown["status"], shown["reason"], shown["attempt_count"])
     (attempt,) = shown["attempts"]
     assert (1, "lost", START + SECOND) == (
@@ -104,7 +104,7 @@ async def test_an_ended_delivery_stays_as_it_is(store, end):
     is_dead = end is DeliveryStatus.DEAD
     dead = failed(leased, status=DeliveryStatus.DEAD, reason=DeadReason.GONE)
     await store.settle(dead if is_dead else delivered(leased))
-    before = await store.find_delivery("dev", "msg_1")
+    before = await store.history.find_delivery("dev", "msg_1")
 
     assert (before, False) == await cancel(store)
 
@@ -116,7 +116,7 @@ async def test_unknown_deliveries_and_those_of_others_are_not_found(store, accou
 
     with pytest.raises(NotFound):
         await store.cancel(account_id, id_, START)
-    assert "pending" == (await store.find_delivery("dev", "msg_1"))["status"]
+    assert "pending" == (await store.history.find_delivery("dev", "msg_1"))["status"]
 
 
 async def test_a_cancelled_delivery_can_be_redelivered(store):
@@ -130,7 +130,7 @@ async def test_a_cancelled_delivery_can_be_redelivered(store):
 
     assert (True, "pending", None) == (is_changed, shown["status"], shown["reason"])
     assert await store.settle(delivered(leased))
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
     assert [(1, "lost"), (2, "delivered")] == [
         (one["number"], one["outcome"]) for one in shown["attempts"]
     ]
@@ -149,8 +149,8 @@ async def test_a_filter_redelivers_nothing_that_was_cancelled(store):
     ]
 
     assert 1 == sum(counts)
-    assert "cancelled" == (await store.find_delivery("dev", "msg_1"))["reason"]
-    assert "pending" == (await store.find_delivery("dev", "msg_2"))["status"]
+    assert "cancelled" == (await store.history.find_delivery("dev", "msg_1"))["reason"]
+    assert "pending" == (await store.history.find_delivery("dev", "msg_2"))["status"]
 
 
 async def test_a_cancelled_delivery_is_not_counted_as_open(store):
@@ -158,4 +158,4 @@ async def test_a_cancelled_delivery_is_not_counted_as_open(store):
     await add_delivery(store)
     await cancel(store)
 
-    assert 0 == await store.count_open("dev", 9)
+    assert 0 == await store.history.count_open("dev", 9)

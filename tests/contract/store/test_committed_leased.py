@@ -74,7 +74,7 @@ async def test_a_delivery_that_is_committed_leased_equals_a_leased_one(store, pa
     changes = {"lease_token": leased.lease_token, "leased_until": leased.leased_until}
     assert replace(inserted, attempt_count=1, **changes) == leased
     assert (UNTIL, leased.lease_token - 1) == (inserted.leased_until, inserted.lease_token)
-    found = await store.find_delivery("dev", "msg_1")
+    found = await store.history.find_delivery("dev", "msg_1")
     assert [AttemptOutcome.LOST] == [attempt["outcome"] for attempt in found["attempts"]]
 
 
@@ -126,7 +126,7 @@ async def test_an_event_is_recorded_without_a_lease(store, paying, database):
     )
 
     assert UNTIL == inserted.leased_until
-    found = await store.find_invoice("dev", "1")
+    found = await store.history.find_invoice("dev", "1")
     assert (InvoiceStatus.RECEIVED, ["Reminder sent"]) == (
         found["status"],
         [event["description"] for event in found["events"]],

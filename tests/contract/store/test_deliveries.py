@@ -174,7 +174,7 @@ async def test_an_expired_lease_is_a_lost_attempt(store):
     delivery = await lease_delivery(store, now=START + LEASE + SECOND)
 
     assert (1, 0) == (delivery.attempt_count, delivery.failure_count)
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
     (attempt,) = shown["attempts"]
     assert (1, AttemptOutcome.LOST) == (attempt["number"], attempt["outcome"])
     assert (None, None) == (attempt["status_code"], attempt["response_body"])
@@ -191,7 +191,7 @@ async def test_lost_attempts_are_recorded_one_by_one(store, database):
     assert (3, 0) == (delivery.attempt_count, delivery.failure_count)
     await store.settle(failed(delivery, due_at=START + 9 * LEASE))
 
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
     assert [(1, "lost"), (2, "lost"), (3, "lost"), (4, "refused")] == [
         (attempt["number"], attempt["outcome"]) for attempt in shown["attempts"]
     ]
@@ -267,7 +267,7 @@ async def test_a_release_leaves_no_trace(store):
 
     delivery = await lease_delivery(store)
     assert (0, 0) == (delivery.attempt_count, delivery.failure_count)
-    assert [] == (await store.find_delivery("dev", "msg_1"))["attempts"]
+    assert [] == (await store.history.find_delivery("dev", "msg_1"))["attempts"]
 
 
 async def test_a_delivery_may_be_released_until_later(store):
@@ -301,7 +301,7 @@ async def test_a_delivered_delivery_is_finished(store):
 
     assert await store.settle(delivered(await lease_delivery(store), at=START + SECOND))
 
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
     assert (DeliveryStatus.DELIVERED, None, 1) == (
         shown["status"],
         shown["reason"],
@@ -333,7 +333,7 @@ async def test_a_failed_delivery_is_due_again(store):
 
     assert await store.settle(failed(await lease_delivery(store), due_at=due_at))
 
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
     assert (DeliveryStatus.PENDING, due_at, None) == (
         shown["status"],
         shown["due_at"],
@@ -352,7 +352,7 @@ async def test_a_dead_delivery_has_a_reason(store, reason):
     settlement = failed(await lease_delivery(store), status=DEAD, reason=reason, at=START + SECOND)
     assert await store.settle(settlement)
 
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
     assert (DEAD, reason, START + SECOND) == (shown["status"], shown["reason"], shown["settled_at"])
     assert None is shown["due_at"]
     assert [] == await leased(store, now=START + 9999 * LEASE)
@@ -374,7 +374,7 @@ async def test_settlements_of_one_transaction_are_independent(store):
     settled = await asyncio.gather(*(store.settle(end) for end in ends))
 
     assert [True, True, True, True, False] == settled
-    shown = [await store.find_delivery("dev", one.id) for one in found]
+    shown = [await store.history.find_delivery("dev", one.id) for one in found]
     assert [
         ("delivered", None, 1, START + SECOND),
         ("delivered", None, 1, START + 2 * SECOND),
@@ -393,7 +393,7 @@ async def test_accounts_may_use_the_same_delivery_id(store):
 
     assert await store.settle(delivered(found["a"]))
 
-    shown = [await store.find_delivery(account_id, "msg_1") for account_id in ("a", "b")]
+    shown = [await store.history.find_delivery(account_id, "msg_1") for account_id in ("a", "b")]
     assert [("delivered", 1), ("pending", 0)] == [
         (one["status"], len(one["attempts"])) for one in shown
     ]

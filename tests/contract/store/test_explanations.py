@@ -40,12 +40,12 @@ LATER = START + 300 * SECOND
 
 async def why(store, delivery_id="msg_1", now=START):
     """The explanation of a delivery."""
-    return explain_delivery(await store.facts_of_delivery("dev", delivery_id), now)
+    return explain_delivery(await store.history.facts_of_delivery("dev", delivery_id), now)
 
 
 async def why_invoice(store, invoice_id="1", now=START):
     """The explanation of an invoice."""
-    return explain_invoice(await store.facts_of_invoice("dev", invoice_id), now)
+    return explain_invoice(await store.history.facts_of_invoice("dev", invoice_id), now)
 
 
 async def fail(store, outcome=AttemptOutcome.REFUSED, **changes):
@@ -293,6 +293,6 @@ async def test_unknown_ids_are_not_found(store, account_id):
     unknown = "9" if account_id == "dev" else "1"
 
     with pytest.raises(NotFound):
-        await store.facts_of_delivery(account_id, f"msg_{unknown}")
+        await store.history.facts_of_delivery(account_id, f"msg_{unknown}")
     with pytest.raises(NotFound):
-        await store.facts_of_invoice(account_id, unknown)
+        await store.history.facts_of_invoice(account_id, unknown)

@@ -28,7 +28,7 @@ from tests.rows import (
 
 async def page(store, account_id="dev", *, after=None, limit=50, **wanted):
     """The ids on one page, and the cursor of the next page."""
-    rows, cursor = await store.list_deliveries(
+    rows, cursor = await store.history.list_deliveries(
         account_id, DeliveryFilter(**wanted), after=after, limit=limit
     )
     return [row["id"] for row in rows], cursor
@@ -62,7 +62,7 @@ async def test_a_delivery_shows_all_fields_and_attempts(store):
     (second,) = await lease_deliveries(store, now=START + SECOND)
     await store.settle(failed(second, due_at=START + 9 * SECOND, at=START + SECOND))
 
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
 
     assert ("msg_1", "1", "invoice_notification") == (
         shown["id"],
@@ -96,7 +96,7 @@ async def test_many_attempts_are_listed_by_number(store):
         (delivery,) = await lease_deliveries(store, now=START + number * SECOND)
         await store.settle(failed(delivery, due_at=START + (number + 1) * SECOND))
 
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
 
     assert list(range(1, 13)) == [made["number"] for made in shown["attempts"]]
     assert 12 == shown["attempt_count"]
@@ -108,7 +108,7 @@ async def test_unknown_deliveries_and_those_of_others_are_not_found(store, accou
     await add_delivery(store)
 
     with pytest.raises(NotFound):
-        await store.find_delivery(account_id, id_)
+        await store.history.find_delivery(account_id, id_)
 
 
 # Deliveries of an invoice
@@ -119,7 +119,7 @@ async def test_the_deliveries_of_an_invoice_are_newest_first(store):
     await add_two_events(store, "1")
     await add_delivery(store, "2")
 
-    shown, _ = await store.deliveries_of("dev", "1")
+    shown, _ = await store.history.deliveries_of("dev", "1")
 
     assert ["msg_1b", "msg_1a"] == [one["id"] for one in shown]
     assert [True, False] == [one["event"]["paid"] for one in shown]
@@ -129,10 +129,10 @@ async def test_an_invoice_without_deliveries_differs_from_an_unknown_one(store):
     """An invoice without deliveries has an empty list; an unknown invoice is not found."""
     await store.accept(an_invoice(origin=None))
 
-    assert ([], None) == await store.deliveries_of("dev", "1")
+    assert ([], None) == await store.history.deliveries_of("dev", "1")
     for account_id, id_ in (("dev", "2"), ("other", "1")):
         with pytest.raises(NotFound):
-            await store.deliveries_of(account_id, id_)
+            await store.history.deliveries_of(account_id, id_)
 
 
 # Lists
@@ -242,11 +242,11 @@ async def test_lists_contain_one_account(filled):
 
 async def test_lists_show_the_newest_attempt_without_its_body(filled):
     """A delivery in a list has the fields that it has by itself, but for its attempts."""
-    rows, _ = await filled.list_deliveries("dev", DeliveryFilter(), after=None, limit=50)
+    rows, _ = await filled.history.list_deliveries("dev", DeliveryFilter(), after=None, limit=50)
     texts = {"response_body", "transmission", *UNKNOWN}
 
     for row in rows:
-        shown = await filled.find_delivery("dev", row["id"])
+        shown = await filled.history.find_delivery("dev", row["id"])
         newest = [
             {name: value for name, value in made.items() if name not in texts}
             for made in shown["attempts"][-1:]
@@ -271,8 +271,8 @@ async def often_attempted(monkeypatch, store):
 async def test_only_the_newest_attempts_are_shown(often_attempted):
     """A delivery shows a limited number of attempts, the newest, and fewer bodies."""
     for shown in (
-        await often_attempted.find_delivery("dev", "msg_1"),
-        *(await often_attempted.deliveries_of("dev", "1"))[0],
+        await often_attempted.history.find_delivery("dev", "msg_1"),
+        *(await often_attempted.history.deliveries_of("dev", "1"))[0],
     ):
         assert (5, [(3, None), (4, "4"), (5, "5")]) == (
             shown["attempt_count"],
@@ -291,7 +291,7 @@ async def test_only_the_newest_attempts_are_kept(often_attempted, database):
 
 async def test_a_list_shows_the_newest_of_many_attempts(often_attempted):
     """Of many attempts of a delivery, a list shows the last."""
-    (shown,), _ = await often_attempted.list_deliveries(
+    (shown,), _ = await often_attempted.history.list_deliveries(
         "dev", DeliveryFilter(), after=None, limit=9
     )
 
@@ -303,12 +303,12 @@ async def test_the_deliveries_of_an_invoice_have_pages(store):
     await add_two_events(store, "1")
     await add_delivery(store, "2")
 
-    (first,), cursor = await store.deliveries_of("dev", "1", limit=1)
-    (second,), last = await store.deliveries_of("dev", "1", after=cursor, limit=1)
+    (first,), cursor = await store.history.deliveries_of("dev", "1", limit=1)
+    (second,), last = await store.history.deliveries_of("dev", "1", after=cursor, limit=1)
 
     assert ("msg_1b", "msg_1b", "msg_1a", None) == (first["id"], cursor, second["id"], last)
     with pytest.raises(UnknownCursor):
-        await store.deliveries_of("dev", "1", after="msg_9")
+        await store.history.deliveries_of("dev", "1", after="msg_9")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
@@ -321,8 +321,8 @@ async def test_a_page_of_deliveries_with_long_answers_is_shorter(monkeypatch, st
     (leased,) = await lease_deliveries(store)
     await store.settle(delivered(leased))
 
-    (first,), cursor = await store.deliveries_of("dev", "1")
-    (second,), last = await store.deliveries_of("dev", "1", after=cursor)
+    (first,), cursor = await store.history.deliveries_of("dev", "1")
+    (second,), last = await store.history.deliveries_of("dev", "1", after=cursor)
 
     assert ("msg_1b", "msg_1b", "msg_1a", None) == (first["id"], cursor, second["id"], last)
 
@@ -370,6 +370,6 @@ async def test_a_delivery_on_hold_shows_the_end_of_the_hold(store):
     first = (await lease_deliveries(store, limit=1))[0]
     await store.settle(failed(first, due_at=START + 5 * SECOND, held_until=hold))
 
-    shown = [await store.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
+    shown = [await store.history.find_delivery("dev", f"msg_{number}") for number in (1, 2)]
 
     assert [hold, hold] == [one["due_at"] for one in shown]

@@ -26,7 +26,9 @@ STORED, REPLAYED, CONFLICT = Acceptance.STORED, Acceptance.REPLAYED, Acceptance.
 
 async def page(store, account_id="dev", *, status=None, after=None, limit=50):
     """The ids on one page, and the cursor of the next page."""
-    rows, cursor = await store.list_invoices(account_id, status=status, after=after, limit=limit)
+    rows, cursor = await store.history.list_invoices(
+        account_id, status=status, after=after, limit=limit
+    )
     return [row["id"] for row in rows], cursor
 
 
@@ -41,7 +43,7 @@ async def test_an_accepted_invoice_is_stored_completely(store, database):
 
     assert STORED is await store.accept(invoice)
 
-    found = await store.find_invoice("dev", "1")
+    found = await store.history.find_invoice("dev", "1")
     for name in ("id", "title", "customer", "customer_email", "total_minor", "currency"):
         assert getattr(invoice, name) == found[name]
     assert (START, ONE) == (found["created_at"], found["callback_url"])
@@ -91,8 +93,8 @@ async def test_accounts_may_use_the_same_invoice_id(store):
     assert STORED is await store.accept(an_invoice(account_id="a", title="Of a"))
     assert STORED is await store.accept(an_invoice(account_id="b", title="Of b"))
 
-    assert "Of a" == (await store.find_invoice("a", "1"))["title"]
-    assert "Of b" == (await store.find_invoice("b", "1"))["title"]
+    assert "Of a" == (await store.history.find_invoice("a", "1"))["title"]
+    assert "Of b" == (await store.history.find_invoice("b", "1"))["title"]
 
 
 async def test_requests_of_one_batch_are_accepted_in_order(store, database):
@@ -120,7 +122,7 @@ async def test_of_two_contents_in_one_batch_the_stored_one_is_kept(store):
     )
 
     assert [STORED, CONFLICT] == given
-    assert "first" == (await store.find_invoice("dev", "1"))["title"]
+    assert "first" == (await store.history.find_invoice("dev", "1"))["title"]
 
 
 async def test_a_replay_after_the_collection_is_still_a_replay(store):
@@ -128,7 +130,7 @@ async def test_a_replay_after_the_collection_is_still_a_replay(store):
     await add_delivery(store)
 
     assert REPLAYED is await store.accept(an_invoice())
-    assert InvoiceStatus.PAID == (await store.find_invoice("dev", "1"))["status"]
+    assert InvoiceStatus.PAID == (await store.history.find_invoice("dev", "1"))["status"]
 
 
 async def test_accepting_wakes_the_collector(store):
@@ -150,14 +152,14 @@ async def test_unknown_invoices_and_those_of_others_are_not_found(store, account
     await store.accept(an_invoice("1"))
 
     with pytest.raises(NotFound):
-        await store.find_invoice(account_id, id_)
+        await store.history.find_invoice(account_id, id_)
 
 
 async def test_events_are_listed_in_order(store):
     """The events of an invoice are listed from the first to the last."""
     await add_two_events(store)
 
-    found = await store.find_invoice("dev", "1")
+    found = await store.history.find_invoice("dev", "1")
     assert [("Invoice sent", False), ("Invoice paid", True)] == [
         (event["description"], event["paid"]) for event in found["events"]
     ]
@@ -236,7 +238,7 @@ async def test_listed_invoices_have_their_own_events(store):
     await take_step(store, a_step(await lease_invoice(store), event=event))
     await store.accept(an_invoice("i1"))
 
-    rows, _ = await store.list_invoices("dev", status=None, after=None, limit=50)
+    rows, _ = await store.history.list_invoices("dev", status=None, after=None, limit=50)
 
     assert [[], ["Payment failed"]] == [
         [event["description"] for event in row["events"]] for row in rows

@@ -192,7 +192,7 @@ async def test_a_delivery_waits_for_its_listener(store, elsewhere):
     await add_delivery(store, "2")
 
     async def told(at=START):
-        delivery = await elsewhere.find_delivery("dev", "msg_1")
+        delivery = await elsewhere.history.find_delivery("dev", "msg_1")
         backlog = await elsewhere.backlog(at)
         counts = backlog.deliveries_due, backlog.deliveries_waiting, backlog.due_receivers
         return delivery["waits"].reason_at(at)[0], counts
@@ -212,7 +212,7 @@ async def test_a_leased_delivery_waits_for_nothing(store):
     await add_delivery(store, "1", **for_listener("laptop"))
     await lease_delivery(store)
 
-    waits = (await store.find_delivery("dev", "msg_1"))["waits"]
+    waits = (await store.history.find_delivery("dev", "msg_1"))["waits"]
     assert (None, None) == waits.reason_at(START)
 
 
@@ -224,7 +224,7 @@ async def test_a_key_to_listen_is_found_until_it_expires(store, elsewhere):
     assert ("dev", b"h", START + HOUR) == (found.account_id, found.hash, found.expires_at)
     assert None is await elsewhere.listening.find_key("p1", START + HOUR)
     assert None is await elsewhere.listening.find_key("p2", START)
-    assert None is await elsewhere.find_key("p1", START)
+    assert None is await elsewhere.accounts.find_key("p1", START)
 
 
 async def test_a_new_key_above_the_bound_replaces_the_oldest(store):

@@ -55,8 +55,8 @@ def an_attempt(mail, outcome=MailOutcome.ACCEPTED, status=MailStatus.SENT, **cha
 
 async def state(store):
     """The state of the invoice, and that of its mail."""
-    (mail,) = await store.mails_of("dev", "1")
-    return (await store.find_invoice("dev", "1"))["status"], mail["status"]
+    (mail,) = await store.history.mails_of("dev", "1")
+    return (await store.history.find_invoice("dev", "1"))["status"], mail["status"]
 
 
 async def test_a_mail_is_committed_with_the_step(store, elsewhere):
@@ -198,7 +198,7 @@ async def test_a_released_mail_is_due_and_has_no_attempt(store):
 
     (again,) = await lease_mails(store)
     assert replace(mail, lease_token=2) == again
-    (shown,) = await store.mails_of("dev", "1")
+    (shown,) = await store.history.mails_of("dev", "1")
     assert (0, []) == (shown["attempt_count"], shown["attempts"])
 
 
@@ -211,7 +211,7 @@ async def test_mails_are_shown_with_their_attempts(store):
     (mail,) = await lease_mails(store, now=START + timedelta(minutes=1))
     await store.settle_mail(an_attempt(mail, code=250))
 
-    (shown,) = await store.mails_of("dev", "1")
+    (shown,) = await store.history.mails_of("dev", "1")
     assert ("mail_1", "<mail_1@example.com>", "richie@example.com", "sent") == (
         shown["id"],
         shown["message_id"],
@@ -230,4 +230,4 @@ async def test_the_mails_of_an_unknown_invoice_are_not_found(store, account_id, 
     await commit_mail(store)
 
     with pytest.raises(NotFound):
-        await store.mails_of(account_id, id_)
+        await store.history.mails_of(account_id, id_)

@@ -35,23 +35,23 @@ async def fails(store, *, at=START, receiver=None):
     """The receiver fails at *at*."""
     name = receiver or a_receiver()
     one = Observation(receiver=name, origin=ONE, failing_since=at, failed_at=at, reason="Why.")
-    await store.observe([one])
+    await store.receivers.observe([one])
 
 
 async def answers(store, *, at):
     """The receiver answers at *at*."""
-    await store.observe([Observation(receiver=a_receiver(), origin=ONE, answered_at=at)])
+    await store.receivers.observe([Observation(receiver=a_receiver(), origin=ONE, answered_at=at)])
 
 
 async def due(store, at):
     """The kinds of notices that are due at *at*."""
-    return [one.kind for one in await store.due_notices(at)]
+    return [one.kind for one in await store.receivers.due_notices(at)]
 
 
 async def told(store, at):
     """The kinds of the notices that are given at *at*."""
-    items = [(one, None) for one in await store.due_notices(at)]
-    return [one.kind for one in await store.give_notices(items)]
+    items = [(one, None) for one in await store.receivers.due_notices(at)]
+    return [one.kind for one in await store.receivers.give_notices(items)]
 
 
 def a_mail(notice, id_="mail_1"):
@@ -73,7 +73,7 @@ async def test_a_failure_is_told_after_a_while(store):
     await fails(store)
 
     assert [] == await due(store, START + 5 * MINUTE - SECOND)
-    (notice,) = await store.due_notices(START + 5 * MINUTE)
+    (notice,) = await store.receivers.due_notices(START + 5 * MINUTE)
     assert (FAILING, a_receiver(), ONE, START) == (
         notice.kind,
         notice.receiver,
@@ -156,11 +156,11 @@ async def test_a_second_failure_is_told_again(store):
 async def test_a_paused_receiver_is_not_told_of(store):
     """Who has paused a receiver knows of it; after the pause it is told."""
     await fails(store)
-    known = await store.find_receiver("dev", id_of(a_receiver()), START)
-    await store.pause_receiver(known, START)
+    known = await store.receivers.find("dev", id_of(a_receiver()), START)
+    await store.receivers.pause(known, START)
     assert [] == await due(store, START + HOUR)
 
-    await store.resume_receiver(known)
+    await store.receivers.resume(known)
 
     assert [FAILING] == await due(store, START + HOUR)
 
@@ -168,11 +168,11 @@ async def test_a_paused_receiver_is_not_told_of(store):
 async def test_of_two_processes_one_gives_a_notice(store, elsewhere, database):
     """Both find it; the one that commits second gives nothing, and inserts no mail."""
     await fails(store)
-    (notice,) = await store.due_notices(START + HOUR)
-    again = await elsewhere.due_notices(START + HOUR)
+    (notice,) = await store.receivers.due_notices(START + HOUR)
+    again = await elsewhere.receivers.due_notices(START + HOUR)
 
-    first = await store.give_notices([(notice, a_mail(notice))])
-    second = await elsewhere.give_notices([(one, a_mail(one, "mail_2")) for one in again])
+    first = await store.receivers.give_notices([(notice, a_mail(notice))])
+    second = await elsewhere.receivers.give_notices([(one, a_mail(one, "mail_2")) for one in again])
 
     assert ([notice], []) == (list(first), list(second))
     assert ["mail_1"] == [row["id"] for row in await rows_of(database, mails)]
@@ -181,21 +181,21 @@ async def test_of_two_processes_one_gives_a_notice(store, elsewhere, database):
 async def test_a_notice_that_has_become_wrong_is_not_given(store, database):
     """If the receiver has answered since it was found, nothing is told."""
     await fails(store)
-    (notice,) = await store.due_notices(START + HOUR)
+    (notice,) = await store.receivers.due_notices(START + HOUR)
     await answers(store, at=START + HOUR)
 
-    assert [] == list(await store.give_notices([(notice, a_mail(notice))]))
+    assert [] == list(await store.receivers.give_notices([(notice, a_mail(notice))]))
     assert [] == await rows_of(database, mails)
 
 
 async def test_a_notice_and_its_mail_are_stored_together(store, database, kind):
     """A notice whose mail cannot be stored stays due."""
     await fails(store)
-    (notice,) = await store.due_notices(START + HOUR)
+    (notice,) = await store.receivers.due_notices(START + HOUR)
     wrong = replace(a_mail(notice), recipient=None)
 
     with pytest.raises(REFUSALS[kind], match="recipient"):
-        await store.give_notices([(notice, wrong)])
+        await store.receivers.give_notices([(notice, wrong)])
 
     assert [FAILING] == await due(store, START + HOUR)
     assert [] == await rows_of(database, mails)
@@ -204,10 +204,10 @@ async def test_a_notice_and_its_mail_are_stored_together(store, database, kind):
 async def test_the_mail_of_a_notice_is_due_at_once(store):
     """It is leased like the mail of an invoice, and wakes the loop."""
     await fails(store)
-    (notice,) = await store.due_notices(START + HOUR)
+    (notice,) = await store.receivers.due_notices(START + HOUR)
     store.mails_due.clear()
 
-    await store.give_notices([(notice, a_mail(notice))])
+    await store.receivers.give_notices([(notice, a_mail(notice))])
 
     assert store.mails_due.is_set()
     (mail,) = (await store.lease_mails(LeaseRound(START, START + LEASE, 9))).mails
@@ -222,9 +222,9 @@ async def test_a_notice_has_the_address_of_its_account(store):
     await fails(store, receiver=a_receiver(account_id=issued.account_id))
     seen = []
     for email in ("other@example.com", None):
-        seen += [one.email for one in await store.due_notices(START + HOUR)]
+        seen += [one.email for one in await store.receivers.due_notices(START + HOUR)]
         await administration.set_email("acme", email)
-    seen += [one.email for one in await store.due_notices(START + HOUR)]
+    seen += [one.email for one in await store.receivers.due_notices(START + HOUR)]
 
     assert ["acme@example.com", "other@example.com", None] == seen
 
@@ -235,9 +235,9 @@ async def test_notices_are_found_in_batches(store):
         name = a_receiver(path=f"/{number}")
         await fails(store, at=START + (BATCH - number) * SECOND, receiver=name)
 
-    first = await store.due_notices(START + HOUR)
-    await store.give_notices([(one, None) for one in first])
-    rest = await store.due_notices(START + HOUR)
+    first = await store.receivers.due_notices(START + HOUR)
+    await store.receivers.give_notices([(one, None) for one in first])
+    rest = await store.receivers.due_notices(START + HOUR)
 
     assert (BATCH, 1) == (len(first), len(rest))
     assert START == first[0].since

@@ -56,8 +56,8 @@ async def test_committed_rows_are_visible_to_other_processes(store, elsewhere):
     """Another process sees a write as soon as the write has returned."""
     await add_delivery(store)
 
-    assert InvoiceStatus.PAID == (await elsewhere.find_invoice("dev", "1"))["status"]
-    assert "msg_1" == (await elsewhere.find_delivery("dev", "msg_1"))["id"]
+    assert InvoiceStatus.PAID == (await elsewhere.history.find_invoice("dev", "1"))["status"]
+    assert "msg_1" == (await elsewhere.history.find_delivery("dev", "msg_1"))["id"]
 
 
 async def test_committed_rows_survive_their_process(store, another_store):
@@ -98,14 +98,14 @@ async def test_readers_never_see_part_of_a_transaction(store, elsewhere):
     async def read():
         shown = []
         while not is_over.is_set():
-            shown.append(await elsewhere.find_delivery("dev", "msg_1"))
+            shown.append(await elsewhere.history.find_delivery("dev", "msg_1"))
             await asyncio.sleep(0)
         return shown
 
     shown, _ = await asyncio.gather(read(), write())
 
     assert [one["attempt_count"] for one in shown] == [len(one["attempts"]) for one in shown]
-    assert 30 == (await elsewhere.find_delivery("dev", "msg_1"))["attempt_count"]
+    assert 30 == (await elsewhere.history.find_delivery("dev", "msg_1"))["attempt_count"]
 
 
 # The same id in two processes
@@ -137,7 +137,7 @@ async def test_other_content_in_another_process_is_a_conflict(store, elsewhere):
     for id_, (here, there) in zip(ids, answers, strict=True):
         assert {STORED, CONFLICT} == {here, there}
         title = "here" if here is STORED else "there"
-        assert title == (await elsewhere.find_invoice("dev", id_))["title"]
+        assert title == (await elsewhere.history.find_invoice("dev", id_))["title"]
 
 
 # Leases
@@ -288,7 +288,7 @@ async def test_a_hold_is_visible_to_other_processes(store, elsewhere):
     (waiting,) = await waiting_receivers(elsewhere, now=START + SECOND)
     assert hold == waiting.resting_until
     assert [] == await lease_deliveries(elsewhere, now=START + SECOND)
-    assert hold == (await elsewhere.find_delivery("dev", "msg_2"))["due_at"]
+    assert hold == (await elsewhere.history.find_delivery("dev", "msg_2"))["due_at"]
     assert ["msg_1", "msg_2"] == sorted(
         one.id for one in await lease_deliveries(elsewhere, now=hold)
     )

@@ -45,7 +45,7 @@ async def names(store, **changes):
 
 async def wait_of(store, id_="msg_1", *, now=START):
     """What a delivery waits for, and until when."""
-    return (await store.find_delivery("dev", id_))["waits"].reason_at(now)
+    return (await store.history.find_delivery("dev", id_))["waits"].reason_at(now)
 
 
 def answered(delivery, *, at=START):
@@ -352,7 +352,7 @@ async def test_a_delivery_whose_account_exceeds_its_rate_waits_for_that(store):
     later = START + SECOND
 
     async def wait(id_, **known):
-        waits = (await store.find_delivery("dev", id_))["waits"]
+        waits = (await store.history.find_delivery("dev", id_))["waits"]
         return waits.reason_at(START, is_paced=True, **known)
 
     assert (WaitingFor.RATE, None) == await wait("msg_1a")
@@ -390,7 +390,7 @@ async def test_a_settled_delivery_tells_no_wait(store):
     await add_delivery(store)
     await store.settle(delivered(await lease_delivery(store)))
 
-    assert None is (await store.find_delivery("dev", "msg_1"))["waits"]
+    assert None is (await store.history.find_delivery("dev", "msg_1"))["waits"]
 
 
 async def test_a_look_finds_what_comes_after_the_last_one(store):

@@ -45,7 +45,7 @@ ID = id_of(a_receiver())
 
 async def shown(store, id_=ID, *, now=START, account_id="dev"):
     """A receiver as its account is told about it."""
-    return (await store.find_receiver(account_id, id_, now)).shown_at(now)
+    return (await store.receivers.find(account_id, id_, now)).shown_at(now)
 
 
 async def state_of(store, **options):
@@ -56,12 +56,12 @@ async def state_of(store, **options):
 
 async def pause(store, *, now=START):
     """Pause the receiver."""
-    return await store.pause_receiver(await store.find_receiver("dev", ID, now), now)
+    return await store.receivers.pause(await store.receivers.find("dev", ID, now), now)
 
 
 async def resume(store):
     """Resume the receiver."""
-    return await store.resume_receiver(await store.find_receiver("dev", ID, START))
+    return await store.receivers.resume(await store.receivers.find("dev", ID, START))
 
 
 async def lease_all(store, *, now=START):
@@ -112,7 +112,7 @@ async def test_an_unknown_id_is_not_found(store):
 
     for id_ in (ID, id_of(a_receiver(account_id="other")), "rcv_", "x"):
         with pytest.raises(NotFound, match="There is no receiver"):
-            await store.find_receiver("dev", id_, START)
+            await store.receivers.find("dev", id_, START)
 
 
 async def test_a_receiver_that_answers_is_healthy_since_it_began_to(store):
@@ -181,7 +181,7 @@ async def pages(store, *, limit, account_id="dev"):
     """The URLs of all pages."""
     found, after = [], None
     while True:
-        known, after = await store.list_receivers(account_id, START, after=after, limit=limit)
+        known, after = await store.receivers.page(account_id, START, after=after, limit=limit)
         found.append([one.url for one in known])
         if after is None:
             return found
@@ -210,9 +210,11 @@ async def test_a_page_has_the_counts_and_the_due_time_of_each(store):
         await add_delivery(store, path, path=path, at=START)
     counts = [3, 1, *[0] * 3, 4, *[0] * (len(COUNTS) - 6)]
     hours = [Hour(a_receiver(path="/b"), START, counts)]
-    await store.observe([Observation(receiver=a_receiver(path="/b"), origin=ONE, hours=hours)])
+    await store.receivers.observe(
+        [Observation(receiver=a_receiver(path="/b"), origin=ONE, hours=hours)]
+    )
 
-    (a, b), _ = await store.list_receivers("dev", START, after=None, limit=9)
+    (a, b), _ = await store.receivers.page("dev", START, after=None, limit=9)
 
     assert (START, START) == (a.oldest_due_at, b.oldest_due_at)
     assert None is a.shown_at(START)["success_rate_24h"]
@@ -225,7 +227,7 @@ async def test_a_cursor_of_another_account_names_no_page(store):
     await add_delivery(store, account_id="other")
 
     with pytest.raises(UnknownCursor):
-        await store.list_receivers("dev", START, after=id_of(a_receiver()), limit=9)
+        await store.receivers.page("dev", START, after=id_of(a_receiver()), limit=9)
 
 
 # Pausing
@@ -251,7 +253,7 @@ async def test_what_waits_for_a_paused_receiver_says_so(store):
     await add_delivery(store)
     await pause(store)
 
-    row = await store.find_delivery("dev", "msg_1")
+    row = await store.history.find_delivery("dev", "msg_1")
 
     assert (WaitingFor.PAUSED, None) == row["waits"].reason_at(START + 100 * HOUR)
     assert ("pending", 0) == (row["status"], row["attempt_count"])
@@ -303,7 +305,7 @@ async def test_an_attempt_in_flight_ends_as_usual(store):
 
     assert await store.settle(answered(delivery))
 
-    assert "delivered" == (await store.find_delivery("dev", "msg_1"))["status"]
+    assert "delivered" == (await store.history.find_delivery("dev", "msg_1"))["status"]
     assert (ReceiverStatus.PAUSED, START, None) == await state_of(store)
 
 
@@ -392,8 +394,8 @@ def seen_answering(at):
 
 async def test_a_receiver_that_cannot_be_reached_fails(store):
     """No connection concerns the origin; the receiver is told as failing all the same."""
-    await store.observe([unreachable()])
-    await store.observe([unreachable(since=START + SECOND, at=START + SECOND)])
+    await store.receivers.observe([unreachable()])
+    await store.receivers.observe([unreachable(since=START + SECOND, at=START + SECOND)])
 
     row = await shown(store, now=START + SECOND)
 
@@ -415,16 +417,16 @@ async def test_a_failing_receiver_rests_as_long_as_its_origin(store):
         origin_state=state,
     )
     await store.settle(made)
-    await store.observe([unreachable()])
+    await store.receivers.observe([unreachable()])
 
     assert (ReceiverStatus.FAILING, START, START + SECOND) == await state_of(store)
 
 
 async def test_an_answer_to_another_process_ends_a_failure(store, elsewhere):
     """Whoever got the last answer decides, also if it knew of no failure."""
-    await store.observe([unreachable()])
+    await store.receivers.observe([unreachable()])
 
-    await elsewhere.observe([seen_answering(START + SECOND)])
+    await elsewhere.receivers.observe([seen_answering(START + SECOND)])
 
     expected = (ReceiverStatus.HEALTHY, START + SECOND, None)
     assert expected == await state_of(store, now=START + SECOND)
@@ -432,13 +434,13 @@ async def test_an_answer_to_another_process_ends_a_failure(store, elsewhere):
 
 async def test_what_was_observed_before_a_failure_changes_nothing(store, elsewhere):
     """An answer that is older than the last failure does not end it, nor the other way round."""
-    await store.observe([unreachable(at=START + SECOND)])
-    await elsewhere.observe([seen_answering(START)])
+    await store.receivers.observe([unreachable(at=START + SECOND)])
+    await elsewhere.receivers.observe([seen_answering(START)])
     assert ReceiverStatus.FAILING is (await shown(store))["state"]
 
     await add_delivery(store)
     await store.settle(answered(await lease_delivery(store), at=START + 3 * SECOND))
-    await elsewhere.observe([unreachable(at=START + 2 * SECOND)])
+    await elsewhere.receivers.observe([unreachable(at=START + 2 * SECOND)])
     assert ReceiverStatus.HEALTHY is (await shown(store))["state"]
 
 
@@ -447,10 +449,12 @@ async def test_counts_of_several_processes_add_up(store, elsewhere):
     one = [*range(len(COUNTS))]
     for process in (store, elsewhere):
         hours = [Hour(a_receiver(), START, one), Hour(a_receiver(), START - HOUR, one)]
-        await process.observe([Observation(receiver=a_receiver(), origin=ONE, hours=hours)])
+        await process.receivers.observe(
+            [Observation(receiver=a_receiver(), origin=ONE, hours=hours)]
+        )
     await add_delivery(store)
 
-    known, series = await store.receiver_series("dev", ID, START)
+    known, series = await store.receivers.series_of("dev", ID, START)
 
     assert [4 * count for count in one] == list(known.counts)
     assert 24 == len(series)
@@ -462,11 +466,11 @@ async def test_counts_of_several_processes_add_up(store, elsewhere):
 async def test_a_day_is_told_and_no_more(store, database):
     """Hours that began more than a day ago are not told; they are removed an hour later."""
     hours = [Hour(a_receiver(), START - age * HOUR, [1] * len(COUNTS)) for age in (23, 24, 25, 26)]
-    await store.observe([Observation(receiver=a_receiver(), origin=ONE, hours=hours)])
+    await store.receivers.observe([Observation(receiver=a_receiver(), origin=ONE, hours=hours)])
     await add_delivery(store)
 
-    assert [1] * len(COUNTS) == list((await store.find_receiver("dev", ID, START)).counts)
-    assert [True, False] == [await store.remove_old_hours(START) for _ in range(2)]
+    assert [1] * len(COUNTS) == list((await store.receivers.find("dev", ID, START)).counts)
+    assert [True, False] == [await store.receivers.remove_old_hours(START) for _ in range(2)]
     rows = await rows_of(database, receiver_hours)
     for name in ("dev", a_receiver()):
         kept = [row["hour"] for row in rows if row["receiver"] == name]
@@ -477,10 +481,10 @@ async def test_old_hours_are_removed_in_batches(store, database):
     """A transaction removes a bounded number of them, and says whether there were any."""
     hours = [Hour(a_receiver(path=f"/{n}"), START, no_counts()) for n in range(BATCH + 1)]
     observed = [Observation(receiver=one.receiver, origin=ONE, hours=[one]) for one in hours]
-    await store.observe(observed)
+    await store.receivers.observe(observed)
 
     later = START + 26 * HOUR
-    assert [True, True, False] == [await store.remove_old_hours(later) for _ in range(3)]
+    assert [True, True, False] == [await store.receivers.remove_old_hours(later) for _ in range(3)]
     assert [] == await rows_of(database, receiver_hours)
 
 
@@ -497,7 +501,7 @@ async def add_test_event(store, **changes):
         **{"receiver": receiver_of("dev", ONE), "leased_until": None, "lease_token": 0},
         **{"collector": "test", "is_asked": True, "url": f"{ONE}/invoices/{id_}"},
     }
-    await store.add_test_event(replace(template, **values, **changes))
+    await store.receivers.add_test_event(replace(template, **values, **changes))
     return id_
 
 
@@ -522,16 +526,16 @@ async def test_a_test_event_is_told_like_any_delivery(store):
     id_ = await add_test_event(store)
     wanted = DeliveryFilter(invoice_id=id_)
 
-    row = await store.find_delivery("dev", "msg_t")
-    all_, _ = await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
-    of_it, _ = await store.list_deliveries("dev", wanted, after=None, limit=9)
+    row = await store.history.find_delivery("dev", "msg_t")
+    all_, _ = await store.history.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
+    of_it, _ = await store.history.list_deliveries("dev", wanted, after=None, limit=9)
 
     assert (id_, "pending") == (row["invoice_id"], row["status"])
     assert {"description": "Test event", "paid": False} == row["event"]
     assert [["msg_t"], ["msg_t"]] == [[one["id"] for one in rows] for rows in (all_, of_it)]
     with pytest.raises(NotFound):
-        await store.find_invoice("dev", id_)
-    listed, _ = await store.list_invoices("dev", status=None, after=None, limit=9)
+        await store.history.find_invoice("dev", id_)
+    listed, _ = await store.history.list_invoices("dev", status=None, after=None, limit=9)
     assert [] == listed
 
 

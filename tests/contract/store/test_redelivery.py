@@ -49,7 +49,7 @@ async def redeliver_all(store, account_id="dev", wanted=DEAD, now=LATER):
 async def pending(store, account_id="dev"):
     """The ids of the pending deliveries."""
     wanted = DeliveryFilter(status="pending")
-    shown, _ = await store.list_deliveries(account_id, wanted, after=None, limit=200)
+    shown, _ = await store.history.list_deliveries(account_id, wanted, after=None, limit=200)
     return sorted(one["id"] for one in shown)
 
 
@@ -106,7 +106,7 @@ async def test_the_attempt_after_a_lost_attempt_keeps_its_cause(store):
     lost = await lease_delivery(store)
     again = await lease_delivery(store, now=lost.leased_until)
 
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
 
     assert ["event", "redelivery"] == [attempt["cause"] for attempt in shown["attempts"]]
     assert "redelivery" == again.cause
@@ -116,7 +116,7 @@ async def test_a_delivery_in_progress_is_not_changed(store):
     """A redelivery of a leased delivery changes neither its instant nor its lease."""
     await add_delivery(store)
     leased = await lease_delivery(store)
-    before = await store.find_delivery("dev", "msg_1")
+    before = await store.history.find_delivery("dev", "msg_1")
 
     assert (before, False) == await store.redeliver("dev", "msg_1", START)
     assert await store.settle(delivered(leased))

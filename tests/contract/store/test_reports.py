@@ -46,7 +46,7 @@ async def invoice(store):
 
 async def found(store):
     """The state of the invoice and the descriptions of its events."""
-    row = await store.find_invoice("dev", "1")
+    row = await store.history.find_invoice("dev", "1")
     return row["status"], [event["description"] for event in row["events"]]
 
 

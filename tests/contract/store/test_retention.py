@@ -73,7 +73,7 @@ async def test_old_settled_deliveries_are_removed_with_their_attempts(store, dat
     assert 1 == len(await rows_of(database, events))
     assert ["1"] == await ids_of(database, invoices)
     with pytest.raises(NotFound):
-        await store.find_delivery("dev", id_at(START, "1"))
+        await store.history.find_delivery("dev", id_at(START, "1"))
 
 
 async def test_a_pending_delivery_is_never_removed(store, database):
@@ -135,11 +135,11 @@ async def test_the_id_of_an_invoice_stays_used(store):
     await settle_all(store, START)
     await sweep(store, START + DAY)
 
-    listed, _ = await store.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
+    listed, _ = await store.history.list_deliveries("dev", DeliveryFilter(), after=None, limit=9)
 
     assert [] == listed
     assert "replayed" == (await store.accept(an_invoice("1", at=START + DAY))).value
-    assert "paid" == (await store.find_invoice("dev", "1"))["status"]
+    assert "paid" == (await store.history.find_invoice("dev", "1"))["status"]
 
 
 @pytest.mark.parametrize("batch", [1, 200])

@@ -254,7 +254,7 @@ async def test_a_stale_lease_writes_nothing(store, database):
     assert before == await everything(database)
 
     assert await take_step(store, a_step(held, event=an_event()))
-    assert PAID == (await store.find_invoice("dev", "1"))["status"]
+    assert PAID == (await store.history.find_invoice("dev", "1"))["status"]
 
 
 async def test_an_expired_lease_that_was_not_taken_over_writes(store):
@@ -310,7 +310,7 @@ async def test_an_illegal_move_changes_nothing(store, database, before, after):
     )
 
     assert written[1:] == (await everything(database))[1:]
-    assert before == (await store.find_invoice("dev", "1"))["status"]
+    assert before == (await store.history.find_invoice("dev", "1"))["status"]
 
 
 # Signals

@@ -40,7 +40,7 @@ async def settled(store, made):
     await add_delivery(store)
     attempt = replace(delivered(await lease_delivery(store)), transmission=made)
     assert await store.settle(attempt)
-    (shown,) = (await store.find_delivery("dev", "msg_1"))["attempts"]
+    (shown,) = (await store.history.find_delivery("dev", "msg_1"))["attempts"]
     return {name: shown[name] for name in UNKNOWN}
 
 
@@ -87,6 +87,6 @@ async def test_the_newest_attempts_keep_their_transmission(store, monkeypatch):
         await store.settle(replace(attempt, transmission=MADE, response_body=None))
 
     monkeypatch.setattr(history, "BODIES_MAX", 10)
-    shown = await store.find_delivery("dev", "msg_1")
+    shown = await store.history.find_delivery("dev", "msg_1")
 
     assert [None, None, "2XX", "2XX"] == [one["rule"] for one in shown["attempts"]]

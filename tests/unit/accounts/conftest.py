@@ -14,23 +14,28 @@ from tests.memory import Memory, memory_store
 
 @dataclass
 class CountingStore:
-    """Forwards all calls to *store*, and counts reads of keys and secrets."""
+    """Forwards all calls to *store* and its accounts, and counts reads of keys and secrets."""
 
     store: memory_store
     read_count: int = 0
 
+    @property
+    def accounts(self):
+        """What is asked for accounts."""
+        return self
+
     def __getattr__(self, name):
-        return getattr(self.store, name)
+        return getattr(self.store if hasattr(self.store, name) else self.store.accounts, name)
 
     async def find_key(self, prefix, now):
         """As it is, counted."""
         self.read_count += 1
-        return await self.store.find_key(prefix, now)
+        return await self.store.accounts.find_key(prefix, now)
 
     async def secrets_of(self, account_id, now):
         """As it is, counted."""
         self.read_count += 1
-        return await self.store.secrets_of(account_id, now)
+        return await self.store.accounts.secrets_of(account_id, now)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ async def test_an_account_is_issued_a_key_and_a_secret(administration, store):
     issued = await administration.add("acme")
 
     assert ("acme", True) == (issued.name, issued.account_id.startswith("acct_"))
-    stored = await store.find_key(prefix_of(issued.key), START)
+    stored = await store.accounts.find_key(prefix_of(issued.key), START)
     assert (issued.account_id, hash_of(issued.key)) == (stored.account_id, stored.hash)
     assert issued.secret.startswith("whsec_")
 
@@ -88,8 +88,8 @@ async def test_the_old_key_is_valid_for_the_overlap(administration, store, overl
     await administration.rotate_key("acme", overlap)
     end = START + overlap
 
-    assert None is await store.find_key(prefix_of(old.key), end)
-    before = await store.find_key(prefix_of(old.key), end - timedelta(microseconds=1))
+    assert None is await store.accounts.find_key(prefix_of(old.key), end)
+    before = await store.accounts.find_key(prefix_of(old.key), end - timedelta(microseconds=1))
     assert end == before.expires_at
 
 
