@@ -129,7 +129,11 @@ class Service:
         """Wait until nothing is left to be collected or delivered."""
 
         async def ask():
-            pages = [await self.get(path) for path in UNFINISHED]
+            try:
+                pages = [await self.get(path) for path in UNFINISHED]
+            except aiohttp.ClientConnectionError:
+                # It waited at a worker that was killed, which shares the port with the others.
+                return False
             return not any(page["items"] for page in pages)
 
         await until(ask)

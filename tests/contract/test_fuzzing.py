@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
+from random import Random
 
 import pytest
 import schemathesis
@@ -74,6 +75,8 @@ async def serve(path, process, started):
         sender=FakeReceivers(),
         collector=collector,
         mail_transport=FakeTransport(),
+        # Hypothesis, in another thread, forbids use of the random numbers that all share.
+        chance=Random().random,
     )
     service = assemble(Settings(rate_limit=0), process, edges, document={"openapi": "3.1.0"})
     await add_delivery(service.store, "2expen51ve")

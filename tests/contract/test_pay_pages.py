@@ -71,8 +71,10 @@ async def test_the_page_shows_the_invoice(client, paying):
     page, answer = await page_at(client, path)
 
     assert 200 == answer.status
-    for word in ("Mr. Richie Rich", "Expensive invoice", "9’999.00", "USD", "31. Januar 2026"):
-        assert word in page.words
+    # Babel 2.19 has another apostrophe between thousands than 2.18.
+    words = page.words.replace("’", "'")
+    for word in ("Mr. Richie Rich", "Expensive invoice", "9'999.00", "USD", "31. Januar 2026"):
+        assert word in words
     assert "To be paid" in page.words
     assert [("post", path)] == page.forms
     assert {"script", "img", "link", "iframe"}.isdisjoint(page.elements)

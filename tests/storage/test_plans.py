@@ -382,7 +382,7 @@ async def listen_once(store, do):
     await do("disconnect a listener", store.disconnect(row.account_id, row.origin, "t"))
     new = NewKey("p9999", b"hash")
     await do("add a key to listen", store.add_key("acct_1000", new, NOW, NOW + SECOND))
-    await do("find a key to listen", store.accounts.find_key("p1001", START - SECOND))
+    await do("find a key to listen", store.find_key("p1001", START - SECOND))
 
 
 async def clear_one_of_each(store, do):

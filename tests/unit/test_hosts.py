@@ -9,7 +9,7 @@ from service.development import for_development, served_hosts
 from service.settings import Settings
 from service.telemetry.tracing import Tracing
 from service.web.hosts import make_host_check
-from service.web.middlewares import PUBLIC_PATH, make_border
+from service.web.middlewares import ERROR_PAGES, PUBLIC_PATH, make_border
 
 LOOPBACK = [
     *("localhost", "localhost:8080", "LOCALHOST.", "api.localhost", "127.0.0.1", "127.1.2.3:80"),
@@ -29,7 +29,7 @@ async def asked(aiohttp_client, to, **settings):
 
     check = make_host_check(served_hosts(for_development(Settings(**settings))))
     app = web.Application(middlewares=[make_border(Tracing(), ()), check])
-    app[PUBLIC_PATH] = ""
+    app[PUBLIC_PATH], app[ERROR_PAGES] = "", {}
     app.router.add_get("/", answer)
     client = await aiohttp_client(app)
     return await client.get("/", headers={"Host": to})

@@ -176,9 +176,14 @@ async def test_amounts_are_written_as_in_the_locale(currency, minor, locale, amo
     )
 
     text, html = parts(message)
-    assert amount in text
-    assert amount in Words(html).words
+    assert amount in _with_one_apostrophe(text)
+    assert amount in _with_one_apostrophe(Words(html).words)
     assert f"({currency})" in text
+
+
+def _with_one_apostrophe(text):
+    """*text*; babel 2.19 has another apostrophe between thousands than 2.18."""
+    return text.replace("'", "’")
 
 
 @pytest.mark.parametrize(("currency", "amount"), [("JPY", "¥9,999"), ("KWD", "9.999")])
