@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, insert, select, update
 
 from service.domain.invoice import Invoice
 from service.domain.payment import ACTIVE, Checkout, CheckoutStatus
@@ -159,7 +159,10 @@ def make_due(tx: Connection, account_id: str, checkout_id: str, now: datetime) -
     tx.execute(update(checkouts).where(*is_it).values(due_at=now))
 
 
-is_active = checkouts.c.status.in_(ACTIVE)
+# As literals: with parameters, no plan can use the index of active checkouts.
+is_active = checkouts.c.status.in_(
+    bindparam("active", sorted(map(str, ACTIVE)), expanding=True, literal_execute=True)
+)
 """The condition that a checkout has not ended."""
 
 _NAMES = tuple(Checkout.__dataclass_fields__)

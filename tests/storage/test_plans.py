@@ -632,6 +632,7 @@ INDEXES = {
         {"events_primary"},
         _DELIVERIES,
         _ATTEMPTS,
+        {"checkouts_active"},
     ],
     "deliveries of an invoice": [_ID, {"deliveries_order"}, _DELIVERIES, _ATTEMPTS],
     "list deliveries": _FILTERED[:2],
