@@ -201,9 +201,9 @@ def giving_up(table: Table, rows: Given) -> Update:
         update(table)
         .where(
             _is_given(table, rows),
-            table.c.lease_token == rows.c.token,
-            # A lease allows one write, which gives it up.
-            table.c.leased_until.is_not(None),
+            # A lease allows one write, which gives it up. Compared with a given value: a server
+            # that has counted no leases would begin with all that are leased, along a whole index.
+            case((table.c.leased_until.is_not(None), table.c.lease_token)) == rows.c.token,
         )
         .values(leased_until=None, leased_by=None)
     )
