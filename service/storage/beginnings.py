@@ -2,9 +2,10 @@
 Where the pending deliveries of each receiver begin, as far as this process has seen.
 
 While somebody keeps a transaction open, PostgreSQL removes no entry of a settled delivery from its
-indexes. Each look at a receiver would walk past all of them again, from the first one on: after
-fifteen thousand deliveries a look took a hundred milliseconds. A look tells when the first pending
-delivery was due, and the next one begins there.
+indexes. Each look at a receiver would walk past all of them again, from the first one on. A look
+tells when the first pending delivery was due, and the next one begins there: after twelve thousand
+deliveries beside such a transaction, an invoice reads 86 index entries of pending deliveries, and
+823 where each look begins with the first one and scans are not paced.
 """
 
 from collections.abc import Collection, Iterable, Mapping
