@@ -235,7 +235,7 @@ async def test_head_of_a_list_has_the_headers_of_get(api, store, monkeypatch, st
         return listed
 
     for name in ("list_deliveries", "list_invoices", "deliveries_of"):
-        monkeypatch.setattr(store, name, watched(getattr(store, name)))
+        monkeypatch.setattr(store.history, name, watched(getattr(store.history, name)))
     answer = await api.head(path)
     again = await api.head(path)
 
