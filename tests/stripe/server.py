@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
+import threading
+from collections import deque
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -32,7 +34,14 @@ def stripe_mock():
         try:
             for line in process.stdout:
                 if match := re.search(r"HTTP at .*127\.0\.0\.1:(\d+)", line):
-                    yield f"http://127.0.0.1:{match[1]}"
+                    # It writes a line for each request, and stops when the pipe is full.
+                    reading = threading.Thread(target=deque, args=(process.stdout, 0))
+                    reading.start()
+                    try:
+                        yield f"http://127.0.0.1:{match[1]}"
+                    finally:
+                        process.kill()
+                        reading.join()
                     return
             raise AssertionError("stripe-mock ended without a port")
         finally:
