@@ -69,8 +69,12 @@ def _run_in_child(work: Coroutine[Any, Any, object]) -> None:
     try:
         asyncio.run(work)
     finally:
-        # Ends this process without a report of a profiler around it, which would be taken for ours.
-        os.execv(sys.executable, [sys.executable, "-ISc", ""])  # noqa: S606 -- no shell is wanted
+        try:
+            # Ends without the report of a profiler, which would be taken for that of the service.
+            os.execv(sys.executable, [sys.executable, "-ISc", ""])  # noqa: S606 -- no shell
+        finally:
+            # Whatever happens, the child must not go on as a second service.
+            os._exit(0)
 
 
 async def _is_newest(settings: Settings) -> bool:

@@ -6,7 +6,7 @@ a greenlet for each of them, a task and several events, for three transactions o
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -58,40 +58,31 @@ class Writers:
         """Run *work* in a transaction and commit it; an exception rolls all of it back."""
         writer = await self._take()
         connection, driver = writer
-        try:
-            result = await connection.run_sync(_transact, driver, work, args, options)
-        except Exception:
-            await self._give_back(writer)
-            raise
-        except BaseException:
-            # Cancelled, at its deadline for example: what the server has done is not known.
-            await _drop(writer)
-            raise
-        await self._give_back(writer)
-        return result
+        return await self._run(writer, connection.run_sync(_transact, driver, work, args, options))
 
     async def run_at_once(self, statement: AtOnce) -> Found:
         """The rows of *statement*, which is a transaction of its own."""
         writer = await self._take()
-        try:
-            found = await _fetch(writer, statement, self._timeout_seconds)
-        except TimeoutError:
-            await _drop(writer)
-            raise
-        except Exception:
-            await self._give_back(writer)
-            raise
-        except BaseException:
-            # Cancelled: what the server has done is not known.
-            await _drop(writer)
-            raise
-        await self._give_back(writer)
-        return found
+        return await self._run(writer, _fetch(writer, statement, self._timeout_seconds))
 
     async def close(self) -> None:
         """Close the connections that are not in use."""
         while self._kept:
             await self._kept.pop()[0].close()
+
+    async def _run(self, writer: _Writer, transaction: Awaitable[T]) -> T:
+        """What *transaction* gives, which uses *writer*; the writer is kept if it can be."""
+        try:
+            result = await transaction
+        except BaseException as failure:
+            if isinstance(failure, TimeoutError) or not isinstance(failure, Exception):
+                # At its deadline, or cancelled: what the server has done is not known.
+                await _drop(writer)
+            else:
+                await self._give_back(writer)
+            raise
+        await self._give_back(writer)
+        return result
 
     async def _take(self) -> _Writer:
         while self._kept:

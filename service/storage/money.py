@@ -15,6 +15,7 @@ from service.domain.delivery import Delivery
 from service.domain.payment import Checkout, Payment, Refund
 from service.loops import Signal
 from service.storage import checkouts, payments, webhooks
+from service.storage.signals import Signals
 from service.storage.steps import StepToTake
 from service.storage.webhooks import Webhook
 
@@ -33,14 +34,14 @@ class MoneyStore:
     cannot be written to; nothing was stored then.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, signals: Signals) -> None:
         self._database = database
+        self._signals = signals
         self.checkouts_due = Signal()
         """Set when a checkout may have become due."""
         self.payments_due = Signal()
         """Set when a payment may have become due."""
-        self.signals = {CHECKOUTS: self.checkouts_due, PAYMENTS: self.payments_due}
-        """Each signal by the name with which processes wake each other."""
+        signals.add({CHECKOUTS: self.checkouts_due, PAYMENTS: self.payments_due})
 
     async def begin_checkout(self, new: Checkout) -> Checkout | None:
         """The checkout of an invoice that can be paid; see `checkouts.begin`."""
@@ -89,7 +90,7 @@ class MoneyStore:
     ) -> list[Refund]:
         """Record that money is to be given back; see `payments.request_refund`."""
         parts = await self._write(payments.request_refund, asked, sandbox_payment)
-        self._signal(PAYMENTS)
+        self._signals.send(PAYMENTS)
         return parts
 
     async def refund_failed(self, known: Refund) -> None:
@@ -112,8 +113,8 @@ class MoneyStore:
         """Remember a webhook, and make due what it is about; False if it was taken before."""
         is_new = await self._write(webhooks.take, account_id, webhook, now)
         if is_new:
-            self._signal(CHECKOUTS)
-            self._signal(PAYMENTS)
+            self._signals.send(CHECKOUTS)
+            self._signals.send(PAYMENTS)
         return is_new
 
     async def remove_webhooks(self, before: datetime) -> bool:
@@ -122,13 +123,8 @@ class MoneyStore:
 
     def signal_all(self) -> None:
         """Wake the loops of every process: another process may have left something."""
-        for name in self.signals:
-            self._signal(name)
-
-    def _signal(self, name: str) -> None:
-        """Wake the loops of every process."""
-        self.signals[name].set()
-        self._database.notify(name)
+        self._signals.send(CHECKOUTS)
+        self._signals.send(PAYMENTS)
 
     async def _write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs

@@ -85,9 +85,13 @@ class Asked:
 class Signals:
     """The signals of one process, by their names."""
 
-    def __init__(self, database: Database, by_name: Mapping[str, Wakes]) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._by_name = by_name
+        self._by_name: dict[str, Wakes] = {}
+
+    def add(self, by_name: Mapping[str, Wakes]) -> None:
+        """Send those of *by_name* too; must be called before `listen`."""
+        self._by_name.update(by_name)
 
     def listen(self) -> None:
         """Exchange notifications with the other processes from now on."""

@@ -83,7 +83,8 @@ class Store:
         """Set when a delivery may have become due, with the names of receivers."""
         self.mails_due = Signal()
         """Set when a mail may have become due."""
-        self.money = MoneyStore(database)
+        self._signals = Signals(database)
+        self.money = MoneyStore(database, self._signals)
         """The operations on checkouts, payments and refunds."""
         self.console = ConsoleStore(database)
         """What the console reads and writes besides."""
@@ -95,8 +96,7 @@ class Store:
         self.deliveries_asked = Asked(self.deliveries_due)
         self._beginnings = Beginnings()
         self._paced = Paced()
-        self._signals = Signals(
-            database,
+        self._signals.add(
             {
                 "invoices": self.invoices_due,
                 "deliveries": self.deliveries_due,
@@ -104,9 +104,8 @@ class Store:
                 "asked": self.deliveries_asked,
                 "followed": self._followed,
                 "paced": self._paced,
-                **self.money.signals,
                 **self.listening.signals,
-            },
+            }
         )
         self.accounts = AccountStore(database)
         """The operations on accounts, their keys and their secrets."""
