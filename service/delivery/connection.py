@@ -205,9 +205,14 @@ class _BoundedConnection(ResponseHandler):
     def _take_body(self, data: bytes) -> None:
         """Parse a part of the body; without *data*, the bytes that the parser has kept."""
         is_too_much = bool(data)
-        if not self._body.is_eof():
-            self._body_bytes += len(data)
-            super().data_received(data)
+        # In pieces: the parser makes an object of each further answer in what it is given.
+        for start in range(0, len(data) or 1, READ_BUFFER_BYTES):
+            if self._body.is_eof():
+                is_too_much = bool(data)
+                break
+            piece = data[start : start + READ_BUFFER_BYTES]
+            self._body_bytes += len(piece)
+            super().data_received(piece)
             is_too_much = not self._is_chunked and self._body_bytes > self._body.total_bytes
         if is_too_much and self._body.is_eof():
             self.force_close()
