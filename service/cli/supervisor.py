@@ -55,7 +55,9 @@ async def supervise(
                 group.create_task(_keep_running(number, arguments, folder, stop))
                 for number in range(count)
             ]
-    return next((status for worker in workers if (status := worker.result())), 0)
+    statuses = [worker.result() for worker in workers]
+    # A worker that cannot start has stopped the others, however these have ended then.
+    return WRONG_USAGE if WRONG_USAGE in statuses else next(filter(None, statuses), 0)
 
 
 async def _keep_running(
