@@ -34,7 +34,7 @@ async def supervise(
     Keep *count* processes of `python -m service` with *arguments*, until SIGTERM or SIGINT.
 
     Returns:
-        The first exit status of a stopped worker that is not 0, else 0.
+        The exit status of a worker that cannot start, else the first one that is not 0, else 0.
 
     Raises:
         AddressError: if an address cannot be listened on.
