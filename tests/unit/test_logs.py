@@ -2,12 +2,12 @@ import asyncio
 import io
 import json
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from service.domain.states import DeadReason
-from service.telemetry.logs import configure_logs
+from service.telemetry.logs import configure_logs, log_event
 
 
 @pytest.fixture
@@ -222,6 +222,67 @@ async def test_the_lines_of_one_iteration_are_one_write(stream):
     await asyncio.sleep(0)
 
     assert [["one", "two", "three"], ["four"]] == [events_in(text) for text in stream.writes]
+
+
+@pytest.mark.parametrize("fields", [{"cause": DeadReason.GONE, "detail": None}, {"a": "\udc80"}])
+@pytest.mark.parametrize("form", ["json", "text"])
+async def test_a_frequent_event_has_the_line_of_any_other(logged, form, fields):
+    """An event that happens to every invoice is told as others are, but for the instant."""
+    configure_logs(form)
+    name = "attempt.settled"
+
+    log(name, **fields)
+    log_event(logging.getLogger("invoices.test"), name, fields)
+    await asyncio.sleep(0)
+
+    one, other = logged().splitlines()
+    if form == "json":
+        assert [*json.loads(one).items()][1:] == [*json.loads(other).items()][1:]
+        assert datetime.fromisoformat(json.loads(one)["at"]).tzinfo is not None
+        passed = [datetime.fromisoformat(json.loads(line)["at"]) for line in (one, other)]
+        assert timedelta(0) <= passed[1] - passed[0] < timedelta(minutes=1)
+    else:
+        assert one.split()[1:] == other.split()[1:]
+
+
+def test_a_frequent_event_goes_to_every_handler(stream, caplog):
+    """Other handlers, such as those of a library or of a test, get frequent events too."""
+    caplog.set_level(logging.INFO)
+    logging.getLogger().addHandler(caplog.handler)
+
+    log_event(logging.getLogger("invoices.test"), "attempt.settled", {"number": 1})
+
+    assert ["attempt.settled"] == [one.message for one in caplog.records]
+    assert ["attempt.settled"] == events_in("".join(stream.writes))
+
+
+async def test_a_frequent_event_below_the_level_is_not_told(logged):
+    """With the level `warning` there is no line for each invoice."""
+    configure_logs("json", "warning")
+
+    log_event(logging.getLogger("invoices.test"), "attempt.settled", {"number": 1})
+    await asyncio.sleep(0)
+
+    assert "" == logged()
+
+
+async def test_a_line_that_cannot_be_made_costs_no_other(logged):
+    """A field whose text cannot be made is reported; the lines around it are written."""
+
+    class Unspeakable:
+        def __str__(self):
+            raise LookupError("no text")
+
+    configure_logs("json")
+    for name, field in (("one", 1), ("two", Unspeakable()), ("three", 3)):
+        log_event(logging.getLogger("invoices.test"), name, {"field": field})
+    await asyncio.sleep(0)
+
+    text = logged()
+    assert ["one", "three"] == [
+        json.loads(x)["event"] for x in text.splitlines() if x.startswith("{")
+    ]
+    assert "LookupError" in text
 
 
 async def test_a_warning_is_written_at_once(stream):
