@@ -158,6 +158,11 @@ class _BoundedConnection(ResponseHandler):
             if self._has_head:
                 self._take_body(data)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp calls this after each read of a body, and parses nothing if nothing was paused.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         message, body = data
         is_final = message.code >= 200 or message.code == 101

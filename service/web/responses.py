@@ -7,18 +7,26 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 
+class PlainResponse(web.Response):
+    """
+    A response with a body in bytes, and with no other headers than its caller gives it.
+
+    Its status is one that has a body. Nothing changes how it is sent, but for `force_close`.
+    """
+
+
 def json_response(
     document: object, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+) -> PlainResponse:
     """*document* as JSON in UTF-8."""
     return raw_json_response(orjson.dumps(document), status=status, headers=headers)
 
 
 def raw_json_response(
     body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> web.Response:
+) -> PlainResponse:
     """*body*, which is JSON in UTF-8 already."""
-    return web.Response(
+    return PlainResponse(
         body=body, status=status, headers=headers, content_type="application/json", charset="utf-8"
     )
 

@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from aiohttp import StreamReader, hdrs, web
+from aiohttp import HttpVersion11, StreamReader, hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import _ErrInfo
 
 from service.web.addresses import BACKLOG, OPTIONS, Names, listening_sockets
 from service.web.connections import ConnectionLimits, OpenConnections, Refusal
 from service.web.problems import problem_of_status
-from service.web.responses import add_common_headers
+from service.web.responses import PlainResponse, add_common_headers
 
 log = logging.getLogger("invoices.api")
 
@@ -75,6 +76,11 @@ class Connection(web.RequestHandler):
             if last.exc is not None:
                 last.exc.__traceback__ = None
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read again, if reading was paused; aiohttp calls this after each read of a body."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """
         Answer the requests that are complete, and then close, because the client sends no more.
@@ -121,7 +127,18 @@ class Connection(web.RequestHandler):
         self.when_lost = None
         if self.has_ended and not self._messages:
             self.close()
-        return await super().finish_response(request, resp, start_time)
+        if self._upgraded or not _is_plain(request, resp):
+            return await super().finish_response(request, resp, start_time)
+        request._finish()
+        await request._prepare_hook(resp)
+        answer = _written(resp)
+        resp._keep_alive = True
+        if self.transport is None or self.transport.is_closing():
+            return resp, True
+        self.transport.write(answer)
+        if self._paused:
+            await request.writer.drain()
+        return resp, False
 
     def handle_error(
         self,
@@ -140,6 +157,42 @@ class Connection(web.RequestHandler):
         # The response does not pass the hook of an application.
         add_common_headers(response)
         return response
+
+
+def _is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:
+    """Whether nothing of HTTP before 1.1 and nothing of this request changes what is written."""
+    return (
+        type(response) is PlainResponse
+        and response.keep_alive is None
+        and request.keep_alive
+        and request.version == HttpVersion11
+        and request.method != hdrs.METH_HEAD
+    )
+
+
+def _written(response: web.StreamResponse) -> bytes:
+    """
+    The bytes of a plain *response*: aiohttp makes them in ten calls, for whatever it may need.
+
+    That takes 3 % of all instructions for a delivered invoice.
+
+    Raises:
+        ValueError: if a header has a line break.
+    """
+    body = cast("bytes", cast("PlainResponse", response).body)
+    lines = [
+        f"HTTP/1.1 {response.status} {response.reason}",
+        *map(": ".join, response.headers.items()),
+        f"Content-Length: {len(body)}",
+        f"Date: {rfc822_formatted_time()}",
+        "",
+        "",
+    ]
+    head = "\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
+        raise ValueError("a header has a line break, or a NUL: header injection")
+    return head.encode() + body
 
 
 class Server:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from base64 import b64encode
 from hashlib import sha256
 
 import pytest
+from multidict import CIMultiDict
 
 from service.api.application import make_application
 from service.settings import Settings
@@ -57,6 +59,35 @@ async def test_every_response_has_the_headers(api, method, path):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
     assert "Strict-Transport-Security" not in headers
+
+
+RAW = b"GET /healthz HTTP/%s\r\nHost: localhost\r\nConnection: %s\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "told"),
+    [
+        (b"1.1", b"keep-alive", None),
+        (b"1.1", b"close", "close"),
+        (b"1.0", b"keep-alive", "keep-alive"),
+        (b"1.0", b"close", None),
+    ],
+)
+async def test_a_short_answer_is_the_same_in_every_version(api, version, connection, told):
+    """An answer that is written at once has the headers and the body of any other."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.server.port)
+    writer.write(RAW % (version, connection))
+
+    head, _, rest = (await reader.readuntil(b"\r\n\r\n")).decode().partition("\r\n")
+    headers = CIMultiDict(line.split(": ", 1) for line in rest.strip().splitlines())
+    body = await reader.readexactly(int(headers["Content-Length"]))
+    writer.close()
+
+    assert f"HTTP/{version.decode()} 200 OK" == head
+    assert b'{"status":"ok"}' == body
+    assert told == headers.get("Connection")
+    assert {*EVERYWHERE, "Content-Type", "Date", "X-Request-Id"} <= headers.keys()
+    assert len(headers) == len({name.lower() for name in headers})
 
 
 async def test_the_response_to_input_that_is_not_http_has_the_headers(wire):

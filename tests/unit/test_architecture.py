@@ -221,6 +221,10 @@ async def test_private_parts_of_aiohttp_exist() -> None:
         assert error.exc is not None
         assert web.BaseRequest._read_bytes is None
         assert {"_current_request", "_messages", "_waiter"} <= set(web.RequestHandler.__slots__)
+        assert {"_paused", "_reading_paused", "_upgraded"} <= set(dir(connection))
+        assert callable(web.BaseRequest._finish)
+        assert callable(web.BaseRequest._prepare_hook)
+        assert web.Response()._keep_alive is None
         assert connector._loop is asyncio.get_running_loop()
         assert (0, None) == (len(connection._buffer), connection._payload)
         assert (None, None) == (connection._exception, connection._parser)
