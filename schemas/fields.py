@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from marshmallow import ValidationError, fields, validate
+from marshmallow import ValidationError, fields, missing, validate
 
 from schemas.locales import DEFAULT_LOCALE, known_locale
 from schemas.money import CURRENCIES, NOT_AN_AMOUNT, split_amount, to_minor
@@ -38,7 +38,19 @@ _IGNORABLE = re.compile(
 
 
 class _Validated(fields.Field[Any]):
-    """A field whose only validator is called as it is: marshmallow makes one of all, each time."""
+    """
+    A field without hooks (`pre_load`, `post_load`).
+
+    Its only validator is called as it is: marshmallow makes one of all, each time.
+    """
+
+    def deserialize(self, value: Any, attr: Any = None, data: Any = None, **kwargs: Any) -> Any:
+        """As every field does."""
+        if value is None or value is missing:
+            return super().deserialize(value, attr, data, **kwargs)
+        loaded = self._deserialize(value, attr, data, **kwargs)
+        self._validate(loaded)
+        return loaded
 
     def _validate(self, value: Any) -> None:
         if len(self.validators) == 1:
@@ -75,7 +87,9 @@ class Text(_Validated, fields.String):
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> str:
-        text: str = super()._deserialize(value, attr, data, **kwargs)
+        text: str = (
+            value if type(value) is str else super()._deserialize(value, attr, data, **kwargs)
+        )
         refused = _REFUSED.search(text)
         if refused:
             raise self.make_error("surrogate" if refused[0] >= "\ud800" else "control")
@@ -152,6 +166,8 @@ class Currency(_Validated, fields.String):
     def _deserialize(
         self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any
     ) -> str:
+        if type(value) is str and value in CURRENCIES:
+            return value
         code: str = super()._deserialize(value, attr, data, **kwargs)
         if code not in CURRENCIES:
             if (bare := code.strip()).upper() in CURRENCIES:

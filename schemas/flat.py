@@ -11,6 +11,10 @@ PLAIN = {fields.String: str, Text: str, fields.Boolean: bool, StrictBoolean: boo
 """Kinds of fields, each with the type whose values it dumps as they are."""
 
 
+KNOWN_NAMES = 64
+"""Sets of names that objects to dump have, and that are remembered."""
+
+
 class FlatSchema(Schema):
     """
     A schema that loads what is valid in one pass over the fields that were sent.
@@ -36,10 +40,8 @@ class FlatSchema(Schema):
             if one.load_default is not missing
         }
 
-        self._plain = [
-            (one.attribute or name, one.data_key or name, PLAIN.get(type(one)))
-            for name, one in self.dump_fields.items()
-        ]
+        self._plain: dict[tuple[str, ...], list[tuple[str, str, type | None]]] = {}
+        """For the names that objects have: those that are dumped, in the order of the fields."""
 
     def load(self, data: Any, **options: Any) -> Any:
         """As every schema does."""
@@ -58,12 +60,22 @@ class FlatSchema(Schema):
     def dump(self, obj: Any, **options: Any) -> Any:
         """As every schema does."""
         if type(obj) is dict and not options:
-            dumped = {}
-            for name, key, kind in self._plain:
-                if name in obj:
-                    value = dumped[key] = obj[name]
-                    if type(value) is not kind:
-                        break
+            names, dumped = tuple(obj), {}
+            plain = self._plain.get(names) or self._plain_of(names)
+            for name, key, kind in plain:
+                value = dumped[key] = obj[name]
+                if type(value) is not kind:
+                    break
             else:
                 return dumped
         return super().dump(obj, **options)
+
+    def _plain_of(self, names: tuple[str, ...]) -> list[tuple[str, str, type | None]]:
+        found = [
+            (attribute, one.data_key or name, PLAIN.get(type(one)))
+            for name, one in self.dump_fields.items()
+            if (attribute := one.attribute or name) in names
+        ]
+        if len(self._plain) < KNOWN_NAMES:
+            self._plain[names] = found
+        return found

@@ -52,6 +52,10 @@ class ManualClock:
         """The time by which the test has advanced the clock; jumps do not count."""
         return self._elapsed
 
+    def monotonic(self) -> float:
+        """That time in seconds."""
+        return self._elapsed.total_seconds()
+
     def jump(self, by: timedelta) -> None:
         """Set the clock to another instant: no time passes, and running waits continue."""
         self._now += by

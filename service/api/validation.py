@@ -84,8 +84,9 @@ class RequestParser:
                 _add_errors(request, "body", [("", message)])
                 return {}
             if "currency" in schema.fields:
-                sent = {name: one for name, one in data.items() if not is_blank(one)}
-                data = {"currency": self._currency, **sent}
+                if any(map(is_blank, data.values())):
+                    data = {name: one for name, one in data.items() if not is_blank(one)}
+                data = {"currency": self._currency, **data}
         elif location == "querystring":
             return self._query(schema, request)
         elif location == "headers":

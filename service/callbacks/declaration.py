@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from marshmallow import Schema, ValidationError
@@ -157,7 +157,10 @@ class Callback:
         if selection is None:
             selection = self._selections[names] = self._selection(names)
         declared, required = selection
-        selected = {name: text for name in declared if (text := values[name]) is not None}
+        if len(declared) == len(names) and None not in values.values():
+            selected = cast("dict[str, str]", dict(values))
+        else:
+            selected = {name: text for name in declared if (text := values[name]) is not None}
         if not required <= selected.keys():
             missing = sorted(name.lower() for name in required - selected.keys())
             raise DeclarationError(f"Callback {self.name}: no value for {missing}.")

@@ -63,15 +63,15 @@ class Sandbox:
     moves_money = False
 
     def __init__(self, delay: timedelta) -> None:
-        self._delay = delay
+        self._delays = {"": delay, "pending": delay * PENDING_FACTOR, "never": None}
 
     async def begin(self, invoice: Invoice) -> Progress:
         """Choose when to collect; `+undeliverable` fails."""
         tag = tag_of(invoice)
         if tag == "undeliverable":
             return Progress(InvoiceStatus.UNDELIVERABLE, UNDELIVERABLE)
-        delays = {"never": None, "pending": self._delay * PENDING_FACTOR}
-        return Progress(InvoiceStatus.SENT, look_again_after=delays.get(tag, self._delay))
+        look_again_after = self._delays.get(tag, self._delays[""])
+        return Progress(InvoiceStatus.SENT, look_again_after=look_again_after)
 
     async def collect(self, invoice: Invoice) -> Progress:
         """Collect nothing; the tag decides the result."""

@@ -30,8 +30,11 @@ Work = Callable[[Connection, Sequence[Item]], Sequence[Result]]
 Batch = dict[Work[Any, Any], list[Any]]
 """What one transaction writes: each kind of work with its items."""
 
-_Futures = dict[Work[Any, Any], list["asyncio.Future[Any]"]]
-"""The futures of the results of a batch, in the order of its items."""
+_Futures = list["asyncio.Future[Any]"]
+"""The futures of the results of a work, in the order of its items."""
+
+_Waiting = dict[Work[Any, Any], tuple[list[Any], _Futures]]
+"""What the next transaction writes."""
 
 ObserveSize = Callable[[int], object]
 
@@ -93,8 +96,7 @@ class _Lane:
         self._database = database
         self._observe_size = observe_size
         self._prepare = prepare
-        self._items: Batch = {}
-        self._futures: _Futures = {}
+        self._waiting: _Waiting = {}
         # Looking up the running loop takes longer than making a future of it.
         self._loop = asyncio.get_running_loop()
         self._create_future = self._loop.create_future
@@ -106,8 +108,12 @@ class _Lane:
 
     def run(self, work: Work[Item, Result], item: Item, is_awaited: bool) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._create_future()
-        self._items.setdefault(work, []).append(item)
-        self._futures.setdefault(work, []).append(future)
+        waiting = self._waiting.get(work)
+        if waiting is None:
+            self._waiting[work] = [item], [future]
+        else:
+            waiting[0].append(item)
+            waiting[1].append(future)
         if is_awaited:
             self._begin()
         elif self._timer is None:
@@ -122,31 +128,30 @@ class _Lane:
     async def _commit_waiting(self) -> None:
         try:
             while self._is_awaited:
-                batch, futures = self._items, self._futures
-                self._items, self._futures = {}, {}
+                waiting, self._waiting = self._waiting, {}
                 self._is_awaited = False
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None
-                await self._commit(batch, futures)
+                await self._commit(waiting)
         finally:
             # Also after a defect: the next item must be committed.
             self._committing = None
 
-    async def _commit(self, batch: Batch, futures: _Futures) -> None:
-        """Commit *batch*; if one of its items cannot be written, each half by itself."""
+    async def _commit(self, waiting: _Waiting) -> None:
+        """Commit what is *waiting*; if one item cannot be written, each half by itself."""
         try:
-            results = await self._write(batch)
+            results = await self._write({work: items for work, (items, _) in waiting.items()})
         except StorageUnavailable as error:
-            _fail(futures, error)
+            _fail(waiting, error)
         except Exception as error:  # noqa: BLE001 -- the callers that wait receive it
-            halves = _halves(batch, futures)
+            halves = _halves(waiting)
             if not halves:
-                _fail(futures, error)
+                _fail(waiting, error)
             for half in halves:
-                await self._commit(*half)
+                await self._commit(half)
         else:
-            _resolve(futures, results)
+            _resolve(waiting, results)
             try:
                 self._observe_size(sum(map(len, results)))
             except Exception:  # the observer must not stop the commits
@@ -179,33 +184,34 @@ def _of_all(work: Work[Any, Any], items: Sequence[Any], answers: Sequence[Any]) 
     return answers
 
 
-def _halves(batch: Batch, futures: _Futures) -> list[tuple[Batch, _Futures]]:
-    """*batch* and its *futures* in two parts; none if it has only one item."""
+def _halves(waiting: _Waiting) -> list[_Waiting]:
+    """What is *waiting* in two parts; none if it is only one item."""
     entries = [
         (work, item, future)
-        for work, items in batch.items()
-        for item, future in zip(items, futures[work], strict=True)
+        for work, (items, futures) in waiting.items()
+        for item, future in zip(items, futures, strict=True)
     ]
     middle = len(entries) // 2
-    halves: list[tuple[Batch, _Futures]] = []
+    halves = list[_Waiting]()
     for part in (entries[:middle], entries[middle:]) if middle else ():
-        half: tuple[Batch, _Futures] = {}, {}
+        half: _Waiting = {}
         for work, item, future in part:
-            half[0].setdefault(work, []).append(item)
-            half[1].setdefault(work, []).append(future)
+            items, futures = half.setdefault(work, ([], []))
+            items.append(item)
+            futures.append(future)
         halves.append(half)
     return halves
 
 
-def _resolve(futures: _Futures, results: list[Sequence[Any]]) -> None:
-    for pending, answers in zip(futures.values(), results, strict=True):
-        for future, answer in zip(pending, answers, strict=True):
+def _resolve(waiting: _Waiting, results: list[Sequence[Any]]) -> None:
+    for (_, futures), answers in zip(waiting.values(), results, strict=True):
+        for future, answer in zip(futures, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
 
 
-def _fail(futures: _Futures, error: Exception) -> None:
-    for pending in futures.values():
-        for future in pending:
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    for _, futures in waiting.values():
+        for future in futures:
             if not future.done():
                 future.set_exception(error)

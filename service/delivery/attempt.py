@@ -111,17 +111,17 @@ class Attempts:
         nothing about the receiver.
         """
         callback = self.callbacks[delivery.callback]
-        name = f"{callback.method.upper()} {callback.name}"
+        name = f"{callback.method.upper()} {callback.name}" if self.tracing.is_on else ""
         self.metrics.attempt_began()
         try:
             with self.tracing.begin(SpanKind.CLIENT, name, delivery.traceparent) as span:
-                started_at, started = self.clock.now(), self.clock.elapsed()
+                started_at, started = self.clock.now(), self.clock.monotonic()
                 request = await self._sign(delivery, callback, started_at, span.traceparent)
                 if is_for_listener(delivery.origin):
                     answer = await self.listeners.send(delivery, request)
                 else:
                     answer = await self.sender.send(request)
-                ended_at, duration = self.clock.now(), self.clock.elapsed() - started
+                ended_at, seconds = self.clock.now(), self.clock.monotonic() - started
                 classified = self._classify(callback, answer)
                 may_hold = classified.meaning is Meaning.HOLD
                 hold = retry_after(answer.retry_after, ended_at) if may_hold else None
@@ -130,7 +130,7 @@ class Attempts:
                     number=delivery.attempt_count + 1,
                     started_at=started_at,
                     ended_at=ended_at,
-                    duration_ms=round(duration.total_seconds() * 1000),
+                    duration_ms=round(seconds * 1000),
                     status_code=answer.status_code,
                     response_body=None if answer.body is None else _stored_text(answer.body),
                     outcome=classified.outcome,
@@ -143,7 +143,7 @@ class Attempts:
                 )
                 if span.is_recorded:
                     _trace(span, attempt, request.method)
-            self.metrics.attempt_took(duration.total_seconds())
+            self.metrics.attempt_took(seconds)
             return attempt
         except SendingPrevented as error:
             self.metrics.attempt_prevented(error.cause)
@@ -154,9 +154,8 @@ class Attempts:
     async def settle(self, attempt: Attempt) -> None:
         """Record *attempt* and give up its lease; if that fails, the lease runs out."""
         try:
-            is_settled = await self.persist(
-                partial(self.store.settle, attempt), attempt.delivery.leased_until
-            )
+            write, until = partial(self.store.settle, attempt), attempt.delivery.leased_until
+            is_settled = await persist(write, until, self.clock, self._drain)
             if is_settled:
                 self._count(attempt)
                 if is_for_listener(attempt.delivery.origin):
@@ -184,16 +183,16 @@ class Attempts:
     ) -> OutgoingRequest:
         """The signed request of one attempt, with the headers that the callback declares."""
         signer = await self.signer_of(delivery.account_id)
-        headers = callback.select_headers(
-            {
-                **signer.headers(delivery.id, at, delivery.body),
-                "webhook-attempt": str(delivery.attempt_count + 1),
-                "Content-Type": "application/json",
-                "User-Agent": self.rules.user_agent,
-                "Invoices-Collector": delivery.collector,
-                TRACEPARENT: traceparent,
-            }
-        )
+        values: dict[str, str | None] = {
+            **signer.headers(delivery.id, at, delivery.body),
+            "webhook-attempt": str(delivery.attempt_count + 1),
+            "Content-Type": "application/json",
+            "User-Agent": self.rules.user_agent,
+            "Invoices-Collector": delivery.collector,
+        }
+        if traceparent is not None:
+            values[TRACEPARENT] = traceparent
+        headers = callback.select_headers(values)
         return OutgoingRequest(delivery.url, callback.method.upper(), headers, delivery.body)
 
     def _classify(self, callback: Callback, answer: Answer | NoAnswer) -> Classification:

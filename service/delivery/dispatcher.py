@@ -307,7 +307,7 @@ class Dispatcher(Loop):
         now = self.clock.now()
         latest_end = now + self._limits.timeout + SETTLE_MARGIN
         was_paced = self._receivers.paced_seconds is not None
-        for slot in self._receivers.take_slots(self.clock.elapsed().total_seconds()):
+        for slot in self._receivers.take_slots(self.clock.monotonic()):
             delivery = slot.delivery
             has_time = delivery.leased_until is not None and latest_end < delivery.leased_until
             if has_time and not self._receivers.is_cooling_down(delivery, now):

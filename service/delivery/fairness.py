@@ -466,11 +466,10 @@ class Receivers:
             until = health.failed(now, is_probe=slot.is_probe and not is_cooling_down)
         if health.is_open is not was_open:
             self._change(receiver)
-        ends = [at for at in (until, attempt.held_until) if at]
-        if ends:
+        if until or attempt.held_until:
+            ends = [at for at in (until, attempt.held_until) if at]
             self.cooldowns.begin(receiver.name, now, max(ends))
-        is_noted = receiver.noted_at is not None and now - receiver.noted_at < NOTE_INTERVAL
-        if health.is_open and is_noted and not ends:
+        elif health.is_open and receiver.noted_at and now - receiver.noted_at < NOTE_INTERVAL:
             return None
         receiver.noted_at = now if health.is_open else None
         return ReceiverState(

@@ -94,6 +94,8 @@ class Tracing:
         provider = provider or trace.get_tracer_provider()
         is_missing = isinstance(provider, ProxyTracerProvider)
         self._tracer = None if is_missing else provider.get_tracer("invoices")
+        self.is_on = not is_missing
+        """Whether spans are recorded; if not, their names need not be made."""
 
     def begin(self, kind: SpanKind, name: str, parent: str | None) -> Span:
         """

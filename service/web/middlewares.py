@@ -25,7 +25,7 @@ from service.web import request_ids
 from service.web.bodies import BodyLimits, read_body
 from service.web.large_requests import LARGE_BYTES, LargeRequests
 from service.web.problems import problem_of, problem_of_status
-from service.web.request_ids import request_id_of
+from service.web.request_ids import REQUEST_ID, new_request_id, request_id_of
 from service.web.responses import add_common_headers
 
 log = logging.getLogger("invoices.api")
@@ -71,10 +71,10 @@ def make_border(tracing: Tracing, private: Container[object]) -> Middleware:
     async def border(request: web.Request, handler: Handler) -> web.StreamResponse:
         span = _NO_SPAN
         if request.match_info.handler in private:
-            name = f"{request.method} {_route_of(request)}"
+            name = f"{request.method} {_route_of(request)}" if tracing.is_on else ""
             span = tracing.begin(SpanKind.SERVER, name, traceparent_in(request.headers))
         with span:
-            request[TRACEPARENT] = span.traceparent
+            request[TRACEPARENT], request[REQUEST_ID] = span.traceparent, new_request_id(request)
             try:
                 response = await handler(request)
             except web.HTTPException as error:
@@ -222,7 +222,7 @@ class Admission:
     async def _identify(self, request: web.Request) -> None:
         """Authenticate and count *request*, once: `expect` may have done it already."""
         authenticate = self.private.get(request.match_info.handler)
-        if authenticate is None or ACCOUNT_ID in request:
+        if authenticate is None or (hdrs.EXPECT in request.headers and ACCOUNT_ID in request):
             return
         account_id = await authenticate(request.headers.get(hdrs.AUTHORIZATION))
         self.limit(account_id)

@@ -24,6 +24,11 @@ def request_id_of(request: web.BaseRequest) -> str:
     """The id of *request*: from its header if that is usable, else a new one."""
     known = request.get(REQUEST_ID)
     if known is None:
-        given = request.headers.get(HEADER, "")
-        known = request[REQUEST_ID] = given if _USABLE.fullmatch(given) else new_id()
+        known = request[REQUEST_ID] = new_request_id(request)
     return known
+
+
+def new_request_id(request: web.BaseRequest) -> str:
+    """The id that *request* gets, before it has one; see `request_id_of`."""
+    given = request.headers.get(HEADER)
+    return given if given and _USABLE.fullmatch(given) else new_id()

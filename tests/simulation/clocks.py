@@ -37,6 +37,10 @@ class SkewedClock(SystemClock):
         """The virtual time, which is independent of the clock."""
         return true_now() - START
 
+    def monotonic(self):
+        """That time in seconds."""
+        return self.elapsed().total_seconds()
+
     def jump(self, by, limit):
         """Change the error of the clock, up to *limit*."""
         self.offset = max(-limit, min(limit, self.offset + by))
