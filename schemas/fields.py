@@ -49,13 +49,14 @@ class _Validated(fields.Field[Any]):
         if value is None or value is missing:
             return super().deserialize(value, attr, data, **kwargs)
         loaded = self._deserialize(value, attr, data, **kwargs)
-        self._validate(loaded)
+        if self.validators:
+            self._validate(loaded)
         return loaded
 
     def _validate(self, value: Any) -> None:
         if len(self.validators) == 1:
             self.validators[0](value)
-        elif self.validators:
+        else:
             super()._validate(value)
 
 

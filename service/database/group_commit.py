@@ -115,7 +115,9 @@ class _Lane:
             waiting[0].append(item)
             waiting[1].append(future)
         if is_awaited:
-            self._begin()
+            self._is_awaited = True
+            if self._committing is None:
+                self._begin()
         elif self._timer is None:
             self._timer = self._loop.call_later(COMPANY_SECONDS, self._begin)
         return future

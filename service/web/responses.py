@@ -26,14 +26,15 @@ def raw_json_response(
     body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> PlainResponse:
     """*body*, which is JSON in UTF-8 already."""
-    return PlainResponse(
-        body=body, status=status, headers=headers, content_type="application/json", charset="utf-8"
-    )
+    return PlainResponse(body=body, status=status, headers={**_JSON, **(headers or {})})
 
 
 def json_head_response() -> web.StreamResponse:
     """The answer to HEAD where GET answers JSON: without `Content-Length`, which is not known."""
-    return web.StreamResponse(headers={hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
+    return web.StreamResponse(headers=_JSON)
+
+
+_JSON: Mapping[str, str] = {hdrs.CONTENT_TYPE: "application/json; charset=utf-8"}
 
 
 # The lower case of an `istr`, by which headers are found, is made once.
