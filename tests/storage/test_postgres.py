@@ -489,9 +489,10 @@ async def test_a_restarted_server_is_used_again(own_server, shaky, monkeypatch):
 
 async def test_a_frozen_server_is_given_up(own_server, shaky, monkeypatch):
     """A transaction on a server that does not answer fails after a time limit."""
-    monkeypatch.setattr(postgres, "TRANSACTION_SECONDS", 0.2)
     monkeypatch.setattr(connecting, "RECONNECT_SECONDS", (0.0,))
+    # With the usual time limit: this opens a connection.
     await shaky.write(write_name)
+    monkeypatch.setattr(postgres, "TRANSACTION_SECONDS", 0.2)
     own_server.freeze()
 
     with pytest.raises(StorageUnavailable):
