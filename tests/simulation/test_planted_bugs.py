@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 
 from tests.simulation.paying_plants import PAYING_PLANTS
@@ -14,22 +16,60 @@ PAYING_COUNT = 80
 """The worlds with payments in which each of their bugs must be found."""
 
 FIRST = {
-    "release_needs_no_lease": 45,
-    "settling_is_tried_once": 70,
-    "draining_abandons_attempts": 440,
-    "release_signals_nothing": 670,
-    "probes_take_every_slot": 360,
-    "steps_move_from_what_was_leased": 80,
-    "early_webhooks_are_forgotten": 18,
+    "release_needs_no_lease": 130,
+    "settling_is_tried_once": 76,
+    "draining_abandons_attempts": 445,
+    "release_signals_nothing": 675,
+    "probes_take_every_slot": 496,
+    "steps_move_from_what_was_leased": 86,
+    "early_webhooks_are_forgotten": 53,
     "sessions_are_replaced_while_they_can_be_paid": 12,
-    "voiding_expires_nothing": 12,
+    "voiding_expires_nothing": 15,
     "payments_are_recorded_twice": 13,
     "declines_are_told_each_time": 10,
     "refunds_are_told_twice": 35,
     "refunds_have_a_new_key_each_time": 29,
     "refunds_are_not_looked_for": 30,
+    "settling_needs_no_lease": 6,
+    "steps_need_no_lease": 6,
+    "attempts_outlast_their_leases": 137,
+    "lost_attempts_are_not_recorded": 6,
+    "order_checks_one_event": 15,
+    "one_callback_is_fired": 10,
+    "events_leave_the_lease": 6,
+    "lost_events_count_as_recorded": 6,
+    "lost_settlements_count_as_written": 7,
+    "failures_on_our_side_are_attempts": 12,
+    "sweeping_removes_pending_deliveries": 9,
+    "signals_are_lost_before_waiting": 31,
+    "slots_leak": 12,
+    "neighbours_pay": 7,
+    "holds_are_not_remembered": 14,
+    "holds_are_not_shared": 3,
+    "paused_receivers_are_leased": 3,
+    "resuming_signals_nothing": 3,
+    "attempts_outlive_their_cancellation": 17,
+    "cancelled_deliveries_are_told_as_exhausted": 17,
+    "mails_need_no_lease": 6,
+    "mails_are_composed_for_each_step": 3,
+    "mails_are_not_announced": 3,
+    "deferred_mails_are_forgotten": 3,
+    "refusals_of_the_service_are_attempts": 11,
+    "undeliverable_mails_are_not_told": 3,
+    "holds_are_not_told": 11,
+    "unknown_sessions_are_not_asked_about": 6,
+    "sessions_are_not_asked_about": 5,
+    "webhooks_make_nothing_due": 3,
+    "stored_failures_are_final": 6,
+    "amounts_are_not_compared": 4,
 }
 """The world that is tried first for a rare bug; those before it are tried last."""
+
+
+@cache
+def failure_of(seed, **kind):
+    """What is broken in a world without a planted bug: nothing, and the same each time."""
+    return run(seed, **kind).failure
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.__name__)
@@ -41,7 +81,7 @@ def test_a_planted_bug_is_found(plant, monkeypatch):
     monkeypatch.undo()
 
     assert seed is not None
-    assert "" == run(seed).failure
+    assert "" == failure_of(seed)
 
 
 @pytest.mark.parametrize("plant", GREEDY_PLANTS, ids=lambda plant: plant.__name__)
@@ -53,7 +93,7 @@ def test_a_planted_bug_is_found_beside_a_greedy_account(plant, monkeypatch):
     monkeypatch.undo()
 
     assert seed is not None
-    assert "" == run(seed, is_greedy=True).failure
+    assert "" == failure_of(seed, is_greedy=True)
 
 
 @pytest.mark.parametrize("plant", PAYING_PLANTS, ids=lambda plant: plant.__name__)
@@ -65,7 +105,7 @@ def test_a_planted_bug_is_found_where_invoices_are_paid(plant, monkeypatch):
     monkeypatch.undo()
 
     assert seed is not None
-    assert "" == run(seed, is_paying=True).failure
+    assert "" == failure_of(seed, is_paying=True)
 
 
 def _in_order(plant, count):
