@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import lru_cache
 
 from service.clock import SystemClock
 from tests.clock import START
@@ -16,7 +17,13 @@ from tests.clock import START
 
 def true_now():
     """The virtual time, as a correct clock shows it."""
-    return START + timedelta(microseconds=round(asyncio.get_running_loop().time() * 1e6))
+    return _after(asyncio.get_running_loop().time())
+
+
+@lru_cache(maxsize=64)
+def _after(seconds):
+    """The instant so many *seconds* after the start; it is asked for several times in a row."""
+    return START + timedelta(microseconds=round(seconds * 1e6))
 
 
 class SkewedClock(SystemClock):
