@@ -7,10 +7,13 @@ In CI a skipped test is a failure.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
+import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -52,8 +55,43 @@ MEMORY_BYTES = 2 * 2**30
 """The free memory above which temporary files are in memory; a run needs a part of it."""
 
 
+HANG_SECONDS = 180
+"""A test that takes longer than this hangs."""
+
+REST_SECONDS = 20
+"""How much longer it may take until the run ends: its end is set this often at most."""
+
+
+class Watch:
+    """
+    Ends a run in which a test hangs, and shows where every thread stands.
+
+    The option `faulthandler_timeout` of pytest does the same, with a new thread for each test: that
+    is a tenth of the time of short tests.
+    """
+
+    def __init__(self) -> None:
+        # Later, what tests print is captured.
+        self._stderr = os.dup(2)
+        self._set_at = -math.inf
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_protocol(self) -> Iterator[object]:
+        """Give the next test its time."""
+        if time.monotonic() - self._set_at > REST_SECONDS:
+            self._set_at = time.monotonic()
+            seconds = HANG_SECONDS + REST_SECONDS
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._stderr)
+        return (yield)
+
+    def pytest_sessionfinish(self) -> None:
+        """All tests have ended."""
+        faulthandler.cancel_dump_traceback_later()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Prepare the environment of the run, which all of its processes share."""
+    config.pluginmanager.register(Watch())
     # No test needs the authorities of the system, which take 20 ms in each TLS context.
     os.environ["SSL_CERT_FILE"] = os.devnull
     _keep_files_in_memory(config)
@@ -89,6 +127,19 @@ def pytest_collection(session: pytest.Session) -> Iterator[object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """
+    Exclude what is left of the run from garbage collection, once the garbage is collected.
+
+    pytest looks for garbage five times more, and the interpreter several times while it ends: each
+    time at all that the run has made, which took a process two seconds.
+    """
+    for _ in range(2):
+        # Twice, because what is collected may leave garbage.
+        gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
