@@ -23,7 +23,7 @@ import pytest
 from tests.rows import a_database
 from tests.warm import Warm
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.compiled", "tests.postgres"]
 
 TESTS = Path(__file__).parent
 
