@@ -23,6 +23,7 @@ from tests.clock import PATIENCE_SECONDS, START, woken_by
 from tests.postgres import PostgresServer, new_database
 from tests.rows import (
     LEASE,
+    SECOND,
     a_receiver,
     add_delivery,
     an_invoice,
@@ -117,8 +118,9 @@ async def at_once(awaitable):
 
 async def test_deliveries_that_another_round_leases_are_skipped(store, database, another, held):
     """A lease round takes the free deliveries and does not wait for the transactions of others."""
-    for id_ in ("1", "2", "3"):
-        await add_delivery(store, id_)
+    for number in (1, 2, 3):
+        # The longest due first: of rows that are due at one instant, any may be.
+        await add_delivery(store, f"{number}", at=START - (3 - number) * SECOND)
     some, all_ = (
         deliveries.LeaseRound(START, START + LEASE, {a_receiver(): limit}) for limit in (2, 9)
     )
@@ -136,8 +138,8 @@ async def test_deliveries_that_another_round_leases_are_skipped(store, database,
 
 async def test_invoices_that_another_round_leases_are_skipped(store, database, another, held):
     """A lease round takes the free invoices and does not wait for the transactions of others."""
-    for id_ in ("1", "2", "3"):
-        await store.accept(an_invoice(id_))
+    for number in (1, 2, 3):
+        await store.accept(an_invoice(f"{number}", at=START - (3 - number) * SECOND))
     some, all_ = (leases.LeaseRound(START, START + LEASE, limit) for limit in (2, 9))
     leasing = asyncio.create_task(
         database.write(held.behind(lambda tx: steps.lease_due(tx, [some])))

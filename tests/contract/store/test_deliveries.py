@@ -1,6 +1,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
+from itertools import chain
 
 import pytest
 
@@ -105,17 +106,21 @@ async def test_only_the_named_receivers_get_leases(store):
     assert ["msg_b"] == [one.id for one in due.deliveries]
 
 
-async def test_concurrent_rounds_lease_different_deliveries(store):
+async def test_concurrent_rounds_lease_different_deliveries(store, kind):
     """Two rounds that are committed together lease different deliveries."""
     for number in range(4):
-        await add_delivery(store, str(number))
+        # The longest due first: of rows that are due at one instant, any may be.
+        await add_delivery(store, str(number), at=START - (4 - number) * SECOND)
 
     rounds = [LeaseRound(START, START + LEASE, {a_receiver(): limit}) for limit in (2, 9)]
     given = await asyncio.gather(*map(store.lease_deliveries, rounds))
 
-    assert [["msg_0", "msg_1"], ["msg_2", "msg_3"]] == [
-        [one.id for one in due.deliveries] for due in given
-    ]
+    leased = [[one.id for one in due.deliveries] for due in given]
+    assert ["msg_0", "msg_1", "msg_2", "msg_3"] == sorted(chain.from_iterable(leased))
+    assert len(leased[0]) <= 2
+    if kind != "postgresql":
+        # There, both transactions run at the same time, and either of them may be ahead.
+        assert [["msg_0", "msg_1"], ["msg_2", "msg_3"]] == leased
 
 
 # The order of an invoice
