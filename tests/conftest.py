@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from aiohttp import web_app
 
 from tests.rows import a_database
 from tests.warm import Warm
@@ -60,6 +61,14 @@ HANG_SECONDS = 180
 
 REST_SECONDS = 20
 """How much longer it may take until the run ends: its end is set this often at most."""
+
+
+GARBAGE_COUNT = 3_000
+"""
+After so many new objects, the garbage collector looks at them.
+
+An application and its database are twice as many; by default it looks after 700.
+"""
 
 
 class Watch:
@@ -126,7 +135,18 @@ def pytest_collection(session: pytest.Session) -> Iterator[object]:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(GARBAGE_COUNT)
         gc.enable()
+
+
+def pytest_runtest_teardown() -> None:
+    """
+    Release the applications of the test.
+
+    aiohttp keeps the last thousand of them, with all that they hold: the garbage collector looked
+    at 800,000 objects each time.
+    """
+    web_app._cached_build_middleware.cache_clear()
 
 
 def pytest_unconfigure() -> None:
