@@ -15,7 +15,9 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -132,11 +134,33 @@ def pytest_collection(session: pytest.Session) -> Iterator[object]:
     """Exclude what is collected from garbage collection: it lives as long as the run."""
     gc.disable()
     try:
+        _import_in_turn(session.config)
         return (yield)
     finally:
         gc.freeze()
         gc.set_threshold(GARBAGE_COUNT)
         gc.enable()
+
+
+def _import_in_turn(config: pytest.Config) -> None:
+    """
+    Import all tests; each process of a run begins at another place.
+
+    In a new clone the modules are compiled, and kept for the next import: each process compiles a
+    part of them then, and not every process all of them.
+    """
+    if not hasattr(config, "workerinput") or config.args_source is not config.ArgsSource.TESTPATHS:
+        return
+    paths = sorted(path for depth in ("*", "*/*") for path in TESTS.glob(f"{depth}/test_*.py"))
+    places = [path.relative_to(TESTS.parent).with_suffix("").parts for path in paths]
+    # Not those of installed packages.
+    names = [".".join(one) for one in places if all(part.isidentifier() for part in one)]
+    number = int(config.workerinput["workerid"].removeprefix("gw"))
+    start = number * len(names) // config.workerinput["workercount"]
+    for name in (*names[start:], *names[:start]):
+        # The collection imports it again, and shows what is wrong.
+        with suppress(Exception):
+            import_module(name)
 
 
 def pytest_runtest_teardown() -> None:
