@@ -38,7 +38,7 @@ demo: $(RUNTIME) ## the service and a receiver on this machine: one invoice in, 
 	@$(BIN)/python -m service demo $(ARGS)
 
 .PHONY: test
-test: $(TOOLS) ## every test, in as many processes as the machine has cores
+test: $(TOOLS) ## every test, in two processes for each core of the machine
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 .PHONY: coverage

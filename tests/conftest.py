@@ -65,6 +65,9 @@ REST_SECONDS = 20
 """How much longer it may take until the run ends: its end is set this often at most."""
 
 
+PROCESSES_PER_CORE = 2
+"""How many processes a run has: about half of the tests wait, for other programs or for a time."""
+
 GARBAGE_COUNT = 3_000
 """
 After so many new objects, the garbage collector looks at them.
@@ -98,6 +101,13 @@ class Watch:
     def pytest_sessionfinish(self) -> None:
         """All tests have ended."""
         faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Iterator[int]:
+    """What `--numprocesses auto` stands for, unless the environment has a number."""
+    count = yield
+    return count if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else PROCESSES_PER_CORE * count
 
 
 def pytest_configure(config: pytest.Config) -> None:
