@@ -7,6 +7,7 @@ and the source of random numbers.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from service import __version__
@@ -109,7 +110,7 @@ def assemble(
         clock=clock,
         document=dict(document or {}),
         receiver_documents=receiver_documents or {one: {} for one in VERSIONS},
-        vectors=vectors_document(INVOICE_NOTIFICATION),
+        vectors=_vectors(),
         authenticate=authenticator.authenticate,
         admit_delivery=open_deliveries.admit,
         limit=RateLimit(settings.rate_limit, settings.rate_burst, clock).take,
@@ -143,6 +144,12 @@ def assemble(
         payments=_pay_pages(settings, store, pay_links, collecting),
         console=console_of(settings, process, dependencies, signing_secrets, loops),
     )
+
+
+@cache
+def _vectors() -> Mapping[str, Any]:
+    """The vectors that are served; signing them takes as long as the rest of the wiring."""
+    return vectors_document(INVOICE_NOTIFICATION)
 
 
 def _loops(
