@@ -360,6 +360,8 @@ class AttemptTracing(Tracing):
 
     def __init__(self, world, process):
         super().__init__()
+        # Otherwise the spans get no names, and those of attempts end with their callbacks.
+        self.is_on = True
         self._world = world
         self._process = process
 
