@@ -195,7 +195,7 @@ def lost_settlements_count_as_written(patch):
 
 def settling_is_tried_once(patch):
     """A dispatcher drops an outcome if it cannot be settled at once."""
-    patch.setattr(Attempts, "persist", lambda self, write, leased_until: write())
+    patch.setattr(attempt, "persist", lambda write, *_: write())
 
 
 def failures_on_our_side_are_attempts(patch):
