@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from service.accounts.encryption import new_encryption_key
-from tests.browser.chromium import chromium
 from tests.browser.docs_page import DocsPage
 from tests.browser.served import added_account, served
 
@@ -21,14 +20,9 @@ def key(tmp_path, migrated):
 
 
 @pytest.fixture
-def page(tmp_path, key, monkeypatch, warm):
+def page(tmp_path, key, browser, warm):
     """The documentation page of a service in production mode, in a browser."""
-    # Service and driver listen on loopback, which no proxy reaches.
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    with (
-        served(tmp_path, encryption_key=ENCRYPTION_KEY, running=warm.running) as url,
-        chromium(tmp_path / "profile") as browser,
-    ):
+    with served(tmp_path, encryption_key=ENCRYPTION_KEY, running=warm.running) as url:
         yield DocsPage(browser, url)
 
 

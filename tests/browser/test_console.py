@@ -70,13 +70,6 @@ def send(service_url, receiver_url):
 
 
 @pytest.fixture
-def browser(tmp_path, service_url):
-    """A browser."""
-    with chromium(tmp_path / "profile") as browser:
-        yield browser
-
-
-@pytest.fixture
 def screens(service_url, receiver_url, send):
     """The URL of every screen, with a delivery that failed and one that did not."""
     bad, good = send("bad"), send("good")
@@ -304,9 +297,8 @@ def test_everything_is_reached_by_keyboard(browser, service_url, send):
 
 
 @pytest.fixture
-def two_accounts(tmp_path, monkeypatch, migrated, warm):
+def two_accounts(tmp_path, migrated, warm):
     """A service that asks for keys: its URL, its encryption key, and the keys of two accounts."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     key = new_encryption_key()
     keys = [added_account(tmp_path, encryption_key=key, name=name) for name in ("ann", "ben")]
     with served(tmp_path, encryption_key=key, running=warm.running) as url:
@@ -320,13 +312,11 @@ def sign_in(browser, url, key):
     press(browser, "Sign in")
 
 
-def test_two_accounts_sign_in_beside_each_other(tmp_path, two_accounts):
+def test_two_accounts_sign_in_beside_each_other(tmp_path, browser, two_accounts):
     """Each sees its own account, in a browser of its own; a wrong key is said to be wrong."""
     url, _, (ann, ben) = two_accounts
-    with (
-        chromium(tmp_path / "ann") as of_ann,
-        chromium(tmp_path / "ben") as of_ben,
-    ):
+    of_ann = browser
+    with chromium(tmp_path / "ben") as of_ben:
         sign_in(of_ann, url, "inv_wrong")
         assert "not, or no longer, the key" in words(of_ann)
         assert [] == violations(of_ann)
@@ -352,21 +342,20 @@ def test_two_accounts_sign_in_beside_each_other(tmp_path, two_accounts):
         assert "Sign out" in words(of_ben)
 
 
-def test_the_operator_signs_in_with_a_link(tmp_path, two_accounts):
+def test_the_operator_signs_in_with_a_link(tmp_path, browser, two_accounts):
     """The link shows a button, and then the accounts; it does not work again."""
     url, key, _ = two_accounts
-    with chromium(tmp_path / "operator") as browser:
-        link = printed(tmp_path, key, "console-link", "--operator", INVOICES_PUBLIC_URL=url).strip()
-        browser.get(link)
-        assert [] == violations(browser)
-        press(browser, "Sign in")
-        assert {"ann", "ben"} <= set(words(browser).split())
-        assert [] == violations(browser)
-        browser.find_element(By.LINK_TEXT, "ben").click()
-        assert "Why did it not come?" in words(browser)
-        browser.find_element(By.LINK_TEXT, "Deliveries").click()
-        assert "account=acct_" in browser.current_url
-        press(browser, "Filter")
-        assert "account=acct_" in browser.current_url
-        browser.get(link)
-        assert "does not work any more" in words(browser)
+    link = printed(tmp_path, key, "console-link", "--operator", INVOICES_PUBLIC_URL=url).strip()
+    browser.get(link)
+    assert [] == violations(browser)
+    press(browser, "Sign in")
+    assert {"ann", "ben"} <= set(words(browser).split())
+    assert [] == violations(browser)
+    browser.find_element(By.LINK_TEXT, "ben").click()
+    assert "Why did it not come?" in words(browser)
+    browser.find_element(By.LINK_TEXT, "Deliveries").click()
+    assert "account=acct_" in browser.current_url
+    press(browser, "Filter")
+    assert "account=acct_" in browser.current_url
+    browser.get(link)
+    assert "does not work any more" in words(browser)

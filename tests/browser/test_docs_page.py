@@ -18,16 +18,16 @@ def texts(element, selector):
     return [one.text for one in element.find_elements(By.CSS_SELECTOR, selector)]
 
 
-def test_the_page_uses_no_other_host(page, service_url):
+def test_the_page_uses_no_other_host(own_page, service_url):
     """The page requests no other host, and the browser logs no error."""
-    page.operation("invoices", "create_invoice")
+    own_page.operation("invoices", "create_invoice")
 
-    asked = page.requested_urls()
+    asked = own_page.requested_urls()
     foreign = [url for url in asked if not url.startswith(f"{service_url}/")]
 
     assert f"{service_url}/api/docs/openapi.json" in asked
     assert [] == foreign
-    assert [] == page.browser.get_log("browser")
+    assert [] == own_page.browser.get_log("browser")
 
 
 def test_page_is_swagger_ui_5_of_openapi_3_1(page):
@@ -41,10 +41,10 @@ def test_page_is_swagger_ui_5_of_openapi_3_1(page):
     assert "OAS 3.1" in badges
 
 
-def test_every_operation_is_shown(page, service_url):
+def test_every_operation_is_shown(page, documentation_url):
     """Each operation of the document is on the page."""
     page.operation("invoices", "create_invoice")
-    with urlopen(f"{service_url}/api/docs/openapi.json") as answer:
+    with urlopen(f"{documentation_url}/api/docs/openapi.json") as answer:
         document = json.load(answer)
 
     declared = {
@@ -76,7 +76,7 @@ def test_the_callbacks_tab_documents_the_callback(page):
     assert [INVOICE_NOTIFICATION.request_example, INVOICE_NOTIFICATION.response_example] == examples
 
 
-def test_the_document_of_the_receiver_is_the_other_view(page, service_url):
+def test_the_document_of_the_receiver_is_the_other_view(page):
     """The link "Your receiver" shows the operation to build, with its parameters and answers."""
     operation = page.show_receiver()
     examples = [json.loads(text) for text in texts(operation, ".highlight-code")]
@@ -99,14 +99,14 @@ def named(name, texts):
     return any(text.split("\n")[0].rstrip(" *") == name for text in texts)
 
 
-def test_the_view_of_the_receiver_uses_no_other_host(page, service_url):
+def test_the_view_of_the_receiver_uses_no_other_host(own_page, service_url):
     """The other view requests no other host either, and the browser logs no error."""
-    page.show_receiver()
+    own_page.show_receiver()
 
-    asked = page.requested_urls()
+    asked = own_page.requested_urls()
     assert f"{service_url}/api/docs/receiver.json" in asked
     assert [] == [url for url in asked if not url.startswith(f"{service_url}/")]
-    assert [] == page.browser.get_log("browser")
+    assert [] == own_page.browser.get_log("browser")
 
 
 def test_the_receiver_cannot_be_tried_out(page):
@@ -129,24 +129,24 @@ def test_both_views_link_to_each_other(page):
     page.operation("invoices", "create_invoice")
 
 
-def test_an_invoice_can_be_sent_from_the_page(page, service_url):
+def test_an_invoice_can_be_sent_from_the_page(own_page, service_url):
     """The example of the page can be executed, and the invoice is accepted."""
-    operation = page.operation("invoices", "create_invoice")
+    operation = own_page.operation("invoices", "create_invoice")
 
-    status = page.try_out(operation, callback_url="http://127.0.0.1:9")
+    status = own_page.try_out(operation, callback_url="http://127.0.0.1:9")
 
     assert "202" == status
     with urlopen(f"{service_url}/invoices/2expen51ve") as answer:
         assert "http://127.0.0.1:9" == json.load(answer)["callback_url"]
 
 
-def test_the_page_works_under_its_content_security_policy(page):
+def test_the_page_works_under_its_content_security_policy(own_page):
     """Reading, expanding and executing violate no rule of the Content-Security-Policy."""
-    operation = page.operation("invoices", "create_invoice")
-    page.try_out(operation, callback_url="http://127.0.0.1:9")
-    page.open_callbacks(operation)
+    operation = own_page.operation("invoices", "create_invoice")
+    own_page.try_out(operation, callback_url="http://127.0.0.1:9")
+    own_page.open_callbacks(operation)
 
-    assert [] == page.browser.get_log("browser")
+    assert [] == own_page.browser.get_log("browser")
 
 
 def test_the_policy_blocks_foreign_scripts_and_requests(page):

@@ -10,19 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.browser.chromium import chromium
 from tests.browser.docs_page import DocsPage
 from tests.browser.served import served
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PREFIX = "/billing"
-
-
-@pytest.fixture(autouse=True)
-def _without_proxy(monkeypatch):
-    """Service and driver listen on loopback, which no proxy reaches."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
 
 
 @contextmanager
@@ -73,18 +66,16 @@ def check(browser, url):
     assert [] == page.browser.get_log("browser")
 
 
-def test_operations_can_be_executed_at_another_host_name(tmp_path, migrated, warm):
+def test_operations_can_be_executed_at_another_host_name(browser, service_url):
     """Execute works at localhost, although the URL of the service is at 127.0.0.1."""
-    with served(tmp_path, running=warm.running) as url, chromium(tmp_path / "profile") as browser:
-        check(browser, url.replace("127.0.0.1", "localhost"))
+    check(browser, service_url.replace("127.0.0.1", "localhost"))
 
 
-def test_operations_can_be_executed_behind_a_prefix(tmp_path, migrated, warm):
+def test_operations_can_be_executed_behind_a_prefix(browser, tmp_path, migrated, warm):
     """Behind a proxy that removes a prefix the page is shown, and Execute works."""
     with (
         removing_prefix() as (proxy_url, lead_to),
         served(tmp_path, public_url=proxy_url, running=warm.running) as url,
-        chromium(tmp_path / "profile") as browser,
     ):
         lead_to(url)
         check(browser, proxy_url)

@@ -13,7 +13,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.browser.chromium import chromium
 from tests.browser.test_reading import AXE, PHONE
 from tests.clock import PATIENCE_SECONDS
 
@@ -37,13 +36,11 @@ def fetched(url, body=None):
 
 
 @pytest.fixture
-def browser(tmp_path, service_url):
+def browser(browser, service_url):
     """A browser on the page of an invoice that is not paid by itself."""
     fetched(f"{service_url}/invoices/", INVOICE)
-    url = fetched(f"{service_url}/invoices/2expen51ve")["payment_url"]
-    with chromium(tmp_path / "profile") as browser:
-        browser.get(url)
-        yield browser
+    browser.get(fetched(f"{service_url}/invoices/2expen51ve")["payment_url"])
+    return browser
 
 
 @pytest.fixture
