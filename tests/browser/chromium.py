@@ -25,6 +25,8 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
     "--window-size=1100,1400",
+    # No page runs for so long that optimized code repays its compilation.
+    "--js-flags=--no-opt",
 )
 
 BLANK = {"session.restore_on_startup": 4, "session.startup_urls": ["about:blank"]}
@@ -51,19 +53,20 @@ def new_tab(browser: Chrome) -> Iterator[Chrome]:
     Starting a browser takes seconds, and a tab takes milliseconds. What pages have stored, cookies
     and permissions are removed with the tab, and so is what a test has emulated.
     """
-    first = browser.current_window_handle
+    before, current = browser.window_handles, browser.current_window_handle
     browser.switch_to.new_window("tab")
+    own = browser.current_window_handle
     for kind in LOGS:
         browser.get_log(kind)
     try:
         yield browser
     finally:
+        browser.switch_to.window(own)
         _forget(browser)
-        for tab in browser.window_handles:
-            if tab != first:
-                browser.switch_to.window(tab)
-                browser.close()
-        browser.switch_to.window(first)
+        for tab in set(browser.window_handles).difference(before):
+            browser.switch_to.window(tab)
+            browser.close()
+        browser.switch_to.window(current)
 
 
 def _forget(browser: Chrome) -> None:

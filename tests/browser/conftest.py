@@ -8,6 +8,8 @@ documentation share a service; all others have one each.
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
+from functools import cache
 
 import pytest
 
@@ -62,6 +64,41 @@ def page(browser, documentation_url):
 def own_page(browser, service_url):
     """The documentation page of a service for this test alone, in a browser."""
     return DocsPage(browser, service_url)
+
+
+@pytest.fixture(scope="module")
+def _unfolded_pages(shared_browser, documentation_url):
+    """Opens a view in a tab that stays, with the callback of an invoice unfolded."""
+    with ExitStack() as tabs:
+
+        @cache
+        def opened(view):
+            browser = tabs.enter_context(new_tab(shared_browser))
+            page = DocsPage(browser, documentation_url, view)
+            return page, page.unfold(view), browser.current_window_handle
+
+        yield opened
+
+
+@pytest.fixture
+def unfolded(_unfolded_pages, shared_browser):
+    """
+    Shows a view with the callback of an invoice unfolded: the page, and the callback.
+
+    Loading and unfolding takes seconds, so tests share the page: they look at it, and do not use
+    it. What they emulate ends with the test.
+    """
+    current = shared_browser.current_window_handle
+
+    def show(view="api"):
+        page, callback, tab = _unfolded_pages(view)
+        shared_browser.switch_to.window(tab)
+        shared_browser.execute_cdp_cmd("Page.bringToFront", {})
+        return page, callback
+
+    yield show
+    shared_browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    shared_browser.switch_to.window(current)
 
 
 def pytest_collection_modifyitems(items):

@@ -15,20 +15,33 @@ from service.callbacks.invoices import INVOICE_NOTIFICATION
 
 PATIENCE_SECONDS = 30
 
+VIEWS = {"api": "", "receiver": "/?view=receiver"}
+"""The two documents, and where they are shown."""
+
 Found = TypeVar("Found")
 
 
 class DocsPage:
     """Swagger UI at /api/docs; every action waits for the elements that it needs."""
 
-    def __init__(self, browser: Chrome, service_url: str) -> None:
+    def __init__(self, browser: Chrome, service_url: str, view: str = "api") -> None:
         self.browser = browser
-        browser.get(f"{service_url}/api/docs")
+        browser.get(f"{service_url}/api/docs{VIEWS[view]}")
 
     def show_receiver(self) -> WebElement:
         """Switch to the document of the receiver, and return its callback, expanded."""
         self.wait(lambda page: page.find_element(By.LINK_TEXT, "Your receiver")).click()
+        return self.receiver()
+
+    def receiver(self) -> WebElement:
+        """The callback in the document of the receiver, expanded."""
         return self.operation("callbacks", INVOICE_NOTIFICATION.name)
+
+    def unfold(self, view: str) -> WebElement:
+        """The callback of an invoice in this view, with everything around it expanded."""
+        if view == "receiver":
+            return self.receiver()
+        return self.open_callbacks(self.operation("invoices", "create_invoice"))
 
     def operation(self, tag: str, operation_id: str) -> WebElement:
         """The operation, expanded."""

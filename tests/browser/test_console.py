@@ -14,10 +14,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from service.accounts.encryption import new_encryption_key
+from tests.browser.axe import MODES, emulate, violations, violations_by_mode
 from tests.browser.chromium import chromium
 from tests.browser.served import PATIENCE_SECONDS, added_account, printed, served
-from tests.browser.test_pay_page import emulate, fetched, press, words
-from tests.browser.test_reading import AXE, PHONE
+from tests.browser.test_pay_page import fetched, press, words
+from tests.browser.test_reading import PHONE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -100,24 +101,14 @@ def until(browser, condition):
     return wait.until(lambda _: condition())
 
 
-def violations(browser):
-    """What the axe rules find."""
-    browser.execute_script(AXE.read_text(encoding="utf-8"))
-    found = browser.execute_async_script("axe.run().then(arguments[0])")
-    assert "color-contrast" in {one["id"] for one in found["passes"]}
-    return [(one["id"], [node["target"] for node in one["nodes"]]) for one in found["violations"]]
-
-
-@pytest.mark.parametrize("mode", ["light", "dark"])
-def test_every_screen_is_accessible(browser, screens, mode):
+def test_every_screen_is_accessible(browser, screens):
     """The axe rules find nothing on any screen, in either mode."""
-    emulate(browser, prefers_color_scheme=mode)
     found = {}
     for url in screens:
         browser.get(url)
-        found[url] = violations(browser)
+        found |= {(url, mode): one for mode, one in violations_by_mode(browser).items()}
 
-    assert {url: [] for url in screens} == found
+    assert {(url, mode): [] for url in screens for mode in MODES} == found
 
 
 def test_every_screen_fits_a_phone(browser, screens):

@@ -9,6 +9,7 @@ import pytest
 from selenium.webdriver.common.by import By
 
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from tests.browser.docs_page import DocsPage
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -30,9 +31,9 @@ def test_the_page_uses_no_other_host(own_page, service_url):
     assert [] == own_page.browser.get_log("browser")
 
 
-def test_page_is_swagger_ui_5_of_openapi_3_1(page):
+def test_page_is_swagger_ui_5_of_openapi_3_1(unfolded):
     """The page shows the OpenAPI 3.1 document; an older Swagger UI would show a blank page."""
-    page.operation("invoices", "create_invoice")
+    page, _ = unfolded()
 
     version = page.browser.execute_script("return versions.swaggerUI.version")
     badges = texts(page.browser, ".info .version")
@@ -41,9 +42,9 @@ def test_page_is_swagger_ui_5_of_openapi_3_1(page):
     assert "OAS 3.1" in badges
 
 
-def test_every_operation_is_shown(page, documentation_url):
+def test_every_operation_is_shown(unfolded, documentation_url):
     """Each operation of the document is on the page."""
-    page.operation("invoices", "create_invoice")
+    page, _ = unfolded()
     with urlopen(f"{documentation_url}/api/docs/openapi.json") as answer:
         document = json.load(answer)
 
@@ -61,11 +62,10 @@ def test_every_operation_is_shown(page, documentation_url):
     assert declared == shown
 
 
-def test_the_callbacks_tab_documents_the_callback(page):
+def test_the_callbacks_tab_documents_the_callback(unfolded):
     """The Callbacks tab shows the URL, the body and the answers of the callback."""
-    operation = page.operation("invoices", "create_invoice")
+    page, callbacks = unfolded()
 
-    callbacks = page.open_callbacks(operation)
     page.wait(lambda _: texts(callbacks, ".opblock-summary-path"))
     (path,) = callbacks.find_elements(By.CSS_SELECTOR, ".opblock-summary-path")
     examples = [json.loads(text) for text in texts(callbacks, ".highlight-code")]
@@ -99,28 +99,30 @@ def named(name, texts):
     return any(text.split("\n")[0].rstrip(" *") == name for text in texts)
 
 
-def test_the_view_of_the_receiver_uses_no_other_host(own_page, service_url):
+def test_the_view_of_the_receiver_uses_no_other_host(browser, service_url):
     """The other view requests no other host either, and the browser logs no error."""
-    own_page.show_receiver()
+    page = DocsPage(browser, service_url, "receiver")
+    page.receiver()
 
-    asked = own_page.requested_urls()
+    asked = page.requested_urls()
     assert f"{service_url}/api/docs/receiver.json" in asked
     assert [] == [url for url in asked if not url.startswith(f"{service_url}/")]
-    assert [] == own_page.browser.get_log("browser")
+    assert [] == browser.get_log("browser")
 
 
-def test_the_receiver_cannot_be_tried_out(page):
+def test_the_receiver_cannot_be_tried_out(unfolded):
     """Only the service can sign a callback, so the page offers no form for it."""
-    operation = page.show_receiver()
+    _, operation = unfolded("receiver")
 
     assert [] == operation.find_elements(By.CSS_SELECTOR, ".execute, .try-out__btn")
     fields = operation.find_elements(By.CSS_SELECTOR, ".parameters input, textarea")
     assert [] == [one for one in fields if one.is_displayed()]
 
 
-def test_both_views_link_to_each_other(page):
+def test_both_views_link_to_each_other(browser, documentation_url):
     """From the view of the receiver a link leads back to the API."""
-    page.show_receiver()
+    page = DocsPage(browser, documentation_url, "receiver")
+    page.receiver()
     current = page.browser.find_elements(By.CSS_SELECTOR, "[aria-current=page]")
     assert ["Your receiver"] == [one.text for one in current]
 
@@ -151,7 +153,7 @@ def test_the_page_works_under_its_content_security_policy(own_page):
 
 def test_the_policy_blocks_foreign_scripts_and_requests(page):
     """An inserted script does not run, and no request goes to another host."""
-    page.operation("invoices", "create_invoice")
+    page.wait(lambda browser: browser.find_elements(By.CSS_SELECTOR, ".opblock"))
     page.browser.execute_script(
         """
         const script = document.createElement("script");
