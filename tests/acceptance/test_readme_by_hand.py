@@ -44,8 +44,9 @@ def run(project):
     ports = {"8080": str(free_port()), "9000": str(free_port())}
     environment = {name: text for name, text in os.environ.items() if "INVOICES_" not in name}
     environment |= {"INVOICES_PORT": ports["8080"], "no_proxy": "127.0.0.1"}
-    # Python compiles what it imports; pip would compile every module of every package.
-    environment |= {"PIP_NO_COMPILE": "1", "PYTHONDONTWRITEBYTECODE": ""}
+    # Python compiles what it imports; pip would compile every module of every package. It reads
+    # PIP_NO_COMPILE=1 as the wish to compile.
+    environment |= {"PIP_COMPILE": "0", "PYTHONDONTWRITEBYTECODE": ""}
 
     def start(command):
         # Other programs may use the ports of the README on this machine, so only the ports change.
