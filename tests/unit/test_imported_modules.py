@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from service.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,14 +97,9 @@ def test_a_serving_process_imports_nothing_that_it_does_not_use(url, tmp_path):
     assert set() == those_of(modules_of(PROGRAM, tmp_path, url), UNUSED[url])
 
 
-def test_a_service_that_runs_has_imported_no_more(tmp_path):
+def test_a_service_that_runs_has_imported_no_more(tmp_path, migrated):
     """A service on a database of the newest schema runs without what migrates and what encrypts."""
-    url = f"sqlite:///{tmp_path}/invoices.db"
-    env = {"INVOICES_DATABASE_URL": url, "PYTHONPATH": str(ROOT)}
-    migrate = [sys.executable, "-P", "-m", "service", "migrate"]
-    subprocess.run(migrate, env=env, capture_output=True, check=True)
-
-    modules = modules_of(STARTING, tmp_path, url)
+    modules = modules_of(STARTING, tmp_path, f"sqlite:///{migrated}")
 
     assert "service.database.sqlite" in modules
     assert set() == those_of(modules, UNUSED["sqlite:///unused.db"])
@@ -124,13 +122,7 @@ def test_a_migration_leaves_nothing_in_memory(tmp_path):
     modules = modules_of(MIGRATING, tmp_path, url)
 
     assert set() == those_of(modules, UNUSED["sqlite:///unused.db"])
-    told = subprocess.run(
-        [sys.executable, "-P", "-m", "service", "migrate", "--json"],
-        env={"INVOICES_DATABASE_URL": url, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    told = CliRunner().invoke(main, ["migrate", "--json"], env={"INVOICES_DATABASE_URL": url})
     revisions = json.loads(told.stdout)
     assert revisions["before"] == revisions["now"]
 
