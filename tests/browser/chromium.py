@@ -48,10 +48,11 @@ def missing() -> str | None:
 @contextmanager
 def new_tab(browser: Chrome) -> Iterator[Chrome]:
     """
-    *browser* in a tab of its own, with empty logs; it is then as it was before.
+    *browser* in a tab of its own, with empty logs.
 
     Starting a browser takes seconds, and a tab takes milliseconds. What pages have stored, cookies
-    and permissions are removed with the tab, and so is what a test has emulated.
+    and permissions are removed with the tab, and so is what a test has emulated. The HTTP cache
+    stays: a service for one test has an address of its own, of which nothing is cached.
     """
     before, current = browser.window_handles, browser.current_window_handle
     browser.switch_to.new_window("tab")
