@@ -24,7 +24,7 @@ from schemas.money import CURRENCIES, to_text
 from schemas.page import PageQuerySchema
 from service.api.callbacks import EVALUATED_CALLBACKS
 from service.api.deliveries import shown
-from service.api.dependencies import DEPENDENCIES, Dependencies
+from service.api.dependencies import DEPENDENCIES
 from service.api.operations import answers, refuses
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.callbacks.url import percent_encoded
@@ -82,7 +82,7 @@ async def create_invoice(request: web.Request) -> web.Response:
     """Answer 202 after the invoice is committed, and 200 if the same one is sent again."""
     dependencies = request.app[DEPENDENCIES]
     callback_url = request["querystring"].get("callback_url")
-    invoice = new_invoice(request, dependencies, callback_url=callback_url, **request["json"])
+    invoice = new_invoice(request, callback_url=callback_url, **request["json"])
     if dependencies.stripe and (reason := await dependencies.stripe.check(invoice)):
         raise InvalidInput([FieldError("body", "/total", reason)])
     if invoice.callbacks:
@@ -238,11 +238,11 @@ async def list_mails_of_invoice(request: web.Request) -> web.Response:
         return await dependencies.reads.answer(_mails, {"items": items})
 
 
-def new_invoice(request: web.Request, dependencies: Dependencies, **content: Any) -> Invoice:
+def new_invoice(request: web.Request, **content: Any) -> Invoice:
     """The invoice of *request*: with its account, its evaluated callbacks and *content*."""
     return Invoice(
         account_id=request[ACCOUNT_ID],
-        created_at=dependencies.clock.now(),
+        created_at=request.app[DEPENDENCIES].clock.now(),
         callbacks=request[EVALUATED_CALLBACKS],
         request_id=request_id_of(request),
         traceparent=request[TRACEPARENT],

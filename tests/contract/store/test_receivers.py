@@ -143,7 +143,7 @@ async def test_a_receiver_tells_since_when_and_until_when_it_waits(store):
 
 async def test_a_hold_applies_to_its_receiver_alone(store):
     """After a Retry-After, neighbours on the host and other accounts are called as before."""
-    await add_delivery(store, "1", path="/a")
+    await add_delivery(store, "1", path="/a", at=START - SECOND)
     await add_delivery(store, "2", path="/a")
     await add_delivery(store, "3", path="/b")
     await add_delivery(store, "4", path="/a", account_id="other")
