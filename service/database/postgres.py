@@ -17,6 +17,7 @@ from service.database.connecting import TRANSACTION_SECONDS, Connector, translat
 from service.database.engine import Database, Lane, Wakes, run_at_once
 from service.database.notifications import Notifications
 from service.database.writers import Writers
+from service.errors import StorageUnavailable
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ _UNPREPARED: dict[str, Any] = {
     # Another client of the pooler may have used the usual names on the same server connection.
     "prepared_statement_name_func": lambda: f"invoices_{uuid4().hex}",
 }
+
+READ_ONLY = "PostgreSQL: it lets nobody write (default_transaction_read_only)"
 
 SCHEMA_LOCK = 0x696E766F69636573
 """The advisory lock under which a schema is changed: "invoices" in ASCII."""
@@ -130,8 +133,11 @@ class PostgresDatabase(Database):
 
     @staticmethod
     def _probe_write(tx: Connection) -> None:
-        # The server gives this transaction a number, and writes that to its log.
+        # The server gives this transaction a number, and writes that to its log: even if no
+        # transaction may change a row, as where a provider wants to stop a disk from filling up.
         tx.execute(select(func.pg_current_xact_id())).close()
+        if tx.scalar(select(func.current_setting("transaction_read_only"))) == "on":
+            raise StorageUnavailable(READ_ONLY)
 
 
 def _alone(tx: Connection, work: Callable[[Connection], T]) -> T:

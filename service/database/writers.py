@@ -17,8 +17,12 @@ from sqlalchemy.util import await_only
 
 from service.database.at_once import AtOnce, Found
 from service.database.compiled import DRIVER, is_watched
+from service.errors import StorageUnavailable
 
 T = TypeVar("T")
+
+READ_ONLY = "25006"
+"""The SQLSTATE of a statement that would write in a transaction that may not."""
 
 
 class _Driver:
@@ -78,6 +82,10 @@ class Writers:
             if isinstance(failure, TimeoutError) or not isinstance(failure, Exception):
                 # At its deadline, or cancelled: what the server has done is not known.
                 await _drop(writer)
+            elif _is_of_a_reader(failure):
+                # It keeps what was set when it began, and perhaps leads to a server that is no
+                # longer the one for writes: a new one sees what is true now.
+                await _drop(writer)
             else:
                 await self._give_back(writer)
             raise
@@ -131,6 +139,14 @@ async def _fetch(writer: _Writer, statement: AtOnce, timeout_seconds: float) -> 
         statement.text, *statement.values, timeout=timeout_seconds
     )
     return rows
+
+
+def _is_of_a_reader(failure: BaseException) -> bool:
+    """Whether *failure* says that nothing can be written over this connection."""
+    of_driver = getattr(failure, "orig", failure)
+    return isinstance(failure, StorageUnavailable) or (
+        getattr(of_driver, "sqlstate", None) == READ_ONLY
+    )
 
 
 async def _drop(writer: _Writer) -> None:

@@ -507,6 +507,31 @@ async def test_a_frozen_server_is_given_up(own_server, shaky, monkeypatch):
     assert "a" in await shaky.read(names)
 
 
+async def test_a_server_that_lets_nobody_write_is_unavailable(own_server, open_here):
+    """Providers do so where a disk is full; connections from that time are not used afterwards."""
+    readers = "SET default_transaction_read_only ="
+    with new_database(own_server) as url:
+        administrator, database = open_here(url), open_here(url)
+        await migrate(administrator)
+        name = await administrator.read(lambda tx: tx.scalar(select(func.current_database())))
+        alter = f'ALTER DATABASE "{name}" {readers}'
+        await administrator.write(lambda tx: tx.execute(text(f"{alter} on")).close())
+
+        with pytest.raises(StorageUnavailable, match="read-only"):
+            await database.write(write_name)
+        with pytest.raises(StorageUnavailable, match="lets nobody write"):
+            await database.check()
+        with pytest.raises(StorageUnavailable, match="read-only"):
+            await database.write(write_name)
+        await administrator.write(lambda tx: tx.execute(text(f"{alter} off")).close())
+
+        await database.check()
+        await database.write(write_name)
+        assert ["a"] == await database.read(names)
+        await database.close()
+        await administrator.close()
+
+
 async def test_an_unavailable_server_is_not_contacted_for_a_moment(open_here):
     """Between two connection attempts all work fails at once, with the reason."""
     # The path of a socket may not be long.
