@@ -20,7 +20,7 @@ from sqlalchemy.exc import DatabaseError
 from service.database.checkpoints import Checkpoints
 from service.database.compiled import DRIVER, is_watched
 from service.database.engine import Database, Lane, Wakes
-from service.database.file_access import obstacle
+from service.database.file_access import OpenFile, obstacle
 from service.database.one_thread import OneThread
 from service.database.sqlite_library import (
     LIBRARY,
@@ -119,6 +119,12 @@ class SqliteDatabase(Database):
     async def change_schema(self, work: Callable[[Connection], T]) -> T:
         """As `write`: there is one writer, and no time limit."""
         return await self.write(_in_transaction, work)
+
+    async def check(self) -> None:
+        """See `Database.check`; the file that is open must be the one that the path leads to."""
+        if self._writer.has_lost_its_file():
+            await self.write(self._probe_write)
+        await super().check()
 
     def listen(self, signals: Mapping[str, Wakes]) -> None:
         """Do nothing: no process notifies another here."""
@@ -294,16 +300,30 @@ class _Writer:
         self._engine = engine
         self._kept: Connection | None = None
         self._driver: _Driver
+        self._file: OpenFile
 
     def begin(self) -> tuple[Connection, Any]:
-        """Begin a transaction; the connection, and that of the driver below it."""
-        if self._kept is None:
+        """
+        Begin a transaction; the connection, and that of the driver below it.
+
+        Raises:
+            StorageUnavailable: if the path of the database no longer leads to its file.
+        """
+        if self._kept is not None:
+            if gone := self._file.obstacle():
+                raise StorageUnavailable(gone)
+        else:
             connection = self._engine.connect()
+            self._file = OpenFile(self._engine.url.database or "")
             self._driver = _Driver(connection.connection.driver_connection)
             self._kept = connection.execution_options(**{DRIVER: self._driver})
         self._driver.is_watched = is_watched(self._kept)
         self._driver.connection.execute("BEGIN IMMEDIATE")
         return self._kept, self._driver.connection
+
+    def has_lost_its_file(self) -> bool:
+        """Whether the path of the database no longer leads to the file that is open."""
+        return self._kept is not None and bool(self._file.obstacle())
 
     def move_log(self) -> None:
         """Move the write-ahead log to the file, as far as no reader needs it."""
@@ -321,6 +341,7 @@ class _Writer:
         if self._kept is not None:
             self._kept.close()
             self._kept = None
+            self._file.close()
 
 
 def _read(

@@ -4,7 +4,7 @@ import threading
 import pytest
 from sqlalchemy import select, text
 
-from service.database import sqlite
+from service.database import file_access, sqlite
 from service.database.engine import Lane
 from service.database.sqlite import SqliteDatabase
 from service.database.sqlite_library import LIBRARY
@@ -225,3 +225,40 @@ async def test_a_write_in_progress_is_finished_before_closing(tmp_path):
     await writing
     async with a_database(tmp_path) as database:
         assert ["a"] == await database.read(names)
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        (lambda file: file.rename(file.with_name("moved.db")), "was deleted or moved"),
+        (lambda file: [file.rename(file.with_name("moved.db")), file.touch()], "was replaced"),
+    ],
+)
+async def test_nothing_is_written_to_a_file_that_was_moved(
+    tmp_path, database, monkeypatch, change, detail
+):
+    """What is accepted then would be gone after a restart; with the file back, all is well."""
+    monkeypatch.setattr(file_access, "LOOK_SECONDS", 0)
+    await database.write(write_name)
+    await database.check()
+
+    change(tmp_path / "invoices.db")
+    with pytest.raises(StorageUnavailable, match=detail):
+        await database.check()
+    with pytest.raises(StorageUnavailable, match=detail):
+        await database.write(lambda tx: write_name(tx, "b"))
+    (tmp_path / "moved.db").rename(tmp_path / "invoices.db")
+
+    await database.check()
+    await database.write(lambda tx: write_name(tx, "c"))
+    assert ["a", "c"] == await database.read(names)
+
+
+async def test_the_file_is_not_looked_at_for_each_write(tmp_path, database, monkeypatch):
+    """Between two looks, a write costs no call of the system for this."""
+    monkeypatch.setattr(file_access, "LOOK_SECONDS", PATIENCE_SECONDS)
+    await database.write(write_name)
+    await database.write(lambda tx: write_name(tx, "b"))
+    (tmp_path / "invoices.db").rename(tmp_path / "moved.db")
+
+    await database.write(lambda tx: write_name(tx, "c"))
