@@ -24,6 +24,8 @@ from urllib.parse import urlsplit
 
 from environs import Env, EnvValidationError
 from environs.exceptions import EnvError
+from marshmallow import ValidationError
+from marshmallow.fields import Boolean, Integer
 from marshmallow.validate import OneOf, Range
 
 from schemas.money import CURRENCIES
@@ -668,23 +670,38 @@ def service_links() -> list[str]:
 
 def _read(env: Env, declared: Field[Any]) -> Any:
     setting: Setting = declared.metadata["setting"]
-    parser = setting.parse.__name__
-    # environs parses int, bool and str itself.
+    parser = f"setting_{setting.parse.__name__}"
     if not hasattr(env, parser):
-        env.add_parser(parser, _collecting(setting.parse))
-    options = {"validate": setting.bounds} if setting.bounds else {}
-    return getattr(env, parser)(declared.name.upper(), declared.default, **options)
+        env.add_parser(parser, _collecting(_PARSERS.get(setting.parse, setting.parse)))
+    read = getattr(env, parser)
+    return read(declared.name.upper(), declared.default, bounds=setting.bounds)
 
 
-def _collecting(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
-    """*parse* with its ValueError in the form in which Env collects errors."""
+_PARSERS: Mapping[Callable[[str], Any], Callable[[str], Any]] = {
+    int: Integer().deserialize,
+    bool: Boolean().deserialize,
+}
+"""What reads the types whose own functions take other forms, or say nothing about what is wrong."""
 
-    def parse_or_collect(value: Any) -> Any:
-        try:
+
+def _collecting(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """
+    *parse* within bounds, with its ValueError in the form in which Env collects errors.
+
+    A value that comes from a file ends with a line break, in secrets of Kubernetes for example.
+    """
+
+    def parse_or_collect(value: Any, bounds: Range | OneOf | None) -> Any:
+        if not isinstance(value, str):
             # A default is a value already.
-            return parse(value) if isinstance(value, str) else value
+            return value
+        try:
+            parsed = parse(value.strip())
+        except ValidationError:
+            raise
         except ValueError as error:
             raise EnvError(str(error)) from error
+        return bounds(parsed) if bounds else parsed
 
     return parse_or_collect
 
@@ -727,5 +744,16 @@ def _errors_of(env: Env) -> list[str]:
         env.seal()
     except EnvValidationError as error:
         messages = cast("dict[str, list[str]]", error.error_messages)
-        return [f"{name}: {' '.join(map(str, texts))}" for name, texts in sorted(messages.items())]
+        return [
+            f"{name}: {_what_is_wrong(name, texts)}" for name, texts in sorted(messages.items())
+        ]
     return []
+
+
+def _what_is_wrong(name: str, texts: Sequence[str]) -> str:
+    reasons = " ".join(map(str, texts))
+    if os.environ.get(name, "").strip():
+        return reasons
+    # Templates of deployments set variables of which they have no value.
+    default = declared_settings()[name].default
+    return f"{reasons} It is empty: leave the variable out to get the default, {default}."

@@ -392,6 +392,45 @@ def test_every_error_is_reported_at_once(environment):
     )
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", " "])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("LOG_LEVEL", "warning"),
+        ("PORT", "8081"),
+        ("SMTP_ALLOW_PLAINTEXT", "true"),
+        ("DATABASE_URL", "sqlite:///a.db"),
+        ("DATABASE_URL", "postgresql://localhost/invoices"),
+        ("API_KEY", "a-key"),
+        ("RETENTION", "1d"),
+        ("PUBLIC_URL", "https://a.example/b"),
+        ("MAIL_OUTBOX", "mails"),
+        ("ENCRYPTION_KEY", ENCRYPTION_KEY),
+    ],
+)
+def test_blanks_around_a_value_are_ignored(environment, name, text, end):
+    """A secret that was made from a file ends with a line break."""
+    environment(**{name: text})
+    expected = read_settings()
+
+    environment(**{name: text + end})
+    assert expected == read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [("PORT", "8080"), ("LOG_LEVEL", "info"), ("HOST", "127.0.0.1"), ("RETENTION", "30d")],
+)
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_empty_value_is_said_to_be_empty(environment, name, default, text):
+    """Templates of deployments set variables of which they have no value."""
+    environment(**{name: text})
+
+    (error,) = errors()
+    assert error.startswith(f"INVOICES_{name}: ")
+    assert error.endswith(f" It is empty: leave the variable out to get the default, {default}.")
+
+
 def test_an_error_does_not_hide_another(environment):
     """An empty timeout is reported together with the other errors."""
     environment(CALLBACK_TIMEOUT="0s", PORT="http")
