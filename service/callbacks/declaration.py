@@ -328,8 +328,29 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes of a compressed body -> method. Other methods have no fixed first bytes."""
 
 
+def _wide_encoding(body: bytes) -> str | None:
+    """UTF-16 or UTF-32, if the JSON of *body* is in it: its first characters are ASCII."""
+    for mark, name in WIDE_MARKS.items():
+        if body.startswith(mark):
+            return name
+    if b"\0" not in body[:2]:
+        return None
+    return "UTF-32" if body[:4].count(0) == 3 else "UTF-16" if body[:4].count(0) == 2 else None
+
+
+WIDE_MARKS = {
+    b"\xff\xfe\0\0": "UTF-32",
+    b"\0\0\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""Byte order marks; the longer ones first, as one begins with another."""
+
+
 def _excerpt(body: bytes) -> str:
     """The beginning of *body* on one line, as the end of a sentence about it."""
+    if wide := _wide_encoding(body):
+        return f"is in {wide} and not in UTF-8"
     text = _on_one_line(body[:400].decode("utf-8", "replace"))
     if not text:
         return "is empty"

@@ -361,6 +361,17 @@ def test_body_is_shown_as_text(run, detail, body):
     assert ("invalid_answer", 200, NOT_EXPECTED + detail) == read(answer)
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_json_in_another_encoding_is_named(run, encoding, mark):
+    """Two or four bytes for a character are named, instead of shown as what they are not."""
+    body = (mark + BODY.decode()).encode(encoding)
+    ((answer,), _) = run(answers_of(answering(body=body)))
+
+    detail = f"is in {encoding[:6].upper()} and not in UTF-8"
+    assert ("invalid_answer", 200, NOT_EXPECTED + detail) == read(answer)
+
+
 @pytest.mark.parametrize(
     ("clause", "answer"),
     [
