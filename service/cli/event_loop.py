@@ -16,7 +16,11 @@ def run(work: Coroutine[Any, Any, int]) -> int:
 
 
 def stop_signal() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
+    """
+    An event that SIGTERM, SIGINT or SIGHUP sets; a second SIGTERM or SIGINT ends the process.
+
+    SIGHUP comes twice when a terminal is closed. Where it is ignored (nohup), it stays so.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def handle() -> None:
@@ -26,6 +30,8 @@ def stop_signal() -> asyncio.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
     return stop
 
 

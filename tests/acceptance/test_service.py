@@ -309,7 +309,7 @@ async def test_a_lenient_contract_accepts_any_2xx(tmp_path):
 # Stops and kills
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_stop_finishes_attempts_in_flight(tmp_path, number):
     """A stopped service records the open answer, accepts no more requests, and exits with 0."""
     async with receiving() as receiver:
