@@ -18,6 +18,7 @@ from aiohttp.http import RawResponseMessage
 from yarl import URL
 
 from service.delivery.connection import ANSWER_LIMIT, BoundedConnector, Connected
+from service.heads import encoded_head
 
 NO_TIMEOUT = ClientTimeout(total=None)
 """The caller has one deadline for everything; those of aiohttp begin again with every address."""
@@ -69,14 +70,8 @@ def head_of(
         "Accept-Encoding: identity",
         *map(": ".join, headers.items()),
         f"Content-Length: {body_bytes}",
-        "",
-        "",
     ]
-    head = "\r\n".join(lines)
-    breaks = len(lines) - 1
-    if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
-        raise ValueError("a header has a line break, or a NUL: header injection")
-    return head.encode()
+    return encoded_head(lines)
 
 
 class Exchange:

@@ -17,6 +17,7 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import _ErrInfo
 
+from service.heads import encoded_head
 from service.web.addresses import BACKLOG, OPTIONS, Names, listening_sockets
 from service.web.connections import ConnectionLimits, OpenConnections, Refusal
 from service.web.problems import problem_of_status
@@ -185,14 +186,8 @@ def _written(response: web.StreamResponse) -> bytes:
         *map(": ".join, response.headers.items()),
         f"Content-Length: {len(body)}",
         f"Date: {rfc822_formatted_time()}",
-        "",
-        "",
     ]
-    head = "\r\n".join(lines)
-    breaks = len(lines) - 1
-    if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
-        raise ValueError("a header has a line break, or a NUL: header injection")
-    return head.encode() + body
+    return encoded_head(lines) + body
 
 
 class Server:
