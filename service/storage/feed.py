@@ -33,7 +33,6 @@ from sqlalchemy import (
     and_,
     case,
     func,
-    insert,
     literal_column,
     select,
     text,
@@ -41,7 +40,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from service.database.bulk import Given, given
+from service.database.bulk import Given, given, insert_of
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event
 from service.errors import UnknownCursor
@@ -194,9 +193,9 @@ def rebase(tx: Connection) -> None:
     """
     if not is_behind(tx):
         return
-    base = _newest_of_all(tx) + 1
-    if tx.scalar(select(feed_bases.c.base).where(feed_bases.c.base == base)) is None:
-        tx.execute(insert(feed_bases), {"base": base})
+    # Another process that starts may do the same at this moment.
+    once = insert_of(tx.dialect.name)(feed_bases).on_conflict_do_nothing()
+    tx.execute(once, {"base": _newest_of_all(tx) + 1})
 
 
 def is_behind(tx: Connection) -> bool:

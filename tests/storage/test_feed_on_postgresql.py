@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, text, update
 
 from service.database.engine import Lane
-from service.storage import steps
+from service.storage import feed, steps
 from service.storage.schema import prepare
 from service.storage.tables import events
 from tests.rows import a_step, add_delivery, an_event, an_invoice, read_all, rows_of
@@ -170,6 +170,30 @@ async def test_a_database_restored_into_another_server_goes_on(store, database):
 
     assert ["msg_1", "msg_2"] == [one.id for one in (await read_all(store))[0]]
     assert ["msg_2"] == [one.id for one in (await read_all(store, after=after))[0]]
+
+
+async def test_processes_that_start_together_on_a_restored_database_do_not_fail(store, database):
+    """Of two that prepare the feed at one moment, the second one finds it prepared."""
+    await add_delivery(store, "1")
+    moved = update(events).values(position=events.c.position + 10**15)
+    await database.write(lambda tx: tx.execute(moved).close())
+
+    async with transaction(database) as first, transaction(database) as second:
+        await first.run_sync(feed.rebase)
+        rebased = asyncio.create_task(second.run_sync(feed.rebase))
+        while not await waiting_statements(database):
+            assert not rebased.done()
+        await first.commit()
+        await rebased
+        await second.commit()
+
+    assert ["msg_1"] == [one.id for one in (await read_all(store))[0]]
+
+
+async def waiting_statements(database):
+    """How many statements wait for another transaction."""
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    return await database.read(lambda tx: tx.scalar(waiting))
 
 
 async def test_an_older_version_gives_its_events_their_position(store, database):
