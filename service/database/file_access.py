@@ -45,17 +45,21 @@ class OpenFile:
     """
     The file *path* while it is open elsewhere in this process, until `close`.
 
-    It is opened in a way that neither reads nor writes, and that leaves the locks of SQLite alone.
-    Where the system has no such way, nothing is noticed.
+    It is opened in a way that neither reads nor writes, and that leaves the locks of SQLite alone:
+    no other file gets its number meanwhile. Where the system has no such way, nothing is noticed.
+
+    Any thread may ask for the `obstacle`, also while another one closes.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor: int | None = None
+        self._opened: os.stat_result | None = None
         self._look_at = 0.0
         if way := getattr(os, "O_PATH", None):
             with suppress(OSError):
                 self._descriptor = os.open(path, way)
+                self._opened = os.fstat(self._descriptor)
 
     def obstacle(self) -> str:
         """
@@ -63,20 +67,21 @@ class OpenFile:
 
         It is looked at after `LOOK_SECONDS` again, or at every call while something has happened.
         """
-        now, descriptor = time.monotonic(), self._descriptor
-        if now < self._look_at or descriptor is None:
+        now, opened = time.monotonic(), self._opened
+        if now < self._look_at or opened is None:
             return ""
         try:
             found = Path(self._path).stat()
         except OSError:
             return f"{self._path} was deleted or moved. {_REPAIR}"
-        if not os.path.samestat(found, os.fstat(descriptor)):
+        if not os.path.samestat(found, opened):
             return f"{self._path} was replaced by another file. {_REPAIR}"
         self._look_at = now + LOOK_SECONDS
         return ""
 
     def close(self) -> None:
         """Forget the file."""
+        self._opened = None
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

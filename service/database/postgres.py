@@ -38,7 +38,7 @@ _UNPREPARED: dict[str, Any] = {
     "prepared_statement_name_func": lambda: f"invoices_{uuid4().hex}",
 }
 
-READ_ONLY = "PostgreSQL: it lets nobody write (default_transaction_read_only)"
+NOBODY_WRITES = "PostgreSQL: it lets nobody write (default_transaction_read_only)"
 
 SCHEMA_LOCK = 0x696E766F69636573
 """The advisory lock under which a schema is changed: "invoices" in ASCII."""
@@ -137,7 +137,7 @@ class PostgresDatabase(Database):
         # transaction may change a row, as where a provider wants to stop a disk from filling up.
         tx.execute(select(func.pg_current_xact_id())).close()
         if tx.scalar(select(func.current_setting("transaction_read_only"))) == "on":
-            raise StorageUnavailable(READ_ONLY)
+            raise StorageUnavailable(NOBODY_WRITES)
 
 
 def _alone(tx: Connection, work: Callable[[Connection], T]) -> T:
