@@ -183,7 +183,7 @@ class Attempts:
     ) -> OutgoingRequest:
         """The signed request of one attempt, with the headers that the callback declares."""
         signer = await self.signer_of(delivery.account_id)
-        values: dict[str, str | None] = {
+        values = {
             **signer.headers(delivery.id, at, delivery.body),
             "webhook-attempt": str(delivery.attempt_count + 1),
             "Content-Type": "application/json",
