@@ -58,7 +58,8 @@ class Database(ABC):
     One log line says when it becomes unavailable, and one when it is available again; the requests
     that fail in between are not logged, since their callers are informed. A database that can be
     read but not written to, because its disk is full for example, is unavailable too: that outage
-    ends with the next successful write, and not with a read.
+    ends with the next successful write, and not with a read. Work that was begun before one of
+    these lines says nothing about the time after it: its connection may be an older one.
 
     A statement that takes too long, or a transaction that finds no free connection, is no outage:
     it is logged as a defect.
@@ -80,6 +81,8 @@ class Database(ABC):
         self._unavailable_since: float | None = None
         self._has_failed_to_write = False
         self._is_recovering = False
+        self._turn_count = 0
+        """How often it has become unavailable, or available again."""
 
     async def write(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **options: P.kwargs
@@ -180,6 +183,7 @@ class Database(ABC):
         options: Mapping[str, Any],
         lane: Lane,
     ) -> T:
+        turn = self._turn_count
         try:
             result, has_written = await self._transact(work, args, options, lane)
         except StorageBusy as error:
@@ -187,14 +191,20 @@ class Database(ABC):
             log.error("storage.busy", exc_info=error, extra={"fields": fields})
             raise
         except StorageUnavailable as error:
-            self._has_failed_to_write |= lane is Lane.WRITE
-            if self._unavailable_since is None:
-                self._unavailable_since = time.monotonic()
-                log.error("storage.lost", extra={"fields": {"detail": str(error)}})
+            if turn == self._turn_count or self._unavailable_since is not None:
+                self._has_failed(error, has_tried_to_write=lane is Lane.WRITE)
             raise
-        if self._unavailable_since is not None:
+        if self._unavailable_since is not None and turn == self._turn_count:
             await self._has_answered(has_written=has_written)
         return result
+
+    def _has_failed(self, error: StorageUnavailable, *, has_tried_to_write: bool) -> None:
+        """Begin an outage, if none has begun yet."""
+        self._has_failed_to_write |= has_tried_to_write
+        if self._unavailable_since is None:
+            self._unavailable_since = time.monotonic()
+            self._turn_count += 1
+            log.error("storage.lost", extra={"fields": {"detail": str(error)}})
 
     async def _has_answered(self, *, has_written: bool) -> None:
         """End an outage, unless writes have failed and none has succeeded since."""
@@ -210,6 +220,7 @@ class Database(ABC):
             self._is_recovering = False
         seconds = round(time.monotonic() - began_at, 3)
         self._unavailable_since, self._has_failed_to_write = None, False
+        self._turn_count += 1
         log.warning("storage.found", extra={"fields": {"away_seconds": seconds}})
 
     @abstractmethod

@@ -102,6 +102,11 @@ def names(tx):
     return list(tx.scalars(select(origins.c.origin).order_by(origins.c.origin)))
 
 
+def end_connection(tx):
+    """Let the server end this connection, as it does with all of them when it stops."""
+    tx.execute(select(func.pg_terminate_backend(func.pg_backend_pid()))).close()
+
+
 def accepting(id_, **changes):
     """Work that accepts one invoice."""
     return lambda tx: invoices.accept(tx, [(an_invoice(id_, **changes), None, None)])
@@ -487,6 +492,40 @@ async def test_a_restarted_server_is_used_again(own_server, shaky, monkeypatch):
     await woken_by(signal)
     await shaky.write(lambda tx: write_name(tx, "c"))
     assert ["a", "c"] == await shaky.read(names)
+
+
+async def test_an_outage_is_logged_once_with_work_that_fails_after_its_end(
+    own_server, shaky, held, monkeypatch, caplog
+):
+    """Work from before an outage says nothing about the server that answers after it."""
+    monkeypatch.setattr(connecting, "RECONNECT_SECONDS", (0.0,))
+    before = asyncio.create_task(shaky.read(held.behind(names)))
+    await held.reached()
+    own_server.kill()
+    with pytest.raises(StorageUnavailable):
+        await shaky.write(write_name)
+    own_server.start()
+    await shaky.write(write_name)
+
+    held.may_end.set()
+    with pytest.raises(StorageUnavailable):
+        await before
+    await shaky.check()
+
+    assert ["storage.lost", "storage.found"] == [record.message for record in caplog.records]
+
+
+async def test_an_answer_to_work_from_before_an_outage_does_not_end_it(database, held, caplog):
+    """A server that stops ends its connections one after another."""
+    before = asyncio.create_task(database.read(held.behind(names)))
+    await held.reached()
+    with pytest.raises(StorageUnavailable):
+        await database.read(end_connection)
+
+    held.may_end.set()
+    await before
+
+    assert ["storage.lost"] == [record.message for record in caplog.records]
 
 
 async def test_a_frozen_server_is_given_up(own_server, shaky, monkeypatch):
