@@ -88,10 +88,11 @@ async def test_a_receiver_gets_no_more_than_its_limit(store):
     """Each receiver has a limit of its own; the remaining deliveries stay free."""
     for path in ("/a", "/b"):
         for number in range(3):
-            await add_delivery(store, f"{path[1]}{number}", path=path)
+            await add_delivery(store, f"{path[1]}{number}", path=path, at=START + number * SECOND)
+    now = START + 3 * SECOND
 
-    assert ["msg_a0", "msg_a1", "msg_b0", "msg_b1"] == await leased(store, limit=2)
-    assert ["msg_a2", "msg_b2"] == await leased(store, limit=2)
+    assert ["msg_a0", "msg_a1", "msg_b0", "msg_b1"] == await leased(store, now=now, limit=2)
+    assert ["msg_a2", "msg_b2"] == await leased(store, now=now, limit=2)
 
 
 async def test_only_the_named_receivers_get_leases(store):

@@ -70,12 +70,13 @@ async def test_a_mail_is_committed_with_the_step(store, elsewhere):
 
 
 async def commit_mails(store, account_id, count, *, at=START):
-    """Accept invoices of an account, each with a mail that is due at *at*."""
+    """Accept invoices of an account, each with a mail; the last of these is due at *at*."""
     for number in range(count):
         id_ = f"{account_id}{number:03}"
-        await store.accept(an_invoice(id_, account_id=account_id, at=at))
-        invoice = await lease_invoice(store, now=at)
-        mail = a_mail(invoice, f"mail_{id_}", created_at=at)
+        due_at = at - (count - 1 - number) * SECOND
+        await store.accept(an_invoice(id_, account_id=account_id, at=due_at))
+        invoice = await lease_invoice(store, now=due_at)
+        mail = a_mail(invoice, f"mail_{id_}", created_at=due_at)
         await store.take_step(replace(a_step(invoice, RECEIVED), mail=mail), [])
 
 

@@ -181,8 +181,8 @@ async def test_the_later_of_two_holds_applies(store, database, order, is_togethe
 
 async def test_a_dead_delivery_may_hold_its_receiver(store):
     """The hold applies to the other deliveries although this delivery is dead."""
-    for id_ in ("1", "2"):
-        await add_delivery(store, id_)
+    await add_delivery(store, "1", at=START - SECOND)
+    await add_delivery(store, "2")
     (first,) = await lease_deliveries(store, limit=1)
 
     await store.settle(
@@ -371,8 +371,8 @@ async def test_a_delivery_whose_account_exceeds_its_rate_waits_for_that(store):
 
 async def test_a_delivery_tells_of_a_cooldown(store):
     """A delivery whose receiver or origin fails waits for the end of the cooldown."""
-    for id_ in ("1", "2"):
-        await add_delivery(store, id_)
+    await add_delivery(store, "1", at=START - SECOND)
+    await add_delivery(store, "2")
     first, second = await lease_deliveries(store)
     until, later = START + 10 * SECOND, START + 20 * SECOND
     await store.settle(failing(first, due_at=later, cooldown_until=until))

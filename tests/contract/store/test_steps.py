@@ -67,7 +67,7 @@ async def test_a_leased_invoice_is_not_leased_again(store):
 async def test_concurrent_rounds_lease_different_invoices(store):
     """Two rounds that are committed together lease different invoices."""
     for number in range(4):
-        await store.accept(an_invoice(f"i{number}"))
+        await store.accept(an_invoice(f"i{number}", at=START - (4 - number) * SECOND))
 
     given = await asyncio.gather(leased(store, limit=2), leased(store, limit=100))
 
@@ -86,8 +86,8 @@ async def test_the_longest_due_invoices_are_leased_first(store):
 
 async def test_a_full_round_is_followed_at_once(store):
     """If a round reached its limit, the next round is due now."""
-    for number in range(2):
-        await store.accept(an_invoice(f"i{number}"))
+    for id_, at in (("i0", START - SECOND), ("i1", START)):
+        await store.accept(an_invoice(id_, at=at))
 
     assert (["i0"], START) == await leased(store, limit=1)
 
