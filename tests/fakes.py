@@ -21,9 +21,10 @@ from service.delivery.signing import Signer
 from service.development import DEV_SECRET
 from service.domain.listening import is_for_listener
 from service.domain.outcomes import AttemptOutcome
+from service.domain.states import Acceptance
 from service.errors import ListenerAway, StorageUnavailable
 from service.settings import Settings
-from service.storage import attempts, deliveries, steps
+from service.storage import accepting, attempts, deliveries, steps
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -175,6 +176,14 @@ def _pairs(items, answers):
 
 
 ENTRIES = {
+    accepting.accept: (
+        "taken",
+        lambda items, answers: [
+            (step, True)
+            for (step, *_), (acceptance, _) in _pairs(items, answers)
+            if acceptance is Acceptance.STORED
+        ],
+    ),
     deliveries.lease_due: (
         "leased",
         lambda _, found: [one for due in found for one in due.deliveries],

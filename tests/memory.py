@@ -47,6 +47,7 @@ from service.domain.states import (
 from service.domain.waiting import Waits
 from service.errors import NotFound, StorageUnavailable, UnknownCursor
 from service.storage import (
+    accepting,
     accounts,
     attempts,
     backlog,
@@ -361,6 +362,22 @@ def _accept_one(tx, invoice, leased_until, process_id):
         }
     )
     return Acceptance.STORED
+
+
+def _accept_begun(tx, items):
+    return [_accept_begun_one(tx, step, new) for step, new, _ in items]
+
+
+def _accept_begun_one(tx, step, new):
+    acceptance = _accept_one(tx, step.invoice, None, None)
+    if acceptance is not Acceptance.STORED:
+        return acceptance, None
+    row = tx.invoices.get(step.invoice.account_id, step.invoice.key)
+    event_count = 1 if step.event else 0
+    tx.invoices.change(row, status=step.status.value, due_at=step.due_at, event_count=event_count)
+    if step.event:
+        _insert_event(tx, step, 1, new)
+    return acceptance, [_insert_delivery(tx, one) for one in new]
 
 
 def _lease_invoices(tx, rounds):
@@ -1654,6 +1671,7 @@ WORK = {
     listen_keys.add: _add_listen_key,
     listen_keys.find: _find_listen_key,
     invoices.accept: _accept,
+    accepting.accept: _accept_begun,
     invoices.find: _find_invoice,
     invoices.list_invoices: _list_invoices,
     steps.lease_due: _lease_invoices,

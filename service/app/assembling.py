@@ -93,8 +93,8 @@ def assemble(
     pay_links = PayLinks(
         store, cipher, clock, settings.public_url, dev_account_id=default_account_id
     )
-    record = delivering.dispatcher.record
-    collecting = collecting_with(settings, edges, store, record, cipher, pay_links, metrics)
+    dispatcher = delivering.dispatcher
+    collecting = collecting_with(settings, edges, store, dispatcher, cipher, pay_links, metrics)
     loops = _loops(settings, process, edges, store, collecting, delivering, metrics)
     open_deliveries = OpenDeliveries(
         settings.account_open_deliveries, store.history.count_open, clock
@@ -104,7 +104,7 @@ def assemble(
     dependencies = Dependencies(
         store=store,
         accept=collecting.collection.accept,
-        record=record,
+        record=dispatcher.record,
         metrics=metrics,
         tracing=edges.tracing,
         clock=clock,
@@ -125,7 +125,7 @@ def assemble(
         issue_listen_key=listen_keys.issue,
         is_ready=lambda: all(loop.is_running for loop in loops),
         is_mail_paused=lambda: collecting.mailing.is_paused,
-        is_queued=delivering.dispatcher.is_queued,
+        is_queued=dispatcher.is_queued,
         body_limits=BodyLimits(settings.body_limit, settings.body_timeout.total_seconds()),
         is_public_over_tls=settings.public_url.startswith("https:"),
         public_path=settings.public_path,

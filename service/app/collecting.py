@@ -8,7 +8,7 @@ from service.accounts.stripe_keys import StripeKeyring
 from service.app.edges import Edges
 from service.callbacks.invoices import INVOICE_NOTIFICATION
 from service.collection.collector import Collector
-from service.collection.events import Record, event_maker
+from service.collection.events import Recorder, event_maker
 from service.collection.invoice_mail import InvoiceMails
 from service.collection.loop import Collection, Ports
 from service.collection.mailing import Mailing, MailRules
@@ -39,19 +39,19 @@ def collecting_with(
     settings: Settings,
     edges: Edges,
     store: Store,
-    record: Record,
+    recorder: Recorder,
     cipher: SecretCipher | None,
     pay_links: PayLinks,
     metrics: Metrics,
 ) -> Collecting:
-    """What collects with the collector of *edges*, or with Stripe, and has *record* record it."""
-    clock, callback = edges.clock, INVOICE_NOTIFICATION.name
+    """What collects with the collector of *edges*, or with Stripe, and has *recorder* commit it."""
+    clock, callback, record = edges.clock, INVOICE_NOTIFICATION.name, recorder.record
     event_of = event_maker(STRIPE if edges.stripe else edges.collector.name, callback, clock)
     sessions = Sessions(store, record, event_of, settings.stripe_poll_interval, clock, metrics)
     stripe = _stripe(edges, store, StripeKeyring(store, cipher), sessions, pay_links)
     collector = stripe.collector if stripe else edges.collector
     mails = InvoiceMails(settings.mail_from, pay_links.url_of, clock)
-    ports = Ports(collector, mails.compose, record)
+    ports = Ports(collector, mails.compose, recorder)
     collection = Collection(store, ports, callback, clock, metrics, edges.tracing)
     rules = MailRules(callback, settings.mail_retry_schedule, edges.chance)
     mailing = Mailing(store, edges.mail_transport, record, rules, clock, metrics)

@@ -43,6 +43,10 @@ class Collector(Protocol):
     moves_money: bool
     """Whether what it collects is money, of which each payment is recorded."""
 
+    def begun(self, invoice: Invoice) -> Progress | None:
+        """What `begin` says of *invoice*, if nobody has to be asked for that; None otherwise."""
+        ...
+
     async def begin(self, invoice: Invoice) -> Progress:
         """Begin to collect a received invoice; what the customer has to do may happen later."""
         ...

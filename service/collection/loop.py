@@ -14,7 +14,7 @@ from typing import Any
 
 from service.clock import Clock
 from service.collection.collector import Collector, Progress
-from service.collection.events import Record
+from service.collection.events import Recorder
 from service.domain.invoice import FIRST_LEASE_TOKEN, Event, Invoice, Step
 from service.domain.mail import Mail
 from service.domain.states import COLLECTED, IS_PAID, Acceptance, InvoiceStatus
@@ -23,7 +23,7 @@ from service.loops import POLL, Drain, Loop, Round, persist
 from service.storage.leases import LeaseRound
 from service.storage.store import Store
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import SpanKind, Tracing
+from service.telemetry.tracing import Span, SpanKind, Tracing
 
 log = logging.getLogger("invoices.collection")
 
@@ -38,9 +38,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CONCURRENCY = 512
 """Invoices in collection at a time; all others wait in the database."""
 
-COLLECTABLE = Progress(InvoiceStatus.SENT, look_again_after=timedelta(0))
-"""The invoice has no event yet, and can be collected at once."""
-
 Compose = Callable[[Invoice], Awaitable[Mail]]
 """Composes the mail of an invoice that has the e-mail address of its customer."""
 
@@ -51,17 +48,18 @@ class Ports:
 
     collector: Collector
     compose: Compose
-    record: Record
+    recorder: Recorder
 
 
 class Collection(Loop):
     """
     Collects every accepted invoice, up to `CONCURRENCY` at a time.
 
-    An invoice that is accepted in this process is committed leased and collected at once, if there
-    is capacity and no older one waits; all others are leased when they are due. Its first step also
-    commits its mail, if it is to get one; the collection does not wait for that mail. *callback* is
-    the name of the callback that the events fire.
+    An invoice that is accepted in this process is committed with its first step, if the collector
+    has to ask nobody for that and the invoice gets no mail. Otherwise it is committed leased and
+    collected at once, if there is capacity and no older one waits; all others are leased when they
+    are due. The first step also commits the mail, if there is to be one; the collection does not
+    wait for that mail. *callback* is the name of the callback that the events fire.
     """
 
     def __init__(
@@ -77,7 +75,8 @@ class Collection(Loop):
         self._store = store
         self._collector = ports.collector
         self._compose = ports.compose
-        self._record = ports.record
+        self._record = ports.recorder.record
+        self._accept = ports.recorder.accept
         self._callbacks = (callback,)
         self._metrics = metrics
         self._tracing = tracing
@@ -99,6 +98,8 @@ class Collection(Loop):
         """Store *invoice*, unless its account has used the id, and collect it."""
         now, leased_until = self.clock.now(), None
         if self.is_running and not self.is_draining:
+            if not invoice.customer_email and (progress := self._collector.begun(invoice)):
+                return await self._accept_begun(self._step_of(invoice, progress, now))
             self._is_backlogged |= self._held_count >= CONCURRENCY
             if not self._is_backlogged:
                 self._held_count += 1
@@ -112,6 +113,15 @@ class Collection(Loop):
         finally:
             if leased_until and not is_started:
                 self._release_capacity()
+        return acceptance
+
+    async def _accept_begun(self, step: Step) -> Acceptance:
+        with self._tracing.begin(SpanKind.INTERNAL, "collect", step.invoice.traceparent) as span:
+            acceptance = await self._accept(step)
+            if span.is_recorded:
+                _describe(span, step)
+        if acceptance is Acceptance.STORED:
+            self._count(step)
         return acceptance
 
     async def run_round(self) -> Round:
@@ -146,8 +156,7 @@ class Collection(Loop):
                 step = await self._next_step(invoice, now)
                 is_taken = await self._take(step, now + LEASE)
                 if span.is_recorded:
-                    fields = {**_log_fields(invoice), "invoice_status": step.status}
-                    span.set_attributes({f"invoices.{name}": text for name, text in fields.items()})
+                    _describe(span, step)
             if not is_taken:
                 log.warning("step.outlived_lease", extra={"fields": _log_fields(invoice)})
             else:
@@ -168,21 +177,24 @@ class Collection(Loop):
             return await persist(write, leased_until, self.clock, self._drain)
 
     async def _next_step(self, invoice: Invoice, now: datetime) -> Step:
-        """Call the collector; after `begin`, call `collect` at once if it needs no wait."""
-        mail = due_at = None
+        """Call the collector, and compose the mail of an invoice that is new."""
+        mail = None
         is_new = invoice.status is InvoiceStatus.RECEIVED
         if is_new and invoice.customer_email and invoice.lease_token > FIRST_LEASE_TOKEN:
             # It stays received until its mail has gone; its first lease has no mail yet.
             is_new = not await self._store.has_mail(invoice)
         if is_new:
             progress = await self._collector.begin(invoice)
-            if progress == COLLECTABLE:
-                progress = await self._collector.collect(invoice)
             if invoice.customer_email and progress.status is not InvoiceStatus.UNDELIVERABLE:
                 mail = await self._compose(invoice)
         else:
             progress = await self._collector.collect(invoice)
-        status = progress.status
+        return self._step_of(invoice, progress, now, mail)
+
+    def _step_of(
+        self, invoice: Invoice, progress: Progress, now: datetime, mail: Mail | None = None
+    ) -> Step:
+        status, due_at = progress.status, None
         if invoice.customer_email and status is InvoiceStatus.SENT:
             # Its mail decides when it is sent.
             status = invoice.status
@@ -211,6 +223,11 @@ class Collection(Loop):
         self._held_count -= 1
         if self._is_backlogged or self.is_draining:
             self.signal.set()
+
+
+def _describe(span: Span, step: Step) -> None:
+    fields = {**_log_fields(step.invoice), "invoice_status": step.status}
+    span.set_attributes({f"invoices.{name}": text for name, text in fields.items()})
 
 
 def _log_fields(invoice: Invoice) -> dict[str, Any]:

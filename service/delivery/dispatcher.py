@@ -19,6 +19,7 @@ from service.delivery.fanout import deliveries_of, with_bodies
 from service.delivery.lookout import Lookout
 from service.domain.delivery import Attempt, Delivery, Retry
 from service.domain.invoice import Step
+from service.domain.states import Acceptance
 from service.errors import ListenerAway, StorageUnavailable
 from service.loops import POLL, Loop, Round
 from service.storage.deliveries import LeaseRound
@@ -111,24 +112,49 @@ class Dispatcher(Loop):
             False if the invoice is as it was: the lease of the step was no longer held, or the
             move of the report was not legal.
         """
+        is_report = step.is_report or step.status is None
+        write = self._store.report if is_report else self._store.take_step
+        step, new = self._planned(step)
+        inserted: Sequence[Delivery] | None = None
+        try:
+            inserted = await write(step, new)
+        finally:
+            self._begin_recorded(step, new, inserted)
+        return inserted is not None
+
+    async def accept(self, step: Step) -> Acceptance:
+        """
+        As `record`, with the invoice of *step*, which is new, unless its account has used the id.
+
+        Then nothing is stored.
+        """
+        step, new = self._planned(step)
+        inserted: Sequence[Delivery] | None = None
+        try:
+            acceptance, inserted = await self._store.accept_begun(step, new)
+        finally:
+            self._begin_recorded(step, new, inserted)
+        return acceptance
+
+    def _planned(self, step: Step) -> tuple[Step, Sequence[Delivery]]:
+        """*step* with its bodies, and its deliveries, with leases where there is capacity."""
         # A later event waits for the deliveries of the earlier ones, which only the database knows.
         reserve = self._reserve if step.invoice.event_count == 0 else _reserve_nothing
         step = with_bodies(step, self._callbacks)
-        new = list(deliveries_of(step, self._callbacks, self._new_id, reserve))
-        inserted: Sequence[Delivery] | None = None
-        try:
-            is_report = step.is_report or step.status is None
-            write = self._store.report if is_report else self._store.take_step
-            inserted = await write(step, new)
-        finally:
-            for planned, delivery in zip(new, inserted or new, strict=True):
-                if inserted and delivery.leased_until:
-                    self._receivers.wait(delivery)
-                elif planned.leased_until:
-                    self._cancel(planned.receiver, planned.origin)
-                if inserted and delivery.sequence > 1:
-                    self._lookout.alarms.set(delivery.receiver, self.clock.now() + FOLLOWER_CHECK)
-            self._begin_attempts()
+        return step, list(deliveries_of(step, self._callbacks, self._new_id, reserve))
+
+    def _begin_recorded(
+        self, step: Step, new: Sequence[Delivery], inserted: Sequence[Delivery] | None
+    ) -> None:
+        """Begin the attempts of what was *inserted* with a lease; the other leases are free."""
+        for planned, delivery in zip(new, inserted or new, strict=True):
+            if inserted and delivery.leased_until:
+                self._receivers.wait(delivery)
+            elif planned.leased_until:
+                self._cancel(planned.receiver, planned.origin)
+            if inserted and delivery.sequence > 1:
+                self._lookout.alarms.set(delivery.receiver, self.clock.now() + FOLLOWER_CHECK)
+        self._begin_attempts()
         if inserted is not None and step.event:
             fields = {
                 "request_id": step.invoice.request_id,
@@ -139,7 +165,6 @@ class Dispatcher(Loop):
                 "delivery_ids": [one.id for one in new],
             }
             log_event(log, "event.recorded", fields)
-        return inserted is not None
 
     async def run_round(self) -> Round:
         """Lease what is due and has capacity; start an attempt for each."""

@@ -152,10 +152,16 @@ _releasing = leases.giving_up(deliveries, _released).values(
 
 
 def insert(
-    tx: Connection, new: Sequence[Delivery], process_id: int | None = None
+    tx: Connection,
+    new: Sequence[Delivery],
+    process_id: int | None = None,
+    *,
+    unless_known: bool = False,
 ) -> Sequence[Delivery]:
     """
     Insert *new* deliveries, pending and due at once, with the leases of *process_id*.
+
+    With *unless_known*, those that are stored already stay as they are.
 
     Runs inside *tx* and never commits it.
 
@@ -168,7 +174,7 @@ def insert(
     names = resting(tx, new, new[0].created_at)
     if names:
         new = [replace(one, leased_until=None) if one.receiver in names else one for one in new]
-    insert_rows(tx, deliveries, new_rows(new, process_id))
+    insert_rows(tx, deliveries, new_rows(new, process_id), unless_known=unless_known)
     return new
 
 

@@ -1,6 +1,6 @@
 """Invoices: accepted once under each id of an account, found, listed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate, starmap
 from operator import attrgetter, itemgetter
@@ -57,13 +57,20 @@ def accept(tx: Connection, items: Sequence[InvoiceToAccept]) -> list[Acceptance]
 
     Runs inside *tx* and never commits it.
     """
+    return insert_new(tx, [invoice for invoice, *_ in items], starmap(_row, items))
+
+
+def insert_new(
+    tx: Connection, new: Sequence[Invoice], rows: Iterable[tuple[Any, ...]]
+) -> list[Acceptance]:
+    """Insert the *rows* of those of the *new* invoices whose id is not known; see `accept`."""
     # In the same order in every process, so that two of them never wait for each other's rows.
-    rows = sorted(starmap(_row, items), key=_account_and_id)
-    if insert_rows(tx, invoices, rows, unless_known=True) == len(rows):
-        return [Acceptance.STORED] * len(items)
-    asked = [{"account_id": invoice.account_id, "id": invoice.id} for invoice, *_ in items]
+    ordered = sorted(rows, key=_account_and_id)
+    if insert_rows(tx, invoices, ordered, unless_known=True) == len(ordered):
+        return [Acceptance.STORED] * len(new)
+    asked = [{"account_id": invoice.account_id, "id": invoice.id} for invoice in new]
     known = {(row.account_id, row.id): row for row in tx.execute(_content_of_known, given(asked))}
-    return [_acceptance(one, known[one.account_id, one.id]) for one, *_ in items]
+    return [_acceptance(one, known[one.account_id, one.id]) for one in new]
 
 
 def accept_at_once(items: Sequence[InvoiceToAccept]) -> AtOnce:
@@ -235,24 +242,38 @@ def _default_base(callback_url: str | None) -> str:
 def _row(
     invoice: Invoice, leased_until: datetime | None, process_id: int | None
 ) -> tuple[Any, ...]:
-    created_at = microseconds(invoice.created_at)
-    # In the order of the table's columns.
+    state = invoice.status, invoice.event_count, invoice.created_at
+    if leased_until is None:
+        return new_row(invoice, *state)
+    return new_row(invoice, *state, microseconds(leased_until), FIRST_LEASE_TOKEN, process_id)
+
+
+def new_row(
+    invoice: Invoice,
+    status: InvoiceStatus,
+    event_count: int,
+    due_at: datetime | None,
+    leased_until: int | None = None,
+    lease_token: int = 0,
+    leased_by: int | None = None,
+) -> tuple[Any, ...]:
+    """The row of a new invoice, in the order of the table's columns."""
     return (
         invoice.account_id,  # account_id
         invoice.key,  # key
         invoice.id,  # id
         *_content_of(invoice),
         invoice.decimals,  # decimals
-        str(invoice.status),  # status
-        created_at,  # created_at
+        str(status),  # status
+        microseconds(invoice.created_at),  # created_at
         stored_callbacks(invoice),  # callbacks
-        invoice.event_count,  # event_count
-        created_at,  # due_at
-        microseconds(leased_until),  # leased_until
-        FIRST_LEASE_TOKEN if leased_until else 0,  # lease_token
+        event_count,  # event_count
+        microseconds(due_at),  # due_at
+        leased_until,  # leased_until
+        lease_token,  # lease_token
         invoice.request_id,  # request_id
         invoice.traceparent,  # traceparent
-        process_id if leased_until else None,  # leased_by
+        leased_by,  # leased_by
         None,  # amount_refunded_minor
         None,  # overpaid_minor
         None,  # mismatch

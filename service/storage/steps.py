@@ -38,7 +38,6 @@ from service.database.bulk import Given, given_rows, insert_rows, inserted_from,
 from service.database.compiled import as_json, text_for_driver
 from service.domain.delivery import Delivery
 from service.domain.invoice import Event, Invoice, Step
-from service.domain.mail import Mail
 from service.domain.states import COLLECTING, INVOICE_MOVES
 from service.storage import leases, mails
 from service.storage.deliveries import insert as insert_deliveries
@@ -91,19 +90,31 @@ def take_steps(tx: Connection, items: Sequence[StepToTake]) -> list[Sequence[Del
     """
     if not leases.give_up(tx, _moving, starmap(_move, items)):
         return [None]
-    rows, new, new_mails = list[tuple[Any, ...]](), list[Delivery](), list[Mail]()
+    new_mails = [step.mail for step, *_ in items if step.mail]
+    if new_mails:
+        mails.insert(tx, new_mails)
+    return [*insert_events(tx, items)]
+
+
+def insert_events(
+    tx: Connection, items: Sequence[StepToTake], *, unless_known: bool = False
+) -> list[Sequence[Delivery]]:
+    """
+    Insert the events of steps, and the deliveries of these; see `deliveries.insert`.
+
+    Runs inside *tx* and never commits it.
+
+    Returns:
+        For each step its deliveries as they were inserted.
+    """
+    rows, new = list[tuple[Any, ...]](), list[Delivery]()
     for step, new_of_step, _ in items:
         if step.event:
             sequence = step.invoice.event_count + 1
             rows.append(_event_row(step.invoice, step.event, sequence, new_of_step))
             new += new_of_step
-        if step.mail:
-            new_mails.append(step.mail)
-    insert_rows(tx, events, rows)
-    if new_mails:
-        mails.insert(tx, new_mails)
-    process_id = items[0][2]
-    inserted = insert_deliveries(tx, new, process_id)
+    insert_rows(tx, events, rows, unless_known=unless_known)
+    inserted = insert_deliveries(tx, new, items[0][2], unless_known=unless_known)
     if len(items) == 1:
         return [inserted]
     ordered = iter(inserted)
@@ -114,13 +125,17 @@ def take_steps_at_once(items: Sequence[StepToTake]) -> AtOnce | None:
     """The statement that does `take_steps` where no mail is to be written."""
     if any(step.mail for step, *_ in items):
         return None
-    rows = [{**_move(step), **_event_columns(step, new)} for step, new, _ in items]
-    inserted = new_rows([one for _, new, _ in items for one in new], items[0][2])
-    names = row_names(deliveries)
-    new_json = as_json([dict(zip(names, row, strict=True)) for row in inserted])
+    rows = [{**_move(step), **event_columns(step, new)} for step, new, _ in items]
     return leases.given_up_at_once(
-        _taking_at_once(), rows, new_json, results=partial(_taken, items, rows)
+        _taking_at_once(), rows, new_deliveries(items), results=partial(_taken, items, rows)
     )
+
+
+def new_deliveries(items: Sequence[StepToTake]) -> str:
+    """The rows of the deliveries of steps, as `inserted_of` takes them."""
+    rows = new_rows([one for _, new, _ in items for one in new], items[0][2])
+    names = row_names(deliveries)
+    return as_json([dict(zip(names, row, strict=True)) for row in rows])
 
 
 def _taken(
@@ -131,12 +146,13 @@ def _taken(
     waiting = {key for _, key, is_step in found if not is_step}
     are_taken = leases.are_among(rows, steps)
     return [
-        _as_inserted(new, waiting) if is_taken else None
+        as_inserted(new, waiting) if is_taken else None
         for (_, new, _), is_taken in zip(items, are_taken, strict=True)
     ]
 
 
-def _as_inserted(new: Sequence[Delivery], waiting: set[str]) -> Sequence[Delivery]:
+def as_inserted(new: Sequence[Delivery], waiting: set[str]) -> Sequence[Delivery]:
+    """The *new* deliveries; those whose ids are in *waiting* have no lease."""
     if not waiting:
         return new
     return [replace(one, leased_until=None) if one.id in waiting else one for one in new]
@@ -223,7 +239,7 @@ _CHANGES = {
     "due_at": invoices.c.due_at.type,
     "new_event_count": Integer(),
 }
-_OF_EVENT = row_names(events)[2:]
+OF_EVENT = row_names(events)[2:]
 """What is written of an event, besides the account and the invoice."""
 
 
@@ -253,16 +269,16 @@ def _taking_at_once() -> str:
 
     It returns these leases, and the deliveries that were inserted without a lease.
     """
-    rows = leases.held(**_CHANGES, **{name: events.c[name].type for name in _OF_EVENT})
+    rows = leases.held(**_CHANGES, **{name: events.c[name].type for name in OF_EVENT})
     moved = (
         _moving_of(rows)
-        .returning(rows.c.account_id, rows.c.key, *(rows.c[name] for name in _OF_EVENT))
+        .returning(rows.c.account_id, rows.c.key, *(rows.c[name] for name in OF_EVENT))
         .cte("moved")
     )
     event = {"invoice_key": moved.c.key, **dict(moved.c.items())}
     names, values = inserted_from(events, "postgresql", event)
     told = insert(events).from_select(names, values.where(moved.c.sequence.is_not(None)))
-    made = _inserting(moved)
+    made = inserted_of(moved)
     found = union_all(
         select(moved.c.account_id, moved.c.key, literal_column("true")),
         select(*made.c, literal_column("false")),
@@ -270,8 +286,12 @@ def _taking_at_once() -> str:
     return text_for_driver(found.add_cte(told.cte("told")))
 
 
-def _inserting(moved: CTE) -> CTE:
-    """Inserts deliveries of the invoices *moved*; selects those that are not leased."""
+def inserted_of(moved: CTE) -> CTE:
+    """
+    Inserts the deliveries of the invoices *moved*; selects those that are not leased.
+
+    Their rows are the second parameter of the statement.
+    """
     new = given_rows(deliveries, 2)
     of_moved = and_(new.c.account_id == moved.c.account_id, new.c.invoice_key == moved.c.key)
     rests = is_resting(new.c.receiver, new.c.origin, new.c.created_at)
@@ -292,11 +312,12 @@ def _inserting(moved: CTE) -> CTE:
     return waiting.cte("waiting")
 
 
-def _event_columns(step: Step, new: Sequence[Delivery]) -> dict[str, Any]:
+def event_columns(step: Step, new: Sequence[Delivery]) -> dict[str, Any]:
+    """The columns `OF_EVENT` of the event of *step*, if it has one."""
     if step.event is None:
         return {}
     row = _event_row(step.invoice, step.event, step.invoice.event_count + 1, new)
-    return dict(zip(_OF_EVENT, row[2:], strict=True))
+    return dict(zip(OF_EVENT, row[2:], strict=True))
 
 
 def _move(step: Step, *_: object) -> dict[str, Any]:

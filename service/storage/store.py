@@ -25,6 +25,7 @@ from service.domain.mail import Mail, MailAttempt
 from service.domain.states import COLLECTING, Acceptance, Cause, DeliveryStatus
 from service.loops import Signal
 from service.storage import (
+    accepting,
     attempts,
     backlog,
     deliveries,
@@ -58,6 +59,7 @@ T = TypeVar("T")
 
 AT_ONCE: AtOnceByWork = {
     invoices.accept: invoices.accept_at_once,
+    accepting.accept: accepting.accept_at_once,
     steps.take_steps: steps.take_steps_at_once,
     attempts.settle: attempts.settle_at_once,
     deliveries.release: deliveries.release_at_once,
@@ -179,6 +181,20 @@ class Store:
             self._signals.send("invoices")
         return acceptance
 
+    async def accept_begun(self, step: Step, new: Sequence[Delivery]) -> accepting.Accepted:
+        """
+        As `accept` the invoice of *step*, with that step, its first, and the *new* deliveries.
+
+        Returns:
+            With the acceptance, the deliveries as they were inserted: the caller is to attempt
+            those that are leased. None if nothing was stored.
+        """
+        item = step, new, self._process_id
+        acceptance, inserted = await self._commits.run(accepting.accept, item)
+        if inserted is not None:
+            self._signal_step(step, inserted)
+        return acceptance, inserted
+
     async def lease_invoices(self, round_: leases.LeaseRound) -> steps.DueInvoices:
         """Lease invoices that are due for collection."""
         round_ = replace(round_, process_id=self._process_id)
@@ -194,13 +210,7 @@ class Store:
         """
         inserted = await self._commits.run(steps.take_steps, (step, new, self._process_id))
         if inserted is not None:
-            if step.due_at:
-                self.invoices_due.set()
-            if step.mail:
-                self._signals.send("mails")
-            if step.event:
-                self.arrivals.set_for(step.invoice.account_id)
-            self._signal_unleased(inserted)
+            self._signal_step(step, inserted)
         return inserted
 
     async def report(self, step: Step, new: Sequence[Delivery]) -> Sequence[Delivery] | None:
@@ -360,6 +370,15 @@ class Store:
     def is_paced(self, account_id: str, now: datetime) -> bool:
         """Whether an account exceeds its attempt rate in some process at *now*; see `paced`."""
         return self._paced.holds(account_id, now)
+
+    def _signal_step(self, step: Step, inserted: Sequence[Delivery]) -> None:
+        if step.due_at:
+            self.invoices_due.set()
+        if step.mail:
+            self._signals.send("mails")
+        if step.event:
+            self.arrivals.set_for(step.invoice.account_id)
+        self._signal_unleased(inserted)
 
     def _signal_unleased(self, inserted: Sequence[Delivery]) -> None:
         for delivery in inserted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from zlib import crc32
 
 from service.collection.collector import Progress
 from service.domain.states import InvoiceStatus
@@ -17,6 +18,10 @@ class Script:
     def __init__(self, world, process):
         self._world = world
         self._process = process
+
+    def begun(self, invoice):
+        """Return the first event of every fourth invoice, or none yet; the others take time."""
+        return None if crc32(invoice.id.encode()) % 4 else self._next(invoice)
 
     async def begin(self, invoice):
         """Return the first event, or none yet."""

@@ -29,6 +29,7 @@ from service.domain.delivery import Dead
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Acceptance, DeadReason, DeliveryStatus
 from service.storage import (
+    accepting,
     attempts,
     deliveries,
     invoices,
@@ -60,6 +61,7 @@ class Fencing:
         self._lease = world.plan.timeout + LEASE_MARGIN
         self._watched = {
             invoices.accept: self._accept,
+            accepting.accept: self._accept_begun,
             steps.lease_due: self._lease_invoices,
             steps.take_steps: self._take_step,
             steps.report: self._report,
@@ -104,6 +106,21 @@ class Fencing:
         if acceptance is Acceptance.STORED and leased_until:
             self._ledger.holders["invoices", invoice.account_id, invoice.key] = (process, 1)
         return acceptance
+
+    def _accept_begun(self, process, run, tx, item):
+        step, *_ = item
+        invoice = step.invoice
+        acceptance, inserted = run(item)
+        self._log.add(process, "accepts {}: {}", invoice.id, acceptance.value)
+        if acceptance is Acceptance.STORED:
+            self._log.add(process, "takes its first step to {}", step.status.value)
+            self._ledger.collected.add((invoice.account_id, invoice.key))
+            row = tx.invoices.get(invoice.account_id, invoice.key)
+            before = {**row, "status": invoice.status.value, "event_count": 0}
+            self._check_event(process, tx, step, before, row, inserted)
+        elif inserted is not None:
+            self._log.violate("{} is not stored, and has taken a step", invoice.id)
+        return acceptance, inserted
 
     def _lease_invoices(self, process, run, tx, round_):
         before = {row["key"]: (row["leased_until"], row["lease_token"]) for row in tx.invoices}

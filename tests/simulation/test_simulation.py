@@ -22,7 +22,7 @@ CHUNK = 100
 GREEDY_COUNT = 12
 """The number of worlds with a greedy account."""
 
-PAYING_COUNT = 80
+PAYING_COUNT = 90
 """The number of worlds with payments."""
 
 PAID = (

@@ -70,8 +70,8 @@ def lease_in_any_order(patch):
 def record_no_lost_attempt(patch):
     """Lost attempts are not recorded."""
 
-    def insert_rows(tx, table, rows):
-        return bulk.insert_rows(tx, table, [] if table is tables.attempts else rows)
+    def insert_rows(tx, table, rows, **options):
+        return bulk.insert_rows(tx, table, [] if table is tables.attempts else rows, **options)
 
     patch.setattr(deliveries, "insert_rows", insert_rows)
 

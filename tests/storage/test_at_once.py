@@ -12,7 +12,7 @@ from service.database.postgres import PostgresDatabase
 from service.domain.states import Acceptance
 from service.errors import StorageUnavailable
 from service.storage.store import Store
-from service.storage.tables import attempts, deliveries
+from service.storage.tables import attempts, deliveries, events
 from tests.clock import START
 from tests.rows import (
     LEASE,
@@ -79,6 +79,37 @@ async def test_an_invoice_takes_three_statements(store, statements):
     assert await store.settle(delivered(delivery))
 
     assert ["INSERT", "WITH", "WITH"] == statements
+
+
+async def accept_begun(store, invoice, number, *, leased_until=START + LEASE):
+    """Accept *invoice* with the step that pays it."""
+    step = a_step(invoice, event=an_event(delivery_id=f"msg_{number}"))
+    return await store.accept_begun(step, [a_delivery(step, leased_until=leased_until)])
+
+
+async def test_an_invoice_that_is_accepted_with_a_step_takes_two_statements(store, statements):
+    """The acceptance with the step is one statement, and the settlement is another one."""
+    acceptance, (delivery,) = await accept_begun(store, an_invoice("1"), 1)
+
+    assert Acceptance.STORED is acceptance
+    assert await store.settle(delivered(delivery))
+    assert ["WITH", "WITH"] == statements
+
+
+async def test_of_invoices_that_come_together_each_new_one_is_stored_once(store, database):
+    """Where not all ids are new, the new ones have their events and deliveries, each once."""
+    await accept_begun(store, an_invoice("0"), 0)
+    items = [an_invoice("0"), an_invoice("0", title="Another"), *map(an_invoice, "12")]
+
+    found = await asyncio.gather(*(accept_begun(store, one, n) for n, one in enumerate(items, 5)))
+
+    kinds = [Acceptance.REPLAYED, Acceptance.CONFLICT, *[Acceptance.STORED] * 2]
+    assert kinds == [acceptance for acceptance, _ in found]
+    assert [None, None] == [inserted for _, inserted in found[:2]]
+    assert [["msg_7"], ["msg_8"]] == [[one.id for one in inserted] for _, inserted in found[2:]]
+    stored = await database.read(lambda tx: sorted(tx.scalars(select(deliveries.c.id))))
+    assert ["msg_0", "msg_7", "msg_8"] == stored
+    assert 3 == len(await rows_of(database, events))
 
 
 async def test_nobody_has_to_watch(store):

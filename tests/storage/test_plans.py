@@ -304,6 +304,19 @@ async def recorded(store):
     return statements
 
 
+async def accept_begun(store, do):
+    """Accept an invoice with its first step."""
+    step = a_step(an_invoice("begun", at=NOW), event=an_event(at=NOW, delivery_id="msg_begun"))
+    new = [a_delivery(step, leased_until=NOW + LEASE)]
+    await do("accept with a step", store.accept_begun(step, new))
+
+
+async def count_each(store, do):
+    """Count what waits."""
+    await do("measure the backlog", store.backlog(NOW))
+    await do("count open deliveries", store.history.count_open("dev", 9))
+
+
 async def do_one_of_each(store, do):
     """Do every write and read once."""
     await do("accept", store.accept(an_invoice()))
@@ -330,11 +343,11 @@ async def do_one_of_each(store, do):
     await do("release", store.release(found[2]))
     await list_one_of_each(store, do)
     await clear_one_of_each(store, do)
-    await do("measure the backlog", store.backlog(NOW))
-    await do("count open deliveries", store.history.count_open("dev", 9))
+    await count_each(store, do)
     await by_hand_of_each(store, do)
     await do("lease mails", store.lease_mails(round_))
     await accounts_of_each(store, do)
+    await accept_begun(store, do)
 
 
 async def accounts_of_each(store, do):
@@ -603,6 +616,7 @@ _POSITION_IN_SERVER = {"events_primary"}
 _FILTERED = [{"deliveries_primary"}, _DELIVERIES, _ATTEMPTS]
 INDEXES = {
     "accept again": [_ID],
+    "accept with a step": [_POSITION, {"receivers_pkey", "origins_pkey"}],
     "lease invoices": [{"invoices_due", "processes_pkey"}, _KEY],
     "take a step": [_KEY, _POSITION, {"receivers_pkey", "origins_pkey"}],
     "record an event": [_KEY, _POSITION, {"receivers_pkey", "origins_pkey"}],
@@ -732,8 +746,10 @@ INDEXES = {
 }
 """The indexes that each operation uses, statement by statement."""
 
+_STEP = {*_POSITION_IN_SERVER, "receivers_pkey", "origins_pkey"}
 AT_ONCE = {
-    "take a step": [{*_KEY, *_POSITION_IN_SERVER, "receivers_pkey", "origins_pkey"}],
+    "accept with a step": [_STEP],
+    "take a step": [{*_KEY, *_STEP}],
 }
 """Those that PostgreSQL does in one statement."""
 

@@ -88,6 +88,9 @@ class FakeCollector:
         self.may_answer.set()
         self.is_asked = asyncio.Event()
 
+    def begun(self, _invoice):
+        """Return nothing: the collector has to ask the test."""
+
     async def begin(self, invoice):
         """Return the answer of the test, when the test allows it."""
         self.asked[invoice.id] += 1
@@ -215,6 +218,43 @@ async def test_without_a_delay_one_step_is_enough(collecting, store, clock):
     assert (PAID, True) == (step.status, is_taken)
     assert (PAID, [("Invoice paid", True)]) == await state_of(store)
     assert START == clock.now()
+
+
+async def test_what_nobody_has_to_be_asked_for_is_stored_with_the_invoice(
+    collecting, store, memory
+):
+    """The first step of the sandbox is in the transaction that stores the invoice."""
+    async with collecting() as (collection, _):
+        memory.losses.append(Loss.AFTER)
+        with pytest.raises(StorageUnavailable):
+            await collection.accept(an_invoice())
+
+        assert (SENT, []) == await state_of(store)
+        (row,) = await rows_of(memory, invoices)
+        assert (START + DELAY, None) == (row["due_at"], row["leased_until"])
+
+
+async def test_a_mail_is_composed_after_the_invoice_is_stored(collecting, store):
+    """An invoice that gets a mail is stored first: the answer does not wait for the mail."""
+    async with collecting() as (collection, _):
+        await collection.accept(an_invoice(customer_email="richie@example.com"))
+
+        assert (RECEIVED, []) == await state_of(store)
+        assert 1 == collection.held_count
+        await store.taken.reaches(1)
+
+
+async def test_an_id_that_is_known_takes_no_first_step(collecting, store):
+    """A replay and a conflict change nothing of the invoice that is stored."""
+    async with collecting(delay=timedelta(0)) as (collection, _):
+        found = [
+            await collection.accept(one)
+            for one in (an_invoice(), an_invoice(), an_invoice(title="Another"))
+        ]
+
+    assert [Acceptance.STORED, Acceptance.REPLAYED, Acceptance.CONFLICT] == found
+    assert (PAID, [("Invoice paid", True)]) == await state_of(store)
+    assert 1 == len((await store.history.deliveries_of("dev", "1"))[0])
 
 
 @pytest.mark.parametrize("tag", ["declined", "pending"])
@@ -428,7 +468,7 @@ async def test_a_collector_may_ask_for_another_call(collecting, store, clock):
 class EventOnSending(FakeCollector):
     """Has an event for the sending too, and then collects the payment at once."""
 
-    async def begin(self, invoice):
+    def begun(self, _invoice):
         """Return the event of the sending."""
         return Progress(SENT, "Invoice sent", look_again_after=timedelta(0))
 
@@ -539,7 +579,7 @@ async def test_an_invoice_that_is_not_stored_takes_no_capacity(collecting, store
 
 async def test_an_invoice_that_cannot_be_written_takes_no_capacity(collecting):
     """A failed write releases the reserved capacity, and the caller gets the error."""
-    async with collecting() as (collection, _):
+    async with collecting(FakeCollector()) as (collection, _):
         with pytest.raises(ValueError, match="customer"):
             await collection.accept(an_invoice(customer=None))
 
@@ -548,7 +588,7 @@ async def test_an_invoice_that_cannot_be_written_takes_no_capacity(collecting):
 
 async def test_an_invoice_whose_commit_is_unknown_takes_no_capacity(collecting, memory):
     """If a lost connection may have stored it, the capacity is released and the lease runs out."""
-    async with collecting() as (collection, _):
+    async with collecting(FakeCollector()) as (collection, _):
         memory.losses.append(Loss.AFTER)
         with pytest.raises(StorageUnavailable):
             await collection.accept(an_invoice())
@@ -558,7 +598,7 @@ async def test_an_invoice_whose_commit_is_unknown_takes_no_capacity(collecting, 
 
 async def test_a_cancelled_request_takes_no_capacity(collecting, memory):
     """A cancelled request releases the capacity that was reserved for its invoice."""
-    async with collecting() as (collection, _):
+    async with collecting(FakeCollector()) as (collection, _):
         memory.shut()
         accepting = asyncio.create_task(collection.accept(an_invoice()))
         await memory.reached()

@@ -14,6 +14,7 @@ from service.delivery.fairness import LEASE_AHEAD
 from service.delivery.health import COOLDOWN_FIRST
 from service.domain.outcomes import AttemptOutcome
 from service.domain.receivers import id_of
+from service.domain.states import Acceptance
 from service.errors import StorageUnavailable
 from service.loops import POLL
 from service.storage.tables import deliveries
@@ -968,6 +969,36 @@ async def test_a_step_that_cannot_be_written_reserves_nothing(
         assert (0, {}) == leased_counts(dispatcher)
 
     assert [] == receivers.ids
+
+
+@pytest.mark.parametrize("loss", [Loss.BEFORE, Loss.AFTER])
+async def test_an_invoice_that_cannot_be_written_reserves_nothing(
+    dispatching, receivers, memory, loss
+):
+    """A failed write of an invoice with its first step releases the lease of its delivery."""
+    async with dispatching() as (dispatcher, _):
+        memory.losses.append(loss)
+        with pytest.raises(StorageUnavailable):
+            await dispatcher.accept(a_step(an_invoice(), event=an_event()))
+
+        assert (0, {}) == leased_counts(dispatcher)
+
+    assert [] == receivers.ids
+
+
+async def test_an_id_that_is_known_reserves_nothing(dispatching, store, receivers, memory):
+    """The callback of a replay is not sent again, and releases the lease that was reserved."""
+    async with dispatching() as (dispatcher, _):
+        assert Acceptance.STORED is await dispatcher.accept(a_step(an_invoice(), event=an_event()))
+        assert Acceptance.REPLAYED is await dispatcher.accept(
+            a_step(an_invoice(), event=an_event())
+        )
+        await store.settled.reaches(1)
+
+        assert (0, {}) == leased_counts(dispatcher)
+
+    assert receivers.ids == [row["id"] for row in await rows_of(memory, deliveries)]
+    assert 1 == len(receivers.ids)
 
 
 async def test_a_stale_step_reserves_nothing(dispatching, store, elsewhere, receivers, clock):

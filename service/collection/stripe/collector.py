@@ -44,13 +44,17 @@ class StripeCollector:
         self._calls_of = calls_of
         self._clock = clock
 
-    async def begin(self, invoice: Invoice) -> Progress:
+    def begun(self, invoice: Invoice) -> Progress:
         """Wait for the customer: a session is created when it is wanted."""
         return Progress(InvoiceStatus.SENT)
 
+    async def begin(self, invoice: Invoice) -> Progress:
+        """Wait for the customer."""
+        return self.begun(invoice)
+
     async def collect(self, invoice: Invoice) -> Progress:
         """Wait for the customer."""
-        return await self.begin(invoice)
+        return self.begun(invoice)
 
     async def check(self, invoice: Invoice) -> str | None:
         """Why Stripe cannot collect *invoice*, for the API user; None if it can."""

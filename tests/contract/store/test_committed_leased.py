@@ -5,7 +5,7 @@ import pytest
 
 from service.domain.outcomes import AttemptOutcome
 from service.domain.states import Acceptance, InvoiceStatus
-from service.storage.tables import deliveries, invoices
+from service.storage.tables import deliveries, events, invoices
 from tests.clock import START
 from tests.rows import (
     LEASE,
@@ -111,6 +111,83 @@ async def test_a_stale_step_leases_nothing(store, paying):
     )
 
     assert [[], ["msg_held"]] == [[one.id for one in leased] for leased in results]
+
+
+# Invoices with their first steps
+
+
+async def begun(store, id_="1", *, number=1, **changes):
+    """Accept an invoice with the step that pays it."""
+    step = a_step(an_invoice(id_, **changes), event=an_event(delivery_id=f"msg_{number}"))
+    return await store.accept_begun(step, [a_delivery(step, leased_until=UNTIL)])
+
+
+async def test_an_invoice_is_stored_as_its_first_step_leaves_it(store, database):
+    """The invoice has no lease, its event is stored, and its delivery is leased."""
+    acceptance, (inserted,) = await begun(store)
+
+    assert (Acceptance.STORED, UNTIL) == (acceptance, inserted.leased_until)
+    assert not store.deliveries_due.is_set()
+    assert not store.invoices_due.is_set()
+    found = await store.history.find_invoice("dev", "1")
+    assert (InvoiceStatus.PAID, ["Invoice paid"]) == (
+        found["status"],
+        [event["description"] for event in found["events"]],
+    )
+    (row,) = await rows_of(database, invoices)
+    assert (None, None, 0, 1) == tuple(
+        row[name] for name in ("due_at", "leased_until", "lease_token", "event_count")
+    )
+    assert await store.settle(delivered(inserted))
+
+
+async def test_a_first_step_may_be_followed_by_others(store):
+    """An invoice whose collection goes on is due then, and its step has the next number."""
+    step = a_step(an_invoice(), InvoiceStatus.SENT, due_at=UNTIL)
+
+    assert (Acceptance.STORED, []) == await store.accept_begun(step, [])
+
+    assert store.invoices_due.is_set()
+    following = await lease_invoice(store, now=UNTIL)
+    assert (InvoiceStatus.SENT, 0) == (following.status, following.event_count)
+    assert [] == await store.take_step(a_step(following, event=an_event()), [])
+
+
+async def test_of_a_known_id_no_step_is_stored(store, database):
+    """A replay and a conflict write neither event nor delivery, also beside new invoices."""
+    await begun(store)
+
+    found = await asyncio.gather(
+        begun(store, number=2), begun(store, number=3, title="Another"), begun(store, "4", number=4)
+    )
+
+    assert [Acceptance.REPLAYED, Acceptance.CONFLICT, Acceptance.STORED] == [
+        one[0] for one in found
+    ]
+    assert ["msg_1", "msg_4"] == sorted(row["id"] for row in await rows_of(database, deliveries))
+    assert 2 == len(await rows_of(database, events))
+
+
+async def test_of_two_invoices_with_one_id_that_come_together_one_is_stored(store, database):
+    """The other one is a replay, without an event."""
+    found = await asyncio.gather(*(begun(store, number=number) for number in (1, 2)))
+
+    kinds = sorted(acceptance for acceptance, _ in found)
+    assert sorted([Acceptance.STORED, Acceptance.REPLAYED]) == kinds
+    assert 1 == len(await rows_of(database, deliveries))
+
+
+async def test_the_first_delivery_to_a_receiver_on_hold_is_committed_unleased(store, database):
+    """A delivery to a receiver on hold is not attempted at once."""
+    _, (delivery,) = await begun(store)
+    hold = START + 2 * LEASE
+    await store.settle(failed(delivery, due_at=hold, held_until=hold))
+
+    _, (inserted,) = await begun(store, "2", number=2)
+
+    assert None is inserted.leased_until
+    assert {None} == {row["leased_until"] for row in await rows_of(database, deliveries)}
+    assert store.deliveries_due.is_set()
 
 
 # Events beside the collection
