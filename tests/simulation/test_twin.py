@@ -7,7 +7,8 @@ from sqlalchemy import text
 
 from service.database import bulk
 from service.database.bulk import given
-from service.storage import accounts, attempts, deliveries, leases, steps, tables
+from service.domain.states import Acceptance
+from service.storage import accepting, accounts, attempts, deliveries, leases, steps, tables
 from tests import memory
 from tests.simulation.runs import run
 
@@ -95,6 +96,17 @@ def number_by_what_was_read(patch):
     )
 
 
+def tell_of_known_ids(patch):
+    """A replay records the event of its first step again."""
+    insert_new = accepting.insert_new
+
+    def insert_all(tx, new, rows):
+        insert_new(tx, new, rows)
+        return [Acceptance.STORED] * len(new)
+
+    patch.setattr(accepting, "insert_new", insert_all)
+
+
 def keep_old_secrets(patch):
     """A rotation adds a secret, and the old secret never expires."""
 
@@ -115,6 +127,7 @@ PLANTS = {
     never_divide: 43,
     number_by_what_was_read: 24,
     keep_old_secrets: 0,
+    tell_of_known_ids: 13,
 }
 """Each bug, and the first world that is tried: the earlier ones do not show it."""
 
