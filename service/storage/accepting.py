@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, literal_column, select, union_all
+from sqlalchemy import Connection, and_, select
 from sqlalchemy.dialects import postgresql
 
 from service.database.at_once import AtOnce, Found
 from service.database.bulk import given_rows, inserted_from, row_names
-from service.database.compiled import as_json, text_for_driver
+from service.database.compiled import as_json
 from service.domain.delivery import Delivery
 from service.domain.invoice import Step
 from service.domain.states import Acceptance
@@ -25,8 +25,8 @@ from service.storage.steps import (
     as_inserted,
     event_columns,
     insert_events,
-    inserted_of,
     new_deliveries,
+    telling_at_once,
 )
 from service.storage.tables import events, invoices
 
@@ -96,15 +96,7 @@ def _accepting_at_once() -> str:
     begun = (
         select(rows.c.account_id, rows.c.key, *columns).join_from(rows, stored, is_stored)
     ).cte("begun")
-    event = {"invoice_key": begun.c.key, **dict(begun.c.items())}
-    names, values = inserted_from(events, "postgresql", event)
-    told = insert(events).from_select(names, values.where(begun.c.sequence.is_not(None)))
-    made = inserted_of(begun)
-    found = union_all(
-        select(begun.c.account_id, begun.c.key, literal_column("true")),
-        select(*made.c, literal_column("false")),
-    )
-    return text_for_driver(found.add_cte(told.cte("told")))
+    return telling_at_once(begun)
 
 
 def _row(step: Step) -> tuple[Any, ...]:

@@ -132,7 +132,7 @@ def take_steps_at_once(items: Sequence[StepToTake]) -> AtOnce | None:
 
 
 def new_deliveries(items: Sequence[StepToTake]) -> str:
-    """The rows of the deliveries of steps, as `inserted_of` takes them."""
+    """The rows of the deliveries of steps, as `telling_at_once` takes them."""
     rows = new_rows([one for _, new, _ in items for one in new], items[0][2])
     names = row_names(deliveries)
     return as_json([dict(zip(names, row, strict=True)) for row in rows])
@@ -275,10 +275,20 @@ def _taking_at_once() -> str:
         .returning(rows.c.account_id, rows.c.key, *(rows.c[name] for name in OF_EVENT))
         .cte("moved")
     )
+    return telling_at_once(moved)
+
+
+def telling_at_once(moved: CTE) -> str:
+    """
+    The statement that inserts the events and the deliveries of the invoices *moved*.
+
+    *moved* has the columns `OF_EVENT` of each; the deliveries are the second parameter of the
+    statement, see `new_deliveries`. It returns the invoices, and the deliveries without a lease.
+    """
     event = {"invoice_key": moved.c.key, **dict(moved.c.items())}
     names, values = inserted_from(events, "postgresql", event)
     told = insert(events).from_select(names, values.where(moved.c.sequence.is_not(None)))
-    made = inserted_of(moved)
+    made = _inserting(moved)
     found = union_all(
         select(moved.c.account_id, moved.c.key, literal_column("true")),
         select(*made.c, literal_column("false")),
@@ -286,12 +296,8 @@ def _taking_at_once() -> str:
     return text_for_driver(found.add_cte(told.cte("told")))
 
 
-def inserted_of(moved: CTE) -> CTE:
-    """
-    Inserts the deliveries of the invoices *moved*; selects those that are not leased.
-
-    Their rows are the second parameter of the statement.
-    """
+def _inserting(moved: CTE) -> CTE:
+    """Inserts deliveries of the invoices *moved*; selects those that are not leased."""
     new = given_rows(deliveries, 2)
     of_moved = and_(new.c.account_id == moved.c.account_id, new.c.invoice_key == moved.c.key)
     rests = is_resting(new.c.receiver, new.c.origin, new.c.created_at)
