@@ -47,13 +47,18 @@ TOO_LONG = "The request has a header or a first line that is too long."
 class Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered here and does not reach the application."""
 
-    __slots__ = ("_has_last", "_is_unreadable", "_open", "_payload", "has_ended", "when_lost")
+    __slots__ = (
+        *("_has_last", "_is_unreadable", "_offer", "_offer_left", "_open", "_payload"),
+        *("has_ended", "when_lost"),
+    )
 
     def __init__(self, open_: OpenConnections, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._open = open_
         self._has_last = self._is_unreadable = False
         self._payload: StreamReader | None = None
+        self._offer: RawRequestMessage | None = None
+        self._offer_left = 0
         self.has_ended = False
         self.when_lost: Callable[[], None] | None = None
 
@@ -70,6 +75,9 @@ class Connection(web.RequestHandler):
         if self._is_unreadable or (self._has_last and self._payload and self._payload.is_eof()):
             return
         super().data_received(data)
+        if self._offer_left:
+            self._offer_left -= len(data)
+            self._has_last = self._offer_left < 0
         if self._messages:
             self._look_at_newest(data)
 
@@ -82,8 +90,9 @@ class Connection(web.RequestHandler):
             self._is_unreadable = True
             if last.exc is not None:
                 last.exc.__traceback__ = None
-        elif last.upgrade and _loses_what_follows(last, data):
-            self._has_last = True
+        elif last.upgrade and last is not self._offer:
+            left = _left_of_offer(last, data)
+            self._offer, self._offer_left, self._has_last = last, left or 0, left is None
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read again, if reading was paused; aiohttp calls this after each read of a body."""
@@ -180,23 +189,24 @@ class Connection(web.RequestHandler):
         return response
 
 
-def _loses_what_follows(message: RawRequestMessage, data: bytes) -> bool:
+def _left_of_offer(message: RawRequestMessage, data: bytes) -> int | None:
     """
-    Whether aiohttp may have lost requests that *data* has behind *message*, an offer to upgrade.
+    How much of *message*, which offers an upgrade, comes after *data*; None if that is not known.
 
     curl and the client of Java offer HTTP/2 (h2c). After an offer that aiohttp does not know, it
     drops the rest of what it read. The request that begins there could not be answered, and if only
     its beginning is lost, its body would be read as a request. So the connection must end, unless
-    *data* visibly ends with the message. WebSockets and CONNECT are known to aiohttp.
+    the data visibly ends with the message. WebSockets and CONNECT are known to aiohttp.
     """
     protocol = message.headers.get(hdrs.UPGRADE, "").lower()
     if protocol == "websocket" or message.method == hdrs.METH_CONNECT:
-        return False
+        return 0
     head, end, rest = data.partition(END_OF_HEAD)
-    length = message.headers.get(hdrs.CONTENT_LENGTH, "0")
     # If the first bytes were part of the end of the head, what is found is another end.
-    is_whole = end and not message.chunked and head[:1] not in (b"", b"\r", b"\n")
-    return not is_whole or length != str(len(rest))
+    if not end or message.chunked or head[:1] in (b"", b"\r", b"\n"):
+        return None
+    left = int(message.headers.get(hdrs.CONTENT_LENGTH, "0")) - len(rest)
+    return left if left >= 0 else None
 
 
 def _is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:

@@ -716,6 +716,25 @@ class TestOffersToUpgrade:
 
         assert [status, 200] == statuses_in(first + second)
 
+    @pytest.mark.parametrize("sizes", [(0, 42), (10, 32), (1, 40, 1)])
+    async def test_the_connection_is_kept_after_a_body_in_pieces(self, wire, sizes):
+        """The client of Java sends the body of its first request behind the head."""
+        offer = a_request(*H2C)
+        begin = len(offer) - len(BODY)
+        reader, writer = await wire.connect()
+        writer.write(offer[:begin])
+        for size in sizes:
+            # The service has read what was sent when it answers another connection.
+            await wire.talk(a_request(CLOSE, body=b"", target="/healthz", method="GET"))
+            writer.write(offer[begin : begin + size])
+            begin += size
+        first = await reader.readuntil(b"}")
+        writer.write(a_request(CLOSE, body=b"", target="/healthz", method="GET"))
+        second = await closed(reader)
+        writer.close()
+
+        assert [202, 200] == statuses_in(first + second)
+
     @pytest.mark.parametrize(
         "offer",
         [
@@ -743,7 +762,12 @@ class TestOffersToUpgrade:
     async def test_a_body_that_arrives_later_is_read(self, wire):
         """The last request of a connection is read to its end."""
         offer = a_request(*H2C)
-        answer = await wire.talk(offer[:-20], offer[-20:] + self.HEALTH, self.HEALTH)
+        reader, writer = await wire.connect()
+        writer.write(offer[:-20])
+        await wire.talk(a_request(CLOSE, body=b"", target="/healthz", method="GET"))
+        writer.write(offer[-20:] + self.HEALTH)
+        answer = await closed(reader)
+        writer.close()
 
         assert [202] == statuses_in(answer)
         assert b"Connection: close" in answer
