@@ -73,7 +73,7 @@ class ListedAttemptSchema(AnswerSchema):
     )
 
 
-class RequestSchema(AnswerSchema):
+class AttemptRequestSchema(AnswerSchema):
     """A request as it was sent."""
 
     method = fields.String(metadata=documented("The HTTP method.", example="POST"))
@@ -97,7 +97,7 @@ def _phase(description: str, example: float | None) -> fields.Float:
     return fields.Float(allow_none=True, metadata=documented(description, example=example))
 
 
-class PhasesSchema(AnswerSchema):
+class AttemptPhasesSchema(AnswerSchema):
     """How long each part of an attempt took, in milliseconds."""
 
     name = _phase("To look up the name; null if a kept connection was used.", 1.2)
@@ -114,7 +114,7 @@ class AttemptSchema(ListedAttemptSchema):
     """One HTTP request made for a delivery."""
 
     request = fields.Nested(
-        RequestSchema,
+        AttemptRequestSchema,
         allow_none=True,
         metadata=documented(
             f"The request as it was sent. {NEWEST_TEN}, and where it is not known, as for `lost`."
@@ -128,7 +128,7 @@ class AttemptSchema(ListedAttemptSchema):
         ),
     )
     phases_ms = fields.Nested(
-        PhasesSchema,
+        AttemptPhasesSchema,
         allow_none=True,
         metadata=documented(f"How long each part took; null without a connection. {NEWEST_TEN}."),
     )

@@ -104,7 +104,7 @@ class EvidenceSchema(AnswerSchema):
     )
 
 
-class NextSchema(AnswerSchema):
+class NextStepSchema(AnswerSchema):
     """What happens next."""
 
     what = fields.String(
@@ -139,7 +139,7 @@ class ExplanationSchema(AnswerSchema):
     )
     evidence = fields.Nested(EvidenceSchema)
     next = fields.Nested(
-        NextSchema,
+        NextStepSchema,
         allow_none=True,
         metadata=documented("What happens next by itself; null if nothing does."),
     )

@@ -80,7 +80,7 @@ class StreamQuerySchema(Schema):
     )
 
 
-class ArrivedSchema(Schema):
+class ArrivedEventsSchema(Schema):
     """Which events of a connection have arrived."""
 
     class Meta:

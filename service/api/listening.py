@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from aiohttp_apispec import docs, json_schema, match_info_schema, querystring_schema
 
 from schemas.listening import (
-    ArrivedSchema,
+    ArrivedEventsSchema,
     ListenerAnswerSchema,
     ListenerAttemptPathSchema,
     ListenerDeliveryPathSchema,
@@ -166,7 +166,7 @@ async def _is_valid(request: web.Request, dependencies: Dependencies) -> bool:
     security=KEYS,
 )
 @match_info_schema(ListenerPathSchema)
-@json_schema(ArrivedSchema)
+@json_schema(ArrivedEventsSchema)
 @answers_nothing("Noted.")
 @refuses(400, 401, 408, 409, 413, 415, 422, 429, 503, descriptions={409: ENDED})
 async def acknowledge_events(request: web.Request) -> web.Response:

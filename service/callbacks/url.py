@@ -12,6 +12,7 @@ Source: RFC 3986, restricted to URLs that an HTTP client can use without interpr
 import re
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv6Address
+from socket import AF_INET6, inet_ntop
 from urllib.parse import quote
 
 import idna
@@ -29,10 +30,10 @@ class CallbackUrl:
     """
     A URL that may be called, as it was written.
 
-    *text* is what is sent. *scheme* and *host* are in lower case, an IPv6 *host* is without its
-    brackets, a name without a dot at its end, and *port* is the scheme's own where the text names
-    none. So every spelling of a server has the same *origin*. *base* is the beginning of the text
-    that the caller gave, without a slash at its end; empty if they gave none.
+    *text* is what is sent. *scheme* and *host* are in lower case, an IPv6 *host* is in its shortest
+    form without its brackets, a name without a dot at its end, and *port* is the scheme's own where
+    the text names none. So every spelling of a server has the same *origin*. *base* is the
+    beginning of the text that the caller gave, without a slash at its end; empty if they gave none.
     """
 
     text: str
@@ -71,7 +72,10 @@ def parse_url(text: str) -> CallbackUrl:
     # The port may be empty (RFC 3986, section 3.2.3).
     if port and (not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535):
         raise ValueError("the port of the URL must be a number from 1 to 65535")
-    scheme, host = scheme.lower(), host.lower().strip("[]").removesuffix(".")
+    scheme, host = scheme.lower(), host.lower().removesuffix(".")
+    if bracketed:
+        # One address can be written in many ways: 0:0:0:0:0:0:0:1 is ::1.
+        host = inet_ntop(AF_INET6, IPv6Address(host.strip("[]")).packed)
     return CallbackUrl(text, scheme, host, int(port) if port else _DEFAULT_PORTS[scheme])
 
 

@@ -13,6 +13,7 @@ import click
 
 from service import __version__
 from service.cli.group import LazyCommands, WholeHelpGroup
+from service.cli.standard_streams import open_standard_streams
 from service.cli.statuses import FAILED, WRONG_USAGE
 from service.errors import ConfigurationError, InvoicesError
 
@@ -54,6 +55,7 @@ class CommandLine(WholeHelpGroup):
         One of them is a callback whose expression does not parse: it is refused where it is
         declared, while the modules of the command are imported.
         """
+        open_standard_streams()
         try:
             return super().main(*args, **extra)
         except ConfigurationError as error:

@@ -13,6 +13,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.database.poolers import PooledConnection, pooler_refuses, statement_was_lost
 from service.database.transport import with_tls
 from service.errors import StorageBusy, StorageRefused, StorageUnavailable
 
@@ -86,6 +87,7 @@ class Connector:
                 connection = await asyncpg.connect(
                     self._url,
                     timeout=CONNECT_SECONDS,
+                    connection_class=PooledConnection,
                     # Those that the driver runs; SQLAlchemy keeps its own.
                     statement_cache_size=self._prepared_max,
                     server_settings={**SETTINGS, **settings},
@@ -119,6 +121,8 @@ def translated(*, is_of_statements: bool = False) -> Iterator[None]:
         raise StorageBusy("PostgreSQL: all connections were in use for too long") from error
     except (OSError, DBAPIError, *_OF_DRIVER) as error:
         of_driver = error.orig if isinstance(error, DBAPIError) else error
+        if lost := statement_was_lost(_sqlstate(of_driver), of_driver):
+            raise StorageUnavailable(lost) from error
         if is_of_statements and _sqlstate(of_driver) == _TIMED_OUT:
             raise StorageBusy(f"PostgreSQL: {of_driver}") from error
         if is_of_statements and not _is_of_the_server(error, of_driver):
@@ -132,6 +136,8 @@ def _unavailable(error: object) -> StorageUnavailable:
             "PostgreSQL: the server does not speak TLS. Switch it on there, or add sslmode=disable "
             "to INVOICES_DATABASE_URL if nobody can listen between the two."
         )
+    if refused := pooler_refuses(error):
+        return StorageRefused(refused)
     return StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}")
 
 

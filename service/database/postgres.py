@@ -8,7 +8,6 @@ the event loop. Every transaction has a deadline.
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio.engine import AsyncEngine, create_async_engine
@@ -32,11 +31,7 @@ beat of the process does not wait for other work.
 STATEMENTS_MAX = 64
 """How many statements a connection keeps prepared that the driver runs: more than there are."""
 
-_UNPREPARED: dict[str, Any] = {
-    "prepared_statement_cache_size": 0,
-    # Another client of the pooler may have used the usual names on the same server connection.
-    "prepared_statement_name_func": lambda: f"invoices_{uuid4().hex}",
-}
+_UNPREPARED: dict[str, Any] = {"prepared_statement_cache_size": 0}
 
 NOBODY_WRITES = "PostgreSQL: it lets nobody write (default_transaction_read_only)"
 

@@ -9,6 +9,7 @@ declared, or fails on purpose.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -71,7 +72,8 @@ def make_receiver(
     """
     An application that receives *callback*, below any path, and fails as *failure* says.
 
-    With a *secret*, a request whose signature does not verify is answered 401.
+    With a *secret*, a request whose signature does not verify is answered 401. If *show* cannot
+    write, because nobody reads any more or a disk is full, callbacks are answered nevertheless.
     """
     receiver = _Receiver(callback, secret, show, failure)
     app = web.Application(client_max_size=BODY_BYTES_MAX)
@@ -109,18 +111,18 @@ class _Receiver:
             if status < HTTPStatus.MULTIPLE_CHOICES:
                 is_repeated = not self._process(webhook_id)
         text = orjson.dumps(answer).decode()
-        self._show(
-            Received(
-                path=_text(request.raw_path),
-                webhook_id=webhook_id,
-                body=body.decode("utf-8", "replace"),
-                signature=signature,
-                status_code=status,
-                answer=text,
-                delay_seconds=self._failure.delay_seconds,
-                is_repeated=is_repeated,
-            )
+        received = Received(
+            path=_text(request.raw_path),
+            webhook_id=webhook_id,
+            body=body.decode("utf-8", "replace"),
+            signature=signature,
+            status_code=status,
+            answer=text,
+            delay_seconds=self._failure.delay_seconds,
+            is_repeated=is_repeated,
         )
+        with suppress(OSError):
+            self._show(received)
         await asyncio.sleep(self._failure.delay_seconds)
         return web.Response(text=text, status=status, content_type="application/json")
 

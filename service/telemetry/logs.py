@@ -12,20 +12,26 @@ import os
 import re
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, TextIO
 
 import orjson
 
+from service.telemetry.log_pipe import LAST_WAIT_SECONDS, LogPipe
+
 DELIVERED = "delivered"
 """The outcome of the attempts whose lines have no mark."""
 
 INDENT = " " * 13
 """The indent of the second and later lines of an event: they begin below its level."""
+
+LOOK_AGAIN_SECONDS = 0.1
+"""After this time, lines that wait for the reader of the log are offered to it again."""
 
 UNKNOWN_WIDTH = 80
 """Columns of a terminal whose size is not known."""
@@ -125,10 +131,15 @@ class _BatchHandler(logging.StreamHandler[TextIO]):
     write. Formatting many lines in a row is also faster than each one between other work. A line
     above `info` is written at once, after those that wait; so is every line where no loop runs.
     A process that is killed loses the lines of its last iteration.
+
+    If a program reads the lines and does not keep up, nothing waits for it: see `LogPipe`. What it
+    has missed is counted in the event `log.lost`.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
+        self._pipe = LogPipe.below(stream)
+        self._will_look_again = False
         self._waiting: list[logging.LogRecord | _Told] = []
 
     def handle(self, record: logging.LogRecord) -> bool:
@@ -163,13 +174,38 @@ class _BatchHandler(logging.StreamHandler[TextIO]):
                         lines.append(self.format(_record_of(told)) + self.terminator)
                 except Exception:  # noqa: BLE001 -- it must not fail its caller, nor the other lines
                     self.handleError(_record_of(told))
-            try:
-                if lines:
+            # The reader of standard error may have closed it: the service goes on without.
+            with suppress(OSError, ValueError):
+                if self._pipe:
+                    self._offer(self._pipe, "".join(lines))
+                else:
                     self.stream.write("".join(lines))
-                self.stream.flush()
-            except (OSError, ValueError):
-                # The reader of standard error may have closed it: the service goes on without.
-                pass
+                    self.stream.flush()
+
+    def _offer(self, pipe: LogPipe, lines: str) -> None:
+        pipe.write(lines)
+        if pipe.is_behind:
+            self._offer_again(pipe)
+        elif pipe.lost_count:
+            lost = _Record("invoices", logging.WARNING, "", 0, "log.lost", (), None)
+            lost.fields = {"count": pipe.lost_count}
+            pipe.lost_count = 0
+            pipe.write(self.format(lost) + self.terminator)
+
+    def _offer_again(self, pipe: LogPipe) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # no loop runs: in a thread, before the start, or at the end
+            if threading.current_thread() is threading.main_thread():
+                pipe.write("", wait_seconds=LAST_WAIT_SECONDS)
+            return
+        if not self._will_look_again:
+            self._will_look_again = True
+            loop.call_later(LOOK_AGAIN_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._will_look_again = False
+        self.flush()
 
 
 _Told = tuple[float, str, Mapping[str, Any]]

@@ -98,8 +98,21 @@ def _response_to_aiohttp(request: web.Request, error: web.HTTPException) -> web.
             return web.Response(status=204, headers={hdrs.ALLOW: methods})
         detail = f"{error.method} is not allowed here. Allowed methods: {methods}."
         return problem_of_status(405, detail, headers={hdrs.ALLOW: methods})
-    not_served = request.app.get(NOT_SERVED) if error.status == 404 else None
-    return problem_of_status(error.status, not_served, public_path=request.app[PUBLIC_PATH])
+    public_path = request.app[PUBLIC_PATH]
+    reason = _not_found(request, public_path) if error.status == 404 else None
+    return problem_of_status(error.status, reason, public_path=public_path)
+
+
+def _not_found(request: web.Request, public_path: str) -> str | None:
+    """What a path that is not served is answered with; None for the usual words."""
+    # Where an application has the service as its part, that has found it by the prefix.
+    is_whole = len(request.match_info.apps) == 1
+    if public_path and is_whole and f"{request.path}/".startswith(f"{public_path}/"):
+        return (
+            f"The path begins with {public_path}, the path of INVOICES_PUBLIC_URL. The proxy in "
+            "front of the service must remove it before it passes a request on."
+        )
+    return request.app.get(NOT_SERVED)
 
 
 def _response_to(request: web.Request, error: Exception) -> web.Response:

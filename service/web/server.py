@@ -15,6 +15,7 @@ from typing import Any, cast
 from aiohttp import HttpVersion11, StreamReader, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
 from service.heads import encoded_head
@@ -37,6 +38,8 @@ RETRY_SECONDS = 1
 """`Retry-After` while every connection is in the middle of a request."""
 
 ALL_IN_USE = "Every connection of the service is in use. Send the request again later."
+END_OF_HEAD = b"\r\n\r\n"
+
 NOT_HTTP = "This is not a valid HTTP request."
 TOO_LONG = "The request has a header or a first line that is too long."
 
@@ -44,13 +47,18 @@ TOO_LONG = "The request has a header or a first line that is too long."
 class Connection(web.RequestHandler):
     """One connection; what is not HTTP is answered here and does not reach the application."""
 
-    __slots__ = ("_is_unreadable", "_open", "_payload", "has_ended", "when_lost")
+    __slots__ = (
+        *("_has_last", "_is_unreadable", "_offer", "_offer_left", "_open", "_payload"),
+        *("has_ended", "when_lost"),
+    )
 
     def __init__(self, open_: OpenConnections, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._open = open_
-        self._is_unreadable = False
+        self._has_last = self._is_unreadable = False
         self._payload: StreamReader | None = None
+        self._offer: RawRequestMessage | None = None
+        self._offer_left = 0
         self.has_ended = False
         self.when_lost: Callable[[], None] | None = None
 
@@ -64,11 +72,17 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Read up to the first data that is not HTTP: what follows that cannot be parsed."""
-        if self._is_unreadable:
+        if self._is_unreadable or (self._has_last and self._payload and self._payload.is_eof()):
             return
         super().data_received(data)
-        if not self._messages:
-            return
+        if self._offer_left:
+            self._offer_left -= len(data)
+            self._has_last = self._offer_left < 0
+        if self._messages:
+            self._look_at_newest(data)
+
+    def _look_at_newest(self, data: bytes) -> None:
+        """Find out whether the newest request is the last one; it was completed by *data*."""
         last, self._payload = self._messages[-1]
         if isinstance(last, _ErrInfo):
             # aiohttp would make an error of all further data as well. Each error would keep its
@@ -76,6 +90,9 @@ class Connection(web.RequestHandler):
             self._is_unreadable = True
             if last.exc is not None:
                 last.exc.__traceback__ = None
+        elif last.upgrade and last is not self._offer:
+            left = _left_of_offer(last, data)
+            self._offer, self._offer_left, self._has_last = last, left or 0, left is None
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read again, if reading was paused; aiohttp calls this after each read of a body."""
@@ -128,8 +145,10 @@ class Connection(web.RequestHandler):
         self.when_lost = None
         if self.has_ended and not self._messages:
             self.close()
+        if self._has_last and not self._messages:
+            resp.force_close()
         if self._upgraded or not _is_plain(request, resp):
-            return await super().finish_response(request, resp, start_time)
+            return await self._finish_by_aiohttp(request, resp, start_time)
         request._finish()
         await request._prepare_hook(resp)
         answer = _written(resp)
@@ -140,6 +159,16 @@ class Connection(web.RequestHandler):
         if self._paused:
             await request.writer.drain()
         return resp, False
+
+    async def _finish_by_aiohttp(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        behind, was_upgraded = self._message_tail, self._upgraded
+        finished = await super().finish_response(request, resp, start_time)
+        if was_upgraded and self._messages:
+            # aiohttp has now read what the client sent behind the request for an upgrade.
+            self._look_at_newest(behind)
+        return finished
 
     def handle_error(
         self,
@@ -158,6 +187,26 @@ class Connection(web.RequestHandler):
         # The response does not pass the hook of an application.
         add_common_headers(response)
         return response
+
+
+def _left_of_offer(message: RawRequestMessage, data: bytes) -> int | None:
+    """
+    How much of *message*, which offers an upgrade, comes after *data*; None if that is not known.
+
+    curl and the client of Java offer HTTP/2 (h2c). After an offer that aiohttp does not know, it
+    drops the rest of what it read. The request that begins there could not be answered, and if only
+    its beginning is lost, its body would be read as a request. So the connection must end, unless
+    the data visibly ends with the message. WebSockets and CONNECT are known to aiohttp.
+    """
+    protocol = message.headers.get(hdrs.UPGRADE, "").lower()
+    if protocol == "websocket" or message.method == hdrs.METH_CONNECT:
+        return 0
+    head, end, rest = data.partition(END_OF_HEAD)
+    # If the first bytes were part of the end of the head, what is found is another end.
+    if not end or message.chunked or head[:1] in (b"", b"\r", b"\n"):
+        return None
+    left = int(message.headers.get(hdrs.CONTENT_LENGTH, "0")) - len(rest)
+    return left if left >= 0 else None
 
 
 def _is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:

@@ -111,7 +111,7 @@ def test_the_verdicts_are_a_closed_list_in_the_document(document, path):
 
     assert list(VERDICTS) == properties["verdict"]["enum"]
     assert all(f"`{verdict}`: " in properties["verdict"]["description"] for verdict in VERDICTS)
-    assert list(NEXT_STEPS) == schemas["Next"]["properties"]["what"]["enum"]
+    assert list(NEXT_STEPS) == schemas["NextStep"]["properties"]["what"]["enum"]
 
 
 # Cancelling

@@ -687,6 +687,99 @@ async def test_a_pipelining_flood_is_served_as_it_is_read(wire):
     assert [200] * 3000 + [404] == statuses_in(answer)
 
 
+H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAA")
+WEBSOCKET = ("Connection: Upgrade", "Upgrade: websocket")
+
+
+class TestOffersToUpgrade:
+    """curl --http2 and the HTTP client of Java offer h2c with every request; it is not taken."""
+
+    HEALTH = a_request(body=b"", target="/healthz", method="GET")
+
+    @pytest.mark.parametrize(
+        ("offer", "status"),
+        [
+            (a_request(*H2C, body=b"", target="/healthz", method="GET"), 200),
+            (a_request(*H2C), 202),
+            (a_request(*H2C, body=b"", target="/none", method="GET", length=False), 404),
+        ],
+        ids=["read", "invoice", "no length"],
+    )
+    async def test_the_connection_is_kept(self, wire, offer, status):
+        """A client that waits for the answer sends its next request on the same connection."""
+        reader, writer = await wire.connect()
+        writer.write(offer)
+        first = await reader.readuntil(b"}")
+        writer.write(a_request(CLOSE, body=b"", target="/healthz", method="GET"))
+        second = await closed(reader)
+        writer.close()
+
+        assert [status, 200] == statuses_in(first + second)
+
+    @pytest.mark.parametrize("sizes", [(0, 42), (10, 32), (1, 40, 1)])
+    async def test_the_connection_is_kept_after_a_body_in_pieces(self, wire, sizes):
+        """The client of Java sends the body of its first request behind the head."""
+        offer = a_request(*H2C)
+        begin = len(offer) - len(BODY)
+        reader, writer = await wire.connect()
+        writer.write(offer[:begin])
+        for size in sizes:
+            # The service has read what was sent when it answers another connection.
+            await wire.talk(a_request(CLOSE, body=b"", target="/healthz", method="GET"))
+            writer.write(offer[begin : begin + size])
+            begin += size
+        first = await reader.readuntil(b"}")
+        writer.write(a_request(CLOSE, body=b"", target="/healthz", method="GET"))
+        second = await closed(reader)
+        writer.close()
+
+        assert [202, 200] == statuses_in(first + second)
+
+    @pytest.mark.parametrize(
+        "offer",
+        [
+            a_request(*H2C),
+            a_request(*H2C, CHUNKED, body=b"2a\r\n%b\r\n0\r\n\r\n" % BODY, length=False),
+        ],
+        ids=["length", "chunked"],
+    )
+    async def test_a_client_sees_which_requests_are_answered(self, wire, offer):
+        """The connection ends with the answer to an offer, if something was sent behind it."""
+        answer = await wire.talk(self.HEALTH + offer + self.HEALTH)
+
+        assert [200, 202] == statuses_in(answer)
+        assert 1 == answer.count(b"Connection: close")
+
+    async def test_the_rest_of_a_lost_request_is_no_request(self, wire):
+        """What looks like a request in a body is never answered as one."""
+        hidden = a_request(body=b"", target="/hidden", method="GET")
+        behind = a_request(body=hidden)
+        head, _, body = behind.partition(hidden)
+        answer = await wire.talk(a_request(*H2C) + head, hidden + body, self.HEALTH)
+
+        assert [202] == statuses_in(answer)
+
+    async def test_a_body_that_arrives_later_is_read(self, wire):
+        """The last request of a connection is read to its end."""
+        offer = a_request(*H2C)
+        reader, writer = await wire.connect()
+        writer.write(offer[:-20])
+        await wire.talk(a_request(CLOSE, body=b"", target="/healthz", method="GET"))
+        writer.write(offer[-20:] + self.HEALTH)
+        answer = await closed(reader)
+        writer.close()
+
+        assert [202] == statuses_in(answer)
+        assert b"Connection: close" in answer
+
+    async def test_what_follows_a_websocket_is_answered(self, wire):
+        """Several offers may stand behind each other; of the last one, the connection ends."""
+        read = a_request(*WEBSOCKET, body=b"", target="/healthz", method="GET")
+        answer = await wire.talk(read * 3 + self.HEALTH + read + a_request(*H2C) + self.HEALTH)
+
+        assert [200] * 5 + [202] == statuses_in(answer)
+
+
 class TestHalfClosedConnections:
     """A client may say that it sends no more, and still read: `nc -N` and some proxies do."""
 

@@ -479,13 +479,21 @@ def test_bodies_of_the_callback_are_open(document, name):
     assert "additionalProperties" not in document["components"]["schemas"][name]
 
 
+def test_models_of_generated_clients_have_names_of_their_own(document):
+    """No model is called as what the libraries of clients, or languages, call something else."""
+    common = {"Request", "Response", "Error", "Exception", "Next", "Event", "Object", "Client"}
+
+    assert common.isdisjoint(document["components"]["schemas"])
+    assert {"AttemptRequest", "AttemptPhases", "NextStep"} <= set(document["components"]["schemas"])
+
+
 def test_answers_are_open_and_complete(document):
     """A response always has all of its fields, but for evidence; later versions may add more."""
     facts = set(document["components"]["schemas"]["Evidence"]["properties"]) - {"invoice_id"}
     for name, schema in document["components"]["schemas"].items():
         if name in {"InvoiceRequest", "InvoiceEventReceived", "Redelivery", "RefundRequest"}:
             continue
-        if name in {"Arrived", "ListenerAnswer"}:
+        if name in {"ArrivedEvents", "ListenerAnswer"}:
             continue
         optional = {
             "Problem": {"errors"},

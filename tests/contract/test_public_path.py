@@ -81,6 +81,21 @@ async def test_an_unknown_path_names_the_documentation(behind_proxy):
     assert "Nothing is served at this path. /billing/api/docs describes the API." == detail
 
 
+@pytest.mark.parametrize(
+    "path", ["/billing", "/billing/", "/billing/invoices/", "/billing/healthz"]
+)
+async def test_a_proxy_that_keeps_the_prefix_is_told(aiohttp_client, path):
+    """The 404 says what is wrong with the proxy; a path that only begins alike is any other."""
+    direct = await aiohttp_client(an_application(PUBLIC_URL))
+    problem = await (await direct.get(path)).json()
+    other = await (await direct.get("/billings")).json()
+
+    assert (404, 404) == (problem["status"], other["status"])
+    assert "must remove it" in problem["detail"]
+    assert "/billing, the path of INVOICES_PUBLIC_URL" in problem["detail"]
+    assert "Nothing is served" in other["detail"]
+
+
 @pytest.mark.parametrize("path", PAGES)
 async def test_the_page_loads_its_files(behind_proxy, path):
     """All files that the page loads, the document included, are below the prefix."""

@@ -325,6 +325,28 @@ async def test_a_connection_that_writes_is_kept(database):
     assert [] == await database.read(names)
 
 
+def names_of_statements(tx):
+    """The names under which this connection has prepared its statements."""
+    return tx.scalars(text("SELECT name FROM pg_prepared_statements")).all()
+
+
+async def test_statements_are_never_those_of_another_process(open_here, postgres_url, monkeypatch):
+    """
+    No two processes prepare a statement under one name.
+
+    A pooler gives a transaction a connection on which another process has prepared its statements.
+    """
+    found = []
+    for _ in range(2):
+        # Each process of the driver begins to count here.
+        monkeypatch.setattr("asyncpg.connection._uid", 0)
+        database = open_here(postgres_url)
+        await database.read(names)
+        found += await database.read(names_of_statements)
+
+    assert len(set(found)) == len(found) > 2
+
+
 async def test_a_transaction_that_is_cancelled_leaves_nothing(database, held):
     """Its connection is closed, since nobody knows what it has done; the next write succeeds."""
     before = await database.write(connection_of)

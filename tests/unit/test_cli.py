@@ -255,6 +255,19 @@ def test_module_can_be_run(tmp_path):
     assert (0, f"invoices, version {__version__}\n") == (shown.returncode, shown.stdout)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_opened(tmp_path, closed):
+    """A command does its work where a supervisor has closed the standard streams."""
+    command = f"{sys.executable} -m service migrate {closed}"
+    variables = {"PYTHONPATH": str(ROOT), "INVOICES_DATABASE_URL": "sqlite:///new.db"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=tmp_path, env=variables, timeout=60, check=False
+    )
+
+    assert 0 == done.returncode
+    assert (tmp_path / "new.db").read_bytes().startswith(b"SQLite format 3")
+
+
 def in_a_process(folder, *arguments, **variables):
     """Run a command as a user does, in *folder*."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("INVOICES_")}

@@ -2,12 +2,17 @@ import asyncio
 import io
 import json
 import logging
+import os
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from service.domain.states import DeadReason
+from service.telemetry import log_pipe, logs
 from service.telemetry.logs import configure_logs, log_event
+from tests.clock import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -320,6 +325,131 @@ async def test_a_closed_standard_error_is_ignored(stream):
     await asyncio.sleep(0)
 
     assert ["two"] == events_in("".join(stream.writes))
+
+
+class Pipe:
+    """Standard error as a pipe to a program, which reads when it is told to."""
+
+    def __init__(self):
+        self._reading, writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        self.stream = os.fdopen(writing, "w", encoding="utf-8")
+
+    def read(self):
+        """The events of the lines that are there."""
+        text = b""
+        with suppress(BlockingIOError):
+            while piece := os.read(self._reading, 2**16):
+                text += piece
+        return events_in(text.decode())
+
+    def leave(self):
+        """Read no more."""
+        os.close(self._reading)
+
+
+@pytest.fixture
+def pipe(logged, monkeypatch):
+    """The pipe of the log."""
+    pipe = Pipe()
+    monkeypatch.setattr("sys.stderr", pipe.stream)
+    configure_logs("json")
+    yield pipe
+    with suppress(OSError):
+        pipe.stream.close()
+        pipe.leave()
+
+
+def flush():
+    """Write the lines that wait."""
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+NUMBERS = [f"event.{number}" for number in range(4000)]
+"""Events whose lines are several times what a pipe takes."""
+
+
+async def test_a_reader_that_stops_delays_nothing(pipe):
+    """What does not fit into the pipe waits for the reader, in order, and the service goes on."""
+    for name in NUMBERS:
+        log(name)
+    flush()
+
+    seen = []
+    while len(seen) < len(NUMBERS):
+        some = pipe.read()
+        assert some
+        seen += some
+        flush()
+    assert NUMBERS == seen
+
+
+async def test_lines_wait_without_further_ones(pipe, monkeypatch):
+    """The reader gets them when it reads again, also if nothing else is logged."""
+    monkeypatch.setattr(logs, "LOOK_AGAIN_SECONDS", 0)
+    for name in NUMBERS:
+        log(name)
+    await asyncio.sleep(0)
+
+    seen = []
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(seen) < len(NUMBERS):
+            seen += pipe.read()
+            await asyncio.sleep(0)
+    assert NUMBERS == seen
+
+
+async def test_what_waits_for_a_reader_is_bounded_and_counted(pipe, monkeypatch):
+    """A reader that has missed lines is told how many, as soon as it has the others."""
+    monkeypatch.setattr(log_pipe, "HELD_BYTES_MAX", 2**16)
+    for name in NUMBERS:
+        log(name)
+        flush()
+
+    seen = []
+    while some := pipe.read():
+        seen += some
+        flush()
+    log("late")
+    flush()
+
+    assert [*NUMBERS[: len(seen) - 1], "log.lost", "late"] == [*seen, *pipe.read()]
+
+
+def test_the_last_lines_wait_for_the_reader(pipe):
+    """When the loop has ended, what waits is written as soon as somebody reads, for a second."""
+    seen = []
+
+    async def fill():
+        for name in NUMBERS:
+            log(name)
+        flush()
+
+    def read():
+        while len(seen) < len(NUMBERS):
+            seen.extend(pipe.read())
+
+    asyncio.run(fill())
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    flush()
+    reader.join(PATIENCE_SECONDS)
+
+    assert NUMBERS == seen
+
+
+async def test_a_reader_that_has_ended_is_ignored(pipe):
+    """Without a reader the service continues, and keeps nothing for it."""
+    kept = log_pipe.LogPipe(pipe.stream.fileno())
+    pipe.leave()
+
+    for _ in range(2):
+        log("one")
+        flush()
+        with pytest.raises(BrokenPipeError):
+            kept.write("one\n")
+        assert not kept.is_behind
 
 
 async def test_a_line_that_cannot_be_formatted_does_not_lose_others(stream, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
@@ -66,6 +67,19 @@ async def test_repeated_event_is_recognised(receiver, shown):
 
     expected = [(200, False), (200, True), (401, False)]
     assert expected == [(one.status_code, one.is_repeated) for one in shown]
+
+
+@pytest.mark.parametrize("failure", [BrokenPipeError, OSError(errno.ENOSPC, "full")])
+async def test_a_callback_that_cannot_be_shown_is_answered(aiohttp_client, failure):
+    """The receiver goes on where `| head` has closed its output, or a disk is full."""
+
+    def show(_received):
+        raise failure
+
+    receiver = await aiohttp_client(make_receiver(INVOICE_NOTIFICATION, DEV_SECRET, show))
+    answer = await receiver.post(PATH, data=BODY, headers=signed())
+
+    assert (200, {"ok": True}) == (answer.status, await answer.json())
 
 
 async def test_event_that_was_not_accepted_is_not_repeated(aiohttp_client, shown):

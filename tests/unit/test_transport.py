@@ -1,10 +1,15 @@
 """Encryption between service and PostgreSQL: required, unless the operator says otherwise."""
 
+from pathlib import Path
+
+import asyncpg
 import pytest
 
-from service.database.connecting import translated
+from service.database.connecting import SETTINGS, translated
 from service.database.transport import may_be_in_clear, with_tls
-from service.errors import StorageRefused
+from service.errors import StorageRefused, StorageUnavailable
+
+OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 
 
 @pytest.fixture(autouse=True)
@@ -66,3 +71,33 @@ def test_a_server_without_tls_is_told_with_the_way_out():
     """The message says what to change; waiting for the server would not help."""
     with pytest.raises(StorageRefused, match="sslmode=disable"), translated():
         raise ConnectionError('PostgreSQL server at "db:5432" rejected SSL upgrade')
+
+
+def test_a_pooler_that_refuses_our_settings_is_told_with_the_way_out():
+    """The message says what to write into its configuration: every setting of a connection."""
+    said = asyncpg.ProtocolViolationError("unsupported startup parameter: statement_timeout")
+
+    with pytest.raises(StorageRefused, match="PgBouncer") as refusal, translated():
+        raise said
+
+    wanted = str(refusal.value).rpartition(" = ")[2].split(",")
+    assert {*SETTINGS, "synchronous_commit"} - {"application_name"} == set(wanted)
+    assert f"ignore_startup_parameters = {','.join(wanted)}\n" in OPERATIONS.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "error", [asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError]
+)
+def test_a_pooler_that_loses_statements_is_an_outage_with_the_way_out(error):
+    """It says something about the database and not about the statement, and names the setting."""
+    setting = "INVOICES_DATABASE_PREPARED_STATEMENTS=false"
+
+    said = error('prepared statement "a" does not exist\nHINT: use another driver')
+
+    with (
+        pytest.raises(StorageUnavailable, match=setting) as outage,
+        translated(is_of_statements=True),
+    ):
+        raise said
+
+    assert "HINT" not in str(outage.value)
