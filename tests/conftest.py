@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web_app
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from tests.rows import a_database
 from tests.warm import Warm
@@ -52,6 +54,9 @@ Folders and files that take long, in this order; all others come after them.
 The processes of a run take the files in turn. None of them works alone at the end if the files that
 are left then are short.
 """
+
+IN_ONE_PROCESS = ("tests/browser/",)
+"""Folders whose files share what is expensive to start: one process of a run takes all of them."""
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 2 * 2**30
@@ -108,6 +113,20 @@ def pytest_xdist_auto_num_workers() -> Iterator[int]:
     """What `--numprocesses auto` stands for, unless the environment has a number."""
     count = yield
     return count if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else PROCESSES_PER_CORE * count
+
+
+class Files(LoadFileScheduling):
+    """Gives each process of a run a file, or all files of a folder that one process takes."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        folders = (folder for folder in IN_ONE_PROCESS if nodeid.startswith(folder))
+        return next(folders, None) or super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Files | None:
+    """What `--dist loadfile` stands for."""
+    return Files(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,8 +1,8 @@
 """
 A real browser in front of the real service.
 
-A browser starts once for all tests, each of which has a tab of its own. Tests that only read the
-documentation share a service; all others have one each.
+A browser starts once for all tests, which one process of a run takes; each test has a tab of its
+own. Tests that only read the documentation share a service; all others have one each.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def own_page(browser, service_url):
     return DocsPage(browser, service_url)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def _unfolded_pages(shared_browser, documentation_url):
     """Opens a view in a tab that stays, with the callback of an invoice unfolded."""
     with ExitStack() as tabs:
