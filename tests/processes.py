@@ -67,6 +67,11 @@ def starved():
     return found
 
 
+def starved_since(before):
+    """How much longer all these threads had no processor since `starved` gave *before*."""
+    return sum(seconds - before.get(thread, 0) for thread, seconds in starved().items())
+
+
 async def until(ask, deadline_seconds=DEADLINE_SECONDS):
     """Poll another process until its answer is true, ever more slowly; returns the answer."""
     pause = POLL_SECONDS
