@@ -1229,7 +1229,8 @@ def _find_account(tx, name):
 
 
 def _list_accounts(tx, now):
-    keys = _newest(_valid(tx.account_keys, now), "created_at")
+    by_prefix = sorted(_valid(tx.account_keys, now), key=lambda row: row["prefix"])
+    keys = _newest(by_prefix, "created_at")
     return [
         {**row, "key_prefixes": [key["prefix"] for key in keys if key["account_id"] == row["id"]]}
         for row in sorted(tx.accounts, key=lambda row: row["name"])
@@ -1384,7 +1385,7 @@ def _invoice_facts(tx, account_id, invoice_id):
     row = _find_invoice(tx, account_id, invoice_id)
     key = row["key"]
     rows = [one for one in tx.deliveries if one["invoice_key"] == key]
-    rows.sort(key=_matters)
+    rows.sort(key=lambda row: (*_matters(row), row["id"]))
     delivery = _delivery_facts(tx, account_id, rows[0]["id"]) if rows else None
     mail = max((one for one in tx.mails if one["invoice_key"] == key), key=_id_of, default=None)
     last = tx.events.get(account_id, key, row["event_count"])

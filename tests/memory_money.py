@@ -8,6 +8,7 @@ them. *tx* are its tables.
 from __future__ import annotations
 
 from collections import Counter
+from operator import itemgetter
 
 from service.domain.payment import (
     ACTIVE,
@@ -273,7 +274,7 @@ def request_refund(tx, asked, sandbox_payment):
         if same[0].asked_minor != asked.asked_minor:
             raise Conflict("This Idempotency-Key was used with another amount.")
         return same
-    rows = sorted(_of_invoice(tx.payments, *of_invoice), key=lambda row: row["received_at"])
+    rows = sorted(_of_invoice(tx.payments, *of_invoice), key=itemgetter("received_at", "id"))
     received = [_payment(row) for row in rows]
     if not received and sandbox_payment:
         tx.payments.insert(_values(sandbox_payment))
@@ -302,7 +303,9 @@ def lease_payments(tx, now, until, limit):
 
 
 def _refunds_of(tx, account_id, invoice_key):
-    rows = sorted(_of_invoice(tx.refunds, account_id, invoice_key), key=lambda row: row["id"])
+    rows = sorted(
+        _of_invoice(tx.refunds, account_id, invoice_key), key=itemgetter("id", "payment_id")
+    )
     return [Refund(**{**row, "status": RefundStatus(row["status"])}) for row in rows]
 
 

@@ -35,11 +35,21 @@ UNFINISHED = (
 """The lists that are empty when everything has been collected and delivered."""
 
 
-def free_port():
-    """A port on which nothing listens at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """
+    A port of 127.0.0.1 on which nothing listens, for the caller alone.
+
+    Linux gives it to nobody else until the tests end, because it stays bound: other processes of
+    the run ask for free ports all the time, and may get this one before it is listened on. It can
+    be listened on in spite of that, since servers set SO_REUSEADDR too.
+    """
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        if sys.platform == "linux":
+            bound.detach()
+        return port
 
 
 def starved():
@@ -55,6 +65,11 @@ def starved():
             with suppress(OSError):
                 found[path] = int(path.read_text().split()[1]) / 10**9
     return found
+
+
+def starved_since(before):
+    """How much longer all these threads had no processor since `starved` gave *before*."""
+    return sum(seconds - before.get(thread, 0) for thread, seconds in starved().items())
 
 
 async def until(ask, deadline_seconds=DEADLINE_SECONDS):

@@ -110,7 +110,8 @@ def list_accounts(tx: Connection, now: datetime) -> list[dict[str, Any]]:
     """Every account by name, with the prefixes of its keys that are valid at *now*."""
     prefixes: dict[str, list[str]] = {}
     valid = select(account_keys).where(_is_valid(account_keys, now))
-    for row in tx.execute(valid.order_by(account_keys.c.created_at.desc())):
+    newest_first = account_keys.c.created_at.desc(), account_keys.c.prefix
+    for row in tx.execute(valid.order_by(*newest_first)):
         prefixes.setdefault(row.account_id, []).append(row.prefix)
     return [
         {

@@ -268,5 +268,5 @@ def _keep_check(tx: Connection, row: dict[str, Any]) -> None:
 
 def _checks_of(tx: Connection, account_id: str) -> list[dict[str, Any]]:
     query = select(receiver_checks).where(receiver_checks.c.account_id == account_id)
-    newest_first = query.order_by(receiver_checks.c.checked_at.desc())
+    newest_first = query.order_by(receiver_checks.c.checked_at.desc(), receiver_checks.c.url)
     return [dict(row) for row in tx.execute(newest_first).mappings()]

@@ -78,7 +78,8 @@ def invoice_facts(tx: Connection, account_id: str, invoice_id: str) -> InvoiceFa
     delivery_id: str | None = tx.scalar(
         select(deliveries.c.id)
         .where(deliveries.c.account_id == account_id, deliveries.c.invoice_key == key)
-        .order_by(_rank, _order)
+        # The deliveries of one event to several callbacks have one sequence.
+        .order_by(_rank, _order, deliveries.c.id)
         .limit(1)
     )
     mail = tx.execute(

@@ -168,14 +168,16 @@ def _refunded(tx: Connection, refund: Refund) -> int:
 def of_invoice(tx: Connection, account_id: str, invoice_key: str) -> list[Payment]:
     """The payments of an invoice, the oldest first."""
     is_of = (payments.c.account_id == account_id, payments.c.invoice_key == invoice_key)
-    rows = tx.execute(select(*_payment_columns).where(*is_of).order_by(payments.c.received_at))
+    oldest_first = payments.c.received_at, payments.c.id
+    rows = tx.execute(select(*_payment_columns).where(*is_of).order_by(*oldest_first))
     return [_payment(row._mapping) for row in rows]
 
 
 def refunds_of(tx: Connection, account_id: str, invoice_key: str) -> list[Refund]:
-    """The refunds of an invoice."""
+    """The refunds of an invoice, the oldest first; the parts of each by their payments."""
     is_of = (refunds.c.account_id == account_id, refunds.c.invoice_key == invoice_key)
-    rows = tx.execute(select(*_refund_columns).where(*is_of).order_by(refunds.c.id))
+    in_order = refunds.c.id, refunds.c.payment_id
+    rows = tx.execute(select(*_refund_columns).where(*is_of).order_by(*in_order))
     return [_refund(row._mapping) for row in rows]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.heartbeat import BEAT, GAP, SILENCE
 from tests.acceptance.traffic import traffic
-from tests.processes import free_port, receiving, starting, starved
+from tests.processes import free_port, receiving, starting, starved, starved_since
 
 ORIGIN_CONCURRENCY = 16
 """The limit of attempts in flight of one process to one receiver."""
@@ -134,7 +134,7 @@ async def test_the_leases_of_a_killed_process_are_taken_over(tmp_path, postgres_
         receiver.may_answer.set()
         await senders[-1].at_rest()
         seconds = time.monotonic() - killed_at
-        lost = sum(found - before.get(thread, 0) for thread, found in starved().items())
+        lost = starved_since(before)
         deliveries = await senders[-1].deliveries()
 
     assert {"delivered"} == {delivery["status"] for delivery in deliveries.values()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import IO
 from click.testing import CliRunner
 
 from service.__main__ import main
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 30
@@ -48,7 +48,7 @@ def served(
     It requires keys if there is an *encryption_key*, and is in development mode otherwise.
     *running* starts it: a new interpreter takes a second, `Warm.running` does not.
     """
-    port = _free_port()
+    port = free_port()
     environment = environment_of(folder, encryption_key) | {"INVOICES_PORT": str(port)}
     if public_url:
         environment["INVOICES_PUBLIC_URL"] = public_url
@@ -90,9 +90,3 @@ def _await_start(log: IO[str]) -> None:
         if "service.started" in line:
             return
     raise AssertionError("The service did not start:\n" + "".join(printed))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

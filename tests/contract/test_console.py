@@ -20,7 +20,7 @@ from service.pages.console import serving, streams
 from service.pages.console.rendering import Pages
 from service.storage import history
 from service.storage.observations import Observation
-from tests.clock import START
+from tests.clock import PATIENCE_SECONDS, START
 from tests.rows import (
     ONE,
     SECOND,
@@ -481,7 +481,7 @@ async def test_templates_are_compiled_before_somebody_looks(aiohttp_client, serv
     environment = pages[0].renderer.environment
     assert 0 == len(environment.cache)
     await client.get("/console/sign-in")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(environment.cache) < len(environment.list_templates()):  # noqa: ASYNC110 -- jinja2 sets no event
             await asyncio.sleep(0)
 
@@ -547,7 +547,7 @@ class Stream:
     async def next(self):
         """The next event: its name and its data."""
         lines = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (
                 line := (await self.answer.content.readline()).decode().rstrip("\n")
             ) or not lines:

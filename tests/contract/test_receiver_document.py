@@ -10,7 +10,7 @@ import orjson
 import pytest
 import yaml
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from marshmallow import EXCLUDE, Schema, fields
 from openapi_spec_validator import OpenAPIV30SpecValidator, OpenAPIV31SpecValidator
@@ -256,7 +256,9 @@ def test_callbacks_to_a_url_of_their_own_are_told_apart():
 
 
 @given(parts=st.lists(st.sampled_from([*PIECES]), max_size=6), start=st.sampled_from(STARTS))
-@settings(max_examples=150, deadline=None)
+@settings(
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 def test_every_template_has_a_valid_document_or_a_reason(start, parts):
     """Whatever an expression is, its document is valid, or the error says why there is none."""
     try:

@@ -193,6 +193,17 @@ async def test_the_newest_checks_are_kept(store):
     assert [] == await store.console.checks_of("other")
 
 
+async def test_checks_of_one_instant_are_listed_by_their_urls(store):
+    """The list of an account is the same each time."""
+    row = {"account_id": "dev", "checks": "[]", "conforms": True, "checked_at": START}
+    for url in ("https://b", "https://c", "https://a"):
+        await store.console.keep_check({**row, "url": url})
+
+    kept = await store.console.checks_of("dev")
+
+    assert ["https://a", "https://b", "https://c"] == [one["url"] for one in kept]
+
+
 async def test_the_hours_of_an_account_are_those_of_its_receivers(store):
     """The counts of an hour add up, of several writes as well; other accounts are left out."""
     for path, delivered_count in (("/a", 1), ("/b", 2), ("/c", 4), ("/a", 8)):

@@ -229,6 +229,23 @@ async def test_refunds_at_the_same_moment_give_back_no_more_than_there_is(store,
     assert [1_900, 1_900] == [one.left_minor for one in done if isinstance(one, NothingLeft)]
 
 
+async def test_of_payments_of_one_instant_that_with_the_lowest_id_is_given_back_first(
+    store, invoice
+):
+    """The refund and its repetition name the same parts in the same order."""
+    given_up = [a_checkout(invoice, id_) for id_ in ("c4", "c2", "c3")]
+    for one in given_up:
+        await store.money.close_checkout(await store.money.begin_checkout(one))
+    await paid(store, invoice)
+    for one in given_up:
+        assert [] == await store.report(a_receipt(invoice, one, status=None), [])
+
+    parts = await store.money.request_refund(asked(invoice, "k1", 3 * TOTAL), None)
+
+    assert ["c2", "c3", "c4"] == [one.payment_id for one in parts]
+    assert parts == await store.money.request_refund(asked(invoice, "k1", 3 * TOTAL), None)
+
+
 async def test_a_refund_is_settled_once(store, invoice):
     """Of two that learn of the same refund, one reports it; both parts add up."""
     await paid(store, invoice)

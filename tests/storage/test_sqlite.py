@@ -17,7 +17,7 @@ from tests.storage.writing import write_name
 
 def names(tx):
     """The names of the stored rows."""
-    return list(tx.scalars(select(origins.c.origin)))
+    return list(tx.scalars(select(origins.c.origin).order_by(origins.c.origin)))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from service.delivery.egress import EgressPolicy
 from service.delivery.sender import OutgoingRequest, Sender
 from service.development import DEV_NETWORKS
+from tests.clock import PATIENCE_SECONDS
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"ok": true}'
 
@@ -48,7 +49,7 @@ class Keeping:
 
     async def is_closed(self):
         """Wait until no connection is open."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while self.open:
                 self.has_changed.clear()
                 await self.has_changed.wait()

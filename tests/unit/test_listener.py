@@ -15,6 +15,7 @@ from service.cli.listen import print_as_json, print_as_text
 from service.delivery.connection import HEAD_COUNT_LIMIT, HEAD_LINE_LIMIT
 from service.domain.listening import ListenerFailure
 from service.listener import connection
+from service.listener import listener as listener_module
 from service.listener.connection import LinkLost, ServiceConnection
 from service.listener.events import EVENT_BYTES_MAX, EventReader, NotEvents
 from service.listener.forwarding import (
@@ -633,12 +634,15 @@ async def test_nothing_listens_is_a_lost_link():
             await service.acknowledge("s", 1)
 
 
-def test_the_clock_of_the_service_counts():
+def test_the_clock_of_the_service_counts(monkeypatch):
     """How long there is until a deadline is measured with the clock of the service."""
     link, (event,) = Link(), EventReader().read(sent(1, "connected", CONNECTED))
+    monkeypatch.setattr(listener_module, "monotonic", lambda: 100.0)
     link.note(event)
 
-    assert 14 < link.seconds_until(EVENT["deadline_at"]) <= 15
+    assert 15 == pytest.approx(link.seconds_until(EVENT["deadline_at"]))
+    monkeypatch.setattr(listener_module, "monotonic", lambda: 103.5)
+    assert 11.5 == pytest.approx(link.seconds_until(EVENT["deadline_at"]))
 
 
 # What is printed

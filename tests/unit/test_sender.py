@@ -24,6 +24,12 @@ from service.domain.outcomes import AttemptOutcome
 from service.storage.transmissions import headers_in
 
 DEADLINE_SECONDS = 0.3
+"""For exchanges that end at the deadline."""
+
+DRIP_SECONDS = 0.01
+PATIENCE_SECONDS = 30
+"""For all others: they end much earlier, unless the machine is busy."""
+
 DEV = EgressPolicy(DEV_NETWORKS)
 STRICT = EgressPolicy()
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"ok": true}'
@@ -109,7 +115,7 @@ def repeating(head, part):
     return behaviour
 
 
-async def exchange(behaviour, *, timeout_seconds=DEADLINE_SECONDS):
+async def exchange(behaviour, *, timeout_seconds=PATIENCE_SECONDS):
     """Send one request to *behaviour*; returns the result."""
     async with (
         receiving(behaviour) as port,
@@ -276,7 +282,9 @@ def test_invalid_statuses_are_malformed(run, status):
 )
 def test_incomplete_answers_time_out(run, behaviour, status_code):
     """An answer that is not complete at the deadline is a timeout."""
-    assert replace(TIMEOUT, status_code=status_code) == run(exchange(behaviour))
+    answer = run(exchange(behaviour, timeout_seconds=DEADLINE_SECONDS))
+
+    assert replace(TIMEOUT, status_code=status_code) == answer
 
 
 @pytest.mark.parametrize("then", [until_closed, at_once], ids=["hangs", "closes"])
@@ -285,13 +293,14 @@ def test_a_refusal_counts_without_the_end_of_its_body(run, status_code, then):
     """The status and the Retry-After of a refusal count although its body is incomplete."""
     head = f"HTTP/1.1 {status_code} X\r\nRetry-After: 8\r\nContent-Length: 100\r\n\r\nxx"
 
-    answer = run(exchange(saying(head.encode(), then=then)))
+    answer = run(exchange(saying(head.encode(), then=then), timeout_seconds=DEADLINE_SECONDS))
 
     assert Answer(status_code, "8", b"xx", False) == answer
 
 
 def test_slow_answers_do_not_move_the_deadline(run):
     """A receiver that sends single bytes slowly gets no more time than a silent one."""
+    drips = []
 
     async def behaviour(reader, writer):
         await request_read(reader)
@@ -301,15 +310,17 @@ def test_slow_answers_do_not_move_the_deadline(run):
         def drip():
             if not writer.transport.is_closing():
                 writer.write(b"x")
-                loop.call_later(0.01, drip)
+                drips.append(b"x")
+                loop.call_later(DRIP_SECONDS, drip)
 
         drip()
         await until_closed(reader)
 
-    started = time.monotonic()
+    answer = run(exchange(behaviour, timeout_seconds=DEADLINE_SECONDS))
 
-    assert replace(TIMEOUT, status_code=200) == run(exchange(behaviour))
-    assert time.monotonic() - started < 3 * DEADLINE_SECONDS
+    assert replace(TIMEOUT, status_code=200) == answer
+    # Counted, since this process may get no processor for any time.
+    assert 1 < len(drips) < 3 * DEADLINE_SECONDS / DRIP_SECONDS
 
 
 def test_a_connection_that_is_not_accepted_times_out(run):
@@ -903,10 +914,13 @@ def test_the_phases_are_parts_of_the_whole(run):
         await asyncio.sleep(0.2)
         writer.write(OK)
 
+    started = time.monotonic()
     _, connect, _, send, wait = run(exchange(slow)).phases
+    seconds = time.monotonic() - started
 
     assert wait >= 1900
-    assert connect + send < 1900
+    # Nothing of it is in another phase too.
+    assert connect + send + wait <= 10_000 * seconds
 
 
 def test_tls_is_a_phase(run):
@@ -927,7 +941,7 @@ def test_a_timeout_tells_how_long_was_waited(run):
     async def silent(reader, writer):
         await reader.read()
 
-    missing = run(exchange(silent))
+    missing = run(exchange(silent, timeout_seconds=DEADLINE_SECONDS))
 
     assert TIMEOUT == missing
     assert "127.0.0.1" == missing.address

@@ -286,6 +286,17 @@ async def test_accounts_are_listed_with_their_valid_keys(store):
     assert START + HOUR == by_name["zeta"]["disabled_at"]
 
 
+async def test_keys_of_one_instant_are_listed_by_their_prefixes(store):
+    """The list of accounts is the same each time."""
+    id_ = await add(store)
+    for name in ("y", "z", "x"):
+        await store.accounts.rotate(id_, a_key(name), now=START + HOUR, until=START + HOUR)
+
+    (listed,) = await store.accounts.list_all(START + HOUR - SECOND)
+
+    assert ["px", "py", "pz", "pacme"] == listed["key_prefixes"]
+
+
 async def test_an_empty_database_lists_no_accounts(store):
     """An empty database has no accounts."""
     assert [] == await store.accounts.list_all(START)

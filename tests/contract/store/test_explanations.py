@@ -19,7 +19,10 @@ from service.storage.retention import SweepPosition
 from tests.clock import START
 from tests.rows import (
     LEASE,
+    ONE,
     SECOND,
+    a_callback,
+    a_delivery,
     a_failing_state,
     a_step,
     add_delivery,
@@ -275,6 +278,17 @@ async def test_the_first_pending_delivery_of_an_invoice_matters(store):
     for one in await lease_deliveries(store):
         await store.settle(delivered(one))
     assert "msg_1b" == (await why_invoice(store)).evidence["delivery_id"]
+
+
+async def test_of_several_callbacks_the_delivery_with_the_lowest_id_is_explained(store):
+    """The deliveries of one event are equal otherwise: the choice is the same each time."""
+    both = (a_callback(ONE, name="a"), a_callback("https://two.example:443", name="b"))
+    await store.accept(an_invoice(callbacks=both))
+    step = a_step(await lease_invoice(store), event=an_event())
+    ids = ("msg_2", "msg_1")
+    await store.take_step(step, [a_delivery(step, delivery_id=ids[n], callback=n) for n in (0, 1)])
+
+    assert "msg_1" == (await why_invoice(store)).evidence["delivery_id"]
 
 
 async def test_an_event_without_delivery_is_explained_as_removed(store):
