@@ -26,7 +26,7 @@ from aiohttp import web_app
 from tests.rows import a_database
 from tests.warm import Warm
 
-pytest_plugins = ["tests.compiled", "tests.postgres"]
+pytest_plugins = ["tests.compiled", "tests.generated", "tests.postgres"]
 
 TESTS = Path(__file__).parent
 
