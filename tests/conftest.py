@@ -28,7 +28,7 @@ from xdist.scheduler import LoadFileScheduling
 from tests.rows import a_database
 from tests.warm import Warm
 
-pytest_plugins = ["tests.compiled", "tests.postgres"]
+pytest_plugins = ["tests.compiled", "tests.generated", "tests.postgres"]
 
 TESTS = Path(__file__).parent
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from itertools import product
 
 import orjson
 import pytest
 from sqlalchemy import insert
 
+from service.database.sqlite import SqliteDatabase
 from service.storage.history import BODIES_MAX
 from service.storage.tables import attempts, deliveries, events, invoices, receivers
 from tests.clock import START
@@ -123,11 +126,18 @@ def fill(tx):
     tx.execute(insert(attempts), [attempt_row(*numbers) for numbers in made])
 
 
-@pytest.fixture
-async def filled(database):
-    """A database with the largest rows that there can be."""
-    await database.write(fill)
-    return database
+@pytest.fixture(scope="module")
+def new_database(new_database, tmp_path_factory):
+    """The file of a database with the largest rows that there can be; tests copy it."""
+    path = shutil.copy(new_database, tmp_path_factory.mktemp("largest"))
+
+    async def fill_it():
+        database = SqliteDatabase(f"sqlite:///{path}")
+        await database.write(fill)
+        await database.close()
+
+    asyncio.run(fill_it())
+    return path
 
 
 ONE = invoice_row(1)["id"]
@@ -152,7 +162,6 @@ ONE = invoice_row(1)["id"]
         ("GET", "/metrics"),
     ],
 )
-@pytest.mark.usefixtures("filled")
 async def test_the_largest_answer_of_a_route_is_bounded(api, method, path):
     """The answer with the largest rows is complete JSON or text of 2 MiB at most."""
     answer = await api.request(method, path)
@@ -170,7 +179,6 @@ async def test_the_largest_answer_of_a_route_is_bounded(api, method, path):
         (DELIVERY_COUNT + 1, f"/invoices/{ONE}/deliveries"),
     ],
 )
-@pytest.mark.usefixtures("filled")
 async def test_pages_that_are_cut_lead_to_every_item(api, expected, path):
     """A page that ends because it is large has a cursor; the pages have every item once."""
     seen, params = [], {"limit": "200"}

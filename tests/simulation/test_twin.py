@@ -119,13 +119,13 @@ def keep_old_secrets(patch):
 
 PLANTS = {
     settle_with_any_token: 140,
-    move_with_any_token: 43,
+    move_with_any_token: 47,
     lease_what_is_leased: 0,
     collect_what_is_leased: 0,
     lease_in_any_order: 0,
     record_no_lost_attempt: 45,
-    never_divide: 43,
-    number_by_what_was_read: 24,
+    never_divide: 45,
+    number_by_what_was_read: 38,
     keep_old_secrets: 0,
     tell_of_known_ids: 13,
 }

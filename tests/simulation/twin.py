@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import cache
 
-from sqlalchemy import StaticPool, create_engine, event
+from sqlalchemy import StaticPool, create_engine, event, func, select
 
 from service.storage import accepting, accounts, history, invoices, receivers
 from service.storage.leases import Undecided
@@ -37,6 +37,13 @@ def _engine():
     with engine.begin() as tx:
         metadata.create_all(tx)
     return engine
+
+
+@cache
+def _row_counts():
+    """The statement that counts the rows of every table."""
+    counts = (select(func.count()).select_from(one) for one in metadata.tables.values())
+    return select(*(one.scalar_subquery() for one in counts))
 
 
 class Twin:
@@ -91,8 +98,10 @@ class Twin:
         if before == self._changed_count and not memory.has_changed:
             # Neither of the two has written: the rows are those of the last comparison.
             return
-        for name, table in metadata.tables.items():
-            stored = rows_in(self._connection, table)
+        counts = self._connection.execute(_row_counts()).one()
+        for (name, table), count in zip(metadata.tables.items(), counts, strict=True):
+            # More than half of the tables are empty: reading them takes longer than counting all.
+            stored = rows_in(self._connection, table) if count else []
             expected = rows_in(memory, table)
             if name == "account_secrets":
                 for rows in (stored, expected):

@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, Table, insert, inspect
+from sqlalchemy import MetaData, insert
 
 from service.storage import schema
 from service.storage.tables import metadata
@@ -52,10 +52,10 @@ def head():
 
 def reflected(tx):
     """The tables that the database has now."""
-    existing = inspect(tx).get_table_names()
-    return [
-        Table(name, MetaData(), autoload_with=tx) for name in metadata.tables if name in existing
-    ]
+    existing = MetaData()
+    # All of them at once: one by one, each would be read again for every table that refers to it.
+    existing.reflect(tx)
+    return [existing.tables[name] for name in metadata.tables if name in existing.tables]
 
 
 def insert_rows(tx, rows):

@@ -6,6 +6,7 @@ the values of that run, and as a prepared statement with a generic plan.
 """
 
 import re
+import shutil
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
@@ -92,35 +93,63 @@ NOW = START + timedelta(hours=1)
 HOUR = 3600 * 10**6
 
 
+@pytest.fixture(scope="module")
+def filled_file(tmp_path_factory):
+    """A file of SQLite with many rows, which it has not counted."""
+    path = tmp_path_factory.mktemp("plans") / "invoices.db"
+    in_a_loop_of_its_own(filled(f"sqlite:///{path}", counted_after=None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def filled_url(postgres_server):
+    """The same rows in a server that counted them before any delivery was due, and never since."""
+    with new_database(postgres_server) as url:
+        in_a_loop_of_its_own(filled(url, counted_after=DELIVERED_COUNT))
+        yield url
+
+
 @pytest.fixture(scope="module", params=["sqlite", "sqlite, counted", "postgresql"])
 def plans(request, tmp_path_factory):
     """The plans of every statement, by the operation that ran it."""
     # SQLite counts its rows only if the operator runs ANALYZE; PostgreSQL does it by itself.
-    explain = partial(explained, counted_after=None if request.param == "sqlite" else ROW_COUNT)
+    explain = partial(explained, is_counted=request.param != "sqlite")
     if request.param.startswith("sqlite"):
-        url = f"sqlite:///{tmp_path_factory.mktemp('plans')}/invoices.db"
-        return in_a_loop_of_its_own(explain(url))
-    with new_database(request.getfixturevalue("postgres_server")) as url:
+        folder = tmp_path_factory.mktemp("plans")
+        path = shutil.copy(request.getfixturevalue("filled_file"), folder)
+        return in_a_loop_of_its_own(explain(f"sqlite:///{path}"))
+    filled_url, server = map(request.getfixturevalue, ("filled_url", "postgres_server"))
+    with new_database(server, like=filled_url) as url:
         return in_a_loop_of_its_own(explain(url))
 
 
 @pytest.fixture(scope="module")
-def early_plans(postgres_server):
+def early_plans(postgres_server, filled_url):
     """The plans of a server that counted its rows before any delivery was due, and never since."""
-    with new_database(postgres_server) as url:
-        return in_a_loop_of_its_own(explained(url, counted_after=DELIVERED_COUNT))
+    with new_database(postgres_server, like=filled_url) as url:
+        return in_a_loop_of_its_own(explained(url, is_counted=False))
 
 
-async def explained(url, *, counted_after):
-    """
-    Fill the database of *url*, do each operation once, and explain its statements.
-
-    The database counts its rows after *counted_after* deliveries, or never.
-    """
+async def filled(url, *, counted_after):
+    """Fill the database of *url*; it counts its rows after *counted_after* deliveries, or never."""
     database = open_database(url)
     try:
         await migrate(database)
         await fill(database, counted_after)
+    finally:
+        await database.close()
+
+
+async def explained(url, *, is_counted):
+    """
+    Do each operation once on a copy of such a database, and explain its statements.
+
+    If *is_counted*, the database counts its rows before that.
+    """
+    database = open_database(url)
+    try:
+        if is_counted:
+            await database.write(count_rows)
         statements = await recorded(Store(database))
         explain = explain_in_sqlite if url.startswith("sqlite") else partial(explain_in_server, url)
         return {
