@@ -21,7 +21,7 @@ from service.collection.smtp import Smtp
 from service.database import group_commit
 from service.database.engine import Database
 from service.delivery.sender import Sender
-from service.storage import attempts, deliveries, invoices, mails, schema, steps
+from service.storage import accepting, attempts, deliveries, invoices, mails, schema, steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ def always(*_arguments):
 
 STEPS = {
     "schema-written": (Step(schema, "_upgrade", is_after=True, is_it=always),),
+    "begun-written": written(accepting.accept),
+    "begun-committed": committed(accepting.accept),
     "acceptance-written": written(invoices.accept),
     "acceptance-committed": committed(invoices.accept),
     "invoice-leased": committed(steps.lease_due, lambda due: due.invoices),

@@ -12,6 +12,9 @@ SETTINGS = {"RETRY_SCHEDULE": "50ms,50ms"}
 PAID_LATER = {"SANDBOX_DELAY": "50ms"}
 """With this setting the sending and the payment are two steps, and the second needs a lease."""
 
+MAILED = {"customer_email": "richie@example.com"}
+"""An invoice that gets a mail is accepted first, and takes its first step then."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crash:
@@ -26,22 +29,49 @@ class Crash:
     """Whether the process may have answered 202 before the kill."""
     refusal_count: int = 0
     settings: dict = field(default_factory=dict)
+    content: dict = field(default_factory=dict)
+    """What the invoice has besides."""
 
 
 CRASHES = (
     Crash(
-        step="acceptance-written",
+        step="begun-written",
         outcomes=("delivered",),
         call_count=1,
         repeated=202,
         may_be_answered=False,
     ),
     Crash(
-        step="acceptance-committed", outcomes=("delivered",), call_count=1, may_be_answered=False
+        step="begun-committed",
+        outcomes=("lost", "delivered"),
+        call_count=1,
+        may_be_answered=False,
+    ),
+    Crash(
+        step="acceptance-written",
+        outcomes=("delivered",),
+        call_count=1,
+        repeated=202,
+        may_be_answered=False,
+        content=MAILED,
+    ),
+    Crash(
+        step="acceptance-committed",
+        outcomes=("delivered",),
+        call_count=1,
+        may_be_answered=False,
+        content=MAILED,
     ),
     Crash(step="invoice-leased", outcomes=("delivered",), call_count=1, settings=PAID_LATER),
-    Crash(step="step-written", outcomes=("delivered",), call_count=1),
-    Crash(step="step-committed", outcomes=("lost", "delivered"), call_count=1),
+    Crash(step="step-written", outcomes=("delivered",), call_count=1, settings=PAID_LATER),
+    Crash(
+        step="step-committed",
+        outcomes=("lost", "delivered"),
+        call_count=1,
+        settings=PAID_LATER,
+    ),
+    Crash(step="step-written", outcomes=("delivered",), call_count=1, content=MAILED),
+    Crash(step="step-committed", outcomes=("lost", "delivered"), call_count=1, content=MAILED),
     Crash(
         step="delivery-leased",
         outcomes=("refused", "lost", "delivered"),
@@ -63,8 +93,9 @@ CRASHES = (
 
 
 def named(crash):
-    """The step, and whether the receiver refuses the first attempt."""
-    return f"{crash.step}{'-of-refusal' * crash.refusal_count}"
+    """The step, whether the receiver refuses the first attempt, and whether there is a mail."""
+    of_mail = "-of-mail" if crash.content else ""
+    return f"{crash.step}{'-of-refusal' * crash.refusal_count}{of_mail}"
 
 
 @pytest.mark.parametrize("crash", CRASHES, ids=named)
@@ -77,12 +108,12 @@ async def test_a_kill_at_any_step_loses_nothing(tmp_path, warm, database_url, cr
         program = ("tests.acceptance.dying", crash.step)
         async with starting(tmp_path, program=program, **place) as service:
             await service.logged("service.started")
-            answered = await sent(service, receiver)
+            answered = await sent(service, receiver, **crash.content)
             assert -signal.SIGKILL == await service.ended()
 
         let_leases_run_out(database_url)
         async with serving(tmp_path, **place) as service:
-            repeated = await sent(service, receiver)
+            repeated = await sent(service, receiver, **crash.content)
             delivery = await service.delivery_of("1", is_settled=True)
             await service.at_rest()
 
@@ -134,11 +165,11 @@ async def test_a_kill_during_the_migration_leaves_no_partial_schema(tmp_path, wa
     assert_recorded(delivery, ("delivered",))
 
 
-async def sent(service, receiver):
+async def sent(service, receiver, **content):
     """The status of the response to an invoice; None if the process died before it."""
     try:
         async with asyncio.timeout(10):
-            status, _ = await service.send("1", receiver.url)
+            status, _ = await service.send("1", receiver.url, **content)
     except aiohttp.ClientError:
         return None
     return status
