@@ -5,6 +5,7 @@ The loop that leases due deliveries and keeps a TaskGroup of attempts, until it 
 released: it stays due in the database, and any process may lease it.
 """
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -119,7 +120,9 @@ class Dispatcher(Loop):
         try:
             inserted = await write(step, new)
         finally:
-            self._begin_recorded(step, new, inserted)
+            self._begin_recorded(new, inserted)
+        if inserted is not None:
+            _log_event(step, new)
         return inserted is not None
 
     async def accept(self, step: Step) -> Acceptance:
@@ -133,7 +136,10 @@ class Dispatcher(Loop):
         try:
             acceptance, inserted = await self._store.accept_begun(step, new)
         finally:
-            self._begin_recorded(step, new, inserted)
+            self._begin_recorded(new, inserted)
+        if inserted is not None:
+            # After the line of the acceptance, which its caller writes now.
+            asyncio.get_running_loop().call_soon(_log_event, step, new)
         return acceptance
 
     def _planned(self, step: Step) -> tuple[Step, Sequence[Delivery]]:
@@ -143,9 +149,7 @@ class Dispatcher(Loop):
         step = with_bodies(step, self._callbacks)
         return step, list(deliveries_of(step, self._callbacks, self._new_id, reserve))
 
-    def _begin_recorded(
-        self, step: Step, new: Sequence[Delivery], inserted: Sequence[Delivery] | None
-    ) -> None:
+    def _begin_recorded(self, new: Sequence[Delivery], inserted: Sequence[Delivery] | None) -> None:
         """Begin the attempts of what was *inserted* with a lease; the other leases are free."""
         for planned, delivery in zip(new, inserted or new, strict=True):
             if inserted and delivery.leased_until:
@@ -155,16 +159,6 @@ class Dispatcher(Loop):
             if inserted and delivery.sequence > 1:
                 self._lookout.alarms.set(delivery.receiver, self.clock.now() + FOLLOWER_CHECK)
         self._begin_attempts()
-        if inserted is not None and step.event:
-            fields = {
-                "request_id": step.invoice.request_id,
-                "invoice_id": step.invoice.id,
-                "account_id": step.invoice.account_id,
-                "description": step.event.description,
-                "paid": step.event.paid,
-                "delivery_ids": [one.id for one in new],
-            }
-            log_event(log, "event.recorded", fields)
 
     async def run_round(self) -> Round:
         """Lease what is due and has capacity; start an attempt for each."""
@@ -395,6 +389,20 @@ class Dispatcher(Loop):
             self._cancel(delivery.receiver, delivery.origin)
             # While no other receiver has a lease, a receiver may have more slots.
             self._begin_attempts()
+
+
+def _log_event(step: Step, new: Sequence[Delivery]) -> None:
+    """One line for the event of *step*, if it has one."""
+    if step.event:
+        fields = {
+            "request_id": step.invoice.request_id,
+            "invoice_id": step.invoice.id,
+            "account_id": step.invoice.account_id,
+            "description": step.event.description,
+            "paid": step.event.paid,
+            "delivery_ids": [one.id for one in new],
+        }
+        log_event(log, "event.recorded", fields)
 
 
 def _reserve_nothing(_receiver: str, _origin: str) -> None:

@@ -51,7 +51,7 @@ SEEN = (
 """Events that must happen in some world: a promise that is never tested cannot be broken."""
 
 
-SEEN_COUNT = 150
+SEEN_COUNT = 350
 """The number of worlds in which they happen."""
 
 
