@@ -229,6 +229,8 @@ def main():
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()
+        # Where the tests run under nohup, it is ignored, by the forks too.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         # A fork would copy every page that garbage collection writes to.
         gc.collect()
         gc.freeze()

@@ -309,15 +309,6 @@ async def test_a_lenient_contract_accepts_any_2xx(tmp_path):
 # Stops and kills
 
 
-@pytest.fixture
-def hangups():
-    """Programs that are started heed SIGHUP, also if the tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_stop_finishes_attempts_in_flight(tmp_path, number):
     """A stopped service records the open answer, accepts no more requests, and exits with 0."""
