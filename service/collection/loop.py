@@ -118,10 +118,10 @@ class Collection(Loop):
     async def _accept_begun(self, step: Step) -> Acceptance:
         with self._tracing.begin(SpanKind.INTERNAL, "collect", step.invoice.traceparent) as span:
             acceptance = await self._accept(step)
-            if span.is_recorded:
-                _describe(span, step)
-        if acceptance is Acceptance.STORED:
-            self._count(step)
+            if acceptance is Acceptance.STORED:
+                self._count(step)
+                if span.is_recorded:
+                    _describe(span, step)
         return acceptance
 
     async def run_round(self) -> Round:

@@ -86,6 +86,25 @@ async def test_a_trace_connects_the_request_and_the_callback(tmp_path, monkeypat
     assert {"invoices"} == collector.services
 
 
+async def test_the_trace_of_a_replay_tells_of_no_step(tmp_path, monkeypatch):
+    """Only the span of the request that stored the invoice has the status that it got."""
+    async with receiving(receiver=Collector()) as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+        async with serving(tmp_path) as service, receiving() as receiver:
+            for expected in (202, 200):
+                status, _ = await service.send("1", receiver.url, headers=HEADERS)
+                assert expected == status
+            service.signal(signal.SIGTERM)
+            assert 0 == await service.ended()
+        names = [
+            {one.key for one in span.attributes}
+            for span in collector.spans.entries
+            if "collect" == span.name
+        ]
+
+    assert [False, True] == sorted("invoices.invoice_status" in one for one in names)
+
+
 @pytest.mark.parametrize("exporter_url", ["http://127.0.0.1:9", "nonsense"])
 async def test_an_unavailable_trace_collector_delays_nothing(tmp_path, monkeypatch, exporter_url):
     """Callbacks are delivered, and the process ends normally."""
