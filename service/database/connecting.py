@@ -38,6 +38,12 @@ SETTINGS = {
     "jit": "off",
 }
 
+STARTUP_PARAMETERS = (
+    *(name for name in SETTINGS if name != "application_name"),
+    "synchronous_commit",
+)
+"""What a pooler must take, or ignore, when the service connects; the last is for notifications."""
+
 _REFUSALS = (
     asyncpg.ClientConfigurationError,
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -136,7 +142,7 @@ def _unavailable(error: object) -> StorageUnavailable:
             "PostgreSQL: the server does not speak TLS. Switch it on there, or add sslmode=disable "
             "to INVOICES_DATABASE_URL if nobody can listen between the two."
         )
-    if refused := pooler_refuses(error):
+    if refused := pooler_refuses(error, STARTUP_PARAMETERS):
         return StorageRefused(refused)
     return StorageUnavailable(f"PostgreSQL: {str(error) or type(error).__name__}")
 

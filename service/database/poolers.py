@@ -6,18 +6,10 @@ was prepared on another one is not there, or is another client's of the same nam
 with our values. So a name is used once.
 """
 
+from collections.abc import Iterable
 from uuid import uuid4
 
 import asyncpg
-
-WITHOUT_DEFAULT = ("statement_timeout", "idle_in_transaction_session_timeout")
-"""Settings of a connection that the service needs, and a server does not have by itself."""
-
-PLANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
-"""Settings of a connection for the planner."""
-
-STARTUP_PARAMETERS = (*WITHOUT_DEFAULT, *PLANS, "synchronous_commit")
-"""What a pooler must take, or ignore, when the service connects."""
 
 _REFUSED_PARAMETER = "unsupported startup parameter"
 """What PgBouncer says, before the name of the first parameter that it does not know."""
@@ -26,13 +18,17 @@ _LOST_STATEMENT = ("26000", "42P05")
 """The SQLSTATEs of a prepared statement that is not there, or that is there already."""
 
 
-def pooler_refuses(error: object) -> str | None:
-    """What to change if *error* is a pooler's that refuses to connect for good."""
+def pooler_refuses(error: object, parameters: Iterable[str]) -> str | None:
+    """
+    What to change if *error* is a pooler's that refuses to connect for good.
+
+    *parameters* are those with which the service connects, and which a pooler may not know.
+    """
     if _REFUSED_PARAMETER not in str(error):
         return None
     return (
         f"PostgreSQL: {error}. That is the answer of PgBouncer: in its configuration, set "
-        f"ignore_startup_parameters = {','.join(STARTUP_PARAMETERS)}"
+        f"ignore_startup_parameters = {','.join(parameters)}"
     )
 
 

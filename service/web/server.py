@@ -37,9 +37,9 @@ DEFAULT_LIMITS = ConnectionLimits()
 RETRY_SECONDS = 1
 """`Retry-After` while every connection is in the middle of a request."""
 
-ALL_IN_USE = "Every connection of the service is in use. Send the request again later."
 END_OF_HEAD = b"\r\n\r\n"
 
+ALL_IN_USE = "Every connection of the service is in use. Send the request again later."
 NOT_HTTP = "This is not a valid HTTP request."
 TOO_LONG = "The request has a header or a first line that is too long."
 

@@ -33,28 +33,21 @@ class Crash:
     """What the invoice has besides."""
 
 
+NOT_STORED = {
+    **{"outcomes": ("delivered",), "call_count": 1},
+    **{"repeated": 202, "may_be_answered": False},
+}
+"""What is expected where the process ends before the invoice is committed."""
+
 CRASHES = (
-    Crash(
-        step="begun-written",
-        outcomes=("delivered",),
-        call_count=1,
-        repeated=202,
-        may_be_answered=False,
-    ),
+    Crash(step="begun-written", **NOT_STORED),
     Crash(
         step="begun-committed",
         outcomes=("lost", "delivered"),
         call_count=1,
         may_be_answered=False,
     ),
-    Crash(
-        step="acceptance-written",
-        outcomes=("delivered",),
-        call_count=1,
-        repeated=202,
-        may_be_answered=False,
-        content=MAILED,
-    ),
+    Crash(step="acceptance-written", **NOT_STORED, content=MAILED),
     Crash(
         step="acceptance-committed",
         outcomes=("delivered",),
