@@ -155,8 +155,10 @@ class Store:
             others = await self._write(processes.beat, self._process_id)
             if others is not None:
                 return others
-            log.warning("process.outlived", extra={"fields": {"process": self._process_id}})
-        self._process_id = await self._write(processes.register, now)
+        outlived, self._process_id = self._process_id, await self._write(processes.register, now)
+        if outlived is not None:
+            # Only now: what is leased under the id of a process that has ended is free for others.
+            log.warning("process.outlived", extra={"fields": {"process": outlived}})
         return {}
 
     async def end_process(self, process_id: int, beat_count: int, now: datetime) -> bool:

@@ -197,6 +197,24 @@ async def test_a_process_that_was_taken_for_dead_takes_leases_that_hold(
     assert [] == await lease_deliveries(store, now=LATER)
 
 
+async def test_a_process_says_that_it_goes_on_when_it_has_a_new_id(
+    other, heartbeat, clock, monkeypatch, caplog
+):
+    """What is leased after the line in the log is not free for others."""
+    register, said = processes.register, []
+
+    def watched(*args):
+        said.append("process.outlived" in caplog.messages)
+        return register(*args)
+
+    monkeypatch.setattr(processes, "register", watched)
+    await passes(SILENCE + BEAT, clock, heartbeat)
+    await other.beat(LATER)
+
+    assert [False] == said
+    assert 1 == caplog.messages.count("process.outlived")
+
+
 async def test_a_lease_of_an_ended_process_can_be_settled_until_it_is_taken(
     store, other, heartbeat, clock
 ):
