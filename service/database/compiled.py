@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from operator import itemgetter
+from types import NoneType
 from typing import Any, Protocol
 
 import orjson
@@ -124,9 +125,14 @@ def nulls_in(rows: Sequence[tuple[Any, ...]]) -> tuple[int, ...]:
     """
     count = len(rows)
     if count == 1:
-        return tuple([number for number, one in enumerate(rows[0]) if one is None])
+        return _nulls_among(tuple(map(type, rows[0])))
     columns = enumerate(zip(*rows, strict=True))
     return tuple([n for n, one in columns if one[0] is None and one.count(None) == count])
+
+
+@lru_cache(maxsize=1024)
+def _nulls_among(types: tuple[type, ...]) -> tuple[int, ...]:
+    return tuple([number for number, one in enumerate(types) if one is NoneType])
 
 
 def with_nulls(row: str, taken: Sequence[int], nulls: Sequence[int]) -> str:
