@@ -2,7 +2,7 @@
 The log: one event per line on standard error, as JSON for programs or as text for a terminal.
 
 Code logs the name of an event (`attempt.settled`) and its fields in `extra={"fields": {…}}`. The
-fields are read at the end of the iteration of the event loop: they must not change until then.
+fields are read when the line is written, a moment later: they must not change until then.
 """
 
 import asyncio
@@ -29,6 +29,13 @@ DELIVERED = "delivered"
 
 INDENT = " " * 13
 """The indent of the second and later lines of an event: they begin below its level."""
+
+GATHER_SECONDS = 0.02
+"""
+How long the first of some lines of JSON waits for others, to be written with them.
+
+At 600 invoices a second, a write for each iteration of the event loop took 5 % of the processor.
+"""
 
 LOOK_AGAIN_SECONDS = 0.1
 """After this time, lines that wait for the reader of the log are offered to it again."""
@@ -64,7 +71,7 @@ def configure_logs(
     logging.setLogRecordFactory(_Record)
     logging.logThreads = logging.logProcesses = False
     logging.logMultiprocessing = False
-    handler = _BatchHandler(sys.stderr)
+    handler = _BatchHandler(sys.stderr, GATHER_SECONDS if form == "json" else 0)
     handler.setFormatter(_JsonFormatter() if form == "json" else _text_formatter(sys.stderr))
     number = logging.getLevelNamesMapping()[level.upper()]
     handler.setLevel(number)
@@ -125,19 +132,22 @@ _UNKNOWN = {
 
 class _BatchHandler(logging.StreamHandler[TextIO]):
     """
-    Formats and writes the lines of one iteration of the event loop at its end, in one write.
+    Formats and writes the lines of *gather_seconds* in one write; with 0, those of one iteration.
 
     A write releases the interpreter lock, and under load it takes longer to get it back than to
     write. Formatting many lines in a row is also faster than each one between other work. A line
     above `info` is written at once, after those that wait; so is every line where no loop runs.
-    A process that is killed loses the lines of its last iteration.
+    A process that is killed loses the lines that wait.
 
     If a program reads the lines and does not keep up, nothing waits for it: see `LogPipe`. What it
     has missed is counted in the event `log.lost`.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, gather_seconds: float) -> None:
         super().__init__(stream)
+        self._gather_seconds = gather_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop that will write the lines that wait, if it does not end before."""
         self._pipe = LogPipe.below(stream)
         self._will_look_again = False
         self._waiting: list[logging.LogRecord | _Told] = []
@@ -154,17 +164,25 @@ class _BatchHandler(logging.StreamHandler[TextIO]):
             self.flush()
 
     def add(self, told: "logging.LogRecord | _Told") -> None:
-        """Write *told* at the end of the iteration, or at once where no loop runs."""
+        """Write *told* with the lines around it, or at once where no loop runs."""
         self._waiting.append(told)
-        if len(self._waiting) == 1:
-            try:
-                asyncio.get_running_loop().call_soon(self.flush)
-            except RuntimeError:  # no loop runs
-                self.flush()
+        if self._loop is None or not self._loop.is_running():
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:  # no loop runs
+            self.flush()
+        else:
+            if self._gather_seconds:
+                self._loop.call_later(self._gather_seconds, self.flush)
+            else:
+                self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         with self.lock or nullcontext():
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting, self._loop = self._waiting, [], None
             lines, is_json = list[str](), isinstance(self.formatter, _JsonFormatter)
             for told in waiting:
                 try:

@@ -216,8 +216,10 @@ def events_in(text):
     return [json.loads(line)["event"] for line in text.splitlines()]
 
 
-async def test_the_lines_of_one_iteration_are_one_write(stream):
-    """The lines of one iteration of the loop are written together at its end."""
+async def test_lines_for_people_are_written_at_the_end_of_the_iteration(stream, monkeypatch):
+    """The lines of one iteration of the loop are one write, and none waits for another one."""
+    monkeypatch.setattr("sys.stderr", stream)
+    configure_logs("text")
     for name in ("one", "two", "three"):
         log(name)
     assert [] == stream.writes
@@ -226,7 +228,40 @@ async def test_the_lines_of_one_iteration_are_one_write(stream):
     log("four")
     await asyncio.sleep(0)
 
-    assert [["one", "two", "three"], ["four"]] == [events_in(text) for text in stream.writes]
+    assert [3, 1] == [len(text.splitlines()) for text in stream.writes]
+
+
+async def test_lines_for_programs_are_gathered(stream):
+    """Lines of several iterations are one write, which is not far away, and so are later ones."""
+    for names in (["one", "two"], ["three"]):
+        for name in names:
+            log(name)
+            await asyncio.sleep(0)
+        assert [] == stream.writes
+
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not stream.writes:  # noqa: ASYNC110 -- the stream sets no event
+                await asyncio.sleep(0)
+
+        assert [names] == [events_in(text) for text in stream.writes]
+        stream.writes.clear()
+
+
+def test_lines_of_a_loop_that_has_ended_are_not_kept(stream):
+    """What its loop has not written is written with the next line, with or without a loop."""
+
+    async def work(name):
+        log(name)
+
+    asyncio.run(work("one"))
+    log("two")
+    asyncio.run(work("three"))
+    asyncio.run(work("four"))
+    assert [["one", "two"]] == [events_in(text) for text in stream.writes]
+
+    log("five")
+
+    assert [["one", "two"], ["three", "four", "five"]] == [events_in(x) for x in stream.writes]
 
 
 @pytest.mark.parametrize("fields", [{"cause": DeadReason.GONE, "detail": None}, {"a": "\udc80"}])
@@ -238,7 +273,7 @@ async def test_a_frequent_event_has_the_line_of_any_other(logged, form, fields):
 
     log(name, **fields)
     log_event(logging.getLogger("invoices.test"), name, fields)
-    await asyncio.sleep(0)
+    flush()
 
     one, other = logged().splitlines()
     if form == "json":
@@ -266,7 +301,7 @@ async def test_a_frequent_event_below_the_level_is_not_told(logged):
     configure_logs("json", "warning")
 
     log_event(logging.getLogger("invoices.test"), "attempt.settled", {"number": 1})
-    await asyncio.sleep(0)
+    flush()
 
     assert "" == logged()
 
@@ -281,7 +316,7 @@ async def test_a_line_that_cannot_be_made_costs_no_other(logged):
     configure_logs("json")
     for name, field in (("one", 1), ("two", Unspeakable()), ("three", 3)):
         log_event(logging.getLogger("invoices.test"), name, {"field": field})
-    await asyncio.sleep(0)
+    flush()
 
     text = logged()
     assert ["one", "three"] == [
@@ -307,10 +342,9 @@ def test_without_a_loop_lines_are_written_at_once(stream):
 
 
 async def test_the_end_of_the_process_writes_buffered_lines(stream):
-    """The lines of the last iteration are written when the process ends."""
+    """The lines that wait are written when the process ends."""
     log("one")
-    for handler in logging.getLogger().handlers:
-        handler.flush()
+    flush()
 
     assert ["one"] == events_in("".join(stream.writes))
 
@@ -319,10 +353,10 @@ async def test_a_closed_standard_error_is_ignored(stream):
     """If the reader of standard error has closed it, the service continues."""
     stream.is_broken = True
     log("one")
-    await asyncio.sleep(0)
+    flush()
     stream.is_broken = False
     log("two")
-    await asyncio.sleep(0)
+    flush()
 
     assert ["two"] == events_in("".join(stream.writes))
 
@@ -390,7 +424,7 @@ async def test_lines_wait_without_further_ones(pipe, monkeypatch):
     monkeypatch.setattr(logs, "LOOK_AGAIN_SECONDS", 0)
     for name in NUMBERS:
         log(name)
-    await asyncio.sleep(0)
+    flush()
 
     seen = []
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -458,6 +492,6 @@ async def test_a_line_that_cannot_be_formatted_does_not_lose_others(stream, monk
     log("one")
     logging.getLogger("invoices.test").info("%d of them", "many")
     log("two")
-    await asyncio.sleep(0)
+    flush()
 
     assert ["one", "two"] == events_in("".join(stream.writes))
