@@ -3,7 +3,8 @@ Group commit: pending writes share the next transaction.
 
 Waiting for the disk costs the same for one row as for a hundred. While one transaction is being
 committed, the work of other requests is collected; the next transaction runs all of it. A lone
-write is committed at once, unless nobody waits for it: then it waits a moment for others.
+write is committed at once, unless nobody waits for it: then it waits a moment for others like it,
+and shares a transaction that begins anyway.
 
 Keeps invariant 1: `run` returns only after the commit.
 """
@@ -34,13 +35,21 @@ _Futures = list["asyncio.Future[Any]"]
 """The futures of the results of a work, in the order of its items."""
 
 _Waiting = dict[Work[Any, Any], tuple[list[Any], _Futures]]
-"""What the next transaction writes."""
+"""What a transaction is to write."""
 
 ObserveSize = Callable[[int], object]
 
+GATHER_SECONDS = 0.01
+"""
+For so long, items for which nobody waits gather; then they join the next transaction of others.
+
+At 600 invoices a second, seven settlements in each seventh transaction take less than one in each:
+4 % of the processor time of an invoice on SQLite.
+"""
+
 COMPANY_SECONDS = 0.02
 """
-How long an item for which nobody waits is kept back, so that it shares the transaction of others.
+How long an item for which nobody waits is kept back; without company, it is committed then.
 
 A process that is killed loses it, and then repeats what it records: an attempt, for example.
 """
@@ -73,8 +82,8 @@ class GroupCommit:
         """
         Run *work* for *item*; the future has its result after the commit.
 
-        Unless it *is_awaited*, the transaction begins with the next item that is, and after
-        `COMPANY_SECONDS` at the latest.
+        Unless it *is_awaited*, it is in a transaction that begins `GATHER_SECONDS` later for an
+        item that is, or by itself after `COMPANY_SECONDS`.
 
         An item that cannot be written fails alone: its transaction is halved until it is found,
         and all other items are committed.
@@ -97,6 +106,9 @@ class _Lane:
         self._observe_size = observe_size
         self._prepare = prepare
         self._waiting: _Waiting = {}
+        """What the next transaction writes."""
+        self._patient: _Waiting = {}
+        """Items for which nobody waits; those of `_waiting` go first in their transaction."""
         # Looking up the running loop takes longer than making a future of it.
         self._loop = asyncio.get_running_loop()
         self._create_future = self._loop.create_future
@@ -104,23 +116,25 @@ class _Lane:
         self._is_awaited = False
         """Whether the next transaction is to begin as soon as the last one has ended."""
         self._timer: asyncio.TimerHandle | None = None
-        """When it begins at the latest, if nobody waits for any of its items."""
+        """When it begins at the latest, if some items are patient."""
+        self._joins_at = 0.0
+        """When these join a transaction, by the clock of the loop."""
 
     def run(self, work: Work[Item, Result], item: Item, is_awaited: bool) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._create_future()
-        waiting = self._waiting.get(work)
-        if waiting is None:
-            self._waiting[work] = [item], [future]
-        else:
-            waiting[0].append(item)
-            waiting[1].append(future)
+        _add(self._waiting if is_awaited else self._patient, work, [item], [future])
         if is_awaited:
             self._is_awaited = True
             if self._committing is None:
                 self._begin()
         elif self._timer is None:
-            self._timer = self._loop.call_later(COMPANY_SECONDS, self._begin)
+            self._joins_at = self._loop.time() + GATHER_SECONDS
+            self._timer = self._loop.call_later(COMPANY_SECONDS, self._end_patience)
         return future
+
+    def _end_patience(self) -> None:
+        self._joins_at = self._loop.time()
+        self._begin()
 
     def _begin(self) -> None:
         self._is_awaited = True
@@ -132,9 +146,12 @@ class _Lane:
             while self._is_awaited:
                 waiting, self._waiting = self._waiting, {}
                 self._is_awaited = False
-                if self._timer is not None:
+                if self._timer is not None and self._loop.time() >= self._joins_at:
                     self._timer.cancel()
                     self._timer = None
+                    for work, (items, futures) in self._patient.items():
+                        _add(waiting, work, items, futures)
+                    self._patient = {}
                 await self._commit(waiting)
         finally:
             # Also after a defect: the next item must be committed.
@@ -186,6 +203,15 @@ def _of_all(work: Work[Any, Any], items: Sequence[Any], answers: Sequence[Any]) 
     return answers
 
 
+def _add(waiting: _Waiting, work: Work[Any, Any], items: list[Any], futures: _Futures) -> None:
+    known = waiting.get(work)
+    if known is None:
+        waiting[work] = items, futures
+    else:
+        known[0].extend(items)
+        known[1].extend(futures)
+
+
 def _halves(waiting: _Waiting) -> list[_Waiting]:
     """What is *waiting* in two parts; none if it is only one item."""
     entries = [
@@ -198,9 +224,7 @@ def _halves(waiting: _Waiting) -> list[_Waiting]:
     for part in (entries[:middle], entries[middle:]) if middle else ():
         half: _Waiting = {}
         for work, item, future in part:
-            items, futures = half.setdefault(work, ([], []))
-            items.append(item)
-            futures.append(future)
+            _add(half, work, [item], [future])
         halves.append(half)
     return halves
 

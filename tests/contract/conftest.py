@@ -17,6 +17,7 @@ from service.app.documents import document_of, receiver_document_of
 from service.app.edges import Edges
 from service.app.process import DEVELOPMENT
 from service.collection.sandbox import Sandbox
+from service.database import group_commit
 from service.database.sqlite import SqliteDatabase
 from service.development import for_development
 from service.pages.console.serving import add_console
@@ -80,8 +81,10 @@ def metrics():
 
 
 @pytest.fixture
-def clock():
+def clock(monkeypatch):
     """The clock of the whole service."""
+    # For others, a settlement waits in the time of the machine.
+    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 0)
     return ManualClock(START)
 
 

@@ -4,6 +4,7 @@ import threading
 import pytest
 from sqlalchemy import func, insert, select
 
+from service.database import group_commit
 from service.database.group_commit import GroupCommit
 from service.database.sqlite import SqliteDatabase
 from service.errors import StorageUnavailable
@@ -237,6 +238,14 @@ async def test_work_with_too_few_results_is_not_committed(database, commits):
     assert 2 == await commits.run(lambda tx, items: [item + 1 for item in items], 1)
 
 
+@pytest.fixture
+def are_gathered(monkeypatch):
+    """Items for which nobody waits join the next transaction; alone, they wait for ever."""
+    monkeypatch.setattr(group_commit, "GATHER_SECONDS", 0)
+    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 3600)
+
+
+@pytest.mark.usefixtures("are_gathered")
 async def test_work_that_nobody_awaits_shares_the_next_transaction(database, commits):
     """It begins no transaction: the next work that is awaited takes it along."""
     alone = commits.run(write_names, "patient", is_awaited=False)
@@ -250,6 +259,18 @@ async def test_work_that_nobody_awaits_shares_the_next_transaction(database, com
     assert 1 == database.transaction_count
 
 
+async def test_work_that_nobody_awaits_waits_for_more_of_it(database, commits, monkeypatch):
+    """For a moment it joins no transaction: many such items in one cost less than one in each."""
+    monkeypatch.setattr(group_commit, "GATHER_SECONDS", 3600)
+    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 7200)
+    patient = commits.run(write_names, "patient", is_awaited=False)
+
+    await commits.run(write_names, "awaited")
+
+    assert not patient.done()
+    assert ["awaited"] == await written(database)
+
+
 async def test_work_that_nobody_awaits_is_committed_soon(database, commits):
     """Without company it is committed all the same, after a moment."""
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -258,6 +279,7 @@ async def test_work_that_nobody_awaits_is_committed_soon(database, commits):
     assert ["a"] == await written(database)
 
 
+@pytest.mark.usefixtures("are_gathered")
 async def test_work_that_nobody_awaits_is_not_committed_behind_another(database, commits):
     """What arrives during a commit and is not awaited waits for company too."""
     gate = Gate()

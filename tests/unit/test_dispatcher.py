@@ -8,6 +8,7 @@ import pytest
 
 from service.api.application import OPERATIONS
 from service.callbacks.invoices import INVOICE_NOTIFICATION
+from service.database import group_commit
 from service.delivery.dispatcher import LEASE_MARGIN, POSTPONEMENT, SETTLE_MARGIN
 from service.delivery.failures import NoAnswer
 from service.delivery.fairness import LEASE_AHEAD
@@ -74,8 +75,10 @@ def receivers():
 
 
 @pytest.fixture
-def clock():
+def clock(monkeypatch):
     """The clock of the dispatcher."""
+    # For others, a settlement waits in the time of the machine.
+    monkeypatch.setattr(group_commit, "COMPANY_SECONDS", 0)
     return ManualClock()
 
 
