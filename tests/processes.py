@@ -61,9 +61,11 @@ def starved():
     here = psutil.Process()
     found = {}
     for process in (here, *here.children(recursive=True)):
-        for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
-            with suppress(OSError):
-                found[path] = int(path.read_text().split()[1]) / 10**9
+        # A process may end while it is looked at, and so may each of its threads.
+        with suppress(OSError):
+            for path in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+                with suppress(OSError):
+                    found[path] = int(path.read_text().split()[1]) / 10**9
     return found
 
 
@@ -101,11 +103,14 @@ class Service:
 
     async def logged(self, event, count=1):
         """Wait until *event* is in the log *count* times; returns the last of these lines."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while len(self.lines(event)) < count:
-                assert not self._reading.done(), self.output.decode()
-                self._has_grown.clear()
-                await self._has_grown.wait()
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while len(self.lines(event)) < count:
+                    assert not self._reading.done(), self.output.decode()
+                    self._has_grown.clear()
+                    await self._has_grown.wait()
+        except TimeoutError:
+            raise AssertionError(f"{event} is too rare in:\n{self.output.decode()}") from None
         return self.lines(event)[count - 1]
 
     async def ask(self, path):
