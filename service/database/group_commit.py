@@ -122,7 +122,7 @@ class _Lane:
 
     def run(self, work: Work[Item, Result], item: Item, is_awaited: bool) -> asyncio.Future[Result]:
         future: asyncio.Future[Result] = self._create_future()
-        _add(self._waiting if is_awaited else self._patient, work, [item], [future])
+        _add(self._waiting if is_awaited else self._patient, work, item, future)
         if is_awaited:
             self._is_awaited = True
             if self._committing is None:
@@ -149,9 +149,9 @@ class _Lane:
                 if self._timer is not None and self._loop.time() >= self._joins_at:
                     self._timer.cancel()
                     self._timer = None
-                    for work, (items, futures) in self._patient.items():
-                        _add(waiting, work, items, futures)
-                    self._patient = {}
+                    patient, self._patient = self._patient, {}
+                    for work, item, future in _entries(patient):
+                        _add(waiting, work, item, future)
                 await self._commit(waiting)
         finally:
             # Also after a defect: the next item must be committed.
@@ -203,28 +203,32 @@ def _of_all(work: Work[Any, Any], items: Sequence[Any], answers: Sequence[Any]) 
     return answers
 
 
-def _add(waiting: _Waiting, work: Work[Any, Any], items: list[Any], futures: _Futures) -> None:
-    known = waiting.get(work)
-    if known is None:
-        waiting[work] = items, futures
-    else:
-        known[0].extend(items)
-        known[1].extend(futures)
+def _add(
+    waiting: _Waiting, work: Work[Any, Any], item: object, future: "asyncio.Future[Any]"
+) -> None:
+    items, futures = waiting.setdefault(work, ([], []))
+    items.append(item)
+    futures.append(future)
 
 
-def _halves(waiting: _Waiting) -> list[_Waiting]:
-    """What is *waiting* in two parts; none if it is only one item."""
-    entries = [
+def _entries(waiting: _Waiting) -> list[tuple[Work[Any, Any], Any, "asyncio.Future[Any]"]]:
+    """Each item that is *waiting*, with its work and its future."""
+    return [
         (work, item, future)
         for work, (items, futures) in waiting.items()
         for item, future in zip(items, futures, strict=True)
     ]
+
+
+def _halves(waiting: _Waiting) -> list[_Waiting]:
+    """What is *waiting* in two parts; none if it is only one item."""
+    entries = _entries(waiting)
     middle = len(entries) // 2
     halves = list[_Waiting]()
     for part in (entries[:middle], entries[middle:]) if middle else ():
         half: _Waiting = {}
         for work, item, future in part:
-            _add(half, work, [item], [future])
+            _add(half, work, item, future)
         halves.append(half)
     return halves
 

@@ -228,26 +228,45 @@ async def test_lines_for_people_are_written_at_the_end_of_the_iteration(stream, 
     log("four")
     await asyncio.sleep(0)
 
-    assert [3, 1] == [len(text.splitlines()) for text in stream.writes]
+    assert [["one", "two", "three"], ["four"]] == [
+        [line.split()[2] for line in text.splitlines()] for text in stream.writes
+    ]
 
 
-async def test_lines_for_programs_are_gathered(stream):
-    """Lines of several iterations are one write, which is not far away, and so are later ones."""
-    for names in (["one", "two"], ["three"]):
-        for name in names:
-            log(name)
-            await asyncio.sleep(0)
-        assert [] == stream.writes
+@pytest.fixture
+def gathering(stream, monkeypatch):
+    """The stream of a log whose lines wait for ever for each other."""
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(logs, "GATHER_SECONDS", 3600)
+    configure_logs("json")
+    return stream
 
+
+async def test_lines_for_programs_are_gathered(gathering):
+    """Lines of several iterations are one write."""
+    for name in ("one", "two", "three"):
+        log(name)
+        await asyncio.sleep(0)
+    assert [] == gathering.writes
+
+    flush()
+
+    assert [["one", "two", "three"]] == [events_in(text) for text in gathering.writes]
+
+
+async def test_lines_for_programs_are_written_soon(stream):
+    """Without a later line each is written all the same, after a moment, and so is the next one."""
+    for name in ("one", "two"):
+        log(name)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not stream.writes:  # noqa: ASYNC110 -- the stream sets no event
                 await asyncio.sleep(0)
 
-        assert [names] == [events_in(text) for text in stream.writes]
+        assert [[name]] == [events_in(text) for text in stream.writes]
         stream.writes.clear()
 
 
-def test_lines_of_a_loop_that_has_ended_are_not_kept(stream):
+def test_lines_of_a_loop_that_has_ended_are_not_kept(gathering):
     """What its loop has not written is written with the next line, with or without a loop."""
 
     async def work(name):
@@ -257,11 +276,11 @@ def test_lines_of_a_loop_that_has_ended_are_not_kept(stream):
     log("two")
     asyncio.run(work("three"))
     asyncio.run(work("four"))
-    assert [["one", "two"]] == [events_in(text) for text in stream.writes]
+    assert [["one", "two"]] == [events_in(text) for text in gathering.writes]
 
     log("five")
 
-    assert [["one", "two"], ["three", "four", "five"]] == [events_in(x) for x in stream.writes]
+    assert [["one", "two"], ["three", "four", "five"]] == [events_in(x) for x in gathering.writes]
 
 
 @pytest.mark.parametrize("fields", [{"cause": DeadReason.GONE, "detail": None}, {"a": "\udc80"}])
