@@ -61,8 +61,8 @@ async def running(
     receiver_documents: dict[str, dict[str, Any]] = {
         openapi: receiver_document_of(settings, operations, openapi=openapi) for openapi in VERSIONS
     }
-    metrics = Metrics(__version__, worker_number=process.worker_number)
     async with (
+        _counted(process) as metrics,
         exported_traces() as tracing,
         migrated_database(settings) as database,
         sender_of(settings) as sender,
@@ -96,6 +96,16 @@ async def running(
             _watched_descriptors(sender, metrics),
         ):
             yield Running(port, database.product, failed)
+
+
+@asynccontextmanager
+async def _counted(process: Process) -> AsyncIterator[Metrics]:
+    """The metrics of *process*, which are complete after the block."""
+    metrics = Metrics(__version__, worker_number=process.worker_number)
+    try:
+        yield metrics
+    finally:
+        metrics.flush()
 
 
 @asynccontextmanager

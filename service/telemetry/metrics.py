@@ -36,7 +36,7 @@ from service.domain.states import (
 )
 from service.errors import PREVENTED_BY
 from service.telemetry.busiest import BusiestAccounts
-from service.telemetry.counting import Sums
+from service.telemetry.counting import DELAY_SECONDS, OUTLIVING_DELAY_SECONDS, Sums
 from service.telemetry.workers import SHARED_FOLDER, WorkersCollector
 
 NAMESPACE = "invoices"
@@ -77,7 +77,8 @@ class Metrics:
         # The created metrics would be one more series for every counter and histogram.
         disable_created_metrics()
         self._looked_up = _LookedUp(version)
-        self._sums = Sums(waits=worker_number is None)
+        is_worker = worker_number is not None
+        self._sums = Sums(OUTLIVING_DELAY_SECONDS if is_worker else DELAY_SECONDS)
         self._exposed = CollectorRegistry()
         self._exposed.register(self._looked_up)
         if worker_number is None:
@@ -267,6 +268,10 @@ class Metrics:
     def storage_unavailable(self) -> None:
         """Expose that the database does not answer, and expose no backlog."""
         self._looked_up.backlog = None
+
+    def flush(self) -> None:
+        """Let everything that was counted be exposed, also by other workers."""
+        self._sums.flush()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Every metric as text in the format that *accept* prefers, and its content type."""

@@ -3,14 +3,25 @@ import signal
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
+from prometheus_client import values
 
+from service.app.process import Process
+from service.app.running import running
+from service.development import for_development
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.telemetry.workers import SHARED_FOLDER
 from tests.acceptance.leases import let_leases_run_out
 from tests.processes import receiving, starting, until
+from tests.samples import samples_of
 
 CONNECTION_COUNT = 32
 ORIGIN_CONCURRENCY = 16
 """The limit of attempts in flight of one process to one receiver."""
+
+STORED = 'invoices_received_total{acceptance="stored"}'
 
 
 @pytest.fixture
@@ -65,6 +76,13 @@ async def both_busy(service, receiver):
     receiver.may_answer.clear()
     await send_all(service, receiver, range(20, 80))
     await receiver.arrived.reaches(20 + ORIGIN_CONCURRENCY + 4)
+
+    async def are_counted():
+        figures = await service.figures()
+        in_flight = figures["invoices_attempts_in_flight"]
+        return (80, True) == (figures[STORED], in_flight >= ORIGIN_CONCURRENCY + 4)
+
+    await until(are_counted)
     return {f"i{number}" for number in range(80)}
 
 
@@ -140,17 +158,12 @@ async def test_any_worker_exposes_the_metrics_of_all(two_workers, receiver):
     busy = [await two_workers.figures() for _ in range(10)]
     receiver.may_answer.set()
 
-    stored, delivered = (
-        'invoices_received_total{acceptance="stored"}',
-        'invoices_attempts_total{outcome="delivered"}',
-    )
-
     async def are_delivered():
         figures = await two_workers.figures()
-        return figures[delivered] == len(sent) and figures
+        return figures['invoices_attempts_total{outcome="delivered"}'] == len(sent) and figures
 
     figures = await until(are_delivered)
-    assert {len(sent)} == {one[stored] for one in busy}
+    assert {len(sent)} == {one[STORED] for one in busy}
     assert {2 * 256} == {one["invoices_attempts_slots"] for one in busy}
     assert all(one["invoices_attempts_in_flight"] > ORIGIN_CONCURRENCY for one in busy)
     assert all(one["invoices_storage_up"] == 1 for one in busy)
@@ -189,9 +202,31 @@ async def test_the_counters_of_a_killed_worker_stay(two_workers, receiver):
 
     counts = [name for name in before if "_total" in name and "invoices_" in name]
     assert [] == [name for name in counts if after[name] < before[name]]
-    assert len(sent) == after['invoices_received_total{acceptance="stored"}']
+    assert len(sent) == after[STORED]
     assert after["invoices_attempts_in_flight"] < before["invoices_attempts_in_flight"]
     assert 2 * 256 == after["invoices_attempts_slots"]
+
+
+async def test_the_counters_of_a_stopped_worker_are_complete(
+    tmp_path, tmp_path_factory, monkeypatch
+):
+    """The others expose all that a worker has counted before it stopped, a moment before too."""
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path_factory.mktemp("metrics")))
+    # The class of values is global in prometheus_client.
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setattr("service.telemetry.metrics.OUTLIVING_DELAY_SECONDS", 3600)
+    settings = for_development(Settings(port=0, database_url=f"sqlite:///{tmp_path}/invoices.db"))
+    invoice = {"id": "a", "customer": "Mr. Richie Rich", "total": "9999"}
+
+    async with (
+        running(settings, Process(is_development=True, worker_number=0)) as service,
+        aiohttp.request(
+            "POST", f"http://127.0.0.1:{service.port}/invoices/", json=invoice
+        ) as response,
+    ):
+        assert 202 == response.status
+
+    assert 1 == samples_of(Metrics(worker_number=1))[STORED]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

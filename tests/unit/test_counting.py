@@ -5,7 +5,6 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from service.telemetry import counting
 from service.telemetry.counting import Sums
 
 BOUNDS = (0.1, 1, 10)
@@ -53,22 +52,10 @@ async def test_counts_are_added_up_until_they_are_asked_for():
     )
 
 
-async def test_a_count_of_a_worker_does_not_wait():
-    """What outlives a process that is killed has all that it has counted."""
-    registry, counter, gauge = counter_and_gauge()
-    sums = Sums(waits=False)
-
-    sums.add(counter)
-    sums.add(gauge, 3)
-
-    assert (1, 3) == (registry.get_sample_value("c_total"), registry.get_sample_value("g"))
-
-
-async def test_counts_do_not_wait_for_a_flush(monkeypatch):
+async def test_counts_do_not_wait_for_a_flush():
     """A moment later the counts are in their metric although nobody has asked, later ones too."""
-    monkeypatch.setattr(counting, "DELAY_SECONDS", 0)
     registry, counter, _ = counter_and_gauge()
-    sums = Sums()
+    sums = Sums(delay_seconds=0)
     loop = asyncio.get_running_loop()
 
     for count in (1, 2):

@@ -1,3 +1,4 @@
+import asyncio
 import re
 from dataclasses import asdict, fields
 
@@ -34,6 +35,7 @@ BACKLOG = asdict(
         oldest_due_mail_age_seconds=0.5,
     )
 )
+STORED = 'invoices_received_total{acceptance="stored"}'
 UNITS = ("_total", "_seconds", "_info", "_bytes", "_up")
 COUNTS = {
     *("invoices_attempts_in_flight", "invoices_attempts_slots", "invoices_commit_items"),
@@ -216,7 +218,7 @@ def test_two_metrics_in_one_process_are_independent(metrics):
     """No counter is global."""
     metrics.received(Acceptance.STORED)
 
-    assert 0 == samples_of(Metrics())['invoices_received_total{acceptance="stored"}']
+    assert 0 == samples_of(Metrics())[STORED]
 
 
 # The backlog
@@ -295,9 +297,24 @@ def test_any_worker_exposes_the_metrics_of_all(worker):
     second.slots(256)
 
     for one in (first, second):
-        assert 2 == samples_of(one)['invoices_received_total{acceptance="stored"}']
+        assert 2 == samples_of(one)[STORED]
         assert 1 == samples_of(one)["invoices_attempt_duration_seconds_count"]
         assert 512 == samples_of(one)["invoices_attempts_slots"]
+
+
+async def test_what_a_worker_counts_reaches_the_others_soon(worker, monkeypatch):
+    """A count of a busy worker waits for others, and not until that worker is scraped."""
+    monkeypatch.setattr("service.telemetry.metrics.OUTLIVING_DELAY_SECONDS", 0)
+    first, second = worker(0), worker(1)
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+
+    first.received(Acceptance.STORED)
+    before = samples_of(second)[STORED]
+    loop.call_later(0, loop.call_soon, passed.set_result, None)
+    await passed
+
+    assert (0, 1) == (before, samples_of(second)[STORED])
 
 
 def test_a_backlog_is_not_summed(worker):
@@ -317,7 +334,7 @@ def test_a_restarted_worker_continues_its_counters(worker, tmp_path):
         ended.attempt_began()
         forget_worker(0, str(tmp_path))
 
-    assert 3 == samples_of(worker(0))['invoices_received_total{acceptance="stored"}']
+    assert 3 == samples_of(worker(0))[STORED]
     assert 0 == samples_of(worker(0))["invoices_attempts_in_flight"]
     assert 3 == len(list(tmp_path.iterdir()))
 
