@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures everything, shows progress on stderr and prints two tables."""
+"""`python -m benchmarks`: measures everything, shows progress on stderr and prints the tables."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 
 import click
 
 from benchmarks import load
-from benchmarks.bursts import Delivered
+from benchmarks.bursts import Delivered, Target
+from benchmarks.costs import START_SECONDS, TAKING_TURNS, TURNS, take_turns, waiting
 from benchmarks.errors import BenchmarkError
 from benchmarks.folders import temporary_folder
 from benchmarks.machine import OTHER_CORES, description
 from benchmarks.part import Part, Setting
-from benchmarks.plan import FULL, FURTHER, PARTS, QUICK, SPEED, Measured, Plan, is_measured
+from benchmarks.plan import COSTS, FULL, FURTHER, PARTS, QUICK, SPEED, Measured, Plan, is_measured
 from benchmarks.processes import refusing_url
 from benchmarks.receiver import Receiver, receiving
 from benchmarks.services import BARE_FLOOR, FLOOR, OURS, Service
@@ -103,15 +105,25 @@ def _end_when_told() -> None:
 
 
 def _measure(bench: Bench) -> None:
-    plan = bench.plan
-    speeds = plan.speeds if SPEED in plan.parts else ()
-    for number in range(max((one.rounds for one in speeds), default=0)):
+    parts = bench.plan.parts
+    if SPEED in parts:
+        _measure_speeds(bench)
+    if COSTS in parts:
+        _measure_costs(bench)
+    _measure_further(bench, {name: part for name, part in FURTHER.items() if name in parts})
+
+
+def _measure_speeds(bench: Bench) -> None:
+    speeds = bench.plan.speeds
+    for number in range(max(one.rounds for one in speeds)):
         for one in speeds:
             if number < one.rounds:
                 _measure_speed(bench, one, number)
-    further = {name: part for name, part in FURTHER.items() if name in plan.parts}
-    for number in range(plan.further_rounds if further else 0):
-        for name, part in further.items():
+
+
+def _measure_further(bench: Bench, parts: Mapping[str, Part]) -> None:
+    for number in range(bench.plan.further_rounds):
+        for name, part in parts.items():
             for service in OURS:
                 if is_measured(name, service):
                     _measure_part(bench, (name, part), service, number)
@@ -128,6 +140,26 @@ def _measure_speed(bench: Bench, measured: Measured, number: int) -> None:
         speed = measure_speed(service, store, bench.receiver, folder, measured.extent)
         results.speeds.setdefault(service.name, {})[number] = speed
         _say(f"    {speed.burst.per_second:,.0f} delivered/s, {_company(speed.burst)}")
+
+
+def _measure_costs(bench: Bench) -> None:
+    for number in range(bench.plan.starts):
+        what = f"[{number + 1}/{bench.plan.starts}] costs"
+        with ExitStack() as ends:
+            targets = dict[str, Target]()
+            for service in TAKING_TURNS:
+                with _reported(bench.results, f"costs, {service.name}", f"{what}, {service.name}"):
+                    store = bench.stores[service.store]
+                    target = ends.enter_context(waiting(service, store, bench.receiver))
+                    targets[service.name] = target
+            time.sleep(START_SECONDS)
+            with _reported(bench.results, "costs", f"{what}, {TURNS} turns each"):
+                for load_name, runs in take_turns(targets):
+                    of_load = bench.results.costs.setdefault(load_name, {})
+                    for name, turns in runs.items():
+                        of_load.setdefault(name, {})[number] = turns
+                        cost = median(one.cpu_ms_each for one in turns)
+                        _say(f"    {cost:.2f} CPU ms each at {load_name}, {name}")
 
 
 def _measure_part(bench: Bench, named: tuple[str, Part], service: Service, number: int) -> None:

@@ -88,15 +88,16 @@ def new_run() -> str:
     return f"run{next(_numbers)}"
 
 
-def deliver(target: Target, count: int) -> Delivered:
+def deliver(target: Target, count: int, rate: float | None = None) -> Delivered:
     """
-    Send *count* invoices as fast as they are accepted, and wait until all are delivered.
+    Send *count* invoices, as fast as they are accepted, and wait until all are delivered.
 
-    The time is from first accepted to last delivered, less what the service waits by design.
+    With *rate*, so many are sent per second. The time is from first accepted to last delivered,
+    less what the service waits by design.
     """
     run, service = new_run(), target.service
     before = _clocks(target)
-    load = send(Order(service.url, run, count, (target.receiver.url,)), service.folder)
+    load = send(Order(service.url, run, count, (target.receiver.url,), rate), service.folder)
     arrived = target.receiver.wait_for(run, count)
     arrived_at = _clocks(target)
     wait_until_quiet(service.pid)

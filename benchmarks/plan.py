@@ -24,9 +24,9 @@ from benchmarks.services import (
 )
 from benchmarks.speed import Extent
 from benchmarks.stores import POSTGRES
-from benchmarks.workers import workers
 
 SPEED = "speed"
+COSTS = "costs"
 
 FURTHER: Mapping[str, Part] = MappingProxyType(
     {
@@ -35,22 +35,17 @@ FURTHER: Mapping[str, Part] = MappingProxyType(
         "hanging": hanging,
         "greedy": greedy,
         "held": held,
-        "workers": workers,
         "dispatchers": dispatchers,
     }
 )
 """The parts that measure the service alone, by their names."""
 
-PARTS = (SPEED, *FURTHER)
+PARTS = (SPEED, COSTS, *FURTHER)
 
-_ONLY_ON = {"held": POSTGRES, "workers": POSTGRES, "dispatchers": POSTGRES}
+_ONLY_ON = {"held": POSTGRES, "dispatchers": POSTGRES}
 
-
-RATES = (100, 350, 600)
-"""Invoices a second of the steady loads: as many for our service as for a bare application."""
-
-STEADY = (BARE_FLOOR, *OURS)
-"""What is measured at these rates too."""
+LOW_RATE = 100
+"""Invoices a second of a load at which each of them is alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +62,13 @@ class Plan:
     """
     *parts*, and how much of each.
 
-    The *further* rounds and seconds are those of all parts but speed.
+    For the costs, each service has so many *starts*. The *further* rounds and seconds are those of
+    all other parts but speed.
     """
 
     parts: tuple[str, ...]
     speeds: tuple[Measured, ...]
+    starts: int
     further_rounds: int
     further_seconds: float
     pending_counts: tuple[int, ...]
@@ -80,7 +77,7 @@ class Plan:
     def with_rounds(self, rounds: int) -> Plan:
         """The same in so many rounds of everything."""
         speeds = tuple(replace(one, rounds=rounds) for one in self.speeds)
-        return replace(self, speeds=speeds, further_rounds=rounds)
+        return replace(self, speeds=speeds, starts=rounds, further_rounds=rounds)
 
     def with_count(self, count: int) -> Plan:
         """The same with so many invoices in every burst."""
@@ -95,10 +92,10 @@ def _speeds(extent: Extent, rival_extent: Extent, rounds: int) -> tuple[Measured
     That one gets slower with each invoice that waits: as many as we deliver would take minutes.
     The default delay has one round too: it only shows that a burst is accepted before delivery.
     """
-    alone = replace(extent, rates=())
+    alone = replace(extent, low_rate=None)
     return (
         Measured(FLOOR, alone, rounds),
-        *(Measured(one, extent, rounds) for one in STEADY),
+        *(Measured(one, extent, rounds) for one in (BARE_FLOOR, *OURS)),
         *(Measured(one, alone, 1) for one in DEFAULT_DELAY),
         Measured(SHARED_CLIENT, rival_extent, 1),
         Measured(POST, replace(rival_extent, count=rival_extent.count // 2), 1),
@@ -108,8 +105,9 @@ def _speeds(extent: Extent, rival_extent: Extent, rounds: int) -> tuple[Measured
 FULL = Plan(
     parts=PARTS,
     speeds=_speeds(
-        Extent(count=3_000, seconds=3, rates=RATES), Extent(count=1_000, seconds=3), rounds=3
+        Extent(count=3_000, seconds=3, low_rate=LOW_RATE), Extent(count=1_000, seconds=3), rounds=3
     ),
+    starts=3,
     further_rounds=1,
     further_seconds=10,
     pending_counts=(0, 100_000),
@@ -118,8 +116,9 @@ FULL = Plan(
 QUICK = Plan(
     parts=(SPEED,),
     speeds=_speeds(
-        Extent(count=500, seconds=1, rates=RATES[:1]), Extent(count=500, seconds=0.5), rounds=1
+        Extent(count=500, seconds=1, low_rate=LOW_RATE), Extent(count=500, seconds=0.5), rounds=1
     ),
+    starts=1,
     further_rounds=1,
     further_seconds=3,
     pending_counts=(0, 10_000, 100_000),

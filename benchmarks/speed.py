@@ -6,7 +6,6 @@ The burst has as many invoices for every service: some get slower the more of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,14 +21,14 @@ class Speed:
     """
     One run of one service.
 
-    *steady* has the loads that are the same for every service, by their rate; *half* is that at
-    half of what the service delivered per second in the burst.
+    *low* is a load that leaves much time between two invoices, where that was measured; *half* is
+    that at half of what the service delivered per second in the burst.
     """
 
     accepted_per_second: float
     burst: Delivered
     half: Steady
-    steady: Mapping[int, Steady]
+    low: Steady | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +36,12 @@ class Extent:
     """
     How much is measured: *count* invoices in a burst, and all else over about *seconds*.
 
-    *rates* are those of the steady loads besides half of what the service delivers.
+    *low_rate* is that of a steady load besides half of what the service delivers.
     """
 
     count: int
     seconds: float
-    rates: tuple[int, ...] = ()
+    low_rate: int | None = None
 
 
 def measure_speed(
@@ -54,12 +53,12 @@ def measure_speed(
         target = Target(started, store, receiver)
         feed = Feed(started.url, has_events=service.store != NO_STORE)
         warm_up(target, seconds)
-        steady = {
-            rate: measure_steady(target, feed, rate, count_in(rate, seconds))
-            for rate in extent.rates
-        }
+        low = None
+        if extent.low_rate is not None:
+            count = count_in(extent.low_rate, seconds)
+            low = measure_steady(target, feed, extent.low_rate, count)
         burst = deliver(target, extent.count)
         rate = burst.per_second / 2
         half = measure_steady(target, feed, rate, count_in(rate, seconds))
         accepted = accept(started, count_in(accept(started, WARM_UP_COUNT), seconds))
-    return Speed(accepted, burst, half, steady)
+    return Speed(accepted, burst, half, low)

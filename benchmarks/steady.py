@@ -1,5 +1,5 @@
 """
-A service under a steady load: what an event costs, and how long each takes to arrive.
+A service under a steady load: how long each event takes to arrive.
 
 Invoices become due at the rate, whatever the service does. At a low rate nothing is shared: each
 invoice has its own wake-ups and its own commits.
@@ -16,7 +16,6 @@ from urllib.request import urlopen
 
 from benchmarks.bursts import Target, new_run, wait_until_quiet
 from benchmarks.load import Order, send
-from benchmarks.machine import cpu_seconds
 
 PAGE = 200
 """Events in one answer."""
@@ -42,8 +41,6 @@ class Steady:
     """
 
     rate: float
-    cpu_ms_each: float
-    server_cpu_ms_each: float
     from_post: Delays
     from_answer: Delays
     from_event: Delays | None
@@ -77,17 +74,13 @@ def measure_steady(target: Target, feed: Feed, rate: float, count: int) -> Stead
     """Send *count* invoices at *rate* per second, and wait until all are recorded."""
     feed.read()
     run, service = new_run(), target.service
-    before = _cpu(target)
     order = Order(service.url, run, count, (target.receiver.url,), rate)
     load = send(order, service.folder)
     arrived = target.receiver.wait_for(run, count)
     wait_until_quiet(service.pid)
-    after = _cpu(target)
     happened = feed.read()
     return Steady(
         rate=rate,
-        cpu_ms_each=(after[0] - before[0]) / count * 1000,
-        server_cpu_ms_each=(after[1] - before[1]) / count * 1000,
         from_post=delays_of(load.sent, arrived),
         from_answer=delays_of(load.answered, arrived),
         from_event=delays_of(happened, arrived) if happened else None,
@@ -99,7 +92,3 @@ def delays_of(since: Mapping[str, float], arrived: Mapping[str, float]) -> Delay
     seconds = [at - since[name] for name, at in arrived.items()]
     cuts = quantiles(seconds, n=100, method="inclusive")
     return Delays(*(cuts[number - 1] * 1000 for number in (50, 95, 99)))
-
-
-def _cpu(target: Target) -> tuple[float, float]:
-    return cpu_seconds(target.service.pid), target.store.cpu_seconds()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from benchmarks.bursts import Delivered
+from benchmarks.costs import COMPARED, LOADS
 from benchmarks.machine import OTHER_CORES, SERVICE_CORES
 from benchmarks.services import BARE_FLOOR, FLOOR, SHARED_CLIENT
 from benchmarks.speed import Speed
@@ -35,12 +37,17 @@ FURTHER_HEAD = (
 
 Rounds = Mapping[int, Speed]
 
+Starts = Mapping[int, Sequence[Delivered]]
+"""What one service delivered in its turns, by the number of the start."""
+
 
 @dataclass(slots=True)
 class Results:
     """Everything that was measured; a failure is the sentence that stands in place of figures."""
 
     speeds: dict[str, dict[int, Speed]] = field(default_factory=dict)
+    costs: dict[str, dict[str, dict[int, list[Delivered]]]] = field(default_factory=dict)
+    """What was delivered in each turn, by load, by service and by the number of the start."""
     failures: dict[str, str] = field(default_factory=dict)
     further: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
     """Further figures by their name and unit, then by store, then by round."""
@@ -55,7 +62,8 @@ def as_markdown(results: Results) -> str:
         delays = [row for name, rounds in measured.items() for row in _delay_rows(name, rounds)]
         tables.append("\n".join([BURST_HEAD, *bursts]))
         tables.append("\n".join([DELAYS_HEAD, *delays]))
-        tables += _cost_table(measured)
+    if results.costs:
+        tables.append("\n".join(_cost_rows(results.costs)))
     if results.further:
         figures = [_further_row(name, runs) for name, runs in results.further.items()]
         tables.append("\n".join([FURTHER_HEAD, *figures]))
@@ -85,9 +93,10 @@ def _burst_row(name: str, rounds: Rounds, measured: Mapping[str, Rounds]) -> str
 
 
 def _delay_rows(name: str, rounds: Rounds) -> Iterator[str]:
-    """One row for the lowest rate, and one for half of what the service delivers."""
-    rates, half = _rates(rounds)[:1], [one.half for one in rounds.values()]
-    loads = {f"{rate}/s": [one.steady[rate] for one in rounds.values()] for rate in rates}
+    """One row for the low rate, if that was measured, and one for half of what is delivered."""
+    half = [one.half for one in rounds.values()]
+    low = [one.low for one in rounds.values() if one.low]
+    loads = {f"{one.rate}/s": low for one in low[:1]}
     loads[f"half, {median(one.rate for one in half):,.0f}/s"] = half
     for rate, runs in loads.items():
         yield _line(
@@ -99,43 +108,42 @@ def _delay_rows(name: str, rounds: Rounds) -> Iterator[str]:
         )
 
 
-def _cost_table(measured: Mapping[str, Rounds]) -> list[str]:
-    """
-    The processor time of one delivered invoice at each rate, beside the bare application.
-
-    No table if there were no steady loads.
-    """
-    compared = {name: rounds for name, rounds in measured.items() if _rates(rounds)}
-    rates = _rates(next(iter(compared.values()), {}))
-    bare = measured.get(BARE_FLOOR.name, {})
-    head = _line("CPU ms each", *(f"{rate}/s" for rate in rates), "burst")
-    rows = [head, f"|---|{'--:|' * len(rates)}--:|"]
-    for name, rounds in compared.items():
-        costs = [_cost_at(rate) for rate in rates]
-        rows.append(_costs(name, rounds, [*costs, _cpu]))
-        if rounds is not bare:
-            ratios = [_ratio(rounds, bare, cost) for cost in (*costs, _cpu)]
-            rows.append(_line(f"{name}, times the bare floor's", *ratios))
-        if _median(rounds, _server_cpu):
-            costs = [_server_cost_at(rate) for rate in rates]
-            rows.append(_costs(f"{name}, the server's besides", rounds, [*costs, _server_cpu]))
-    return ["\n".join(rows)] if compared else []
+def _cost_rows(costs: Mapping[str, Mapping[str, Starts]]) -> Iterator[str]:
+    """The processor time of a delivered invoice at each load, and how many times another's."""
+    yield _line("CPU ms each", *LOADS)
+    yield f"|---|{'--:|' * len(LOADS)}"
+    of_loads = [costs.get(load, {}) for load in LOADS]
+    for name in next(iter(costs.values())):
+        yield _line(name, *(_cost(of_load.get(name, {}), _cpu_ms) for of_load in of_loads))
+        other, words = COMPARED.get(name, ("", ""))
+        if any(other in of_load for of_load in of_loads):
+            times = [_times(of_load.get(name, {}), of_load.get(other, {})) for of_load in of_loads]
+            yield _line(f"{name}, {words}", *times)
+        servers = [_cost(of_load.get(name, {}), _server_ms) for of_load in of_loads]
+        if any(one.strip("-0.") for one in servers):
+            yield _line(f"{name}, the server's besides", *servers)
 
 
-def _costs(name: str, rounds: Rounds, costs: Sequence[Callable[[Speed], float]]) -> str:
-    return _line(name, *(f"{_median(rounds, cost):.2f}" for cost in costs))
+def _cost(starts: Starts, of: Callable[[Delivered], float]) -> str:
+    runs = [of(one) for turns in starts.values() for one in turns]
+    return f"{median(runs):.2f}" if runs else "-"
 
 
-def _cost_at(rate: int) -> Callable[[Speed], float]:
-    return lambda one: one.steady[rate].cpu_ms_each
+def _times(ours: Starts, theirs: Starts) -> str:
+    """How many times the cost of *theirs* that of *ours* is: turn by turn, then start by start."""
+    ratios = [
+        median(_cpu_ms(a) / _cpu_ms(b) for a, b in zip(ours[start], theirs[start], strict=True))
+        for start in ours.keys() & theirs.keys()
+    ]
+    return _spread(ratios) if ratios else "-"
 
 
-def _server_cost_at(rate: int) -> Callable[[Speed], float]:
-    return lambda one: one.steady[rate].server_cpu_ms_each
+def _cpu_ms(delivered: Delivered) -> float:
+    return delivered.cpu_ms_each
 
 
-def _rates(rounds: Rounds) -> tuple[int, ...]:
-    return tuple(next(iter(rounds.values())).steady) if rounds else ()
+def _server_ms(delivered: Delivered) -> float:
+    return delivered.server_cpu_ms_each
 
 
 def _delays(runs: Sequence[Delays]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.bursts import Delivered
-from benchmarks.plan import FULL, QUICK, RATES
+from benchmarks.costs import TWO_WORKERS
+from benchmarks.plan import FULL, LOW_RATE, QUICK
 from benchmarks.receiver import Receiver
 from benchmarks.services import BARE_FLOOR, FLOOR, OURS, POST, SHARED_CLIENT
 from benchmarks.speed import Speed
@@ -15,21 +16,28 @@ from benchmarks.table import Results, as_markdown
 SQLITE, POSTGRES = (service.name for service in OURS)
 
 
-def a_steady(rate, cpu_ms, *, has_events=False, server=0.0):
+def a_steady(rate, *, has_events):
     """A load whose delays are 1, 2 and 3 ms, and one more from the event."""
     delays = Delays(1, 2, 3)
-    return Steady(rate, cpu_ms, server, delays, delays, Delays(2, 3, 4) if has_events else None)
+    return Steady(rate, delays, delays, Delays(2, 3, 4) if has_events else None)
 
 
-def a_speed(per_second, cpu_ms, *, rates=RATES, has_events=False, server=0.0):
-    """One run: its burst, half of it, and the loads of *rates*."""
+def a_burst(per_second, cpu_ms, server=0.0):
+    """What was delivered as fast as possible."""
+    return Delivered(per_second, cpu_ms, server, 0.01, 0.5)
 
-    def steady(rate, cpu_ms):
-        return a_steady(rate, cpu_ms, has_events=has_events, server=server)
 
-    burst = Delivered(per_second, cpu_ms, server, 0.01, 0.5)
-    loads = {rate: steady(rate, 2 * cpu_ms) for rate in rates}
-    return Speed(5_000, burst, steady(per_second / 2, cpu_ms), loads)
+def a_speed(per_second, cpu_ms, *, low_rate=LOW_RATE, has_events=False):
+    """One run: its burst, half of it, and the load of *low_rate*."""
+    half = a_steady(per_second / 2, has_events=has_events)
+    low = low_rate and a_steady(low_rate, has_events=has_events)
+    return Speed(5_000, a_burst(per_second, cpu_ms), half, low)
+
+
+def starts(*starts, server=0.0):
+    """What was delivered in the turns after each start, at these costs each."""
+    delivered = [[a_burst(1_000, one, server) for one in turns] for turns in starts]
+    return dict(enumerate(delivered))
 
 
 def rows_of(table):
@@ -68,15 +76,35 @@ def test_ratios_are_those_of_a_round():
 
     (burst,) = [row for row in rows if row[0] == SQLITE and len(row) == 11]
     assert ["1,500", "-", "0.50"] == burst[2:5]
-    (times,) = [row for row in rows if row[0] == f"{SQLITE}, times the bare floor's"]
-    assert ["2.00"] * 4 == times[1:]
+
+
+def test_costs_are_compared_turn_by_turn():
+    """Each service with the bare floor, two workers with one: for each start, a median of turns."""
+    results = Results()
+    results.costs["100/s"] = {
+        BARE_FLOOR.name: starts([1, 2, 1], [1], [1]),
+        SQLITE: starts([2, 4, 9], [2.2], [2.4]),
+        POSTGRES: starts([1.5, 4, 1.5], [1.5], [1.5], server=0.2),
+        TWO_WORKERS.name: starts([1.5, 4, 3], [3], [1.8], server=0.3),
+    }
+    results.costs["burst"] = {BARE_FLOOR.name: starts([0.5]), SQLITE: starts([1])}
+
+    rows = {row[0]: row[1:] for row in rows_of(as_markdown(results))}
+
+    assert ["1.00", "-", "-", "0.50"] == rows[BARE_FLOOR.name]
+    assert ["2.40", "-", "-", "1.00"] == rows[SQLITE]
+    times = rows[f"{SQLITE}, times the bare floor's"]
+    assert ["2.20 (2.00 to 2.40)", "-", "-", "2.00"] == times
+    times = rows[f"{TWO_WORKERS.name}, times one worker's"]
+    assert ["1.20 (1.00 to 2.00)", "-", "-", "-"] == times
+    assert ["0.20", "-", "-", "-"] == rows[f"{POSTGRES}, the server's besides"]
 
 
 def test_each_load_has_its_delays():
     """At the lowest rate and at half load: from the POST, from the 202, and from the event."""
     results = Results()
-    results.speeds[POSTGRES] = {0: a_speed(1_800, 0.6, has_events=True, server=0.2)}
-    results.speeds[FLOOR.name] = {0: a_speed(2_000, 0.4, rates=())}
+    results.speeds[POSTGRES] = {0: a_speed(1_800, 0.6, has_events=True)}
+    results.speeds[FLOOR.name] = {0: a_speed(2_000, 0.4, low_rate=None)}
 
     rows = rows_of(as_markdown(results))
 
@@ -84,7 +112,6 @@ def test_each_load_has_its_delays():
     assert [POSTGRES, "100/s", told, told, "2.0 / 3.0 / 4.0"] in rows
     assert [POSTGRES, "half, 900/s", told, told, "2.0 / 3.0 / 4.0"] in rows
     assert [FLOOR.name, "half, 1,000/s", told, told, "-"] in rows
-    assert [f"{POSTGRES}, the server's besides", "0.20", "0.20", "0.20", "0.20"] in rows
 
 
 def test_what_could_not_be_measured_is_said():
@@ -97,12 +124,12 @@ def test_what_could_not_be_measured_is_said():
     assert [] == rows_of(text)
 
 
-def test_the_service_and_the_bare_floor_have_the_same_loads():
-    """Their processor times at a steady rate are compared; nothing else is measured there."""
-    compared = {one.service.name for one in FULL.speeds if one.extent.rates}
+def test_the_service_and_the_bare_floor_have_the_same_low_load():
+    """Their delays at a steady rate are compared; nothing else is measured there."""
+    compared = {one.service.name for one in FULL.speeds if one.extent.low_rate}
 
     assert {BARE_FLOOR.name, SQLITE, POSTGRES} == compared
-    assert {RATES, ()} == {one.extent.rates for one in FULL.speeds}
+    assert {LOW_RATE, None} == {one.extent.low_rate for one in FULL.speeds}
 
 
 def test_what_one_would_write_instead_takes_little_time():
@@ -118,5 +145,5 @@ def test_rounds_and_counts_can_be_given():
     """Both are those of every service and part."""
     plan = QUICK.with_rounds(7).with_count(42)
 
-    assert {7} == {one.rounds for one in plan.speeds} | {plan.further_rounds}
+    assert {7} == {one.rounds for one in plan.speeds} | {plan.starts, plan.further_rounds}
     assert {42} == {one.extent.count for one in plan.speeds}
