@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from benchmarks.part import Part, Setting
 from benchmarks.plan import COSTS, FULL, FURTHER, PARTS, QUICK, SPEED, Measured, Plan, is_measured
 from benchmarks.processes import refusing_url
 from benchmarks.receiver import Receiver, receiving
-from benchmarks.services import BARE_FLOOR, FLOOR, OURS, Service
+from benchmarks.services import FLOOR, OURS, Service
 from benchmarks.speed import measure_speed
 from benchmarks.stores import STORES, Missing, Store, opened_stores
 from benchmarks.table import Results, as_markdown
@@ -87,7 +87,7 @@ def main(
     click.echo(f"\n{as_markdown(results)}")
     if json_file:
         json_file.write_text(json.dumps({"machine": machine, **asdict(results)}, indent=2))
-    sys.exit(1 if _has_failed(results, missing) else 0)
+    sys.exit(1 if has_failed(results.failures, missing) else 0)
 
 
 def _end_when_told() -> None:
@@ -144,22 +144,26 @@ def _measure_speed(bench: Bench, measured: Measured, number: int) -> None:
 
 def _measure_costs(bench: Bench) -> None:
     for number in range(bench.plan.starts):
-        what = f"[{number + 1}/{bench.plan.starts}] costs"
         with ExitStack() as ends:
-            targets = dict[str, Target]()
-            for service in TAKING_TURNS:
-                with _reported(bench.results, f"costs, {service.name}", f"{what}, {service.name}"):
-                    store = bench.stores[service.store]
-                    target = ends.enter_context(waiting(service, store, bench.receiver))
-                    targets[service.name] = target
-            time.sleep(START_SECONDS)
-            with _reported(bench.results, "costs", f"{what}, {TURNS} turns each"):
-                for load_name, runs in take_turns(targets):
-                    of_load = bench.results.costs.setdefault(load_name, {})
-                    for name, turns in runs.items():
-                        of_load.setdefault(name, {})[number] = turns
-                        cost = median(one.cpu_ms_each for one in turns)
-                        _say(f"    {cost:.2f} CPU ms each at {load_name}, {name}")
+            _measure_start(bench, number, ends)
+
+
+def _measure_start(bench: Bench, number: int, ends: ExitStack) -> None:
+    """All that take turns, started until *ends*; what does not start has no turns."""
+    results, what = bench.results, f"[{number + 1}/{bench.plan.starts}] {COSTS}"
+    targets = dict[str, Target]()
+    for service in TAKING_TURNS:
+        with _reported(results, f"{COSTS}, {service.name}", f"{what}, {service.name}"):
+            store = bench.stores[service.store]
+            targets[service.name] = ends.enter_context(waiting(service, store, bench.receiver))
+    time.sleep(START_SECONDS)
+    with _reported(results, COSTS, f"{what}, {TURNS} turns each"):
+        for load_name, runs in take_turns(targets):
+            of_load = results.costs.setdefault(load_name, {})
+            for name, turns in runs.items():
+                of_load.setdefault(name, {})[number] = turns
+                cost = median(one.cpu_ms_each for one in turns)
+                _say(f"    {cost:.2f} CPU ms each at {load_name}, {name}")
 
 
 def _measure_part(bench: Bench, named: tuple[str, Part], service: Service, number: int) -> None:
@@ -197,10 +201,14 @@ def _reported(results: Results, name: str, what: str) -> Iterator[None]:
         _say(f"    {error}")
 
 
-def _has_failed(results: Results, missing: set[str]) -> bool:
-    """Whether one of our own, or a floor, could not be measured though its database is there."""
-    ours = {one.name for one in (FLOOR, BARE_FLOOR, *OURS) if one.store not in missing}
-    return any(failed.endswith(name) for failed in results.failures for name in ours)
+def has_failed(failures: Iterable[str], missing: Collection[str]) -> bool:
+    """
+    Whether one of our own, or a floor, could not be measured though its database is there.
+
+    *failures* are the names of what could not be measured, and *missing* those of databases.
+    """
+    ours = {one.name for one in (FLOOR, *TAKING_TURNS) if one.store not in missing}
+    return any(failed.endswith(name) for failed in failures for name in (COSTS, *ours))
 
 
 def _company(burst: Delivered) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.__main__ import has_failed
 from benchmarks.bursts import Delivered
 from benchmarks.costs import TWO_WORKERS
 from benchmarks.plan import FULL, LOW_RATE, QUICK
@@ -122,6 +123,23 @@ def test_what_could_not_be_measured_is_said():
 
     assert f"* {SQLITE}: does not listen" in text
     assert [] == rows_of(text)
+
+
+@pytest.mark.parametrize(
+    ("failed", "missing", "expected"),
+    [
+        (SQLITE, (), True),
+        (f"memory, {POSTGRES}", (), True),
+        ("costs", (), True),
+        (f"costs, {TWO_WORKERS.name}", (), True),
+        (f"costs, {TWO_WORKERS.name}", ("PostgreSQL",), False),
+        (f"held, {POSTGRES}", ("PostgreSQL",), False),
+        (POST.name, (), False),
+    ],
+)
+def test_what_is_ours_has_to_be_measured(failed, missing, expected):
+    """The benchmark fails if it could not measure our own, unless a database is not there."""
+    assert expected is has_failed([failed], missing)
 
 
 def test_the_service_and_the_bare_floor_have_the_same_low_load():
