@@ -144,26 +144,27 @@ def _measure_speed(bench: Bench, measured: Measured, number: int) -> None:
 
 def _measure_costs(bench: Bench) -> None:
     for number in range(bench.plan.starts):
-        with ExitStack() as ends:
-            _measure_start(bench, number, ends)
+        what = f"[{number + 1}/{bench.plan.starts}] {COSTS}"
+        # Outside of the services: what ends one of them says so.
+        with _reported(bench.results, COSTS, f"{what}, {TURNS} turns each"), ExitStack() as ends:
+            _measure_start(bench, number, what, ends)
 
 
-def _measure_start(bench: Bench, number: int, ends: ExitStack) -> None:
+def _measure_start(bench: Bench, number: int, what: str, ends: ExitStack) -> None:
     """All that take turns, started until *ends*; what does not start has no turns."""
-    results, what = bench.results, f"[{number + 1}/{bench.plan.starts}] {COSTS}"
+    results = bench.results
     targets = dict[str, Target]()
     for service in TAKING_TURNS:
         with _reported(results, f"{COSTS}, {service.name}", f"{what}, {service.name}"):
             store = bench.stores[service.store]
             targets[service.name] = ends.enter_context(waiting(service, store, bench.receiver))
     time.sleep(START_SECONDS)
-    with _reported(results, COSTS, f"{what}, {TURNS} turns each"):
-        for load_name, runs in take_turns(targets):
-            of_load = results.costs.setdefault(load_name, {})
-            for name, turns in runs.items():
-                of_load.setdefault(name, {})[number] = turns
-                cost = median(one.cpu_ms_each for one in turns)
-                _say(f"    {cost:.2f} CPU ms each at {load_name}, {name}")
+    for load_name, runs in take_turns(targets):
+        of_load = results.costs.setdefault(load_name, {})
+        for name, turns in runs.items():
+            of_load.setdefault(name, {})[number] = turns
+            cost = median(one.cpu_ms_each for one in turns)
+            _say(f"    {cost:.2f} CPU ms each at {load_name}, {name}")
 
 
 def _measure_part(bench: Bench, named: tuple[str, Part], service: Service, number: int) -> None:

@@ -114,31 +114,35 @@ def _cost_rows(costs: Mapping[str, Mapping[str, Starts]]) -> Iterator[str]:
     yield f"|---|{'--:|' * len(LOADS)}"
     of_loads = [costs.get(load, {}) for load in LOADS]
     for name in next(iter(costs.values())):
-        yield _line(name, *(_cost(of_load.get(name, {}), _cpu_ms) for of_load in of_loads))
+        ours = [of_load.get(name, {}) for of_load in of_loads]
+        yield _line(name, *(_cost(one, _service_ms) for one in ours))
         other, words = COMPARED.get(name, ("", ""))
         if any(other in of_load for of_load in of_loads):
-            times = [_times(of_load.get(name, {}), of_load.get(other, {})) for of_load in of_loads]
-            yield _line(f"{name}, {words}", *times)
-        servers = [_cost(of_load.get(name, {}), _server_ms) for of_load in of_loads]
-        if any(one.strip("-0.") for one in servers):
-            yield _line(f"{name}, the server's besides", *servers)
+            theirs = [of_load.get(other, {}) for of_load in of_loads]
+            yield _line(f"{name}, {words}", *map(_times, ours, theirs))
+        if any(_server_ms(turn) for one in ours for turn in _turns(one)):
+            yield _line(f"{name}, the server's besides", *(_cost(one, _server_ms) for one in ours))
 
 
 def _cost(starts: Starts, of: Callable[[Delivered], float]) -> str:
-    runs = [of(one) for turns in starts.values() for one in turns]
-    return f"{median(runs):.2f}" if runs else "-"
+    turns = _turns(starts)
+    return f"{median(map(of, turns)):.2f}" if turns else "-"
 
 
 def _times(ours: Starts, theirs: Starts) -> str:
     """How many times the cost of *theirs* that of *ours* is: turn by turn, then start by start."""
     ratios = [
-        median(_cpu_ms(a) / _cpu_ms(b) for a, b in zip(ours[start], theirs[start], strict=True))
-        for start in ours.keys() & theirs.keys()
+        median(_service_ms(a) / _service_ms(b) for a, b in zip(ours[at], theirs[at], strict=True))
+        for at in ours.keys() & theirs.keys()
     ]
     return _spread(ratios) if ratios else "-"
 
 
-def _cpu_ms(delivered: Delivered) -> float:
+def _turns(starts: Starts) -> list[Delivered]:
+    return [turn for turns in starts.values() for turn in turns]
+
+
+def _service_ms(delivered: Delivered) -> float:
     return delivered.cpu_ms_each
 
 

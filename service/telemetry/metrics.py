@@ -275,7 +275,7 @@ class Metrics:
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """Every metric as text in the format that *accept* prefers, and its content type."""
-        self._sums.flush()
+        self.flush()
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # the version in the header is not validated
